@@ -1,0 +1,212 @@
+"""An X.509 certificate with everything that a check reads, read once; what cannot be read is one error."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
+
+from services.validator import pem
+
+ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
+
+MAX_SUBJECT = 300
+
+_KINDS = {
+    "1.2.840.113549.1.1.1": "RSA",
+    "1.2.840.113549.1.1.10": "RSASSA-PSS",
+    "1.2.840.10045.2.1": "ECDSA on a curve that is not supported",
+    "1.2.840.10040.4.1": "DSA",
+    "1.3.101.112": "Ed25519",
+    "1.3.101.113": "Ed448",
+    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
+    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
+    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+}
+_WEAK_SIGNATURES = {
+    "1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.3": "MD4", "1.2.840.113549.1.1.4": "MD5",
+    "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10045.4.1": "SHA-1",
+    "1.2.840.10040.4.3": "SHA-1",
+}
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_SERVER_EXTENSIONS = {
+    ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.CERTIFICATE_POLICIES, ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
+    ExtensionOID.TLS_FEATURE, ExtensionOID.ISSUER_ALTERNATIVE_NAME,
+}
+
+
+class Unreadable(ValueError):
+    """Not a certificate; the text never holds its bytes."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """``block``: its place in the certificate field, -1 for a trusted root. Names are RFC 4514, for people."""
+
+    block: int
+    der: bytes = field(repr=False)
+    parsed: x509.Certificate = field(repr=False)
+    subject: str
+    issuer: str
+    subject_name: bytes = field(repr=False)
+    issuer_name: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+    extensions: x509.Extensions = field(repr=False)
+
+    @classmethod
+    def read(cls, der: bytes, block: int = -1) -> Certificate:
+        """Unreadable when any part that a check reads is not in order."""
+        try:
+            parsed = x509.load_der_x509_certificate(der)
+            if parsed.public_bytes(serialization.Encoding.DER) != der:
+                raise Unreadable("its encoding is not DER")
+            certificate = cls(
+                block, der, parsed, _text(parsed.subject), _text(parsed.issuer),
+                parsed.subject.public_bytes(), parsed.issuer.public_bytes(),
+                parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.extensions,
+            )
+            _ = certificate.sans, certificate.version
+        except Unreadable:
+            raise
+        except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm, TypeError):
+            raise Unreadable("it is not an X.509 certificate in DER") from None
+        return certificate
+
+    @property
+    def version(self) -> int:
+        return int(self.parsed.version.value) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the DER form, lower-case hex."""
+        return hashlib.sha256(self.der).hexdigest()
+
+    @cached_property
+    def sans(self) -> tuple[str, ...]:
+        """The DNS names of the SAN extension, lower case, in their order."""
+        names = self.extension(x509.SubjectAlternativeName)
+        return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else ()
+
+    @cached_property
+    def san_count(self) -> int:
+        names = self.extension(x509.SubjectAlternativeName)
+        return sum(1 for _ in names) if names else 0
+
+    @cached_property
+    def public_key(self) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey | None:
+        """None when it is of another kind, which ``key_name`` names."""
+        if self.parsed.public_key_algorithm_oid not in (
+            PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY
+        ):
+            return None
+        try:
+            key = self.parsed.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            return None
+        return key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) else None
+
+    @cached_property
+    def spki(self) -> bytes | None:
+        key = self.public_key
+        return key and key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    @cached_property
+    def key_name(self) -> str:
+        """``RSA of 2048 bits``, ``ECDSA on P-256``, ``Ed25519`` ..."""
+        key = self.public_key
+        if isinstance(key, rsa.RSAPublicKey):
+            return f"RSA of {key.key_size} bits"
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
+        return _KINDS.get(self.parsed.public_key_algorithm_oid.dotted_string, "an unknown kind of key")
+
+    @property
+    def key_fits(self) -> bool:
+        """A kind and size that nodes serve and that path validation admits (rule D6)."""
+        key = self.public_key
+        if isinstance(key, rsa.RSAPublicKey):
+            return 2048 <= key.key_size <= 8192
+        return key is not None and key.curve.name in _CURVES
+
+    @property
+    def key_type(self) -> str:
+        return "rsa" if isinstance(self.public_key, rsa.RSAPublicKey) else "ecdsa"
+
+    @property
+    def key_bits(self) -> int:
+        return self.public_key.key_size if self.public_key else 0
+
+    @cached_property
+    def is_ca(self) -> bool:
+        basic = self.extension(x509.BasicConstraints)
+        return basic is not None and basic.ca
+
+    @property
+    def is_self_issued(self) -> bool:
+        return self.subject_name == self.issuer_name
+
+    @cached_property
+    def organisation(self) -> str:
+        return _organisation(self.parsed.subject)
+
+    @cached_property
+    def issuer_organisation(self) -> str:
+        return _organisation(self.parsed.issuer)
+
+    @property
+    def weak_signature(self) -> str | None:
+        """The name of the broken hash that it is signed with."""
+        return _WEAK_SIGNATURES.get(self.parsed.signature_algorithm_oid.dotted_string)
+
+    @property
+    def unknown_critical(self) -> list[str]:
+        """Critical extensions that a TLS client is not bound to know (RFC 5280, 4.2), by OID."""
+        return [
+            extension.oid.dotted_string for extension in self.extensions
+            if extension.critical and extension.oid not in _SERVER_EXTENSIONS
+        ]
+
+    @property
+    def serves_tls(self) -> bool:
+        """No EKU, or one with serverAuth; OpenSSL does not count anyExtendedKeyUsage either."""
+        usage = self.extension(x509.ExtendedKeyUsage)
+        return usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage
+
+    def extension(self, kind: type[ExtensionT]) -> ExtensionT | None:
+        try:
+            return self.extensions.get_extension_for_class(kind).value
+        except x509.ExtensionNotFound:
+            return None
+
+    def valid_at(self, at: datetime) -> bool:
+        """RFC 5280, 4.1.2.5: both ends belong to the period."""
+        return self.not_before <= at.replace(microsecond=0) <= self.not_after
+
+    def pem(self) -> str:
+        return pem.encode(pem.CERTIFICATE, self.der)
+
+    def __str__(self) -> str:
+        return f"{self.subject} (SHA-256 {self.fingerprint[:16]}…)"
+
+
+def _organisation(name: x509.Name) -> str:
+    values = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(values[0].value).casefold() if values else ""
+
+
+def _text(name: x509.Name) -> str:
+    text = "".join(c if c.isprintable() else "?" for c in name.rfc4514_string())
+    return text[:MAX_SUBJECT] + ("…" if len(text) > MAX_SUBJECT else "")

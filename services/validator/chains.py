@@ -1,0 +1,295 @@
+"""The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong with it.
+
+The graph of who signed whom is ours, each signature verified once, so at most a few simple paths are tried however
+a chain is built; ``cryptography.x509.verification`` then decides each path (RFC 5280, 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    Policy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from services.validator.certificates import Certificate
+from services.validator.roots import TrustRoots
+from shared.contracts.findings import Code, Finding, Severity, finding
+
+MAX_PATHS = 16
+_DEPTH = 10
+
+Path = tuple[Certificate, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """``certificates``: the leaf and its intermediates in order, without roots. ``proved``: a path was verified."""
+
+    certificates: tuple[Certificate, ...]
+    findings: tuple[Finding, ...]
+    proved: bool
+
+
+def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime) -> Chain:
+    """``others``: the rest of the certificate field, in its order, without repetitions."""
+    graph = _Graph(leaf, others, roots)
+    related = [c for c in others if c in graph.depth or c in graph.doubtful]
+    kept = [c for c in related if not c.is_self_issued]
+    ordered = sorted(kept, key=lambda c: (graph.depth.get(c, _DEPTH), c.fingerprint))
+    in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, _DEPTH) for c in related])
+    findings = [] if in_order else [finding(Code.CHAIN_WRONG_ORDER, field="certificate")]
+    findings += _roots_dropped(others, related, graph, roots)
+    findings += _unrelated(others, related, graph, roots)
+    path, faults = _best_path(graph, at)
+    findings += faults
+    if not faults:
+        findings += _expired_extras(kept, path, at)
+    return Chain((leaf, *(kept if in_order else ordered)), tuple(findings), not faults)
+
+
+class _Graph:
+    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: name fits, signature not."""
+
+    def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
+        self.leaf, self._others, self._roots = leaf, others, roots
+        self._signed: dict[tuple[str, str], bool] = {}
+        self.depth: dict[Certificate, int] = {leaf: 0}
+        self.doubtful: dict[Certificate, Certificate] = {}
+        self._walk()
+
+    def issuers(self, child: Certificate) -> list[Certificate]:
+        """Of the upload, by verified signature."""
+        return [c for c in self._others if c is not child and self._signs(c, child)]
+
+    def anchors(self, child: Certificate) -> list[Certificate]:
+        """Trusted roots that signed ``child``; a certificate that is itself trusted needs none."""
+        return [root for root in self._roots.named(child.issuer_name) if self._signs(root, child)]
+
+    def suspects(self, child: Certificate) -> list[Certificate]:
+        """Of upload and roots: the issuer by name and key identifier, though the signature does not verify."""
+        named = [*self._others, *self._roots.named(child.issuer_name)]
+        return [
+            c for c in named
+            if c is not child and c.subject_name == child.issuer_name and not self._signs(c, child)
+            and _identifiers_agree(child, c)
+        ]
+
+    def knows_organisation(self, top: Certificate) -> bool:
+        """Does a trusted root belong to the issuer's organisation? Then it is the step to that root that is missing."""
+        return bool(top.issuer_organisation) and top.issuer_organisation in self._roots.organisations
+
+    def paths(self) -> Iterator[Path]:
+        """Simple paths to a trusted root, shortest first, no more than MAX_PATHS."""
+        queue: list[Path] = [(self.leaf,)]
+        found = 0
+        while queue and found < MAX_PATHS:
+            path = queue.pop(0)
+            for root in self.anchors(path[-1]):
+                found += 1
+                yield (*path, root)
+            if len(path) > 1 and path[-1] in self._roots:
+                found += 1
+                yield path
+            seen = {(c.subject_name, c.spki) for c in path}
+            steps = [c for c in self.issuers(path[-1]) if (c.subject_name, c.spki) not in seen]
+            queue += [(*path, c) for c in steps if len(queue) < MAX_PATHS * _DEPTH]
+
+    def _walk(self) -> None:
+        queue = [self.leaf]
+        while queue:
+            child = queue.pop(0)
+            issuers = self.issuers(child)
+            if not issuers and not self.anchors(child) and not child.is_self_issued:
+                for suspect in self.suspects(child):
+                    self.doubtful.setdefault(suspect, child)
+            for issuer in issuers:
+                if issuer not in self.depth:
+                    self.depth[issuer] = self.depth[child] + 1
+                    queue.append(issuer)
+
+    def _signs(self, issuer: Certificate, child: Certificate) -> bool:
+        if issuer.subject_name != child.issuer_name or issuer.public_key is None:
+            return False
+        key = (issuer.fingerprint, child.fingerprint)
+        if key not in self._signed:
+            self._signed[key] = _verifies(issuer, child)
+        return self._signed[key]
+
+
+def _verifies(issuer: Certificate, child: Certificate) -> bool:
+    if issuer.key_bits > 8192:
+        return False
+    try:
+        child.parsed.verify_directly_issued_by(issuer.parsed)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
+    wanted = child.extension(x509.AuthorityKeyIdentifier)
+    offered = issuer.extension(x509.SubjectKeyIdentifier)
+    if wanted is None or wanted.key_identifier is None or offered is None:
+        return True
+    return wanted.key_identifier == offered.digest
+
+
+def _is_sorted(numbers: Sequence[int]) -> bool:
+    return all(a <= b for a, b in zip(numbers, numbers[1:], strict=False))
+
+
+def _roots_dropped(
+    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
+) -> Iterator[Finding]:
+    for c in others:
+        if c.is_self_issued and (c in related or (c in roots and not _is_complete(graph))):
+            yield finding(Code.CHAIN_ROOT_INCLUDED, f"Block {c.block}, {c}, is a root and was dropped.",
+                          field="certificate", block=c.block)
+
+
+def _unrelated(
+    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
+) -> Iterator[Finding]:
+    for c in others:
+        if c not in related and not (c.is_self_issued and c in roots and not _is_complete(graph)):
+            yield finding(Code.CHAIN_UNRELATED, f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
+                          field="certificate", block=c.block)
+
+
+def _is_complete(graph: _Graph) -> bool:
+    return next(graph.paths(), None) is not None
+
+
+def _best_path(graph: _Graph, at: datetime) -> tuple[Path, list[Finding]]:
+    """The first path without a fault, or the one with the fewest and what they are."""
+    best: tuple[Path, list[Finding]] | None = None
+    for path in graph.paths():
+        faults = list(_faults(path, at))
+        if not faults:
+            return path, []
+        if best is None or len(faults) < len(best[1]):
+            best = path, faults
+    return best or ((), list(_why_no_path(graph)))
+
+
+def _why_no_path(graph: _Graph) -> Iterator[Finding]:
+    if graph.doubtful:
+        for child in dict.fromkeys(graph.doubtful.values()):
+            yield finding(Code.CHAIN_BAD_SIGNATURE, f"The signature of block {child.block}, {child}, does not verify "
+                          f"with the key of its issuer, {child.issuer}.", field="certificate", block=child.block)
+        return
+    top = max((c for c in graph.depth if not graph.issuers(c) or c.is_self_issued), key=lambda c: graph.depth[c],
+              default=graph.leaf)
+    if top.is_self_issued:
+        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}, which signed itself and is "
+                      "not a trusted root.", field="certificate", block=top.block)
+    elif top is graph.leaf or graph.knows_organisation(top):
+        yield finding(Code.CHAIN_INCOMPLETE, f"The issuer of block {top.block}, {top.issuer}, is neither in the upload "
+                      "nor a trusted root.", field="certificate", block=top.block)
+    else:
+        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}; its issuer, {top.issuer}, is "
+                      "not a trusted root.", field="certificate", block=top.block)
+
+
+def _faults(path: Path, at: datetime) -> Iterator[Finding]:
+    """What is wrong with a path whose signatures verify."""
+    leaf, *issuers = path
+    clean = True
+    for depth, issuer in enumerate(issuers):
+        place = f"block {issuer.block}, {issuer}," if issuer.block >= 0 else f"the root {issuer}"
+        block = issuer.block if issuer.block >= 0 else None
+        if not issuer.valid_at(at):
+            clean = False
+            yield finding(Code.CHAIN_EXPIRED, f"Of the chain, {place} is valid from {issuer.not_before:%Y-%m-%d} to "
+                          f"{issuer.not_after:%Y-%m-%d} only.", field="certificate", block=block)
+        for reason in _not_an_issuer(issuer, depth, path):
+            clean = False
+            yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, {place} {reason}.", field="certificate", block=block)
+    # What the leaf itself lacks is told by its own checks; here it would only be told twice.
+    if clean and leaf.key_fits and not leaf.weak_signature and not leaf.unknown_critical:
+        reason = _refused_by_library(path, min(max(at, leaf.not_before), leaf.not_after))
+        if reason:
+            yield finding(Code.CHAIN_UNTRUSTED, f"The path to the root is not valid: {reason}.", field="certificate")
+
+
+def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:
+    """``depth``: issuers below it, which RFC 5280, 4.2.1.9 counts without self-issued ones."""
+    basic = issuer.extension(x509.BasicConstraints)
+    usage = issuer.extension(x509.KeyUsage)
+    below = sum(not c.is_self_issued for c in path[1 : depth + 1])
+    if basic is None or not basic.ca:
+        yield "is not a CA"
+    elif basic.path_length is not None and below > basic.path_length:
+        yield f"allows {basic.path_length} intermediates below it, not {below}"
+    if usage is not None and not usage.key_cert_sign:
+        yield "may not sign certificates (key usage)"
+    if not _may_issue_servers(issuer.extension(x509.ExtendedKeyUsage)):
+        yield "may not issue for TLS servers (extended key usage)"
+    if not issuer.key_fits:
+        yield f"has a key that is not accepted ({issuer.key_name})"
+    if issuer is not path[-1] and issuer.weak_signature:
+        yield f"is signed with {issuer.weak_signature}"
+
+
+def _may_issue_servers(usage: x509.ExtendedKeyUsage | None) -> bool:
+    return usage is None or bool(
+        {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage)
+    )
+
+
+def _require_ca(policy: Policy, certificate: x509.Certificate, basic: x509.BasicConstraints) -> None:
+    if not basic.ca:
+        raise ValueError("not a CA")
+
+
+# Private CAs often leave out what the web's profile demands of issuers (key identifiers, key usage); what they do
+# state is checked above. The leaf has its own checks (D8, D10).
+_CA_POLICY = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
+_LEAF_POLICY = ExtensionPolicy.permit_all()
+
+
+def _refused_by_library(path: Path, at: datetime) -> str | None:
+    """RFC 5280 path validation of exactly this path: name constraints, critical extensions, algorithms, periods."""
+    leaf, *issuers = path
+    verifier = (
+        PolicyBuilder().store(Store([issuers[-1].parsed])).time(at).max_chain_depth(_DEPTH)
+        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY).build_client_verifier()
+    )
+    try:
+        verifier.verify(leaf.parsed, [c.parsed for c in issuers[:-1]])
+    except VerificationError as error:
+        return _in_our_words(str(error))
+    except ValueError:
+        return "a name in it cannot be read"
+    return None
+
+
+def _in_our_words(text: str) -> str:
+    for sign, words in (
+        ("name constraint", "a name of the leaf is outside the name constraints of a CA"),
+        ("critical extension", "a CA has a critical extension that is not known"),
+        ("not valid at", "a certificate is outside its validity"),
+        ("algorithm", "an algorithm in it is not accepted"),
+    ):
+        if sign in text:
+            return words
+    return "RFC 5280 path validation refuses it"
+
+
+def _expired_extras(kept: Iterable[Certificate], path: Path, at: datetime) -> Iterator[Finding]:
+    for c in kept:
+        if c not in path and not c.valid_at(at):
+            yield finding(Code.CHAIN_EXPIRED, f"Block {c.block}, {c}, is outside its validity; the chain holds "
+                          "without it.", field="certificate", block=c.block, severity=Severity.WARNING,
+                          hint="Leave it out.")

@@ -1,0 +1,60 @@
+"""Trust roots: Mozilla's, or an account's own. Reading files is here and nowhere else in the judging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import certifi
+
+from services.validator import pem
+from services.validator.certificates import Certificate, Unreadable
+
+
+class TrustRoots:
+    """Certificates that a path may end at, found by their subject."""
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self.certificates = tuple(certificates)
+        self._by_subject: dict[bytes, list[Certificate]] = {}
+        for certificate in self.certificates:
+            self._by_subject.setdefault(certificate.subject_name, []).append(certificate)
+        self._ders = frozenset(certificate.der for certificate in self.certificates)
+
+    @classmethod
+    def from_pem(cls, *texts: str) -> TrustRoots:
+        """Every certificate of the texts; Unreadable when a block is none."""
+        found = []
+        for text in texts:
+            document = pem.tokenise(text)
+            if document.faults or not document.blocks:
+                raise Unreadable("a trust root is not PEM")
+            for block in document.blocks:
+                if block.label != pem.CERTIFICATE:
+                    raise Unreadable("a trust root is not a certificate")
+                found.append(Certificate.read(block.body))
+        return cls(found)
+
+    def named(self, subject_name: bytes) -> list[Certificate]:
+        return self._by_subject.get(subject_name, [])
+
+    def __contains__(self, certificate: Certificate) -> bool:
+        return certificate.der in self._ders
+
+    @cached_property
+    def organisations(self) -> frozenset[str]:
+        return frozenset(name for root in self.certificates if (name := root.organisation))
+
+
+def mozilla(extra: str = "") -> TrustRoots:
+    """Mozilla's roots as certifi ships them, and those of the PEM text ``extra``."""
+    bundle = Path(certifi.where()).read_text(encoding="ascii", errors="replace")
+    found = []
+    for block in pem.tokenise(bundle).blocks:
+        try:
+            found.append(Certificate.read(block.body))
+        except Unreadable:
+            continue  # One odd root of the bundle must not take the others with it.
+    more = TrustRoots.from_pem(extra).certificates if extra.strip() else ()
+    return TrustRoots([*found, *more])

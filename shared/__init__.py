@@ -1,0 +1,1 @@
+"""What the four services agree on: contracts, subjects, topology, delivery, crypto. Knows no service."""

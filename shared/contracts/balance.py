@@ -1,0 +1,38 @@
+"""An account's money: balance = ledger - accrued (rule E6). Amounts are decimal strings with their currency."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shared.contracts.base import Account, Amount, Contract, Currency, Utc
+
+
+class BalanceView(Contract):
+    """``limit``: the amount below which the balance is low now, None when neither rule is on;
+    ``hours_left``: at the mean of the last closed hours with service, None when there is none."""
+
+    account: Account
+    currency: Currency
+    ledger: Amount
+    accrued: Amount
+    balance: Amount
+    threshold: Amount | None
+    limit: Amount | None
+    low: bool
+    depleted: bool
+    hours_left: Amount | None
+
+
+class BalanceEvent(Contract):
+    """https.event.balance.<low|depleted|recovered|settled|credited>.v1, once a crossing; ``crossing`` numbers them."""
+
+    account: Account
+    change: Literal["low", "depleted", "recovered", "settled", "credited", "refused"]
+    crossing: int
+    balance: Amount
+    limit: Amount | None
+    currency: Currency
+    hours_left: Amount | None
+    reference: str | None = None
+    codes: list[str] = []
+    at: Utc

@@ -1,0 +1,72 @@
+"""The base of every message body: frozen, strict about unknown fields, silent about its input."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+
+
+class Contract(BaseModel):
+    """A JSON message body. Input never appears in a validation error (it may be a key)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def encode(self) -> bytes:
+        """Canonical bytes: field order as declared, no white space, UTF-8."""
+        return self.model_dump_json().encode()
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time needs its zone (RFC 3339)")
+    return value.astimezone(UTC)
+
+
+def _plain(value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _finite(value: Decimal) -> Decimal:
+    if not value.is_finite():
+        raise ValueError("an amount must be a finite number")
+    return value
+
+
+Utc = Annotated[datetime, AfterValidator(_utc)]
+Amount = Annotated[
+    Decimal, Field(max_digits=38, decimal_places=18), AfterValidator(_finite), PlainSerializer(_plain, return_type=str)
+]
+Account = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
+NodeId = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+class Signed(Contract):
+    """Exact bytes with an Ed25519 signature over ``purpose NUL payload``; see shared/crypto/signing.py."""
+
+    key_id: Identifier
+    payload: Annotated[str, Field(max_length=1_000_000)]
+    signature: Base64
+
+
+class SealedKey(Contract):
+    """A private key closed with HPKE to one recipient; ``epoch`` is 0 when that is the submission key."""
+
+    epoch: Annotated[int, Field(ge=0)]
+    box: Base64
+
+
+class Choice(StrEnum):
+    """Base of the enumerations on the wire."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:
+        return name.lower()

@@ -1,0 +1,194 @@
+"""What other services and operators order. The command id is its ce-id; ``account`` says for whom."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from shared.contracts.base import Account, Amount, Contract, Currency, Hash, Identifier, Name, NodeId, SealedKey, Utc
+from shared.contracts.domains import Hsts, Origin, RedirectMode, TlsVersion
+
+
+class RegisterDomain(Contract):
+    """https.cmd.domain.register.v1. ``service_type`` is judged by config so that the refusal has its own code."""
+
+    domain: Annotated[str, Field(min_length=1, max_length=1000)]
+    account: Account
+    service_type: Annotated[str, Field(max_length=64)]
+    origin: Origin
+    trust: Literal["public", "private"] = "public"
+
+
+class RemoveDomain(Contract):
+    """https.cmd.domain.remove.v1"""
+
+    domain: Name
+    account: Account
+
+
+class SubmittedPair(Contract):
+    """A PEM chain and its key, sealed to the submission key; ``info`` = shared.crypto.sealing.submission_info()."""
+
+    certificate: Annotated[str, Field(max_length=200_000, repr=False)]
+    sealed_key: SealedKey
+
+
+class SubmitCertificate(Contract):
+    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id`` equals ce-id."""
+
+    domain: Name
+    account: Account
+    submission_id: Identifier
+    pairs: Annotated[list[SubmittedPair], Field(min_length=1, max_length=2)]
+    strict: bool = False
+
+
+class DisableHttps(Contract):
+    """https.cmd.https.disable.v1"""
+
+    domain: Name
+    account: Account
+
+
+class RedirectChange(Contract):
+    mode: RedirectMode | None = None
+    status: Literal[301, 302, 307, 308] | None = None
+
+
+class ChangeSettings(Contract):
+    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7)."""
+
+    domain: Name
+    account: Account
+    redirect: RedirectChange | None = None
+    http2: bool | None = None
+    tls_min: TlsVersion | None = None
+    tls_max: TlsVersion | None = None
+    hsts: Hsts | Literal["off"] | None = None
+
+
+class ResealPair(Contract):
+    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and set on the old one."""
+
+    domain: Name
+    account: Account
+    pair_id: Identifier
+    old_epoch: int
+    sealed_key: SealedKey
+
+
+class CreditBalance(Contract):
+    """https.cmd.balance.credit.v1: idempotent by (account, reference) (rule E8)."""
+
+    account: Account
+    reference: Identifier
+    amount: Annotated[Amount, Field(gt=0)]
+    currency: Currency
+
+
+class SetThreshold(Contract):
+    """https.cmd.balance.threshold.v1: the account's own low-balance limit; None switches it off (rule E6)."""
+
+    account: Account
+    threshold: Annotated[Amount, Field(ge=0)] | None
+    currency: Currency
+
+
+class CloseHour(Contract):
+    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until``."""
+
+    until: Utc
+
+
+class EnrolNode(Contract):
+    """https.cmd.node.enrol.v1, the payload of a Signed by the operator. ``public_key``: raw HPKE key, base64."""
+
+    node: NodeId
+    public_key: str
+    nkey: Annotated[str, Field(pattern=r"^U[A-Z2-7]{55}$")]
+    keyring: list[SealedEpochKey]
+    labels: dict[str, str] = {}
+    issued_at: Utc
+
+
+class SealedEpochKey(Contract):
+    """An epoch's private key, sealed to one node's public key."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    box: str
+
+
+class DrainNode(Contract):
+    """https.cmd.node.drain.v1 (signed): the node no longer counts for convergence; ``drained`` False brings it back."""
+
+    node: NodeId
+    drained: bool = True
+    issued_at: Utc
+
+
+class RemoveNode(Contract):
+    """https.cmd.node.remove.v1 (signed)"""
+
+    node: NodeId
+    issued_at: Utc
+
+
+class LabelNode(Contract):
+    """https.cmd.node.label.v1 (signed)"""
+
+    node: NodeId
+    labels: dict[str, str]
+    issued_at: Utc
+
+
+class EpochKey(Contract):
+    """An epoch's public key; in the bucket as epoch.<n>, a Signed by the operator."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    public_key: str
+    issued_at: Utc
+
+
+class StartEpoch(Contract):
+    """https.cmd.epoch.start.v1 (signed): a new epoch with the keyring of every remaining node."""
+
+    key: EpochKey
+    key_signature: str
+    keyrings: list[EnrolNode]
+    issued_at: Utc
+
+
+class TrustedKey(Contract):
+    """``purpose``: submission | validator | edge_sync | billing. ``public_key`` raw, base64."""
+
+    purpose: Literal["submission", "validator", "edge_sync", "billing"]
+    key_id: Identifier
+    public_key: str
+    not_before: Utc
+    not_after: Utc
+
+
+class TrustDocument(Contract):
+    """https.cmd.trust.publish.v1 (signed) and the bucket's ``trust``: which keys speak for whom."""
+
+    serial: Annotated[int, Field(ge=1)]
+    keys: list[TrustedKey]
+    issued_at: Utc
+
+
+class PlainKey(Contract):
+    """A key field in clear, only inside the submitter and the validator's workers."""
+
+    text: SecretStr
+
+
+class PairContext(Contract):
+    """What the sealing of a pair for the fleet is bound to."""
+
+    account: Account
+    pair_id: Identifier
+    leaf_fingerprint: Hash
+
+
+EnrolNode.model_rebuild()

@@ -1,0 +1,166 @@
+"""A domain as its owner sees and sets it, and the facts that config publishes about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, Utc
+
+
+class ServiceType(StrEnum):
+    IMAGE_SMALL_FILE = "image_small_file"
+    DOWNLOAD = "download"
+    VIDEO = "video"
+    LIVE_STREAMING = "live_streaming"
+
+
+class Origin(Contract):
+    """Where a node fetches content. ``host`` is a name or an address; ``port`` defaults by scheme."""
+
+    scheme: Literal["http", "https"]
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class RedirectMode(StrEnum):
+    OFF = "off"
+    TO_HTTPS = "to_https"
+    TO_HTTP = "to_http"
+
+
+class Redirect(Contract):
+    mode: RedirectMode = RedirectMode.OFF
+    status: Literal[301, 302, 307, 308] = 301
+
+
+class Hsts(Contract):
+    """Strict-Transport-Security; None in Settings means no header. ``max_age`` in seconds."""
+
+    max_age: Annotated[int, Field(ge=0, le=63_072_000)]
+    include_subdomains: bool = False
+    preload: bool = False
+
+
+TlsVersion = Literal["1.0", "1.1", "1.2", "1.3"]
+
+
+class Settings(Contract):
+    """HTTPS settings of a domain (rules B2, B6). The TLS range is contiguous: min to max."""
+
+    redirect: Redirect = Redirect()
+    http2: bool = False
+    tls_min: TlsVersion = "1.2"
+    tls_max: TlsVersion = "1.3"
+    hsts: Hsts | None = None
+
+
+class DomainState(StrEnum):
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    SUSPENDED = "suspended"
+
+
+class CertificateView(Contract):
+    """What may be seen of a certificate; a key has no field (rule C1)."""
+
+    source: Literal["custom", "stored", "free"]
+    name: str | None
+    subject: str
+    sans: list[str]
+    issuer: str
+    key_type: str
+    key_bits: int
+    not_before: Utc
+    not_after: Utc
+    days_left: int
+    fingerprint: Hash
+    chain: str
+    status: Literal["ok", "expires_soon", "expired", "mismatch"]
+
+
+class DomainView(Contract):
+    """Rule C2. ``live_revision`` is the revision that every node serves, None while unknown."""
+
+    domain: Name
+    account: Account
+    service_type: ServiceType
+    origin: Origin
+    state: DomainState
+    settings: Settings
+    certificates: list[CertificateView]
+    revision: int
+    live_revision: int | None
+    pending_submission: str | None
+    registered_at: Utc
+
+
+class DomainRegistered(Contract):
+    """https.event.domain.registered.v1. The account owns the domain from ``at`` on."""
+
+    domain: Name
+    account: Account
+    service_type: ServiceType
+    revision: int
+    at: Utc
+
+
+class DomainRemoved(Contract):
+    """https.event.domain.removed.v1"""
+
+    domain: Name
+    account: Account
+    revision: int
+    at: Utc
+
+
+class DomainChanged(Contract):
+    """https.event.domain.changed.v1: the desired state moved to ``revision``. ``submitted_at`` is the stream time of
+    the command that caused it (for measuring how long an update takes)."""
+
+    domain: Name
+    account: Account
+    revision: int
+    change: Literal[
+        "registered", "enabled", "replaced", "disabled", "settings", "resealed", "suspended", "resumed", "removed"
+    ]
+    command_id: Identifier
+    submitted_at: Utc
+
+
+class Outcome(StrEnum):
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    SUPERSEDED = "superseded"
+    UNDECIDED = "undecided"
+
+
+class CommandSettled(Contract):
+    """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was found, no detail.
+
+    The detail of a submission's findings is asked for by https.rpc.submission.show.v1."""
+
+    command_id: Identifier
+    command: str
+    domain: Name
+    account: Account
+    outcome: Outcome
+    codes: list[str]
+    revision: int | None
+    at: Utc
+
+
+class HistoryEntry(Contract):
+    """Rule C4: one command and its outcome. ``findings`` are gone after a disable."""
+
+    command_id: Identifier
+    command: str
+    source: str
+    outcome: Outcome
+    codes: list[str]
+    revision: int | None
+    received_at: Utc
+    settled_at: Utc

@@ -1,0 +1,164 @@
+"""What goes to the fleet and what comes back. Everything a node takes is Signed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Signed, Utc
+from shared.contracts.domains import Origin, Settings
+
+
+class BundleKind(StrEnum):
+    HTTP_ONLY = "http_only"
+    HTTPS = "https"
+    SUSPENDED = "suspended"
+    REMOVED = "removed"
+
+
+class BundlePair(Contract):
+    """One certificate as a node needs it: public chain, sealed key, the validator's word."""
+
+    pair_id: Identifier
+    chain: Annotated[str, Field(max_length=200_000, repr=False)]
+    sealed_key: SealedKey
+    attestation: Signed
+
+
+class Bundle(Contract):
+    """The desired state of one domain at one revision: the payload that edge_sync signs byte for byte.
+
+    Nodes order bundles by (revision, epoch)."""
+
+    domain: Name
+    account: Account
+    revision: int
+    epoch: int
+    kind: BundleKind
+    settings: Settings
+    origin: Origin | None
+    pairs: list[BundlePair]
+
+
+class BundlePage(Contract):
+    """One row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` = SHA-256 of the bundle's bytes."""
+
+    domain: Name
+    revision: int
+    hash: Hash
+
+
+class Checkpoint(Contract):
+    """https.edge.checkpoint.v1, each second, Signed by edge_sync.
+
+    ``incarnation``: when the bucket's stream was made; ``sequence``: its last; ``root``: digest over every domain's
+    (revision, bundle hash), see shared/crypto/digest.py; ``flush_seconds``: how often a node sends usage."""
+
+    incarnation: str
+    sequence: int
+    root: Hash
+    domains: int
+    epoch: int
+    flush_seconds: float
+    time: Utc
+
+
+class Proof(Contract):
+    """What a real local handshake showed after a bundle was applied. ``served`` is the leaf's SHA-256, None when the
+    handshake was refused (as it must be without HTTPS); ``fault`` says why a bundle was not applied."""
+
+    domain: Name
+    revision: int
+    applied_at: Utc
+    served: Hash | None
+    fault: str | None = None
+
+
+class LogPosition(Contract):
+    log: Identifier
+    read_to: int
+    confirmed_to: int
+
+
+class NodeStatus(Contract):
+    """https.edge.status.v1.<node>: cumulative, so a lost one costs nothing; ``proofs`` since the last status."""
+
+    node: NodeId
+    incarnation: str
+    sequence: int
+    root: Hash
+    epochs: list[int]
+    stale: bool
+    proofs: list[Proof]
+    logs: list[LogPosition]
+    nginx_restarts: int
+    time: Utc
+
+
+class Progress(Contract):
+    """https.edge.progress.v1: on how many nodes a revision is proven; not kept."""
+
+    domain: Name
+    revision: int
+    nodes: int
+    proven: int
+    last_node: NodeId | None
+    elapsed_ms: float
+
+
+class Converged(Contract):
+    """https.event.edge.converged.v1: every live node served ``revision`` in a real handshake.
+
+    Milliseconds from the command's stream time to the node's proof, by edge_sync's receipt. ``others``: enrolled
+    nodes that do not count now (drained, or silent for over 5 s)."""
+
+    domain: Name
+    account: Account
+    revision: int
+    command_id: Identifier
+    nodes: int
+    p50_ms: float
+    p99_ms: float
+    slowest: NodeId
+    slowest_ms: float
+    others: list[NodeId]
+
+
+class Lagging(Contract):
+    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision. ``faults`` by node."""
+
+    domain: Name
+    account: Account
+    revision: int
+    command_id: Identifier
+    missing: list[NodeId]
+    faults: dict[str, str]
+
+
+class NodeEvent(Contract):
+    """https.event.node.<enrolled|drained|returned|removed>.v1"""
+
+    node: NodeId
+    change: Literal["enrolled", "drained", "returned", "removed", "labelled"]
+    at: Utc
+
+
+class SealingEpoch(Contract):
+    """The bucket's ``sealing``, Signed by edge_sync: the epoch that the validator seals to."""
+
+    epoch: int
+    at: Utc
+
+
+class NodeView(Contract):
+    node: NodeId
+    state: Literal["live", "silent", "drained", "removed"]
+    labels: dict[str, str]
+    enrolled_at: Utc
+    last_seen: Utc | None
+    sequence: int | None
+    behind: int | None
+    in_sync: bool
+    epochs: list[int]

@@ -1,0 +1,173 @@
+"""Every code that a refusal, a warning or a notice can carry, with its sentence and what to do.
+
+A code is ``noun.fault`` and stable: programs branch on it. The sentence is for people.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from shared.contracts.base import Contract
+
+
+class Severity(StrEnum):
+    REFUSAL = "refusal"
+    WARNING = "warning"
+    NOTICE = "notice"
+
+
+class _Fault(NamedTuple):
+    severity: Severity
+    sentence: str
+    hint: str
+
+
+R, W, N = Severity.REFUSAL, Severity.WARNING, Severity.NOTICE
+
+
+class Code(StrEnum):
+    """``Code.KEY_MISMATCH.value`` is the wire form; ``severity``, ``sentence`` and ``hint`` explain it."""
+
+    severity: Severity
+    sentence: str
+    hint: str
+
+    def __new__(cls, value: str, severity: Severity, sentence: str, hint: str) -> Code:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.severity, member.sentence, member.hint = severity, sentence, hint
+        return member
+
+    # The pair (rules D1-D12)
+    CERTIFICATE_MISSING = ("certificate.missing", R, "No certificate was found in the certificate field.",
+                           "Paste the PEM text, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----.")
+    CERTIFICATE_NOT_PEM = ("certificate.not_pem", R, "The certificate is not in PEM form.",
+                           "Convert it: openssl x509 -inform DER -in cert.der -out cert.pem")
+    CERTIFICATE_MALFORMED = ("certificate.malformed", R, "A certificate block cannot be read.",
+                             "Export the certificate again and upload the file unchanged.")
+    CERTIFICATE_TOO_LARGE = ("certificate.too_large", R, "The certificate field is over its limit.",
+                             "Upload the leaf and its intermediates only: at most 64 KiB, 10 blocks, 1,000 names.")
+    CERTIFICATE_CONTAINS_KEY = ("certificate.contains_key", R, "A private key stands in the certificate field, or a "
+                                "certificate in the key field.",
+                                "Put the certificates in one field and the key in the other. Consider the key exposed "
+                                "if the text went elsewhere.")
+    CERTIFICATE_UNEXPECTED_BLOCK = ("certificate.unexpected_block", R, "A block that is not a certificate stands in "
+                                    "the certificate field.", "Remove it; leave the leaf and its intermediates.")
+    CERTIFICATE_NORMALISED = ("certificate.normalised", N, "The certificate text was normalised.",
+                              "Nothing to do: what is stored is canonical PEM.")
+    CERTIFICATE_EXPIRED = ("certificate.expired", R, "The certificate has expired.",
+                           "Renew the certificate and upload the new one.")
+    CERTIFICATE_NOT_YET_VALID = ("certificate.not_yet_valid", R, "The certificate is not valid yet.",
+                                 "Wait for its first day or have it issued again.")
+    CERTIFICATE_EXPIRES_SOON = ("certificate.expires_soon", W, "The certificate expires in fewer than 14 days.",
+                                "Renew it now.")
+    CERTIFICATE_LIFETIME_LONG = ("certificate.lifetime_long", W, "The certificate is valid for longer than public CAs "
+                                 "may issue.", "Browsers may reject it; have a shorter one issued.")
+    CERTIFICATE_NOT_A_SERVER = ("certificate.not_a_server", R, "The certificate is not usable by a TLS server.",
+                                "Ask the CA for a TLS server certificate (X.509 v3, serverAuth, not a CA).")
+    CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R, "The pair could not be judged within its limits.",
+                               "Use a common key size and an ordinary chain.")
+    CERTIFICATE_NAMES_LOST = ("certificate.names_lost", W, "The new certificate does not cover names that the live one "
+                              "covers.", "Check that no visitor uses them.")
+    KEY_MISSING = ("key.missing", R, "No private key was found in the key field.",
+                   "Paste the PEM text of the key, from -----BEGIN to -----END.")
+    KEY_NOT_PEM = ("key.not_pem", R, "The private key is not in PEM form.",
+                   "Convert it: openssl pkey -inform DER -in key.der -out key.pem")
+    KEY_MALFORMED = ("key.malformed", R, "The private key cannot be read.", "Export the key again, unchanged.")
+    KEY_TOO_LARGE = ("key.too_large", R, "The key field is over its limit of 16 KiB.", "Upload one private key only.")
+    KEY_SEVERAL = ("key.several", R, "More than one private key stands in the key field.", "Leave the leaf's key only.")
+    KEY_NORMALISED = ("key.normalised", N, "The key text was normalised.", "Nothing to do.")
+    KEY_ENCRYPTED = ("key.encrypted", R, "The private key has a password.",
+                     "Remove it: openssl pkey -in key.pem -out key-plain.pem")
+    KEY_UNSUPPORTED = ("key.unsupported", R, "Keys of this kind are not supported.",
+                       "Use RSA of 2048 to 8192 bits, or ECDSA on P-256, P-384 or P-521.")
+    KEY_WEAK = ("key.weak", R, "The private key is weak.", "Make a new key and have the certificate issued again.")
+    KEY_MISMATCH = ("key.mismatch", R, "The private key does not belong to the certificate.",
+                    "Upload the key that the certificate request was made with.")
+    KEY_UNOPENABLE = ("key.unopenable", R, "The sealed key cannot be opened.",
+                      "Seal it to the current submission key, for this account and submission.")
+    DOMAIN_MISMATCH = ("domain.mismatch", R, "No name of the certificate covers the domain.",
+                       "Have a certificate issued with this domain as a DNS name; the common name does not count.")
+    CHAIN_UNTRUSTED = ("chain.untrusted", R, "The chain does not lead to a trusted root.",
+                       "Use a certificate of a public CA, or upload your private root.")
+    CHAIN_INCOMPLETE = ("chain.incomplete", R, "An intermediate certificate is missing.",
+                        "Append the CA's intermediate certificates after the leaf.")
+    CHAIN_UNRELATED = ("chain.unrelated", R, "A certificate of the chain has nothing to do with the leaf.",
+                       "Remove it.")
+    CHAIN_WRONG_ORDER = ("chain.wrong_order", N, "The chain was not in order and was put in order.",
+                         "Nothing to do: leaf first, then each issuer.")
+    CHAIN_BAD_SIGNATURE = ("chain.bad_signature", R, "A signature in the chain does not verify.",
+                           "Fetch the intermediates again from the CA.")
+    CHAIN_EXPIRED = ("chain.expired", R, "An intermediate certificate is outside its validity.",
+                     "Fetch the CA's current intermediates.")
+    CHAIN_ROOT_INCLUDED = ("chain.root_included", N, "A root at the end of the chain was dropped.", "Nothing to do.")
+    # Domains and HTTPS (rules A, B)
+    DOMAIN_INVALID = ("domain.invalid", R, "The domain name is not valid.",
+                      "Use letters, digits and hyphens in labels of at most 63; `*` only as the whole first label.")
+    DOMAIN_UNKNOWN = ("domain.unknown", R, "The domain is not registered in this account.", "Register it first.")
+    DOMAIN_TAKEN = ("domain.taken", R, "The domain is registered already.", "Check the account, or remove it first.")
+    DOMAIN_SERVICE_TYPE_UNSUPPORTED = ("domain.service_type_unsupported", R, "This service type has no HTTPS "
+                                       "acceleration.", "Use image_small_file, download, video or live_streaming.")
+    ORIGIN_FORBIDDEN = ("origin.forbidden", R, "The origin's address is loopback, link-local, private or a node's own.",
+                        "Use an address that is reachable on the public network.")
+    ORIGIN_INVALID = ("origin.invalid", R, "The origin is not a host with a port.", "Use http(s)://host[:port].")
+    HTTPS_NOT_ENABLED = ("https.not_enabled", R, "HTTPS is not enabled for this domain.",
+                         "Submit a certificate first.")
+    SETTINGS_CONFLICT = ("settings.conflict", R, "These settings exclude each other.", "Change one of them.")
+    SUBMISSION_UNDECIDED = ("submission.undecided", R, "The pair was not judged in time.", "Submit it again.")
+    SUBMISSION_SUPERSEDED = ("submission.superseded", R, "A later command overtook this submission.",
+                             "Nothing to do: the later command counts.")
+    PAIR_CHANGED = ("pair.changed", R, "The pair is not the one that was to be sealed anew.", "Page the pairs again.")
+    # Money, queries, the wire
+    BALANCE_CURRENCY = ("balance.currency_differs", R, "The account is kept in another currency.",
+                        "Amounts never mix currencies: use the account's own.")
+    BALANCE_REFERENCE = ("balance.reference_used", R, "This reference was used for another amount.",
+                         "Use a new reference for another credit.")
+    REQUEST_MALFORMED = ("request.malformed", R, "The request does not follow its contract.",
+                         "See the AsyncAPI document of the service.")
+    REQUEST_TOO_LARGE = ("request.too_large", R, "The answer would be too large.", "Ask for a smaller page or period.")
+    SERVICE_BUSY = ("service.busy", R, "The service cannot answer now.", "Try again in a few seconds.")
+    DEAD_UNKNOWN = ("dead.unknown", R, "There is no such dead letter.", "List them: edgetls dead list")
+    DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
+                     "Have its sender send it again.")
+    NODE_UNKNOWN = ("node.unknown", R, "There is no such node.", "List them: edgetls fleet show")
+
+
+class Finding(Contract):
+    """One fault of a submission. ``block`` counts the PEM blocks of ``field`` from 0; ``pair`` the pairs."""
+
+    code: Code
+    severity: Severity
+    field: Literal["certificate", "private_key", "domain", "settings", "request"] | None = None
+    block: int | None = None
+    message: Annotated[str, Field(max_length=4000)]
+    hint: Annotated[str, Field(max_length=1000)]
+    pair: int = 0
+    domain: str | None = None
+
+
+def finding(
+    code: Code,
+    message: str = "",
+    *,
+    field: Literal["certificate", "private_key", "domain", "settings", "request"] | None = None,
+    block: int | None = None,
+    severity: Severity | None = None,
+    hint: str = "",
+    pair: int = 0,
+    domain: str | None = None,
+) -> Finding:
+    """A finding with the code's own sentence, severity and hint where none is given."""
+    return Finding(
+        code=code, severity=severity or code.severity, field=field, block=block, pair=pair, domain=domain,
+        message=message or code.sentence, hint=hint or code.hint,
+    )
+
+
+class Refusal(Contract):
+    """The answer to a query or command that cannot be done; told from an answer by its only field."""
+
+    refusal: list[Finding]

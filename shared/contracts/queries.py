@@ -1,0 +1,235 @@
+"""Questions and answers (core request/reply). An answer is its model, or a Refusal; pages stay under 512 KB."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Utc
+from shared.contracts.domains import DomainView, HistoryEntry, Outcome
+from shared.contracts.edge import BundlePage, NodeView
+from shared.contracts.findings import Finding
+from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
+
+PageSize = Annotated[int, Field(ge=1, le=500)]
+
+
+class ShowDomain(Contract):
+    domain: Name
+    account: Account | None = None
+
+
+class ListDomains(Contract):
+    """``after``: the last domain of the page before."""
+
+    account: Account | None = None
+    after: str = ""
+    limit: PageSize = 100
+
+
+class DomainList(Contract):
+    domains: list[DomainView]
+    next: str | None
+
+
+class ShowHistory(Contract):
+    """Newest first; ``before``: the ``next`` of the page before."""
+
+    domain: Name
+    account: Account | None = None
+    before: int | None = None
+    limit: PageSize = 100
+
+
+class History(Contract):
+    entries: list[HistoryEntry]
+    next: int | None
+
+
+class ShowSubmission(Contract):
+    submission_id: Identifier
+    account: Account | None = None
+
+
+class SubmissionView(Contract):
+    """``outcome`` is None while it is being judged."""
+
+    submission_id: Identifier
+    domain: Name
+    account: Account
+    outcome: Outcome | None
+    revision: int | None
+    findings: list[Finding]
+
+
+class GetBundle(Contract):
+    domain: Name
+
+
+class BundleAnswer(Contract):
+    """``payload``: the exact bytes of the Bundle that edge_sync signs; None when the domain is not known."""
+
+    payload: str | None
+
+
+class PageBundles(Contract):
+    after: str = ""
+    limit: PageSize = 500
+
+
+class BundlesPage(Contract):
+    rows: list[BundlePage]
+    next: str | None
+
+
+class PageSealed(Contract):
+    """https.rpc.pair.sealed.v1 (operator): kept pairs that are sealed to an epoch below ``below``."""
+
+    below: int
+    after: str = ""
+    limit: PageSize = 100
+
+
+class SealedPair(Contract):
+    domain: Name
+    account: Account
+    pair_id: Identifier
+    leaf_fingerprint: Hash
+    sealed_key: SealedKey
+
+
+class SealedPage(Contract):
+    pairs: list[SealedPair]
+    next: str | None
+
+
+class Nothing(Contract):
+    """A question without arguments."""
+
+
+class MaxRevision(Contract):
+    revision: int
+
+
+class DigestQuestion(Contract):
+    """https.rpc.edge.digest.v1: the 1,024 bucket digests of the desired set, or the members of one bucket."""
+
+    bucket: Annotated[int, Field(ge=0, lt=1024)] | None = None
+
+
+class DigestAnswer(Contract):
+    incarnation: str
+    sequence: int
+    digests: list[str]
+    members: list[BundlePage] = []
+
+
+class FleetView(Contract):
+    nodes: list[NodeView]
+    epoch: int
+    sequence: int
+    domains: int
+
+
+class ShowConvergence(Contract):
+    domain: Name
+
+
+class ConvergenceView(Contract):
+    domain: Name
+    revision: int | None
+    converged_revision: int | None
+    converged_ms: float | None
+    proven: list[NodeId]
+    missing: list[NodeId]
+
+
+class QueryUsage(Contract):
+    """``start`` inclusive to ``end`` exclusive. ``after``: the ``next`` of the page before."""
+
+    start: Utc
+    end: Utc
+    granularity: Granularity = "hour"
+    by: GroupBy = "account"
+    account: Account | None = None
+    domain: Name | None = None
+    node: NodeId | None = None
+    after: str | None = None
+    limit: PageSize = 500
+
+
+class UsagePage(Contract):
+    rows: list[UsageRow]
+    next: str | None
+
+
+class QueryCharges(Contract):
+    account: Account
+    start: Utc
+    end: Utc
+    after: str | None = None
+    limit: PageSize = 500
+
+
+class ChargesPage(Contract):
+    rows: list[ChargeRow]
+    next: str | None
+
+
+class ShowBalance(Contract):
+    account: Account
+
+
+class QueryLogs(Contract):
+    """https.rpc.usage.logs.v1: how far each log of a node is in."""
+
+    node: NodeId | None = None
+    after: str = ""
+    limit: PageSize = 500
+
+
+class LogView(Contract):
+    node: NodeId
+    log: Identifier
+    stored_to: int
+    read_to: int
+    final_length: int | None
+    held: int
+    last_seen: Utc
+
+
+class LogsPage(Contract):
+    logs: list[LogView]
+    next: str | None
+
+
+class ListDead(Contract):
+    after: int = 0
+    limit: PageSize = 100
+
+
+class DeadLetter(Contract):
+    """``body`` is None where the message carried a sealed key: only headers and reason were kept."""
+
+    sequence: int
+    stream: str
+    subject: str
+    reason: str
+    headers: dict[str, str]
+    body: str | None
+    time: Utc
+
+
+class DeadPage(Contract):
+    letters: list[DeadLetter]
+    next: int | None
+
+
+class OneDead(Contract):
+    sequence: Annotated[int, Field(ge=1)]
+
+
+class DeadDone(Contract):
+    sequence: int
+    done: Literal["replayed", "dropped"]

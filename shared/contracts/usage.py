@@ -1,0 +1,93 @@
+"""Usage in: byte ranges of the nodes' logs, and single events. Usage out: rows and charges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Name, NodeId, Utc
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class UsageCell(Contract):
+    """Counts of one domain in one minute; ``minute`` is Unix time in minutes. Only ``https_requests`` are charged."""
+
+    domain: Annotated[str, Field(max_length=253)]
+    minute: int
+    https_requests: Count = 0
+    https_bytes: Count = 0
+    http_requests: Count = 0
+    http_bytes: Count = 0
+
+
+class PreviousLog(Contract):
+    """The log before this one, whose length is final."""
+
+    log: Identifier
+    length: Count
+
+
+class UsageBatch(Contract):
+    """https.usage.batch.v1.<node>: bytes ``start`` to ``end`` of ``log``, counted. Accepted only at the stored end.
+
+    ``read_to``: the highest byte read so far; ``bad_lines``: lines of the range that could not be read;
+    ``final``: the log ends at ``end``."""
+
+    node: NodeId
+    log: Identifier
+    start: Count
+    end: Count
+    read_to: Count
+    previous: PreviousLog | None = None
+    cells: Annotated[list[UsageCell], Field(max_length=50_000)]
+    bad_lines: Count = 0
+    final: bool = False
+
+
+class Confirmation(Contract):
+    """https.edge.confirmed.v1.<node>, Signed by billing: ``log`` is stored up to ``end``, committed."""
+
+    node: NodeId
+    log: Identifier
+    end: Count
+
+
+class HttpsRequest(Contract):
+    """https.usage.request.v1: one HTTPS request by any platform service; (source, id) is its identity."""
+
+    id: Identifier
+    source: Identifier
+    time: Utc
+    domain: Name
+    bytes: Count
+    status: Annotated[int, Field(ge=100, le=599)]
+    node: NodeId
+
+
+Granularity = Literal["5m", "hour", "day"]
+GroupBy = Literal["account", "domain", "node"]
+
+
+class UsageRow(Contract):
+    """HTTPS and HTTP requests and bytes of ``key`` from ``start``, one ``granularity`` long (UTC)."""
+
+    start: Utc
+    key: str
+    https_requests: int
+    https_bytes: int
+    http_requests: int
+    http_bytes: int
+
+
+class ChargeRow(Contract):
+    """One ledger line of the kind charge: ``requests`` of ``hour`` at ``price`` a 10,000."""
+
+    account: Account
+    hour: Utc
+    kind: Literal["charge", "correction"]
+    requests: int
+    price: Amount
+    amount: Amount
+    currency: Currency

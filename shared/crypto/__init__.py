@@ -1,0 +1,1 @@
+"""Two sealings, four signatures, nothing else (docs/architecture.md, "Keys")."""

@@ -1,0 +1,99 @@
+"""HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519: what is recorded today stays closed to a quantum computer.
+
+Base mode is anonymous and has no replay protection: ``info`` binds every box to its purpose and context, and what
+must come from somebody is signed besides (signing.py).
+Raw keys: private 64-byte ML-KEM seed + 32-byte X25519 = 96 bytes, public 1,184 + 32 = 1,216 bytes; base64 on the wire.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
+
+from shared.errors import CannotOpen
+
+_SUITE: Final = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_SEED, _MLKEM_PUBLIC, _X25519 = 64, 1184, 32
+
+
+class PublicKey:
+    """A recipient. ``text`` is the raw key in base64."""
+
+    def __init__(self, text: str) -> None:
+        raw = _raw(text, _MLKEM_PUBLIC + _X25519)
+        self.text = text
+        self._key = MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC]),
+            X25519PublicKey.from_public_bytes(raw[_MLKEM_PUBLIC:]),
+        )
+
+    def seal(self, plain: bytes, info: bytes) -> str:
+        """Base64 of the box; opens only with the same ``info``."""
+        return base64.b64encode(_SUITE.encrypt(plain, self._key, info)).decode()
+
+
+class PrivateKey:
+    """A recipient's private key; ``text()`` is the raw key in base64, for a file of mode 0600."""
+
+    def __init__(self, text: str) -> None:
+        raw = _raw(text, _SEED + _X25519)
+        self._mlkem = MLKEM768PrivateKey.from_seed_bytes(raw[:_SEED])
+        self._x25519 = X25519PrivateKey.from_private_bytes(raw[_SEED:])
+        self._key = MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
+
+    @classmethod
+    def generate(cls) -> PrivateKey:
+        raw = MLKEM768PrivateKey.generate().private_bytes_raw() + X25519PrivateKey.generate().private_bytes_raw()
+        return cls(base64.b64encode(raw).decode())
+
+    def text(self) -> str:
+        return base64.b64encode(self._mlkem.private_bytes_raw() + self._x25519.private_bytes_raw()).decode()
+
+    def public(self) -> PublicKey:
+        raw = self._mlkem.public_key().public_bytes_raw() + self._x25519.public_key().public_bytes_raw()
+        return PublicKey(base64.b64encode(raw).decode())
+
+    def open(self, box: str, info: bytes) -> bytes:
+        """The plain bytes; CannotOpen when the box is for another key or context."""
+        try:
+            return _SUITE.decrypt(base64.b64decode(box, validate=True), self._key, info)
+        except (InvalidTag, ValueError, binascii.Error):
+            raise CannotOpen("the sealed box does not open with this key and context") from None
+
+
+def submission_info(account: str, submission_id: str) -> bytes:
+    """Submitter to validator."""
+    return b"\0".join((b"edgetls submission v1", account.encode(), submission_id.encode()))
+
+
+def pair_info(account: str, pair_id: str, leaf_fingerprint: str) -> bytes:
+    """Validator to fleet."""
+    return b"\0".join((b"edgetls pair v1", account.encode(), pair_id.encode(), leaf_fingerprint.encode()))
+
+
+def epoch_info(node: str, epoch: int) -> bytes:
+    """Operator to one node."""
+    return b"\0".join((b"edgetls epoch v1", node.encode(), str(epoch).encode()))
+
+
+def _raw(text: str, length: int) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise CannotOpen("an HPKE key is not base64") from None
+    if len(raw) != length:
+        raise CannotOpen(f"an HPKE key has {len(raw)} bytes, not {length}")
+    return raw

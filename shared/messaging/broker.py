@@ -1,0 +1,103 @@
+"""Connecting to NATS: bounded, as one nkey user with its own inbox, and for ever after that."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import nats
+import structlog
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from shared.errors import BrokerAway, SettingsError
+from shared.settings import BrokerSettings, read_secret
+from shared.subjects import inbox_prefix
+
+log = structlog.get_logger()
+CONNECT_SECONDS = 3.0
+JS_TIMEOUT = 5.0
+
+
+def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
+    read_secret(settings.nats_seed_file, "EDGETLS_NATS_SEED_FILE")
+    options: dict[str, Any] = {
+        "servers": settings.nats_url.split(","),
+        "name": user,
+        "nkeys_seed": str(settings.nats_seed_file),
+        "inbox_prefix": inbox_prefix(user),
+        "connect_timeout": int(CONNECT_SECONDS),
+        "ping_interval": 5,
+        "max_outstanding_pings": 2,
+    }
+    if settings.nats_ca_file is not None:
+        options["tls"] = ssl.create_default_context(cafile=str(settings.nats_ca_file))
+    return options
+
+
+async def probe(settings: BrokerSettings, user: str) -> None:
+    """One login and out again: SettingsError when it is refused, BrokerAway when nobody answers.
+
+    nats-py retries a refused login for minutes without a word; this says why at once."""
+    try:
+        client = await asyncio.wait_for(
+            nats.connect(**_options(settings, user), allow_reconnect=False, error_cb=_quiet), CONNECT_SECONDS + 1
+        )
+        await client.close()
+    except NatsError as error:
+        if "authorization" in str(error).lower() or "nkey" in str(error).lower():
+            raise SettingsError(
+                f"NATS at {settings.nats_url} refused the login of {user!r}: check {settings.nats_seed_file}"
+            ) from None
+        raise BrokerAway(f"NATS at {settings.nats_url} does not answer: {error or type(error).__name__}") from None
+    except (OSError, TimeoutError) as error:
+        raise BrokerAway(f"NATS at {settings.nats_url} does not answer: {error or type(error).__name__}") from None
+    except ValueError as error:
+        raise SettingsError(f"{settings.nats_seed_file} is not an nkey seed: {error}") from None
+
+
+async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
+    """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
+    await _first_contact(settings, user, patient)
+    return await nats.connect(
+        **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
+        error_cb=_log_error, closed_cb=_closed,
+    )
+
+
+async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, Client]:
+    """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its client."""
+    await _first_contact(settings, user, patient=True)
+    options = _options(settings, user)
+    options.pop("tls", None)
+    broker = NatsBroker(
+        **options, allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0,
+        error_cb=_log_error, closed_cb=_closed, logger=None,
+    )
+    return broker, await broker.connect()
+
+
+async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> None:
+    while True:
+        try:
+            return await probe(settings, user)
+        except BrokerAway as error:
+            if not patient:
+                raise
+            log.warning("broker.away", error=str(error))
+            await asyncio.sleep(0.5)
+
+
+async def _quiet(error: Exception) -> None:
+    """The probe raises what went wrong: nothing to say twice."""
+
+
+async def _log_error(error: Exception) -> None:
+    log.warning("broker.error", error=str(error) or type(error).__name__)
+
+
+async def _closed() -> None:
+    """Never happens with endless reconnects unless the login was taken away: the supervisor decides."""
+    log.info("broker.closed")

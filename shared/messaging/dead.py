@@ -1,0 +1,128 @@
+"""The four questions about a service's own dead letters: list, show, replay, drop (operator only)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from faststream.nats import NatsRouter
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError, NotFoundError
+
+from shared import subjects
+from shared.contracts.findings import Code, finding
+from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
+from shared.errors import BrokerAway, Refused
+from shared.ids import new_id
+from shared.messaging.cloudevents import Outgoing
+from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.publish import Publisher
+
+PAGE_BYTES = 400_000
+
+
+class DeadOffice:
+    """The letters that ``service`` put into DEAD."""
+
+    def __init__(self, client: Client, publisher: Publisher, service: str) -> None:
+        self._client, self._publisher = client, publisher
+        self._js = client.jetstream(timeout=5)
+        self._subjects = [subjects.dead(source) for source in subjects.DEAD_OWNERS[service]]
+
+    async def list(self, question: ListDead) -> DeadPage:
+        """In order of sequence; ``next`` is the ``after`` of the next page."""
+        letters: list[DeadLetter] = []
+        for subject in self._subjects:
+            letters += [
+                _letter(m)
+                for m in await get_batch(
+                    self._client, subjects.STREAM_DEAD, question.after + 1, question.limit, subject, PAGE_BYTES
+                )
+            ]
+        letters.sort(key=lambda letter: letter.sequence)
+        page: list[DeadLetter] = []
+        size = 0
+        for letter in letters[: question.limit]:
+            size += len(letter.encode())
+            if page and size > PAGE_BYTES:
+                break
+            page.append(letter)
+        more = bool(page) and (len(page) < len(letters) or len(page) == question.limit)
+        return DeadPage(letters=page, next=page[-1].sequence if more else None)
+
+    async def show(self, question: OneDead) -> DeadLetter:
+        return _letter(await self._find(question.sequence))
+
+    async def replay(self, question: OneDead) -> DeadDone:
+        """Publishes the letter's message again, then deletes the letter."""
+        message = await self._find(question.sequence)
+        if message.headers.get("edgetls-body") != "kept":
+            raise Refused([finding(Code.DEAD_BODILESS)])
+        headers = {k: v for k, v in message.headers.items() if not k.startswith(("edgetls-", "Nats-"))}
+        headers["Nats-Msg-Id"] = f"replay:{new_id()}"
+        await self._publisher.publish(Outgoing(message.headers["edgetls-subject"], message.body, headers))
+        await self._delete(question.sequence)
+        return DeadDone(sequence=question.sequence, done="replayed")
+
+    async def drop(self, question: OneDead) -> DeadDone:
+        await self._find(question.sequence)
+        await self._delete(question.sequence)
+        return DeadDone(sequence=question.sequence, done="dropped")
+
+    async def _find(self, sequence: int) -> StoredMessage:
+        try:
+            found = await self._js.get_msg(subjects.STREAM_DEAD, seq=sequence, direct=True)
+        except NotFoundError:
+            found = None
+        except (NatsError, APIError, OSError) as error:
+            raise BrokerAway(f"DEAD does not answer: {type(error).__name__}") from None
+        if found is None or found.subject not in self._subjects:
+            raise Refused([finding(Code.DEAD_UNKNOWN)])
+        return StoredMessage(found.subject, sequence, found.data or b"", dict(found.headers or {}))
+
+    async def _delete(self, sequence: int) -> None:
+        await self._client.request(
+            f"$JS.API.STREAM.MSG.DELETE.{subjects.STREAM_DEAD}", json.dumps({"seq": sequence}).encode(), timeout=5
+        )
+
+
+def dead_router(office: DeadOffice, service: str) -> NatsRouter:
+    """The operator's questions about this service's dead letters."""
+    router = NatsRouter()
+
+    @router.subscriber(subjects.rpc_dead("list", service), queue=service)
+    async def dead_list(question: ListDead) -> DeadPage:
+        return await office.list(question)
+
+    @router.subscriber(subjects.rpc_dead("show", service), queue=service)
+    async def dead_show(question: OneDead) -> DeadLetter:
+        return await office.show(question)
+
+    @router.subscriber(subjects.rpc_dead("replay", service), queue=service)
+    async def dead_replay(question: OneDead) -> DeadDone:
+        return await office.replay(question)
+
+    @router.subscriber(subjects.rpc_dead("drop", service), queue=service)
+    async def dead_drop(question: OneDead) -> DeadDone:
+        return await office.drop(question)
+
+    return router
+
+
+def _letter(message: StoredMessage) -> DeadLetter:
+    headers = message.headers
+    kept = headers.get("edgetls-body") == "kept"
+    return DeadLetter(
+        sequence=message.sequence, stream=headers.get("edgetls-stream", ""),
+        subject=headers.get("edgetls-subject", message.subject), reason=headers.get("edgetls-reason", ""),
+        headers={k: v for k, v in headers.items() if k.startswith("ce-")},
+        body=message.body.decode(errors="replace")[:100_000] if kept else None,
+        time=_time(headers.get("Nats-Time-Stamp")),
+    )
+
+
+def _time(text: str | None) -> datetime:
+    if not text:
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")

@@ -1,0 +1,69 @@
+"""Batched direct get: reads a range of a stream without a consumer (what a node's rights allow)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from shared import subjects
+from shared.errors import BrokerAway
+
+ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message of a stream, its headers with Nats-Sequence, Nats-Time-Stamp and so on."""
+
+    subject: str
+    sequence: int
+    body: bytes
+    headers: dict[str, str]
+
+
+async def get_batch(
+    client: Client, stream: str, start: int, count: int, subject: str, max_bytes: int = 4_000_000
+) -> list[StoredMessage]:
+    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``; BrokerAway without answer.
+
+    Empty when there is nothing from there on."""
+    request = {"seq": start, "batch": count, "max_bytes": max_bytes, "next_by_subj": subject}
+    return await _ask(client, subjects.direct_get(stream), json.dumps(request).encode())
+
+
+async def get_last(client: Client, stream: str, subject: str) -> StoredMessage | None:
+    """The last message of one subject, by the form of the request whose subject carries it (for narrow rights)."""
+    found = await _ask(client, f"{subjects.direct_get(stream)}.{subject}", b"", single=True)
+    return found[0] if found else None
+
+
+async def _ask(client: Client, api: str, body: bytes, *, single: bool = False) -> list[StoredMessage]:
+    inbox = client.new_inbox()
+    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    subscription = await client.subscribe(inbox, cb=arrived.put)
+    found: list[StoredMessage] = []
+    try:
+        await client.publish(api, body, reply=inbox)
+        while True:
+            message = await asyncio.wait_for(arrived.get(), ANSWER_SECONDS)
+            headers = {str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()}
+            status = headers.get("Status")
+            if status in ("204", "404"):
+                return found
+            if status is not None:
+                raise BrokerAway(f"{api} answered {status} {headers.get('Description', '')}")
+            found.append(
+                StoredMessage(headers["Nats-Subject"], int(headers["Nats-Sequence"]), message.data, headers)
+            )
+            if single:
+                return found
+    except (NatsError, OSError, TimeoutError, KeyError) as error:
+        raise BrokerAway(f"{api} does not answer ({type(error).__name__})") from None
+    finally:
+        if not client.is_closed:
+            await subscription.unsubscribe()

@@ -1,0 +1,150 @@
+"""What happens when handling fails: a fault that passes pauses the consumer, poison becomes a dead letter.
+
+A transient fault is never counted against a message and never dropped. Poison is published to DEAD with its reason,
+then acked; where a message carried a sealed key only its headers and reason are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import structlog
+from nats.errors import Error as NatsError
+
+from shared import subjects
+from shared.errors import Malformed, Poison, Transient
+from shared.messaging.cloudevents import Delivery, Outgoing
+from shared.messaging.publish import Publisher
+from shared.messaging.pull import Pull
+from shared.observability.health import Health
+from shared.observability.metrics import DEAD_LETTERS, HANDLED
+
+log = structlog.get_logger()
+_SEALED_CARRIERS = frozenset(
+    {subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_PAIR_RESEAL, subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION}
+)
+_PASSING = (
+    Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
+    asyncpg.InsufficientResourcesError, asyncpg.InternalClientError,
+)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether trying again later can help: database or broker away, a deadlock, a time-out."""
+    return isinstance(error, _PASSING)
+
+
+class DeadLetters:
+    """Buries messages under ``https.dead.<source>``; ``source`` is a name of subjects.DEAD_OWNERS."""
+
+    def __init__(self, publisher: Publisher, source: str) -> None:
+        self._publisher, self.source = publisher, source
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body."""
+        keep_body = delivery.subject not in _SEALED_CARRIERS
+        headers = {k: v for k, v in delivery.headers.items() if not k.lower().startswith("nats-")}
+        headers |= {
+            "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
+            "edgetls-subject": delivery.subject, "edgetls-body": "kept" if keep_body else "dropped",
+            "edgetls-reason": " ".join(reason.split())[:1000],
+            "Nats-Msg-Id": f"dead:{delivery.stream}:{delivery.sequence}:{delivery.stream_time.timestamp()}",
+        }
+        headers.setdefault("ce-id", headers["Nats-Msg-Id"])
+        body = delivery.body if keep_body else b""
+        await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
+        DEAD_LETTERS.labels(source=self.source).inc()
+        log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
+
+
+Handle = Callable[[Delivery], Awaitable[None]]
+
+
+class Consumer:
+    """Takes each delivery of a pull to ``handle``: acked after it returns, buried when it is poison.
+
+    ``concurrency`` deliveries at once; 1 keeps their order."""
+
+    def __init__(self, pull: Pull, handle: Handle, dead: DeadLetters, health: Health, *, concurrency: int = 1) -> None:
+        self._pull, self._handle, self._dead, self._health = pull, handle, dead, health
+        self._slots = asyncio.Semaphore(concurrency)
+        self._ordered = concurrency == 1
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for batch in self._pull.batches():
+                for delivery in batch:
+                    if self._ordered:
+                        await self._settle(delivery)
+                    else:
+                        await self._slots.acquire()
+                        group.create_task(self._settle_and_free(delivery))
+
+    async def _settle_and_free(self, delivery: Delivery) -> None:
+        try:
+            await self._settle(delivery)
+        finally:
+            self._slots.release()
+
+    async def _settle(self, delivery: Delivery) -> None:
+        """Returns when the delivery is acked; waits out every transient fault."""
+        name = f"{self._pull.stream}/{self._pull.durable}"
+        delay = 0.1
+        while True:
+            try:
+                await handle_or_bury(delivery, self._handle, self._dead)
+                await self._pull.ack(delivery)
+                self._health.ready(name)
+                return
+            except Exception as error:
+                if not passes(error):
+                    raise
+                self._health.not_ready(name, describe(error))
+                log.warning("consumer.paused", consumer=name, error=describe(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+
+
+async def handle_or_bury(delivery: Delivery, handle: Handle, dead: DeadLetters) -> None:
+    """Poison, and whatever else is not transient (a bug of ours), goes to DEAD; transient faults are raised."""
+    try:
+        await handle(delivery)
+        HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="done").inc()
+    except Poison as error:
+        HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="dead").inc()
+        await dead.bury(delivery, f"{error.reason}: {error}")
+    except Exception as error:
+        if passes(error):
+            raise
+        HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="dead").inc()
+        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=_where(error))
+        await dead.bury(delivery, f"unexpected: {type(error).__name__}")
+
+
+def describe(error: BaseException) -> str:
+    """One line without content: some drivers put rows into their messages."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{type(error).__name__} ({getattr(error, 'sqlstate', '?')})"
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
+
+
+def json_object(body: bytes) -> dict[str, object]:
+    """The body as a JSON object, or Malformed."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        raise Malformed("not JSON") from None
+    if not isinstance(value, dict):
+        raise Malformed("not a JSON object")
+    return value

@@ -1,0 +1,84 @@
+"""Renders the accounts, users and rights of topology.py as the configuration of nats-server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import topology as t
+
+EDGE_USERS_FILE = "edge_users.conf"
+_MAX_PAYLOAD = 1_048_576
+
+
+@dataclass(frozen=True)
+class ServerPlace:
+    """Where a server listens and keeps its data."""
+
+    host: str
+    port: int
+    store: Path
+    name: str = "edgetls"
+
+
+def render(place: ServerPlace, public_keys: Mapping[str, str]) -> str:
+    """The whole file. ``public_keys``: nkey of every user of topology.USERS by name; node users come by include."""
+    accounts = "\n".join((_core(public_keys), *(_outside(account, public_keys) for account in t.ACCOUNTS)))
+    return f"""\
+server_name: {json.dumps(place.name)}
+host: {json.dumps(place.host)}
+port: {place.port}
+max_payload: {_MAX_PAYLOAD}
+# Acked must mean on disk: usage is money.
+jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}
+# KV watchers and ordered consumers count too: the default of 1,000 a stream refuses the next node.
+accounts {{
+{accounts}
+  SYS {{ users: [] }}
+}}
+system_account: SYS
+"""
+
+
+def render_edge_users(nodes: Mapping[str, str]) -> str:
+    """The included file of node users: node id -> nkey. The only file that changes when the fleet does (SIGHUP)."""
+    return "users: [\n" + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items())) + "]\n"
+
+
+def _core(public_keys: Mapping[str, str]) -> str:
+    services = sorted({subject for account in t.ACCOUNTS for subject in account.services})
+    streams = sorted({subject for account in t.ACCOUNTS for subject in account.streams})
+    exports = []
+    for subject in services:
+        importers = [account.name for account in t.ACCOUNTS if subject in account.services]
+        stream = ", response_type: stream" if subject in t.STREAMED else ""
+        exports.append(f"    {{ service: {json.dumps(subject)}{stream}, accounts: {json.dumps(importers)} }}")
+    for subject in streams:
+        importers = [account.name for account in t.ACCOUNTS if subject in account.streams]
+        exports.append(f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}")
+    users = "".join(_user(user, public_keys[user.name]) for user in t.USERS if user.account == t.CORE)
+    return (
+        f"  {t.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n" + "\n".join(exports)
+        + "\n   ]\n  }"
+    )
+
+
+def _outside(account: t.Account, public_keys: Mapping[str, str]) -> str:
+    imports = [
+        f"    {{ {kind}: {{ account: {t.CORE}, subject: {json.dumps(subject)} }} }}"
+        for kind, subjects in (("service", account.services), ("stream", account.streams))
+        for subject in subjects
+    ]
+    if account.name == t.EDGE:
+        users = f"   include {json.dumps('./' + EDGE_USERS_FILE)}\n"
+    else:
+        own = "".join(_user(user, public_keys[user.name]) for user in t.USERS if user.account == account.name)
+        users = f"   users: [\n{own}   ]\n"
+    return f"  {account.name} {{\n{users}   imports: [\n" + "\n".join(imports) + "\n   ]\n  }"
+
+
+def _user(user: t.User, public_key: str) -> str:
+    rights = f"publish: {json.dumps(list(user.publish))}, subscribe: {json.dumps(list(user.subscribe))}"
+    return f"    {{ nkey: {public_key}, permissions: {{ {rights} }} }}\n"

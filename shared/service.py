@@ -1,0 +1,149 @@
+"""The frame that every service runs in: settings, logs, health, broker, its tasks, a clean stop.
+
+A service's ``app.py`` gives ``build(runtime)``: it opens what it needs, puts its routers on ``runtime.broker`` and
+returns the coroutines that run until the end. One that fails for good ends the process; the supervisor restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, NoReturn, TypeVar
+
+import structlog
+import uvloop
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+
+from shared.clock import Clock
+from shared.contracts.base import Signed
+from shared.crypto.signing import Signer, Trust, parse
+from shared.errors import EdgetlsError, SettingsError
+from shared.messaging.broker import service_broker
+from shared.messaging.failures import describe
+from shared.messaging.publish import Publisher
+from shared.messaging.rpc import answer_refusals
+from shared.observability import logs
+from shared.observability.health import Health, serve_health
+from shared.settings import ServiceSettings, load, read_secret
+
+log = structlog.get_logger()
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+EXIT_SETTINGS = 2
+
+
+@dataclass(frozen=True)
+class Runtime(Generic[SettingsT]):
+    """What the frame gives to a service."""
+
+    name: str
+    settings: SettingsT
+    broker: NatsBroker
+    client: Client
+    publisher: Publisher
+    health: Health
+    clock: Clock
+
+    def trust(self) -> Trust:
+        """The pinned trust document, checked now."""
+        return read_trust(self.settings, self.clock.now())
+
+
+Build = Callable[[Runtime[SettingsT]], Awaitable[Sequence[Coroutine[Any, Any, None]]]]
+
+
+def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoReturn:
+    """Runs the service until SIGTERM; exits 0, or 2 with one line when a setting is at fault, or 1."""
+    try:
+        loaded = load(settings)
+        logs.setup(name, loaded.log_level)
+        uvloop.run(_serve(name, loaded, build))
+    except SettingsError as error:
+        sys.stderr.write(f"edgetls {name}: {error}\n")
+        sys.exit(EXIT_SETTINGS)
+    except EdgetlsError as error:
+        sys.stderr.write(f"edgetls {name}: {error}\n")
+        sys.exit(1)
+    sys.exit(0)
+
+
+async def _serve(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
+    health = Health("start")
+    server = await serve_health(health, settings.health_host, settings.health_port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    main = asyncio.ensure_future(_run(name, settings, build, health))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not main.done():
+            health.not_ready("start", "stopping")
+            main.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await main
+    finally:
+        stopping.cancel()
+        server.close()
+
+
+async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: Health) -> None:
+    clock = settings.clock()
+    read_trust(settings, clock.now())
+    broker, client = await service_broker(settings, name)
+    broker.add_middleware(answer_refusals())
+    runtime = Runtime(name, settings, broker, client, Publisher(client), health, clock)
+    try:
+        tasks = await build(runtime)
+        await broker.start()
+        log.info("service.started")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_watch_broker(client, health))
+            for task in tasks:
+                group.create_task(task)
+            health.ready("start")
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        log.error("service.failed", error=describe(first))
+        raise (first if isinstance(first, EdgetlsError) else errors) from None
+    finally:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(client.drain() if client.is_connected else client.close(), 5)
+
+
+async def _watch_broker(client: Client, health: Health) -> None:
+    while True:
+        if client.is_closed:
+            raise SettingsError("NATS closed the connection for good: this login is no longer valid")
+        if client.is_connected:
+            health.ready("broker")
+        else:
+            health.not_ready("broker", "NATS is away")
+        await asyncio.sleep(0.25)
+
+
+def read_trust(settings: ServiceSettings, at: datetime) -> Trust:
+    """The trust document of EDGETLS_TRUST_FILE, checked with EDGETLS_OPERATOR_KEY_FILE; EdgetlsError otherwise."""
+    operator = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
+    text = read_secret(settings.trust_file, "EDGETLS_TRUST_FILE")
+    try:
+        return Trust.read(operator, parse(Signed, text.encode()), at)
+    except (EdgetlsError, ValueError, json.JSONDecodeError) as error:
+        raise SettingsError(f"EDGETLS_TRUST_FILE {settings.trust_file}: {error}") from None
+
+
+def read_signer(path: Any, what: str) -> Signer:
+    """A signing key file: ``<key id> <base64>``."""
+    words = read_secret(path, what).split()
+    if len(words) != 2:
+        raise SettingsError(f"{what}: {path} is not '<key id> <base64>'")
+    try:
+        return Signer(words[0], words[1])
+    except ValueError:
+        raise SettingsError(f"{what}: {path} holds no Ed25519 key") from None

@@ -1,0 +1,67 @@
+"""Settings: ``EDGETLS_<NAME>`` in the environment, secrets by ``EDGETLS_<NAME>_FILE``. Nothing else is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.clock import Clock
+from shared.errors import SettingsError
+
+
+class BrokerSettings(BaseSettings):
+    """How to reach NATS. ``nats_seed_file``: the nkey seed of this program's user; ``nats_ca_file``: TLS if set."""
+
+    model_config = SettingsConfigDict(env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True)
+
+    nats_url: str = Field(description="nats://host:port, or several by comma")
+    nats_seed_file: Path
+    nats_ca_file: Path | None = None
+
+
+class ServiceSettings(BrokerSettings):
+    """What every service reads. ``health_port`` 0 picks a free one."""
+
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+    log_level: str = "info"
+    operator_key_file: Path
+    trust_file: Path
+    embedded: bool = False
+    test_clock: Path | None = None
+
+    def clock(self) -> Clock:
+        if self.test_clock is not None and not self.embedded:
+            raise SettingsError("EDGETLS_TEST_CLOCK is for the embedded platform only: unset it")
+        return Clock(self.test_clock)
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(kind: type[SettingsT]) -> SettingsT:
+    """The settings, or SettingsError in one line that names each variable at fault."""
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = str(kind.model_config.get("env_prefix", ""))
+        faults = []
+        for fault in error.errors(include_input=False):
+            name = prefix + "_".join(str(part) for part in fault["loc"]).upper()
+            faults.append(f"{name} is not set" if fault["type"] == "missing" else f"{name}: {fault['msg']}")
+        raise SettingsError("; ".join(faults)) from None
+
+
+def read_secret(path: Path, what: str) -> str:
+    """The stripped text of a file, or SettingsError that names the file and never its content."""
+    try:
+        text = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{what}: cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    if not text:
+        raise SettingsError(f"{what}: {path} is empty")
+    return text

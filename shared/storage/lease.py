@@ -1,0 +1,103 @@
+"""One at a time: a row with 3 s to live and a fencing number. Not a session lock, which a stopped process keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from shared.ids import new_id
+from shared.messaging.failures import describe, passes
+from shared.storage.pool import Pool
+
+log = structlog.get_logger()
+TERM_SECONDS = 3.0
+RENEW_SECONDS = 0.8
+
+_TAKE = """
+insert into leases as l (name, holder, fencing, expires_at)
+values ($1, $2, 1, clock_timestamp() + make_interval(secs => $3))
+on conflict (name) do update set
+    holder = excluded.holder,
+    expires_at = excluded.expires_at,
+    fencing = l.fencing + case when l.holder = excluded.holder then 0 else 1 end
+where l.holder = excluded.holder or l.expires_at < clock_timestamp()
+returning fencing
+"""
+
+
+class Lease:
+    """``hold(work)`` runs ``work(fencing)`` whenever this process has the lease, and cancels it when it has not."""
+
+    def __init__(self, pool: Pool, name: str) -> None:
+        self._pool, self.name = pool, name
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{new_id()[:8]}"
+        self._until = 0.0
+
+    @property
+    def held(self) -> bool:
+        return time.monotonic() < self._until
+
+    async def hold(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """For ever. A transient fault of ``work`` gives the lease a new round; any other is raised."""
+        try:
+            while True:
+                fencing = await self._take()
+                if fencing is None:
+                    await asyncio.sleep(RENEW_SECONDS)
+                    continue
+                log.info("lease.taken", lease=self.name, fencing=fencing)
+                await self._work_while_held(work, fencing)
+        finally:
+            await self._give_back()
+
+    async def _work_while_held(self, work: Callable[[int], Awaitable[None]], fencing: int) -> None:
+        task = asyncio.ensure_future(work(fencing))
+        try:
+            while self.held and not task.done():
+                await asyncio.wait({task}, timeout=RENEW_SECONDS)
+                if await self._take() not in (fencing, None):
+                    break
+        finally:
+            if not task.done():
+                task.cancel()
+            result = (await asyncio.gather(task, return_exceptions=True))[0]
+        for error in _leaves(result):
+            if not isinstance(error, asyncio.CancelledError) and not passes(error):
+                raise error
+            log.warning("lease.round_over", lease=self.name, error=describe(error))
+
+    async def _take(self) -> int | None:
+        """The fencing number, or None when another holds it or the database is away."""
+        started = time.monotonic()
+        try:
+            row = await self._pool.fetchval(_TAKE, self.name, self.holder, TERM_SECONDS, timeout=2)
+        except Exception as error:
+            if not passes(error):
+                raise
+            return None
+        if row is None:
+            self._until = 0.0
+            return None
+        self._until = started + TERM_SECONDS
+        return int(row)
+
+    async def _give_back(self) -> None:
+        self._until = 0.0
+        try:
+            await self._pool.execute(
+                "update leases set expires_at = clock_timestamp() where name = $1 and holder = $2",
+                self.name, self.holder, timeout=1,
+            )
+        except Exception as error:
+            log.info("lease.not_given_back", lease=self.name, error=describe(error))
+
+
+def _leaves(error: object) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error] if isinstance(error, BaseException) else []

@@ -1,0 +1,126 @@
+"""The exact messages that an effect causes, written with it in one transaction; a relay publishes them until stored.
+
+One relay at a time (by lease) keeps the order. It reads unsent rows and never ``id > last``: commits are out of order.
+A body that carries a pair is deleted at the PubAck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import structlog
+
+from shared.errors import BrokerAway
+from shared.messaging.cloudevents import Outgoing
+from shared.messaging.failures import describe, passes
+from shared.messaging.publish import Publisher
+from shared.observability.health import Health
+from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_UNSENT
+from shared.storage.lease import Lease
+from shared.storage.pool import Connection, Pool
+
+log = structlog.get_logger()
+CHANNEL = "outbox"
+BATCH = 500
+KEEP_HOURS = 48
+
+
+async def enqueue(connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False) -> None:
+    """In the caller's transaction. Committing it wakes the relay."""
+    if not messages:
+        return
+    await connection.executemany(
+        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, $5)",
+        [(m.id, m.subject, m.headers, m.body, carries_pair) for m in messages],
+    )
+    await connection.execute(f"notify {CHANNEL}")
+
+
+class Relay:
+    """Publishes what the outbox holds, in order of id, while it has the lease."""
+
+    def __init__(self, pool: Pool, publisher: Publisher, lease: Lease, health: Health) -> None:
+        self._pool, self._publisher, self._lease, self._health = pool, publisher, lease, health
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        await self._lease.hold(self._relay)
+
+    async def _relay(self, fencing: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._sweep())
+            while True:
+                self._wake.clear()
+                if not await self._drain():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), 1.0)
+
+    async def _drain(self) -> bool:
+        """Sends one batch; whether there may be more."""
+        try:
+            rows = await self._pool.fetch(
+                "select id, subject, headers, body, carries_pair, extract(epoch from clock_timestamp() - created_at) as"
+                " age from outbox where sent_at is null order by id limit $1", BATCH,
+            )
+            OUTBOX_UNSENT.set(len(rows))
+            if not rows:
+                self._health.ready("outbox")
+                return False
+            await self._publisher.publish_all(
+                [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], patience=5
+            )
+            await self._mark(rows)
+            self._health.ready("outbox")
+            return True
+        except BrokerAway as error:
+            self._health.not_ready("outbox", str(error))
+            await asyncio.sleep(0.2)
+            return True
+
+    async def _mark(self, rows: Sequence[asyncpg.Record]) -> None:
+        await self._pool.execute(
+            "update outbox set sent_at = clock_timestamp(), body = case when carries_pair then null else body end"
+            " where id = any($1::bigint[])", [row["id"] for row in rows],
+        )
+        for row in rows:
+            OUTBOX_SECONDS.observe(float(row["age"]))
+
+    async def _listen(self) -> None:
+        """LISTEN on a connection of its own; a lost one is made anew (the poll of one second covers the gap)."""
+        while True:
+            try:
+                async with self._pool.acquire() as connection:
+                    await connection.add_listener(CHANNEL, self._notified)
+                    self._wake.set()
+                    try:
+                        while not connection.is_closed():
+                            await connection.fetchval("select 1")
+                            await asyncio.sleep(5)
+                    finally:
+                        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
+                            await connection.remove_listener(CHANNEL, self._notified)
+            except Exception as error:
+                if not passes(error):
+                    raise
+                log.warning("outbox.listen", error=describe(error))
+                await asyncio.sleep(0.5)
+
+    def _notified(self, *_: Any) -> None:
+        self._wake.set()
+
+    async def _sweep(self) -> None:
+        """Sent rows are kept for a while: a redelivery finds its answer sent already."""
+        while True:
+            try:
+                await self._pool.execute(
+                    "delete from outbox where sent_at < now() - make_interval(hours => $1)", KEEP_HOURS
+                )
+            except Exception as error:
+                if not passes(error):
+                    raise
+            await asyncio.sleep(600)

@@ -1,0 +1,46 @@
+"""Connections to the service's own database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from shared.errors import SettingsError
+from shared.messaging.failures import describe, passes
+
+log = structlog.get_logger()
+Pool = asyncpg.Pool[asyncpg.Record]
+Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+
+async def open_pool(dsn: str, *, size: int = 8) -> Pool:
+    """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the database is none."""
+    while True:
+        try:
+            return await asyncpg.create_pool(
+                dsn, min_size=1, max_size=size, command_timeout=30, timeout=5, init=_prepare,
+                server_settings={"application_name": "edgetls"},
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise SettingsError(f"PostgreSQL refused {place(dsn)}: {error}") from None
+        except (ValueError, asyncpg.ClientConfigurationError) as error:
+            raise SettingsError(f"the DSN is not valid: {type(error).__name__}") from None
+        except Exception as error:
+            if not passes(error):
+                raise
+            log.warning("database.away", place=place(dsn), error=describe(error))
+            await asyncio.sleep(0.3)
+
+
+def place(dsn: str) -> str:
+    """Host and database of a DSN, without its password."""
+    parts = urlsplit(dsn)
+    return f"{parts.username}@{parts.hostname or 'socket'}:{parts.port or 5432}{parts.path}"
+
+
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")

@@ -1,0 +1,365 @@
+"""Accounts, users, streams, consumers and buckets, and who may do what: as data.
+
+``plan`` compares it with a running JetStream, ``apply`` makes the difference true; ``shared/nats_config.py`` renders
+the accounts into the server's configuration. A permission that is not written here does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from shared import subjects as s
+
+DAY: Final = 86_400.0
+GIB: Final = 2**30
+InfoT = TypeVar("InfoT")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped."""
+
+    name: str
+    subjects: tuple[str, ...]
+    work_queue: bool = True
+    max_age: float = 0
+    max_bytes: int = GIB
+    duplicate_window: float = 120
+    latest_only: bool = False
+    republish_to: str | None = None
+    direct: bool = False
+
+    def config(self, replicas: int = 1) -> StreamConfig:
+        return StreamConfig(
+            name=self.name,
+            subjects=list(self.subjects),
+            retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only else DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            max_age=self.max_age,
+            max_bytes=self.max_bytes,
+            max_msgs_per_subject=1 if self.latest_only else -1,
+            duplicate_window=self.duplicate_window,
+            allow_direct=self.direct,
+            allow_rollup_hdrs=self.latest_only,
+            deny_delete=False,
+            deny_purge=False,
+            num_replicas=replicas,
+            republish=RePublish(src=self.subjects[0], dest=self.republish_to) if self.republish_to else None,
+        )
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A durable pull consumer. ``ack_wait`` seconds; deliveries are never counted out."""
+
+    stream: str
+    durable: str
+    filters: tuple[str, ...] = ()
+    ack_wait: float = 30
+    max_ack_pending: int = 5000
+
+    def config(self) -> ConsumerConfig:
+        return ConsumerConfig(
+            durable_name=self.durable,
+            filter_subject=self.filters[0] if len(self.filters) == 1 else None,
+            filter_subjects=list(self.filters) if len(self.filters) > 1 else None,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_wait=self.ack_wait,
+            max_ack_pending=self.max_ack_pending,
+            max_deliver=-1,
+        )
+
+
+STREAMS: Final = (
+    Stream(s.STREAM_COMMANDS_CONFIG, s.CONFIG_COMMANDS),
+    Stream(s.STREAM_COMMANDS_BILLING, s.BILLING_COMMANDS),
+    Stream(s.STREAM_FLEET, s.FLEET_COMMANDS),
+    Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
+    Stream(s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True),
+    Stream(s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), max_bytes=8 * GIB, duplicate_window=0.1),
+    Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
+    Stream(
+        s.kv_stream(s.BUCKET_BUNDLES), (f"$KV.{s.BUCKET_BUNDLES}.>",), work_queue=False, max_bytes=8 * GIB,
+        latest_only=True, republish_to=s.EDGE_LIVE_ALL, direct=True,
+    ),
+    Stream(
+        s.kv_stream(s.BUCKET_KEYRINGS), (f"$KV.{s.BUCKET_KEYRINGS}.>",), work_queue=False, latest_only=True, direct=True
+    ),
+)
+CONSUMERS: Final = (
+    Consumer(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
+    Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
+    Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
+    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET, ack_wait=10),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,), ack_wait=5),
+    Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
+    Consumer(
+        s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
+    ),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=20_000),
+)
+
+CORE: Final = "CORE"
+EDGE: Final = "EDGE"
+PLATFORM: Final = "PLATFORM"
+OPERATOR: Final = "OPERATOR"
+FINANCE: Final = "FINANCE"
+
+_QUERIES = (
+    s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_EDGE_CONVERGENCE,
+    s.RPC_FLEET_SHOW,
+)
+_MONEY_QUERIES = (s.RPC_USAGE_QUERY, s.RPC_USAGE_LOGS, s.RPC_CHARGES_QUERY, s.RPC_BALANCE_SHOW)
+_EVENTS_BACKLOG = s.direct_get(s.STREAM_EVENTS)
+_BUNDLES_GET = s.direct_get(s.kv_stream(s.BUCKET_BUNDLES))
+_KEYRINGS_GET = s.direct_get(s.kv_stream(s.BUCKET_KEYRINGS))
+_DEAD_RPCS = tuple(s.rpc_dead(verb, service) for service in s.DEAD_OWNERS for verb in s.DEAD_VERBS)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an account outside CORE imports: services (it asks) and streams (it hears)."""
+
+    name: str
+    services: tuple[str, ...]
+    streams: tuple[str, ...] = ()
+
+
+ACCOUNTS: Final = (
+    Account(
+        EDGE,
+        services=(
+            s.USAGE_BATCH_ALL, s.EDGE_STATUS_ALL, _BUNDLES_GET, f"{_KEYRINGS_GET}.$KV.{s.BUCKET_KEYRINGS}.>",
+            s.RPC_EDGE_DIGEST,
+        ),
+        streams=(s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.EDGE_CONFIRMED_ALL),
+    ),
+    Account(
+        PLATFORM,
+        services=(
+            *(c for c in s.CONFIG_COMMANDS if c != s.CMD_PAIR_RESEAL), s.CMD_BALANCE_CREDIT, s.CMD_BALANCE_THRESHOLD,
+            s.USAGE_REQUEST, s.RPC_CERTIFICATE_CHECK, *_QUERIES, *_MONEY_QUERIES, _EVENTS_BACKLOG,
+        ),
+        streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
+    ),
+    Account(
+        OPERATOR,
+        services=(
+            *s.FLEET_COMMANDS, s.CMD_PAIR_RESEAL, s.CMD_HOUR_CLOSE, s.CMD_BALANCE_CREDIT, s.CMD_BALANCE_THRESHOLD,
+            s.RPC_PAIR_SEALED, *_QUERIES, *_MONEY_QUERIES, *_DEAD_RPCS, _EVENTS_BACKLOG,
+        ),
+        streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
+    ),
+    Account(FINANCE, services=_MONEY_QUERIES),
+)
+STREAMED: Final = frozenset({_EVENTS_BACKLOG, _BUNDLES_GET})
+"""Services that answer with many messages: exported with response_type Stream, or a batch arrives as one message."""
+
+
+@dataclass(frozen=True)
+class User:
+    """An nkey user: what it may publish and subscribe to, its own inbox included; nothing else."""
+
+    name: str
+    account: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def _takes(stream: str, durable: str) -> tuple[str, ...]:
+    return (
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", f"$JS.API.CONSUMER.INFO.{stream}.{durable}",
+        f"$JS.ACK.{stream}.{durable}.>",
+    )
+
+
+def _service(name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()) -> User:
+    """Every service may bury its own dead letters and answer for them, and reply across accounts (``_R_``)."""
+    dead = tuple(s.dead(source) for source in s.DEAD_OWNERS[name])
+    dead_store = (s.direct_get(s.STREAM_DEAD), f"$JS.API.STREAM.MSG.DELETE.{s.STREAM_DEAD}")
+    rpcs = tuple(s.rpc_dead(verb, name) for verb in s.DEAD_VERBS)
+    return User(
+        name, CORE, publish=(*publish, *dead, *dead_store, "_R_.>"),
+        subscribe=(f"{s.inbox_prefix(name)}.>", *answers, *hears, *rpcs),
+    )
+
+
+SERVICES: Final = (
+    _service(
+        "validator",
+        publish=(
+            *_takes(s.STREAM_JUDGING, s.DURABLE_VALIDATOR), s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION,
+            f"{_KEYRINGS_GET}.>",
+        ),
+        answers=(s.RPC_CERTIFICATE_CHECK,),
+    ),
+    _service(
+        "config",
+        publish=(
+            *_takes(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
+            *_takes(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED),
+            f"$JS.API.STREAM.INFO.{s.STREAM_COMMANDS_CONFIG}",
+            s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION, *s.CONFIG_COMMANDS,
+            s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_DOMAIN_CHANGED, s.EVENT_COMMAND_SETTLED,
+            s.RPC_EDGE_MAX_REVISION, f"{s.inbox_prefix('edge_sync')}.>",
+        ),
+        answers=(
+            s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_BUNDLE_GET,
+            s.RPC_BUNDLE_PAGE, s.RPC_PAIR_SEALED,
+        ),
+    ),
+    _service(
+        "edge_sync",
+        publish=(
+            *_takes(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET), *_takes(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
+            f"$JS.API.STREAM.INFO.{s.kv_stream(s.BUCKET_BUNDLES)}",
+            f"$JS.API.STREAM.MSG.DELETE.{s.kv_stream(s.BUCKET_BUNDLES)}",
+            f"$JS.API.STREAM.MSG.DELETE.{s.kv_stream(s.BUCKET_KEYRINGS)}",
+            f"$KV.{s.BUCKET_BUNDLES}.>", f"$KV.{s.BUCKET_KEYRINGS}.>", _BUNDLES_GET, f"{_BUNDLES_GET}.>",
+            _KEYRINGS_GET, f"{_KEYRINGS_GET}.>", *s.FLEET_COMMANDS,
+            s.EVENT_EDGE_CONVERGED, s.EVENT_EDGE_LAGGING, s.EVENT_NODE_ENROLLED, s.EVENT_NODE_DRAINED,
+            s.EVENT_NODE_RETURNED, s.EVENT_NODE_LABELLED, s.EVENT_NODE_REMOVED, s.EDGE_CHECKPOINT, s.EDGE_PROGRESS,
+            s.RPC_BUNDLE_GET, s.RPC_BUNDLE_PAGE, f"{s.inbox_prefix('config')}.>",
+        ),
+        answers=(s.RPC_EDGE_MAX_REVISION, s.RPC_EDGE_DIGEST, s.RPC_EDGE_CONVERGENCE, s.RPC_FLEET_SHOW),
+        hears=(s.EDGE_STATUS_ALL,),
+    ),
+    _service(
+        "billing",
+        publish=(
+            *_takes(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS), *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES),
+            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS), *s.BILLING_COMMANDS, s.USAGE_REQUEST,
+            s.USAGE_BATCH_ALL, s.EVENT_BALANCE_LOW, s.EVENT_BALANCE_DEPLETED, s.EVENT_BALANCE_RECOVERED,
+            s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_CREDITED, s.EVENT_BALANCE_REFUSED, s.EDGE_CONFIRMED_ALL,
+        ),
+        answers=_MONEY_QUERIES,
+    ),
+)
+TOPOLOGY_USER: Final = User(
+    "topology", CORE,
+    publish=("$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.>"),
+    subscribe=(f"{s.inbox_prefix('topology')}.>",),
+)
+
+
+def _outside(name: str, account: str) -> User:
+    rights = next(a for a in ACCOUNTS if a.name == account)
+    return User(name, account, rights.services, (f"{s.inbox_prefix(name)}.>", *rights.streams))
+
+
+USERS: Final = (
+    *SERVICES, TOPOLOGY_USER, _outside("platform", PLATFORM), _outside("operator", OPERATOR),
+    _outside("finance", FINANCE),
+)
+
+
+def node_user(node: str) -> User:
+    """A node's rights: its own usage, status, keyring and confirmations; what every node hears; nothing of others."""
+    keyring = f"{_KEYRINGS_GET}.$KV.{s.BUCKET_KEYRINGS}"
+    return User(
+        f"node-{node}", EDGE,
+        publish=(
+            s.usage_batch(node), s.edge_status(node), _BUNDLES_GET, f"{keyring}.{s.keyring_node(node)}",
+            f"{keyring}.epoch.*", f"{keyring}.{s.KEYRING_SEALING}", f"{keyring}.{s.KEYRING_TRUST}", s.RPC_EDGE_DIGEST,
+        ),
+        subscribe=(
+            f"{s.inbox_prefix(f'node-{node}')}.>", s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.edge_confirmed(node),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference: ``action`` is create, update or same; ``detail`` names what differs."""
+
+    kind: str
+    name: str
+    action: str
+    detail: str = ""
+
+
+async def plan(js: JetStreamContext, replicas: int = 1) -> list[Change]:
+    """What ``apply`` would do, streams first, then consumers."""
+    return [change async for change, _ in _changes(js, replicas)]
+
+
+async def apply(js: JetStreamContext, replicas: int = 1) -> list[Change]:
+    """Makes the running JetStream equal to this file; a second call changes nothing."""
+    done = []
+    async for change, wanted in _changes(js, replicas):
+        if change.action != "same":
+            await _make(js, change, wanted)
+        done.append(change)
+    return done
+
+
+async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | ConsumerConfig) -> None:
+    if isinstance(wanted, ConsumerConfig):
+        await js.add_consumer(change.name.split("/")[0], wanted)
+    elif change.action == "create":
+        await js.add_stream(wanted)
+    else:
+        await js.update_stream(wanted)
+
+
+async def _changes(
+    js: JetStreamContext, replicas: int
+) -> AsyncIterator[tuple[Change, StreamConfig | ConsumerConfig]]:
+    for stream in STREAMS:
+        wanted = stream.config(replicas)
+        try:
+            found = (await _patiently(js.stream_info, stream.name)).config
+        except NotFoundError:
+            yield Change("stream", stream.name, "create"), wanted
+            continue
+        yield _compare("stream", stream.name, wanted, found), wanted
+    for consumer in CONSUMERS:
+        name, config = f"{consumer.stream}/{consumer.durable}", consumer.config()
+        try:
+            current = (await _patiently(js.consumer_info, consumer.stream, consumer.durable)).config
+        except NotFoundError:
+            yield Change("consumer", name, "create"), config
+            continue
+        yield _compare("consumer", name, config, current), config
+
+
+def _compare(kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found: object) -> Change:
+    differs = []
+    for field, value in vars(wanted).items():
+        current = getattr(found, field, None)
+        if value is None or value == current or (not value and not current):
+            continue
+        differs.append(f"{field}: {current} -> {value}")
+    return Change(kind, name, "update" if differs else "same", "; ".join(differs))
+
+
+async def _patiently(ask: Callable[..., Awaitable[InfoT]], *arguments: str) -> InfoT:
+    """JetStream answers nothing while it elects or recovers: ask a few times before giving up."""
+    for _ in range(5):
+        try:
+            return await ask(*arguments)
+        except NatsTimeout:
+            continue
+    return await ask(*arguments)

@@ -1,0 +1,31 @@
+"""Fixtures of the data plane: every test has an nginx and an origin of its own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from clients.edge_node.nginx import NginxLayout
+from tests.integration.edge_node.harness import CA, Node, OriginServer, free_port
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[OriginServer]:
+    server = OriginServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[Node]:
+    ca_file = tmp_path / "origin-ca.pem"
+    CA.cert_pem.write_to_path(str(ca_file))
+    running = Node(node_layout(tmp_path / "node", origin_ca_file=ca_file), origin)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+def node_layout(folder: Path, **options: object) -> NginxLayout:
+    return NginxLayout(folder, "node-1", https_port=free_port(), http_port=free_port(), workers=2, **options)  # type: ignore[arg-type]

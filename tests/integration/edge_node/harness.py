@@ -1,0 +1,227 @@
+"""A real nginx of the wheel in a folder of its own, an origin beside it, and visitors that speak to it."""
+
+import asyncio
+import hashlib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from clients.edge_node.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.entry import Entry, KeyType, Origin, Pair
+from clients.edge_node.nginx import NginxLayout, reopen_logs, start_nginx
+from clients.edge_node.usage_log import UsageLogs
+
+CA = trustme.CA()
+_KEY_TYPES = {"rsa": trustme.KeyType.RSA, "ecdsa": trustme.KeyType.ECDSA}
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    size: int
+    """Bytes on the wire, head and body."""
+
+
+@dataclass(frozen=True)
+class OriginRequest:
+    line: str
+    headers: dict[str, str]
+
+
+def issue(*names: str, key_type: KeyType = "ecdsa", ca: trustme.CA = CA) -> Pair:
+    """A pair for the names; its chain holds the issuing intermediate if `ca` is one."""
+    issued = ca.issue_cert(*names, key_type=_KEY_TYPES[key_type])
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    return chain.decode(), issued.private_key_pem.bytes().decode(), key_type
+
+
+def fingerprint(pair: Pair) -> str:
+    leaf = x509.load_pem_x509_certificate(pair[0].encode())
+    return hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float = 10.0) -> None:
+    """Waits until a condition holds."""
+    try:
+        async with asyncio.timeout(limit):
+            while not await condition():  # noqa: ASYNC110 - what is waited for is in another process
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {limit} s: {what}") from None
+
+
+class OriginServer:
+    """Answers every request with `answer` and remembers it."""
+
+    def __init__(self) -> None:
+        self.requests: list[OriginRequest] = []
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                line, headers = _parse_head(await reader.readuntil(b"\r\n\r\n"))
+                self.requests.append(OriginRequest(line, headers))
+                await reader.readexactly(int(headers.get("content-length", 0)))
+                writer.write(self.answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+class Visitor:
+    """One kept-alive HTTP/1.1 connection to the node."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        found: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return found
+
+    async def get(self, host: str, path: str = "/", method: str = "GET", **headers: str) -> Response:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        return await self.send("\r\n".join([*lines, "", ""]).encode())
+
+    async def send(self, raw: bytes) -> Response:
+        self._writer.write(raw)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        line, headers = _parse_head(head)
+        if "content-length" in headers:
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        else:
+            body = await self._reader.read(-1)
+        return Response(int(line.split()[1]), headers, body, len(head) + len(body))
+
+    async def exchange(self, raw: bytes, until_seen: Callable[[bytes], bool]) -> bytes:
+        """Sends bytes that are not HTTP/1.1 and reads until enough is there."""
+        self._writer.write(raw)
+        received = b""
+        async with asyncio.timeout(5):
+            while not until_seen(received):
+                data = await self._reader.read(65536)
+                if not data:
+                    break
+                received += data
+        return received
+
+    async def __aenter__(self) -> "Visitor":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.transport.abort()
+
+
+@dataclass
+class Node:
+    """A node's nginx with its control client, its logs and an origin."""
+
+    layout: NginxLayout
+    origin: OriginServer
+    process: asyncio.subprocess.Process | None = field(default=None)
+
+    @property
+    def plane(self) -> DataPlane:
+        return DataPlane(self.layout.run_folder)
+
+    @property
+    def logs(self) -> UsageLogs:
+        return UsageLogs(self.layout.folder / "usage")
+
+    async def start(self) -> None:
+        self.process = await start_nginx(self.layout)
+
+        async def answers() -> bool:
+            assert self.process is not None
+            assert self.process.returncode is None, "nginx ended at its start"
+            try:
+                return bool(await self.plane.boot_id())
+            except DataPlaneError:
+                return False
+
+        await until(answers, "nginx answers on its control socket")
+
+    async def stop(self) -> None:
+        if self.process and self.process.returncode is None:
+            self.process.terminate()
+            await self.process.wait()
+
+    def reopen(self) -> None:
+        reopen_logs(self.layout)
+
+    async def put(self, *entries: Entry) -> None:
+        """Puts entries; those without an origin address get this node's origin."""
+        here = Origin(addresses=(f"127.0.0.1:{self.origin.port}",))
+        filled = [entry if entry.origin != Origin() else replace(entry, origin=here) for entry in entries]
+        assert await self.plane.put_many(filled) == {}
+
+    async def visit(self, sni: str, **options: Any) -> Visitor:
+        context = client_context(**options)
+        return Visitor(
+            *await asyncio.open_connection("127.0.0.1", self.layout.https_port, ssl=context, server_hostname=sni)
+        )
+
+    async def visit_http(self) -> Visitor:
+        return Visitor(*await asyncio.open_connection("127.0.0.1", self.layout.http_port))
+
+    async def https(self, sni: str, host: str | None = None, path: str = "/", **headers: str) -> Response:
+        async with await self.visit(sni) as visitor:
+            return await visitor.get(host or sni, path, **headers)
+
+    async def http(self, host: str, path: str = "/", **headers: str) -> Response:
+        async with await self.visit_http() as visitor:
+            return await visitor.get(host, path, **headers)
+
+
+def https_entry(name: str, *pairs: Pair, revision: int = 1, **settings: Any) -> Entry:
+    """An https entry; without a pair given it gets a new ECDSA one."""
+    return Entry(name, revision, "https", pairs or (issue(name),), **settings)
+
+
+def client_context(
+    alpn: tuple[str, ...] = (), version: ssl.TLSVersion | None = None, ciphers: str = "ALL:@SECLEVEL=0"
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    CA.configure_trust(context)
+    context.check_hostname = False
+    context.set_ciphers(ciphers)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if version is not None:
+        context.maximum_version = version
+    return context
+
+
+def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
+    line, *fields = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    pairs = (item.split(":", 1) for item in fields)
+    return line, {name.lower(): value.strip() for name, value in pairs}
