@@ -161,6 +161,35 @@ def direct_get(stream: str) -> str:
     return f"$JS.API.DIRECT.GET.{stream}"
 
 
+def kv_all(bucket: str) -> str:
+    return f"$KV.{bucket}.>"
+
+
+def js_next(stream: str, durable: str) -> str:
+    """Where a pull consumer asks for its next messages."""
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+
+
+def js_consumer_info(stream: str, durable: str) -> str:
+    return f"$JS.API.CONSUMER.INFO.{stream}.{durable}"
+
+
+def js_acks(stream: str, durable: str) -> str:
+    return f"$JS.ACK.{stream}.{durable}.>"
+
+
+def js_stream_info(stream: str) -> str:
+    return f"$JS.API.STREAM.INFO.{stream}"
+
+
+def js_message_delete(stream: str) -> str:
+    """Deletes one message; the bytes are overwritten unless ``no_erase`` is asked for."""
+    return f"$JS.API.STREAM.MSG.DELETE.{stream}"
+
+
+JS_ADMIN: Final = ("$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.>")
+
+
 def bundle_key(domain: str) -> str:
     """``www.example.com`` -> ``com.example.www``; ``*`` -> ``_wildcard``."""
     return ".".join("_wildcard" if label == "*" else label for label in reversed(domain.split(".")))

@@ -97,11 +97,11 @@ STREAMS: Final = (
     Stream(s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), max_bytes=8 * GIB, duplicate_window=0.1),
     Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
     Stream(
-        s.kv_stream(s.BUCKET_BUNDLES), (f"$KV.{s.BUCKET_BUNDLES}.>",), work_queue=False, max_bytes=8 * GIB,
+        s.kv_stream(s.BUCKET_BUNDLES), (s.kv_all(s.BUCKET_BUNDLES),), work_queue=False, max_bytes=8 * GIB,
         latest_only=True, republish_to=s.EDGE_LIVE_ALL, direct=True,
     ),
     Stream(
-        s.kv_stream(s.BUCKET_KEYRINGS), (f"$KV.{s.BUCKET_KEYRINGS}.>",), work_queue=False, latest_only=True, direct=True
+        s.kv_stream(s.BUCKET_KEYRINGS), (s.kv_all(s.BUCKET_KEYRINGS),), work_queue=False, latest_only=True, direct=True
     ),
 )
 CONSUMERS: Final = (
@@ -149,7 +149,7 @@ ACCOUNTS: Final = (
     Account(
         EDGE,
         services=(
-            s.USAGE_BATCH_ALL, s.EDGE_STATUS_ALL, _BUNDLES_GET, f"{_KEYRINGS_GET}.$KV.{s.BUCKET_KEYRINGS}.>",
+            s.USAGE_BATCH_ALL, s.EDGE_STATUS_ALL, _BUNDLES_GET, f"{_KEYRINGS_GET}.{s.kv_all(s.BUCKET_KEYRINGS)}",
             s.RPC_EDGE_DIGEST,
         ),
         streams=(s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.EDGE_CONFIRMED_ALL),
@@ -188,15 +188,14 @@ class User:
 
 def _takes(stream: str, durable: str) -> tuple[str, ...]:
     return (
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", f"$JS.API.CONSUMER.INFO.{stream}.{durable}",
-        f"$JS.ACK.{stream}.{durable}.>",
+        s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable),
     )
 
 
 def _service(name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()) -> User:
     """Every service may bury its own dead letters and answer for them, and reply across accounts (``_R_``)."""
     dead = tuple(s.dead(source) for source in s.DEAD_OWNERS[name])
-    dead_store = (s.direct_get(s.STREAM_DEAD), f"$JS.API.STREAM.MSG.DELETE.{s.STREAM_DEAD}")
+    dead_store = (s.direct_get(s.STREAM_DEAD), s.js_message_delete(s.STREAM_DEAD))
     rpcs = tuple(s.rpc_dead(verb, name) for verb in s.DEAD_VERBS)
     return User(
         name, CORE, publish=(*publish, *dead, *dead_store, "_R_.>"),
@@ -219,7 +218,7 @@ SERVICES: Final = (
             *_takes(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
             *_takes(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS),
             *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED),
-            f"$JS.API.STREAM.INFO.{s.STREAM_COMMANDS_CONFIG}",
+            s.js_stream_info(s.STREAM_COMMANDS_CONFIG),
             s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION, *s.CONFIG_COMMANDS,
             s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_DOMAIN_CHANGED, s.EVENT_COMMAND_SETTLED,
             s.RPC_EDGE_MAX_REVISION, f"{s.inbox_prefix('edge_sync')}.>",
@@ -233,10 +232,10 @@ SERVICES: Final = (
         "edge_sync",
         publish=(
             *_takes(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET), *_takes(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
-            f"$JS.API.STREAM.INFO.{s.kv_stream(s.BUCKET_BUNDLES)}",
-            f"$JS.API.STREAM.MSG.DELETE.{s.kv_stream(s.BUCKET_BUNDLES)}",
-            f"$JS.API.STREAM.MSG.DELETE.{s.kv_stream(s.BUCKET_KEYRINGS)}",
-            f"$KV.{s.BUCKET_BUNDLES}.>", f"$KV.{s.BUCKET_KEYRINGS}.>", _BUNDLES_GET, f"{_BUNDLES_GET}.>",
+            s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),
+            s.js_message_delete(s.kv_stream(s.BUCKET_BUNDLES)),
+            s.js_message_delete(s.kv_stream(s.BUCKET_KEYRINGS)),
+            s.kv_all(s.BUCKET_BUNDLES), s.kv_all(s.BUCKET_KEYRINGS), _BUNDLES_GET, f"{_BUNDLES_GET}.>",
             _KEYRINGS_GET, f"{_KEYRINGS_GET}.>", *s.FLEET_COMMANDS,
             s.EVENT_EDGE_CONVERGED, s.EVENT_EDGE_LAGGING, s.EVENT_NODE_ENROLLED, s.EVENT_NODE_DRAINED,
             s.EVENT_NODE_RETURNED, s.EVENT_NODE_LABELLED, s.EVENT_NODE_REMOVED, s.EDGE_CHECKPOINT, s.EDGE_PROGRESS,
@@ -259,7 +258,7 @@ SERVICES: Final = (
 )
 TOPOLOGY_USER: Final = User(
     "topology", CORE,
-    publish=("$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.>"),
+    publish=s.JS_ADMIN,
     subscribe=(f"{s.inbox_prefix('topology')}.>",),
 )
 
@@ -277,12 +276,12 @@ USERS: Final = (
 
 def node_user(node: str) -> User:
     """A node's rights: its own usage, status, keyring and confirmations; what every node hears; nothing of others."""
-    keyring = f"{_KEYRINGS_GET}.$KV.{s.BUCKET_KEYRINGS}"
+    keyring = f"{_KEYRINGS_GET}.{s.kv_subject(s.BUCKET_KEYRINGS, '')}"
     return User(
         f"node-{node}", EDGE,
         publish=(
-            s.usage_batch(node), s.edge_status(node), _BUNDLES_GET, f"{keyring}.{s.keyring_node(node)}",
-            f"{keyring}.epoch.*", f"{keyring}.{s.KEYRING_SEALING}", f"{keyring}.{s.KEYRING_TRUST}", s.RPC_EDGE_DIGEST,
+            s.usage_batch(node), s.edge_status(node), _BUNDLES_GET, f"{keyring}{s.keyring_node(node)}",
+            f"{keyring}epoch.*", f"{keyring}{s.KEYRING_SEALING}", f"{keyring}{s.KEYRING_TRUST}", s.RPC_EDGE_DIGEST,
         ),
         subscribe=(
             f"{s.inbox_prefix(f'node-{node}')}.>", s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.edge_confirmed(node),

@@ -9,10 +9,10 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clients.edge_node.entry import Entry
 from shared.errors import EdgetlsError
@@ -21,6 +21,7 @@ _ENTRIES_CHUNK = 4 * 1024 * 1024
 # The order must fit into the socket's buffer (208 KiB, overhead included), since nginx only peeks at it.
 _POLICIES_CHUNK = 48 * 1024
 _NAMES_CHUNK = 500
+_Item = TypeVar("_Item")
 
 
 class DataPlaneError(EdgetlsError):
@@ -151,9 +152,9 @@ def _decode(body: bytes, what: str) -> Any:
         raise DataPlaneError(f"nginx gave no whole answer to {what}") from None
 
 
-def _chunks(items: Iterable[Any], size: Any, limit: int) -> Iterator[list[Any]]:
+def _chunks(items: Iterable[_Item], size: Callable[[_Item], int], limit: int) -> Iterator[list[_Item]]:
     """Groups items so that the sizes of a group sum up to `limit` at most (or it has one item)."""
-    group: list[Any] = []
+    group: list[_Item] = []
     total = 0
     for item in items:
         if group and total + size(item) > limit:

@@ -30,12 +30,12 @@ class NginxError(EdgetlsError):
 class NginxLayout:
     """Where one node's nginx lives and listens. Several nodes share a machine by folder and port.
 
-    `entry_zone_mb` bounds the certificates in memory (about 5 KB a pair). `cdn_id` is the fleet's CDN-Loop id.
+    `entry_zone_mb` bounds the certificates in memory (about 5 KB a pair); another size takes a restart, since a
+    reload would empty the zone without a new boot id. `cdn_id` is the fleet's CDN-Loop id.
     `origin_ca_file` verifies https origins; None takes Mozilla's roots. `workers` 0 means one a core.
     """
 
     folder: Path
-    node_id: str
     https_host: str = "127.0.0.1"
     https_port: int = 443
     http_host: str = "127.0.0.1"
@@ -111,7 +111,7 @@ def command(layout: NginxLayout) -> list[str]:
 def exec_nginx(layout: NginxLayout) -> None:
     """Prepares the folder and becomes nginx, in the foreground. Does not return."""
     prepare(layout)
-    _raise_file_limit()
+    _set_limits()
     os.chdir(layout.folder)
     line = command(layout)
     os.execv(line[0], line)  # noqa: S606 - becoming nginx is the point
@@ -120,7 +120,7 @@ def exec_nginx(layout: NginxLayout) -> None:
 async def start_nginx(layout: NginxLayout) -> asyncio.subprocess.Process:
     """Prepares the folder and starts nginx as a child, in the foreground. It is up when `boot_id` answers."""
     await asyncio.to_thread(prepare, layout)
-    _raise_file_limit()
+    _set_limits()
     return await asyncio.create_subprocess_exec(*command(layout), cwd=layout.folder, stdin=asyncio.subprocess.DEVNULL)
 
 
@@ -156,7 +156,13 @@ def _fill(template: str, **values: str) -> str:
     return text
 
 
-def _raise_file_limit() -> None:
-    """A visitor takes four descriptors (stream, its unix pair, origin): the soft limit of 1,024 is soon used up."""
+def _set_limits() -> None:
+    """For this process and the nginx under it: many files, no core dumps.
+
+    A visitor takes four descriptors (stream, its unix pair, origin), so the usual soft limit of 1,024 is soon used
+    up; and the memory of nginx and of the agent holds keys.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

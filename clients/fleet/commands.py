@@ -64,18 +64,18 @@ def start_epoch(fleet: FleetFile, at: datetime) -> list[Command]:
 
     The keyrings of the remaining nodes travel inside the StartEpoch as far as they fit a message; those of a larger
     fleet go before it, each as an enrolment of its own: a rotation costs at most one message a node."""
-    inside: list[EnrolNode] = []
+    inside: list[Signed] = []
     before: list[Command] = []
     size = 0
     for node in fleet.remaining():
         if node.state == "made":
             continue
-        one = enrolment(fleet, node, at)
+        one = fleet.operator().sign(Purpose.ENROL, enrolment(fleet, node, at))
         size += len(one.encode())
         if size <= KEYRINGS_BYTES:
             inside.append(one)
         else:
-            before.append(_signed(fleet, s.CMD_NODE_ENROL, Purpose.ENROL, one, node.node))
+            before.append(Command(s.CMD_NODE_ENROL, one, node.node, new_id()))
     key = EpochKey(epoch=fleet.epoch, public_key=fleet.epoch_key(fleet.epoch).public().text, issued_at=at)
     signature = fleet.operator().sign(Purpose.EPOCH, key).signature
     start = StartEpoch(key=key, key_signature=signature, keyrings=inside, issued_at=at)

@@ -123,7 +123,8 @@ class FleetFile(BaseModel):
         try:
             return self.nodes[node]
         except KeyError:
-            raise SettingsError(f"{node} is not in the fleet file: it has {', '.join(self.nodes) or 'no nodes'}") from None
+            known = ", ".join(self.nodes) or "no nodes"
+            raise SettingsError(f"{node} is not in the fleet file: it has {known}") from None
 
     def put(self, node: FleetNode) -> None:
         self.nodes = {**self.nodes, node.node: node}

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-import nkeys
+import nkeys  # type: ignore[import-untyped]
 
 from clients.fleet.files import private_folder, write_private
 from shared.crypto.sealing import PrivateKey
@@ -39,7 +39,7 @@ def ensure_nkey(path: Path) -> str:
         write_private(path, seed.decode() + "\n")
     try:
         pair = nkeys.from_seed(bytearray(read_secret(path, "nkey seed").encode()))
-    except (nkeys.ErrInvalidSeed, ValueError):
+    except (nkeys.NkeysError, ValueError):
         raise SettingsError(f"{path} is not an nkey user seed: restore it, or delete it to make a new one") from None
     return str(pair.public_key.decode())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
@@ -19,6 +20,7 @@ from services.validator import pem
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 MAX_SUBJECT = 300
+MAX_ISSUER_BITS = 8192
 
 _KINDS = {
     "1.2.840.113549.1.1.1": "RSA",
@@ -49,9 +51,11 @@ class Unreadable(ValueError):
     """Not a certificate; the text never holds its bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
-    """``block``: its place in the certificate field, -1 for a trusted root. Names are RFC 4514, for people."""
+    """``block``: its place in the certificate field, -1 for a trusted root. Names are RFC 4514, for people.
+
+    Two are the same when their ``der`` is; ``==`` is identity."""
 
     block: int
     der: bytes = field(repr=False)
@@ -68,7 +72,9 @@ class Certificate:
     def read(cls, der: bytes, block: int = -1) -> Certificate:
         """Unreadable when any part that a check reads is not in order."""
         try:
-            parsed = x509.load_der_x509_certificate(der)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # oddities that the library will refuse one day
+                parsed = x509.load_der_x509_certificate(der)
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
@@ -118,8 +124,9 @@ class Certificate:
 
     @cached_property
     def spki(self) -> bytes | None:
-        key = self.public_key
-        return key and key.public_bytes(
+        if self.public_key is None:
+            return None
+        return self.public_key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
 
@@ -166,6 +173,10 @@ class Certificate:
     def issuer_organisation(self) -> str:
         return _organisation(self.parsed.issuer)
 
+    @cached_property
+    def is_self_signed(self) -> bool:
+        return self.is_self_issued and signed_by(self, self)
+
     @property
     def weak_signature(self) -> str | None:
         """The name of the broken hash that it is signed with."""
@@ -200,6 +211,17 @@ class Certificate:
 
     def __str__(self) -> str:
         return f"{self.subject} (SHA-256 {self.fingerprint[:16]}…)"
+
+
+def signed_by(child: Certificate, issuer: Certificate) -> bool:
+    """Do names and signature agree? Keys of no supported kind, or of a size made to cost time, sign nothing."""
+    if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.key_bits > MAX_ISSUER_BITS:
+        return False
+    try:
+        child.parsed.verify_directly_issued_by(issuer.parsed)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _organisation(name: x509.Name) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -22,7 +22,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from services.validator.certificates import Certificate
+from services.validator.certificates import Certificate, signed_by
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code, Finding, Severity, finding
 
@@ -45,7 +45,7 @@ def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots,
     """``others``: the rest of the certificate field, in its order, without repetitions."""
     graph = _Graph(leaf, others, roots)
     related = [c for c in others if c in graph.depth or c in graph.doubtful]
-    kept = [c for c in related if not c.is_self_issued]
+    kept = [c for c in related if not c.is_self_signed]
     ordered = sorted(kept, key=lambda c: (graph.depth.get(c, _DEPTH), c.fingerprint))
     in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, _DEPTH) for c in related])
     findings = [] if in_order else [finding(Code.CHAIN_WRONG_ORDER, field="certificate")]
@@ -59,7 +59,8 @@ def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots,
 
 
 class _Graph:
-    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: name fits, signature not."""
+    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: whose name fits and whose
+    key does not, with the certificate that it should have signed."""
 
     def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
         self.leaf, self._others, self._roots = leaf, others, roots
@@ -110,7 +111,7 @@ class _Graph:
         while queue:
             child = queue.pop(0)
             issuers = self.issuers(child)
-            if not issuers and not self.anchors(child) and not child.is_self_issued:
+            if not issuers and not self.anchors(child) and not child.is_self_signed:
                 for suspect in self.suspects(child):
                     self.doubtful.setdefault(suspect, child)
             for issuer in issuers:
@@ -119,22 +120,10 @@ class _Graph:
                     queue.append(issuer)
 
     def _signs(self, issuer: Certificate, child: Certificate) -> bool:
-        if issuer.subject_name != child.issuer_name or issuer.public_key is None:
-            return False
         key = (issuer.fingerprint, child.fingerprint)
         if key not in self._signed:
-            self._signed[key] = _verifies(issuer, child)
+            self._signed[key] = signed_by(child, issuer)
         return self._signed[key]
-
-
-def _verifies(issuer: Certificate, child: Certificate) -> bool:
-    if issuer.key_bits > 8192:
-        return False
-    try:
-        child.parsed.verify_directly_issued_by(issuer.parsed)
-    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
@@ -146,14 +135,14 @@ def _identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
 
 
 def _is_sorted(numbers: Sequence[int]) -> bool:
-    return all(a <= b for a, b in zip(numbers, numbers[1:], strict=False))
+    return all(a <= b for a, b in pairwise(numbers))
 
 
 def _roots_dropped(
     others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
 ) -> Iterator[Finding]:
     for c in others:
-        if c.is_self_issued and (c in related or (c in roots and not _is_complete(graph))):
+        if c.is_self_signed and (c in related or (c in roots and not _is_complete(graph))):
             yield finding(Code.CHAIN_ROOT_INCLUDED, f"Block {c.block}, {c}, is a root and was dropped.",
                           field="certificate", block=c.block)
 
@@ -162,7 +151,7 @@ def _unrelated(
     others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
 ) -> Iterator[Finding]:
     for c in others:
-        if c not in related and not (c.is_self_issued and c in roots and not _is_complete(graph)):
+        if c not in related and not (c.is_self_signed and c in roots and not _is_complete(graph)):
             yield finding(Code.CHAIN_UNRELATED, f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
                           field="certificate", block=c.block)
 
@@ -189,9 +178,9 @@ def _why_no_path(graph: _Graph) -> Iterator[Finding]:
             yield finding(Code.CHAIN_BAD_SIGNATURE, f"The signature of block {child.block}, {child}, does not verify "
                           f"with the key of its issuer, {child.issuer}.", field="certificate", block=child.block)
         return
-    top = max((c for c in graph.depth if not graph.issuers(c) or c.is_self_issued), key=lambda c: graph.depth[c],
+    top = max((c for c in graph.depth if not graph.issuers(c) or c.is_self_signed), key=lambda c: graph.depth[c],
               default=graph.leaf)
-    if top.is_self_issued:
+    if top.is_self_signed:
         yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}, which signed itself and is "
                       "not a trusted root.", field="certificate", block=top.block)
     elif top is graph.leaf or graph.knows_organisation(top):
@@ -218,9 +207,9 @@ def _faults(path: Path, at: datetime) -> Iterator[Finding]:
             yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, {place} {reason}.", field="certificate", block=block)
     # What the leaf itself lacks is told by its own checks; here it would only be told twice.
     if clean and leaf.key_fits and not leaf.weak_signature and not leaf.unknown_critical:
-        reason = _refused_by_library(path, min(max(at, leaf.not_before), leaf.not_after))
-        if reason:
-            yield finding(Code.CHAIN_UNTRUSTED, f"The path to the root is not valid: {reason}.", field="certificate")
+        refusal = _refused_by_library(path, min(max(at, leaf.not_before), leaf.not_after))
+        if refusal:
+            yield finding(Code.CHAIN_UNTRUSTED, f"The path to the root is not valid: {refusal}.", field="certificate")
 
 
 def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:

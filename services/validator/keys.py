@@ -81,7 +81,8 @@ class PrivateKey:
                 public.verify(signature, challenge, padding.PKCS1v15(), hashes.SHA256())
                 return True
             if isinstance(self._key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
-                public.verify(self._key.sign(challenge, ec.ECDSA(hashes.SHA256())), challenge, ec.ECDSA(hashes.SHA256()))
+                scheme = ec.ECDSA(hashes.SHA256())
+                public.verify(self._key.sign(challenge, scheme), challenge, scheme)
                 return True
         except (InvalidSignature, ValueError, UnsupportedAlgorithm):
             return False

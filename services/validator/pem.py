@@ -138,7 +138,7 @@ class _Tokeniser:
         return text
 
     def _look_at_gap(self, gap: str, index: int, *, first: bool = False, last: bool = False) -> None:
-        place = None if first else index
+        place = index if index >= 0 else None
         ends = gap.count("\n")
         if gap.strip():
             self._note(Oddity.TEXT, place)

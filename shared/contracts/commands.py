@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Hash, Identifier, Name, NodeId, SealedKey, Utc
+from shared.contracts.base import (
+    Account,
+    Amount,
+    Contract,
+    Currency,
+    Hash,
+    Identifier,
+    Name,
+    NodeId,
+    SealedKey,
+    Signed,
+    Utc,
+)
 from shared.contracts.domains import Hsts, Origin, RedirectMode, TlsVersion
 
 
@@ -151,11 +163,14 @@ class EpochKey(Contract):
 
 
 class StartEpoch(Contract):
-    """https.cmd.epoch.start.v1 (signed): a new epoch with the keyring of every remaining node."""
+    """https.cmd.epoch.start.v1 (signed): a new epoch with the keyring of every remaining node.
+
+    ``key_signature``: the operator's over ``key`` (Purpose.EPOCH), for the bucket; ``keyrings``: each a Signed
+    EnrolNode (Purpose.ENROL), as the node will read it from the bucket."""
 
     key: EpochKey
     key_signature: str
-    keyrings: list[EnrolNode]
+    keyrings: list[Signed]
     issued_at: Utc
 
 

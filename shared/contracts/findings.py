@@ -87,6 +87,8 @@ class Code(StrEnum):
     KEY_WEAK = ("key.weak", R, "The private key is weak.", "Make a new key and have the certificate issued again.")
     KEY_MISMATCH = ("key.mismatch", R, "The private key does not belong to the certificate.",
                     "Upload the key that the certificate request was made with.")
+    PAIR_SAME_KIND = ("pair.same_kind", R, "Both pairs have a key of the same kind.",
+                      "Submit one pair with an RSA key and one with an ECDSA key, or one pair only.")
     KEY_UNOPENABLE = ("key.unopenable", R, "The sealed key cannot be opened.",
                       "Seal it to the current submission key, for this account and submission.")
     DOMAIN_MISMATCH = ("domain.mismatch", R, "No name of the certificate covers the domain.",

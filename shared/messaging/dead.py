@@ -83,7 +83,7 @@ class DeadOffice:
 
     async def _delete(self, sequence: int) -> None:
         await self._client.request(
-            f"$JS.API.STREAM.MSG.DELETE.{subjects.STREAM_DEAD}", json.dumps({"seq": sequence}).encode(), timeout=5
+            subjects.js_message_delete(subjects.STREAM_DEAD), json.dumps({"seq": sequence}).encode(), timeout=5
         )
 
 

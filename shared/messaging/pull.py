@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from shared import subjects
 from shared.messaging.cloudevents import Delivery
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ class Pull:
     def __init__(self, client: Client, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
         self._client = client
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._next = subjects.js_next(stream, durable)
         self._queue: asyncio.Queue[Msg] = asyncio.Queue()
         self._owed: dict[str, tuple[int, float]] = {}
         self._number = 0

@@ -97,13 +97,23 @@ function to_origin(r, entry) {
     if (loop.toLowerCase().split(',').some(part => part.split(';')[0].trim() === v.cdn_id)) {
         return r.return(508);
     }
-    const addresses = entry.origin.addresses;
-    if (!addresses.length) {
+    const urls = entry.origin.addresses.map(address => entry.origin.scheme + '://' + address);
+    if (!urls.length) {
         return r.return(502);
     }
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
-    v.origin = entry.origin.scheme + '://' + addresses[Math.floor(Math.random() * addresses.length)];
+    v.origin = urls.splice(Math.floor(Math.random() * urls.length), 1)[0];
+    v.other_origins = urls.join(' ');
     v.origin_name = entry.origin.name || v.host;
+}
+
+// The origin's address gave no answer (an answer of 502 is passed on): one more is tried, for what may be repeated.
+function next_origin(r) {
+    const others = r.variables.other_origins;
+    if (!others || (r.method !== 'GET' && r.method !== 'HEAD')) {
+        return r.return(502);
+    }
+    r.variables.origin = others.split(' ')[0];
 }
 
 // The domain that a request is counted for, or '' (not logged). Where nginx itself answered before the gate
@@ -180,4 +190,4 @@ function state(r) {
     };
 }
 
-export default {pairs, https_gate, http_gate, metered, control};
+export default {pairs, https_gate, http_gate, next_origin, metered, control};

@@ -28,4 +28,4 @@ async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[Node]:
 
 
 def node_layout(folder: Path, **options: object) -> NginxLayout:
-    return NginxLayout(folder, "node-1", https_port=free_port(), http_port=free_port(), workers=2, **options)  # type: ignore[arg-type]
+    return NginxLayout(folder, https_port=free_port(), http_port=free_port(), workers=2, **options)  # type: ignore[arg-type]

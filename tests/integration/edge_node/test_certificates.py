@@ -90,11 +90,11 @@ async def test_a_replacement_under_continuous_handshakes_fails_none_of_them(node
     async with asyncio.TaskGroup() as group:
         visitors = [group.create_task(visit_on_and_on()) for _ in range(4)]
         turn = 0
-        while len(seen) < 600 and not any(task.done() for task in visitors):
+        while len(seen) < 1200 and not any(task.done() for task in visitors):
             turn += 1
             await node.put(entries[turn % len(entries)])
         done.set()
-    assert turn > 50
+    assert turn > 100
     assert set(seen) <= valid
     assert len(set(seen)) > 1
 

@@ -141,7 +141,7 @@ async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: Origin
     node = Node(node_layout(tmp_path), origin)
     program = (
         "import sys; from pathlib import Path; from clients.edge_node.nginx import NginxLayout, exec_nginx;"
-        "exec_nginx(NginxLayout(Path(sys.argv[1]), 'n', https_port=int(sys.argv[2]), http_port=int(sys.argv[3])))"
+        "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), http_port=int(sys.argv[3])))"
     )
     ports = str(node.layout.https_port), str(node.layout.http_port)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(tmp_path), *ports)
@@ -153,12 +153,17 @@ async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: Origin
         await process.wait()
 
 
-async def test_no_file_of_a_node_ever_holds_a_key_not_even_of_a_pair_that_does_not_fit(node: Node) -> None:
-    right, wrong = issue("a.test", key_type="rsa"), issue("a.test", key_type="rsa")
-    await node.put(https_entry("a.test", (right[0], wrong[1], "rsa")), https_entry("b.test", issue("b.test")))
-    assert await handshake("127.0.0.1", node.layout.https_port, "a.test") is None
-    many = [https_entry(f"{n}.example.test", ANY_PAIR) for n in range(1500)]
-    await node.put(*many)
+async def test_no_file_of_a_node_ever_holds_a_key_not_even_of_a_pair_that_does_not_load(node: Node) -> None:
+    right, wrong = issue("a.test"), issue("a.test")
+    short = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    unloadable = [(right[0], wrong[1], "ecdsa"), (short, ANY_PAIR[1], "rsa"), (wrong[1], right[0], "ecdsa")]
+    bodies_folder = node.layout.folder / "tmp" / "body"
+    untouched = bodies_folder.stat().st_mtime_ns
+    for pair in unloadable:
+        await node.put(https_entry("a.test", pair))  # type: ignore[arg-type]
+        assert await handshake("127.0.0.1", node.layout.https_port, "a.test") is None
+    await node.put(*(https_entry(f"{n}.example.test", ANY_PAIR) for n in range(1500)))
+    assert bodies_folder.stat().st_mtime_ns == untouched, "a body went through a temporary file"
     bodies = [line.encode() for pair in (right, wrong, ANY_PAIR) for line in pair[1].splitlines()[1:-1]]
     files = [path for path in node.layout.folder.rglob("*") if path.is_file()]
     assert len(files) > 5

@@ -116,6 +116,32 @@ async def test_no_origin_address_or_one_that_does_not_answer_is_a_502(node: Node
     assert (await node.https("b.test")).status == 502
 
 
+async def test_another_origin_address_is_tried_for_a_request_that_may_be_repeated(
+    node: Node, origin: OriginServer
+) -> None:
+    two = Origin(addresses=("127.0.0.1:1", f"127.0.0.1:{origin.port}"))
+    await node.put(https_entry("a.test", origin=two, hsts="max-age=1"))
+    async with await node.visit("a.test") as visitor, await node.visit_http() as plain:
+        for n in range(20):
+            answer = await visitor.get("a.test", f"/{n}?q=1")
+            assert (answer.status, answer.headers["strict-transport-security"]) == (200, "max-age=1")
+            assert (await plain.get("a.test")).status == 200
+        posted = {(await visitor.get("a.test", method="POST", Content_Length="0")).status for _ in range(40)}
+    assert posted == {200, 502}
+    assert [request.line for request in origin.requests if "?q" in request.line] == [
+        f"GET /{n}?q=1 HTTP/1.1" for n in range(20)
+    ]
+    seen = origin.requests[0].headers
+    assert (seen["host"], seen["cdn-loop"], seen["x-forwarded-proto"]) == ("a.test", "edgetls", "https")
+
+
+async def test_an_answer_of_502_by_the_origin_is_passed_on(node: Node, origin: OriginServer) -> None:
+    origin.answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nmine"
+    await node.put(https_entry("a.test"))
+    assert (await node.https("a.test")).body == b"mine"
+    assert len(origin.requests) == 1
+
+
 @pytest.mark.parametrize("kind", ["http_only", "suspended"])
 async def test_port_80_serves_a_domain_without_https_and_does_not_redirect_it(node: Node, kind: str) -> None:
     await node.put(Entry("a.test", 1, kind, redirect_mode="to_https"))  # type: ignore[arg-type]

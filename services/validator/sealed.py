@@ -1,0 +1,127 @@
+"""A sealed submission judged, inside a worker: open, judge, seal anew for the fleet, attest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from services.validator.certificates import Unreadable
+from services.validator.judge import FitPair, Report, Texts, judge, verdicts
+from services.validator.roots import TrustRoots, mozilla
+from shared.contracts.base import Contract, SealedKey, Utc
+from shared.contracts.commands import EpochKey, SubmittedPair
+from shared.contracts.findings import Code, Finding, finding
+from shared.contracts.judging import (
+    Attestation,
+    CheckCertificate,
+    CheckReport,
+    JudgedPair,
+    JudgeSubmission,
+    Verdict,
+)
+from shared.crypto.sealing import PrivateKey, PublicKey, pair_info, submission_info
+from shared.crypto.signing import Purpose, Signer
+from shared.errors import CannotOpen
+from shared.ids import derived_id
+
+
+class Secrets(Contract):
+    """What a worker needs to know, once. ``submission_keys``: HPKE private keys, the current one first;
+    ``signer_key``: the validator's Ed25519 key; both as their ``text()``. ``extra_roots``: PEM, besides Mozilla's."""
+
+    submission_keys: Annotated[list[str], Field(min_length=1, repr=False)]
+    signer_id: str
+    signer_key: Annotated[str, Field(repr=False)]
+    extra_roots: str = ""
+
+
+class Job(Contract):
+    """One request. ``sealing``: the epoch to seal accepted keys to; None for a check, which seals nothing."""
+
+    request: JudgeSubmission | CheckCertificate
+    at: Utc
+    sealing: EpochKey | None = None
+
+
+class SealedJudge:
+    """Holds the private keys; made once in each worker."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._keys = [PrivateKey(text) for text in secrets.submission_keys]
+        self._signer = Signer(secrets.signer_id, secrets.signer_key)
+        self._public_roots = mozilla(secrets.extra_roots)
+
+    def answer(self, job: Job) -> Verdict | CheckReport:
+        """The verdict on a submission, or the report of a dry run."""
+        request = job.request
+        if isinstance(request, CheckCertificate):
+            report = self._judge(request, job, self._public_roots, (), request.strict, ())
+            return CheckReport(accepted=report.accepted, findings=list(report.findings))
+        roots, before = self._roots(request)
+        report = self._judge(request, job, roots, request.context.live_names, request.context.strict, before)
+        pairs = [self._sealed(request, report, pair, job.sealing) for pair in report.pairs if job.sealing]
+        return Verdict(
+            submission_id=request.submission_id, account=request.account, accepted=report.accepted,
+            findings=list(report.findings), pairs=pairs,
+        )
+
+    def _judge(
+        self, request: JudgeSubmission | CheckCertificate, job: Job, roots: TrustRoots, live_names: Sequence[str],
+        strict: bool, before: Sequence[Finding],
+    ) -> Report:
+        info = submission_info(request.account, request.submission_id)
+        opened = [Texts(pair.certificate, self._open(pair, info)) for pair in request.pairs]
+        unopenable = [
+            finding(Code.KEY_UNOPENABLE, field="private_key", pair=index)
+            for index, texts in enumerate(opened) if texts.private_key is None
+        ]
+        return judge(
+            opened, request.domains, at=job.at, roots=roots, live_names=live_names, strict=strict,
+            before=[*before, *unopenable],
+        )
+
+    def _open(self, pair: SubmittedPair, info: bytes) -> str | None:
+        for key in self._keys if pair.sealed_key.epoch == 0 else ():
+            try:
+                return key.open(pair.sealed_key.box, info).decode("utf-8", "surrogateescape")
+            except CannotOpen:
+                continue
+        return None
+
+    def _roots(self, request: JudgeSubmission) -> tuple[TrustRoots, list[Finding]]:
+        own = request.context.private_roots
+        if own is None:
+            return self._public_roots, []
+        try:
+            return TrustRoots.from_pem(*own), []
+        except Unreadable:
+            return TrustRoots([]), [finding(Code.CHAIN_UNTRUSTED, "One of the account's own roots cannot be read.",
+                                            field="settings")]
+
+    def _sealed(self, request: JudgeSubmission, report: Report, pair: FitPair, epoch: EpochKey) -> JudgedPair:
+        pair_id = derived_id("pair", request.submission_id, str(pair.index))
+        info = pair_info(request.account, pair_id, pair.leaf_fingerprint)
+        attestation = Attestation(
+            account=request.account, domains=[name for name, fits in report.accepted.items() if fits],
+            pair_id=pair_id, leaf_fingerprint=pair.leaf_fingerprint, chain_hash=pair.chain_hash,
+        )
+        return JudgedPair(
+            pair_id=pair_id, chain=pair.chain, leaf_fingerprint=pair.leaf_fingerprint, subject=pair.subject,
+            sans=list(pair.sans), issuer=pair.issuer, key_type=pair.key_type, key_bits=pair.key_bits,
+            not_before=pair.not_before, not_after=pair.not_after,
+            sealed_key=SealedKey(epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)),
+            attestation=self._signer.sign(Purpose.ATTESTATION, attestation),
+        )
+
+
+def unjudgeable(request: JudgeSubmission | CheckCertificate) -> Verdict | CheckReport:
+    """The refusal of what stalled or killed its workers, or met a fault of ours; it says nothing of the content."""
+    findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
+    accepted = verdicts(request.domains, findings)
+    if isinstance(request, CheckCertificate):
+        return CheckReport(accepted=accepted, findings=findings)
+    return Verdict(
+        submission_id=request.submission_id, account=request.account, accepted=accepted, findings=findings, pairs=[],
+    )

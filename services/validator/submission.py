@@ -1,0 +1,151 @@
+"""What is judged: one pair, the domains it is for, and everything from outside, with what can be learnt from it.
+
+Each fact is worked out once, when a check first asks; a fact that cannot be had is None, and the checks that need it
+are silent: the check that found why has spoken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+from services.validator import chains, keys, pem
+from services.validator.certificates import Certificate, Unreadable
+from services.validator.chains import Chain
+from services.validator.roots import TrustRoots
+
+MAX_CERTIFICATE_BYTES = 64 * 1024
+MAX_KEY_BYTES = 16 * 1024
+MAX_BLOCKS = 10
+MAX_SANS = 1000
+
+
+@dataclass(frozen=True)
+class Submission:
+    """``domains``: lower-case A-labels. ``at``: the moment that validity is judged at. ``live_names``: the names that
+    the certificate in use covers (rule D12). ``key_text`` None: it could not be had, and that was told already.
+    ``repr`` shows neither field's text."""
+
+    certificate_text: str = field(repr=False)
+    key_text: str | None = field(repr=False)
+    domains: tuple[str, ...]
+    at: datetime
+    roots: TrustRoots = field(repr=False)
+    live_names: tuple[str, ...] = ()
+
+    @cached_property
+    def certificate_is_small(self) -> bool:
+        return _fits(self.certificate_text, MAX_CERTIFICATE_BYTES) and pem.count(self.certificate_text) <= MAX_BLOCKS
+
+    @cached_property
+    def key_is_small(self) -> bool:
+        return self.key_text is None or (_fits(self.key_text, MAX_KEY_BYTES) and pem.count(self.key_text) <= MAX_BLOCKS)
+
+    @cached_property
+    def certificate_document(self) -> pem.Document | None:
+        return pem.tokenise(self.certificate_text) if self.certificate_is_small else None
+
+    @cached_property
+    def key_document(self) -> pem.Document | None:
+        return pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
+
+    @cached_property
+    def certificates(self) -> tuple[Certificate | Unreadable, ...]:
+        """One for each CERTIFICATE block, in order."""
+        document = self.certificate_document
+        return tuple(_read(block) for block in document.blocks if is_certificate(block)) if document else ()
+
+    @cached_property
+    def readable(self) -> tuple[Certificate, ...]:
+        """The certificates, when the whole field is nothing but certificates; else none."""
+        document = self.certificate_document
+        if document is None or document.faults or not all(map(is_certificate, document.blocks)):
+            return ()
+        read = tuple(c for c in self.certificates if isinstance(c, Certificate))
+        return read if len(read) == len(self.certificates) and all(c.san_count <= MAX_SANS for c in read) else ()
+
+    @cached_property
+    def repeated(self) -> tuple[Certificate, ...]:
+        """Every certificate that stood in the field before."""
+        ders = [c.der for c in self.readable]
+        return tuple(c for at, c in enumerate(self.readable) if c.der in ders[:at])
+
+    @cached_property
+    def leaf(self) -> Certificate | None:
+        """The certificate that is no CA, and of several the key's; with CAs only, the key's or the first."""
+        ends = [c for c in self.readable if not c.is_ca] or list(self.readable)
+        spki = self.key.spki if self.key else None
+        return next((c for c in ends if spki is not None and c.spki == spki), ends[0] if ends else None)
+
+    @cached_property
+    def chain(self) -> Chain | None:
+        if self.leaf is None:
+            return None
+        others = [c for c in self.readable if c not in self.repeated and c.der != self.leaf.der]
+        return chains.examine(self.leaf, others, self.roots, self.at)
+
+    @cached_property
+    def key_block(self) -> pem.Block | None:
+        """The one private key of the key field, when the field is nothing else."""
+        document = self.key_document
+        if document is None or document.faults:
+            return None
+        blocks = [block for block in document.blocks if block.label != pem.EC_PARAMETERS]
+        return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
+
+    @cached_property
+    def key_shape(self) -> keys.Shape | keys.MalformedKey | keys.EncryptedKey | None:
+        block = self.key_block
+        if block is None:
+            return None
+        if block.encrypted or block.label == "ENCRYPTED PRIVATE KEY":
+            return keys.EncryptedKey()
+        try:
+            return keys.shape(block.label, block.body)
+        except (keys.MalformedKey, keys.EncryptedKey) as fault:
+            return fault
+
+    @cached_property
+    def weaknesses(self) -> tuple[str, ...]:
+        """Of a key of a supported kind and size."""
+        shape = self.key_shape
+        return tuple(shape.weaknesses()) if isinstance(shape, keys.Shape) and shape.supported else ()
+
+    @cached_property
+    def loaded_key(self) -> keys.PrivateKey | keys.MalformedKey | None:
+        if self.key_block is None or not isinstance(self.key_shape, keys.Shape) or not self.key_shape.supported:
+            return None
+        try:
+            return keys.load(self.key_block.body, self.key_shape)
+        except keys.MalformedKey as fault:
+            return fault
+
+    @property
+    def key(self) -> keys.PrivateKey | None:
+        return self.loaded_key if isinstance(self.loaded_key, keys.PrivateKey) else None
+
+    @cached_property
+    def key_belongs(self) -> bool | None:
+        """Public keys are equal and a signature proves it; a weak key is compared but never made to sign."""
+        if self.key is None or self.leaf is None or self.leaf.public_key is None:
+            return None
+        if self.key.spki != self.leaf.spki:
+            return False
+        return bool(self.weaknesses) or self.key.proves(self.leaf.public_key)
+
+
+def is_certificate(block: pem.Block) -> bool:
+    """``X509 CERTIFICATE`` is an old name of the same."""
+    return block.label in (pem.CERTIFICATE, "X509 CERTIFICATE")
+
+
+def _fits(text: str, limit: int) -> bool:
+    return len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit
+
+
+def _read(block: pem.Block) -> Certificate | Unreadable:
+    try:
+        return Certificate.read(block.body, block.index)
+    except Unreadable as fault:
+        return fault

@@ -1,0 +1,124 @@
+"""``python -m services.validator.worker``: a worker process. Only here is a customer's key ever in clear.
+
+It speaks frames (4 bytes of length, big endian, then JSON) on its standard input and output: a Setup in, an empty
+frame out when it is ready, then a Job in and a Verdict or CheckReport out. End of input ends it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Annotated
+
+from pydantic import Field
+
+from services.validator.sealed import Job, SealedJudge, Secrets, unjudgeable
+from shared.contracts.base import Contract
+from shared.contracts.judging import CheckReport, Verdict
+from shared.crypto.sealing import PrivateKey
+
+LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+
+Answer = Callable[[Job], Verdict | CheckReport]
+
+
+class Setup(Contract):
+    """The first frame. ``parent``: the pid that this process must not outlive; ``memory_bytes``: RLIMIT_AS."""
+
+    secrets: Annotated[Secrets, Field(repr=False)]
+    parent: int
+    memory_bytes: int
+
+
+def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
+    """``wrap`` is put around the judging (for tests that need a worker to fail)."""
+    _forbid_dumps()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    source, sink = sys.stdin.buffer, _claim_output()
+    setup = Setup.model_validate_json(read_frame(source) or b"")
+    _die_with(setup.parent)
+    resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+    judge = SealedJudge(setup.secrets)
+    _warm_up()
+    write_frame(sink, b"")
+    serve(source, sink, wrap(judge.answer))
+
+
+def serve(source: IO[bytes], sink: IO[bytes], answer: Answer) -> None:
+    """Answers jobs until the end of input."""
+    while (frame := read_frame(source)) is not None:
+        job = Job.model_validate_json(frame)
+        try:
+            reply = answer(job)
+        except MemoryError:
+            os._exit(1)
+        except Exception as fault:  # A fault of ours is a refusal, told in the log without any content.
+            _report(fault)
+            reply = unjudgeable(job.request)
+        write_frame(sink, reply.encode())
+
+
+def read_frame(source: IO[bytes]) -> bytes | None:
+    """None at the end of input."""
+    head = source.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    body = source.read(length)
+    return body if len(body) == length else None
+
+
+def write_frame(sink: IO[bytes], body: bytes) -> None:
+    sink.write(LENGTH.pack(len(body)) + body)
+    sink.flush()
+
+
+def _claim_output() -> IO[bytes]:
+    """Standard output for frames alone; whatever prints goes to standard error."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sink
+
+
+def _forbid_dumps() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+    sys.excepthook = lambda kind, value, trace: _report(value)
+
+
+def _die_with(parent: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before the line above.
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _warm_up() -> None:
+    """The first use of HPKE loads its algorithms; the first job must not pay for it."""
+    key = PrivateKey.generate()
+    key.open(key.public().seal(b"", b""), b"")
+
+
+def _report(fault: BaseException) -> None:
+    """Kind and place only: the text of an exception may hold what was submitted."""
+    trace = fault.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    sys.stderr.write(f"validator worker: {type(fault).__name__}{place}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""A bounded pool of worker processes for the heavy steps, watched, limited, replaced.
+
+The pool knows sealed requests and verdicts only. A worker that is stuck is killed, one that dies is replaced, and
+the submission it had is tried again, three times at most. Own processes, because an executor cannot kill one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, overload
+
+from services.validator.fairness import Busy, FairQueue
+from services.validator.process import Lost, WorkerProcess
+from services.validator.sealed import Job, Secrets, unjudgeable
+from services.validator.worker import Setup
+from shared.contracts.commands import EpochKey
+from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission, Verdict
+from shared.errors import EdgetlsError
+
+__all__ = ["Busy", "Limits", "Workers"]
+
+_RETRY_START = (0.1, 5.0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``seconds``: of work a job; ``starved_seconds``: of wall time where the machine gives a worker no processor;
+    ``jobs``: before a worker is renewed; ``strikes``: workers that one submission may cost."""
+
+    count: int = max(1, min(4, os.cpu_count() or 1))
+    queue: int = 256
+    per_account: int = 2
+    seconds: float = 0.3
+    starved_seconds: float = 1.5
+    start_seconds: float = 30.0
+    memory_bytes: int = 768 * 1024 * 1024
+    jobs: int = 1000
+    strikes: int = 3
+
+
+@dataclass
+class _Waiting:
+    job: Job
+    result: asyncio.Future[Verdict | CheckReport]
+    strikes: int = 0
+
+    @property
+    def account(self) -> str:
+        return self.job.request.account
+
+
+@dataclass
+class Workers:
+    """Start it once, then ``judge_sealed``. ``module`` is what a worker runs; ``replaced`` counts lost workers."""
+
+    secrets: Secrets = field(repr=False)
+    limits: Limits = field(default_factory=Limits)
+    module: str = "services.validator.worker"
+    replaced: int = 0
+
+    def __post_init__(self) -> None:
+        self._queue: FairQueue[_Waiting] = FairQueue(self.limits.queue, self.limits.per_account)
+        self._alive: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = False
+
+    async def start(self) -> None:
+        """Returns when every worker is ready; EdgetlsError when they do not start."""
+        self._open = True
+        try:
+            started = await asyncio.gather(*(self._start_one() for _ in range(self.limits.count)))
+        except Lost:
+            await self.close()
+            raise EdgetlsError(f"a worker process does not start ({self.module})") from None
+        for worker in started:
+            self._admit(worker)
+
+    async def close(self) -> None:
+        """Kills the workers; what waits is left undecided (cancelled)."""
+        self._open = False
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while (waiting := self._queue.take()) is not None:
+            waiting.result.cancel()
+            self._queue.done(waiting.account)
+        await asyncio.gather(*(worker.stop() for worker in self._alive))
+        self._alive.clear()
+        self._idle.clear()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that are up."""
+        return sorted(worker.pid for worker in self._alive)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return len(self._alive) - len(self._idle)
+
+    @overload
+    async def judge_sealed(self, request: JudgeSubmission, *, at: datetime, sealing: EpochKey) -> Verdict: ...
+
+    @overload
+    async def judge_sealed(self, request: CheckCertificate, *, at: datetime) -> CheckReport: ...
+
+    async def judge_sealed(
+        self, request: JudgeSubmission | CheckCertificate, *, at: datetime, sealing: EpochKey | None = None
+    ) -> Verdict | CheckReport:
+        """The verdict or report on a sealed request. Busy (transient) when the queue is full.
+
+        ``at``: the moment that validity is judged at; ``sealing``: the epoch that accepted keys are sealed to."""
+        result: asyncio.Future[Verdict | CheckReport] = asyncio.get_running_loop().create_future()
+        self._queue.put(request.account, _Waiting(Job(request=request, at=at, sealing=sealing), result))
+        self._pump()
+        return await result
+
+    def _pump(self) -> None:
+        """Gives work to idle workers."""
+        while self._open and self._idle and (waiting := self._queue.take()) is not None:
+            if waiting.result.done():  # its caller gave up
+                self._queue.done(waiting.account)
+                continue
+            self._spawn(self._run(self._idle.pop(), waiting))
+
+    async def _run(self, worker: WorkerProcess, waiting: _Waiting) -> None:
+        try:
+            reply = await worker.ask(waiting.job.encode(), self.limits.seconds, self.limits.starved_seconds)
+            answer = _parsed(waiting.job, reply)
+        except Lost:
+            self._strike(waiting)
+            self._replace(worker)
+        except asyncio.CancelledError:
+            waiting.result.cancel()
+            raise
+        else:
+            if not waiting.result.done():
+                waiting.result.set_result(answer)
+            self._release(worker)
+        finally:
+            self._queue.done(waiting.account)
+            self._pump()
+
+    def _strike(self, waiting: _Waiting) -> None:
+        waiting.strikes += 1
+        if waiting.result.done():
+            return
+        if waiting.strikes < self.limits.strikes:
+            self._queue.put_back(waiting.account, waiting)
+        else:
+            waiting.result.set_result(unjudgeable(waiting.job.request))
+
+    def _release(self, worker: WorkerProcess) -> None:
+        if worker.retired:
+            self._alive.discard(worker)
+            self._spawn(worker.stop())
+            return
+        if worker in self._alive:
+            self._idle.append(worker)
+        if worker.jobs == self.limits.jobs:
+            self._spawn(self._renew(worker))
+
+    async def _renew(self, worker: WorkerProcess) -> None:
+        """The successor is ready before the old one goes, so the pool never shrinks."""
+        self._admit(await self._start_until_up())
+        worker.retired = True
+        if worker in self._idle:
+            self._idle.remove(worker)
+            self._release(worker)
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        if worker not in self._alive:
+            return
+        self._alive.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self.replaced += 1
+        self._spawn(self._succeed(worker))
+
+    async def _succeed(self, worker: WorkerProcess) -> None:
+        await worker.stop()
+        self._admit(await self._start_until_up())
+
+    def _admit(self, worker: WorkerProcess) -> None:
+        self._alive.add(worker)
+        self._idle.append(worker)
+        self._spawn(self._watch(worker))
+        self._pump()
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        """An idle worker that dies is replaced at once; a busy one by whoever waits for its answer."""
+        await worker.exited()
+        if self._open and worker in self._idle:
+            self._replace(worker)
+
+    async def _start_until_up(self) -> WorkerProcess:
+        delay, longest = _RETRY_START
+        while True:
+            with contextlib.suppress(Lost, OSError):
+                return await self._start_one()
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
+
+    async def _start_one(self) -> WorkerProcess:
+        setup = Setup(secrets=self.secrets, parent=os.getpid(), memory_bytes=self.limits.memory_bytes)
+        return await WorkerProcess.start([sys.executable, "-m", self.module], setup.encode(), self.limits.start_seconds)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _parsed(job: Job, reply: bytes) -> Verdict | CheckReport:
+    model = CheckReport if isinstance(job.request, CheckCertificate) else Verdict
+    try:
+        return model.model_validate_json(reply)
+    except ValueError:
+        raise Lost("its answer is none") from None

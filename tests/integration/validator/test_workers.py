@@ -1,0 +1,241 @@
+"""Real worker processes: what they answer, and what happens when one is stuck, killed or orphaned."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.validator.sealed import Secrets
+from services.validator.workers import Busy, Limits, Workers
+from shared.contracts.base import SealedKey
+from shared.contracts.commands import EpochKey, SubmittedPair
+from shared.contracts.findings import Code
+from shared.contracts.judging import Attestation, CheckCertificate, JudgeContext, JudgeSubmission
+from shared.crypto.sealing import PrivateKey, pair_info, submission_info
+from shared.crypto.signing import Purpose, Signer, Verifier
+from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
+
+SUBMISSION, EPOCH, SIGNER = PrivateKey.generate(), PrivateKey.generate(), Signer.generate("validator-1")
+SEALING = EpochKey(epoch=7, public_key=EPOCH.public().text, issued_at=datetime(2026, 1, 1, tzinfo=UTC))
+SECRETS = Secrets(submission_keys=[SUBMISSION.text()], signer_id=SIGNER.key_id, signer_key=SIGNER.text())
+ROOT = Authority.create()
+ISSUING = ROOT.intermediate()
+LEAF = ISSUING.issue(["www.example.com"])
+
+pytestmark = pytest.mark.asyncio
+
+
+def request(name: str = "sub-1", *, leaf: Leaf = LEAF, account: str = "acme", info: bytes | None = None,
+            private: bool = True) -> JudgeSubmission:
+    box = SUBMISSION.public().seal(leaf.key_pem.encode(), info or submission_info(account, name))
+    return JudgeSubmission(
+        submission_id=name, account=account, domains=["www.example.com"],
+        pairs=[SubmittedPair(certificate=leaf.chain_pem, sealed_key=SealedKey(epoch=0, box=box))],
+        context=JudgeContext(private_roots=[ROOT.pem] if private else None),
+    )
+
+
+MakeWorkers = Callable[..., Awaitable[Workers]]
+
+
+@pytest_asyncio.fixture
+async def make_workers() -> AsyncIterator[MakeWorkers]:
+    made: list[Workers] = []
+
+    async def make(module: str = "tests.support.failing_worker", **limits: float) -> Workers:
+        workers = Workers(SECRETS, Limits(**{"count": 1, **limits}), module)  # type: ignore[arg-type]
+        made.append(workers)
+        await workers.start()
+        return workers
+
+    yield make
+    for workers in made:
+        await workers.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
+    assert verdict.accepted == {"www.example.com": True}
+    (pair,) = verdict.pairs
+    assert (pair.chain, pair.leaf_fingerprint, pair.sealed_key.epoch) == (LEAF.chain_pem, LEAF.fingerprint, 7)
+    opened = EPOCH.open(pair.sealed_key.box, pair_info("acme", pair.pair_id, pair.leaf_fingerprint))
+    assert opened.decode() == pkcs8(LEAF.key)
+    verifier = Verifier([(SIGNER.key_id, SIGNER.public_text())])
+    attested = verifier.open(Purpose.ATTESTATION, pair.attestation, Attestation)
+    assert (attested.pair_id, attested.domains, attested.account) == (pair.pair_id, ["www.example.com"], "acme")
+
+
+async def test_a_redelivery_gets_the_same_pair_id(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    first, second = [await workers.judge_sealed(request(), at=NOW, sealing=SEALING) for _ in range(2)]
+    assert first.pairs[0].pair_id == second.pairs[0].pair_id
+
+
+async def test_rsa_and_ecdsa_pairs_are_judged_together(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    one, two = request(), request(leaf=ISSUING.issue(["www.example.com"], key=rsa_key()))
+    both = one.model_copy(update={"pairs": [*one.pairs, *two.pairs]})
+    verdict = await workers.judge_sealed(both, at=NOW, sealing=SEALING)
+    assert [pair.key_type for pair in verdict.pairs] == ["ecdsa", "rsa"]
+    assert len({pair.pair_id for pair in verdict.pairs}) == 2
+
+
+async def test_a_key_sealed_for_another_submission_is_refused(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    verdict = await workers.judge_sealed(
+        request(info=submission_info("acme", "sub-2")), at=NOW, sealing=SEALING
+    )
+    assert [f.code for f in verdict.findings] == [Code.KEY_UNOPENABLE]
+    assert verdict.pairs == []
+
+
+async def test_public_trust_does_not_know_a_private_root(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    verdict = await workers.judge_sealed(request(private=False), at=NOW, sealing=SEALING)
+    assert [f.code for f in verdict.findings] == [Code.CHAIN_UNTRUSTED]
+
+
+async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    asked = request()
+    report = await workers.judge_sealed(
+        CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs), at=NOW
+    )
+    assert report.accepted == {"www.example.com": False}
+    assert [f.code for f in report.findings] == [Code.CHAIN_UNTRUSTED]
+
+
+@pytest.mark.parametrize("name", ["stall-1", "sleep-1", "die-1"])
+async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
+    make_workers: MakeWorkers, name: str
+) -> None:
+    workers = await make_workers(count=2, seconds=0.1, starved_seconds=0.4)
+    bad = asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING))
+    good = [workers.judge_sealed(request(f"sub-{n}", account="other"), at=NOW, sealing=SEALING) for n in range(20)]
+    assert all(verdict.accepted["www.example.com"] for verdict in await asyncio.gather(*good))
+    verdict = await bad
+    assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
+    assert verdict.accepted == {"www.example.com": False}
+    assert workers.replaced == 3
+    await until(lambda: len(workers.pids) == 2)
+
+
+async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(starved_seconds=10)
+    (pid,) = workers.pids
+    os.kill(pid, signal.SIGSTOP)
+    judging = asyncio.ensure_future(workers.judge_sealed(request(), at=NOW, sealing=SEALING))
+    await until(lambda: workers.running == 1)
+    os.kill(pid, signal.SIGKILL)
+    assert (await judging).accepted == {"www.example.com": True}
+    assert workers.pids != [pid]
+
+
+async def test_an_idle_worker_that_dies_is_replaced_without_a_submission(make_workers: MakeWorkers) -> None:
+    workers = await make_workers()
+    (pid,) = workers.pids
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: len(workers.pids) == 1 and workers.pids != [pid])
+    assert (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).pairs
+
+
+async def test_a_worker_is_renewed_after_its_jobs_by_a_successor(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(jobs=3)
+    (pid,) = workers.pids
+    for n in range(3):
+        await workers.judge_sealed(request(f"sub-{n}"), at=NOW, sealing=SEALING)
+    assert workers.pids == [pid]
+    await until(lambda: len(workers.pids) == 1 and workers.pids != [pid])
+    await until(lambda: gone(pid))
+    assert (workers.replaced, (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).accepted) == (
+        0, {"www.example.com": True}
+    )
+
+
+async def test_a_full_queue_is_busy_and_empties_again(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(queue=1, starved_seconds=10)
+    (pid,) = workers.pids
+    os.kill(pid, signal.SIGSTOP)
+    taken = asyncio.ensure_future(workers.judge_sealed(request("sub-1"), at=NOW, sealing=SEALING))
+    await until(lambda: workers.running == 1)
+    queued = asyncio.ensure_future(workers.judge_sealed(request("sub-2"), at=NOW, sealing=SEALING))
+    await until(lambda: workers.waiting == 1)
+    with pytest.raises(Busy):
+        await workers.judge_sealed(request("sub-3"), at=NOW, sealing=SEALING)
+    os.kill(pid, signal.SIGCONT)
+    assert all(verdict.pairs for verdict in await asyncio.gather(taken, queued))
+
+
+async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
+    flood = [
+        asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}"), at=NOW, sealing=SEALING)) for n in range(4)
+    ]
+    await until(lambda: workers.running == 2)
+    verdict = await workers.judge_sealed(request("sub-1", account="other"), at=NOW, sealing=SEALING)
+    assert verdict.pairs
+    assert (workers.running, workers.waiting) == (2, 2)
+    await asyncio.gather(*flood)
+
+
+async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    limits = Path(f"/proc/{workers.pids[0]}/limits").read_text()
+    line = {row[:25].strip(): row[25:].split() for row in limits.splitlines()}
+    assert line["Max core file size"][:2] == ["0", "0"]
+    assert line["Max address space"][0] == str(Limits().memory_bytes)
+
+
+async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    for part in ("cmdline", "environ"):
+        text = Path(f"/proc/{workers.pids[0]}/{part}").read_bytes()
+        assert SUBMISSION.text().encode() not in text
+        assert SIGNER.text().encode() not in text
+
+
+PARENT = """
+import asyncio, sys
+from services.validator.sealed import Secrets
+from services.validator.workers import Limits, Workers
+async def main():
+    workers = Workers(Secrets.model_validate_json(sys.argv[1]), Limits(count=2))
+    await workers.start()
+    print(*workers.pids, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+async def test_workers_die_with_a_parent_that_is_killed() -> None:
+    secrets = SECRETS.model_dump_json()
+    with subprocess.Popen([sys.executable, "-c", PARENT, secrets], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in (await asyncio.to_thread(parent.stdout.readline)).split()]
+        assert len(pids) == 2
+        parent.kill()
+    await until(lambda: all(gone(pid) for pid in pids))

@@ -1,0 +1,29 @@
+"""A validator worker that stalls or dies when a submission's id says so: ``stall-…`` spins, ``sleep-…`` waits,
+``die-…`` exits. Everything else it judges."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from services.validator.sealed import Job
+from services.validator.worker import Answer, main
+from shared.contracts.judging import CheckReport, Verdict
+
+
+def failing(answer: Answer) -> Answer:
+    def wrapped(job: Job) -> Verdict | CheckReport:
+        name = job.request.submission_id
+        while name.startswith("stall-"):
+            pass
+        if name.startswith("sleep-"):
+            threading.Event().wait()
+        if name.startswith("die-"):
+            os._exit(9)
+        return answer(job)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    main(failing)

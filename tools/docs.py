@@ -1,0 +1,161 @@
+"""Generates docs/asyncapi/<service>.json and docs/findings.md: ``python -m tools.docs [--check]``.
+
+``--check`` writes nothing and exits 1 when a document differs from the contracts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from shared.contracts.base import Contract
+from shared.contracts.channels import BY_SERVICE, Channel
+from shared.contracts.findings import Code, Refusal
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PARAMETERS = {
+    "node": "The node's id: lower-case letters, digits and hyphens.",
+    "key": "The domain's labels reversed, * as _wildcard: com.example.www.",
+}
+CE_HEADERS = {
+    "ce-specversion": {"type": "string", "const": "1.0"},
+    "ce-id": {"type": "string", "description": "Id of the message; of a command, its command id."},
+    "ce-type": {"type": "string", "description": "The versioned subject, without a node's id."},
+    "ce-source": {"type": "string", "description": "Who sends."},
+    "ce-subject": {"type": "string", "description": "The domain or account that it is about."},
+    "ce-time": {"type": "string", "format": "date-time"},
+    "ce-causationid": {"type": "string", "description": "ce-id of the message that caused this one."},
+    "traceparent": {"type": "string", "description": "W3C trace context."},
+    "Nats-Msg-Id": {"type": "string", "description": "ce-id, a colon and 16 hex digits of the body's SHA-256."},
+}
+REQUIRED_HEADERS = ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time"]
+
+
+def main(arguments: list[str]) -> int:
+    wanted = {DOCS / "asyncapi" / f"{name}.json": _text(asyncapi(name)) for name in BY_SERVICE}
+    wanted[DOCS / "findings.md"] = findings()
+    drifted = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if "--check" in arguments:
+        for path in drifted:
+            sys.stdout.write(f"{path.relative_to(ROOT)} differs from the contracts: run make docs\n")
+        return 1 if drifted else 0
+    for path in drifted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path])
+        sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+    return 0
+
+
+def asyncapi(service: str) -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of one service: what it receives and sends, replies and headers included."""
+    channels = BY_SERVICE[service]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    models: set[type[Contract]] = {Refusal}
+    for channel in channels:
+        models |= {model for model in (channel.body, channel.reply, channel.signed) if model is not None}
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in ordered], ref_template="#/components/schemas/{model}"
+    )
+    document: dict[str, Any] = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": f"edgetls {service}", "version": version,
+            "description": __import__(f"services.{service}", fromlist=["__doc__"]).__doc__ or "",
+        },
+        "defaultContentType": "application/json",
+        "servers": {"nats": {"host": "nats:4222", "protocol": "nats", "security": [
+            {"type": "userPassword", "description": "One nkey user each; see shared/topology.py for its rights."}]}},
+        "channels": {}, "operations": {},
+        "components": {"messages": {}, "schemas": schemas["$defs"]},
+    }
+    for channel in channels:
+        _add(document, channel)
+    return document
+
+
+def _add(document: dict[str, Any], channel: Channel) -> None:
+    name = _name(channel)
+    message = _message(document, channel.body, channel)
+    entry: dict[str, Any] = {
+        "address": channel.subject, "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+    }
+    parameters = {key: {"description": text} for key, text in PARAMETERS.items() if f"{{{key}}}" in channel.subject}
+    if parameters:
+        entry["parameters"] = parameters
+    document["channels"][name] = entry
+    operation: dict[str, Any] = {
+        "action": channel.direction, "channel": {"$ref": f"#/channels/{name}"},
+        "summary": _summary(channel), "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
+    }
+    if channel.reply is not None:
+        operation["reply"] = _reply(document, name, channel)
+    document["operations"][f"{channel.direction}-{name}"] = operation
+
+
+def _reply(document: dict[str, Any], name: str, channel: Channel) -> dict[str, Any]:
+    answers = [_message(document, model, None) for model in (channel.reply, Refusal) if model is not None]
+    reply = f"{name}-reply"
+    document["channels"][reply] = {
+        "address": None, "messages": {answer: {"$ref": f"#/components/messages/{answer}"} for answer in answers},
+    }
+    return {
+        "address": {"location": "$message.header#/reply", "description": "The asker's own inbox."},
+        "channel": {"$ref": f"#/channels/{reply}"},
+        "messages": [{"$ref": f"#/channels/{reply}/messages/{answer}"} for answer in answers],
+    }
+
+
+def _message(document: dict[str, Any], model: type[Contract], channel: Channel | None) -> str:
+    name = model.__name__
+    signed = channel.signed if channel else None
+    if signed is not None:
+        name = f"Signed{signed.__name__}"
+    payload: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    message: dict[str, Any] = {"name": name, "contentType": "application/json", "payload": payload}
+    if signed is not None:
+        message["summary"] = f"The JSON text of a {signed.__name__} in `payload`, signed."
+        message["payload"] = {"allOf": [payload], "properties": {"payload": {
+            "type": "string", "contentMediaType": "application/json",
+            "contentSchema": {"$ref": f"#/components/schemas/{signed.__name__}"}}}}
+    if channel is not None and channel.ce:
+        message["headers"] = {"type": "object", "properties": CE_HEADERS, "required": REQUIRED_HEADERS}
+    document["components"]["messages"].setdefault(name, message)
+    return name
+
+
+def _name(channel: Channel) -> str:
+    words = channel.subject.replace("{", "").replace("}", "").split(".")
+    return "-".join(word for word in words if word not in ("https", "v1"))
+
+
+def _summary(channel: Channel) -> str:
+    text = ((channel.signed or channel.body).__doc__ or "").strip().splitlines()
+    return text[0] if text else channel.body.__name__
+
+
+def findings() -> str:
+    """docs/findings.md from the enum."""
+    lines = ["# Findings", "", "Made from the code by `make docs`. A program branches on the code; the sentence is for",
+             "people. `refusal` stops a command, `warning` and `notice` do not.", "",
+             "| code | severity | what happened | what to do |", "| --- | --- | --- | --- |"]
+    for code in Code:
+        lines.append(f"| `{code.value}` | {code.severity.value} | {_cell(code.sentence)} | {_cell(code.hint)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
