@@ -14,13 +14,25 @@ _MAX_PAYLOAD = 1_048_576
 
 
 @dataclass(frozen=True)
+class Tls:
+    """PEM files of the server's certificate and key, and of the CA that servers of one cluster share."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True)
 class ServerPlace:
-    """Where a server listens and keeps its data."""
+    """Where a server listens and keeps its data. ``routes``: nats-route:// URLs of a cluster's servers."""
 
     host: str
     port: int
     store: Path
     name: str = "edgetls"
+    tls: Tls | None = None
+    routes: tuple[str, ...] = ()
+    cluster_port: int = 6222
 
 
 def render(place: ServerPlace, public_keys: Mapping[str, str]) -> str:
@@ -31,6 +43,7 @@ server_name: {json.dumps(place.name)}
 host: {json.dumps(place.host)}
 port: {place.port}
 max_payload: {_MAX_PAYLOAD}
+{_tls(place)}{_cluster(place)}\
 # Acked must mean on disk: usage is money.
 jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}
 # KV watchers and ordered consumers count too: the default of 1,000 a stream refuses the next node.
@@ -45,6 +58,24 @@ system_account: SYS
 def render_edge_users(nodes: Mapping[str, str]) -> str:
     """The included file of node users: node id -> nkey. The only file that changes when the fleet does (SIGHUP)."""
     return "users: [\n" + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items())) + "]\n"
+
+
+def _tls(place: ServerPlace) -> str:
+    return "" if place.tls is None else f"tls {_tls_block(place.tls)}\n"
+
+
+def _tls_block(tls: Tls) -> str:
+    files = {"cert_file": tls.certificate, "key_file": tls.key, "ca_file": tls.ca}
+    return "{ " + ", ".join(f"{name}: {json.dumps(str(file))}" for name, file in files.items()) + " }"
+
+
+def _cluster(place: ServerPlace) -> str:
+    if not place.routes:
+        return ""
+    port = place.cluster_port
+    tls = "" if place.tls is None else f", tls {_tls_block(place.tls)}"
+    routes = json.dumps(list(place.routes))
+    return f"cluster {{ name: edgetls, listen: {json.dumps(f'{place.host}:{port}')}, routes: {routes}{tls} }}\n"
 
 
 def _core(public_keys: Mapping[str, str]) -> str:

@@ -67,12 +67,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A durable pull consumer. ``ack_wait`` seconds; deliveries are never counted out."""
+    """A durable pull consumer; deliveries are never counted out.
+
+    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed."""
 
     stream: str
     durable: str
     filters: tuple[str, ...] = ()
-    ack_wait: float = 30
+    ack_wait: float = 5
     max_ack_pending: int = 5000
 
     def config(self) -> ConsumerConfig:
@@ -109,14 +111,14 @@ CONSUMERS: Final = (
     Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
-    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET, ack_wait=10),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,), ack_wait=5),
+    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
     Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
     Consumer(
         s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
     ),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=20_000),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,), ack_wait=10),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), ack_wait=10, max_ack_pending=20_000),
 )
 
 CORE: Final = "CORE"

@@ -1,0 +1,1 @@
+"""``edgetls``: the command line for operators, finance and whoever tries the platform out."""

@@ -1,7 +1,7 @@
 """Processes of a data folder that outlived their supervisor, found by what it recorded and by their marks.
 
 A child is the leader of a session of its own; its pid with its start time is in ``pids.json``, and
-``EDGETLS_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their environment, and PostgreSQL's
+``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their environment, and PostgreSQL's
 children make sessions of their own: the first are found by session, the second by program and working directory.
 """
 
@@ -19,7 +19,7 @@ from typing import Final
 
 from clients.fleet.files import write_private
 
-MARK: Final = "EDGETLS_DATA"
+MARK: Final = "EDGETLS_EMBEDDED_DATA"
 PIDS_FILE: Final = "pids.json"
 POSTGRES_DATA: Final = Path("postgres", "data")
 

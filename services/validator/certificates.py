@@ -85,7 +85,7 @@ class Certificate:
             _ = certificate.sans, certificate.version
         except Unreadable:
             raise
-        except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm, TypeError):
+        except Exception:  # The library has a dozen kinds without a common base; all say the same to us.
             raise Unreadable("it is not an X.509 certificate in DER") from None
         return certificate
 
@@ -103,6 +103,10 @@ class Certificate:
         """The DNS names of the SAN extension, lower case, in their order."""
         names = self.extension(x509.SubjectAlternativeName)
         return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else ()
+
+    @cached_property
+    def san_set(self) -> frozenset[str]:
+        return frozenset(self.sans)
 
     @cached_property
     def san_count(self) -> int:
@@ -214,14 +218,28 @@ class Certificate:
 
 
 def signed_by(child: Certificate, issuer: Certificate) -> bool:
-    """Do names and signature agree? Keys of no supported kind, or of a size made to cost time, sign nothing."""
+    """Do names and signature agree? Keys of no supported kind, or of a size made to cost time, sign nothing.
+
+    The library verifies no broken hash: there names and key identifiers decide, and every such certificate but a
+    trusted root is refused for its hash."""
     if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.key_bits > MAX_ISSUER_BITS:
         return False
+    if child.weak_signature:
+        return identifiers_agree(child, issuer)
     try:
         child.parsed.verify_directly_issued_by(issuer.parsed)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return True
+
+
+def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
+    """Does the child's authority key identifier name the issuer's key? True where either is absent."""
+    wanted = child.extension(x509.AuthorityKeyIdentifier)
+    offered = issuer.extension(x509.SubjectKeyIdentifier)
+    if wanted is None or wanted.key_identifier is None or offered is None:
+        return True
+    return wanted.key_identifier == offered.digest
 
 
 def _organisation(name: x509.Name) -> str:

@@ -22,7 +22,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from services.validator.certificates import Certificate, signed_by
+from services.validator.certificates import Certificate, identifiers_agree, signed_by
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code, Finding, Severity, finding
 
@@ -34,11 +34,10 @@ Path = tuple[Certificate, ...]
 
 @dataclass(frozen=True)
 class Chain:
-    """``certificates``: the leaf and its intermediates in order, without roots. ``proved``: a path was verified."""
+    """``certificates``: the leaf and its intermediates in order, without roots; proved where no finding refuses."""
 
     certificates: tuple[Certificate, ...]
     findings: tuple[Finding, ...]
-    proved: bool
 
 
 def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime) -> Chain:
@@ -55,7 +54,7 @@ def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots,
     findings += faults
     if not faults:
         findings += _expired_extras(kept, path, at)
-    return Chain((leaf, *(kept if in_order else ordered)), tuple(findings), not faults)
+    return Chain((leaf, *(kept if in_order else ordered)), tuple(findings))
 
 
 class _Graph:
@@ -83,7 +82,7 @@ class _Graph:
         return [
             c for c in named
             if c is not child and c.subject_name == child.issuer_name and not self._signs(c, child)
-            and _identifiers_agree(child, c)
+            and identifiers_agree(child, c)
         ]
 
     def knows_organisation(self, top: Certificate) -> bool:
@@ -124,14 +123,6 @@ class _Graph:
         if key not in self._signed:
             self._signed[key] = signed_by(child, issuer)
         return self._signed[key]
-
-
-def _identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
-    wanted = child.extension(x509.AuthorityKeyIdentifier)
-    offered = issuer.extension(x509.SubjectKeyIdentifier)
-    if wanted is None or wanted.key_identifier is None or offered is None:
-        return True
-    return wanted.key_identifier == offered.digest
 
 
 def _is_sorted(numbers: Sequence[int]) -> bool:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import idna
 
 _A_LABELS = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
-def covers(san: str, domain: str) -> bool:
-    """Does the DNS name ``san`` cover ``domain``, both lower-case A-labels? ``*.example.com`` needs itself."""
-    if san == domain:
+def covered(sans: Container[str], domain: str) -> bool:
+    """Does one of ``sans`` cover ``domain``, all lower-case A-labels? A wildcard domain needs the same wildcard."""
+    if domain in sans:
         return True
-    if not san.startswith("*.") or domain.startswith("*."):
-        return False
-    # As OpenSSL and browsers do, `*.com` covers nothing.
-    _, _, parent = domain.partition(".")
-    return san[2:] == parent and "." in parent
+    label, _, parent = domain.partition(".")
+    # As for OpenSSL and browsers, `*.com` covers nothing.
+    return label != "*" and "." in parent and f"*.{parent}" in sans
 
 
-def covered(sans: Iterable[str], domain: str) -> bool:
-    return any(covers(san, domain) for san in sans)
-
-
-def lost(live: Iterable[str], sans: Iterable[str]) -> list[str]:
+def lost(live: Iterable[str], sans: Container[str]) -> list[str]:
     """The names of the live certificate that ``sans`` do not cover (rule D12), in order."""
-    known = tuple(sans)
-    return [name for name in live if not covered(known, name)]
+    return [name for name in live if not covered(sans, name)]
 
 
 def a_label(domain: str) -> str | None:

@@ -44,7 +44,9 @@ def answer(line: bytes, now: Now) -> dict[str, Any]:
         findings = _judged(request, now)
     except BadLine as fault:
         findings = [finding(Code.REQUEST_MALFORMED, f"The line is not a request: {fault}.", field="request")]
-    except Exception:  # A line must never stop the others; what is unforeseen is refused and holds no text.
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # A line must never stop the others, nor a panic of a library, which is no Exception.
         findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
     accepted = judge.verdicts([""], findings)[""]
     return {

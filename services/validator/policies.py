@@ -158,7 +158,7 @@ def certificate_text_is_canonical(submission: Submission) -> Iterator[Finding]:
 
 
 def _oddities(document: pem.Document, code: Code, field: _Field) -> Iterator[Finding]:
-    for oddity, block in document.oddities:
+    for oddity, block in document.oddities if document.blocks else ():
         yield _normalised(code, oddity, field, block)
 
 
@@ -331,7 +331,7 @@ def leaf_covers_every_domain(submission: Submission) -> Iterator[Finding]:
     """D8: by DNS SANs alone."""
     leaf = submission.leaf
     for domain in submission.domains if leaf else ():
-        if leaf and not names.covered(leaf.sans, domain):
+        if leaf and not names.covered(leaf.san_set, domain):
             yield finding(Code.DOMAIN_MISMATCH, f"{domain} is not covered; the certificate is for {_shown(leaf.sans)}.",
                           field="domain", block=leaf.block, domain=domain)
 
@@ -339,7 +339,7 @@ def leaf_covers_every_domain(submission: Submission) -> Iterator[Finding]:
 def leaf_keeps_the_live_names(submission: Submission) -> Iterator[Finding]:
     """D12: names that the certificate in use covers and this one does not. The domain's own loss is D8's refusal."""
     leaf = submission.leaf
-    lost = names.lost(submission.live_names, leaf.sans) if leaf else []
+    lost = names.lost(submission.live_names, leaf.san_set) if leaf else []
     if leaf and lost:
         yield finding(Code.CERTIFICATE_NAMES_LOST, f"The live certificate covers, and this one does not: "
                       f"{_shown(lost)}.", field=_CERTIFICATE, block=leaf.block)

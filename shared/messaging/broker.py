@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import Any
 
 import nats
@@ -18,7 +19,7 @@ from shared.subjects import inbox_prefix
 
 log = structlog.get_logger()
 CONNECT_SECONDS = 3.0
-JS_TIMEOUT = 5.0
+SAY_SECONDS = 10.0
 
 
 def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
@@ -94,8 +95,16 @@ async def _quiet(error: Exception) -> None:
     """The probe raises what went wrong: nothing to say twice."""
 
 
+_said: dict[str, float] = {}
+
+
 async def _log_error(error: Exception) -> None:
-    log.warning("broker.error", error=str(error) or type(error).__name__)
+    """Once in a while for each text: an outage would fill the log with its attempts."""
+    text, now = str(error) or type(error).__name__, time.monotonic()
+    if now - _said.get(text, -SAY_SECONDS) >= SAY_SECONDS:
+        _said.clear()
+        _said[text] = now
+        log.warning("broker.error", error=text)
 
 
 async def _closed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,8 +14,11 @@ from shared.errors import SettingsError
 from shared.messaging.failures import describe, passes
 
 log = structlog.get_logger()
-Pool = asyncpg.Pool[asyncpg.Record]
-Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+else:  # the classes of asyncpg are generic for type checkers only
+    Pool, Connection = asyncpg.Pool, asyncpg.Connection
 
 
 async def open_pool(dsn: str, *, size: int = 8) -> Pool:

@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | Any
+Key = Any
+"""A private key of any kind that ``cryptography`` makes."""
+
 Extension = tuple[x509.ExtensionType, bool]
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)

@@ -1,0 +1,279 @@
+"""Domains and their HTTPS: register, submit, check, settings, disable, history."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from clients.cli.command import Link, command
+from clients.cli.files import read_text
+from clients.cli.out import milliseconds
+from clients.platform import Live, Ordered, Platform, Progressed, findings_of
+from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Outcome
+from shared.contracts.findings import Code, Finding, Severity, finding
+from shared.errors import Refused, SettingsError
+
+domain_app = typer.Typer(help="Register, show, list and remove accelerated domains.", no_args_is_help=True)
+DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")]
+
+
+class RedirectOption(StrEnum):
+    OFF = "off"
+    TO_HTTPS = "to_https"
+    TO_HTTP = "to_http"
+
+
+class StatusOption(StrEnum):
+    MOVED = "301"
+    FOUND = "302"
+    TEMPORARY = "307"
+    PERMANENT = "308"
+
+
+@command(domain_app, "register", examples=[
+    "edgetls domain register www.example.com --type video --origin https://origin.example.com",
+    "edgetls domain register '*.img.example.com' --type image_small_file --origin http://origin.example.com:8080",
+])
+async def register(
+    link: Link,
+    domain: DomainArgument,
+    service_type: Annotated[str, typer.Option("--type", help="image_small_file, download, video or live_streaming.")],
+    origin: Annotated[str, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")],
+    trust: Annotated[str, typer.Option(help="public (Mozilla's roots) or private (the account's own).")] = "public",
+) -> None:
+    """Registers a domain for the account; HTTP is served at once, HTTPS after the first certificate."""
+    if trust not in ("public", "private"):
+        raise SettingsError("--trust is public or private")
+    async with link.platform() as platform:
+        ordered = await platform.register(
+            domain, link.account, service_type, origin, trust=cast(Literal["public", "private"], trust)
+        )
+        await _report(link, platform, ordered, "registered")
+
+
+@command(domain_app, "remove", examples=["edgetls domain remove www.example.com"])
+async def remove(link: Link, domain: DomainArgument) -> None:
+    """Removes a domain and everything that belongs to it."""
+    async with link.platform() as platform:
+        await _report(link, platform, await platform.remove(domain, link.account), "removed")
+
+
+@command(domain_app, "show", examples=[
+    "edgetls domain show www.example.com", "edgetls domain show www.example.com --json",
+])
+async def show(link: Link, domain: DomainArgument) -> None:
+    """State, settings, certificate and the revision that every node serves."""
+    async with link.platform() as platform:
+        view = await platform.show(domain, link.account)
+    link.out.data(view)
+    link.out.table(("", ""), _view_rows(view))
+
+
+@command(domain_app, "list", examples=["edgetls domain list", "edgetls domain list --account acme --json"])
+async def list_domains(link: Link) -> None:
+    """Every domain of the account."""
+    async with link.platform() as platform:
+        views = [view async for view in platform.all_domains(link.account)]
+    link.out.data(views)
+    link.out.table(
+        ("domain", "state", "type", "certificate until", "revision", "live"),
+        [
+            (v.domain, v.state, v.service_type, _until(v.certificates), v.revision, v.live_revision or "-")
+            for v in views
+        ],
+        empty=f"no domains in the account {link.account}",
+    )
+
+
+async def submit(
+    link: Link,
+    domain: DomainArgument,
+    cert: Annotated[Path, typer.Option("--cert", help="PEM chain, leaf first.")],
+    key: Annotated[Path, typer.Option("--key", help="PEM private key; sealed here, it never leaves in clear.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
+) -> None:
+    """Enables HTTPS for a domain, or replaces its certificate."""
+    chain, private = read_text(cert, "the certificate"), read_text(key, "the key")
+    async with link.platform() as platform:
+        began = time.monotonic()
+        ordered = await platform.submit(domain, link.account, chain, private, strict=strict)
+        settled = await platform.settled(ordered.command_id)
+        accepted_ms = (time.monotonic() - began) * 1000
+        findings = await _findings(platform, settled)
+        _refuse(settled, findings)
+        link.out.note(f"{settled.outcome.value}: revision {settled.revision} after {milliseconds(accepted_ms)}")
+        link.out.findings(findings)
+        result: dict[str, Any] = {**_result(settled, findings), "accepted_ms": round(accepted_ms, 1)}
+        if wait and settled.revision is not None:
+            live = await platform.converged(settled.domain, settled.revision, _teller(link))
+            live_ms = (time.monotonic() - began) * 1000
+            link.out.line(_live_line(live, live_ms))
+            result |= {"live_ms": round(live_ms, 1), "nodes": live.nodes, "slowest_node_ms": live.slowest_ms}
+    link.out.data(result)
+
+
+async def check(
+    link: Link,
+    domains: Annotated[list[str], typer.Argument(help="One to fifty domains that the pair should serve.")],
+    cert: Annotated[Path, typer.Option("--cert", help="PEM chain, leaf first.")],
+    key: Annotated[Path, typer.Option("--key", help="PEM private key; sealed here.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
+) -> None:
+    """The dry run: what a submission would find. Nothing is stored."""
+    chain, private = read_text(cert, "the certificate"), read_text(key, "the key")
+    async with link.platform() as platform:
+        report = await platform.check(domains, link.account, chain, private, strict=strict)
+    if not all(report.accepted.values()):
+        raise Refused(report.findings)
+    link.out.data(report)
+    link.out.findings(report.findings)
+    link.out.line(f"would be accepted for {', '.join(report.accepted)}")
+
+
+async def settings(
+    link: Link,
+    domain: DomainArgument,
+    redirect: Annotated[RedirectOption | None, typer.Option(help="Forcible redirect.")] = None,
+    status: Annotated[StatusOption | None, typer.Option(help="Status of the redirect; 307 and 308 keep POST.")] = None,
+) -> None:
+    """Changes the HTTPS settings that are named; the others stay."""
+    if redirect is None and status is None:
+        raise SettingsError("nothing to change: name --redirect or --status")
+    code = None if status is None else cast(Literal[301, 302, 307, 308], int(status.value))
+    async with link.platform() as platform:
+        ordered = await platform.change_settings(
+            domain, link.account, redirect=None if redirect is None else redirect.value, redirect_status=code
+        )
+        await _report(link, platform, ordered, "changed")
+
+
+async def disable(
+    link: Link, domain: DomainArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Until every node has dropped it.")] = False,
+) -> None:
+    """Switches HTTPS off; nothing of the certificate or key is kept. Enabling again needs a new upload."""
+    async with link.platform() as platform:
+        await _report(link, platform, await platform.disable(domain, link.account), "disabled", wait=wait)
+
+
+async def history(
+    link: Link, domain: DomainArgument,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")] = 50,
+) -> None:
+    """Every command for a domain and how it ended, newest first."""
+    async with link.platform() as platform:
+        found = await platform.history(domain, link.account, limit=limit)
+    link.out.data(found)
+    link.out.table(
+        ("received", "command", "outcome", "revision", "codes", "by", "id"),
+        [
+            (f"{e.received_at:%Y-%m-%d %H:%M:%S}", e.command, e.outcome, e.revision or "-", ", ".join(e.codes),
+             e.source, e.command_id)
+            for e in found.entries
+        ],
+        empty="no commands yet",
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(domain_app, name="domain")
+    command(app, "submit", examples=[
+        "edgetls submit www.example.com --cert chain.pem --key key.pem --wait",
+        "edgetls submit www.example.com --cert chain.pem --key key.pem --json",
+    ])(submit)
+    command(app, "check", examples=["edgetls check www.example.com --cert chain.pem --key key.pem"])(check)
+    command(app, "settings", examples=[
+        "edgetls settings www.example.com --redirect to_https --status 308",
+        "edgetls settings www.example.com --redirect off",
+    ])(settings)
+    command(app, "disable", examples=["edgetls disable www.example.com --wait"])(disable)
+    command(app, "history", examples=["edgetls history www.example.com --limit 10"])(history)
+
+
+async def _report(link: Link, platform: Platform, ordered: Ordered, done: str, *, wait: bool = False) -> None:
+    """Waits for the command's end and says it; Refused when it was not carried out."""
+    settled = await platform.settled(ordered.command_id)
+    findings = findings_of(settled)
+    _refuse(settled, findings)
+    what = done if settled.outcome is Outcome.APPLIED else settled.outcome.value
+    link.out.line(f"{settled.domain}: {what}" + (f", revision {settled.revision}" if settled.revision else ""))
+    link.out.findings(findings)
+    result = _result(settled, findings)
+    if wait and settled.revision is not None:
+        live = await platform.converged(settled.domain, settled.revision, _teller(link))
+        link.out.line(_live_line(live, live.slowest_ms))
+        result["nodes"] = live.nodes
+    link.out.data(result)
+
+
+async def _findings(platform: Platform, settled: CommandSettled) -> list[Finding]:
+    """In full; the codes alone where a later disable took the detail away already."""
+    if not settled.codes:
+        return []
+    try:
+        return (await platform.submission(settled.command_id, settled.account)).findings or findings_of(settled)
+    except Refused:
+        return findings_of(settled)
+
+
+def _refuse(settled: CommandSettled, findings: list[Finding]) -> None:
+    if settled.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
+        return
+    named = {one.code for one in findings if one.severity is Severity.REFUSAL}
+    if settled.outcome is Outcome.SUPERSEDED and Code.SUBMISSION_SUPERSEDED not in named:
+        findings = [*findings, finding(Code.SUBMISSION_SUPERSEDED)]
+    if settled.outcome is Outcome.UNDECIDED and Code.SUBMISSION_UNDECIDED not in named:
+        findings = [*findings, finding(Code.SUBMISSION_UNDECIDED)]
+    raise Refused(findings)
+
+
+def _result(settled: CommandSettled, findings: list[Finding]) -> dict[str, Any]:
+    return {
+        "command_id": settled.command_id, "domain": settled.domain, "outcome": settled.outcome.value,
+        "revision": settled.revision, "findings": findings,
+    }
+
+
+def _teller(link: Link) -> Any:
+    def tell(progressed: Progressed) -> None:
+        link.out.note(
+            f"on {progressed.proven} of {progressed.nodes} nodes after {milliseconds(progressed.elapsed_ms)}"
+        )
+
+    return tell
+
+
+def _live_line(live: Live, elapsed_ms: float | None) -> str:
+    after = "" if elapsed_ms is None else f" after {milliseconds(elapsed_ms)}"
+    return f"live everywhere: revision {live.revision} on {live.nodes} nodes{after}"
+
+
+def _view_rows(view: DomainView) -> list[tuple[str, object]]:
+    origin, redirect = view.origin, view.settings.redirect
+    rows: list[tuple[str, object]] = [
+        ("domain", view.domain), ("account", view.account), ("state", view.state.value),
+        ("service type", view.service_type.value), ("origin", f"{origin.scheme}://{origin.host}:{origin.port}"),
+        ("redirect", f"{redirect.mode.value} ({redirect.status})"),
+        ("TLS", f"{view.settings.tls_min} to {view.settings.tls_max}, HTTP/2 {'on' if view.settings.http2 else 'off'}"),
+        ("revision", f"{view.revision}, live everywhere: {view.live_revision or 'not yet'}"),
+        ("pending submission", view.pending_submission or "-"),
+    ]
+    for one in view.certificates:
+        rows += [
+            ("certificate", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
+            ("  names", ", ".join(one.sans)), ("  issuer", one.issuer),
+            ("  until", f"{one.not_after:%Y-%m-%d %H:%M} UTC, {one.days_left} days left"),
+            ("  fingerprint", one.fingerprint),
+        ]
+    return rows
+
+
+def _until(certificates: list[CertificateView]) -> str:
+    return f"{min(c.not_after for c in certificates):%Y-%m-%d}" if certificates else "-"
+
+

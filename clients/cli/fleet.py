@@ -1,0 +1,185 @@
+"""The fleet: nodes and epochs, by commands that the operator's fleet file signs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from clients.cli.command import Link, command
+from clients.cli.rotation import Rotation, rotate
+from clients.fleet import commands
+from clients.fleet.fleet_file import FleetFile, FleetNode
+from clients.fleet.keys import NodeCredentials, ensure_node
+from clients.fleet.publish import send
+from clients.platform.reach import Reach
+from shared import subjects as s
+from shared.contracts.queries import FleetView, Nothing
+from shared.errors import SettingsError, Unreachable
+
+fleet_app = typer.Typer(
+    help="Nodes and epochs: show, enrol, drain, return, remove, rotate (operator).", no_args_is_help=True
+)
+NodeArgument = Annotated[str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")]
+_KNOWN_SECONDS: Final = 15.0
+_RELOAD: Final = "Have nats-server read its users again (SIGHUP; 'edgetls up' does it by itself)"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(fleet_app, name="fleet")
+
+
+@command(fleet_app, "show", examples=["edgetls fleet show", "edgetls fleet show --json"])
+async def show(link: Link) -> None:
+    """Every node: live or silent, in sync or behind, and its epochs."""
+    async with link.platform("operator") as platform:
+        view = await platform.fleet()
+    link.out.data(view)
+    link.out.table(
+        ("node", "state", "in sync", "behind", "epochs", "last seen", "labels"),
+        [
+            (n.node, n.state, "yes" if n.in_sync else "no", "-" if n.behind is None else n.behind,
+             ", ".join(map(str, n.epochs)), "never" if n.last_seen is None else f"{n.last_seen:%Y-%m-%d %H:%M:%S}",
+             ", ".join(f"{key}={value}" for key, value in sorted(n.labels.items())))
+            for n in view.nodes
+        ],
+        empty="no nodes are enrolled",
+    )
+    link.out.line(f"epoch {view.epoch}, {view.domains} domains, bucket sequence {view.sequence}")
+
+
+@command(fleet_app, "enrol", examples=[
+    "edgetls fleet enrol paris-1 --folder /etc/edgetls/paris-1 --label region=eu",
+    "edgetls fleet enrol paris-1 --nkey UABC… --public-key MIIB…",
+])
+async def enrol(
+    link: Link,
+    node: NodeArgument,
+    folder: Annotated[Path | None, typer.Option(help="Where its keys are, or are made: nats.nk, node.hpke.")] = None,
+    nkey: Annotated[str | None, typer.Option(help="Public nkey of a node that made its own keys.")] = None,
+    public_key: Annotated[str | None, typer.Option(help="HPKE public key of such a node, base64.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+) -> None:
+    """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it."""
+    credentials = _credentials(folder, nkey, public_key)
+    fleet_file = link.place.fleet()
+    now = datetime.now(UTC)
+    with FleetFile.edit(fleet_file) as fleet:
+        fleet.put(FleetNode(
+            node=node, public_key=credentials.public_key, nkey=credentials.nkey, labels=_labels(label or [])
+        ))
+        fleet.write_users()
+    async with link.reach("operator") as reach:
+        await send(reach.client, [commands.enrol(FleetFile.read(fleet_file), node, now)], now, patience=link.patience)
+        await _until(reach, node, ("live", "silent"))
+    with FleetFile.edit(fleet_file) as fleet:
+        fleet.mark(node, "enrolled")
+    link.out.data({"node": node, "done": "enrolled"})
+    link.out.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
+
+
+@command(fleet_app, "drain", examples=["edgetls fleet drain paris-1"])
+async def drain(link: Link, node: NodeArgument) -> None:
+    """The node no longer counts for 'live everywhere'; it goes on serving until it is taken out of traffic."""
+    await _drain(link, node, drained=True)
+
+
+@command(fleet_app, "return", examples=["edgetls fleet return paris-1"])
+async def bring_back(link: Link, node: NodeArgument) -> None:
+    """A drained node counts again."""
+    await _drain(link, node, drained=False)
+
+
+@command(fleet_app, "remove", examples=["edgetls fleet remove paris-1"])
+async def remove(link: Link, node: NodeArgument) -> None:
+    """Takes a node out for good: its NATS user goes, a new epoch starts, every pair is sealed anew.
+
+    The node keeps what it held: the domains to re-key are listed."""
+    FleetFile.read(link.place.fleet()).node(node)
+    async with link.reach("operator") as reach:
+        done = await rotate(reach, link.place.fleet(), link.out.note, without=node)
+        await _until(reach, node, ("removed",))
+    link.out.data({"node": node, "done": "removed", "rekey": sorted(done.domains), **_told(done)})
+    link.out.line(f"{node} is removed. {_RELOAD}")
+    _report(link, done)
+    link.out.table(("it held the keys of: have new certificates issued",), [(d,) for d in sorted(done.domains)],
+                   empty="it held no keys")
+
+
+@command(fleet_app, "rotate", examples=["edgetls fleet rotate"])
+async def rotate_epoch(link: Link) -> None:
+    """Starts a new epoch, seals every kept pair to it and destroys the old epoch's key."""
+    async with link.reach("operator") as reach:
+        done = await rotate(reach, link.place.fleet(), link.out.note)
+    link.out.data({"done": "rotated", **_told(done)})
+    _report(link, done)
+
+
+async def _drain(link: Link, node: str, *, drained: bool) -> None:
+    fleet_file = link.place.fleet()
+    now = datetime.now(UTC)
+    fleet = FleetFile.read(fleet_file)
+    order = (commands.drain if drained else commands.bring_back)(fleet, node, now)
+    async with link.reach("operator") as reach:
+        await send(reach.client, [order], now, patience=link.patience)
+        await _until(reach, node, ("drained",) if drained else ("live", "silent"))
+    with FleetFile.edit(fleet_file) as changed:
+        changed.mark(node, "drained" if drained else "enrolled")
+    done = "drained" if drained else "returned"
+    link.out.data({"node": node, "done": done})
+    link.out.line(f"{node} is {done}")
+
+
+async def _until(reach: Reach, node: str, states: tuple[str, ...]) -> None:
+    """Until edge_sync shows the node so; a removed one may also be gone from its view."""
+    deadline = time.monotonic() + _KNOWN_SECONDS
+    while True:
+        view = await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        state = next((one.state for one in view.nodes if one.node == node), "removed")
+        if state in states:
+            return
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"the command is stored, but edge_sync shows {node} as {state} after {_KNOWN_SECONDS:g} s: see its "
+                "log and 'edgetls dead list' (a command that the operator's key did not sign dies there)"
+            )
+        await asyncio.sleep(0.2)
+
+
+def _credentials(folder: Path | None, nkey: str | None, public_key: str | None) -> NodeCredentials:
+    if folder is not None and not (nkey or public_key):
+        return ensure_node(folder)
+    if folder is None and nkey and public_key:
+        return NodeCredentials(nkey, public_key)
+    raise SettingsError("name either --folder, or --nkey and --public-key")
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise SettingsError(f"--label {text!r} is not key=value")
+        found[key] = value
+    return found
+
+
+def _told(done: Rotation) -> dict[str, object]:
+    return {
+        "epoch": done.epoch, "resealed": len(done.pairs), "unopened": sorted(done.unopened),
+        "destroyed_epochs": done.destroyed,
+    }
+
+
+def _report(link: Link, done: Rotation) -> None:
+    destroyed = ", ".join(map(str, done.destroyed)) or "none"
+    link.out.line(f"epoch {done.epoch}: {len(done.pairs)} pairs sealed anew; destroyed epoch keys: {destroyed}")
+    if done.unopened:
+        link.out.line(
+            f"{len(done.unopened)} pairs open with no key of the fleet file, so the old keys are kept: submit their "
+            "certificates again"
+        )

@@ -1,0 +1,74 @@
+"""The platform on this machine: up and down."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.command import epilog, quiet_logs, run_action
+from clients.cli.out import Out
+from clients.cli.place import DEFAULT_DATA, RUN_FILE
+
+DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made when missing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+
+
+def up(
+    data: DataOption = DEFAULT_DATA,
+    nodes: Annotated[int, typer.Option("--nodes", min=0, max=50, help="Edge nodes to run.")] = 3,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="NATS port; else a free one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Starts NATS, PostgreSQL, the four services and the nodes, and keeps them running until Ctrl-C.
+
+    A second start on the same folder continues with its data."""
+    raise typer.Exit(run_action(_up(data, nodes, port, Out(as_json)), Out(as_json)))
+
+
+def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
+    """Stops what 'edgetls up' started on this folder, also when some of it died."""
+    raise typer.Exit(run_action(_down(data, Out(as_json)), Out(as_json)))
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("up", epilog=epilog(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]))(up)
+    app.command("down", epilog=epilog(["edgetls down", "edgetls down --data /var/tmp/edge"]))(down)
+
+
+async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
+    # The embedded platform's wheels are an extra: every other command works without them.
+    from deploy.embedded.platform import Platform
+
+    quiet_logs()
+    platform = Platform(data, nodes=nodes, on_line=out.note, nats_port=port)
+    await platform.start()
+    out.data({"event": "ready", "run_file": str(platform.data / RUN_FILE), **platform.run})
+    for line in where(platform.data, platform.run):
+        out.line(line)
+    try:
+        await platform.serve()
+    finally:
+        await platform.stop()
+    out.line("stopped")
+
+
+async def _down(data: Path, out: Out) -> None:
+    from deploy.embedded.down import down as stop
+
+    told = await asyncio.to_thread(stop, data)
+    out.data({"done": told})
+    out.line(told)
+
+
+def where(data: Path, run: dict[str, Any]) -> list[str]:
+    """Where everything is, for people."""
+    nodes = [f"  {node['id']:<10} https {node['https']}  http {node['http']}" for node in run["nodes"]]
+    return [
+        f"data       {data}", f"all places {data / RUN_FILE}", f"logs       {data / 'logs'}",
+        f"NATS       {run['nats_url']}", "nodes", *nodes,
+        f"trust      {run['trust_roots']} (test CA roots)",
+        f"use it     edgetls domain list --data {data}", "stop it    Ctrl-C, or edgetls down",
+    ]

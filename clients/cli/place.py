@@ -1,0 +1,80 @@
+"""Which platform a command talks to: a data folder's run.json, or addresses and files by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from shared.errors import SettingsError, Unreachable
+
+Role = Literal["platform", "operator", "finance", "topology"]
+RUN_FILE: Final = "run.json"
+DEFAULT_DATA: Final = Path(".edgetls")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The options as given; None where they were not. ``nats_url`` wins over the data folder."""
+
+    data: Path = DEFAULT_DATA
+    nats_url: str | None = None
+    seed_file: Path | None = None
+    submission_key_file: Path | None = None
+    fleet_file: Path | None = None
+    user: str | None = None
+
+    def login(self, role: Role) -> Login:
+        """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part is missing."""
+        if self.nats_url is None:
+            run = self.run()
+            credentials = run["credentials"]
+            if role not in credentials:
+                raise SettingsError(f"{self.run_file} names no credentials of {role!r}")
+            seed = self.seed_file or Path(credentials[role])
+            return Login(run["nats_url"], seed, self.user or role, self._key(run))
+        if self.seed_file is None:
+            raise SettingsError(
+                f"--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey seed of the user {role!r}"
+            )
+        return Login(self.nats_url, self.seed_file, self.user or role, self.submission_key_file)
+
+    def fleet(self) -> Path:
+        if self.fleet_file is not None:
+            return self.fleet_file
+        if self.nats_url is not None:
+            raise SettingsError("--fleet-file (EDGETLS_FLEET_FILE) is needed with --nats-url")
+        return Path(self.run()["fleet_file"])
+
+    @property
+    def run_file(self) -> Path:
+        return self.data / RUN_FILE
+
+    def run(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.run_file.read_text())
+        except FileNotFoundError:
+            raise Unreachable(
+                f"no platform was started in {self.data}: there is no {self.run_file}. Start one with 'edgetls up', "
+                "name its folder with --data (EDGETLS_DATA), or name its broker with --nats-url (EDGETLS_NATS_URL)"
+            ) from None
+        except OSError as error:
+            raise SettingsError(f"cannot read {self.run_file}: {os.strerror(error.errno or 0)}") from None
+        except ValueError:
+            raise SettingsError(f"{self.run_file} is not the JSON of a running platform") from None
+        return found
+
+    def _key(self, run: dict[str, Any]) -> Path | None:
+        return self.submission_key_file or Path(run["submission_key"])
+
+
+@dataclass(frozen=True)
+class Login:
+    """``submission_key``: the file to seal private keys with, None when it was not given."""
+
+    url: str
+    seed_file: Path
+    user: str
+    submission_key: Path | None

@@ -1,0 +1,125 @@
+"""A new epoch: keyrings out, every kept pair sealed anew, the old epoch's key destroyed when nothing needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from clients.fleet import commands
+from clients.fleet.fleet_file import FleetFile
+from clients.fleet.publish import send
+from clients.platform.reach import Reach
+from shared import subjects as s
+from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage, SealedPair
+from shared.errors import CannotOpen, Unreachable
+
+_SWITCH_SECONDS: Final = 30.0
+_JUDGING_SECONDS: Final = 10.0
+"""A submission that is being judged may still come out sealed to the old epoch until its deadline (design, "Order")."""
+_LOOK_SECONDS: Final = 0.5
+_AGAIN_SECONDS: Final = 10.0
+_STUCK_SECONDS: Final = 60.0
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Rotation:
+    """``domains``: whose pairs were sealed to an older epoch. A removed node keeps what it held and
+    so knows their keys: have them re-keyed. ``unopened``: pairs that no key of the fleet file opens."""
+
+    epoch: int = 0
+    pairs: set[str] = field(default_factory=set)
+    domains: set[str] = field(default_factory=set)
+    unopened: set[str] = field(default_factory=set)
+    destroyed: list[int] = field(default_factory=list)
+
+
+async def rotate(reach: Reach, fleet_file: Path, tell: Tell, *, without: str | None = None) -> Rotation:
+    """Starts an epoch and seals every kept pair to it. ``without``: a node that is removed first: it loses its NATS
+    user and gets no key of the new epoch. An interrupted rotation is made good by the next one."""
+    now = datetime.now(UTC)
+    with FleetFile.edit(fleet_file) as fleet:
+        if without is not None:
+            fleet.mark(without, "removed")
+            fleet.write_users()
+        if without is not None or fleet.started >= fleet.epoch:
+            fleet.new_epoch()
+    fleet = FleetFile.read(fleet_file)
+    orders = [commands.remove(fleet, without, now)] if without is not None else []
+    await send(reach.client, [*orders, *commands.start_epoch(fleet, now)], now, patience=reach.patience)
+    with FleetFile.edit(fleet_file) as changed:
+        changed.started = max(changed.started, fleet.epoch)
+    tell(f"epoch {fleet.epoch} is started")
+    await _until_sealing(reach, fleet.epoch)
+    switched = time.monotonic()
+    tell(f"new pairs are sealed to epoch {fleet.epoch}")
+    done = Rotation(fleet.epoch)
+    await _reseal_all(reach, fleet, done, tell)
+    if not done.unopened:
+        await asyncio.sleep(max(0.0, switched + _JUDGING_SECONDS - time.monotonic()))
+        await _reseal_all(reach, fleet, done, tell)
+        with FleetFile.edit(fleet_file) as changed:
+            done.destroyed = changed.forget_epochs(fleet.epoch)
+    return done
+
+
+async def _until_sealing(reach: Reach, epoch: int) -> None:
+    deadline = time.monotonic() + _SWITCH_SECONDS
+    while (await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)).epoch < epoch:
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"edge_sync does not seal to epoch {epoch} after {_SWITCH_SECONDS:g} s: see its log; then run "
+                "'edgetls fleet rotate' again. No key was destroyed"
+            )
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _reseal_all(reach: Reach, fleet: FleetFile, done: Rotation, tell: Tell) -> None:
+    """Until no pair is sealed to an older epoch but those that cannot be opened."""
+    ordered: dict[str, float] = {}
+    fewest, moved_at = None, time.monotonic()
+    while left := [pair for pair in await _sealed_below(reach, fleet.epoch) if pair.pair_id not in done.unopened]:
+        now = time.monotonic()
+        if fewest is None or len(left) < fewest:
+            fewest, moved_at = len(left), now
+        if now - moved_at > _STUCK_SECONDS:
+            names = ", ".join(sorted({pair.domain for pair in left})[:10])
+            raise Unreachable(
+                f"config has not taken {len(left)} resealed pairs in {_STUCK_SECONDS:g} s ({names}): run 'edgetls "
+                "fleet rotate' again. No key was destroyed"
+            )
+        # An order that met a pair which had just changed was refused: after a while it is made anew.
+        due = [pair for pair in left if now - ordered.get(pair.pair_id, -_AGAIN_SECONDS) >= _AGAIN_SECONDS]
+        if due:
+            await _reseal(reach, fleet, due, done)
+            ordered |= {pair.pair_id: now for pair in due}
+            tell(f"{len(due)} pairs are sealed anew")
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _reseal(reach: Reach, fleet: FleetFile, pairs: list[SealedPair], done: Rotation) -> None:
+    orders = []
+    for pair in pairs:
+        try:
+            orders.append(commands.reseal(fleet, pair))
+        except CannotOpen:
+            done.unopened.add(pair.pair_id)
+            continue
+        done.domains.add(pair.domain)
+        done.pairs.add(pair.pair_id)
+    await send(reach.client, orders, datetime.now(UTC), patience=reach.patience)
+
+
+async def _sealed_below(reach: Reach, epoch: int) -> list[SealedPair]:
+    found: list[SealedPair] = []
+    after: str | None = ""
+    while after is not None:
+        page = await reach.ask(s.RPC_PAIR_SEALED, PageSealed(below=epoch, after=after), SealedPage)
+        found += page.pairs
+        after = page.next
+    return found

@@ -1,0 +1,291 @@
+"""Verified bundles into nginx: opened, load-checked, put, and proven by a real local handshake before they count.
+
+Several domains at once, one bundle of a domain at a time, the newest waiting one next. What is not proven is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from clients.edge_node import metrics
+from clients.edge_node.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.origins import Origins
+from clients.edge_node.proving import Prover, UnprovenError
+from clients.edge_node.replica import Replica, Tombstone
+from clients.edge_node.trust import Trusted
+from clients.edge_node.work import Change, Fault, Work, prepare
+from shared.contracts.edge import BundleKind, Proof
+from shared.crypto.digest import Digest
+
+log = structlog.get_logger()
+_BATCH = 256
+_BATCHES_AT_ONCE = 4
+_ROOM = 2000
+_RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What is proven of a domain. ``addresses``: what nginx was given for ``origin``."""
+
+    leaves: frozenset[str]
+    origin: str
+    addresses: tuple[str, ...]
+
+
+class Applier:
+    """``handshake_at``: (host, port) of the node's own HTTPS. ``on_proof`` gets proofs and faults."""
+
+    def __init__(
+        self, plane: DataPlane, replica: Replica, trusted: Trusted, handshake_at: tuple[str, int],
+        on_proof: Callable[[Proof], None], *, allow_private_origins: bool,
+    ) -> None:
+        self._plane, self._replica, self._trusted, self._on_proof = plane, replica, trusted, on_proof
+        self._prover = Prover(*handshake_at, self._leaves_of)
+        self._origins = Origins(allow_private_origins, self._origin_changed)
+        self._pending: dict[str, Change] = {}
+        self._busy: dict[str, Change] = {}
+        self._failed: dict[str, Change] = {}
+        self.faults: dict[str, Proof] = {}
+        self.proven = Digest()
+        self._applied: dict[str, Applied] = {}
+        self._wake, self._up, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._boot = ""
+
+    def submit(self, change: Change) -> None:
+        """Whoever submits has ordered the bundles of a domain: the last new one wins."""
+        if change.is_new:
+            self._failed.pop(change.domain, None)
+        elif change.domain in self._pending:
+            return
+        self._pending[change.domain] = change
+        self._wake.set()
+
+    def oldest_unsettled(self) -> int | None:
+        """The lowest sequence that is neither proven nor reported as a fault yet."""
+        waiting = (c.sequence for group in (self._pending, self._busy) for c in group.values() if c.sequence)
+        return min(waiting, default=None)
+
+    async def room(self) -> None:
+        """Waits until fewer than 2,000 bundles wait: a first sync must not hold the whole bucket in memory."""
+        while len(self._pending) > _ROOM:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def is_idle(self) -> bool:
+        return not self._pending and not self._busy
+
+    def nginx_down(self) -> None:
+        self._up.clear()
+
+    def nginx_up(self, boot: str) -> None:
+        """``boot``: the id of nginx's memory. A new one holds nothing: the caller submits every domain again."""
+        if boot != self._boot:
+            self._boot = boot
+            self._applied.clear()
+            self.proven = Digest()
+        self._up.set()
+        self._wake.set()
+
+    def retry(self) -> None:
+        """Tries once more what failed: a keyring or a trust document came."""
+        for change in list(self._failed.values()):
+            self.submit(change)
+
+    async def keep_retrying(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            self.retry()
+
+    async def keep_origins_fresh(self) -> None:
+        await self._origins.keep_fresh(lambda: {a.origin for a in self._applied.values() if a.origin})
+
+    async def run(self) -> None:
+        slots = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._up.wait()
+                await slots.acquire()
+                if batch := self._take():
+                    group.create_task(self._batch(batch)).add_done_callback(lambda _: slots.release())
+                else:
+                    slots.release()
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    def _take(self) -> list[Change]:
+        free = (change for domain, change in self._pending.items() if domain not in self._busy)
+        batch = [change for change, _ in zip(free, range(_BATCH), strict=False)]
+        for change in batch:
+            self._busy[change.domain] = self._pending.pop(change.domain)
+        return batch
+
+    async def _batch(self, changes: list[Change]) -> None:
+        try:
+            await self._put(await self._works(changes))
+        except DataPlaneError as error:
+            # Not the bundles' fault: they wait until nginx is there, and hold back nothing that is newer.
+            log.warning("apply.nginx_away", error=str(error))
+            self._up.clear()
+            for change in self._unsettled(changes):
+                waiting = self._pending.get(change.domain)
+                if waiting is None or not waiting.is_new:
+                    self._pending[change.domain] = change
+        finally:
+            for change in changes:
+                self._release(change)
+
+    def _unsettled(self, changes: list[Change]) -> list[Change]:
+        return [change for change in changes if self._busy.get(change.domain) is change]
+
+    def _release(self, change: Change) -> None:
+        if self._busy.get(change.domain) is change:
+            del self._busy[change.domain]
+        self._settled.set()
+        self._wake.set()
+
+    async def _works(self, changes: list[Change]) -> list[Work]:
+        found = await asyncio.to_thread(lambda: [prepare(c, self._replica, self._trusted) for c in changes])
+        for one in found:
+            if isinstance(one, Fault):
+                self._fail(one)
+        works = [one for one in found if isinstance(one, Work)]
+        await self._resolve(works)
+        return works
+
+    async def _resolve(self, works: list[Work]) -> None:
+        hosts = list({work.origin_host for work in works if work.origin_host})
+        known = dict(zip(hosts, await asyncio.gather(*map(self._origins.addresses, hosts)), strict=True))
+        for work in works:
+            work.addresses = known.get(work.origin_host, ())
+
+    async def _put(self, works: list[Work]) -> None:
+        # The sealed pair leaves the disk before anything else: no crash from here on can bring it back.
+        closing = [work for work in works if work.kind is not BundleKind.HTTPS]
+        disk = await self._store(closing)
+        entries = {work.domain: work.entry() for work in works}
+        if gone := [domain for domain, entry in entries.items() if entry is None]:
+            await self._plane.remove_many(gone)
+        refused = await self._plane.put_many([entry for entry in entries.values() if entry])
+        faults = dict.fromkeys((work.domain for work in closing), disk) | {
+            name: f"nginx did not take it: {why}" for name, why in refused.items()
+        }
+        results = await asyncio.gather(
+            *(self._finish(work, faults.get(work.domain, "")) for work in works), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _finish(self, work: Work, fault: str) -> None:
+        try:
+            if fault:
+                raise UnprovenError(fault)
+            served = await self._prover.prove(work)
+        except UnprovenError as error:
+            # Put into one nginx and asked of the next: not the bundle's fault. DataPlaneError when there is none now.
+            if await self._plane.boot_id() != self._boot:
+                raise DataPlaneError("nginx was started anew") from None
+            await self._undo(work)
+            self._fail(Fault(work.change, work.signed.bundle.revision if work.signed else 0, str(error)))
+        else:
+            self._succeed(work, served)
+            if work.kind is BundleKind.HTTPS:
+                await self._store([work])
+        self._release(work.change)
+
+    async def _store(self, works: list[Work]) -> str:
+        """What went wrong with the disk, or nothing. What came from the replica is there already."""
+        new = [work for work in works if work.change.is_new]
+        if not new:
+            return ""
+        try:
+            await asyncio.to_thread(_store, self._replica, new)
+        except OSError as error:
+            log.error("replica.unwritable", error=os.strerror(error.errno or 0))
+            return f"the replica cannot be written: {os.strerror(error.errno or 0)}"
+        return ""
+
+    async def _undo(self, work: Work) -> None:
+        """Puts back what was served before an https bundle. What closes a domain is never undone."""
+        if work.kind is not BundleKind.HTTPS:
+            return
+        before = await asyncio.to_thread(prepare, Change(work.domain), self._replica, self._trusted)
+        entry = None
+        if isinstance(before, Work):
+            await self._resolve([before])
+            entry = before.entry()
+        if entry is None:
+            await self._plane.remove_many([work.domain])
+        else:
+            await self._plane.put_many([entry])
+
+    def _succeed(self, work: Work, served: str | None) -> None:
+        domain, signed = work.domain, work.signed
+        if domain not in self._failed:
+            self.faults.pop(domain, None)
+            metrics.FAULTS.set(len(self.faults))
+        if signed is None:
+            self._forget(domain)
+            return
+        self.proven.put(domain, signed.bundle.revision, signed.hash)
+        leaves = frozenset(leaf for _, leaf in work.leaves)
+        self._applied[domain] = Applied(leaves, work.origin_host, work.addresses)
+        metrics.APPLIED.labels(work.kind.value).inc()
+        metrics.APPLY_SECONDS.observe(time.monotonic() - work.change.since)
+        revision = signed.bundle.revision
+        self._on_proof(Proof(domain=domain, revision=revision, applied_at=datetime.now(UTC), served=served))
+        if work.origin_host and self._origins.known(work.origin_host) != work.addresses:
+            self.submit(Change(domain))
+
+    def _fail(self, fault: Fault) -> None:
+        domain = fault.change.domain
+        log.error("apply.fault", domain=domain, revision=fault.revision, error=fault.why)
+        if not fault.change.is_new:
+            # The replica holds what nginx does not serve: not proven, whatever was proven of it before.
+            self._forget(domain)
+        waiting = self._pending.get(domain)
+        if waiting is None or not waiting.is_new:
+            failed = self._failed.setdefault(domain, fault.change)
+            self._failed[domain] = fault.change if fault.change.is_new else failed
+        served = min(self._leaves_of(domain), default=None)
+        proof = Proof(
+            domain=domain, revision=fault.revision, applied_at=datetime.now(UTC), served=served, fault=fault.why
+        )
+        self.faults[domain] = proof
+        metrics.FAULTS.set(len(self.faults))
+        self._on_proof(proof)
+
+    def _forget(self, domain: str) -> None:
+        self._applied.pop(domain, None)
+        self.proven.drop(domain)
+
+    def _leaves_of(self, domain: str) -> frozenset[str]:
+        applied = self._applied.get(domain)
+        return applied.leaves if applied else frozenset()
+
+    def _origin_changed(self, host: str) -> None:
+        for domain, applied in self._applied.items():
+            if applied.origin == host and applied.addresses != self._origins.known(host):
+                self.submit(Change(domain))
+
+
+def _store(replica: Replica, works: list[Work]) -> None:
+    """Blocking; OSError when the disk does not take it."""
+    kept = [(w.domain, w.signed.body) for w in works if w.signed and w.kind is not BundleKind.REMOVED]
+    replica.write(kept)
+    tombstones = {
+        w.domain: Tombstone(w.signed.bundle.revision, w.signed.bundle.epoch, w.signed.hash)
+        for w in works if w.signed and w.kind is BundleKind.REMOVED
+    }
+    if tombstones:
+        replica.bury(tombstones)
+    if gone := [w.domain for w in works if w.signed is None]:
+        replica.drop(gone)

@@ -1,0 +1,1 @@
+"""The platform in containers: what compose.yaml mounts."""

@@ -1,0 +1,54 @@
+"""Usage becomes money owed: accounts locked in order, counts added, flags decided, events written: one transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from services.billing import events
+from services.billing.balance import Standing, judge
+from services.billing.metrics import CROSSINGS
+from services.billing.store import accounts
+from shared.messaging.cloudevents import Outgoing
+from shared.storage import outbox
+from shared.storage.pool import Connection
+
+Counts = Mapping[tuple[str, int], int]
+"""HTTPS requests by (account, hour of Unix time); negative where usage moved away."""
+
+
+async def accrue(connection: Connection, counts: Counts, at: datetime) -> None:
+    """In the caller's transaction, as its last locks."""
+    totals: dict[str, int] = defaultdict(int)
+    for (account, _), requests in counts.items():
+        totals[account] += requests
+    if not totals:
+        return
+    standings = await accounts.lock(connection, totals)
+    await accounts.accrue(connection, counts)
+    await save_judged(
+        connection,
+        [
+            replace(standing, accrued_requests=standing.accrued_requests + totals[account])
+            for account, standing in standings.items()
+        ],
+        at,
+    )
+
+
+async def save_judged(
+    connection: Connection, standings: Sequence[Standing], at: datetime, first: Sequence[Outgoing] = ()
+) -> None:
+    """Decides the flags of locked accounts, writes them back, and their events after those of ``first``."""
+    decided: list[Standing] = []
+    messages = list(first)
+    for standing in standings:
+        judged, crossings = judge(standing)
+        decided.append(judged)
+        for crossing in crossings:
+            messages.append(events.crossed(crossing, at))
+            CROSSINGS.labels(change=crossing.change).inc()
+    await accounts.save(connection, decided)
+    await outbox.enqueue(connection, messages)

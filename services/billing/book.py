@@ -1,0 +1,49 @@
+"""Owners and known nodes in memory, as fresh as the transaction that asks: it holds them still meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from services.billing.cells import Owners, valid_domain
+from services.billing.owners import Period, periods
+from services.billing.store import owners as store
+from shared.storage.pool import Connection
+
+_MOST: Final = 300_000
+"""Domains kept in memory; beyond them the book starts anew."""
+
+
+class Book:
+    """Shared by everything in the process that attributes usage."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, tuple[Period, ...]] = {}
+        self._nodes: set[str] = set()
+        self._version = 0
+
+    async def open(self, connection: Connection) -> None:
+        """First in a transaction: takes the shared lock, forgets what has changed since."""
+        await store.hold_owners(connection)
+        version, changed = await store.changed_since(connection, self._version)
+        for domain in changed:
+            self._owners.pop(domain, None)
+        self._version = max(self._version, version)
+
+    async def owners(self, connection: Connection, domains: Iterable[str]) -> Owners:
+        """Knows every valid one of ``domains``; of one that nobody registered, that it has no owner."""
+        missing = [d for d in domains if d not in self._owners and valid_domain(d)]
+        if missing:
+            facts = await store.facts_of(connection, missing)
+            if len(self._owners) > _MOST:
+                self._owners = {}
+            for domain in missing:
+                self._owners[domain] = periods(facts.get(domain, ()))
+        return self._owners
+
+    async def known_nodes(self, connection: Connection, nodes: set[str]) -> set[str]:
+        """Those of ``nodes`` that were ever enrolled."""
+        unsure = nodes - self._nodes
+        if unsure:
+            self._nodes |= await store.known_nodes(connection, unsure)
+        return nodes & self._nodes

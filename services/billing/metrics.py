@@ -1,0 +1,16 @@
+"""What billing counts besides the metrics that every service has."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+BATCHES = Counter("edgetls_usage_batches_total", "Usage batches by fate (accept, hold, repeat, overlap, past_final,"
+                  " malformed, unknown_node).", ["fate"])
+CELLS = Counter("edgetls_usage_cells_total", "Cells counted.")
+DIVERTED = Counter("edgetls_usage_cells_diverted_total", "Cells that could not be counted, by reason.", ["reason"])
+REQUESTS = Counter("edgetls_usage_requests_total", "Single events by fate (count, duplicate, conflict, refused).",
+                   ["fate"])
+COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One usage transaction, from decoding to commit.")
+BATCH_AGE = Gauge("edgetls_usage_batch_age_seconds", "Age of the oldest batch of the last pull: over 300 is an alarm.")
+CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit).", ["kind"])
+CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])

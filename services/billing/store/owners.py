@@ -1,0 +1,61 @@
+"""Domain facts and nodes, and the lock that keeps them still while usage is attributed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from services.billing.owners import Fact
+from shared.storage.pool import Connection
+
+_LOCK = 7_316_248_551_140_310
+
+
+async def hold_owners(connection: Connection) -> None:
+    """Owners and nodes stay as they are until the end of the transaction; many may hold them at once."""
+    await connection.execute("select pg_advisory_xact_lock_shared($1)", _LOCK)
+
+
+async def change_owners(connection: Connection) -> None:
+    """Waits until nobody holds the owners, and keeps them out until the end of the transaction."""
+    await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+
+
+async def facts_of(connection: Connection, domains: Sequence[str]) -> dict[str, list[Fact]]:
+    rows = await connection.fetch(
+        "select domain, revision, kind, account, at from domain_facts where domain = any($1::text[])", domains
+    )
+    found: dict[str, list[Fact]] = defaultdict(list)
+    for row in rows:
+        found[row["domain"]].append(Fact(row["revision"], row["kind"], row["account"], row["at"]))
+    return found
+
+
+async def changed_since(connection: Connection, version: int) -> tuple[int, list[str]]:
+    """The newest version, and the domains with facts newer than ``version``."""
+    rows = await connection.fetch("select domain, version from domain_facts where version > $1", version)
+    return max((row["version"] for row in rows), default=version), [row["domain"] for row in rows]
+
+
+async def add_fact(connection: Connection, domain: str, fact: Fact) -> bool:
+    """Whether it is new."""
+    return await connection.fetchval(
+        "insert into domain_facts (domain, revision, kind, account, at) values ($1, $2, $3, $4, $5)"
+        " on conflict do nothing returning true", domain, fact.revision, fact.kind, fact.account, fact.at,
+    ) is not None
+
+
+async def add_node(connection: Connection, node: str, state: str, at: datetime) -> bool:
+    """Whether the node was not known before. The latest ``at`` wins, in whatever order the events come."""
+    known = await connection.fetchval("select true from nodes where node = $1", node)
+    await connection.execute(
+        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update"
+        " set state = excluded.state, at = excluded.at where nodes.at <= excluded.at", node, state, at,
+    )
+    return known is None
+
+
+async def known_nodes(connection: Connection, nodes: Iterable[str]) -> set[str]:
+    rows = await connection.fetch("select node from nodes where node = any($1::text[])", list(nodes))
+    return {row["node"] for row in rows}

@@ -1,0 +1,108 @@
+"""The answers to questions. A domain of another account is as unknown as one that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from services.config import names, views
+from services.config.store import reads
+from shared.clock import Clock
+from shared.contracts.base import Contract
+from shared.contracts.domains import DomainView
+from shared.contracts.findings import Code, finding
+from shared.contracts.queries import (
+    BundleAnswer,
+    BundlesPage,
+    DomainList,
+    GetBundle,
+    History,
+    ListDomains,
+    PageBundles,
+    PageSealed,
+    SealedPage,
+    ShowDomain,
+    ShowHistory,
+    ShowSubmission,
+    SubmissionView,
+)
+from shared.errors import Refused
+from shared.storage.pool import Pool
+
+PAGE_BYTES: Final = 400_000
+"""An answer stays under 512 KB, whatever its limit says: chains may be long."""
+_SEPARATOR: Final = " "
+ItemT = TypeVar("ItemT")
+
+
+class Queries:
+    """Every question of config's, on its own database."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._pool, self._clock = pool, clock
+
+    async def show(self, question: ShowDomain) -> DomainView:
+        found = await reads.show(self._pool, names.normalise(question.domain))
+        if found is None or not found.domain.owned_by(question.account):
+            raise _unknown()
+        return self._view(found)
+
+    async def list(self, question: ListDomains) -> DomainList:
+        found = await reads.page(self._pool, question.account, question.after, question.limit + 1)
+        shown, more = _fit([self._view(one) for one in found], question.limit, _size)
+        return DomainList(domains=shown, next=shown[-1].domain if more else None)
+
+    async def history(self, question: ShowHistory) -> History:
+        """Kept after a removal: an account sees what it ordered, not what the owner before or after it did."""
+        name = names.normalise(question.domain)
+        rows = await reads.history(self._pool, name, question.account, question.before, question.limit + 1)
+        if not rows and question.before is None:
+            raise _unknown()
+        shown, more = _fit(rows, question.limit, lambda row: _size(reads.history_entry(row)))
+        entries = [reads.history_entry(row) for row in shown]
+        return History(entries=entries, next=shown[-1]["id"] if more else None)
+
+    async def submission(self, question: ShowSubmission) -> SubmissionView:
+        found = await reads.submission(self._pool, question.submission_id)
+        if found is None or question.account not in (None, found.account):
+            raise _unknown()
+        return found
+
+    async def bundle(self, question: GetBundle) -> BundleAnswer:
+        payload = await reads.bundle(self._pool, question.domain)
+        return BundleAnswer(payload=None if payload is None else payload.decode())
+
+    async def bundles(self, question: PageBundles) -> BundlesPage:
+        rows = await reads.bundles(self._pool, question.after, question.limit + 1)
+        shown = rows[: question.limit]
+        return BundlesPage(rows=shown, next=shown[-1].domain if len(rows) > len(shown) else None)
+
+    async def sealed(self, question: PageSealed) -> SealedPage:
+        domain, _, pair = question.after.partition(_SEPARATOR)
+        found = await reads.sealed(self._pool, question.below, (domain, pair), question.limit + 1)
+        shown, more = _fit(found, question.limit, _size)
+        after = f"{shown[-1].domain}{_SEPARATOR}{shown[-1].pair_id}" if more else None
+        return SealedPage(pairs=shown, next=after)
+
+    def _view(self, seen: reads.Seen) -> DomainView:
+        return views.domain_view(seen.domain, seen.live_revision, self._clock.now())
+
+
+def _fit(items: Sequence[ItemT], limit: int, size: Callable[[ItemT], int]) -> tuple[list[ItemT], bool]:
+    """The first ``limit`` of them, fewer where they are large but at least one; whether there are more."""
+    shown: list[ItemT] = []
+    total = 0
+    for item in items[:limit]:
+        total += size(item)
+        if shown and total > PAGE_BYTES:
+            break
+        shown.append(item)
+    return shown, len(shown) < len(items)
+
+
+def _size(item: Contract) -> int:
+    return len(item.encode())
+
+
+def _unknown() -> Refused:
+    return Refused([finding(Code.DOMAIN_UNKNOWN)])

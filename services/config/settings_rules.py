@@ -1,0 +1,40 @@
+"""Partial changes of a domain's settings (rule B7) and what excludes what (rules B2, B6). Pure."""
+
+from __future__ import annotations
+
+from shared.contracts.commands import ChangeSettings
+from shared.contracts.domains import Redirect, RedirectMode, Settings
+from shared.contracts.findings import Code, Finding, finding
+
+
+def merge(current: Settings, wanted: ChangeSettings) -> Settings:
+    """``current`` with what ``wanted`` names; what is absent stays as it is."""
+    redirect = current.redirect
+    if wanted.redirect is not None:
+        mode = redirect.mode if wanted.redirect.mode is None else wanted.redirect.mode
+        status = redirect.status if wanted.redirect.status is None else wanted.redirect.status
+        redirect = Redirect(mode=mode, status=status)
+    hsts = current.hsts
+    if wanted.hsts is not None:
+        hsts = None if wanted.hsts == "off" else wanted.hsts
+    return Settings(
+        redirect=redirect,
+        http2=current.http2 if wanted.http2 is None else wanted.http2,
+        tls_min=wanted.tls_min or current.tls_min,
+        tls_max=wanted.tls_max or current.tls_max,
+        hsts=hsts,
+    )
+
+
+def conflicts(settings: Settings) -> list[Finding]:
+    """Empty when the settings can hold together."""
+    found = []
+    if settings.redirect.mode is RedirectMode.TO_HTTP and settings.hsts is not None:
+        message = "A redirect to HTTP excludes HSTS: browsers that saw HSTS never ask by HTTP."
+        hint = "Switch HSTS off, or choose another redirect."
+        found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
+    if settings.tls_min > settings.tls_max:
+        message = f"The lowest TLS version {settings.tls_min} is above the highest {settings.tls_max}."
+        hint = "Name one contiguous range of 1.0 to 1.3."
+        found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
+    return found

@@ -1,0 +1,177 @@
+"""Domains as the state machine knows them. Writers hold the domain's inbox key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from services.config import names
+from services.config.bundles import desired
+from services.config.state import Cause, Certificate, Domain, Known, Pending
+from shared.contracts.domains import Origin, ServiceType, Settings
+from shared.contracts.judging import JudgedPair
+from shared.storage.pool import Connection
+
+TOMBSTONE_DAYS = 35
+COLUMNS = (
+    "name, account, service_type, origin, trust, settings, suspended, removed, revision, registered_revision,"
+    " registered_at, pending_request, pending_cause"
+)
+_SAVE = """
+insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed, removed_at,
+    revision, registered_revision, registered_at, pending_id, pending_request, pending_cause, bundle, bundle_hash,
+    bundle_epoch)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $9 then $10::timestamptz end, $11, $12, $13, $14, $15, $16, $17,
+    $18, $19)
+on conflict (name) do update set
+    account = excluded.account, service_type = excluded.service_type, origin = excluded.origin, trust = excluded.trust,
+    settings = excluded.settings, suspended = excluded.suspended, removed = excluded.removed,
+    removed_at = excluded.removed_at, revision = excluded.revision,
+    live_revision = case when domains.registered_revision = excluded.registered_revision then domains.live_revision end,
+    registered_revision = excluded.registered_revision, registered_at = excluded.registered_at,
+    pending_id = excluded.pending_id, pending_request = excluded.pending_request,
+    pending_cause = excluded.pending_cause, bundle = excluded.bundle, bundle_hash = excluded.bundle_hash,
+    bundle_epoch = excluded.bundle_epoch
+"""
+
+
+async def load(connection: Connection, wanted: Sequence[str]) -> dict[str, Domain]:
+    """By name; what was never registered is missing."""
+    rows = await connection.fetch(f"select {COLUMNS} from domains where name = any($1::text[])", wanted)  # noqa: S608
+    if not rows:
+        return {}
+    pairs = await connection.fetch(
+        "select domain, slot, submission_id, pair from pairs where domain = any($1::text[])"
+        " order by domain, slot, position", [row["name"] for row in rows],
+    )
+    return {domain.name: domain for domain in assemble(rows, pairs)}
+
+
+def assemble(rows: Iterable[asyncpg.Record], pairs: Iterable[asyncpg.Record]) -> list[Domain]:
+    """Domains from rows of ``domains`` and of ``pairs`` (in order of their position)."""
+    kept: dict[tuple[str, str], list[asyncpg.Record]] = defaultdict(list)
+    for pair in pairs:
+        kept[pair["domain"], pair["slot"]].append(pair)
+    return [
+        Domain(
+            row["name"], row["account"], ServiceType(row["service_type"]), Origin.model_validate(row["origin"]),
+            row["trust"], row["revision"], row["registered_revision"], row["registered_at"],
+            settings=Settings.model_validate(row["settings"]),
+            live=_certificate(kept[row["name"], "live"]), previous=_certificate(kept[row["name"], "previous"]),
+            pending=_pending(row), suspended=row["suspended"], removed=row["removed"],
+        )
+        for row in rows
+    ]
+
+
+async def save(connection: Connection, before: Domain | None, after: Domain, at: datetime) -> None:
+    """The row with its bundle, and the pairs where they changed."""
+    bundle = desired(after)
+    pending = after.pending
+    await connection.execute(
+        _SAVE, after.name, names.parent(after.name), after.account, after.service_type.value,
+        after.origin.model_dump(mode="json"), after.trust, after.settings.model_dump(mode="json"), after.suspended,
+        after.removed, at, after.revision, after.registered_revision, after.registered_at,
+        pending.cause.command_id if pending else None, pending.request_id if pending else None,
+        _cause_out(pending.cause) if pending else None, bundle.payload, bundle.hash, bundle.epoch,
+    )
+    kept = (before.live, before.previous) if before else (None, None)
+    if kept != (after.live, after.previous):
+        await _save_pairs(connection, after)
+
+
+async def holders(connection: Connection, name: str) -> Known:
+    """Rule A2: the accounts that hold the wildcard above ``name``, or the hosts under it. Holds the family's lock, so
+    that two registrations of one family see each other."""
+    parent = names.parent(name)
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"family {parent}")
+    wildcard = f"{names.WILDCARD}.{parent}"
+    rows = await connection.fetch(
+        "select distinct account from domains where parent = $1 and not removed and name <> $2"
+        " and ($2 = $3 or name = $3)", parent, name, wildcard,
+    )
+    return Known(frozenset(row["account"] for row in rows))
+
+
+async def pending_domain(connection: Connection, submission_id: str) -> str | None:
+    """The domain whose pending submission this is."""
+    found = await connection.fetchval("select name from domains where pending_id = $1", submission_id)
+    return None if found is None else str(found)
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """A pending submission whose question was stored ``age`` seconds ago."""
+
+    domain: str
+    submission_id: str
+    age: float
+
+
+async def overdue(connection: Connection, seconds: float) -> list[Overdue]:
+    """Pending submissions whose question got its PubAck at least ``seconds`` ago."""
+    rows = await connection.fetch(
+        "select d.name, d.pending_id, extract(epoch from clock_timestamp() - o.sent_at)::float8 as age"
+        " from domains d join outbox o on o.message_id = d.pending_request"
+        " where d.pending_id is not null and o.sent_at <= clock_timestamp() - make_interval(secs => $1)", seconds,
+    )
+    return [Overdue(row["name"], row["pending_id"], row["age"]) for row in rows]
+
+
+async def converged(connection: Connection, domain: str, revision: int) -> None:
+    """Every node serves ``revision``; one of an earlier registration does not count."""
+    await connection.execute(
+        "update domains set live_revision = $2 where name = $1 and registered_revision <= $2"
+        " and coalesce(live_revision, 0) < $2", domain, revision,
+    )
+
+
+async def drop_tombstones(connection: Connection) -> None:
+    await connection.execute(
+        "delete from domains where removed and removed_at < now() - make_interval(days => $1)", TOMBSTONE_DAYS
+    )
+
+
+async def _save_pairs(connection: Connection, domain: Domain) -> None:
+    await connection.execute("delete from pairs where domain = $1", domain.name)
+    rows = [
+        (domain.name, slot, position, certificate.submission_id, pair.pair_id, pair.sealed_key.epoch,
+         pair.model_dump_json())
+        for slot, certificate in (("live", domain.live), ("previous", domain.previous)) if certificate
+        for position, pair in enumerate(certificate.pairs)
+    ]
+    if rows:
+        await connection.executemany(
+            "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, pair)"
+            " values ($1, $2, $3, $4, $5, $6, $7)", rows,
+        )
+
+
+def _certificate(rows: list[asyncpg.Record]) -> Certificate | None:
+    if not rows:
+        return None
+    return Certificate(rows[0]["submission_id"], tuple(JudgedPair.model_validate_json(row["pair"]) for row in rows))
+
+
+def _pending(row: asyncpg.Record) -> Pending | None:
+    cause = row["pending_cause"]
+    return None if cause is None else Pending(_cause_in(cause), row["pending_request"])
+
+
+def _cause_out(cause: Cause) -> dict[str, Any]:
+    return {
+        "command_id": cause.command_id, "command": cause.command, "source": cause.source, "account": cause.account,
+        "received_at": cause.received_at.isoformat(), "traceparent": cause.traceparent,
+    }
+
+
+def _cause_in(kept: dict[str, Any]) -> Cause:
+    return Cause(
+        kept["command_id"], kept["command"], kept["source"], kept["account"],
+        datetime.fromisoformat(kept["received_at"]), kept["traceparent"],
+    )

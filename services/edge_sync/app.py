@@ -1,0 +1,65 @@
+"""The composition root of edge_sync."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from services.edge_sync.leading import Term
+from services.edge_sync.patience import patiently
+from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.store import Store
+from services.edge_sync.transport import Desk, edge_router
+from services.edge_sync.trusted import Trusted
+from shared import service
+from shared.contracts.base import Signed
+from shared.crypto.signing import parse
+from shared.messaging.dead import DeadOffice, dead_router
+from shared.observability.health import Health
+from shared.service import Runtime, read_signer
+from shared.settings import read_secret
+from shared.storage.lease import Lease
+from shared.storage.migrate import migrate
+from shared.storage.outbox import Relay
+from shared.storage.pool import open_pool
+
+NAME = "edge_sync"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def run() -> NoReturn:
+    service.run(NAME, EdgeSyncSettings, build)
+
+
+async def build(runtime: Runtime[EdgeSyncSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+    settings = runtime.settings
+    signer = read_signer(settings.edge_sync_signing_key_file, "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE")
+    operator_key = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
+    trusted = Trusted(operator_key, runtime.trust, runtime.clock)
+    pool = await open_pool(settings.edge_sync_dsn.get_secret_value())
+    await migrate(pool, MIGRATIONS)
+    store, desk = Store(pool), Desk()
+    published = await patiently(store.trust, runtime.health, "database")
+    if published is not None:
+        trusted.publish(parse(Signed, published))
+    trusted.require(signer)
+    runtime.broker.include_router(edge_router(desk))
+    runtime.broker.include_router(dead_router(DeadOffice(runtime.client, runtime.publisher, NAME), NAME))
+
+    async def lead(fencing: int) -> None:
+        desk.term = Term(runtime, store, trusted, signer)
+        try:
+            await desk.term.run()
+        finally:
+            desk.term = None
+
+    relay = Relay(pool, runtime.publisher, Lease(pool, "outbox"), runtime.health)
+    return [relay.run(), Lease(pool, NAME).hold(lead), _watch_database(store, runtime.health)]
+
+
+async def _watch_database(store: Store, health: Health) -> None:
+    while True:
+        await patiently(store.alive, health, "database")
+        await asyncio.sleep(1)

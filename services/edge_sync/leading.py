@@ -1,0 +1,257 @@
+"""One term of the replica that holds the lease: everything that only one may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+from prometheus_client import Gauge, Histogram
+
+from services.edge_sync import fleet
+from services.edge_sync.bucket import Bucket
+from services.edge_sync.convergence import Moment
+from services.edge_sync.keyrings import SOURCE, Keyrings
+from services.edge_sync.observing import Observer
+from services.edge_sync.patience import patiently
+from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.store import Store
+from services.edge_sync.trusted import Trusted
+from services.edge_sync.usecases import ConfigReads, Delivery
+from shared import subjects as s
+from shared.clock import Clock
+from shared.contracts.domains import DomainChanged
+from shared.contracts.edge import Checkpoint, Converged, Lagging, NodeStatus
+from shared.contracts.queries import ConvergenceView, DigestAnswer, FleetView, MaxRevision
+from shared.crypto.signing import Purpose, Signer, parse
+from shared.ids import derived_id
+from shared.messaging import cloudevents
+from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.publish import Publisher
+from shared.messaging.pull import Pull
+from shared.service import Runtime
+
+log = structlog.get_logger()
+COALESCE_SECONDS = 0.02
+TICK_SECONDS = 0.25
+SEAL_LOOK_SECONDS = 0.05
+EVENTS_AT_ONCE = 32
+FORGET_SECONDS = 3600.0
+PUT_SECONDS = Histogram(
+    "edgetls_edge_put_seconds", "From a domain's event, as the stream stored it, to its bundle in the bucket.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60),
+)
+CONVERGED_SECONDS = Histogram(
+    "edgetls_edge_converged_seconds", "From submission to the proof of the slowest live node.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60),
+)
+LIVE_NODES = Gauge("edgetls_edge_live_nodes", "Enrolled, not drained, heard within 5 s.")
+PENDING = Gauge("edgetls_edge_pending_revisions", "Revisions that not every live node has proven yet.")
+SEQUENCE = Gauge("edgetls_edge_bucket_sequence", "The bucket's last sequence.")
+_CONDITIONS = ("fleet", "bucket", "repair", "keyrings", "record", "seen", "sealing")
+
+
+class Term:
+    """``run`` ends when it is cancelled: the lease went elsewhere."""
+
+    def __init__(self, runtime: Runtime[EdgeSyncSettings], store: Store, trusted: Trusted, signer: Signer) -> None:
+        self._runtime, self._store, self._signer = runtime, store, signer
+        self._settings, self._health, self._clock = runtime.settings, runtime.health, runtime.clock
+        self._publisher: Publisher = runtime.publisher
+        bundles = Bucket(runtime.client, s.BUCKET_BUNDLES)
+        self._delivery = Delivery(bundles, ConfigReads(runtime.client), signer, trusted)
+        keyrings = Bucket(runtime.client, s.BUCKET_KEYRINGS)
+        self._keyrings = Keyrings(store, keyrings, trusted, signer, self._clock, self._node_left)
+        self._observer: Observer | None = None
+
+    @property
+    def observer(self) -> Observer | None:
+        """None until the fleet and the bucket are known."""
+        return self._observer
+
+    async def run(self) -> None:
+        try:
+            await patiently(self._keyrings.load, self._health, "fleet")
+            await patiently(self._delivery.load, self._health, "bucket")
+            pending = await patiently(self._store.pending, self._health, "fleet")
+            observer = Observer(self._keyrings.nodes, lambda: self._delivery.index, self._settings, time.monotonic())
+            observer.resume(pending, moment())
+            self._observer = observer
+            log.info("leading", domains=len(self._delivery.index), pending=len(pending))
+            async with asyncio.TaskGroup() as group:
+                for task in (
+                    self._live(observer), self._orders(), self._repair(), self._checkpoints(), self._tick(observer),
+                    self._record(observer), self._tell_progress(observer), self._save_seen(observer),
+                    self._seal(observer), self._forget(),
+                ):
+                    group.create_task(task)
+        finally:
+            self._observer = None
+            for condition in (*_CONDITIONS, *(f"{stream}/{durable}" for stream, durable in _PULLS)):
+                self._health.ready(condition)
+
+    # The loops
+
+    async def _live(self, observer: Observer) -> None:
+        """Each domain.changed: ask config, sign, put."""
+
+        async def handle(delivery: cloudevents.Delivery) -> None:
+            change = parse(DomainChanged, delivery.body)
+            await self._deliver(change, observer)
+            PUT_SECONDS.observe(max(0.0, (datetime.now(UTC) - delivery.stream_time).total_seconds()))
+
+        pull = Pull(self._runtime.client, s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS)
+        dead = DeadLetters(self._publisher, f"{s.STREAM_EVENTS}_edge_sync")
+        await Consumer(pull, handle, dead, self._health, concurrency=EVENTS_AT_ONCE).run()
+
+    async def _deliver(self, change: DomainChanged, observer: Observer) -> None:
+        row, desired = await asyncio.gather(self._store.open_watch(change), self._delivery.desired(change.domain))
+        if desired is None or desired.revision < change.revision:
+            log.warning("change.unknown", domain=change.domain, revision=change.revision)
+            await self._store.close_watch(change.domain, change.revision)
+            return
+        watch = None if row is None else observer.watch(row)
+        observer.expect(desired)
+        held = await self._delivery.put(desired)
+        if watch is not None:
+            watch.stands_at(held.sequence, time.monotonic())
+
+    async def _orders(self) -> None:
+        """The operator's commands, in order."""
+        pull = Pull(self._runtime.client, s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET)
+        dead = DeadLetters(self._publisher, s.STREAM_FLEET)
+        await Consumer(pull, self._keyrings.handle, dead, self._health).run()
+
+    async def _repair(self) -> None:
+        """Keyrings first: they need nobody else, and config may be away."""
+        lost = self._delivery.lost
+        while True:
+            lost.clear()
+            await patiently(self._keyrings.reconcile, self._health, "keyrings")
+            await patiently(self._delivery.repair, self._health, "repair")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(lost.wait(), self._settings.edge_sync_repair_seconds)
+
+    async def _checkpoints(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            index = await patiently(self._delivery.current, self._health, "bucket")
+            newest = self._keyrings.newest
+            body = Checkpoint(
+                incarnation=index.incarnation, sequence=index.sequence, root=index.root(), domains=len(index),
+                epoch=0 if newest is None else newest.epoch, time=self._clock.now(),
+                flush_seconds=fleet.flush_seconds(sum(not n.removed for n in self._keyrings.nodes.values())),
+            )
+            SEQUENCE.set(index.sequence)
+            await self._publisher.tell(s.EDGE_CHECKPOINT, self._signer.sign(Purpose.CHECKPOINT, body).encode())
+            due = max(due + self._settings.edge_sync_checkpoint_seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _tick(self, observer: Observer) -> None:
+        while True:
+            at = moment()
+            observer.tick(at)
+            LIVE_NODES.set(len(observer.live(at.mono)))
+            PENDING.set(observer.pending)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _record(self, observer: Observer) -> None:
+        """Row and event in one transaction; what is lost here with the lease is found again by its pending row."""
+        while True:
+            body = await observer.settled.get()
+            subject = s.EVENT_EDGE_CONVERGED if isinstance(body, Converged) else s.EVENT_EDGE_LAGGING
+            event = cloudevents.outgoing(
+                subject, body, source=SOURCE, about=body.domain, at=self._clock.now(), cause=body.command_id,
+                id=derived_id(subject, body.domain, str(body.revision)),
+            )
+            if isinstance(body, Converged):
+                CONVERGED_SECONDS.observe(body.slowest_ms / 1000)
+            await patiently(partial(self._save, body, event), self._health, "record")
+
+    async def _save(self, body: Converged | Lagging, event: cloudevents.Outgoing) -> None:
+        if isinstance(body, Converged):
+            await self._store.save_converged(body, event)
+        else:
+            await self._store.save_lagging(body, event)
+
+    async def _tell_progress(self, observer: Observer) -> None:
+        while True:
+            await observer.progressed.wait()
+            await asyncio.sleep(COALESCE_SECONDS)
+            observer.progressed.clear()
+            told, observer.progress = observer.progress, {}
+            for body in told.values():
+                await self._publisher.tell(s.EDGE_PROGRESS, body.encode())
+
+    async def _save_seen(self, observer: Observer) -> None:
+        while True:
+            await asyncio.sleep(self._settings.edge_sync_seen_seconds)
+            rows = observer.unsaved()
+            await patiently(partial(self._store.save_seen, rows), self._health, "seen")
+
+    async def _seal(self, observer: Observer) -> None:
+        """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long enough."""
+        while True:
+            newest = self._keyrings.newest
+            if newest is not None and newest.sealing is None:
+                confirmed = observer.epochs(time.monotonic())
+                if fleet.may_seal(newest, confirmed, self._clock.now(), self._settings.edge_sync_sealing_seconds):
+                    await patiently(partial(self._keyrings.seal_to, newest), self._health, "sealing")
+            await asyncio.sleep(SEAL_LOOK_SECONDS)
+
+    async def _forget(self) -> None:
+        while True:
+            await patiently(self._store.forget_old, self._health, "record")
+            await asyncio.sleep(FORGET_SECONDS)
+
+    def _node_left(self, node: str) -> None:
+        if self._observer is not None:
+            self._observer.forget(node)
+
+    # What is asked and told
+
+    def heard(self, node: str, status: NodeStatus) -> None:
+        """``node``: who may publish on the subject it came on; it speaks for itself only."""
+        if self._observer is not None and status.node == node:
+            self._observer.heard(status, moment())
+
+    async def max_revision(self) -> MaxRevision:
+        return MaxRevision(revision=max(self._delivery.index.max_revision(), await self._store.max_revision()))
+
+    def digest(self, bucket: int | None) -> DigestAnswer:
+        index = self._delivery.index
+        return DigestAnswer(
+            incarnation=index.incarnation, sequence=index.sequence,
+            digests=index.digests() if bucket is None else [],
+            members=[] if bucket is None else index.members(bucket),
+        )
+
+    async def convergence(self, domain: str, observer: Observer) -> ConvergenceView:
+        held, last = self._delivery.index.get(domain), await self._store.last_converged(domain)
+        proven, missing = observer.proof_of(domain, time.monotonic())
+        return ConvergenceView(
+            domain=domain, revision=held.revision if held is not None and held.valid else None,
+            converged_revision=None if last is None else last.revision,
+            converged_ms=None if last is None else last.slowest_ms, proven=proven, missing=missing,
+        )
+
+    def fleet(self, observer: Observer) -> FleetView:
+        index, newest = self._delivery.index, self._keyrings.newest
+        return FleetView(
+            nodes=observer.views(time.monotonic()), epoch=0 if newest is None else newest.epoch,
+            sequence=index.sequence, domains=len(index),
+        )
+
+
+_PULLS = (
+    (s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS), (s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
+)
+
+
+def moment() -> Moment:
+    """Now: without a test's offset, for it is compared with the times of streams."""
+    return Moment(Clock().now(), time.monotonic())

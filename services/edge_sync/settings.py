@@ -1,0 +1,25 @@
+"""What edge_sync reads from the environment, EDGETLS_ before each name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from shared.settings import ServiceSettings
+
+
+class EdgeSyncSettings(ServiceSettings):
+    """All times in seconds."""
+
+    edge_sync_dsn: SecretStr
+    edge_sync_signing_key_file: Path
+    edge_sync_repair_seconds: float = Field(180, gt=0, description="between two comparisons of bucket and config")
+    edge_sync_checkpoint_seconds: float = Field(1, gt=0)
+    edge_sync_live_seconds: float = Field(5, gt=0, description="a node without a status for longer is silent")
+    edge_sync_lagging_seconds: float = Field(60, gt=0)
+    edge_sync_sealing_seconds: float = Field(10, gt=0, description="how long a new epoch waits for its nodes")
+    edge_sync_digest_seconds: float = Field(
+        2, gt=0, description="how long after a put a node's digest alone counts as proof, its proof being lost"
+    )
+    edge_sync_seen_seconds: float = Field(10, gt=0, description="between two writes of when nodes were seen")

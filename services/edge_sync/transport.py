@@ -1,0 +1,62 @@
+"""What arrives on core NATS: the nodes' statuses and the queries. Every replica hears them, the one that works answers.
+
+No queue group: it would hand half of them to a replica that knows nothing."""
+
+from __future__ import annotations
+
+from faststream.exceptions import AckMessage
+from faststream.nats import NatsMessage, NatsRouter
+
+from services.edge_sync.leading import Term
+from services.edge_sync.observing import Observer
+from shared import subjects as s
+from shared.contracts.edge import NodeStatus
+from shared.contracts.queries import (
+    ConvergenceView,
+    DigestAnswer,
+    DigestQuestion,
+    FleetView,
+    MaxRevision,
+    Nothing,
+    ShowConvergence,
+)
+
+
+class Desk:
+    """Who works at the moment: ``term`` is None in a standby."""
+
+    term: Term | None = None
+
+    def working(self) -> tuple[Term, Observer]:
+        """AckMessage in a standby: it stays silent, for another answers."""
+        if self.term is None or self.term.observer is None:
+            raise AckMessage
+        return self.term, self.term.observer
+
+
+def edge_router(desk: Desk) -> NatsRouter:
+    router = NatsRouter()
+
+    @router.subscriber(s.EDGE_STATUS_ALL, title="edge.status")
+    async def edge_status(status: NodeStatus, message: NatsMessage) -> None:
+        desk.working()[0].heard(message.raw_message.subject.rpartition(".")[2], status)
+
+    @router.subscriber(s.RPC_EDGE_MAX_REVISION, title="edge.max_revision")
+    async def edge_max_revision(question: Nothing) -> MaxRevision:
+        return await desk.working()[0].max_revision()
+
+    @router.subscriber(s.RPC_EDGE_DIGEST, title="edge.digest")
+    async def edge_digest(question: DigestQuestion) -> DigestAnswer:
+        return desk.working()[0].digest(question.bucket)
+
+    @router.subscriber(s.RPC_EDGE_CONVERGENCE, title="edge.convergence")
+    async def edge_convergence(question: ShowConvergence) -> ConvergenceView:
+        term, observer = desk.working()
+        return await term.convergence(question.domain, observer)
+
+    @router.subscriber(s.RPC_FLEET_SHOW, title="fleet.show")
+    async def fleet_show(question: Nothing) -> FleetView:
+        term, observer = desk.working()
+        return term.fleet(observer)
+
+    return router

@@ -1,0 +1,102 @@
+"""Judging what arrives: a submission becomes a verdict, a question becomes a report."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from services.validator.epoch import CurrentEpoch
+from services.validator.sealed import Secrets
+from services.validator.workers import Limits, Workers
+from shared import subjects
+from shared.clock import Clock
+from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission
+from shared.crypto.signing import parse
+from shared.errors import EdgetlsError
+from shared.ids import derived_id
+from shared.messaging.cloudevents import Delivery, outgoing
+from shared.messaging.publish import Publisher
+from shared.messaging.pull import Pull
+
+log = structlog.get_logger()
+PROGRESS_SECONDS = 0.8
+LOOK_SECONDS = 1.0
+
+
+class Judging:
+    """Owns the pool of workers; a new file of trusted roots gets a new pool before the old one goes."""
+
+    def __init__(
+        self, secrets: Secrets, roots_file: Path | None, workers: int, epoch: CurrentEpoch, publisher: Publisher,
+        clock: Clock,
+    ) -> None:
+        self._secrets, self._roots_file, self._count = secrets, roots_file, workers
+        self._epoch, self._publisher, self._clock = epoch, publisher, clock
+        self._stamp = self._roots_stamp()
+        self._pool = self._new_pool()
+
+    async def start(self) -> None:
+        await self._pool.start()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def check(self, question: CheckCertificate) -> CheckReport:
+        return await self._pool.judge_sealed(question, at=self._clock.now())
+
+    async def judge(self, delivery: Delivery, pull: Pull) -> None:
+        """Publishes the verdict; its id derives from the submission, so the first one wins."""
+        request = parse(JudgeSubmission, delivery.body)
+        keeping = asyncio.create_task(self._keep(delivery, pull))
+        try:
+            verdict = await self._pool.judge_sealed(request, at=self._clock.now(), sealing=self._epoch.key())
+        finally:
+            keeping.cancel()
+        await self._publisher.publish(
+            outgoing(
+                subjects.VERDICT_SUBMISSION, verdict, source="validator", about=request.domains[0],
+                at=self._clock.now(), id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
+                traceparent=delivery.traceparent,
+            )
+        )
+
+    async def watch_roots(self) -> None:
+        """Runs for ever: a changed file of roots is used within seconds."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            stamp = self._roots_stamp()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    await self._swap(self._new_pool())
+                except EdgetlsError:
+                    log.error("roots.unusable", file=str(self._roots_file), kept="the roots before")
+
+    async def _swap(self, fresh: Workers) -> None:
+        await fresh.start()
+        old, self._pool = self._pool, fresh
+        log.info("roots.changed")
+        while old.running or old.waiting:
+            await asyncio.sleep(PROGRESS_SECONDS)
+        await old.close()
+
+    async def _keep(self, delivery: Delivery, pull: Pull) -> None:
+        """Tells the stream that the work goes on, so that a queue longer than ack_wait is not judged twice."""
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            await pull.in_progress(delivery)
+
+    def _new_pool(self) -> Workers:
+        roots = self._roots_file.read_text() if self._roots_file else ""
+        return Workers(self._secrets.model_copy(update={"extra_roots": roots}), Limits(count=self._count))
+
+    def _roots_stamp(self) -> tuple[int, int] | None:
+        if self._roots_file is None:
+            return None
+        try:
+            found = self._roots_file.stat()
+        except OSError:
+            return self._stamp  # it is being replaced: the next look sees it
+        return found.st_mtime_ns, found.st_size

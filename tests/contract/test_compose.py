@@ -1,0 +1,46 @@
+"""compose.yaml follows the Compose schema, mounts only files that are made, and sets only settings that are read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from services.billing.settings import Settings as Billing
+from services.config.settings import Settings as Config
+
+from clients.edge_node.settings import NodeSettings
+from deploy.docker.secrets import write_all
+from services.edge_sync.settings import Settings as EdgeSync
+from services.validator.settings import Settings as Validator
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "compose.yaml").read_text()
+
+
+def test_compose_yaml_follows_the_schema() -> None:
+    command = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(ROOT / "compose.yaml")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_file_that_is_mounted_as_a_secret_is_made_and_kept(tmp_path: Path) -> None:
+    write_all(tmp_path, datetime.now(UTC))
+    wanted = re.findall(r"file: \./deploy/secrets/(\S+)\}", COMPOSE)
+    assert len(wanted) > 10
+    before = {name: (tmp_path / name).read_bytes() for name in wanted}
+    write_all(tmp_path, datetime.now(UTC))
+    assert before == {name: (tmp_path / name).read_bytes() for name in wanted}
+    assert all((tmp_path / name).stat().st_mode & 0o077 == 0 for name in wanted if "key" in name or "nk" in name)
+
+
+def test_every_setting_in_compose_yaml_is_one_that_a_program_reads() -> None:
+    known = {
+        f"EDGETLS_{field.upper()}"
+        for settings in (Validator, Config, EdgeSync, Billing, NodeSettings)
+        for field in settings.model_fields
+    } | {"EDGETLS_SEED_FILE"}
+    used = set(re.findall(r"^\s+(EDGETLS_\w+):", COMPOSE, re.MULTILINE))
+    assert used <= known, used - known

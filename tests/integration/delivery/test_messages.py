@@ -1,0 +1,203 @@
+"""Publishing, pulling, failing: on a real JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+import pytest
+from nats.aio.client import Client
+
+from shared import subjects, topology
+from shared.contracts.commands import DisableHttps, SetThreshold
+from shared.contracts.queries import DeadLetter, ListDead, OneDead
+from shared.errors import BrokerAway, Malformed, Refused, SettingsError
+from shared.ids import new_id
+from shared.messaging.broker import probe
+from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
+from shared.messaging.dead import DeadOffice
+from shared.messaging.direct import get_batch, get_last
+from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.publish import Publisher
+from shared.messaging.pull import Pull
+from shared.observability.health import Health
+from tests.support.backend import Backend
+from tests.support.waiting import until
+
+
+def _command(account: str, id: str | None = None) -> Outgoing:
+    body = DisableHttps(domain="a.example", account=account)
+    return outgoing(subjects.CMD_HTTPS_DISABLE, body, source="test", about="a.example", at=datetime.now(UTC), id=id)
+
+
+class Reader:
+    """A Consumer of the commands of config that notes what it handled."""
+
+    def __init__(self, client: Client, *, fail: list[Exception] | None = None) -> None:
+        self.seen: list[Delivery] = []
+        self.fail = fail or []
+        self.health = Health()
+        pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
+        dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
+        self._consumer = Consumer(pull, self._handle, dead, self.health)
+
+    async def __aenter__(self) -> Reader:
+        self._task = asyncio.create_task(self._consumer.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        if self.fail:
+            raise self.fail.pop(0)
+        self.seen.append(delivery)
+
+    def ids(self) -> list[str]:
+        return [delivery.id for delivery in self.seen]
+
+
+async def test_a_published_message_is_handled_within_milliseconds_with_its_headers(rig: Backend) -> None:
+    sender = Publisher(await rig.client("platform"))
+    async with Reader(await rig.client("config")) as reader:
+        await sender.publish(_command("warm-up"))
+        await until(lambda: reader.seen, "the first message")
+        message = _command("a")
+        started = time.monotonic()
+        await sender.publish(message)
+        found = await until(
+            lambda: next((d for d in reader.seen if d.id == message.id), None), "the message", every=0.001
+        )
+        assert time.monotonic() - started < 1
+        assert found.body == message.body
+        assert found.headers["ce-type"] == subjects.CMD_HTTPS_DISABLE
+        assert found.source == "test"
+
+
+async def test_the_same_id_and_body_is_stored_once_and_the_same_id_with_another_body_arrives(rig: Backend) -> None:
+    sender = Publisher(await rig.client("platform"))
+    identity = new_id()
+    async with Reader(await rig.client("config")) as reader:
+        first = await sender.publish(_command("a", identity))
+        assert await sender.publish(_command("a", identity)) == first
+        assert await sender.publish(_command("b", identity)) != first
+        await until(lambda: reader.ids().count(identity) == 2, "both bodies")
+
+
+async def test_a_fault_that_passes_keeps_the_message_and_its_place_and_clears_readiness(rig: Backend) -> None:
+    sender = Publisher(await rig.client("platform"))
+    sent = [_command("a") for _ in range(5)]
+    faults: list[Exception] = [BrokerAway("away"), TimeoutError(), ConnectionResetError()]
+    async with Reader(await rig.client("config"), fail=faults) as reader:
+        for message in sent:
+            await sender.publish(message)
+        await until(lambda: reader.health.missing, "not ready", every=0.001)
+        await until(lambda: len(reader.seen) >= 5, "all after the fault passed")
+        assert reader.ids()[-5:] == [message.id for message in sent]
+        assert not reader.health.missing
+
+
+async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_lost(rig: Backend) -> None:
+    client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
+    office = DeadOffice(client, Publisher(client), "config")
+    sent = [_command("a") for _ in range(3)]
+    async with Reader(client, fail=[Malformed("no such thing"), RuntimeError("with a secret in it")]) as reader:
+        for message in sent:
+            await sender.publish(message)
+        await until(lambda: sent[2].id in reader.ids(), "the third")
+        letters = {x.headers["ce-id"]: x for x in (await office.list(ListDead())).letters}
+        assert letters[sent[0].id].reason == "malformed: no such thing"
+        assert letters[sent[1].id].reason == "unexpected: RuntimeError"
+        assert letters[sent[0].id].body == sent[0].body.decode()
+        await office.replay(OneDead(sequence=letters[sent[0].id].sequence))
+        await until(lambda: sent[0].id in reader.ids(), "the replayed one")
+        await office.drop(OneDead(sequence=letters[sent[1].id].sequence))
+        for letter in (letters[sent[0].id], letters[sent[1].id]):
+            with pytest.raises(Refused, match=r"dead\.unknown"):
+                await office.show(OneDead(sequence=letter.sequence))
+
+
+async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Backend) -> None:
+    client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
+    office = DeadOffice(client, Publisher(client), "config")
+    headers = {"ce-id": new_id(), "ce-source": "test"}
+    async with Reader(client, fail=[Malformed("odd")]):
+        await sender.publish(Outgoing(subjects.CMD_CERTIFICATE_SUBMIT, b'{"sealed": "box"}', headers))
+
+        async def letter() -> DeadLetter | None:
+            found = (await office.list(ListDead())).letters
+            return next((x for x in found if x.headers["ce-id"] == headers["ce-id"]), None)
+
+        buried = await until(letter, "the dead letter")
+        assert buried.body is None
+        with pytest.raises(Refused, match=r"dead\.bodiless"):
+            await office.replay(OneDead(sequence=buried.sequence))
+
+
+async def test_an_unknown_command_gets_no_pub_ack(rig: Backend) -> None:
+    sender = Publisher(await rig.client("platform"))
+    with pytest.raises(BrokerAway, match="was not stored"):
+        await sender.publish(Outgoing("https.cmd.domain.invent.v1", b"{}", {"ce-id": "x"}), patience=0.2)
+
+
+async def test_a_service_cannot_bury_in_anothers_name(rig: Backend) -> None:
+    sender = Publisher(await rig.client("config"))
+    with pytest.raises(BrokerAway):
+        await sender.publish(Outgoing(subjects.dead(subjects.STREAM_USAGE), b"{}", {"ce-id": "x"}), patience=0.2)
+
+
+async def test_direct_get_reads_a_range_and_the_last_of_a_subject(rig: Backend) -> None:
+    client = await rig.client("edge_sync")
+    bucket = subjects.kv_stream(subjects.BUCKET_BUNDLES)
+    keys = [subjects.kv_subject(subjects.BUCKET_BUNDLES, f"example.r{i}") for i in range(7)]
+    for key in keys:
+        await client.request(key, key.encode(), timeout=2)
+    found = await get_batch(client, bucket, 1, 100, subjects.kv_all(subjects.BUCKET_BUNDLES))
+    assert [m.subject for m in found] == keys
+    assert [m.subject for m in await get_batch(client, bucket, found[3].sequence, 2, keys[0][:-2] + "*")] == keys[3:5]
+    last = await get_last(client, bucket, keys[6])
+    assert last is not None
+    assert last.body == keys[6].encode()
+    assert await get_last(client, bucket, keys[6] + "x") is None
+    assert await get_batch(client, bucket, found[-1].sequence + 1, 10, subjects.kv_all(subjects.BUCKET_BUNDLES)) == []
+
+
+async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
+    settings = rig.settings("platform").model_copy(update={"nats_seed_file": rig.folder / "stranger.nk"})
+    from clients.fleet.keys import ensure_nkey
+
+    ensure_nkey(settings.nats_seed_file)
+    with pytest.raises(SettingsError, match="refused the login"):
+        await probe(settings, "platform")
+
+
+async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(rig: Backend) -> None:
+    js = (await rig.client("topology")).jetstream(timeout=10)
+    assert {change.action for change in await topology.plan(js)} == {"same"}
+    await js.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
+    changed = [change for change in await topology.apply(js) if change.action != "same"]
+    assert [change.name for change in changed] == [f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+
+
+async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on(rig: Backend) -> None:
+    client = await rig.client("platform")
+    sender = Publisher(client)
+    async with Reader(await rig.client("config")) as reader:
+        before = [_command("a") for _ in range(20)]
+        for message in before:
+            await sender.publish(message)
+        rig.kill("nats")
+        after = [_command("a") for _ in range(20)]
+        for message in after:
+            await sender.publish(message, patience=30)
+        wanted = [message.id for message in (*before, *after)]
+        await until(lambda: set(wanted) <= set(reader.ids()), "all of them", limit=30)
+
+
+async def test_what_the_threshold_command_looks_like_is_stored_for_billing(rig: Backend) -> None:
+    sender = Publisher(await rig.client("operator"))
+    body = SetThreshold(account="a", threshold=None, currency="CNY")
+    at = datetime.now(UTC)
+    assert await sender.publish(outgoing(subjects.CMD_BALANCE_THRESHOLD, body, source="t", about="a", at=at)) >= 1

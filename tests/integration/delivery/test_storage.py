@@ -1,0 +1,170 @@
+"""The outbox, the lease and migrations: on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from shared import subjects
+from shared.contracts.domains import DomainRemoved
+from shared.errors import SettingsError
+from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messaging.direct import get_batch
+from shared.messaging.publish import Publisher
+from shared.observability.health import Health
+from shared.storage.lease import Lease
+from shared.storage.migrate import migrate
+from shared.storage.outbox import Relay, enqueue
+from shared.storage.pool import Pool, open_pool
+from tests.support.backend import Backend
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def pool(rig: Backend) -> AsyncIterator[Pool]:
+    pool = await open_pool(rig.dsns["config"])
+    await migrate(pool)
+    await pool.execute("truncate outbox, leases")
+    yield pool
+    await pool.close()
+
+
+def _event(domain: str) -> Outgoing:
+    body = DomainRemoved(domain=domain, account="a", revision=1, at=datetime.now(UTC))
+    return outgoing(subjects.EVENT_DOMAIN_REMOVED, body, source="config", about=domain, at=datetime.now(UTC))
+
+
+async def _published(rig: Backend) -> list[str]:
+    client = await rig.client("platform")
+    found = await get_batch(client, subjects.STREAM_EVENTS, 1, 5000, subjects.EVENT_DOMAIN_REMOVED)
+    await client.close()
+    return [message.headers["ce-id"] for message in found]
+
+
+@pytest.fixture
+async def relay(rig: Backend, pool: Pool) -> AsyncIterator[Relay]:
+    client = await rig.client("config")
+    relay = Relay(pool, Publisher(client), Lease(pool, "outbox"), Health())
+    task = asyncio.create_task(relay.run())
+    yield relay
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _sent(pool: Pool) -> bool:
+    return not await pool.fetchval("select count(*) from outbox where sent_at is null")
+
+
+async def test_a_committed_effects_messages_go_out_in_order_and_a_rolled_back_ones_never(
+    rig: Backend, pool: Pool, relay: Relay
+) -> None:
+    kept, lost = [_event(f"d{i}.example") for i in range(50)], _event("lost.example")
+    async with pool.acquire() as connection:
+        async with connection.transaction():
+            await enqueue(connection, kept)
+        transaction = connection.transaction()
+        await transaction.start()
+        await enqueue(connection, [lost])
+        await transaction.rollback()
+    await until(lambda: _sent(pool), "the outbox is sent")
+    ids = await _published(rig)
+    wanted = {message.id for message in kept}
+    assert [i for i in ids if i in wanted] == [message.id for message in kept]
+    assert lost.id not in ids
+
+
+async def test_a_body_that_carries_a_pair_is_gone_after_its_pub_ack(pool: Pool, relay: Relay) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await enqueue(connection, [_event("pair.example")], carries_pair=True)
+        await enqueue(connection, [_event("plain.example")])
+    await until(lambda: _sent(pool), "both are sent")
+    bodies = {r["carries_pair"]: r["body"] for r in await pool.fetch("select carries_pair, body from outbox")}
+    assert bodies[True] is None
+    assert bodies[False] is not None
+
+
+async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
+    rig: Backend, pool: Pool, relay: Relay
+) -> None:
+    wanted = []
+    for victim in ("nats", "postgres"):
+        rig.kill(victim)
+
+        async def commit(name: str = victim) -> bool:
+            message = _event(f"{name}.example")
+            try:
+                async with pool.acquire(timeout=1) as connection, connection.transaction():
+                    await enqueue(connection, [message])
+            except Exception:
+                return False
+            wanted.append(message.id)
+            return True
+
+        await until(commit, f"a commit after {victim} was killed", limit=30)
+    await until(lambda: _sent(pool), "everything is sent", limit=30)
+    ids = await _published(rig)
+    assert [ids.count(identity) for identity in wanted] == [1] * len(wanted)
+
+
+async def test_one_holds_a_lease_and_another_takes_it_when_its_term_is_over(pool: Pool) -> None:
+    held: list[tuple[str, int]] = []
+
+    async def work(name: str, fencing: int) -> None:
+        held.append((name, fencing))
+        await asyncio.Event().wait()
+
+    first = asyncio.create_task(Lease(pool, "x").hold(lambda fencing: work("first", fencing)))
+    await until(lambda: held, "the first has it")
+    second = asyncio.create_task(Lease(pool, "x").hold(lambda fencing: work("second", fencing)))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await until(lambda: len(held) == 2, "the second takes it")
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert held == [("first", 1), ("second", 2)]
+
+
+async def test_work_ends_when_the_lease_was_taken_away(pool: Pool) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def work(_: int) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(Lease(pool, "y").hold(work))
+    await asyncio.wait_for(started.wait(), 10)
+    await pool.execute(
+        "update leases set holder = 'other', fencing = fencing + 1, expires_at = now() + interval '1 hour'"
+        " where name = 'y'"
+    )
+    await asyncio.wait_for(ended.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_migrations_are_applied_once_and_never_changed_behind_our_back(pool: Pool, tmp_path: Path) -> None:
+    folder = tmp_path / "thing" / "migrations"
+    folder.mkdir(parents=True)
+    file = folder / "0001_thing.sql"
+    file.write_text("-- migrate:up\ncreate table thing (id int);\n-- migrate:down\ndrop table thing;\n")
+    done = await asyncio.gather(*(migrate(pool, folder) for _ in range(4)))
+    assert sorted(map(len, done)) == [0, 0, 0, 1]
+    file.write_text(file.read_text().replace("id int", "id bigint"))
+    with pytest.raises(SettingsError, match="add a new one instead"):
+        await migrate(pool, folder)
+
+
+async def test_a_refused_login_and_a_missing_database_are_one_clear_line(rig: Backend) -> None:
+    good = rig.dsns["config"]
+    with pytest.raises(SettingsError, match="PostgreSQL refused config@") as error:
+        await open_pool(good.replace("config:", "config:x"))
+    assert good.split(":")[2].split("@")[0] not in str(error.value)
+    with pytest.raises(SettingsError, match="PostgreSQL refused"):
+        await open_pool(good.replace("/config?", "/nothing?"))

@@ -1,0 +1,45 @@
+"""``python -m tests.integration.embedded.holder DATA``: a supervisor with children that have children, for tests that
+kill it. Stops at SIGTERM as the platform does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from clients.fleet.files import private_folder
+from deploy.embedded.launch import wrapped
+from deploy.embedded.lock import DataLock
+from deploy.embedded.supervisor import Spec, Supervisor, base_environment
+
+PARENT = """\
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={} if "bare" in sys.argv else None)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def spec(data: Path, name: str, program: str = PARENT, *arguments: str, rank: int = 0, stop: float = 5) -> Spec:
+    argv = wrapped((sys.executable, "-c", program, *arguments))
+    return Spec(name, argv, base_environment(), data, rank, stop_seconds=stop)
+
+
+async def main(data: Path) -> None:
+    lock = DataLock(private_folder(data))
+    lock.take()
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    supervisor = Supervisor(data)
+    await supervisor.start(spec(data, "one"))
+    # Like nginx, which wipes its environment: it is known by its session alone.
+    await supervisor.start(spec(data, "two", PARENT, "bare"))
+    (data / "started").touch()
+    await asked.wait()
+    await supervisor.stop()
+    lock.drop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,221 @@
+"""The real servers: their data outlives every kind of end, and each role reaches its own only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from clients.fleet.files import private_folder
+from clients.fleet.fleet_file import FleetFile
+from clients.fleet.keys import ensure_nkey
+from deploy.embedded import launch, leftovers, nats, postgres
+from deploy.embedded.environment import DATABASES
+from deploy.embedded.errors import PlatformError
+from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
+from deploy.embedded.ports import Ports
+from deploy.embedded.supervisor import Supervisor, base_environment
+from shared import subjects, topology
+from shared.errors import SettingsError
+from tests.support.waiting import until
+
+
+class Servers:
+    """A broker and a PostgreSQL under a supervisor."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = private_folder(data)
+        self.supervisor = Supervisor(data)
+        broker = nats.Broker(data / "nats", Ports(data / "ports.json").pick("nats"), {})
+        self.keys: Keys = ensure_keys(data, broker.users_file, datetime.now(UTC))
+        self.broker = replace(broker, public_keys=self.keys.users)
+        self.postgres = postgres.Postgres(data, DATABASES)
+
+    async def start_broker(self) -> None:
+        ensure_nodes(self.keys, ["node-1"])
+        await self.supervisor.start(self.broker.prepare())
+        await self.broker_up()
+
+    async def broker_up(self) -> None:
+        seed = self.keys.seed("topology")
+        await until(lambda: nats.serves_jetstream(self.broker.url, seed), "JetStream answers")
+
+    async def start_postgres(self) -> dict[str, str]:
+        await self.supervisor.start(self.postgres.prepare())
+        await until(self.postgres.ready, "PostgreSQL answers", limit=20)
+        return await self.postgres.provision()
+
+    async def killed(self, name: str) -> None:
+        self.supervisor.kill(name)
+        await until(lambda: self.supervisor.deaths(name) == 1 and self.supervisor.pid(name), f"{name} is started again")
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
+    running = Servers(tmp_path / "data")
+    yield running
+    await running.supervisor.stop()
+    assert leftovers.find(running.data) == []
+
+
+async def query(dsn: str, sql: str) -> object:
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def stored(servers: Servers) -> int:
+    client = await nats.login(servers.broker.url, "topology", servers.keys.seed("topology"))
+    try:
+        return (await client.jetstream().stream_info(subjects.STREAM_EVENTS)).state.messages
+    finally:
+        await client.close()
+
+
+async def publish(servers: Servers, number: int) -> None:
+    client = await nats.login(servers.broker.url, "config", servers.keys.seed("config"))
+    try:
+        for _ in range(number):
+            await client.jetstream(timeout=5).publish(subjects.EVENT_DOMAIN_CHANGED, b"{}")
+    finally:
+        await client.close()
+
+
+async def apply_topology(servers: Servers) -> list[topology.Change]:
+    client = await nats.login(servers.broker.url, "topology", servers.keys.seed("topology"))
+    try:
+        return await topology.apply(client.jetstream(timeout=10))
+    finally:
+        await client.close()
+
+
+async def test_a_killed_broker_comes_back_with_its_data(servers: Servers) -> None:
+    await servers.start_broker()
+    await apply_topology(servers)
+    await publish(servers, 20)
+    await servers.killed(nats.NAME)
+    await servers.broker_up()
+    assert await stored(servers) == 20
+    assert {change.action for change in await apply_topology(servers)} == {"same"}
+
+
+async def test_a_second_start_continues_with_the_data_of_the_first(servers: Servers) -> None:
+    await servers.start_broker()
+    dsns = await servers.start_postgres()
+    await apply_topology(servers)
+    await publish(servers, 3)
+    await query(dsns["config"], "CREATE TABLE kept AS SELECT 7 AS number")
+    await servers.supervisor.stop()
+    again = Servers(servers.data)
+    try:
+        await again.start_broker()
+        assert await again.start_postgres() == dsns
+        assert again.broker.url == servers.broker.url
+        assert again.keys.users == servers.keys.users
+        assert await stored(again) == 3
+        assert await query(dsns["config"], "SELECT number FROM kept") == 7
+    finally:
+        await again.supervisor.stop()
+
+
+async def test_a_killed_postgres_comes_back_with_what_was_committed(servers: Servers) -> None:
+    dsns = await servers.start_postgres()
+    await query(dsns["billing"], "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number")
+    busy = await asyncpg.connect(dsns["billing"], timeout=5)
+    await servers.killed(postgres.NAME)
+    await until(servers.postgres.ready, "PostgreSQL answers again", limit=20)
+    assert await query(dsns["billing"], "SELECT count(*) FROM kept") == 1000
+    busy.terminate()
+
+
+async def test_every_role_reaches_its_own_database_only(servers: Servers) -> None:
+    dsns = await servers.start_postgres()
+    for role, dsn in dsns.items():
+        assert await query(dsn, "SELECT current_user || '@' || current_database()") == f"{role}@{role}"
+        for other in {*DATABASES, "postgres", "template1"} - {role}:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await query(dsn.replace(f"@/{role}?", f"@/{other}?"), "SELECT 1")
+        rights = "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
+        assert await query(dsn, rights) is False
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await query(servers.postgres.dsn(role, role).replace(f"{role}:", f"{role}:x"), "SELECT 1")
+    assert await query(servers.postgres.dsn("postgres", "postgres"), "SHOW fsync") == "on"
+
+
+async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    long = Servers(closed / ("with space " + "x" * 120))
+    try:
+        dsns = await long.start_postgres()
+        assert await query(dsns["config"], "SELECT 1") == 1
+        assert len(os.fsencode(long.postgres.socket_folder / ".s.PGSQL.5432")) < 108
+    finally:
+        await long.supervisor.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs all other tests as itself")
+def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
+    owner = launch.other_than_root()
+    assert owner is not None
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, owner.uid, owner.gid)
+    tests = f"{__file__}::test_a_second_start_continues_with_the_data_of_the_first"
+    argv = (sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/base", tests)
+    done = subprocess.run(
+        launch.wrapped(argv, owner, (Path(sys.executable), Path(__file__), folder)), text=True, capture_output=True,
+        env={**base_environment(), "HOME": str(folder)}, timeout=60, check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_a_new_node_user_can_log_in_after_a_reload_and_a_removed_one_cannot(servers: Servers) -> None:
+    await servers.start_broker()
+    ensure_nodes(servers.keys, ["node-1", "node-2"])
+    servers.supervisor.kill(nats.NAME, 1)
+
+    async def accepted(node: str) -> bool:
+        try:
+            client = await nats.login(servers.broker.url, f"node-{node}", servers.keys.node_folder(node) / "nats.nk")
+        except SettingsError:
+            return False
+        await client.close()
+        return True
+
+    await until(lambda: accepted("node-2"), "the new node logs in")
+    with FleetFile.edit(servers.keys.fleet_file) as fleet:
+        fleet.mark("node-1", "removed")
+        fleet.write_users()
+    servers.supervisor.kill(nats.NAME, 1)
+
+    async def refused() -> bool:
+        return not await accepted("node-1")
+
+    await until(refused, "the removed node is refused")
+
+
+async def test_an_unknown_login_is_refused_in_one_line(servers: Servers) -> None:
+    await servers.start_broker()
+    unknown = servers.data / "unknown.nk"
+    ensure_nkey(unknown)
+    with pytest.raises(SettingsError, match="refused the login"):
+        await nats.login(servers.broker.url, "operator", unknown)
+
+
+def test_an_old_nats_server_is_refused_with_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "nats-server"
+    fake.write_text("#!/bin/sh\necho 'nats-server: v2.10.4'\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(PlatformError, match=r"v2\.10\.4: version 2\.12 or later is needed"):
+        nats.find_binary()

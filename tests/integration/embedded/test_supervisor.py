@@ -1,0 +1,190 @@
+"""Whatever dies is started again; nothing outlives the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import leftovers
+from deploy.embedded.down import down
+from deploy.embedded.errors import PlatformError
+from deploy.embedded.lock import DataLock, holder
+from deploy.embedded.supervisor import Supervisor
+from tests.integration.embedded.holder import spec
+from tests.support.waiting import until
+
+STUBBORN = """\
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(600)
+"""
+POLITE = """\
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (open('ended', 'a').write(sys.argv[1]), sys.exit()))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    lines: list[str] = []
+    running = Supervisor(tmp_path, lines.append)
+    yield running
+    await running.stop()
+    assert leftovers.find(tmp_path) == []
+
+
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervisor in a process of its own, in ``tmp_path / "data"``."""
+    argv = (sys.executable, "-m", "tests.integration.embedded.holder", str(tmp_path / "data"))
+    with subprocess.Popen(argv, cwd=Path(__file__).parents[3]) as process:
+        yield process
+        process.kill()
+    leftovers.end(tmp_path / "data")
+
+
+async def members(data: Path, count: int) -> list[int]:
+    """The pids of all its processes, once there are ``count``."""
+    await until((data / "started").exists, "the supervisor has started its children")
+    await until(lambda: len(leftovers.find(data)) >= count, f"{count} processes run")
+    return leftovers.find(data)
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if leftovers.stamp(pid)]
+
+
+async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_outlive_it(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    await supervisor.start(spec(tmp_path, "one"))
+    await until(lambda: "up" in supervisor.log("one").read_text(), "it has started its own child")
+    first = supervisor.pid("one")
+    family = [pid for pid in leftovers.find(tmp_path) if os.getsid(pid) == first]
+    assert len(family) == 2
+    supervisor.kill("one")
+    await until(lambda: supervisor.pid("one") not in (None, first), "it is started again", limit=5)
+    await until(lambda: not alive(family), "the first one's child is gone")
+    assert supervisor.deaths("one") == 1
+
+
+async def test_a_child_that_dies_again_and_again_is_counted_and_does_not_hinder_the_stop(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    await supervisor.start(spec(tmp_path, "bad", "raise SystemExit(3)"))
+    await until(lambda: supervisor.early_deaths("bad") >= 3, "it has died three times")
+
+
+async def test_a_stop_goes_from_the_highest_rank_to_the_lowest(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    for rank in (0, 1, 2):
+        await supervisor.start(spec(tmp_path, f"p{rank}", POLITE, str(rank), rank=rank))
+    for rank in (0, 1, 2):
+        await until(lambda name=f"p{rank}": "up" in supervisor.log(name).read_text(), "it handles SIGTERM")
+    await supervisor.stop()
+    await supervisor.stop()
+    assert (tmp_path / "ended").read_text() == "210"
+
+
+async def test_one_that_ignores_sigterm_is_killed_after_its_limit(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(tmp_path, said.append)
+    await supervisor.start(spec(tmp_path, "stubborn", STUBBORN, stop=0.2))
+    await until(lambda: "up" in supervisor.log("stubborn").read_text(), "it ignores SIGTERM")
+    await supervisor.stop()
+    assert said == ["stubborn did not stop in 0.2 s and is killed"]
+    assert leftovers.find(tmp_path) == []
+
+
+async def test_a_stopped_process_is_ended_too(supervisor: Supervisor, tmp_path: Path) -> None:
+    await supervisor.start(spec(tmp_path, "one", stop=0.2))
+    supervisor.kill("one", signal.SIGSTOP)
+
+
+async def test_a_program_that_is_not_there_is_one_line(supervisor: Supervisor, tmp_path: Path) -> None:
+    missing = spec(tmp_path, "one")
+    with pytest.raises(PlatformError, match="cannot start one"):
+        await supervisor.start(type(missing)("one", ("/nowhere/program",), {}, tmp_path))
+
+
+async def test_nothing_survives_a_kill_of_the_supervisor(
+    holding: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    found = await members(tmp_path / "data", 5)
+    holding.kill()
+    holding.wait()
+    await until(lambda: not alive(found), "all its processes are gone")
+
+
+async def test_sigterm_ends_all(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    found = await members(tmp_path / "data", 5)
+    holding.terminate()
+    await until(lambda: holding.poll() == 0, "the supervisor has ended well")
+    assert alive(found) == []
+
+
+async def test_what_supervisor_and_warden_leave_is_ended_by_the_next_start(
+    holding: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    found = await members(data, 5)
+    os.kill(leftovers.recorded(data)["warden"].pid, signal.SIGKILL)
+    holding.kill()
+    holding.wait()
+    await until(lambda: len(alive(found)) == 2, "the kernel has ended the direct children, not theirs")
+    assert "ended 2 processes" in await asyncio.to_thread(down, data)
+    assert alive(found) == []
+    assert down(data) == "nothing was running"
+
+
+async def test_down_stops_a_running_supervisor(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    found = await members(data, 5)
+    assert holder(data) == holding.pid
+    assert "stopped" in await asyncio.to_thread(down, data)
+    assert alive(found) == []
+    assert holding.wait() == 0
+
+
+async def test_down_kills_a_supervisor_that_hangs(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    found = await members(data, 5)
+    holding.send_signal(signal.SIGSTOP)
+    assert "was killed" in await asyncio.to_thread(down, data, 0.3)
+    assert alive(found) == []
+
+
+def test_numbers_that_mean_other_processes_now_are_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(600)"), start_new_session=True) as other:
+        found = leftovers.stamp(other.pid)
+        assert found is not None
+        leftovers.record(tmp_path, {"one": leftovers.Stamp(found.pid, found.started - 1)})
+        assert leftovers.end(tmp_path) == []
+        leftovers.record(tmp_path, {"one": found})
+        assert leftovers.end(tmp_path) == [other.pid]
+
+
+def test_one_supervisor_a_folder(tmp_path: Path) -> None:
+    lock, second = DataLock(tmp_path), DataLock(tmp_path)
+    lock.take()
+    with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}: run 'edgetls down' first"):
+        second.take()
+    lock.drop()
+    second.take()
+    second.drop()
+    assert holder(tmp_path) is None
+
+
+def test_down_without_a_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="there is no data folder"):
+        down(tmp_path / "none")

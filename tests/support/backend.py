@@ -1,0 +1,81 @@
+"""A real broker with the rendered rights, and a real PostgreSQL, for tests of what depends on them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nats.aio.client import Client
+
+from clients.fleet.files import private_folder
+from clients.fleet.keys import ensure_nkey
+from deploy.embedded.nats import Broker, serves_jetstream
+from deploy.embedded.ports import Ports
+from deploy.embedded.postgres import Postgres
+from deploy.embedded.supervisor import Supervisor
+from shared import topology
+from shared.messaging.broker import connect
+from shared.nats_config import render_edge_users
+from shared.settings import BrokerSettings
+from tests.support.waiting import until
+
+
+@dataclass
+class Backend:
+    """``dsns`` by database; ``settings(user)`` logs in as any user of the topology or ``node-<id>``."""
+
+    folder: Path
+    url: str
+    dsns: dict[str, str]
+    supervisor: Supervisor
+    _clients: list[Client] = field(default_factory=list)
+
+    def settings(self, user: str) -> BrokerSettings:
+        return BrokerSettings(nats_url=self.url, nats_seed_file=self.folder / "keys" / f"{user}.nk")
+
+    async def client(self, user: str) -> Client:
+        client = await connect(self.settings(user), user)
+        self._clients.append(client)
+        return client
+
+    def kill(self, name: str) -> None:
+        """``nats`` or ``postgres``, -9; the supervisor starts it again."""
+        self.supervisor.kill(name, signal.SIGKILL)
+
+    async def close(self) -> None:
+        for client in self._clients:
+            if not client.is_closed:
+                await client.close()
+        await self.supervisor.stop()
+
+
+@asynccontextmanager
+async def backend(
+    folder: Path, databases: Sequence[str] = ("config",), nodes: Sequence[str] = ()
+) -> AsyncIterator[Backend]:
+    """Broker and PostgreSQL up, topology applied; stopped at the end."""
+    keys = private_folder(folder / "keys")
+    names = [user.name for user in topology.USERS] + [f"node-{node}" for node in nodes]
+    public = {name: ensure_nkey(keys / f"{name}.nk") for name in names}
+    broker = Broker(folder / "nats", Ports(folder / "ports.json").pick("nats"), public)
+    supervisor = Supervisor(folder)
+    spec = broker.prepare()
+    broker.users_file.write_text(render_edge_users({node: public[f"node-{node}"] for node in nodes}))
+    await supervisor.start(spec)
+    dsns: dict[str, str] = {}
+    if databases:
+        postgres = Postgres(folder, databases)
+        await supervisor.start(postgres.prepare())
+        await until(postgres.ready, "PostgreSQL answers", limit=30)
+        dsns = await postgres.provision()
+    await until(lambda: serves_jetstream(broker.url, keys / "topology.nk"), "JetStream answers", limit=30)
+    made = Backend(folder, broker.url, dsns, supervisor)
+    try:
+        admin = await made.client("topology")
+        await topology.apply(admin.jetstream(timeout=10))
+        yield made
+    finally:
+        await made.close()

@@ -1,0 +1,35 @@
+"""The queue in front of the workers."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.validator.fairness import Busy, FairQueue
+
+
+def test_accounts_take_turns() -> None:
+    queue: FairQueue[str] = FairQueue(10, 10)
+    for item in ("a1", "a2", "a3", "b1", "c1"):
+        queue.put(item[0], item)
+    assert [queue.take() for _ in range(6)] == ["a1", "b1", "c1", "a2", "a3", None]
+
+
+def test_no_more_than_two_of_an_account_are_out_at_once() -> None:
+    queue: FairQueue[str] = FairQueue(10, 2)
+    for item in ("a1", "a2", "a3"):
+        queue.put("a", item)
+    assert [queue.take() for _ in range(3)] == ["a1", "a2", None]
+    queue.done("a")
+    assert queue.take() == "a3"
+
+
+def test_a_full_queue_is_busy_but_takes_back_what_it_gave() -> None:
+    queue: FairQueue[str] = FairQueue(1, 2)
+    queue.put("a", "a1")
+    with pytest.raises(Busy):
+        queue.put("b", "b1")
+    assert queue.take() == "a1"
+    queue.put("a", "a2")
+    queue.put_back("a", "a1")
+    queue.done("a")
+    assert [len(queue), queue.take(), queue.take(), len(queue)] == [2, "a1", "a2", 0]

@@ -1,0 +1,177 @@
+"""Rules D7, D8, D10 and D12: the leaf's period, names, use, and what it replaces."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from services.validator import names
+from shared.contracts.findings import Code, Severity
+from tests.support.pki import key_usage, pem, pkcs8, rsa_key
+from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
+
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+START, END = LEAF.certificate.not_valid_before_utc, LEAF.certificate.not_valid_after_utc
+
+
+@pytest.mark.parametrize(
+    ("case", "at", "expected"),
+    [
+        ("a second before its first", START - SECOND, Code.CERTIFICATE_NOT_YET_VALID),
+        ("in its first second", START, None),
+        ("14 days before its end", END - 14 * DAY, None),
+        ("a second less than 14 days before its end", END - 14 * DAY + SECOND, Code.CERTIFICATE_EXPIRES_SOON),
+        ("in its last second", END, Code.CERTIFICATE_EXPIRES_SOON),
+        ("a second after its last", END + SECOND, Code.CERTIFICATE_EXPIRED),
+        ("years after", END + 1000 * DAY, Code.CERTIFICATE_EXPIRED),
+    ],
+)
+def test_the_period_of_validity(case: str, at: datetime, expected: Code | None) -> None:
+    judged = report(at=at)
+    assert codes(judged) == ([expected] if expected else []), case
+    assert accepted(judged) == (expected in (None, Code.CERTIFICATE_EXPIRES_SOON))
+
+
+@pytest.mark.parametrize(
+    ("issued", "days"),
+    [("2020-08-31", 825), ("2020-09-01", 398), ("2026-03-14", 398), ("2026-03-15", 200), ("2027-03-14", 200),
+     ("2027-03-15", 100), ("2029-03-14", 100), ("2029-03-15", 47)],
+)
+def test_longer_than_the_limit_of_its_day_of_issue_is_warned_of(issued: str, days: int) -> None:
+    start = datetime.fromisoformat(issued).replace(tzinfo=UTC)
+    for length, expected in ((days * DAY, []), (days * DAY + SECOND, [Code.CERTIFICATE_LIFETIME_LONG])):
+        judged = of(ISSUING.issue([DOMAIN], not_before=start, not_after=start + length), at=start + DAY)
+        assert (codes(judged), accepted(judged)) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    ("case", "sans", "domain", "covered"),
+    [
+        ("the name itself", ["www.example.com"], "www.example.com", True),
+        ("upper case in the certificate", ["WWW.Example.COM"], "www.example.com", True),
+        ("a wildcard for one label", ["*.example.com"], "www.example.com", True),
+        ("a wildcard does not cover two labels", ["*.example.com"], "a.b.example.com", False),
+        ("a wildcard does not cover its parent", ["*.example.com"], "example.com", False),
+        ("a wildcard domain needs the wildcard", ["*.example.com"], "*.example.com", True),
+        ("names do not add up to a wildcard", ["www.example.com"], "*.example.com", False),
+        ("a wildcard above covers no wildcard", ["*.com.example"], "*.www.com.example", False),
+        ("part of a label is no wildcard", ["w*.example.com"], "www.example.com", False),
+        ("a wildcard inside is none", ["www.*.com"], "www.example.com", False),
+        ("a wildcard of a whole zone", ["*.com"], "example.com", False),
+        ("one of several", ["a.example.com", "www.example.com"], "www.example.com", True),
+        ("a name that ends the same", ["example.com"], "www.example.com", False),
+    ],
+)
+def test_names(case: str, sans: list[str], domain: str, covered: bool) -> None:
+    judged = of(ISSUING.issue(sans), domains=[domain])
+    assert refusals(judged) == ([] if covered else [Code.DOMAIN_MISMATCH]), case
+
+
+def test_the_common_name_does_not_count() -> None:
+    judged = of(ISSUING.issue([], common_name=DOMAIN))
+    assert refusals(judged) == [Code.DOMAIN_MISMATCH]
+    assert "no DNS name" in judged.findings[0].message
+
+
+def test_an_address_is_no_name() -> None:
+    san = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("192.0.2.1"))])
+    assert refusals(of(ISSUING.issue([], extensions=[(san, False)]))) == [Code.DOMAIN_MISMATCH]
+
+
+def test_each_domain_is_judged_for_itself() -> None:
+    judged = report(domains=[DOMAIN, "other.example.com"])
+    assert judged.accepted == {DOMAIN: True, "other.example.com": False}
+    assert [(f.code, f.domain) for f in judged.findings] == [(Code.DOMAIN_MISMATCH, "other.example.com")]
+    assert len(judged.pairs) == 1
+
+
+def test_a_mismatch_lists_the_names_but_not_a_thousand() -> None:
+    judged = of(ISSUING.issue([f"h{n}.example.org" for n in range(500)]))
+    assert "h0.example.org" in judged.findings[0].message
+    assert "and 470 more" in judged.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("case", "how", "said"),
+    [
+        ("another extended key usage", {"eku": [ExtendedKeyUsageOID.CLIENT_AUTH]}, "serverAuth"),
+        ("any extended key usage alone", {"eku": [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]}, "serverAuth"),
+        ("a key usage without signatures", {"key_usage": key_usage("key_encipherment")}, "digitalSignature"),
+        ("a critical extension that nobody knows",
+         {"extensions": [(UNKNOWN, True)]},
+         "1.3.6.1.4.1.99999.1"),
+        ("a pre-certificate", {"extensions": [(x509.PrecertPoison(), True)]}, "critical"),
+    ],
+)
+def test_a_leaf_that_no_server_can_use(case: str, how: dict[str, Any], said: str) -> None:
+    judged = of(ISSUING.issue([DOMAIN], **how))
+    assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER], case
+    assert said in judged.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        ("no extended key usage", {"eku": None}),
+        ("server and client", {"eku": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]}),
+        ("no key usage", {"key_usage": None}),
+        ("no basic constraints", {"basic_constraints": False}),
+        ("an unknown extension that is not critical",
+         {"extensions": [(UNKNOWN, False)]}),
+    ],
+)
+def test_a_leaf_that_a_server_can_use(case: str, how: dict[str, Any]) -> None:
+    judged = of(ISSUING.issue([DOMAIN], **how))
+    assert (codes(judged), accepted(judged)) == ([], True), case
+
+
+def test_rsa_leaves_may_encipher_besides() -> None:
+    usage = key_usage("digital_signature", "key_encipherment")
+    assert accepted(of(ISSUING.issue([DOMAIN], key=rsa_key(), key_usage=usage)))
+
+
+def test_a_cas_certificate_is_no_leaf() -> None:
+    san = (x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)
+    ca = ROOT.intermediate("A CA", extensions=[san], key_usage=key_usage("digital_signature", "key_cert_sign"))
+    judged = report(pem(ca.certificate), pkcs8(ca.key))
+    assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
+
+
+def test_must_staple_is_warned_of() -> None:
+    staple = x509.TLSFeature([x509.TLSFeatureType.status_request])
+    judged = of(ISSUING.issue([DOMAIN], extensions=[(staple, False)]))
+    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CERTIFICATE_NOT_A_SERVER, Severity.WARNING)]
+
+
+def test_names_that_would_be_lost_are_a_warning_that_names_them() -> None:
+    judged = report(live_names=[DOMAIN, "old.example.com", "*.example.org"])
+    assert (codes(judged), accepted(judged)) == ([Code.CERTIFICATE_NAMES_LOST], True)
+    assert "old.example.com, *.example.org" in judged.findings[0].message
+    assert DOMAIN not in judged.findings[0].message
+
+
+def test_losing_the_domain_itself_is_refused() -> None:
+    judged = report(domains=["old.example.com"], live_names=["old.example.com"])
+    assert refusals(judged) == [Code.DOMAIN_MISMATCH]
+
+
+def test_names_that_a_wildcard_still_covers_are_not_lost() -> None:
+    assert codes(of(ISSUING.issue([DOMAIN, "*.example.org"]), live_names=["a.example.org"])) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("WWW.Example.COM", "www.example.com"), ("bücher.example", "xn--bcher-kva.example"),
+     ("*.bücher.example", "*.xn--bcher-kva.example"), ("example.com.", "example.com"), ("", None), ("a..b", None),
+     ("a b", None), ("*", None), ("w*.example.com", None), ("x" * 64 + ".com", None), (".".join(["a" * 63] * 5), None)],
+)
+def test_a_domain_is_brought_to_a_labels(given: str, expected: str | None) -> None:
+    assert names.a_label(given) == expected
+
+

@@ -1,0 +1,46 @@
+"""What the validator's tests share: one sound pair, its world, and ``found`` to name what a variation of it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from services.validator.judge import Report, Texts, judge
+from services.validator.roots import TrustRoots
+from shared.contracts.findings import Code, Severity
+from tests.support.pki import NOW, Authority, Leaf
+
+DOMAIN = "www.example.com"
+ROOT = Authority.create("Test Root CA")
+ISSUING = ROOT.intermediate("Test Issuing CA")
+ROOTS = TrustRoots.from_pem(ROOT.pem)
+LEAF = ISSUING.issue([DOMAIN])
+
+
+def report(
+    certificate: str = LEAF.chain_pem,
+    key: str = LEAF.key_pem,
+    *,
+    domains: Sequence[str] = (DOMAIN,),
+    at: datetime = NOW,
+    roots: TrustRoots = ROOTS,
+    strict: bool = False,
+    live_names: Sequence[str] = (),
+) -> Report:
+    return judge([Texts(certificate, key)], domains, at=at, roots=roots, strict=strict, live_names=live_names)
+
+
+def of(leaf: Leaf, **how: object) -> Report:
+    return report(leaf.chain_pem, leaf.key_pem, **how)  # type: ignore[arg-type]
+
+
+def codes(judged: Report) -> list[Code]:
+    return [f.code for f in judged.findings]
+
+
+def refusals(judged: Report) -> list[Code]:
+    return [f.code for f in judged.findings if f.severity is Severity.REFUSAL]
+
+
+def accepted(judged: Report) -> bool:
+    return all(judged.accepted.values()) and bool(judged.pairs)
