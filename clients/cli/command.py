@@ -112,9 +112,11 @@ def epilog(examples: Sequence[str]) -> str:
     return "\n\n".join(("Examples:", *(f"  $ {example}" for example in examples)))
 
 
-def run_action(action: Coroutine[Any, Any, None], out: Out) -> int:
+def run_action(action: Coroutine[Any, Any, None], out: Out, *, errors_as_json: bool = True) -> int:
     """Runs it to its end; the exit code. Every fault is one line for people, and JSON for programs."""
     quiet_logs()
+    if not errors_as_json:
+        out = Out(as_json=False)
     try:
         asyncio.run(action)
     except Refused as refused:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -86,13 +86,20 @@ class Applier:
         self._up.clear()
 
     def nginx_up(self, boot: str) -> None:
-        """``boot``: the id of nginx's memory. A new one holds nothing: the caller submits every domain again."""
+        """``boot``: the id of nginx's memory. A new one holds nothing: the caller refills it."""
         if boot != self._boot:
             self._boot = boot
             self._applied.clear()
             self.proven = Digest()
         self._up.set()
         self._wake.set()
+
+    def refill(self, domains: Iterable[str], tombstones: Mapping[str, Tombstone]) -> None:
+        """Puts what the replica holds of ``domains``; tombstones need no proof in an nginx that holds nothing."""
+        for domain, tombstone in tombstones.items():
+            self.proven.put(domain, tombstone.revision, tombstone.hash)
+        for domain in domains:
+            self.submit(Change(domain))
 
     def retry(self) -> None:
         """Tries once more what failed: a keyring or a trust document came."""

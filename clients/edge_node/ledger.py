@@ -223,7 +223,11 @@ class Ledger:
             # Its end is needed until the next log's batches carry it.
             followers = [known for other, known in self._known.items() if other > name]
             if name in present:
-                self._logs.delete(name, confirmed)
+                try:
+                    self._logs.delete(name, confirmed)
+                except UsageLogError as error:
+                    log.warning("usage.kept", log=name, error=str(error))
+                    continue
                 log.info("usage.deleted", log=name, bytes=confirmed)
             if any(known.previous for known in followers):
                 with self._lock:

@@ -1,4 +1,4 @@
-"""What the node says of itself: at once after a proof, and each second. Cumulative, so that a lost one costs nothing."""
+"""What the node says of itself: at once after a proof, and each second. Cumulative: a lost one costs nothing."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class NginxSettings(BaseSettings):
         https_host, https_port = split(self.node_https)
         http_host, http_port = split(self.node_http)
         return NginxLayout(
-            folder=self.node_folder, node_id=self.node_id, https_host=https_host, https_port=https_port,
+            folder=self.node_folder, https_host=https_host, https_port=https_port,
             http_host=http_host, http_port=http_port, entry_zone_mb=self.entry_zone_mb,
             origin_ca_file=self.origin_ca_file, workers=self.nginx_workers,
         )

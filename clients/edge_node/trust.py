@@ -7,6 +7,7 @@ The epochs' private keys are in memory only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,11 +20,10 @@ from clients.edge_node.settings import NodeSettings
 from clients.fleet.files import write_private
 from shared import subjects
 from shared.clock import Clock
-from shared.contracts.base import Signed
-from shared.contracts.commands import EnrolNode, StartEpoch, TrustDocument
+from shared.contracts.commands import EnrolNode, TrustDocument
 from shared.crypto.sealing import PrivateKey, epoch_info
-from shared.crypto.signing import Purpose, Trust, Verifier, operator_verifier, parse
-from shared.errors import CannotOpen, EdgetlsError, Malformed, Poison, SettingsError, Transient, Unsigned
+from shared.crypto.signing import Purpose, Trust, Verifier, operator_verifier
+from shared.errors import CannotOpen, EdgetlsError, Poison, SettingsError, Transient, Unsigned
 from shared.messaging.direct import get_last
 from shared.settings import read_secret
 
@@ -33,7 +33,9 @@ _SOONEST_SECONDS = 0.5
 
 
 class Trusted:
-    """Raises SettingsError when the operator's key, the trust file or the node's key cannot be used."""
+    """``on_change`` is called when a newer document or keyring was taken.
+
+    Raises SettingsError when the operator's key, the trust file or the node's key cannot be used."""
 
     def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
         self._node = settings.node_id
@@ -46,6 +48,7 @@ class Trusted:
         self._issued: datetime | None = None
         self._epochs: dict[int, PrivateKey] = {}
         self._wanted = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
         self._read_copies()
 
     def verifier(self, purpose: str) -> Verifier:
@@ -87,10 +90,12 @@ class Trusted:
         return True
 
     def offer_keyring(self, body: bytes) -> bool:
-        """Takes a newer keyring, an enrolment or the start of an epoch that holds one.
+        """Takes a newer enrolment with its keyring.
 
         Raises Unsigned, Malformed, or CannotOpen when it is not for this node's key."""
-        enrolment = self._enrolment(parse(Signed, body))
+        enrolment = self._operator.open_bytes(Purpose.ENROL, body, EnrolNode)
+        if enrolment.node != self._node:
+            raise Unsigned(f"a keyring of {enrolment.node} came as that of {self._node}")
         if self._issued is not None and enrolment.issued_at <= self._issued:
             return False
         if enrolment.public_key != self._key.public().text:
@@ -122,6 +127,7 @@ class Trusted:
                     subjects.kv_subject(subjects.BUCKET_KEYRINGS, key),
                 )
                 if found is not None and found.body and offer(found.body):
+                    self.on_change()
                     await asyncio.to_thread(write_private, copy, found.body.decode())
                     log.info("trust.updated", what=key.split(".")[0], epochs=self.epochs)
             except (Poison, CannotOpen) as error:
@@ -129,19 +135,6 @@ class Trusted:
                 log.warning("trust.dropped", what=key.split(".")[0], error=str(error))
             except Transient as error:
                 log.debug("trust.away", error=str(error))
-
-    def _enrolment(self, signed: Signed) -> EnrolNode:
-        try:
-            found = self._operator.open(Purpose.ENROL, signed, EnrolNode)
-        except Unsigned:
-            start = self._operator.open(Purpose.EPOCH_START, signed, StartEpoch)
-            mine = [keyring for keyring in start.keyrings if keyring.node == self._node]
-            if not mine:
-                raise Malformed(f"the start of an epoch without a keyring of {self._node}") from None
-            found = mine[0]
-        if found.node != self._node:
-            raise Unsigned(f"a keyring of {found.node} came as that of {self._node}")
-        return found
 
     def _read_copies(self) -> None:
         for copy, offer in ((self._trust_copy, self.offer_trust), (self._keyring_copy, self.offer_keyring)):

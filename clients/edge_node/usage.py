@@ -39,14 +39,13 @@ _ROTATION_LOOK_SECONDS = 1.0
 
 
 class Usage:
-    """Raises UsageLogError at once when there is no usage log yet: nginx makes the first one at its start."""
+    """``folder``: the node's; nginx makes the first log in it at its start. Until then there is nothing to send."""
 
     def __init__(self, node: str, folder: Path, trusted: Trusted, flush_seconds: Callable[[], float]) -> None:
         self._node, self._trusted, self._flush_seconds = node, trusted, flush_seconds
         self.logs = UsageLogs(folder / "usage")
         self._ledger = Ledger(node, self.logs, folder / "usage.json")
         self._told = 0.0
-        self._wake = asyncio.Event()
 
     def positions(self) -> list[LogPosition]:
         return self._ledger.positions()
@@ -59,8 +58,7 @@ class Usage:
         try:
             while True:
                 await self._flush(publisher)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._flush_seconds())
+                await asyncio.sleep(self._flush_seconds())
         finally:
             with suppress(NatsError):
                 await confirmed.unsubscribe()

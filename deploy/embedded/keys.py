@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -81,6 +82,14 @@ def ensure_keys(data: Path, users_file: Path, now: datetime, trust_roots: Path |
     _write_once(keys.submission_public, ensure_hpke(keys.submission_private).public().text)
     _write_once(keys.trust, trust.encode().decode())
     return keys
+
+
+def node_names(keys: Keys, count: int) -> list[str]:
+    """``node-1``, ``node-2``… without those that the operator removed: a removed node does not come back by itself."""
+    known = FleetFile.read(keys.fleet_file).nodes
+    names = (f"node-{number}" for number in itertools.count(1))
+    allowed = (name for name in names if name not in known or known[name].state != "removed")
+    return list(itertools.islice(allowed, count))
 
 
 def ensure_nodes(keys: Keys, nodes: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Processes of a data folder that outlived their supervisor, found by what it recorded and by their marks.
 
 A child is the leader of a session of its own; its pid with its start time is in ``pids.json``, and
-``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their environment, and PostgreSQL's
-children make sessions of their own: the first are found by session, the second by program and working directory.
+``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their environment, and
+PostgreSQL's children make sessions of their own: the first are found by session, the second by program and folder.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import wrapped
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import Spec, base_environment
-from shared.errors import BrokerAway
-from shared.messaging.broker import connect
+from shared.errors import BrokerAway, SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
-from shared.settings import BrokerSettings
+from shared.subjects import inbox_prefix
 
 NAME: Final = "nats"
+_LOGIN_SECONDS: Final = 3.0
 _OLDEST: Final = (2, 12)
 """Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get older wheels."""
 
@@ -74,8 +74,24 @@ def find_binary() -> Path:
 
 
 async def login(url: str, user: str, seed_file: Path) -> Client:
-    """One user's connection. BrokerAway when nobody answers, SettingsError when the login is refused."""
-    return await connect(BrokerSettings(nats_url=url, nats_seed_file=seed_file), user)
+    """One user's connection, tried once and never reconnected: its maker watches the broker and asks again.
+
+    BrokerAway when nobody answers, SettingsError when the login is refused."""
+    client = Client()
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                url, name=user, nkeys_seed=str(seed_file), inbox_prefix=inbox_prefix(user), allow_reconnect=False,
+                connect_timeout=int(_LOGIN_SECONDS), error_cb=_quiet,
+            ),
+            _LOGIN_SECONDS + 1,
+        )
+    except (NatsError, OSError, TimeoutError) as error:
+        await client.close()
+        if "authorization" in str(error).lower():
+            raise SettingsError(f"NATS at {url} refused the login of {user!r}: check {seed_file}") from None
+        raise BrokerAway(f"NATS at {url} does not answer: {str(error) or type(error).__name__}") from None
+    return client
 
 
 async def serves_jetstream(url: str, seed_file: Path) -> bool:
@@ -107,3 +123,7 @@ async def _listens(url: str) -> bool:
     with suppress(OSError):
         await writer.wait_closed()
     return True
+
+
+async def _quiet(error: Exception) -> None:
+    """login() raises what went wrong: nothing to say twice."""

@@ -21,7 +21,7 @@ from deploy.embedded import leftovers, nats, postgres
 from deploy.embedded.announce import announce, repeat
 from deploy.embedded.environment import DATABASES, SERVICES, Children, Given, Node
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes, seed_file
+from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes, node_names, seed_file
 from deploy.embedded.lock import DataLock
 from deploy.embedded.ports import HOST, Ports
 from deploy.embedded.ready import fleet_view, last_line, node_fault, service_fault, until
@@ -171,7 +171,7 @@ class Platform:
     async def _bring_up(self) -> None:
         ports = Ports(self.data / "ports.json")
         broker, keys = self._prepare_keys(ports)
-        self._nodes = [self._node(ports, number) for number in range(1, self._node_count + 1)]
+        self._nodes = [self._node(ports, name) for name in node_names(keys, self._node_count)]
         ensure_nodes(keys, [node.id for node in self._nodes])
         nats_url = self._given.nats_url or broker.url
         server = None if len(self._given.dsns) == len(DATABASES) else postgres.Postgres(self.data, DATABASES)
@@ -203,8 +203,8 @@ class Platform:
         keys = ensure_keys(self.data, broker.users_file, datetime.now(UTC), self._given.trust_roots)
         return replace(broker, public_keys=keys.users), keys
 
-    def _node(self, ports: Ports, number: int) -> Node:
-        name = f"node-{number}"
+    @staticmethod
+    def _node(ports: Ports, name: str) -> Node:
         return Node(name, ports.pick(f"{name}.https"), ports.pick(f"{name}.http"))
 
     def _services(self, children: Children, ports: Ports) -> list[tuple[Spec, int]]:
@@ -298,7 +298,7 @@ class _FleetWatch:
     async def faults(self) -> dict[str, str]:
         """By the name of the agent's process."""
         try:
-            if self._operator is None:
+            if self._operator is None or self._operator.is_closed:
                 seed = Path(self._run["credentials"]["operator"])
                 self._operator = await nats.login(self._run["nats_url"], "operator", seed)
             view = await fleet_view(self._operator)

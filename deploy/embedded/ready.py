@@ -50,12 +50,14 @@ async def fleet_view(operator: Client) -> FleetView | None:
 
 
 def node_fault(view: FleetView | None, node: str) -> str | None:
-    """None when the node is live and serves what the platform wants; else how it is."""
+    """None when the node is live and in sync, or was taken out by the operator; else how it is."""
     if view is None:
         return "edge_sync does not answer who is live"
     found = next((one for one in view.nodes if one.node == node), None)
     if found is None:
         return "is not enrolled"
+    if found.state in ("drained", "removed"):
+        return None
     if found.state != "live":
         return f"is {found.state}"
     return None if found.in_sync else "is live but not in sync"

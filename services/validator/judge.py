@@ -71,6 +71,8 @@ def judge(
     for index, submission in enumerate(submissions):
         findings += (f.model_copy(update={"pair": index}) for f in judge_pair(submission, strict=strict))
     findings += _same_kind(submissions)
+    if any(verdicts(domains, findings).values()):
+        findings += _unproved(submissions)
     accepted = verdicts(domains, findings)
     fit = [_fit_pair(index, s) for index, s in enumerate(submissions)] if any(accepted.values()) else []
     return Report(accepted, tuple(findings), tuple(pair for pair in fit if pair))
@@ -92,6 +94,14 @@ def _refused(found: Finding) -> Finding:
     if found.severity is not Severity.NOTICE:
         return found
     return found.model_copy(update={"severity": Severity.REFUSAL, "hint": "Correct it, or submit without `strict`."})
+
+
+def _unproved(submissions: Sequence[Submission]) -> list[Finding]:
+    """Silence is not proof: what no check refused must have a leaf, a path and a key that signed for it."""
+    return [
+        finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate", pair=index)
+        for index, s in enumerate(submissions) if s.leaf is None or s.chain is None or s.key_belongs is not True
+    ]
 
 
 def _same_kind(submissions: Sequence[Submission]) -> list[Finding]:

@@ -40,7 +40,8 @@ class Setup(Contract):
 def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
     """``wrap`` is put around the judging (for tests that need a worker to fail)."""
     _forbid_dumps()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    for number in (signal.SIGINT, signal.SIGTERM):  # A stop of the whole group is the parent's: it drains first.
+        signal.signal(number, signal.SIG_IGN)
     source, sink = sys.stdin.buffer, _claim_output()
     setup = Setup.model_validate_json(read_frame(source) or b"")
     _die_with(setup.parent)

@@ -54,6 +54,10 @@ class _Waiting:
     def account(self) -> str:
         return self.job.request.account
 
+    def undecided(self) -> None:
+        if not self.result.done():
+            self.result.set_exception(Busy("the validator is stopping"))
+
 
 @dataclass
 class Workers:
@@ -74,22 +78,23 @@ class Workers:
     async def start(self) -> None:
         """Returns when every worker is ready; EdgetlsError when they do not start."""
         self._open = True
-        try:
-            started = await asyncio.gather(*(self._start_one() for _ in range(self.limits.count)))
-        except Lost:
+        starts = [self._start_one() for _ in range(self.limits.count)]
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, WorkerProcess):
+                self._admit(outcome)
+        if len(self._alive) < len(outcomes):
             await self.close()
-            raise EdgetlsError(f"a worker process does not start ({self.module})") from None
-        for worker in started:
-            self._admit(worker)
+            raise EdgetlsError(f"a worker process does not start ({self.module})")
 
     async def close(self) -> None:
-        """Kills the workers; what waits is left undecided (cancelled)."""
+        """Kills the workers; what waits is left undecided (Busy)."""
         self._open = False
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while (waiting := self._queue.take()) is not None:
-            waiting.result.cancel()
+            waiting.undecided()
             self._queue.done(waiting.account)
         await asyncio.gather(*(worker.stop() for worker in self._alive))
         self._alive.clear()
@@ -117,9 +122,11 @@ class Workers:
     async def judge_sealed(
         self, request: JudgeSubmission | CheckCertificate, *, at: datetime, sealing: EpochKey | None = None
     ) -> Verdict | CheckReport:
-        """The verdict or report on a sealed request. Busy (transient) when the queue is full.
+        """The verdict or report on a sealed request. Busy (transient) when the queue is full or the pool closed.
 
         ``at``: the moment that validity is judged at; ``sealing``: the epoch that accepted keys are sealed to."""
+        if not self._open:
+            raise Busy("the validator is stopping")
         result: asyncio.Future[Verdict | CheckReport] = asyncio.get_running_loop().create_future()
         self._queue.put(request.account, _Waiting(Job(request=request, at=at, sealing=sealing), result))
         self._pump()
@@ -141,7 +148,7 @@ class Workers:
             self._strike(waiting)
             self._replace(worker)
         except asyncio.CancelledError:
-            waiting.result.cancel()
+            waiting.undecided()
             raise
         else:
             if not waiting.result.done():

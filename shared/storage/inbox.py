@@ -57,6 +57,11 @@ class Target:
     body: bytes
     stream_time: datetime
 
+    def delivery(self) -> Delivery:
+        """As it came, for a dead letter."""
+        headers = {"ce-id": self.message_id, "ce-source": self.source}
+        return Delivery(self.subject, self.body, headers, self.stream, self.sequence, self.stream_time, 1, "")
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -226,12 +231,19 @@ class Inbox:
         )
 
 
-async def lock_ready(connection: Connection, limit: int) -> list[str]:
-    """Keys with something ready, locked until the transaction ends; those that another replica holds are left to it."""
+async def lock_ready(connection: Connection, limit: int, only: str | None = None) -> list[str]:
+    """Keys with something ready (``only``: this one, if it has), locked until the transaction ends; those that another
+    replica holds are left to it."""
     rows = await connection.fetch(
-        "select key from inbox_keys where key in (select distinct key from inbox_targets where state = 'ready')"
-        " limit $1 for update skip locked", limit,
+        "select key from inbox_keys where key in (select distinct key from inbox_targets where state = 'ready' and"
+        " ($2::text is null or key = $2)) limit $1 for update skip locked", limit, only,
     )
+    return [row["key"] for row in rows]
+
+
+async def ready_keys(pool: Pool, limit: int) -> list[str]:
+    """Keys with something ready, not locked."""
+    rows = await pool.fetch("select distinct key from inbox_targets where state = 'ready' limit $1", limit)
     return [row["key"] for row in rows]
 
 

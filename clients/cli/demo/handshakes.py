@@ -1,4 +1,4 @@
-"""Real TLS handshakes with the nodes: what they serve, what they refuse, what they serve while a certificate changes."""
+"""Real TLS handshakes with the nodes: what they serve, what they refuse, and what while a certificate changes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
 from deploy.embedded.ports import Ports
 from deploy.embedded.supervisor import Supervisor, base_environment
 from shared import subjects, topology
-from shared.errors import SettingsError
+from shared.errors import BrokerAway, SettingsError
 from tests.support.waiting import until
 
 
@@ -187,7 +187,7 @@ async def test_a_new_node_user_can_log_in_after_a_reload_and_a_removed_one_canno
     async def accepted(node: str) -> bool:
         try:
             client = await nats.login(servers.broker.url, f"node-{node}", servers.keys.node_folder(node) / "nats.nk")
-        except SettingsError:
+        except (SettingsError, BrokerAway):
             return False
         await client.close()
         return True

@@ -22,6 +22,7 @@ from shared.contracts.findings import Code
 from shared.contracts.judging import Attestation, CheckCertificate, JudgeContext, JudgeSubmission
 from shared.crypto.sealing import PrivateKey, pair_info, submission_info
 from shared.crypto.signing import Purpose, Signer, Verifier
+from shared.errors import EdgetlsError
 from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
 
 SUBMISSION, EPOCH, SIGNER = PrivateKey.generate(), PrivateKey.generate(), Signer.generate("validator-1")
@@ -216,6 +217,23 @@ async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: 
         text = Path(f"/proc/{workers.pids[0]}/{part}").read_bytes()
         assert SUBMISSION.text().encode() not in text
         assert SIGNER.text().encode() not in text
+
+
+async def test_what_waits_when_the_pool_closes_is_left_undecided(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(starved_seconds=10)
+    os.kill(workers.pids[0], signal.SIGSTOP)
+    names = ("sub-1", "sub-2")
+    asked = [asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING)) for name in names]
+    await until(lambda: (workers.running, workers.waiting) == (1, 1))
+    await workers.close()
+    assert [type(outcome) for outcome in await asyncio.gather(*asked, return_exceptions=True)] == [Busy, Busy]
+    with pytest.raises(Busy):
+        await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
+
+
+async def test_a_worker_that_does_not_start_is_an_error_at_once(make_workers: MakeWorkers) -> None:
+    with pytest.raises(EdgetlsError, match="does not start"):
+        await make_workers("tests.support.no_such_worker")
 
 
 PARENT = """

@@ -1,0 +1,189 @@
+"""The node's agent: wires trust, replica, nginx, feed, report and usage, and keeps them going.
+
+What nginx serves comes from the replica first and needs nobody else; the control plane is joined whenever it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+import structlog
+from nats.aio.client import Client
+
+from clients.edge_node import metrics
+from clients.edge_node.apply import Applier
+from clients.edge_node.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.desired import Desired, Version
+from clients.edge_node.feed import Feed
+from clients.edge_node.nginx import reopen_logs
+from clients.edge_node.replica import Position, Replica, file_name
+from clients.edge_node.report import Report
+from clients.edge_node.settings import NodeSettings
+from clients.edge_node.trust import Trusted
+from clients.edge_node.usage import Usage
+from clients.edge_node.verify import Order, attested, open_bundle, reopen_bundle
+from shared.errors import Poison, SettingsError
+from shared.messaging.broker import connect
+from shared.observability.health import Health, serve_health
+
+log = structlog.get_logger()
+_NGINX_LOOK_SECONDS = 0.1
+_LOGIN_SECONDS = 5.0
+_SAVE_SECONDS = 1.0
+
+
+class _Disconnected(Exception):
+    """The connection is closed for good; a new one must be made."""
+
+
+class Agent:
+    """``run`` goes on until cancelled. Raises SettingsError where a setting cannot be used."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings, self._layout = settings, settings.layout()
+        self._replica = Replica(settings.node_folder)
+        self._trusted = Trusted(settings)
+        self._plane = DataPlane(self._layout.run_folder)
+        self._desired = Desired()
+        self._report = Report(settings.node_id, self._trusted, lambda: self._usage.positions())
+        self._applier = Applier(
+            self._plane, self._replica, self._trusted, (self._layout.https_host, self._layout.https_port),
+            self._report.add, allow_private_origins=settings.allow_private_origins,
+        )
+        self._feed = Feed(self._trusted, self._desired, self._applier, self._replica.position())
+        self._trusted.on_change = self._applier.retry
+        self._usage = Usage(
+            settings.node_id, settings.node_folder, self._trusted, lambda: self._feed.flush_seconds
+        )
+        self._boot = ""
+        self.health = Health("nginx", "certificates")
+
+    async def run(self) -> None:
+        await asyncio.to_thread(self._load)
+        if len(self._desired):
+            self.health.ready("certificates")
+        log.info("agent.started", domains=len(self._desired), epochs=self._trusted.epochs)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for task in (
+                    self._applier.run(), self._applier.keep_retrying(), self._applier.keep_origins_fresh(),
+                    self._watch_nginx(), self._control_plane(), self._keep_position(),
+                    self._usage.keep_rotating(self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)),
+                ):
+                    group.create_task(task)
+        finally:
+            self._replica.save_position(self._feed.position())
+
+    def _load(self) -> None:
+        """What the replica holds, verified; a file that is not what its name says, or not signed, is dropped."""
+        edge_sync, validator = self._trusted.ever("edge_sync"), self._trusted.ever("validator")
+        for name, body in self._replica.bodies():
+            try:
+                domain = reopen_bundle(body).domain
+                signed = open_bundle(body, domain, edge_sync)
+                attested(signed.bundle, validator)
+            except Poison as error:
+                metrics.DROPPED.labels("replica", error.reason).inc()
+                log.warning("replica.dropped", file=name, error=str(error))
+                self._replica.forget(name)
+                continue
+            if name == file_name(domain):
+                self._desired.offer(domain, Version(signed.order, signed.hash))
+        for domain, tombstone in self._replica.tombstones().items():
+            self._desired.offer(domain, Version(Order(tombstone.revision, tombstone.epoch), tombstone.hash))
+
+    async def _watch_nginx(self) -> None:
+        """A new boot id is an nginx that holds nothing: it is filled from the replica at once."""
+        while True:
+            try:
+                boot = await self._plane.boot_id()
+                if boot != self._boot:
+                    await self._fill(boot)
+                self._applier.nginx_up(boot)
+                self.health.ready("nginx")
+            except DataPlaneError as error:
+                self._applier.nginx_down()
+                self.health.not_ready("nginx", str(error))
+            await asyncio.sleep(_NGINX_LOOK_SECONDS)
+
+    async def _fill(self, boot: str) -> None:
+        served = await self._plane.names_and_revisions()
+        metrics.ZONE_FREE.set((await self._plane.zone_usage()).free_bytes)
+        known = set(self._desired.domains()) - self._replica.tombstones().keys()
+        await self._plane.remove_many(served.keys() - known)
+        if self._boot:
+            metrics.NGINX_RESTARTS.inc()
+            self._report.nginx_restarts += 1
+            log.warning("nginx.refill", domains=len(known))
+        self._boot = boot
+        self._applier.nginx_up(boot)
+        self._applier.refill(known, self._replica.tombstones())
+
+    async def _control_plane(self) -> None:
+        """Joins it, for ever. A refused login leaves the node serving what it has, and says so."""
+        while True:
+            try:
+                client = await connect(self._settings, self._settings.user, patient=True)
+            except SettingsError as error:
+                if not len(self._desired):
+                    raise
+                log.error("broker.refused", error=str(error))
+                await asyncio.sleep(_LOGIN_SECONDS)
+                continue
+            try:
+                await self._session(client)
+            except* _Disconnected:
+                log.error("broker.closed_for_good")
+                await asyncio.sleep(_LOGIN_SECONDS)
+            finally:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(client.close(), 2)
+
+    async def _session(self, client: Client) -> None:
+        await self._trusted.refresh(client)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._trusted.keep_fresh(client))
+            group.create_task(self._feed.run(client))
+            group.create_task(self._report.run(client, self._feed, self._applier))
+            group.create_task(self._usage.run(client))
+            group.create_task(_until_closed(client))
+
+    async def _keep_position(self) -> None:
+        saved = Position()
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            if self._feed.in_sync:
+                self.health.ready("certificates")
+            position = self._feed.position()
+            if (position.incarnation, position.sequence) != (saved.incarnation, saved.sequence):
+                await asyncio.to_thread(self._replica.save_position, position)
+                saved = position
+
+
+async def _until_closed(client: Client) -> None:
+    while not client.is_closed:
+        await asyncio.sleep(0.5)
+    raise _Disconnected
+
+
+async def serve(settings: NodeSettings) -> None:
+    """The agent and its health, until SIGTERM."""
+    agent = Agent(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = None
+    if settings.health_port is not None:
+        server = await serve_health(agent.health, settings.health_host, settings.health_port)
+    main, stopping = asyncio.ensure_future(agent.run()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        main.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await main
+    finally:
+        stopping.cancel()
+        if server is not None:
+            server.close()

@@ -1,0 +1,6 @@
+"""``python -m services.config``"""
+
+from services.config.app import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,75 @@
+"""The composition root of config: the only file that wires."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from services.config.consumers import LiveRevisions, Verdicts
+from services.config.intake import Intake
+from services.config.queries import Queries
+from services.config.revisions import Revisions
+from services.config.runner import Deadlines, Runner, keep_house
+from services.config.settings import ConfigSettings
+from services.config.transport import queries_router
+from services.config.usecases import Decider
+from shared import service, subjects
+from shared.messaging.dead import DeadOffice, dead_router
+from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.pull import Pull
+from shared.service import Runtime
+from shared.storage import inbox
+from shared.storage.inbox import Inbox
+from shared.storage.lease import Lease
+from shared.storage.migrate import migrate
+from shared.storage.outbox import Relay
+from shared.storage.pool import open_pool
+
+NAME = "config"
+MIGRATIONS = Path(__file__).parent / "migrations"
+_POOL_SIZE, _VERDICTS, _CONVERGED = 20, 8, 4
+
+
+def run() -> NoReturn:
+    """Until SIGTERM."""
+    service.run(NAME, ConfigSettings, build)
+
+
+async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+    """Opens the database, puts the routers on the broker, and returns what runs until the end."""
+    settings, client, health = runtime.settings, runtime.client, runtime.health
+    commands, verdicts, events = subjects.DEAD_OWNERS[NAME]
+    buried = {source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)}
+    pool = await open_pool(settings.config_dsn, size=_POOL_SIZE)
+    await migrate(pool, MIGRATIONS)
+    runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
+    runtime.broker.include_router(dead_router(DeadOffice(client, runtime.publisher, NAME), NAME))
+    wake = asyncio.Event()
+    revisions = Revisions(pool, client, health, settings.revision_seconds)
+    decider = Decider(
+        pool, revisions, runtime.clock, allow_private_origins=settings.allow_private_origins
+    )
+    box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
+    pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
+    intake = Intake(client, pull, box, buried[commands], health, wake)
+    judged = Verdicts(decider, lambda: runtime.trust().verifier("validator"), wake)
+    return (
+        revisions.run(),
+        intake.run(),
+        intake.watch_gaps(),
+        inbox.listen(pool, wake),
+        Runner(pool, decider, buried[commands], health, wake).run(),
+        Deadlines(pool, client, decider, settings.judging_seconds, wake).run(),
+        Consumer(
+            Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS), judged.handle, buried[verdicts],
+            health, concurrency=_VERDICTS,
+        ).run(),
+        Consumer(
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED), LiveRevisions(pool).handle,
+            buried[events], health, concurrency=_CONVERGED,
+        ).run(),
+        Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
+        keep_house(pool, box),
+    )

@@ -1,0 +1,34 @@
+"""``python -m services.validator check --jsonl`` as a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support.pki import NOW, Authority
+
+COMMAND = [sys.executable, "-m", "services.validator"]
+
+
+def test_it_answers_line_by_line_while_input_is_open() -> None:
+    root = Authority.create()
+    leaf = root.intermediate().issue(["www.example.com"])
+    request = {"id": "one", "certificate": leaf.chain_pem, "private_key": leaf.key_pem, "domain": "www.example.com",
+               "at": NOW.isoformat(), "roots": root.pem}
+    with subprocess.Popen([*COMMAND, "check", "--jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line, expected in ((json.dumps(request), "accepted"), ("{", "refused"), (json.dumps(request), "accepted")):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["verdict"] == expected
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+
+
+def test_other_arguments_are_explained() -> None:
+    done = subprocess.run([*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage" in done.stderr

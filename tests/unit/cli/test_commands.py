@@ -1,0 +1,137 @@
+"""What the commands refuse before they reach anything, and how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from click import Command, Group
+from typer.testing import CliRunner
+
+from clients.cli.command import run_action
+from clients.cli.main import app
+from clients.cli.out import Exit, Out
+from shared.contracts.findings import Code, finding
+from shared.errors import BrokerAway, EdgetlsError, Refused, SettingsError, Unreachable
+
+runner = CliRunner()
+
+
+def commands() -> Iterator[tuple[str, Command]]:
+    def walk(name: str, one: Command) -> Iterator[tuple[str, Command]]:
+        if isinstance(one, Group) or hasattr(one, "commands"):
+            for word, below in one.commands.items():  # type: ignore[attr-defined]
+                yield from walk(f"{name} {word}".strip(), below)
+        else:
+            yield name, one
+
+    yield from walk("", typer.main.get_command(app))
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
+def test_every_command_explains_itself_with_an_example(name: str, command: Command) -> None:
+    shown = runner.invoke(app, [*name.split(), "--help"])
+    assert shown.exit_code == Exit.DONE
+    assert f"$ edgetls {name}" in (command.epilog or ""), "its help has an example"
+    assert "--json" in [option for one in command.params for option in one.opts], "it can print JSON"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["domain", "show"], ["submit", "www.example.com", "--cert", "chain.pem"], ["nothing"], ["usage", "--by", "moon"],
+        ["settings", "www.example.com", "--redirect", "sideways"], ["settings", "www.example.com"],
+        ["dead", "show", "0"], ["up", "--port", "70000"], ["usage", "--from", "yesterday"],
+        ["fleet", "enrol", "n1"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_understood_ends_with_two(words: list[str], tmp_path: Path) -> None:
+    result = runner.invoke(app, words, env={"EDGETLS_DATA": str(tmp_path)})
+    assert result.exit_code == Exit.USAGE
+
+
+def test_without_a_platform_it_ends_with_three_and_says_where_it_looked(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["domain", "list", "--data", str(tmp_path)])
+    assert result.exit_code == Exit.UNREACHABLE
+    assert str(tmp_path / "run.json") in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_broker_that_is_away_ends_with_three_and_says_what_was_tried(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("SUAIBDPBAUTWCWBKIO6XHQNINK5FWJW4OHLXC3HQ2KFE4PEJUA44CNHTC4")
+    words = ["balance", "show", "--nats-url", "nats://127.0.0.1:1", "--seed-file", str(seed), "--patience", "0.3"]
+    result = runner.invoke(app, [*words, "--json"])
+    assert result.exit_code == Exit.UNREACHABLE
+    told = json.loads(result.stdout)
+    assert told["exit"] == Exit.UNREACHABLE
+    assert "nats://127.0.0.1:1" in told["error"] and "times in 0.3 s" in told["error"]
+
+
+def test_a_broker_by_name_needs_a_seed_file() -> None:
+    result = runner.invoke(app, ["domain", "list", "--nats-url", "nats://127.0.0.1:1"])
+    assert result.exit_code == Exit.USAGE
+    assert "--seed-file" in result.stderr
+
+
+def test_a_key_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    cert = tmp_path / "cert.pem"
+    cert.write_text("x")
+    words = ["submit", "www.example.com", "--cert", str(cert), "--key", str(tmp_path / "none.pem")]
+    result = runner.invoke(app, [*words, "--data", str(tmp_path)])
+    assert result.exit_code == Exit.USAGE
+    assert "none.pem" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Refused([finding(Code.KEY_MISMATCH)]), Exit.REFUSED), (SettingsError("x"), Exit.USAGE),
+        (Unreachable("x"), Exit.UNREACHABLE), (BrokerAway("x"), Exit.UNREACHABLE), (ValueError("x"), Exit.USAGE),
+        (None, Exit.DONE),
+    ],
+    ids=["refused", "a setting", "unreachable", "the broker is away", "a bad value", "done"],
+)
+def test_how_it_ended_is_the_exit_code(
+    error: EdgetlsError | None, code: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def action() -> None:
+        if error is not None:
+            raise error
+
+    assert run_action(action(), Out(as_json=True)) == code
+    printed = capsys.readouterr().out
+    assert (json.loads(printed) if printed else None) is not None or error is None
+
+
+def test_a_refusal_is_a_table_of_code_severity_place_message_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    async def action() -> None:
+        raise Refused([finding(Code.CHAIN_UNRELATED, "Block 2 is foreign.", field="certificate", block=2)])
+
+    assert run_action(action(), Out(as_json=False)) == Exit.REFUSED
+    shown = capsys.readouterr()
+    for cell in ("chain.unrelated", "refusal", "certificate, block 2", "Block 2 is foreign.", "Remove it."):
+        assert cell in shown.err
+    assert shown.out == ""
+
+
+def test_json_alone_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(as_json=True)
+    out.line("for people")
+    out.note("meanwhile")
+    out.table(("a",), [("b",)])
+    out.data({"finding": finding(Code.KEY_WEAK), "some": [1, None]})
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["finding"]["code"] == "key.weak"
+    assert shown.err == "meanwhile\n"
+
+
+def test_text_from_elsewhere_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Out(as_json=False).table(("subject",), [("\x1b]0;evil\x07[red]name",)])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown
+    assert "[red]name" in shown

@@ -1,0 +1,69 @@
+"""Several pairs and several domains in one judgement."""
+
+from __future__ import annotations
+
+import hashlib
+
+from services.validator.judge import Texts, judge
+from shared.contracts.findings import Code
+from tests.support.pki import NOW, Leaf, ec_key, pkcs8, rsa_key
+from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOTS
+
+RSA_LEAF = ISSUING.issue([DOMAIN, "other.example.com"], key=rsa_key())
+
+
+def texts(leaf: Leaf) -> Texts:
+    return Texts(leaf.chain_pem, leaf.key_pem)
+
+
+def test_an_rsa_and_an_ecdsa_pair_are_accepted_together_with_their_facts() -> None:
+    judged = judge([texts(RSA_LEAF), texts(LEAF)], [DOMAIN], at=NOW, roots=ROOTS)
+    assert (judged.accepted, judged.findings) == ({DOMAIN: True}, ())
+    assert [(p.index, p.key_type, p.key_bits) for p in judged.pairs] == [(0, "rsa", 2048), (1, "ecdsa", 256)]
+    first = judged.pairs[0]
+    assert first.subject == "CN=www.example.com"
+    assert first.issuer == "CN=Test Issuing CA"
+    assert first.sans == (DOMAIN, "other.example.com")
+    assert first.leaf_fingerprint == RSA_LEAF.fingerprint
+    assert first.not_after == RSA_LEAF.certificate.not_valid_after_utc
+    assert first.chain_hash == hashlib.sha256(RSA_LEAF.chain_pem.encode()).hexdigest()
+
+
+def test_a_fault_of_the_second_pair_says_so_and_refuses_both() -> None:
+    judged = judge([texts(RSA_LEAF), Texts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN], at=NOW, roots=ROOTS)
+    assert [(f.code, f.pair) for f in judged.findings] == [(Code.KEY_MISMATCH, 1)]
+    assert (judged.accepted, judged.pairs) == ({DOMAIN: False}, ())
+
+
+def test_a_domain_needs_every_pair() -> None:
+    domains = [DOMAIN, "other.example.com"]
+    judged = judge([texts(RSA_LEAF), texts(LEAF)], domains, at=NOW, roots=ROOTS)
+    assert judged.accepted == {DOMAIN: True, "other.example.com": False}
+    assert [(f.code, f.pair, f.domain) for f in judged.findings] == [
+        (Code.DOMAIN_MISMATCH, 1, "other.example.com")
+    ]
+    assert len(judged.pairs) == 2
+
+
+def test_two_pairs_of_one_kind_are_refused() -> None:
+    judged = judge([texts(LEAF), texts(ISSUING.issue([DOMAIN]))], [DOMAIN], at=NOW, roots=ROOTS)
+    assert [(f.code, f.pair) for f in judged.findings] == [(Code.PAIR_SAME_KIND, 1)]
+
+
+def test_a_key_that_could_not_be_opened_silences_the_checks_of_the_key_only() -> None:
+    judged = judge([Texts(LEAF.chain_pem, None)], ["other.example.com"], at=NOW, roots=ROOTS)
+    assert [f.code for f in judged.findings] == [Code.DOMAIN_MISMATCH]
+    assert judged.pairs == ()
+
+
+def test_silence_is_not_acceptance() -> None:
+    judged = judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS)
+    assert [f.code for f in judged.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
+    assert (judged.accepted, judged.pairs) == ({DOMAIN: False}, ())
+
+
+def test_nothing_shows_a_key_by_its_representation() -> None:
+    secret = LEAF.key_pem.split("\n")[1]
+    judged = judge([texts(LEAF)], [DOMAIN], at=NOW, roots=ROOTS)
+    assert secret not in repr(judged)
+    assert secret not in repr(texts(LEAF))
