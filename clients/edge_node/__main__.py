@@ -36,7 +36,9 @@ def run(arguments: list[str]) -> NoReturn:
         _end(program, f"{error.filename or 'the machine'}: {error.strerror}", EXIT_SETTINGS)
     except BaseExceptionGroup as errors:
         first = _first(errors)
-        _end(program, f"{type(first).__name__}: {first}"[:300], EXIT_SETTINGS if isinstance(first, SettingsError) else 1)
+        if isinstance(first, SettingsError):
+            _end(program, str(first), EXIT_SETTINGS)
+        _end(program, f"{type(first).__name__}: {first}"[:300], 1)
     sys.exit(0)
 
 

@@ -45,7 +45,7 @@ class Usage:
         self._node, self._trusted, self._flush_seconds = node, trusted, flush_seconds
         self.logs = UsageLogs(folder / "usage")
         self._ledger = Ledger(node, self.logs, folder / "usage.json")
-        self._told = 0.0
+        self._told: tuple[str, float] = ("", 0.0)
 
     def positions(self) -> list[LogPosition]:
         return self._ledger.positions()
@@ -82,15 +82,19 @@ class Usage:
             for one in due:
                 if one.sent_at is None or now - one.sent_at >= _RESEND_SECONDS:
                     await self._send(publisher, one)
-            if time.monotonic() - self._told >= _EMPTY_SECONDS:
-                empty = self._ledger.empty()
-                if empty is not None:
-                    await self._send(publisher, empty)
+            empty = self._ledger.empty()
+            if empty is not None and not self._was_told(empty.batch.log):
+                await self._send(publisher, empty)
             metrics.UNCONFIRMED.set(self._ledger.unconfirmed_bytes())
         except (BrokerAway, UsageLogError) as error:
             log.warning("usage.waits", error=str(error))
         except OSError as error:
             log.error("usage.disk", error=error.strerror)
+
+    def _was_told(self, log_id: str) -> bool:
+        """Whether billing heard of the current log within 10 s; of a new one it hears at once."""
+        told, at = self._told
+        return told == log_id and time.monotonic() - at < _EMPTY_SECONDS
 
     async def _send(self, publisher: Publisher, one: Unconfirmed) -> None:
         """BrokerAway when it was not stored: it stays, and goes again."""
@@ -101,7 +105,9 @@ class Usage:
             at=datetime.now(UTC), id=identity, dedupe=False,
         )
         await publisher.publish(message, patience=2.0)
-        one.sent_at = self._told = time.monotonic()
+        one.sent_at = time.monotonic()
+        if batch.log >= self._told[0]:
+            self._told = batch.log, one.sent_at
         self._ledger.stored(one)
 
     async def _on_confirmed(self, message: Msg) -> None:

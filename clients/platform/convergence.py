@@ -106,10 +106,10 @@ class _Watch:
         self.missing = list(view.missing)
         if view.converged_revision is None or view.converged_revision < self.revision:
             return None
+        # What is ``missing`` now came after the convergence, or its digest is a second old: all live nodes counted.
+        nodes = len(view.proven) + len(view.missing)
         exact = view.converged_revision == self.revision
-        return Live(
-            self.domain, view.converged_revision, len(view.proven), view.converged_ms if exact else None
-        )
+        return Live(self.domain, view.converged_revision, nodes, view.converged_ms if exact else None)
 
     def _progress(self, proven: int, nodes: int, elapsed_ms: float) -> None:
         if proven > self._told:

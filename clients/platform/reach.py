@@ -19,6 +19,7 @@ from shared.messaging.publish import Publisher
 from shared.settings import BrokerSettings
 
 ANSWER_SECONDS: Final = 3.0
+_CONNECT_SECONDS: Final = 5.0
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 1.0
 ResultT = TypeVar("ResultT")
@@ -38,10 +39,16 @@ class Reach:
     ) -> Reach:
         """Unreachable when nobody answers within ``patience`` s; SettingsError when the login is refused."""
         settings = BrokerSettings(nats_url=url, nats_seed_file=seed_file, nats_ca_file=ca_file)
-        client = await insist(
-            lambda: broker.connect(settings, user), patience, f"connecting to NATS at {url} as {user!r}"
+
+        async def attempt() -> Client:
+            try:
+                return await asyncio.wait_for(broker.connect(settings, user), _CONNECT_SECONDS)
+            except TimeoutError:
+                raise BrokerAway(f"NATS at {url} does not answer") from None
+
+        return cls(
+            await insist(attempt, patience, f"connecting to NATS at {url} as {user!r}"), url, user, patience
         )
-        return cls(client, url, user, patience)
 
     async def publish(self, message: Outgoing) -> int:
         """The stream's sequence of the stored message; Unreachable when it was not stored in time."""

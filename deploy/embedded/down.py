@@ -24,10 +24,11 @@ def down(data: Path, limit: float = 60.0) -> str:
     if pid is None:
         ended = leftovers.end(data)
         return f"ended {len(ended)} processes of a supervisor that died" if ended else "nothing was running"
+    supervisor = leftovers.stamp(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + limit
-    while holder(data) == pid:
+    while supervisor is not None and leftovers.stamp(pid) == supervisor:
         if time.monotonic() > deadline:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -16,8 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from shared import subjects as s
+
 _LONGEST: Final = 48
 """A part is represented by so many of its bytes from the middle: enough to be unique, short enough for a PEM line."""
+_KEY_PREFIXES: Final = b"|".join(
+    re.escape(prefix.encode().lower()) for prefix in (s.kv_subject(s.BUCKET_BUNDLES, ""), s.EDGE_LIVE_PREFIX)
+)
 _SPACES: Final = re.compile(rb"\\+[nrt]|\s+")
 
 
@@ -56,6 +61,7 @@ def needles_of(
         folded += [(f"{what} hex", middle.hex().encode()), (f"{what} hex", middle.hex(":").encode())]
     for what, number in _numbers(leaf, key_pem):
         texts.append((f"{what} decimal", str(number).encode()))
+    folded.append(("serial hex", f"{leaf.serial_number:x}".encode()))
     for box in sealed:
         texts.append(("sealed key", box[len(box) // 2 - 40 : len(box) // 2 + 40].encode()))
         texts.append(("sealed key raw", _middle(base64.b64decode(box))))
@@ -103,7 +109,7 @@ def _name_pattern(name: str) -> re.Pattern[bytes]:
     labels = name.lower().split(".")
     backwards = ".".join("_wildcard" if label == "*" else label for label in reversed(labels))
     either = b"|".join(re.escape(form.encode()) for form in (".".join(labels), backwards))
-    return re.compile(rb"(?<![\w.*-])(?:" + either + rb")(?![\w-]|\.\w)")
+    return re.compile(rb"(?:" + _KEY_PREFIXES + rb"|(?<![\w.*-]))(?:" + either + rb")(?![\w-]|\.\w)")
 
 
 def _number_bytes(number: int) -> bytes:

@@ -62,6 +62,7 @@ class Platform:
         self._run: dict[str, Any] = {}
         self._health: dict[str, int] = {}
         self._nodes: list[Node] = []
+        self._server: postgres.Postgres | None = None
         self._reload: asyncio.Task[None] | None = None
 
     @property
@@ -104,6 +105,9 @@ class Platform:
                 await self._reload
             self._reload = None
         await self._supervisor.stop()
+        if self._server is not None:
+            self._server.tidy()
+            self._server = None
         self._lock.drop()
 
     async def serve(self) -> None:
@@ -174,7 +178,7 @@ class Platform:
         self._nodes = [self._node(ports, name) for name in node_names(keys, self._node_count)]
         ensure_nodes(keys, [node.id for node in self._nodes])
         nats_url = self._given.nats_url or broker.url
-        server = None if len(self._given.dsns) == len(DATABASES) else postgres.Postgres(self.data, DATABASES)
+        server = self._server = self._own_postgres()
         # One after the other costs what the slower takes alone: initdb leaves a core to the broker.
         both = (self._start_broker(broker), self._start_postgres(server))
         for result in await asyncio.gather(*both, return_exceptions=True):
@@ -196,6 +200,10 @@ class Platform:
             for spec in children.node(node):
                 await self._supervisor.start(spec)
         self._write_run(keys, nats_url, dsns)
+
+    def _own_postgres(self) -> postgres.Postgres | None:
+        """None when the environment names every database."""
+        return None if len(self._given.dsns) == len(DATABASES) else postgres.Postgres(self.data, DATABASES)
 
     def _prepare_keys(self, ports: Ports) -> tuple[nats.Broker, Keys]:
         port = 0 if self._given.nats_url else ports.pick("nats", self._nats_port)

@@ -124,6 +124,11 @@ class Postgres:
             await connection.execute(f'CREATE DATABASE "{name}" OWNER "{name}"')
         await connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
+    def tidy(self) -> None:
+        """After the stop: removes a socket folder outside the data folder."""
+        if self.socket_folder != self.folder.parent:
+            shutil.rmtree(self.socket_folder, ignore_errors=True)
+
     def _initdb(self, bin_folder: Path, owner: Owner | None) -> None:
         """In a folder beside it, renamed when complete: a killed initdb leaves nothing that looks like a cluster."""
         fresh = self.folder.with_name("data.new")
@@ -168,9 +173,11 @@ class Postgres:
         self._own(folder, owner)
 
     def _clear(self) -> None:
-        """A backend of a killed server may linger, and postmaster.pid may name a number that is another process now."""
+        """A backend of a killed server may linger, and its lock files name a number that is another process now, or a
+        zombie that nobody reaps: PostgreSQL would refuse to start. Nobody else starts one here: the data is locked."""
         leftovers.end_postgres(self.data)
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
+        (self.socket_folder / f"{_SOCKET}.lock").unlink(missing_ok=True)
 
     def _password(self, role: str) -> str:
         file = self.data / "keys" / f"postgres-{role}.password"

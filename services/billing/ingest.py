@@ -117,7 +117,8 @@ class Ingest:
             await self._write(connection, lot, states)
         unburied = await logs.refuse(connection, [refusal for _, refusal in lot.refused], lot.now)
         confirmed = [Confirmation(node=k.node, log=k.log, end=states[k].stored_to) for k in sorted(lot.confirmed)]
-        return Taken(confirmed, [(d, r) for d, r in lot.refused if d is not None and r.digest in unburied])
+        once = {r.digest: (d, r) for d, r in lot.refused if d is not None and r.digest in unburied}
+        return Taken(confirmed, list(once.values()))
 
     async def _write(self, connection: Connection, lot: _Lot, states: dict[LogKey, LogState]) -> None:
         diverted = await self._add_up(connection, lot)

@@ -42,19 +42,27 @@ async def probe(settings: BrokerSettings, user: str) -> None:
     """One login and out again: SettingsError when it is refused, BrokerAway when nobody answers.
 
     nats-py retries a refused login for minutes without a word; this says why at once."""
+    reasons: list[str] = []
+
+    async def note(error: Exception) -> None:
+        reasons.append(str(error) or type(error).__name__)
+
     try:
-        client = await asyncio.wait_for(
-            nats.connect(**_options(settings, user), allow_reconnect=False, error_cb=_quiet), CONNECT_SECONDS + 1
+        # The library would go on for two minutes with a server that refuses connections.
+        attempt = nats.connect(
+            **_options(settings, user), allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.05,
+            error_cb=note,
         )
+        client = await asyncio.wait_for(attempt, CONNECT_SECONDS + 1)
         await client.close()
     except NatsError as error:
         if "authorization" in str(error).lower() or "nkey" in str(error).lower():
             raise SettingsError(
                 f"NATS at {settings.nats_url} refused the login of {user!r}: check {settings.nats_seed_file}"
             ) from None
-        raise BrokerAway(f"NATS at {settings.nats_url} does not answer: {error or type(error).__name__}") from None
+        raise _away(settings, error, reasons) from None
     except (OSError, TimeoutError) as error:
-        raise BrokerAway(f"NATS at {settings.nats_url} does not answer: {error or type(error).__name__}") from None
+        raise _away(settings, error, reasons) from None
     except ValueError as error:
         raise SettingsError(f"{settings.nats_seed_file} is not an nkey seed: {error}") from None
 
@@ -91,8 +99,10 @@ async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> 
             await asyncio.sleep(0.5)
 
 
-async def _quiet(error: Exception) -> None:
-    """The probe raises what went wrong: nothing to say twice."""
+def _away(settings: BrokerSettings, error: Exception, reasons: list[str]) -> BrokerAway:
+    """What happened first says more than what the library made of it."""
+    reason = reasons[0] if reasons else str(error) or type(error).__name__
+    return BrokerAway(f"NATS at {settings.nats_url} does not answer: {reason}")
 
 
 _said: dict[str, float] = {}

@@ -37,7 +37,8 @@ class Publisher:
                 return stored.seq
             except (NatsError, OSError, TimeoutError) as error:
                 if time.monotonic() + delay > deadline:
-                    raise BrokerAway(f"{message.subject} was not stored: {error or type(error).__name__}") from None
+                    reason = str(error) or type(error).__name__
+                    raise BrokerAway(f"{message.subject} was not stored: {reason}") from None
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
 

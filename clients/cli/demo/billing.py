@@ -48,11 +48,11 @@ async def requests(story: Story, stage: Stage, total: int) -> None:
         detail(f"{total / (time.monotonic() - began):.0f} a second, every answer is the origin's")
     with story.step(f"usage is exactly {total}") as detail:
         await _exactly(stage, total)
-        stage.result.requests_billed = await _counted(stage)
+        counted = await _counted(stage)
         start, end = stage.period()
         by_node = await stage.customer.usage(start, end, by="node", account=ACCOUNT)
         detail(", ".join(f"{row.key} {row.https_requests}" for row in by_node))
-        check(stage.result.requests_billed == total, f"{stage.result.requests_billed} requests were counted")
+        check(counted == total, f"{counted} requests were counted")
 
 
 async def charge(story: Story, stage: Stage, total: int) -> None:
@@ -68,7 +68,9 @@ async def charge(story: Story, stage: Stage, total: int) -> None:
         rows = await stage.customer.charges(ACCOUNT, start, end)
         amount = sum((row.amount for row in rows), Decimal(0))
         stage.result.charge, stage.result.currency = money(amount), rows[0].currency
-        detail(f"{sum(row.requests for row in rows)} requests at {money(rows[0].price)} a 10,000: {money(amount)}")
+        billed = stage.result.requests_billed = sum(row.requests for row in rows)
+        detail(f"{billed} requests at {money(rows[0].price)} a 10,000: {money(amount)}")
+        check(billed == total, f"{billed} requests were charged")
         check(amount == expected and rows[0].currency == CURRENCY, f"charged {money(amount)} {rows[0].currency}")
 
 

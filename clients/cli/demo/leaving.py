@@ -12,6 +12,7 @@ from clients.cli.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW
 from clients.cli.demo.story import Story, check
 from deploy.embedded.needles import needles_of
 from deploy.embedded.traces import leftovers
+from shared import subjects as s
 from shared.contracts.domains import DomainState
 
 _LEFT_SECONDS = 10.0
@@ -19,6 +20,7 @@ _LEFT_SECONDS = 10.0
 
 async def disable(story: Story, stage: Stage) -> None:
     with story.step(f"disable {WWW}: new, resumed and kept-alive connections are refused") as detail:
+        await _can_be_found(stage)
         sessions = await _sessions(stage)
         began = time.monotonic()
         ordered = await stage.customer.disable(WWW, ACCOUNT)
@@ -40,20 +42,30 @@ async def disable(story: Story, stage: Stage) -> None:
 
 async def nothing_left(story: Story, stage: Stage) -> None:
     with story.step("nothing of its pairs is left: databases, streams, buckets, node files") as detail:
-        named = ("first pair", "second pair")
-        pairs = {
-            name: needles_of(pair.chain, pair.key, registered={WWW, IMAGES}, sealed=boxes)
-            for name, (pair, boxes) in zip(named, stage.served, strict=True)
-        }
         deadline = time.monotonic() + _LEFT_SECONDS
-        while places := await leftovers(pairs, stage.run["postgres"], stage.topology, stage.node_folders):
-            if time.monotonic() > deadline:
-                break
+        while (places := await _search(stage)) and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
         stage.result.leftovers = len(places)
         for place in places[:10]:
             detail(f"left: {place}")
         check(not places, f"{len(places)} places still hold something of a pair, the first: {places[:1]}")
+
+
+async def _search(stage: Stage) -> list[str]:
+    """Every place that holds something of a pair that www was served with."""
+    pairs = {
+        f"pair {number}": needles_of(pair.chain, pair.key, registered={WWW, IMAGES}, sealed=boxes)
+        for number, (pair, boxes) in enumerate(stage.served, start=1)
+    }
+    return await leftovers(pairs, stage.run["postgres"], stage.topology, stage.node_folders)
+
+
+async def _can_be_found(stage: Stage) -> None:
+    """A search that finds nothing proves nothing, unless it found the pair while it was served."""
+    places = await _search(stage)
+    where = [s.kv_stream(s.BUCKET_BUNDLES), "config.", *(folder.name for folder in stage.node_folders)]
+    for place in where:
+        check(any(f": {place}" in one for one in places), f"the search does not find the served pair in {place}")
 
 
 async def _sessions(stage: Stage) -> list[Session]:

@@ -137,6 +137,21 @@ async def test_a_killed_postgres_comes_back_with_what_was_committed(servers: Ser
     busy.terminate()
 
 
+async def test_lock_files_that_name_a_living_process_do_not_keep_postgres_from_starting(servers: Servers) -> None:
+    await servers.start_postgres()
+    await servers.supervisor.stop()
+    # As after a kill -9 and a reboot: the number belongs to somebody else by now.
+    locks = (servers.postgres.folder / "postmaster.pid", servers.postgres.socket_folder / ".s.PGSQL.5432.lock")
+    for lock in locks:
+        lock.write_text(f"{os.getppid()}\n{servers.postgres.folder}\n0\n5432\n\n\n")
+    again = Servers(servers.data)
+    try:
+        await again.start_postgres()
+        assert again.supervisor.deaths(postgres.NAME) == 0
+    finally:
+        await again.supervisor.stop()
+
+
 async def test_every_role_reaches_its_own_database_only(servers: Servers) -> None:
     dsns = await servers.start_postgres()
     for role, dsn in dsns.items():
@@ -161,6 +176,8 @@ async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path:
         assert len(os.fsencode(long.postgres.socket_folder / ".s.PGSQL.5432")) < 108
     finally:
         await long.supervisor.stop()
+        long.postgres.tidy()
+    assert not long.postgres.socket_folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs all other tests as itself")

@@ -1,0 +1,100 @@
+"""One embedded platform for all end-to-end tests, and the command line as a person runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.cli.demo.handshakes import Endpoint
+from clients.platform import Platform as Client
+from clients.platform import connect
+from deploy.embedded.platform import Platform
+from deploy.embedded.test_ca import TestCa
+
+ACCOUNT = "e2e"
+NODES = 2
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """Outside pytest's folders: PostgreSQL runs as a user of its own there when the tests are root's."""
+    folder = Path(tempfile.mkdtemp(prefix="edgetls-e2e-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def platform(scratch: Path) -> AsyncIterator[Platform]:
+    running = Platform(scratch / "data", nodes=NODES)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def customer(platform: Platform) -> AsyncIterator[Client]:
+    """Another platform service."""
+    run = platform.run
+    seed, key = Path(run["credentials"]["platform"]), Path(run["submission_key"])
+    async with await connect(run["nats_url"], seed, key) as client:
+        yield client
+
+
+@pytest.fixture
+def ca(platform: Platform) -> TestCa:
+    return TestCa.load(Path(platform.run["trust_roots"]).parent)
+
+
+@pytest.fixture
+def nodes(platform: Platform) -> list[Endpoint]:
+    return [Endpoint.of(node["id"], node["https"]) for node in platform.run["nodes"]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Edgetls:
+    """``edgetls`` in a process of its own."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def options(self) -> list[str]:
+        return ["--data", str(self._data), "--account", ACCOUNT]
+
+    async def __call__(self, *words: str, limit: float = 60) -> Done:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "clients.cli.main", *words, *self.options(),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), limit)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+        return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+@pytest.fixture
+def edgetls(platform: Platform) -> Edgetls:
+    return Edgetls(platform.data)

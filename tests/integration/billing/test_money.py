@@ -1,0 +1,176 @@
+"""Charges, credits, flags: exact, once, and never edited."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from shared import subjects as s
+from shared.contracts.queries import ChargesPage, QueryCharges
+from shared.contracts.usage import ChargeRow
+from shared.ids import new_id
+from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.support.waiting import until
+
+
+async def _account(staged: Stage) -> tuple[str, str]:
+    domain, account = domain_name(), name("acct")
+    await staged.register(domain, account)
+    await until(
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+    )
+    return domain, account
+
+
+async def _use(staged: Stage, domain: str, requests: int, minute: int | None = None) -> None:
+    (batch,) = split(new_id(), [[cell(domain, requests, minute)]])
+    await staged.batch(batch)
+    await staged.confirmed_to(batch)
+
+
+async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
+    now, found, after = datetime.now(UTC), [], None
+    while True:
+        question = QueryCharges(
+            account=account, start=now - timedelta(days=40), end=now + timedelta(hours=2), after=after, limit=2
+        )
+        page = await staged.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)
+        found += page.rows
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_the_hour_is_closed(staged: Stage) -> None:
+    domain, account = await _account(staged)
+    await staged.credit(account, "10")
+    await staged.until_said(account, "credited")
+    await _use(staged, domain, 5_000)
+    before = await staged.balance(account)
+    assert (before.ledger, before.accrued, before.balance) == (Decimal(10), Decimal("0.025"), Decimal("9.975"))
+    assert (before.low, before.depleted, before.limit, before.hours_left) == (False, False, None, None)
+    for _ in range(2):
+        await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
+
+    async def charged() -> bool:
+        return (await staged.balance(account)).accrued == 0
+
+    await until(charged, "the hour is charged")
+    after = await staged.balance(account)
+    assert (after.ledger, after.balance) == (Decimal("9.975"), Decimal("9.975"))
+    assert (after.limit, after.hours_left) == (Decimal("0.075"), Decimal(399))
+    (line,) = await _charges(staged, account)
+    assert (line.kind, line.requests, line.price, line.amount, line.currency) == (
+        "charge", 5_000, Decimal("0.05"), Decimal("0.025"), "CNY"
+    )
+
+
+async def test_what_comes_after_an_hour_was_charged_is_a_correction(staged: Stage) -> None:
+    domain, account = await _account(staged)
+    minute = minute_now() - 300
+    hour_end = datetime.fromtimestamp((minute // 60 + 1) * 3600, UTC)
+    await _use(staged, domain, 100, minute)
+    await staged.close_hour(hour_end)
+    await until(lambda: _charges(staged, account), "charged")
+    for _ in range(3):
+        await _use(staged, domain, 11, minute)
+        await staged.close_hour(hour_end)
+
+    async def settled() -> bool:
+        return sum(row.requests for row in await _charges(staged, account)) == 133
+
+    await until(settled, "corrected")
+    rows = await _charges(staged, account)
+    assert rows[0].kind == "charge" and {row.kind for row in rows[1:]} == {"correction"}
+    balance = await staged.balance(account)
+    assert balance.ledger == -Decimal("0.000005") * 133 and balance.accrued == 0
+
+
+async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_is_refused(staged: Stage) -> None:
+    account = name("acct")
+    for _ in range(3):
+        await staged.credit(account, "5.00", "ref-1")
+    await staged.credit(account, "5", "ref-1")
+    await staged.credit(account, "6", "ref-1")
+    await staged.credit(account, "7", "ref-2", currency="USD")
+    await staged.credit(account, "7", "ref-3", currency="XYZ")
+    await staged.until_said(account, "refused", 3)
+    assert [event.codes for event in await staged.said(account, "refused")] == [
+        ["balance.reference_used"], ["balance.currency_differs"], ["balance.currency_differs"]
+    ]
+    (credited,) = await staged.said(account, "credited")
+    assert (credited.reference, credited.balance) == ("ref-1", Decimal(5))
+    assert (await staged.balance(account)).balance == Decimal(5)
+
+
+async def test_an_account_in_dollars_is_rated_in_dollars(staged: Stage) -> None:
+    domain, account = await _account(staged)
+    await staged.credit(account, "1", currency="USD")
+    await staged.until_said(account, "credited")
+    await _use(staged, domain, 10_000)
+    view = await staged.balance(account)
+    assert (view.currency, view.accrued) == ("USD", Decimal("0.008"))
+
+
+async def test_the_whole_story_of_the_flags_each_once(staged: Stage) -> None:
+    domain, account = await _account(staged)
+    await staged.threshold(account, "1")
+    await staged.credit(account, "1.01", "first")
+    await staged.until_said(account, "credited")
+    await _use(staged, domain, 1_000)
+    assert await staged.said(account, "low") == []
+    started = datetime.now(UTC)
+    await _use(staged, domain, 2_000)
+    low = await staged.until_said(account, "low")
+    assert datetime.now(UTC) - started < timedelta(seconds=2)
+    assert (low.balance, low.limit, low.crossing) == (Decimal("0.995"), Decimal(1), 1)
+    await _use(staged, domain, 2_000)
+    await staged.credit(account, "0.1", "too-little")
+    await staged.until_said(account, "credited", 2)
+    assert (await staged.balance(account)).low
+    await staged.credit(account, "0.2", "clears-it")
+    assert (await staged.until_said(account, "recovered")).crossing == 2
+    await _use(staged, domain, 300_000)
+    assert (await staged.until_said(account, "depleted")).balance == Decimal("-0.215")
+    await staged.credit(account, "10", "settles-it")
+    await staged.until_said(account, "settled")
+    await staged.until_said(account, "recovered", 2)
+    said = [(e.change, e.crossing) for e in staged.events if e.account == account and e.change != "credited"]
+    assert said[:2] == [("low", 1), ("recovered", 2)]
+    assert sorted(said[2:4]) == [("depleted", 4), ("low", 3)] and sorted(said[4:]) == [("recovered", 5), ("settled", 6)]
+
+
+async def test_three_mean_hours_flag_a_balance_without_any_threshold(staged: Stage) -> None:
+    domain, account = await _account(staged)
+    await staged.credit(account, "1")
+    await staged.until_said(account, "credited")
+    for hours_ago in (3, 2):
+        await _use(staged, domain, 40_000, minute_now() - hours_ago * 60)
+    assert await staged.said(account, "low") == []
+    await staged.close_hour(datetime.now(UTC))
+
+    async def limited() -> bool:
+        return (await staged.balance(account)).limit == Decimal("0.6")
+
+    await until(limited, "the rule is on")
+    assert not (await staged.balance(account)).low
+    await _use(staged, domain, 40_001)
+    await staged.until_said(account, "low")
+    assert len(await staged.said(account, "low")) == 1
+
+
+async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged: Stage) -> None:
+    account = name("acct")
+    await staged.credit(account, "5")
+    await staged.until_said(account, "credited")
+    for statement in ("update ledger set amount = 0", "delete from ledger", "truncate ledger"):
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await staged.database.execute(statement)
+
+
+async def test_malformed_commands_become_dead_letters(staged: Stage) -> None:
+    await staged.raw(s.CMD_BALANCE_CREDIT, b'{"account": "a", "amount": "-1"}')
+    await staged.until_dead("malformed: a command needs its ce-id")

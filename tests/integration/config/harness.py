@@ -1,0 +1,284 @@
+"""A broker, a PostgreSQL and real config processes; the test plays platform, operator, edge_sync and the validator."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from clients.fleet.files import write_private
+from deploy.embedded.ports import Ports
+from deploy.embedded.ready import service_fault
+from deploy.embedded.supervisor import Spec, base_environment, python
+from shared import subjects as s
+from shared.contracts.base import Contract, SealedKey
+from shared.contracts.commands import (
+    DisableHttps,
+    RegisterDomain,
+    RemoveDomain,
+    SubmitCertificate,
+    SubmittedPair,
+    TrustDocument,
+    TrustedKey,
+)
+from shared.contracts.domains import CommandSettled, DomainChanged, DomainView, Origin
+from shared.contracts.edge import Bundle
+from shared.contracts.findings import Code, finding
+from shared.contracts.judging import Attestation, JudgedPair, JudgeSubmission, Verdict
+from shared.contracts.queries import (
+    BundleAnswer,
+    DeadLetter,
+    DeadPage,
+    GetBundle,
+    ListDead,
+    MaxRevision,
+    ShowDomain,
+)
+from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer
+from shared.ids import new_id
+from shared.messaging.cloudevents import Delivery, outgoing
+from shared.messaging.publish import Publisher
+from shared.messaging.pull import Pull
+from shared.messaging.rpc import ask
+from tests.support.backend import Backend, backend
+from tests.support.waiting import until
+
+AnswerT = TypeVar("AnswerT", bound=Contract)
+HOST = "127.0.0.1"
+ACCOUNT = "acme"
+CANARY = base64.b64encode(b"sealed canary").decode()
+
+
+@dataclass
+class Stage:
+    """Everything is really there. Domains get fresh names in each test: nothing is reset."""
+
+    backend: Backend
+    database: asyncpg.Pool[asyncpg.Record]
+    validator_key: Signer
+    clients: dict[str, Client]
+    ports: Ports
+    events: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    questions: dict[str, JudgeSubmission] = field(default_factory=dict)
+    asked_at: dict[str, float] = field(default_factory=dict)
+    judged_for: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    max_revision: int = 0
+    ports_of: dict[str, int] = field(default_factory=dict)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    # The platform
+
+    async def send(self, subject: str, body: Contract, *, id: str | None = None, user: str = "platform") -> str:
+        message = outgoing(subject, body, source=user, about="x", at=datetime.now(UTC), id=id)
+        await Publisher(self.clients[user]).publish(message)
+        return message.id
+
+    async def raw(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        await self.clients["platform"].jetstream(timeout=5).publish(subject, body, headers=headers)
+
+    async def register(self, domain: str, account: str = ACCOUNT, **others: Any) -> CommandSettled:
+        body = {
+            "domain": domain, "account": account, "service_type": "video",
+            "origin": Origin(scheme="http", host="origin.example.com", port=80), **others,
+        }
+        return await self.settled(await self.send(s.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body)))
+
+    async def submit(self, domain: str, account: str = ACCOUNT, id: str | None = None) -> str:
+        identity = id or new_id()
+        pair = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=CANARY))
+        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=[pair])
+        return await self.send(s.CMD_CERTIFICATE_SUBMIT, body, id=identity)
+
+    async def disable(self, domain: str, account: str = ACCOUNT) -> str:
+        return await self.send(s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=account))
+
+    async def remove(self, domain: str, account: str = ACCOUNT) -> str:
+        return await self.send(s.CMD_DOMAIN_REMOVE, RemoveDomain(domain=domain, account=account))
+
+    async def enable(self, domain: str, account: str = ACCOUNT, **pair: Any) -> CommandSettled:
+        submission = await self.submit(domain, account)
+        await self.verdict(await self.asked(submission), pairs=[self.pair(domain, account, **pair)])
+        return await self.settled(submission)
+
+    # The validator
+
+    async def asked(self, submission: str) -> JudgeSubmission:
+        return await until(lambda: self.questions.get(submission), f"{submission} is to be judged")
+
+    async def verdict(
+        self, question: JudgeSubmission, *, pairs: list[JudgedPair] | None = None, codes: tuple[Code, ...] = ()
+    ) -> None:
+        """Accepts when there are pairs."""
+        body = Verdict(
+            submission_id=question.submission_id, account=question.account,
+            accepted={domain: bool(pairs) for domain in question.domains},
+            findings=[finding(code) for code in codes], pairs=pairs or [],
+        )
+        await self.send(s.VERDICT_SUBMISSION, body, user="validator")
+
+    def pair(
+        self, domain: str, account: str = ACCOUNT, *, name: str | None = None, epoch: int = 1, signer: Signer | None = None,
+        days: int = 90,
+    ) -> JudgedPair:
+        """A pair as the validator makes it; ``name`` tells its leaf from others."""
+        now = datetime.now(UTC)
+        identity = name or new_id()
+        chain = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(identity.encode()).decode()}\n-----END CERTIFICATE-----\n"
+        word = Attestation(
+            account=account, domains=[domain], pair_id=f"pair-{identity}",
+            leaf_fingerprint=sha256(identity.encode()).hexdigest(), chain_hash=sha256(chain.encode()).hexdigest(),
+        )
+        return JudgedPair(
+            pair_id=word.pair_id, chain=chain, leaf_fingerprint=word.leaf_fingerprint, subject=f"CN={domain}",
+            sans=[domain], issuer="CN=Test", key_type="ECDSA", key_bits=256, not_before=now - timedelta(days=1),
+            not_after=now + timedelta(days=days, minutes=1), sealed_key=SealedKey(epoch=epoch, box=CANARY),
+            attestation=(signer or self.validator_key).sign(Purpose.ATTESTATION, word),
+        )
+
+    # What they see
+
+    async def ask(
+        self, subject: str, question: Contract, answer: type[AnswerT], user: str = "platform"
+    ) -> AnswerT:
+        return await ask(self.clients[user], subject, question, answer)
+
+    async def show(self, domain: str, account: str | None = ACCOUNT) -> DomainView:
+        return await self.ask(s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView)
+
+    async def bundle(self, domain: str) -> Bundle:
+        answer = await self.ask(s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync")
+        assert answer.payload is not None
+        return Bundle.model_validate_json(answer.payload)
+
+    def said(self, subject: str, cause: str) -> list[dict[str, Any]]:
+        return [body for at, body, headers in self.events if at == subject and headers["ce-causationid"] == cause]
+
+    async def settled(self, command: str) -> CommandSettled:
+        found = await until(
+            lambda: self.said(s.EVENT_COMMAND_SETTLED, command), f"{command} is settled", limit=20, every=0.002
+        )
+        return CommandSettled.model_validate(found[0])
+
+    def changed(self, command: str) -> DomainChanged:
+        (body,) = self.said(s.EVENT_DOMAIN_CHANGED, command)
+        return DomainChanged.model_validate(body)
+
+    async def until_dead(self, text: str) -> DeadLetter:
+        async def found() -> DeadLetter | None:
+            page = await self.ask(s.rpc_dead("list", "config"), ListDead(limit=500), DeadPage, user="operator")
+            return next((one for one in page.letters if text in f"{one.reason} {one.headers}"), None)
+
+        letter = await until(found, f"a dead letter says {text}")
+        assert letter is not None
+        return letter
+
+    # Processes
+
+    async def start(self, name: str = "config", **settings: Any) -> None:
+        await self.backend.supervisor.start(self._spec(name, settings))
+        await self.ready(name)
+
+    async def ready(self, name: str = "config") -> None:
+        async def healthy() -> bool:
+            return await service_fault(HOST, self.ports_of[name]) is None
+
+        await until(healthy, f"{name} is ready", limit=30)
+
+    def kill(self, name: str = "config") -> None:
+        self.backend.supervisor.kill(name, signal.SIGKILL)
+
+    def pause(self, name: str, stopped: bool) -> None:
+        pid = self.backend.supervisor.pid(name)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP if stopped else signal.SIGCONT)
+
+    def _spec(self, name: str, settings: dict[str, Any]) -> Spec:
+        keys = self.backend.folder / "keys"
+        port = self.ports_of[name] = self.ports.pick(name)
+        own = {
+            "NATS_URL": self.backend.url, "NATS_SEED_FILE": keys / "config.nk", "HEALTH_PORT": port,
+            "OPERATOR_KEY_FILE": keys / "operator.pub", "TRUST_FILE": keys / "trust.json",
+            "CONFIG_DSN": self.backend.dsns["config"], "JUDGING_SECONDS": 10, **settings,
+        }
+        environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
+        return Spec(name, python("services.config"), environment, self.backend.folder, rank=2)
+
+
+@asynccontextmanager
+async def stage(folder: Path) -> AsyncIterator[Stage]:
+    """Broker and PostgreSQL with the topology; no config process yet."""
+    async with backend(folder, databases=("config",)) as made:
+        signer = _keys(folder / "keys")
+        clients = {user: await made.client(user) for user in ("validator", "edge_sync", "platform", "operator")}
+        pool = await asyncpg.create_pool(made.dsns["config"], min_size=1, max_size=3)
+        built = Stage(made, pool, signer, clients, Ports(folder / "config-ports.json"))
+        await _play(built)
+        try:
+            yield built
+        finally:
+            for task in built.tasks:
+                task.cancel()
+            await asyncio.gather(*built.tasks, return_exceptions=True)
+            await pool.close()
+
+
+async def _play(stage: Stage) -> None:
+    async def happened(message: Msg) -> None:
+        if message.headers and "ce-causationid" in message.headers:
+            stage.events.append((message.subject, json.loads(message.data), dict(message.headers)))
+
+    async def highest(message: Msg) -> None:
+        await message.respond(MaxRevision(revision=stage.max_revision).encode())
+
+    await stage.clients["platform"].subscribe(s.EVENTS_ALL, cb=happened)
+    await stage.clients["edge_sync"].subscribe(s.RPC_EDGE_MAX_REVISION, queue="edge_sync", cb=highest)
+    await stage.clients["platform"].flush()
+    await stage.clients["edge_sync"].flush()
+    stage.tasks.append(asyncio.create_task(_take_questions(stage)))
+
+
+async def _take_questions(stage: Stage) -> None:
+    pull = Pull(stage.clients["validator"], s.STREAM_JUDGING, s.DURABLE_VALIDATOR)
+    async for batch in pull.batches():
+        for delivery in batch:
+            _note(stage, delivery)
+            await pull.ack(delivery)
+
+
+def _note(stage: Stage, delivery: Delivery) -> None:
+    question = JudgeSubmission.model_validate_json(delivery.body)
+    stage.questions[question.submission_id] = question
+    stage.asked_at.setdefault(question.submission_id, delivery.stream_time.timestamp())
+    stage.judged_for[question.submission_id] += delivery.deliveries == 1
+
+
+def _keys(folder: Path) -> Signer:
+    now = datetime.now(UTC)
+    operator, validator = Signer.generate(OPERATOR_KEY_ID), Signer.generate("validator-1")
+    key = TrustedKey(
+        purpose="validator", key_id="validator-1", public_key=validator.public_text(),
+        not_before=now - timedelta(days=1), not_after=now + timedelta(days=400),
+    )
+    trust = operator.sign(Purpose.TRUST, TrustDocument(serial=1, keys=[key], issued_at=now))
+    write_private(folder / "operator.pub", operator.public_text() + "\n")
+    write_private(folder / "trust.json", trust.encode().decode() + "\n")
+    return validator
+
+
+def name(kind: str = "d") -> str:
+    """A domain that no other test has."""
+    return f"{kind}-{new_id()[:8]}.example.com"

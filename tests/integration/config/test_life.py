@@ -1,0 +1,143 @@
+"""The life of a domain and of an upload, through the real broker and database."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared import subjects as s
+from shared.contracts.commands import ChangeSettings, RedirectChange
+from shared.contracts.domains import DomainState, Outcome, RedirectMode
+from shared.contracts.edge import BundleKind
+from shared.contracts.findings import Code
+from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
+from shared.errors import Refused
+from tests.integration.config.harness import Stage, name
+
+
+async def test_a_registered_domain_is_shown_and_served_over_http_only(staged: Stage) -> None:
+    domain = name()
+    settled = await staged.register(domain.upper())
+    assert settled.outcome is Outcome.APPLIED and settled.domain == domain
+    view = await staged.show(domain)
+    assert (view.state, view.revision, view.certificates) == (DomainState.DISABLED, settled.revision, [])
+    bundle = await staged.bundle(domain)
+    assert (bundle.kind, bundle.revision, bundle.epoch) == (BundleKind.HTTP_ONLY, settled.revision, 0)
+    assert bundle.origin is not None and bundle.origin.host == "origin.example.com"
+
+
+async def test_an_accepted_submission_is_applied_with_its_cause_named_in_every_message(staged: Stage) -> None:
+    domain = name()
+    registered = await staged.register(domain)
+    settled = await staged.enable(domain, name="leaf-1")
+    assert settled.outcome is Outcome.APPLIED and settled.revision is not None and registered.revision is not None
+    assert settled.revision > registered.revision
+    changed = staged.changed(settled.command_id)
+    assert (changed.change, changed.revision) == ("enabled", settled.revision)
+    bundle = await staged.bundle(domain)
+    assert (bundle.kind, bundle.epoch, bundle.pairs[0].pair_id) == (BundleKind.HTTPS, 1, "pair-leaf-1")
+    view = await staged.show(domain)
+    assert (view.state, view.certificates[0].status, view.certificates[0].days_left) == (DomainState.ENABLED, "ok", 90)
+
+
+async def test_a_refused_submission_leaves_the_live_certificate_and_tells_its_findings(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    live = await staged.enable(domain, name="kept")
+    submission = await staged.submit(domain)
+    question = await staged.asked(submission)
+    assert question.context.live_names == [domain]
+    await staged.verdict(question, codes=(Code.KEY_MISMATCH,))
+    settled = await staged.settled(submission)
+    assert (settled.outcome, settled.codes, settled.revision) == (Outcome.REFUSED, ["key.mismatch"], None)
+    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView)
+    assert [found.code for found in shown.findings] == [Code.KEY_MISMATCH]
+    assert (await staged.bundle(domain)).revision == live.revision
+
+
+async def test_a_disable_leaves_nothing_of_the_pair_in_any_table(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    for leaf in ("gone-1", "gone-2"):
+        await staged.enable(domain, name=f"{domain}-{leaf}")
+    refused = await staged.submit(domain)
+    await staged.verdict(await staged.asked(refused), codes=(Code.KEY_MISMATCH,))
+    await staged.settled(refused)
+    settled = await staged.settled(await staged.disable(domain))
+    assert settled.outcome is Outcome.APPLIED
+    assert (await staged.bundle(domain)).kind is BundleKind.HTTP_ONLY
+    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused), SubmissionView)
+    assert shown.findings == []
+    tables = [row["tablename"] for row in await staged.database.fetch(
+        "select tablename from pg_tables where schemaname = 'public'"
+    )]
+    for table in tables:
+        for row in await staged.database.fetch(f"select t::text as text from {table} t"):
+            assert f"{domain}-gone" not in row["text"], table
+    assert not await staged.database.fetchval("select count(*) from pairs where domain = $1", domain)
+
+
+async def test_settings_need_https_and_change_only_what_they_name(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    wanted = ChangeSettings(domain=domain, account="acme", redirect=RedirectChange(mode=RedirectMode.TO_HTTPS))
+    refused = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
+    assert refused.codes == ["https.not_enabled"]
+    await staged.enable(domain)
+    applied = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
+    again = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
+    assert (applied.outcome, again.outcome) == (Outcome.APPLIED, Outcome.UNCHANGED)
+    assert again.revision == applied.revision
+    bundle = await staged.bundle(domain)
+    assert (bundle.settings.redirect.mode, bundle.settings.redirect.status) == (RedirectMode.TO_HTTPS, 301)
+    assert len(bundle.pairs) == 1
+
+
+async def test_another_account_finds_no_domain_to_see_or_change(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    settled = await staged.settled(await staged.disable(domain, account="mallory"))
+    assert settled.codes == ["domain.unknown"]
+    unknown = await staged.settled(await staged.disable(name(), account="mallory"))
+    assert unknown.codes == settled.codes
+    with pytest.raises(Refused, match=r"domain\.unknown"):
+        await staged.show(domain, account="mallory")
+    taken = await staged.register(domain, account="mallory")
+    assert taken.codes == ["domain.taken"]
+
+
+async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_above_it(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    await staged.enable(domain)
+    removed = await staged.settled(await staged.remove(domain))
+    bundle = await staged.bundle(domain)
+    assert (bundle.kind, bundle.revision, bundle.pairs, bundle.origin) == (BundleKind.REMOVED, removed.revision, [], None)
+    with pytest.raises(Refused):
+        await staged.show(domain)
+    again = await staged.register(domain, account="other")
+    assert again.outcome is Outcome.APPLIED and again.revision is not None and removed.revision is not None
+    assert again.revision > removed.revision
+    assert [body["account"] for body in staged.said(s.EVENT_DOMAIN_REMOVED, removed.command_id)] == ["acme"]
+    own = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, account="other"), History)
+    assert len(own.entries) == 1
+    everything = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=2), History)
+    assert [entry.command for entry in everything.entries] == [s.CMD_DOMAIN_REGISTER, s.CMD_DOMAIN_REMOVE]
+    assert everything.next is not None
+
+
+async def test_a_wildcard_and_the_hosts_under_it_belong_to_one_account(staged: Stage) -> None:
+    family = name("family")
+    assert (await staged.register(f"*.{family}")).outcome is Outcome.APPLIED
+    assert (await staged.register(f"www.{family}", account="mallory")).codes == ["domain.taken"]
+    assert (await staged.register(f"www.{family}")).outcome is Outcome.APPLIED
+    assert (await staged.register(f"a.www.{family}", account="mallory")).outcome is Outcome.APPLIED
+    assert (await staged.register(f"*.www.{family}")).codes == ["domain.taken"]
+
+
+async def test_what_no_domain_can_be_is_refused_with_every_fault(staged: Stage) -> None:
+    bad = await staged.register("exa_mple.com")
+    assert bad.codes == ["domain.invalid"] and bad.domain == "exa_mple.com"
+    several = await staged.register(
+        name(), service_type="mining", origin={"scheme": "http", "host": "127.0.0.1", "port": 80}
+    )
+    assert several.codes == ["origin.forbidden", "domain.service_type_unsupported"]

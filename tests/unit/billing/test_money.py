@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.billing.balance import Standing, judge, money_fault
+from services.billing.rating import amount_of, minus, plain
+from shared.contracts.findings import Code
+
+D = Decimal
+USED = Standing("a", entries=1)
+
+
+@pytest.mark.parametrize(
+    ("requests", "currency", "expected"),
+    [(10_000, "CNY", "0.05"), (10_000, "USD", "0.008"), (1, "CNY", "0.000005"), (1, "USD", "0.0000008"),
+     (5_000, "CNY", "0.025"), (0, "CNY", "0"), (-7, "CNY", "-0.000035"), (2**62, "CNY", "23058430092136.93952")],
+)
+def test_the_price_is_linear_and_exact(requests: int, currency: str, expected: str) -> None:
+    assert amount_of(requests, currency) == D(expected)
+
+
+@given(st.lists(st.integers(0, 2**53), max_size=20), st.sampled_from(["CNY", "USD"]))
+def test_the_sum_of_the_parts_costs_what_the_whole_costs(parts: list[int], currency: str) -> None:
+    total = D(0)
+    for part in parts:
+        assert amount_of(part, currency) >= 0
+        total = minus(total, -amount_of(part, currency))
+    assert total == amount_of(sum(parts), currency)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**19), max_value=10**19, places=18))
+def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -> None:
+    assert plain(amount) == amount
+    assert "E" not in format(plain(amount), "f")
+
+
+@pytest.mark.parametrize(
+    ("case", "standing", "expected"),
+    [
+        ("no rule is on", replace(USED, ledger=D("0.01")), []),
+        ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
+        ("below its threshold is low", replace(USED, ledger=D("4.99"), threshold=D(5)), ["low"]),
+        ("at its threshold is not", replace(USED, ledger=D(5), threshold=D(5)), []),
+        ("below three mean hours is low",
+         replace(USED, ledger=D("0.149"), recent_requests=20_000, recent_hours=2), ["low"]),
+        ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_requests=20_000, recent_hours=2), []),
+        ("the higher limit counts",
+         replace(USED, ledger=D(2), threshold=D(3), recent_requests=10_000, recent_hours=1), ["low"]),
+        ("nothing left is depleted", replace(USED, ledger=D(0)), ["depleted"]),
+        ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
+        ("low and depleted at once", replace(USED, ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
+        ("what is flagged is not flagged again",
+         replace(USED, ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
+        ("under 1.2 times the limit it stays low", replace(USED, ledger=D("1.19"), threshold=D(1), low=True), []),
+        ("at 1.2 times the limit it clears", replace(USED, ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
+        ("it clears when the rule goes off", replace(USED, ledger=D("0.1"), low=True), ["recovered"]),
+        ("above zero it is settled", replace(USED, ledger=D("0.1"), depleted=True), ["settled"]),
+        ("accrued usage counts", replace(USED, ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
+    ],
+)
+def test_judge(case: str, standing: Standing, expected: list[str]) -> None:
+    decided, crossings = judge(standing)
+    assert [crossing.change for crossing in crossings] == expected, case
+    assert decided.crossing == standing.crossing + len(expected)
+    assert judge(decided)[1] == [], "deciding again changes nothing"
+
+
+@given(st.lists(st.integers(-30_000, 30_000), max_size=40))
+def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None:
+    standing, said = replace(USED, ledger=D(1), threshold=D("0.5")), []
+    for move in moves:
+        standing, crossings = judge(replace(standing, ledger=standing.ledger + D(move) / 20_000))
+        said += crossings
+    assert [crossing.number for crossing in said] == list(range(1, len(said) + 1))
+    for pair in (("low", "recovered"), ("depleted", "settled")):
+        changes = [crossing.change for crossing in said if crossing.change in pair]
+        assert changes == [pair[index % 2] for index in range(len(changes))]
+
+
+def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
+    assert USED.hours_left is None
+    served = replace(USED, ledger=D(1), recent_requests=70_000, recent_hours=7)
+    assert served.hours_left == D(20)
+    assert replace(served, ledger=D(-1)).hours_left == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "given_currency", "expected"),
+    [(None, "CNY", None), (None, "USD", None), ("USD", "USD", None), ("USD", "CNY", Code.BALANCE_CURRENCY),
+     (None, "EUR", Code.BALANCE_CURRENCY)],
+)
+def test_currencies_never_mix(kept: str | None, given_currency: str, expected: Code | None) -> None:
+    assert money_fault(Standing("a", currency=kept), given_currency) is expected
