@@ -46,7 +46,6 @@ max_payload: {_MAX_PAYLOAD}
 {_tls(place)}{_cluster(place)}\
 # Acked must mean on disk: usage is money.
 jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}
-# KV watchers and ordered consumers count too: the default of 1,000 a stream refuses the next node.
 accounts {{
 {accounts}
   SYS {{ users: [] }}

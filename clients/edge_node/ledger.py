@@ -123,8 +123,8 @@ class Ledger:
                 known = self._known[name]
                 if known.final is not None and known.read_to >= known.final and not known.told:
                     found.append(self._mark(name, known))
-        self._delete()
         self._save()
+        self._delete(set(names))
         return found
 
     def _look(self, name: str, is_current: bool) -> None:
@@ -212,28 +212,33 @@ class Ledger:
             cells=cells, bad_lines=bad_lines, final=known.final is not None and end >= known.final,
         )
 
-    def _delete(self) -> None:
+    def _delete(self, present: set[str]) -> None:
+        """What is written down already: a crash after it leaves a note too many, never a file too few."""
         with self._lock:
-            done = [
-                (name, known.confirmed) for name, known in self._known.items()
-                if known.told and known.final is not None and known.confirmed >= known.final
-            ]
-        present = set(self._logs.ids())
-        for name, confirmed in done:
-            # Its end is needed until the next log's batches carry it.
-            followers = [known for other, known in self._known.items() if other > name]
-            if name in present:
+            known = dict(self._known)
+        for name, one in known.items():
+            done = one.told and one.final is not None and one.confirmed >= one.final
+            if name in present and done:
                 try:
-                    self._logs.delete(name, confirmed)
+                    self._logs.delete(name, one.confirmed)
                 except UsageLogError as error:
                     log.warning("usage.kept", log=name, error=str(error))
                     continue
-                log.info("usage.deleted", log=name, bytes=confirmed)
-            if any(known.previous for known in followers):
-                with self._lock:
-                    del self._known[name]
-                    self._waiting.pop(name, None)
-                    self._dirty = True
+                log.info("usage.deleted", log=name, bytes=one.confirmed)
+            elif name in present:
+                continue
+            elif not done:
+                log.error("usage.log_is_gone", log=name, confirmed=one.confirmed, read_to=one.read_to)
+            # The end of a log is needed until the next one's batches carry it.
+            if not done or any(other.previous for later, other in known.items() if later > name):
+                self._forget(name)
+        self._save()
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._known.pop(name, None)
+            self._waiting.pop(name, None)
+            self._dirty = True
 
     def _save(self) -> None:
         """Blocking; before anything is sent."""

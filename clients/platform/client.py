@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Final, Literal
 
 from clients.platform import convergence, events
 from clients.platform.convergence import Live, OnProgress
+from clients.platform.credits import Booking
 from clients.platform.queries import Queries
 from clients.platform.reach import Reach
 from clients.platform.settlement import Ordered, Settlements
@@ -34,7 +34,7 @@ from shared.contracts.commands import (
 from shared.contracts.domains import CommandSettled, Hsts, Origin, RedirectMode, TlsVersion
 from shared.contracts.judging import CheckCertificate, CheckReport
 from shared.crypto.sealing import PublicKey, submission_info
-from shared.errors import CannotOpen, SettingsError, Unreachable
+from shared.errors import CannotOpen, SettingsError
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 from shared.settings import read_secret
@@ -134,19 +134,10 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
         is ``credited`` or ``refused`` (with ``codes``). Unreachable when billing did not say within the patience:
         the same reference can be sent again."""
         body = CreditBalance(account=account, reference=reference, amount=Decimal(amount), currency=currency)
-        await self._settlements.listen()
-        booked = self._settlements.expect_credit(account, reference)
-        try:
-            # A repeated credit is answered from the event's own id, so each order travels under a new one.
-            await self._publish(s.CMD_BALANCE_CREDIT, body, account, new_id())
-            return await asyncio.wait_for(booked, self._reach.patience)
-        except TimeoutError:
-            raise Unreachable(
-                f"the credit {reference} of {account} is ordered but was not booked within {self._reach.patience:g} s;"
-                " sending it again with the same reference is safe"
-            ) from None
-        finally:
-            self._settlements.forget_credit(account, reference)
+        identity = new_id()
+        async with Booking(self._reach, account, reference, identity) as booking:
+            await self._publish(s.CMD_BALANCE_CREDIT, body, account, identity)
+            return await booking.booked()
 
     async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> str:
         """The account's own low-balance limit; None switches it off. The command's id."""

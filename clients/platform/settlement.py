@@ -15,7 +15,6 @@ from nats.aio.msg import Msg
 
 from clients.platform.reach import Reach
 from shared import subjects as s
-from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import CommandSettled, Outcome
 from shared.contracts.findings import Code, Finding, finding
 from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
@@ -49,7 +48,6 @@ class Settlements:
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
         self._waiting: dict[str, asyncio.Future[CommandSettled]] = {}
-        self._credits: dict[tuple[str, str], asyncio.Future[BalanceEvent]] = {}
         self._orders: dict[str, tuple[str, str, str]] = {}
         self._listening: asyncio.Task[None] | None = None
 
@@ -84,13 +82,6 @@ class Settlements:
             f"know its end. Tried at {self._reach.url} as {self._reach.user!r}; it may still be carried out"
         )
 
-    def expect_credit(self, account: str, reference: str) -> asyncio.Future[BalanceEvent]:
-        future: asyncio.Future[BalanceEvent] = asyncio.get_running_loop().create_future()
-        return self._credits.setdefault((account, reference), future)
-
-    def forget_credit(self, account: str, reference: str) -> None:
-        self._credits.pop((account, reference), None)
-
     def _future(self, command_id: str) -> asyncio.Future[CommandSettled]:
         if command_id not in self._waiting:
             if len(self._waiting) >= _KEPT:
@@ -104,8 +95,6 @@ class Settlements:
     async def _subscribe(self) -> None:
         client = self._reach.client
         await client.subscribe(s.EVENT_COMMAND_SETTLED, cb=self._hear_settled)
-        for subject in (s.EVENT_BALANCE_CREDITED, s.EVENT_BALANCE_REFUSED):
-            await client.subscribe(subject, cb=self._hear_credit)
         await client.flush(timeout=int(max(self._reach.patience, 1)))
 
     async def _hear_settled(self, message: Msg) -> None:
@@ -116,15 +105,6 @@ class Settlements:
         future = self._waiting.get(settled.command_id)
         if future is not None and not future.done():
             future.set_result(settled)
-
-    async def _hear_credit(self, message: Msg) -> None:
-        try:
-            event = parse(BalanceEvent, message.data)
-        except Malformed:
-            return
-        future = self._credits.get((event.account, event.reference or ""))
-        if future is not None and not future.done():
-            future.set_result(event)
 
     async def _asked(self, command_id: str) -> CommandSettled | None:
         """What config says of it; None while it is not settled, unknown, or config is away."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.billing.book import Book
+from services.billing.facts import Facts
 from services.billing.ingest import Ingest
 from services.billing.requests import Requests
 from services.billing.settings import Settings
 from services.billing.store.partitions import Partitions
 from services.billing.transport import queries_router
-from services.billing.usecases import Facts, Money
-from services.billing.workers import BatchTaker, HourClock, LotConsumer, RequestTaker
+from services.billing.usecases import Money
+from services.billing.workers import BatchTaker, HourClock, LotConsumer, burying
 from shared import service, subjects
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.messaging.failures import Consumer, DeadLetters
@@ -50,8 +51,8 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         *_usage(runtime, pool, book, batches, usage),
         Consumer(_pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
                  money.handle, commands, runtime.health).run(),
-        Consumer(_pull(runtime, subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS),
-                 facts.handle, events, runtime.health).run(),
+        LotConsumer(_pull(runtime, subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS),
+                    burying(facts.take, events), events, runtime.health).run(),
         Lease(pool, "billing-hours").hold(hours.run),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
@@ -61,14 +62,14 @@ def _usage(
     runtime: Runtime[Settings], pool: Pool, book: Book, batches: BatchTaker, dead: DeadLetters
 ) -> Sequence[Coroutine[Any, Any, None]]:
     settings = runtime.settings
-    requests = RequestTaker(Requests(pool, book, runtime.clock), dead)
+    requests = Requests(pool, book, runtime.clock)
     batch_pull = _pull(runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches)
     request_pull = _pull(
         runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS, settings.billing_pull_requests
     )
     return (
         LotConsumer(batch_pull, batches.take, dead, runtime.health).run(),
-        LotConsumer(request_pull, requests.take, dead, runtime.health).run(),
+        LotConsumer(request_pull, burying(requests.take, dead), dead, runtime.health).run(),
     )
 
 

@@ -20,11 +20,14 @@ class Book:
     def __init__(self) -> None:
         self._owners: dict[str, tuple[Period, ...]] = {}
         self._nodes: set[str] = set()
-        self._version = 0
+        self._version: int | None = None
 
     async def open(self, connection: Connection) -> None:
         """First in a transaction: takes the shared lock, forgets what has changed since."""
         await store.hold_owners(connection)
+        if self._version is None:
+            self._version = await store.newest_version(connection)
+            return
         version, changed = await store.changed_since(connection, self._version)
         for domain in changed:
             self._owners.pop(domain, None)
@@ -32,14 +35,15 @@ class Book:
 
     async def owners(self, connection: Connection, domains: Iterable[str]) -> Owners:
         """Knows every valid one of ``domains``; of one that nobody registered, that it has no owner."""
-        missing = [d for d in domains if d not in self._owners and valid_domain(d)]
+        if len(self._owners) > _MOST:
+            self._owners = {}
+        owners = self._owners  # another task may begin a new one meanwhile
+        missing = [domain for domain in domains if domain not in owners and valid_domain(domain)]
         if missing:
             facts = await store.facts_of(connection, missing)
-            if len(self._owners) > _MOST:
-                self._owners = {}
             for domain in missing:
-                self._owners[domain] = periods(facts.get(domain, ()))
-        return self._owners
+                owners[domain] = periods(facts.get(domain, ()))
+        return owners
 
     async def known_nodes(self, connection: Connection, nodes: set[str]) -> set[str]:
         """Those of ``nodes`` that were ever enrolled."""

@@ -10,7 +10,7 @@ CELLS = Counter("edgetls_usage_cells_total", "Cells counted.")
 DIVERTED = Counter("edgetls_usage_cells_diverted_total", "Cells that could not be counted, by reason.", ["reason"])
 REQUESTS = Counter("edgetls_usage_requests_total", "Single events by fate (count, duplicate, conflict, refused).",
                    ["fate"])
-COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One usage transaction, from decoding to commit.")
+COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One lot, from decoding to commit, by durable.", ["durable"])
 BATCH_AGE = Gauge("edgetls_usage_batch_age_seconds", "Age of the oldest batch of the last pull: over 300 is an alarm.")
 CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit).", ["kind"])
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])

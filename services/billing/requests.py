@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -25,28 +24,23 @@ from shared.storage.pool import Connection, Pool
 _encode = msgspec.json.Encoder()
 
 
-@dataclass
-class Counted:
-    """After the commit: what of the lot must become a dead letter, with its reason."""
-
-    poison: list[tuple[Delivery, Poison]] = field(default_factory=list)
-
-
 class Requests:
     """``take`` commits the events that arrived together."""
 
     def __init__(self, pool: Pool, book: Book, clock: Clock) -> None:
         self._pool, self._book, self._clock = pool, book, clock
 
-    async def take(self, deliveries: Sequence[Delivery]) -> Counted:
-        now, counted = self._clock.now(), Counted()
+    async def take(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
+        """What must become a dead letter, with its reason."""
+        now = self._clock.now()
+        poison: list[tuple[Delivery, Poison]] = []
         rows: dict[Identity, RequestRow] = {}
         bodies: list[tuple[Delivery, RequestRow]] = []
         for delivery in deliveries:
             try:
                 row = _row(read_request(delivery.body), now)
             except Poison as error:
-                counted.poison.append((delivery, error))
+                poison.append((delivery, error))
                 continue
             rows.setdefault((row.source, row.id), row)
             bodies.append((delivery, row))
@@ -55,9 +49,9 @@ class Requests:
             fresh = await store.add(connection, sorted(rows.values()), now)
             conflicts = await self._conflicts(connection, rows, fresh, bodies, now)
             await self._count(connection, [rows[identity] for identity in fresh], now)
-        counted.poison += conflicts
-        _measure(len(deliveries), len(fresh), len(conflicts), len(counted.poison))
-        return counted
+        poison += conflicts
+        _measure(len(deliveries), len(fresh), len(conflicts), len(poison))
+        return poison
 
     async def _conflicts(
         self, connection: Connection, rows: dict[Identity, RequestRow], fresh: set[Identity],

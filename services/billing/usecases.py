@@ -1,25 +1,20 @@
-"""Commands and facts in: credits, thresholds, the close of an hour; who owns a domain, which nodes there are."""
+"""The commands of billing: credits, thresholds, the close of an hour."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 
 from services.billing import events
-from services.billing.accruals import accrue, save_judged
+from services.billing.accruals import save_judged
 from services.billing.balance import Standing, money_fault
 from services.billing.metrics import CHARGES
-from services.billing.owners import NOBODY, Fact, periods
 from services.billing.rating import amount_of, minus, plain, price_of
-from services.billing.store import accounts, owners, usage
+from services.billing.store import accounts, usage
 from services.billing.store.accounts import Credit, OpenHour, Posting
 from shared import subjects
 from shared.clock import Clock
 from shared.contracts.commands import CloseHour, CreditBalance, SetThreshold
-from shared.contracts.domains import DomainRegistered, DomainRemoved
-from shared.contracts.edge import NodeEvent
 from shared.contracts.findings import Code
 from shared.crypto.signing import parse
 from shared.errors import Malformed
@@ -138,41 +133,3 @@ def _charged(standing: Standing, postings: list[Posting], recent: tuple[int, int
         ledger=minus(standing.ledger, amount_of(requests, standing.money)),
         recent_requests=recent[0], recent_hours=recent[1],
     )
-
-
-class Facts:
-    """The events of config and edge_sync that billing lives by. ``on_node``: called after a node became known."""
-
-    def __init__(self, pool: Pool, clock: Clock, on_node: Callable[[str], Awaitable[None]]) -> None:
-        self._pool, self._clock, self._on_node = pool, clock, on_node
-
-    async def handle(self, delivery: Delivery) -> None:
-        if delivery.subject == subjects.EVENT_DOMAIN_REGISTERED:
-            registered = parse(DomainRegistered, delivery.body)
-            fact = Fact(registered.revision, "registered", registered.account, registered.at)
-            await self.learn(registered.domain, fact)
-        elif delivery.subject == subjects.EVENT_DOMAIN_REMOVED:
-            removed = parse(DomainRemoved, delivery.body)
-            await self.learn(removed.domain, Fact(removed.revision, "removed", removed.account, removed.at))
-        else:
-            await self._node(parse(NodeEvent, delivery.body))
-
-    async def learn(self, domain: str, fact: Fact) -> None:
-        """Whatever usage of the domain now belongs to another account moves there, charged hours by correction."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            await owners.change_owners(connection)
-            if not await owners.add_fact(connection, domain, fact):
-                return
-            known = (await owners.facts_of(connection, [domain]))[domain]
-            counts: dict[tuple[str, int], int] = defaultdict(int)
-            for shift in await usage.reattribute(connection, domain, periods(known)):
-                counts[shift.was, shift.hour] -= shift.requests
-                counts[shift.becomes, shift.hour] += shift.requests
-            owned = {key: count for key, count in counts.items() if key[0] != NOBODY}
-            await accrue(connection, owned, self._clock.now())
-
-    async def _node(self, event: NodeEvent) -> None:
-        async with self._pool.acquire() as connection, connection.transaction():
-            await owners.change_owners(connection)
-            await owners.add_node(connection, event.node, event.change, event.at)
-        await self._on_node(event.node)

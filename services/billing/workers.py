@@ -13,12 +13,12 @@ import structlog
 
 from services.billing.ingest import Ingest, Taken
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
-from services.billing.requests import Requests
 from services.billing.store import logs, partitions
 from services.billing.usecases import Money
 from shared import subjects
 from shared.clock import Clock
 from shared.crypto.signing import Purpose, Signer
+from shared.errors import Poison
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.failures import DeadLetters, describe, passes
 from shared.messaging.publish import Publisher
@@ -29,14 +29,13 @@ from shared.storage.pool import Pool
 log = structlog.get_logger()
 MOST_BYTES = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
+Take = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 
 class LotConsumer:
     """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns."""
 
-    def __init__(
-        self, pull: Pull, take: Callable[[Sequence[Delivery]], Awaitable[None]], dead: DeadLetters, health: Health
-    ) -> None:
+    def __init__(self, pull: Pull, take: Take, dead: DeadLetters, health: Health) -> None:
         self._pull, self._take, self._dead, self._health = pull, take, dead, health
         self._name = f"{pull.stream}/{pull.durable}"
 
@@ -49,7 +48,7 @@ class LotConsumer:
         delay = 0.1
         while True:
             try:
-                with COMMIT_SECONDS.time():
+                with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
                     await self._take(lot)
                 break
             except Exception as error:
@@ -115,15 +114,16 @@ class BatchTaker:
                 await logs.buried(connection, refusal.node, refusal.digest)
 
 
-class RequestTaker:
-    """Commits single events and buries those that cannot count."""
+def burying(
+    take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]], dead: DeadLetters
+) -> Take:
+    """``take`` for a LotConsumer: what it gives back becomes dead letters."""
 
-    def __init__(self, requests: Requests, dead: DeadLetters) -> None:
-        self._requests, self._dead = requests, dead
+    async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
+        for delivery, error in await take(deliveries):
+            await dead.bury(delivery, f"{error.reason}: {error}")
 
-    async def take(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery, error in (await self._requests.take(deliveries)).poison:
-            await self._dead.bury(delivery, f"{error.reason}: {error}")
+    return take_and_bury
 
 
 class HourClock:

@@ -27,6 +27,7 @@ from shared.contracts.domains import DomainChanged
 from shared.contracts.edge import Checkpoint, Converged, Lagging, NodeStatus
 from shared.contracts.queries import ConvergenceView, DigestAnswer, FleetView, MaxRevision
 from shared.crypto.signing import Purpose, Signer, parse
+from shared.errors import Poison
 from shared.ids import derived_id
 from shared.messaging import cloudevents
 from shared.messaging.failures import Consumer, DeadLetters
@@ -78,7 +79,7 @@ class Term:
             await patiently(self._delivery.load, self._health, "bucket")
             pending = await patiently(self._store.pending, self._health, "fleet")
             observer = Observer(self._keyrings.nodes, lambda: self._delivery.index, self._settings, time.monotonic())
-            observer.resume(pending, moment())
+            observer.resume(pending)
             self._observer = observer
             log.info("leading", domains=len(self._delivery.index), pending=len(pending))
             async with asyncio.TaskGroup() as group:
@@ -108,7 +109,14 @@ class Term:
         await Consumer(pull, handle, dead, self._health, concurrency=EVENTS_AT_ONCE).run()
 
     async def _deliver(self, change: DomainChanged, observer: Observer) -> None:
-        row, desired = await asyncio.gather(self._store.open_watch(change), self._delivery.desired(change.domain))
+        try:
+            row, desired = await asyncio.gather(self._store.open_watch(change), self._delivery.desired(change.domain))
+        except Poison:
+            # Its revision never reaches a node: it is watched all the same, to be told as lagging.
+            refused = await self._store.open_watch(change)
+            if refused is not None:
+                observer.watch(refused)
+            raise
         if desired is None or desired.revision < change.revision:
             log.warning("change.unknown", domain=change.domain, revision=change.revision)
             await self._store.close_watch(change.domain, change.revision)

@@ -48,6 +48,7 @@ class Observer:
         self._watches: dict[str, dict[int, Watch]] = {}
         self._expected: dict[str, dict[int, frozenset[str]]] = {}
         self._unsaved: set[str] = set()
+        self._incarnation = index().incarnation
         self.settled: asyncio.Queue[Converged | Lagging] = asyncio.Queue()
         self.progress: dict[tuple[str, int], Progress] = {}
         self.progressed = asyncio.Event()
@@ -70,14 +71,10 @@ class Observer:
             self._watches.pop(domain, None)
             self._expected.pop(domain, None)
 
-    def resume(self, watches: list[Watch], at: Moment) -> None:
-        """After a takeover: the rows that are pending, where the bucket holds their revision or a later one."""
-        index = self._index()
+    def resume(self, watches: list[Watch]) -> None:
+        """After a takeover: the rows that are pending."""
         for pending in watches:
-            held = index.get(pending.domain)
-            watch = self.watch(pending)
-            if held is not None and held.revision >= watch.revision:
-                watch.stands_at(held.sequence, at.mono)
+            self.watch(pending)
 
     @property
     def pending(self) -> int:
@@ -101,7 +98,9 @@ class Observer:
     def tick(self, at: Moment) -> None:
         """What only time brings: digests in place of lost proofs, nodes that fell silent, lagging."""
         live = self.live(at.mono)
+        self._follow_incarnation()
         for watch in [watch for of_domain in self._watches.values() for watch in of_domain.values()]:
+            self._place(watch, at)
             for node in prove_by_digest(watch, live, self._seen, self._settings.edge_sync_digest_seconds):
                 self._tell(watch, live, node, at)
             if not self._settle(watch, live) and self._lags(watch, at):
@@ -109,6 +108,23 @@ class Observer:
                 if body is not None:
                     watch.lagging = True
                     self.settled.put_nowait(body)
+
+    def _follow_incarnation(self) -> None:
+        """Sequences of a bucket that was lost mean nothing in its successor."""
+        incarnation = self._index().incarnation
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            for seen in self._seen.values():
+                seen.synced, seen.synced_at = -1, None
+            for of_domain in self._watches.values():
+                for watch in of_domain.values():
+                    watch.sequence = None
+
+    def _place(self, watch: Watch, at: Moment) -> None:
+        """Where its revision stands, when the repair put it, or the replica before this one."""
+        held = self._index().get(watch.domain)
+        if held is not None and held.revision >= watch.revision:
+            watch.stands_at(held.sequence, at.mono)
 
     def live(self, mono: float) -> list[str]:
         return live_nodes(self._nodes, self._seen, mono, self._settings.edge_sync_live_seconds)

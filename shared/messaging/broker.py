@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from typing import Any
 
 import nats
 import structlog
-from faststream.nats import NatsBroker
+from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
@@ -47,14 +48,14 @@ async def probe(settings: BrokerSettings, user: str) -> None:
     async def note(error: Exception) -> None:
         reasons.append(str(error) or type(error).__name__)
 
+    client = Client()
     try:
         # The library would go on for two minutes with a server that refuses connections.
-        attempt = nats.connect(
-            **_options(settings, user), allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.05,
-            error_cb=note,
+        attempt = client.connect(
+            **(_options(settings, user) | {"reconnect_time_wait": 0.05}), allow_reconnect=False,
+            max_reconnect_attempts=1, error_cb=note,
         )
-        client = await asyncio.wait_for(attempt, CONNECT_SECONDS + 1)
-        await client.close()
+        await asyncio.wait_for(attempt, CONNECT_SECONDS + 1)
     except NatsError as error:
         if "authorization" in str(error).lower() or "nkey" in str(error).lower():
             raise SettingsError(
@@ -65,6 +66,9 @@ async def probe(settings: BrokerSettings, user: str) -> None:
         raise _away(settings, error, reasons) from None
     except ValueError as error:
         raise SettingsError(f"{settings.nats_seed_file} is not an nkey seed: {error}") from None
+    finally:
+        with contextlib.suppress(AssertionError):  # what never connected has nothing to close
+            await client.close()
 
 
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
@@ -80,9 +84,10 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
     """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its client."""
     await _first_contact(settings, user, patient=True)
     options = _options(settings, user)
-    options.pop("tls", None)
+    options.pop("nkeys_seed")
+    security = NatsNKey(settings.nats_seed_file, ssl_context=options.pop("tls", None))
     broker = NatsBroker(
-        **options, allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0,
+        **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
     return broker, await broker.connect()

@@ -48,7 +48,7 @@ async def test_every_kind_of_command_can_be_asked_for_when_its_event_is_lost(
 
 
 async def test_a_command_that_nobody_knows_is_not_waited_for_in_vain(customer: Client) -> None:
-    with pytest.raises(Unreachable, match="was not settled within 0.5 s"):
+    with pytest.raises(Unreachable, match=r"was not settled within 0\.5 s"):
         await customer.settled("no-such-command", limit=0.5)
 
 
@@ -81,7 +81,7 @@ async def test_progress_is_told_until_every_node_serves(customer: Client, ca: Te
 
 
 async def test_a_revision_that_never_comes_is_unreachable_after_the_limit(customer: Client) -> None:
-    with pytest.raises(Unreachable, match="not live everywhere at revision 999999999 after 0.5 s"):
+    with pytest.raises(Unreachable, match=r"not live everywhere at revision 999999999 after 0\.5 s"):
         await customer.converged("progress.example.test", 999_999_999, limit=0.5)
 
 

@@ -32,28 +32,34 @@ async def facts_of(connection: Connection, domains: Sequence[str]) -> dict[str, 
     return found
 
 
+async def newest_version(connection: Connection) -> int:
+    return int(await connection.fetchval("select coalesce(max(version), 0) from domain_facts"))
+
+
 async def changed_since(connection: Connection, version: int) -> tuple[int, list[str]]:
     """The newest version, and the domains with facts newer than ``version``."""
     rows = await connection.fetch("select domain, version from domain_facts where version > $1", version)
     return max((row["version"] for row in rows), default=version), [row["domain"] for row in rows]
 
 
-async def add_fact(connection: Connection, domain: str, fact: Fact) -> bool:
-    """Whether it is new."""
-    return await connection.fetchval(
-        "insert into domain_facts (domain, revision, kind, account, at) values ($1, $2, $3, $4, $5)"
-        " on conflict do nothing returning true", domain, fact.revision, fact.kind, fact.account, fact.at,
-    ) is not None
-
-
-async def add_node(connection: Connection, node: str, state: str, at: datetime) -> bool:
-    """Whether the node was not known before. The latest ``at`` wins, in whatever order the events come."""
-    known = await connection.fetchval("select true from nodes where node = $1", node)
-    await connection.execute(
-        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update"
-        " set state = excluded.state, at = excluded.at where nodes.at <= excluded.at", node, state, at,
+async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -> set[str]:
+    """The domains with a fact that is new."""
+    if not facts:
+        return set()
+    rows = await connection.fetch(
+        "insert into domain_facts (domain, revision, kind, account, at) select * from unnest($1::text[],"
+        " $2::bigint[], $3::text[], $4::text[], $5::timestamptz[]) on conflict do nothing returning domain",
+        [domain for domain, _ in facts], *(list(column) for column in zip(*(fact for _, fact in facts), strict=True)),
     )
-    return known is None
+    return {row["domain"] for row in rows}
+
+
+async def add_nodes(connection: Connection, nodes: Sequence[tuple[str, str, datetime]]) -> None:
+    """(node, state, at): the latest ``at`` wins, in whatever order the events come."""
+    await connection.executemany(
+        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update"
+        " set state = excluded.state, at = excluded.at where nodes.at <= excluded.at", nodes,
+    )
 
 
 async def known_nodes(connection: Connection, nodes: Iterable[str]) -> set[str]:

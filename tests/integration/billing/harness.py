@@ -65,7 +65,8 @@ class Stage:
         return message.id
 
     async def enrol(self, node: str) -> None:
-        await self.send("edge_sync", s.EVENT_NODE_ENROLLED, NodeEvent(node=node, change="enrolled", at=datetime.now(UTC)))
+        event = NodeEvent(node=node, change="enrolled", at=datetime.now(UTC))
+        await self.send("edge_sync", s.EVENT_NODE_ENROLLED, event)
 
     async def register(self, domain: str, account: str, at: datetime | None = None) -> None:
         self.revision += 1

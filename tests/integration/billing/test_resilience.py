@@ -97,7 +97,9 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(sha
     await shared_work.until_said(account, "credited")
     batches = _flood(domains, logs=6, ranges=30)
     single = [
-        HttpsRequest(id=str(n), source=account, time=datetime.now(UTC), domain=domains[0], bytes=1, status=200, node="n")
+        HttpsRequest(
+            id=str(n), source=account, time=datetime.now(UTC), domain=domains[0], bytes=1, status=200, node="n"
+        )
         for n in range(300)
     ]
 
@@ -123,8 +125,8 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(sha
     await shared_work.until_said(account, "low")
     assert len(await shared_work.said(account, "low")) == 1
     rows = await shared_work.database.fetch(
-        "select count(*) as n from outbox where headers->>'ce-type' like '%balance.low%' and headers->>'ce-subject' = $1",
-        account,
+        "select count(*) as n from outbox where headers->>'ce-type' like '%balance.low%'"
+        " and headers->>'ce-subject' = $1", account,
     )
     assert rows[0]["n"] == 1
 

@@ -65,7 +65,9 @@ CANARY = base64.b64encode(b"sealed canary").decode()
 
 @dataclass
 class Stage:
-    """Everything is really there. Domains get fresh names in each test: nothing is reset."""
+    """Everything is really there. Domains get fresh names in each test: nothing is reset.
+
+    ``max_revision``: what edge_sync answers, None while it is silent."""
 
     backend: Backend
     database: asyncpg.Pool[asyncpg.Record]
@@ -76,7 +78,8 @@ class Stage:
     questions: dict[str, JudgeSubmission] = field(default_factory=dict)
     asked_at: dict[str, float] = field(default_factory=dict)
     judged_for: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    max_revision: int = 0
+    max_revision: int | None = 0
+    silences: int = 0
     ports_of: dict[str, int] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -131,13 +134,14 @@ class Stage:
         await self.send(s.VERDICT_SUBMISSION, body, user="validator")
 
     def pair(
-        self, domain: str, account: str = ACCOUNT, *, name: str | None = None, epoch: int = 1, signer: Signer | None = None,
-        days: int = 90,
+        self, domain: str, account: str = ACCOUNT, *, name: str | None = None, epoch: int = 1,
+        signer: Signer | None = None, days: int = 90,
     ) -> JudgedPair:
         """A pair as the validator makes it; ``name`` tells its leaf from others."""
         now = datetime.now(UTC)
         identity = name or new_id()
-        chain = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(identity.encode()).decode()}\n-----END CERTIFICATE-----\n"
+        body = base64.b64encode(identity.encode()).decode()
+        chain = f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"
         word = Attestation(
             account=account, domains=[domain], pair_id=f"pair-{identity}",
             leaf_fingerprint=sha256(identity.encode()).hexdigest(), chain_hash=sha256(chain.encode()).hexdigest(),
@@ -242,6 +246,9 @@ async def _play(stage: Stage) -> None:
             stage.events.append((message.subject, json.loads(message.data), dict(message.headers)))
 
     async def highest(message: Msg) -> None:
+        if stage.max_revision is None:
+            stage.silences += 1
+            return
         await message.respond(MaxRevision(revision=stage.max_revision).encode())
 
     await stage.clients["platform"].subscribe(s.EVENTS_ALL, cb=happened)

@@ -114,3 +114,20 @@ async def test_a_restart_moves_past_the_highest_revision_of_the_fleet(staged: St
     await staged.ready()
     settled = await staged.register(name())
     assert settled.revision is not None and settled.revision > highest
+
+
+async def test_a_restored_database_decides_nothing_until_the_fleet_named_its_highest_revision(staged: Stage) -> None:
+    highest = int(await staged.database.fetchval("select last_value from revision")) + 10_000
+    staged.max_revision = None
+    await staged.database.execute("update revision_home set system_identifier = 'another cluster'")
+    staged.kill()
+    command = await staged.send(s.CMD_DOMAIN_REGISTER, registration(name()))
+    stored = "select count(*) from inbox where message_id = $1"
+    await until(lambda: staged.database.fetchval(stored, command), "the command is in the inbox", limit=20)
+    # Longer than a database that was never elsewhere waits (revision_seconds).
+    await until(lambda: staged.silences >= 6, "edge_sync was asked again and again", limit=20)
+    assert not await staged.database.fetchval("select count(*) from history where command_id = $1", command)
+    staged.max_revision = highest
+    settled = await staged.settled(command)
+    assert settled.revision is not None and settled.revision > highest
+    await staged.ready()

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 
 from shared import subjects as s
-from shared.contracts.commands import ChangeSettings, RedirectChange
+from shared.contracts.base import SealedKey
+from shared.contracts.commands import ChangeSettings, RedirectChange, ResealPair
 from shared.contracts.domains import DomainState, Outcome, RedirectMode
 from shared.contracts.edge import BundleKind
 from shared.contracts.findings import Code
-from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
+from shared.contracts.queries import (
+    BundleAnswer,
+    BundlesPage,
+    DomainList,
+    GetBundle,
+    History,
+    ListDomains,
+    PageBundles,
+    PageSealed,
+    SealedPage,
+    ShowHistory,
+    ShowSubmission,
+    SubmissionView,
+)
 from shared.errors import Refused
 from tests.integration.config.harness import Stage, name
 
@@ -111,7 +127,8 @@ async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_a
     await staged.enable(domain)
     removed = await staged.settled(await staged.remove(domain))
     bundle = await staged.bundle(domain)
-    assert (bundle.kind, bundle.revision, bundle.pairs, bundle.origin) == (BundleKind.REMOVED, removed.revision, [], None)
+    assert (bundle.kind, bundle.revision) == (BundleKind.REMOVED, removed.revision)
+    assert (bundle.pairs, bundle.origin) == ([], None)
     with pytest.raises(Refused):
         await staged.show(domain)
     again = await staged.register(domain, account="other")
@@ -141,3 +158,61 @@ async def test_what_no_domain_can_be_is_refused_with_every_fault(staged: Stage) 
         name(), service_type="mining", origin={"scheme": "http", "host": "127.0.0.1", "port": 80}
     )
     assert several.codes == ["origin.forbidden", "domain.service_type_unsupported"]
+
+
+async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    await staged.enable(domain, name=f"{domain}-old")
+    live = await staged.enable(domain, name=f"{domain}-new")
+    page = await staged.ask(s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator")
+    kept = {pair.pair_id: pair for pair in page.pairs if pair.domain == domain}
+    assert set(kept) == {f"pair-{domain}-old", f"pair-{domain}-new"}
+    commands = []
+    for pair_id in kept:
+        body = ResealPair(
+            domain=domain, account="acme", pair_id=pair_id, old_epoch=1, sealed_key=SealedKey(epoch=2, box="bmV3")
+        )
+        commands.append(await staged.send(s.CMD_PAIR_RESEAL, body, user="operator"))
+        assert (await staged.settled(commands[-1])).outcome is Outcome.APPLIED
+    bundle = await staged.bundle(domain)
+    assert (bundle.revision, bundle.epoch, bundle.pairs[0].sealed_key.box) == (live.revision, 2, "bmV3")
+    said = [body for command in commands for body in staged.said(s.EVENT_DOMAIN_CHANGED, command)]
+    assert [(body["change"], body["revision"]) for body in said] == [("resealed", live.revision)]
+    again = await staged.send(s.CMD_PAIR_RESEAL, body, user="operator")
+    assert (await staged.settled(again)).codes == ["pair.changed"]
+    page = await staged.ask(s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator")
+    assert domain not in {pair.domain for pair in page.pairs}
+
+
+async def test_pages_give_every_domain_once_and_the_hash_of_its_exact_bundle(staged: Stage) -> None:
+    own = sorted([name("page") for _ in range(5)])
+    for domain in own:
+        await staged.register(domain, account="pager")
+    listed: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        part = await staged.ask(s.RPC_DOMAIN_LIST, ListDomains(account="pager", after=after, limit=2), DomainList)
+        listed += [view.domain for view in part.domains]
+        after = part.next
+    assert listed == own
+    hashes: dict[str, str] = {}
+    after = ""
+    while after is not None:
+        rows = await staged.ask(s.RPC_BUNDLE_PAGE, PageBundles(after=after, limit=3), BundlesPage, "edge_sync")
+        assert [row.domain for row in rows.rows] == sorted(row.domain for row in rows.rows)
+        hashes |= {row.domain: row.hash for row in rows.rows}
+        after = rows.next
+    for domain in own:
+        answer = await staged.ask(s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync")
+        assert answer.payload is not None
+        assert sha256(answer.payload.encode()).hexdigest() == hashes[domain]
+
+
+async def test_the_same_certificate_again_changes_nothing(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    live = await staged.enable(domain, name=f"{domain}-same")
+    again = await staged.enable(domain, name=f"{domain}-same")
+    assert (again.outcome, again.revision) == (Outcome.UNCHANGED, live.revision)
+    assert not staged.said(s.EVENT_DOMAIN_CHANGED, again.command_id)

@@ -50,14 +50,17 @@ class BrokerProcess:
         return cls(broker, folder)
 
     async def start(self) -> None:
-        with (self.seeds / "nats.log").open("ab") as log:
-            config = str(self.broker.folder / "nats.conf")
-            self.process = subprocess.Popen([str(find_binary()), "-c", config], stderr=log)
+        self._launch()
         seed = self.seeds / "topology.nk"
         await until(lambda: serves_jetstream(self.broker.url, seed), "the broker answers")
         topology = await self.login("topology")
         await t.apply(topology.jetstream(timeout=10))
         await topology.close()
+
+    def _launch(self) -> None:
+        with (self.seeds / "nats.log").open("ab") as log:
+            config = str(self.broker.folder / "nats.conf")
+            self.process = subprocess.Popen([str(find_binary()), "-c", config], stderr=log)
 
     def stop(self) -> None:
         if self.process is not None:

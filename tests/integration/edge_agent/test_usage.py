@@ -130,8 +130,8 @@ async def test_a_full_log_is_rotated_and_deleted_when_final_and_confirmed(
     )
     assert follower.previous is not None
     assert (follower.previous.log, follower.previous.length) == (old, final.end)
-    notes = json.loads((stage.node.folder / "usage.json").read_text())
-    assert old not in notes
+    notes = stage.node.folder / "usage.json"
+    await until(lambda: old not in json.loads(notes.read_text()), "it is out of the notes")
 
 
 def _ranges(stage: Stage) -> set[tuple[str, int, int]]:

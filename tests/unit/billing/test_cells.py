@@ -19,19 +19,24 @@ OWNERS = {
 @pytest.mark.parametrize(
     ("minute", "expected"),
     [(NOW, None), (NOW + FUTURE_MINUTES, None), (NOW + FUTURE_MINUTES + 1, "minute_in_future"),
-     (NOW - PAST_MINUTES, None), (NOW - PAST_MINUTES - 1, "minute_too_old"), (0, "minute_too_old"), (-1, "minute_too_old")],
+     (NOW - PAST_MINUTES, None), (NOW - PAST_MINUTES - 1, "minute_too_old"), (0, "minute_too_old"),
+     (-1, "minute_too_old")],
 )
 def test_how_late_and_how_early(minute: int, expected: str | None) -> None:
     assert minute_fault(minute, NOW) == expected
 
 
-@pytest.mark.parametrize("domain", ["www.example.test", "*.img.example.test", "localhost", "a_b.example", "xn--bcher-kva.example"])
+@pytest.mark.parametrize(
+    "domain", ["www.example.test", "*.img.example.test", "localhost", "a_b.example", "xn--bcher-kva.example"]
+)
 def test_registered_names_are_valid(domain: str) -> None:
     assert valid_domain(domain)
 
 
 @pytest.mark.parametrize(
-    "domain", ["", "UP.example", "a..b", ".a", "a.", "*", "a.*.b", "*.*.a", "a b", "a\x00", "a\n", "x" * 64, "a." * 127 + "a", "é.example"]
+    "domain",
+    ["", "UP.example", "a..b", ".a", "a.", "*", "a.*.b", "*.*.a", "a b", "a\x00", "a\n", "x" * 64, "a." * 127 + "a",
+     "é.example"],
 )
 def test_other_names_are_not(domain: str) -> None:
     assert not valid_domain(domain)

@@ -78,7 +78,10 @@ cells = st.builds(
 )
 
 
-@given(st.lists(cells, min_size=1, max_size=5), st.booleans(), st.none() | st.builds(PreviousLog, log=st.just("x"), length=counts))
+previous_logs = st.none() | st.builds(PreviousLog, log=st.just("x"), length=counts)
+
+
+@given(st.lists(cells, min_size=1, max_size=5), st.booleans(), previous_logs)
 def test_what_the_contract_writes_the_decoder_reads_alike(
     made: list[UsageCell], final: bool, previous: PreviousLog | None
 ) -> None:

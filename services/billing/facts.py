@@ -1,0 +1,76 @@
+"""What other services tell and billing lives by: who owns a domain, which nodes there are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.billing.accruals import accrue
+from services.billing.owners import NOBODY, Fact, periods
+from services.billing.store import owners, usage
+from shared import subjects
+from shared.clock import Clock
+from shared.contracts.domains import DomainRegistered, DomainRemoved
+from shared.contracts.edge import NodeEvent
+from shared.crypto.signing import parse
+from shared.errors import Poison
+from shared.messaging.cloudevents import Delivery
+from shared.storage.pool import Connection, Pool
+
+
+@dataclass
+class _News:
+    """What a lot of events says."""
+
+    domains: list[tuple[str, Fact]] = field(default_factory=list)
+    nodes: list[tuple[str, str, datetime]] = field(default_factory=list)
+
+    def read(self, delivery: Delivery) -> None:
+        """Malformed when it is not its contract."""
+        if delivery.subject == subjects.EVENT_DOMAIN_REGISTERED:
+            event = parse(DomainRegistered, delivery.body)
+            self.domains.append((event.domain, Fact(event.revision, "registered", event.account, event.at)))
+        elif delivery.subject == subjects.EVENT_DOMAIN_REMOVED:
+            gone = parse(DomainRemoved, delivery.body)
+            self.domains.append((gone.domain, Fact(gone.revision, "removed", gone.account, gone.at)))
+        else:
+            node = parse(NodeEvent, delivery.body)
+            self.nodes.append((node.node, node.change, node.at))
+
+
+class Facts:
+    """``take`` learns what arrived together, as the only one who writes usage then: that is why it comes in lots.
+
+    ``on_node``: called after the commit for every node that was spoken of."""
+
+    def __init__(self, pool: Pool, clock: Clock, on_node: Callable[[str], Awaitable[None]]) -> None:
+        self._pool, self._clock, self._on_node = pool, clock, on_node
+
+    async def take(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
+        """What must become a dead letter, with its reason."""
+        news, poison = _News(), []
+        for delivery in deliveries:
+            try:
+                news.read(delivery)
+            except Poison as error:
+                poison.append((delivery, error))
+        async with self._pool.acquire() as connection, connection.transaction():
+            await owners.change_owners(connection)
+            await owners.add_nodes(connection, news.nodes)
+            await self._attribute(connection, sorted(await owners.add_facts(connection, news.domains)))
+        for node in sorted({node for node, _, _ in news.nodes}):
+            await self._on_node(node)
+        return poison
+
+    async def _attribute(self, connection: Connection, domains: Sequence[str]) -> None:
+        """Whatever usage of the domains now belongs to another account moves there; charged hours by correction."""
+        known = await owners.facts_of(connection, domains)
+        counts: dict[tuple[str, int], int] = defaultdict(int)
+        for domain in domains:
+            for shift in await usage.reattribute(connection, domain, periods(known[domain])):
+                counts[shift.was, shift.hour] -= shift.requests
+                counts[shift.becomes, shift.hour] += shift.requests
+        owned = {key: count for key, count in counts.items() if key[0] != NOBODY}
+        await accrue(connection, owned, self._clock.now())

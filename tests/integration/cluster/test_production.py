@@ -1,0 +1,117 @@
+"""The configuration that compose.yaml mounts, run for real: three servers with TLS, replicated streams, one killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from deploy.docker.secrets import SERVERS, write_all
+from deploy.embedded.nats import find_binary
+from deploy.embedded.ports import Ports
+from shared import subjects, topology
+from shared.contracts.commands import DisableHttps
+from shared.errors import BrokerAway, EdgetlsError, SettingsError
+from shared.messaging.broker import connect, probe, service_broker
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.publish import Publisher
+from shared.settings import BrokerSettings
+from tests.support.waiting import until
+
+
+class Cluster:
+    """Three servers of the mounted configuration on loopback ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_all(folder, datetime.now(UTC))
+        ports = Ports(folder / "ports.json")
+        self.clients = {server: ports.pick(server) for server in SERVERS}
+        routes = {server: ports.pick(f"{server}-route") for server in SERVERS}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        for server in SERVERS:
+            text = (folder / "nats" / f"{server}.conf").read_text()
+            text = text.replace("/etc/nats", str(folder / "nats")).replace('"/data"', f'"{folder / "data" / server}"')
+            text = text.replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}").replace('"0.0.0.0"', '"127.0.0.1"')
+            for other in SERVERS:
+                text = text.replace(f"//{other}:6222", f"//127.0.0.1:{routes[other]}")
+            text = text.replace("port: 4222", f"port: {self.clients[server]}")
+            (folder / "nats" / f"{server}.conf").write_text(text)
+            self.start(server)
+
+    def start(self, server: str) -> None:
+        command = [str(find_binary()), "-c", str(self.folder / "nats" / f"{server}.conf"),
+                   "-l", str(self.folder / f"{server}.log")]
+        self.processes[server] = subprocess.Popen(command)
+
+    def settings(self, user: str) -> BrokerSettings:
+        urls = ",".join(f"nats://127.0.0.1:{port}" for port in self.clients.values())
+        return BrokerSettings(
+            nats_url=urls, nats_seed_file=self.folder / "keys" / f"{user}.nk",
+            nats_ca_file=self.folder / "nats" / "ca.pem",
+        )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+async def applied(cluster: Cluster) -> AsyncIterator[Cluster]:
+    async def apply() -> bool:
+        try:
+            client = await connect(cluster.settings("topology"), "topology")
+        except EdgetlsError:
+            return False
+        try:
+            await topology.apply(client.jetstream(timeout=5), replicas=3)
+        except Exception:
+            return False
+        finally:
+            await client.close()
+        return True
+
+    await until(apply, "the topology is applied with three replicas", limit=60, every=0.2)
+    yield cluster
+
+
+async def test_every_stream_has_three_replicas(applied: Cluster) -> None:
+    client = await connect(applied.settings("topology"), "topology")
+    for stream in topology.STREAMS:
+        info = await client.jetstream(timeout=5).stream_info(stream.name)
+        assert info.config.num_replicas == 3
+        assert info.cluster is not None
+        assert len(info.cluster.replicas or []) == 2
+    await client.close()
+
+
+async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(applied: Cluster) -> None:
+    broker, client = await service_broker(applied.settings("config"), "config")
+    assert client.is_connected
+    await broker.stop()
+    with pytest.raises((BrokerAway, SettingsError)):
+        await probe(applied.settings("config").model_copy(update={"nats_ca_file": None}), "config")
+
+
+async def test_commands_are_stored_while_a_server_is_dead(applied: Cluster) -> None:
+    client = await connect(applied.settings("platform"), "platform")
+    publisher = Publisher(client)
+    applied.processes[SERVERS[0]].send_signal(signal.SIGKILL)
+    for number in range(20):
+        body = DisableHttps(domain="a.example", account="a")
+        at = datetime.now(UTC)
+        message = outgoing(subjects.CMD_HTTPS_DISABLE, body, source="t", about="a", at=at, id=f"c{number}")
+        assert await publisher.publish(message, patience=30) > 0
+    await client.close()
