@@ -40,7 +40,7 @@ _ADD = (
 
 async def measure(quick: bool) -> list[Result]:
     logs.setup("bench", "error")  # on stderr: stdout is for the results
-    runs, batches, events = (3, 100, 6_000) if quick else (5, 300, 20_000)
+    runs, batches, events = (3, 100, 3_000) if quick else (5, 300, 10_000)
     with tempfile.TemporaryDirectory(prefix="edgetls-bench-") as folder:
         async with stage(Path(folder)) as staged:
             await staged.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -135,6 +136,10 @@ def run_action(action: Coroutine[Any, Any, None], out: Out, *, errors_as_json: b
     except EdgetlsError as error:
         out.fault(str(error), Exit.UNREACHABLE)
         return Exit.UNREACHABLE
+    except BrokenPipeError:
+        # Whoever read has enough (``edgetls events | head``); what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
     except KeyboardInterrupt:
         return _INTERRUPTED
     return Exit.DONE

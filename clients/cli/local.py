@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clients.cli.command import epilog, quiet_logs, run_action
+from clients.cli.command import epilog, run_action
 from clients.cli.out import Out
 from clients.cli.place import DEFAULT_DATA, RUN_FILE
+from shared.errors import Unreachable
 
 DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made when missing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
@@ -42,9 +46,9 @@ async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
     # The embedded platform's wheels are an extra: every other command works without them.
     from deploy.embedded.platform import Platform
 
-    quiet_logs()
     platform = Platform(data, nodes=nodes, on_line=out.note, nats_port=port)
-    await platform.start()
+    with ended_by_sigterm():
+        await platform.start()
     out.data({"event": "ready", "run_file": str(platform.data / RUN_FILE), **platform.run})
     for line in where(platform.data, platform.run):
         out.line(line)
@@ -53,6 +57,29 @@ async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
     finally:
         await platform.stop()
     out.line("stopped")
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM cancels what runs, so that it is stopped as cleanly as by Ctrl-C; Unreachable says so."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        asked = True
+        if task is not None:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, ask)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if asked:
+            raise Unreachable("ended by SIGTERM before it was done") from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def _down(data: Path, out: Out) -> None:

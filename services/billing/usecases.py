@@ -113,7 +113,10 @@ class Money:
 async def _refuse(
     connection: Connection, standing: Standing, code: Code, reference: str | None, command_id: str, now: datetime
 ) -> None:
-    await outbox.enqueue(connection, [events.refused(standing, code, reference, command_id, now)])
+    """Once a command: a redelivery would say it with another time and balance, under the same id."""
+    message = events.refused(standing, code, reference, command_id, now)
+    if not await accounts.said(connection, message.id):
+        await outbox.enqueue(connection, [message])
 
 
 def _posting(hour: OpenHour, standing: Standing) -> Posting:

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
+from cryptography.x509.verification import Store
 
 from services.validator import pem
 
@@ -21,6 +22,8 @@ ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 MAX_SUBJECT = 300
 MAX_ISSUER_BITS = 8192
+MAX_EXPONENT_BITS = 64
+MAX_KEY_IDENTIFIER = 32
 
 _KINDS = {
     "1.2.840.113549.1.1.1": "RSA",
@@ -139,18 +142,27 @@ class Certificate:
         """``RSA of 2048 bits``, ``ECDSA on P-256``, ``Ed25519`` ..."""
         key = self.public_key
         if isinstance(key, rsa.RSAPublicKey):
-            return f"RSA of {key.key_size} bits"
+            long = key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
+            return f"RSA of {key.key_size} bits" + (f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else "")
         if isinstance(key, ec.EllipticCurvePublicKey):
             return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
         return _KINDS.get(self.parsed.public_key_algorithm_oid.dotted_string, "an unknown kind of key")
 
-    @property
+    @cached_property
     def key_fits(self) -> bool:
         """A kind and size that nodes serve and that path validation admits (rule D6)."""
         key = self.public_key
         if isinstance(key, rsa.RSAPublicKey):
-            return 2048 <= key.key_size <= 8192
+            return 2048 <= key.key_size <= 8192 and not self.is_slow_to_verify
         return key is not None and key.curve.name in _CURVES
+
+    @cached_property
+    def is_slow_to_verify(self) -> bool:
+        """An RSA key made to cost time: its size, or an exponent as long as its modulus (100 times the work)."""
+        key = self.public_key
+        return isinstance(key, rsa.RSAPublicKey) and (
+            key.key_size > MAX_ISSUER_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
+        )
 
     @property
     def key_type(self) -> str:
@@ -195,20 +207,39 @@ class Certificate:
         ]
 
     @property
+    def has_scts(self) -> bool:
+        """Signed certificate timestamps inside it (RFC 6962, 3.3)."""
+        found = self.extension(x509.PrecertificateSignedCertificateTimestamps)
+        return found is not None and len(list(found)) > 0
+
+    @property
+    def authority_key(self) -> str:
+        """The key identifier that it names its issuer's key by, hex with colons; empty when it does not."""
+        wanted = self.extension(x509.AuthorityKeyIdentifier)
+        return wanted.key_identifier[:MAX_KEY_IDENTIFIER].hex(":").upper() if wanted and wanted.key_identifier else ""
+
+    @property
     def serves_tls(self) -> bool:
         """No EKU, or one with serverAuth; OpenSSL does not count anyExtendedKeyUsage either."""
         usage = self.extension(x509.ExtendedKeyUsage)
         return usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage
 
     def extension(self, kind: type[ExtensionT]) -> ExtensionT | None:
-        try:
-            return self.extensions.get_extension_for_class(kind).value
-        except x509.ExtensionNotFound:
-            return None
+        found = self._by_kind.get(kind)
+        return found if isinstance(found, kind) else None
+
+    @cached_property
+    def _by_kind(self) -> dict[type, x509.ExtensionType]:
+        return {type(extension.value): extension.value for extension in self.extensions}
 
     def valid_at(self, at: datetime) -> bool:
         """RFC 5280, 4.1.2.5: both ends belong to the period."""
         return self.not_before <= at.replace(microsecond=0) <= self.not_after
+
+    @cached_property
+    def store(self) -> Store:
+        """It as the one trusted root."""
+        return Store([self.parsed])
 
     def pem(self) -> str:
         return pem.encode(pem.CERTIFICATE, self.der)
@@ -222,7 +253,7 @@ def signed_by(child: Certificate, issuer: Certificate) -> bool:
 
     The library verifies no broken hash: there names and key identifiers decide, and every such certificate but a
     trusted root is refused for its hash."""
-    if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.key_bits > MAX_ISSUER_BITS:
+    if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.is_slow_to_verify:
         return False
     if child.weak_signature:
         return identifiers_agree(child, issuer)
@@ -234,12 +265,19 @@ def signed_by(child: Certificate, issuer: Certificate) -> bool:
 
 
 def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
-    """Does the child's authority key identifier name the issuer's key? True where either is absent."""
+    """Does the child's authority key identifier name the issuer's key, and where it names a serial or name, the
+    issuer's own? True where either is absent. What does not agree is no issuer to OpenSSL."""
     wanted = child.extension(x509.AuthorityKeyIdentifier)
-    offered = issuer.extension(x509.SubjectKeyIdentifier)
-    if wanted is None or wanted.key_identifier is None or offered is None:
+    if wanted is None:
         return True
-    return wanted.key_identifier == offered.digest
+    offered = issuer.extension(x509.SubjectKeyIdentifier)
+    if wanted.key_identifier is not None and offered is not None and wanted.key_identifier != offered.digest:
+        return False
+    serial = wanted.authority_cert_serial_number
+    if serial is not None and serial != issuer.parsed.serial_number:
+        return False
+    named = [n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)]
+    return not named or named[0] == issuer.parsed.issuer
 
 
 def _organisation(name: x509.Name) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.validator.policies import CHECKS
+from services.validator.policies import CHECKS, shown
 from services.validator.roots import TrustRoots
 from services.validator.submission import Submission
 from shared.contracts.findings import Code, Finding, Severity, finding
@@ -70,7 +70,7 @@ def judge(
     findings = list(before)
     for index, submission in enumerate(submissions):
         findings += (f.model_copy(update={"pair": index}) for f in judge_pair(submission, strict=strict))
-    findings += _same_kind(submissions)
+    findings += [*_same_kind(submissions), *_other_names(submissions)]
     if any(verdicts(domains, findings).values()):
         findings += _unproved(submissions)
     accepted = verdicts(domains, findings)
@@ -110,6 +110,17 @@ def _same_kind(submissions: Sequence[Submission]) -> list[Finding]:
     if len(kinds) == len(set(kinds)):
         return []
     return [finding(Code.PAIR_SAME_KIND, field="private_key", pair=1)]
+
+
+def _other_names(submissions: Sequence[Submission]) -> list[Finding]:
+    """Which of two pairs a visitor gets is the visitor's software's choice: a name of one only works for some."""
+    leaves = [submission.leaf for submission in submissions if submission.leaf]
+    if len(leaves) != 2 or leaves[0].key_type == leaves[1].key_type or leaves[0].san_set == leaves[1].san_set:
+        return []
+    only = [[name for name in one.sans if name not in other.san_set] for one, other in (leaves, leaves[::-1])]
+    told = [f"only pair {index} covers {shown(found)}" for index, found in enumerate(only) if found]
+    return [finding(Code.PAIR_NAMES_DIFFER, f"The two certificates have different names: {'; '.join(told)}.",
+                    field="certificate", block=leaves[1].block, pair=1)]
 
 
 def _fit_pair(index: int, submission: Submission) -> FitPair | None:

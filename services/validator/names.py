@@ -15,8 +15,8 @@ def covered(sans: Container[str], domain: str) -> bool:
     if domain in sans:
         return True
     label, _, parent = domain.partition(".")
-    # As for OpenSSL and browsers, `*.com` covers nothing.
-    return label != "*" and "." in parent and f"*.{parent}" in sans
+    # As for OpenSSL and browsers, `*.com` covers nothing; as for OpenSSL, a wildcard has to do with no underscore.
+    return label != "*" and "." in parent and "_" not in domain and f"*.{parent}" in sans
 
 
 def lost(live: Iterable[str], sans: Container[str]) -> list[str]:

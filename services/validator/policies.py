@@ -120,7 +120,7 @@ def certificate_field_holds_certificates_only(submission: Submission) -> Iterato
     for block in document.blocks if document else ():
         if is_certificate(block) or block.is_key or foreign.by_label(block.label) in _CONTAINERS:
             continue
-        what = f"a {block.label}" if block.label in _ALIEN_LABELS else "of another kind"
+        what = f"labelled {block.label}" if block.label in _ALIEN_LABELS else "of another kind"
         form = foreign.by_label(block.label)
         hint = foreign.CONVERT_CERTIFICATE.get(form, "") if form else _ALIEN_LABELS.get(block.label, "")
         yield finding(Code.CERTIFICATE_UNEXPECTED_BLOCK, f"Block {block.index} is {what}, not a certificate.",
@@ -260,7 +260,7 @@ def key_belongs_to_the_leaf(submission: Submission) -> Iterator[Finding]:
     leaf = submission.leaf
     if leaf and submission.key_belongs is False:
         yield finding(Code.KEY_MISMATCH, f"The private key does not belong to the certificate in block {leaf.block}, "
-                      f"{leaf}.", field=_KEY, block=_key_block(submission))
+                      f"{leaf}, whose key is {leaf.key_name}.", field=_KEY, block=_key_block(submission))
 
 
 def _key_block(submission: Submission) -> int | None:
@@ -275,14 +275,14 @@ def leaf_is_in_its_period(submission: Submission) -> Iterator[Finding]:
     if leaf is None:
         return
     if at.replace(microsecond=0) > leaf.not_after:
-        yield finding(Code.CERTIFICATE_EXPIRED, f"The certificate expired on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
+        yield finding(Code.CERTIFICATE_EXPIRED, f"{_named(leaf)} expired on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
                       field=_CERTIFICATE, block=leaf.block)
     elif at < leaf.not_before:
-        yield finding(Code.CERTIFICATE_NOT_YET_VALID, "The certificate is valid from "
+        yield finding(Code.CERTIFICATE_NOT_YET_VALID, f"{_named(leaf)} is valid from "
                       f"{leaf.not_before:%Y-%m-%d %H:%M:%S} UTC.", field=_CERTIFICATE, block=leaf.block)
     elif leaf.not_after - at < EXPIRES_SOON:
-        yield finding(Code.CERTIFICATE_EXPIRES_SOON, f"The certificate expires on {leaf.not_after:%Y-%m-%d %H:%M:%S} "
-                      "UTC.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(Code.CERTIFICATE_EXPIRES_SOON, f"{_named(leaf)} expires on "
+                      f"{leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.", field=_CERTIFICATE, block=leaf.block)
 
 
 def leaf_is_not_valid_for_too_long(submission: Submission) -> Iterator[Finding]:
@@ -290,8 +290,16 @@ def leaf_is_not_valid_for_too_long(submission: Submission) -> Iterator[Finding]:
     leaf = submission.leaf
     limit = next((days for since, days in _LIFETIMES if leaf and leaf.not_before >= since), None)
     if leaf and limit and leaf.not_after - leaf.not_before > limit:
-        yield finding(Code.CERTIFICATE_LIFETIME_LONG, f"The certificate is valid for "
+        yield finding(Code.CERTIFICATE_LIFETIME_LONG, f"{_named(leaf)} is valid for "
                       f"{(leaf.not_after - leaf.not_before).days} days; the limit of its day of issue is {limit.days}.",
+                      field=_CERTIFICATE, block=leaf.block)
+
+
+def leaf_was_logged(submission: Submission) -> Iterator[Finding]:
+    """Of a publicly trusted leaf browsers demand SCTs, and neither of the other two ways to send them is left."""
+    leaf, chain = submission.leaf, submission.chain
+    if leaf and chain and chain.is_public and not leaf.has_scts:
+        yield finding(Code.CERTIFICATE_NO_SCTS, f"{_named(leaf)} carries no signed certificate timestamps.",
                       field=_CERTIFICATE, block=leaf.block)
 
 
@@ -301,12 +309,12 @@ def leaf_serves_tls(submission: Submission) -> Iterator[Finding]:
     if leaf is None:
         return
     for reason in _unfit_for_servers(leaf):
-        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"The certificate in block {leaf.block} {reason}.",
+        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"{_named(leaf)} {reason}.",
                       field=_CERTIFICATE, block=leaf.block)
     features = leaf.extension(x509.TLSFeature)
     if features and x509.TLSFeatureType.status_request in features:
-        yield finding(Code.CERTIFICATE_NOT_A_SERVER, "The certificate demands OCSP stapling (must-staple), which the "
-                      "nodes do not send; Firefox refuses it.", field=_CERTIFICATE, block=leaf.block,
+        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
+                      "the nodes do not send; Firefox refuses it.", field=_CERTIFICATE, block=leaf.block,
                       severity=Severity.WARNING, hint="Have it issued without must-staple.")
 
 
@@ -332,7 +340,7 @@ def leaf_covers_every_domain(submission: Submission) -> Iterator[Finding]:
     leaf = submission.leaf
     for domain in submission.domains if leaf else ():
         if leaf and not names.covered(leaf.san_set, domain):
-            yield finding(Code.DOMAIN_MISMATCH, f"{domain} is not covered; the certificate is for {_shown(leaf.sans)}.",
+            yield finding(Code.DOMAIN_MISMATCH, f"{domain} is not covered; the certificate is for {shown(leaf.sans)}.",
                           field="domain", block=leaf.block, domain=domain)
 
 
@@ -342,10 +350,14 @@ def leaf_keeps_the_live_names(submission: Submission) -> Iterator[Finding]:
     lost = names.lost(submission.live_names, leaf.san_set) if leaf else []
     if leaf and lost:
         yield finding(Code.CERTIFICATE_NAMES_LOST, f"The live certificate covers, and this one does not: "
-                      f"{_shown(lost)}.", field=_CERTIFICATE, block=leaf.block)
+                      f"{shown(lost)}.", field=_CERTIFICATE, block=leaf.block)
 
 
-def _shown(found: Iterable[str]) -> str:
+def _named(leaf: Certificate) -> str:
+    return f"The certificate in block {leaf.block}, {leaf},"
+
+
+def shown(found: Iterable[str]) -> str:
     listed = [name if name.isprintable() else "?" for name in found]
     more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
     return (", ".join(name[:80] for name in listed[:SHOWN_NAMES]) or "no DNS name") + more
@@ -376,6 +388,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     key_belongs_to_the_leaf,
     leaf_is_in_its_period,
     leaf_is_not_valid_for_too_long,
+    leaf_was_logged,
     leaf_serves_tls,
     leaf_covers_every_domain,
     chain_leads_to_a_trusted_root,

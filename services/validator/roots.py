@@ -13,10 +13,11 @@ from services.validator.certificates import Certificate, Unreadable
 
 
 class TrustRoots:
-    """Certificates that a path may end at, found by their subject."""
+    """Certificates that a path may end at, found by their subject. ``public``: those that browsers trust, too."""
 
-    def __init__(self, certificates: Iterable[Certificate]) -> None:
+    def __init__(self, certificates: Iterable[Certificate], public: Iterable[Certificate] = ()) -> None:
         self.certificates = tuple(certificates)
+        self._public = frozenset(certificate.der for certificate in public)
         self._by_subject: dict[bytes, list[Certificate]] = {}
         for certificate in self.certificates:
             self._by_subject.setdefault(certificate.subject_name, []).append(certificate)
@@ -39,6 +40,9 @@ class TrustRoots:
     def named(self, subject_name: bytes) -> list[Certificate]:
         return self._by_subject.get(subject_name, [])
 
+    def is_public(self, root: Certificate) -> bool:
+        return root.der in self._public
+
     def __contains__(self, certificate: Certificate) -> bool:
         return certificate.der in self._ders
 
@@ -57,4 +61,4 @@ def mozilla(extra: str = "") -> TrustRoots:
         except Unreadable:
             continue  # One odd root of the bundle must not take the others with it.
     more = TrustRoots.from_pem(extra).certificates if extra.strip() else ()
-    return TrustRoots([*found, *more])
+    return TrustRoots([*found, *more], public=found)

@@ -66,6 +66,10 @@ class Code(StrEnum):
                                 "Renew it now.")
     CERTIFICATE_LIFETIME_LONG = ("certificate.lifetime_long", W, "The certificate is valid for longer than public CAs "
                                  "may issue.", "Browsers may reject it; have a shorter one issued.")
+    CERTIFICATE_NO_SCTS = ("certificate.no_scts", W, "The certificate carries no signed certificate timestamps, which "
+                           "browsers demand of public CAs.",
+                           "Chrome, Safari and Firefox refuse it: have it issued again, logged in Certificate "
+                           "Transparency.")
     CERTIFICATE_NOT_A_SERVER = ("certificate.not_a_server", R, "The certificate is not usable by a TLS server.",
                                 "Ask the CA for a TLS server certificate (X.509 v3, serverAuth, not a CA).")
     CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R, "The pair could not be judged within its limits.",
@@ -89,6 +93,8 @@ class Code(StrEnum):
                     "Upload the key that the certificate request was made with.")
     PAIR_SAME_KIND = ("pair.same_kind", R, "Both pairs have a key of the same kind.",
                       "Submit one pair with an RSA key and one with an ECDSA key, or one pair only.")
+    PAIR_NAMES_DIFFER = ("pair.names_differ", W, "The RSA and the ECDSA certificate have different names.",
+                         "Have both issued for the same names: visitors get one or the other.")
     KEY_UNOPENABLE = ("key.unopenable", R, "The sealed key cannot be opened.",
                       "Seal it to the current submission key, for this account and submission.")
     DOMAIN_MISMATCH = ("domain.mismatch", R, "No name of the certificate covers the domain.",

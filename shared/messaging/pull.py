@@ -91,16 +91,19 @@ class Pull:
             self._owed.pop(request, None)
 
     async def _keep_asking(self, inbox: str) -> None:
+        reconnects = self._client.stats["reconnects"]
         while True:
             now = time.monotonic()
+            # A server that was away has forgotten what was asked of it, also when it was back between two looks.
+            if not self._client.is_connected or self._client.stats["reconnects"] != reconnects:
+                reconnects = self._client.stats["reconnects"]
+                self._owed.clear()
             for request, (_, since) in list(self._owed.items()):
                 if now - since > _LAPSE_SECONDS:
                     del self._owed[request]
             outstanding = sum(owed for owed, _ in self._owed.values())
             if self._client.is_connected and outstanding + self._queue.qsize() <= self.batch // 2:
                 await self._ask(inbox)
-            elif not self._client.is_connected:
-                self._owed.clear()
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)

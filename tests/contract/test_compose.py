@@ -8,11 +8,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.billing.settings import Settings as Billing
-from services.config.settings import Settings as Config
-
 from clients.edge_node.settings import NodeSettings
 from deploy.docker.secrets import write_all
+from services.billing.settings import Settings as Billing
+from services.config.settings import Settings as Config
 from services.edge_sync.settings import Settings as EdgeSync
 from services.validator.settings import Settings as Validator
 
@@ -41,6 +40,6 @@ def test_every_setting_in_compose_yaml_is_one_that_a_program_reads() -> None:
         f"EDGETLS_{field.upper()}"
         for settings in (Validator, Config, EdgeSync, Billing, NodeSettings)
         for field in settings.model_fields
-    } | {"EDGETLS_SEED_FILE"}
+    } | {"EDGETLS_NATS_USER"}
     used = set(re.findall(r"^\s+(EDGETLS_\w+):", COMPOSE, re.MULTILINE))
     assert used <= known, used - known

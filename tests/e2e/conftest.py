@@ -17,6 +17,7 @@ import pytest
 from clients.cli.demo.handshakes import Endpoint
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.embedded.down import down
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 
@@ -93,6 +94,15 @@ class Edgetls:
             await process.wait()
             raise
         return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def other_data(scratch: Path) -> AsyncIterator[Path]:
+    """Of a platform that a test starts by itself."""
+    folder = scratch / "other"
+    yield folder
+    if folder.exists():
+        await asyncio.to_thread(down, folder)
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ from clients.cli.command import epilog, run_action
 from clients.cli.demo import billing, leaving, serving
 from clients.cli.demo.story import CheckFailed, Result, Story
 from clients.cli.demo.traffic import Origin
+from clients.cli.local import ended_by_sigterm
 from clients.cli.out import Exit, Out
 from clients.platform import connect
 from clients.platform.reach import Reach
-from shared.errors import EdgetlsError, SettingsError
+from shared.errors import EdgetlsError, Refused, SettingsError
+from shared.messaging.failures import describe
 
 if TYPE_CHECKING:
     from clients.cli.demo.stage import Stage
@@ -55,17 +57,16 @@ async def _demo(nodes: int, requests: int, data: Path | None, keep: bool, out: O
     story = Story(out.note)
     story.result = outcome
     try:
-        await _tell(story, folder, nodes, requests)
+        with ended_by_sigterm():
+            await _tell(story, folder, nodes, requests)
         outcome.ok = True
         out.note(f"done: every check held{f'; data in {folder}' if keep else ''}")
-    except CheckFailed as failed:
-        outcome.failed = str(failed)
-        sys.stderr.write(f"\nDEMO FAILED: {failed}\nlogs and data: {folder}\n")
+    except Exception as error:
         keep = True
-    except EdgetlsError as error:
-        outcome.failed = str(error)
-        keep = True
-        raise
+        outcome.failed = str(error) if isinstance(error, CheckFailed | EdgetlsError) else describe(error)
+        sys.stderr.write(f"\nDEMO FAILED: {outcome.failed}\nlogs and data: {folder}\n")
+        if isinstance(error, EdgetlsError) and not isinstance(error, Refused):
+            raise
     finally:
         if not keep:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -132,6 +132,11 @@ async def add_credit(
     )
 
 
+async def said(connection: Connection, message_id: str) -> bool:
+    """Whether the message was written to the outbox before; the account is locked."""
+    return await connection.fetchval("select true from outbox where message_id = $1", message_id) is not None
+
+
 async def accounts_to_charge(connection: Reader, before_hour: int, most: int) -> list[str]:
     """Accounts with an hour before ``before_hour`` whose count and charge differ."""
     rows = await connection.fetch(

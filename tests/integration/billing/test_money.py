@@ -9,9 +9,13 @@ import asyncpg
 import pytest
 
 from shared import subjects as s
+from shared.contracts.commands import CreditBalance
 from shared.contracts.queries import ChargesPage, QueryCharges
 from shared.contracts.usage import ChargeRow
+from shared.errors import Refused
 from shared.ids import new_id
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.publish import Publisher
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
 from tests.support.waiting import until
 
@@ -169,6 +173,33 @@ async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged:
     for statement in ("update ledger set amount = 0", "delete from ledger", "truncate ledger"):
         with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
             await staged.database.execute(statement)
+
+
+async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
+    account = name("acct")
+    await staged.credit(account, "5", "ref-1")
+    await staged.until_said(account, "credited")
+    command = CreditBalance(account=account, reference="ref-1", amount=Decimal(9), currency="CNY")
+    message = outgoing(
+        s.CMD_BALANCE_CREDIT, command, source="platform", about=account, at=datetime.now(UTC), dedupe=False
+    )
+    for _ in range(2):
+        await Publisher(staged.clients["platform"]).publish(message)
+    await staged.credit(account, "1", "ref-2")
+    await staged.until_said(account, "credited", 2)
+    assert len(await staged.said(account, "refused")) == 1
+
+
+async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_refused(staged: Stage) -> None:
+    view = await staged.balance("never-was")
+    assert (view.balance, view.currency, view.low, view.depleted) == (0, "CNY", False, False)
+    with pytest.raises(Refused, match=r"request\.malformed"):
+        await staged.usage(after="yesterday|x")
+    with pytest.raises(Refused, match=r"request\.malformed"):
+        now = datetime.now(UTC)
+        await staged.ask(
+            s.RPC_CHARGES_QUERY, QueryCharges(account="a", start=now, end=now, after="x"), ChargesPage
+        )
 
 
 async def test_malformed_commands_become_dead_letters(staged: Stage) -> None:

@@ -168,6 +168,21 @@ async def test_the_archive_holds_exactly_what_was_counted(shared_work: Stage) ->
     assert archived + single == counted == accrued
 
 
+async def test_the_clock_closes_an_hour_once_it_is_over(shared_work: Stage) -> None:
+    domains, account = await _register(shared_work, 1)
+    batches = _flood(domains, logs=1, ranges=3)
+    for batch in batches:
+        await shared_work.batch(batch)
+    await _all_in(shared_work, batches, account)
+    shared_work.clock_file.write_text("7800")
+    try:
+        await until(lambda: _is_charged(shared_work, account), "charged by the clock", limit=20)
+    finally:
+        shared_work.clock_file.write_text("0")
+    lines = await shared_work.database.fetch("select kind, requests from ledger where account = $1", account)
+    assert [tuple(line) for line in lines] == [("charge", _total(batches))]
+
+
 async def test_a_database_that_was_away_costs_time_not_usage(shared_work: Stage) -> None:
     domains, account = await _register(shared_work, 3)
     batches = _flood(domains, logs=3, ranges=10)

@@ -12,5 +12,5 @@ from tests.integration.config.harness import Stage, stage
 @pytest.fixture(scope="package")
 async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     async with stage(tmp_path_factory.mktemp("config")) as built:
-        await built.start(JUDGING_SECONDS=1.5)
+        await built.start()
         yield built

@@ -60,6 +60,8 @@ from tests.support.waiting import until
 AnswerT = TypeVar("AnswerT", bound=Contract)
 HOST = "127.0.0.1"
 ACCOUNT = "acme"
+JUDGING_SECONDS = 3
+"""Short enough to wait for, long enough for a verdict that a killed broker delays."""
 CANARY = base64.b64encode(b"sealed canary").decode()
 
 
@@ -216,7 +218,7 @@ class Stage:
         own = {
             "NATS_URL": self.backend.url, "NATS_SEED_FILE": keys / "config.nk", "HEALTH_PORT": port,
             "OPERATOR_KEY_FILE": keys / "operator.pub", "TRUST_FILE": keys / "trust.json",
-            "CONFIG_DSN": self.backend.dsns["config"], "JUDGING_SECONDS": 10, **settings,
+            "CONFIG_DSN": self.backend.dsns["config"], "JUDGING_SECONDS": JUDGING_SECONDS, **settings,
         }
         environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
         return Spec(name, python("services.config"), environment, self.backend.folder, rank=2)

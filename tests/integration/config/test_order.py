@@ -1,4 +1,4 @@
-"""What waits, what overtakes, what comes too late, and what comes twice. The deadline of these processes is 1.5 s."""
+"""What waits, what overtakes, what comes too late, and what comes twice."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_no_table_keeps_the_submitted_pair_once_it_is_decided(staged: Stag
 
 
 async def test_two_replicas_run_each_command_once_and_each_domain_in_order(staged: Stage) -> None:
-    await staged.start("config-2", JUDGING_SECONDS=1.5)
+    await staged.start("config-2")
     domains = [name("pair") for _ in range(6)]
     for domain in domains:
         await staged.register(domain)

@@ -344,24 +344,27 @@ class World:
 
     async def run(self, name: str = "edge_sync", **settings: str) -> Replica:
         """A replica that is ready. ``settings``: without their prefix, over the quick ones."""
-        ground = self.ground
-        port = ground.ports.pick(f"{name}-health")
-        own = {
-            "NATS_URL": ground.broker.url, "NATS_SEED_FILE": ground.keys.seed("edge_sync"), "HEALTH_PORT": port,
-            "OPERATOR_KEY_FILE": ground.keys.operator_public, "TRUST_FILE": ground.keys.trust,
-            "EDGE_SYNC_DSN": ground.dsn, "EDGE_SYNC_SIGNING_KEY_FILE": ground.keys.signer("edge_sync"),
-            **{f"EDGE_SYNC_{key}": value for key, value in (QUICK | settings).items()},
-        }
-        environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
-        log = ground.data / f"{name}.log"
-        with log.open("ab") as file:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.edge_sync", env=environment, stdout=file, stderr=file
-            )
-        replica = Replica(name, process, port, log)
+        replica = await self.spawn(name, **{f"EDGE_SYNC_{key}": value for key, value in (QUICK | settings).items()})
         self.replicas.append(replica)
         await self.ready(replica)
         return replica
+
+    async def spawn(self, name: str, **environment: object) -> Replica:
+        """A process of the service. ``environment``: without EDGETLS_, over the usual."""
+        ground = self.ground
+        port = ground.ports.pick(f"{name}-health")
+        own: dict[str, object] = {
+            "NATS_URL": ground.broker.url, "NATS_SEED_FILE": ground.keys.seed("edge_sync"), "HEALTH_PORT": port,
+            "OPERATOR_KEY_FILE": ground.keys.operator_public, "TRUST_FILE": ground.keys.trust,
+            "EDGE_SYNC_DSN": ground.dsn, "EDGE_SYNC_SIGNING_KEY_FILE": ground.keys.signer("edge_sync"),
+        }
+        told = {f"EDGETLS_{key}": str(value) for key, value in (own | environment).items()}
+        log = ground.data / f"{name}.log"
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.edge_sync", env=base_environment() | told, stdout=file, stderr=file
+            )
+        return Replica(name, process, port, log)
 
     async def ready(self, replica: Replica, limit: float = 15) -> None:
         async def is_ready() -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 
 from nats.js.errors import NotFoundError
 
@@ -10,6 +12,7 @@ from shared import subjects as s
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import DeadPage, DigestAnswer, DigestQuestion, ListDead, MaxRevision, Nothing
 from shared.crypto.digest import bucket_of
+from shared.crypto.signing import Signer
 from shared.messaging.rpc import ask
 from tests.integration.edge_sync.harness import World, lose_streams
 from tests.support.waiting import until
@@ -83,6 +86,7 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(world: 
     await world.run()
     node = await world.node("node-1")
     await world.until_held(await world.config.change(DOMAIN))
+    await until(lambda: node.checkpoints, "a checkpoint is told")
     quiet = world.config.decide("quiet.example.test", BundleKind.HTTP_ONLY)
     await lose_streams(world.clients["topology"])
     await world.until_held(world.config.bundles[DOMAIN], limit=15)
@@ -122,6 +126,31 @@ async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
     assert every.digests == node.digest.buckets()
     one = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer)
     assert [(row.domain, row.revision) for row in one.members] == [(DOMAIN, 1)]
+
+
+async def test_a_tombstone_past_its_time_is_dropped_and_a_live_bundle_that_config_forgot_is_kept(world: World) -> None:
+    await world.run(REPAIR_SECONDS="0.3")
+    live = await world.config.change("live.example.test")
+    gone = await world.config.change(DOMAIN, BundleKind.REMOVED)
+    await world.until_held(live)
+    await world.until_held(gone)
+    world.config.bundles.clear()
+
+    async def dropped() -> bool:
+        return await world.held(DOMAIN) is None
+
+    await until(dropped, "the tombstone is dropped")
+    assert await world.held("live.example.test") == live
+
+
+async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(world: World, tmp_path: Path) -> None:
+    stranger = Signer.generate("edge_sync-1")
+    (tmp_path / "key").write_text(f"edge_sync-1 {stranger.text()}")
+    replica = await world.spawn("stranger", EDGE_SYNC_SIGNING_KEY_FILE=tmp_path / "key")
+    assert await asyncio.wait_for(replica.process.wait(), 20) == 2
+    (line,) = [line for line in replica.log.read_text().splitlines() if not line.startswith("{")]
+    assert "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE" in line
+    assert stranger.text() not in line
 
 
 async def test_config_away_pauses_the_live_path_and_loses_nothing(world: World) -> None:
