@@ -49,7 +49,7 @@ fmt: install ## import order and what ruff can mend
 
 lock: install ## pins again what pyproject.toml asks for
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-	  --no-header --extra embedded --extra dev pyproject.toml --output-file requirements.lock
+	  --no-header --extra embedded --extra export --extra dev pyproject.toml --output-file requirements.lock
 
 docs: install ## docs/asyncapi and docs/findings.md from the contracts
 	$(BIN)/python -m tools.docs

@@ -11,6 +11,7 @@ import signal
 
 import structlog
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
 from clients.edge_node.apply import Applier
@@ -21,10 +22,11 @@ from clients.edge_node.nginx import reopen_logs
 from clients.edge_node.replica import Position, Replica, file_name
 from clients.edge_node.report import Report
 from clients.edge_node.settings import NodeSettings
+from clients.edge_node.together import run_together
 from clients.edge_node.trust import Trusted
 from clients.edge_node.usage import Usage
 from clients.edge_node.verify import Order, attested, open_bundle, reopen_bundle
-from shared.errors import Poison, SettingsError
+from shared.errors import BrokerAway, EdgetlsError, Poison, SettingsError
 from shared.messaging.broker import connect
 from shared.observability.health import Health, serve_health
 
@@ -32,10 +34,6 @@ log = structlog.get_logger()
 _NGINX_LOOK_SECONDS = 0.1
 _LOGIN_SECONDS = 5.0
 _SAVE_SECONDS = 1.0
-
-
-class _Disconnected(Exception):
-    """The connection is closed for good; a new one must be made."""
 
 
 class Agent:
@@ -66,13 +64,11 @@ class Agent:
             self.health.ready("certificates")
         log.info("agent.started", domains=len(self._desired), epochs=self._trusted.epochs)
         try:
-            async with asyncio.TaskGroup() as group:
-                for task in (
-                    self._applier.run(), self._applier.keep_retrying(), self._applier.keep_origins_fresh(),
-                    self._watch_nginx(), self._control_plane(), self._keep_position(),
-                    self._usage.keep_rotating(self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)),
-                ):
-                    group.create_task(task)
+            await run_together(
+                self._applier.run(), self._applier.keep_retrying(), self._applier.keep_origins_fresh(),
+                self._watch_nginx(), self._control_plane(), self._keep_position(),
+                self._usage.keep_rotating(self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)),
+            )
         finally:
             self._replica.save_position(self._feed.position())
 
@@ -134,21 +130,20 @@ class Agent:
                 continue
             try:
                 await self._session(client)
-            except* _Disconnected:
-                log.error("broker.closed_for_good")
+            except (NatsError, EdgetlsError, OSError, TimeoutError) as error:
+                log.error("broker.session_ended", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_LOGIN_SECONDS)
             finally:
                 with contextlib.suppress(Exception):
-                    await asyncio.wait_for(client.close(), 2)
+                    async with asyncio.timeout(2):
+                        await client.close()
 
     async def _session(self, client: Client) -> None:
         await self._trusted.refresh(client)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._trusted.keep_fresh(client))
-            group.create_task(self._feed.run(client))
-            group.create_task(self._report.run(client, self._feed, self._applier))
-            group.create_task(self._usage.run(client))
-            group.create_task(_until_closed(client))
+        await run_together(
+            self._trusted.keep_fresh(client), self._feed.run(client), self._usage.run(client),
+            self._report.run(client, self._feed, self._applier), _until_closed(client),
+        )
 
     async def _keep_position(self) -> None:
         saved = Position()
@@ -165,7 +160,11 @@ class Agent:
 async def _until_closed(client: Client) -> None:
     while not client.is_closed:
         await asyncio.sleep(0.5)
-    raise _Disconnected
+    raise BrokerAway("NATS closed the connection for good: is this node's login still valid?")
+
+
+async def _set(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def serve(settings: NodeSettings) -> None:
@@ -177,13 +176,8 @@ async def serve(settings: NodeSettings) -> None:
     server = None
     if settings.health_port is not None:
         server = await serve_health(agent.health, settings.health_host, settings.health_port)
-    main, stopping = asyncio.ensure_future(agent.run()), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        main.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await main
+        await run_together(agent.run(), _set(stop))
     finally:
-        stopping.cancel()
         if server is not None:
             server.close()

@@ -20,7 +20,7 @@ from clients.edge_node.origins import Origins
 from clients.edge_node.proving import Prover, UnprovenError
 from clients.edge_node.replica import Replica, Tombstone
 from clients.edge_node.trust import Trusted
-from clients.edge_node.work import Change, Fault, Work, prepare
+from clients.edge_node.work import Change, Fault, Work, Workshop
 from shared.contracts.edge import BundleKind, Proof
 from shared.crypto.digest import Digest
 
@@ -47,7 +47,8 @@ class Applier:
         self, plane: DataPlane, replica: Replica, trusted: Trusted, handshake_at: tuple[str, int],
         on_proof: Callable[[Proof], None], *, allow_private_origins: bool,
     ) -> None:
-        self._plane, self._replica, self._trusted, self._on_proof = plane, replica, trusted, on_proof
+        self._plane, self._replica, self._on_proof = plane, replica, on_proof
+        self._workshop = Workshop(replica, trusted)
         self._prover = Prover(*handshake_at, self._leaves_of)
         self._origins = Origins(allow_private_origins, self._origin_changed)
         self._pending: dict[str, Change] = {}
@@ -121,7 +122,7 @@ class Applier:
                 await self._up.wait()
                 await slots.acquire()
                 if batch := self._take():
-                    group.create_task(self._batch(batch)).add_done_callback(lambda _: slots.release())
+                    group.create_task(self._batch(batch, slots))
                 else:
                     slots.release()
                     self._wake.clear()
@@ -134,9 +135,20 @@ class Applier:
             self._busy[change.domain] = self._pending.pop(change.domain)
         return batch
 
-    async def _batch(self, changes: list[Change]) -> None:
+    async def _batch(self, changes: list[Change], slots: asyncio.Semaphore) -> None:
+        """Makes room for the next batch once this one is put: a refill serves all domains before it has proven them."""
         try:
-            await self._put(await self._works(changes))
+            try:
+                works = await self._works(changes)
+                faults = await self._put(works)
+            finally:
+                slots.release()
+            results = await asyncio.gather(
+                *(self._finish(work, faults.get(work.domain, "")) for work in works), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
         except DataPlaneError as error:
             # Not the bundles' fault: they wait until nginx is there, and hold back nothing that is newer.
             log.warning("apply.nginx_away", error=str(error))
@@ -159,7 +171,7 @@ class Applier:
         self._wake.set()
 
     async def _works(self, changes: list[Change]) -> list[Work]:
-        found = await asyncio.to_thread(lambda: [prepare(c, self._replica, self._trusted) for c in changes])
+        found = await asyncio.to_thread(lambda: [self._workshop.prepare(change) for change in changes])
         for one in found:
             if isinstance(one, Fault):
                 self._fail(one)
@@ -173,7 +185,8 @@ class Applier:
         for work in works:
             work.addresses = known.get(work.origin_host, ())
 
-    async def _put(self, works: list[Work]) -> None:
+    async def _put(self, works: list[Work]) -> dict[str, str]:
+        """Why a domain was not put, for those."""
         # The sealed pair leaves the disk before anything else: no crash from here on can bring it back.
         closing = [work for work in works if work.kind is not BundleKind.HTTPS]
         disk = await self._store(closing)
@@ -181,15 +194,11 @@ class Applier:
         if gone := [domain for domain, entry in entries.items() if entry is None]:
             await self._plane.remove_many(gone)
         refused = await self._plane.put_many([entry for entry in entries.values() if entry])
-        faults = dict.fromkeys((work.domain for work in closing), disk) | {
+        for work in works:
+            work.pairs = ()  # nginx has them: no key in clear waits here for its proof
+        return dict.fromkeys((work.domain for work in closing), disk) | {
             name: f"nginx did not take it: {why}" for name, why in refused.items()
         }
-        results = await asyncio.gather(
-            *(self._finish(work, faults.get(work.domain, "")) for work in works), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
 
     async def _finish(self, work: Work, fault: str) -> None:
         try:
@@ -224,7 +233,7 @@ class Applier:
         """Puts back what was served before an https bundle. What closes a domain is never undone."""
         if work.kind is not BundleKind.HTTPS:
             return
-        before = await asyncio.to_thread(prepare, Change(work.domain), self._replica, self._trusted)
+        before = await asyncio.to_thread(self._workshop.prepare, Change(work.domain))
         entry = None
         if isinstance(before, Work):
             await self._resolve([before])

@@ -64,8 +64,7 @@ class Origins:
 
         A certificate must not wait for a name server: what comes later is told by ``changed``."""
         if host not in self._known:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._ask(host)), _WAIT_SECONDS)
+            await asyncio.wait([self._ask(host)], timeout=_WAIT_SECONDS)
         return self.known(host)
 
     def known(self, host: str) -> tuple[str, ...]:
@@ -87,8 +86,8 @@ class Origins:
 
     async def _resolve(self, host: str) -> None:
         try:
-            async with self._slots:
-                found = await asyncio.wait_for(_look_up(host), _ANSWER_SECONDS)
+            async with self._slots, asyncio.timeout(_ANSWER_SECONDS):
+                found = await _look_up(host)
         except (OSError, TimeoutError, UnicodeError) as error:
             log.warning("origin.unresolved", origin=host, error=type(error).__name__)
             return

@@ -48,7 +48,8 @@ class Report:
             while next_regular <= time.time():
                 next_regular += _EVERY_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, next_regular - time.time()))
+                async with asyncio.timeout(max(0.0, next_regular - time.time())):
+                    await self._wake.wait()
             regular = not self._wake.is_set()
             self._wake.clear()
             if client.is_connected:

@@ -114,7 +114,8 @@ class Trusted:
             await self.refresh(client)
             await asyncio.sleep(_SOONEST_SECONDS)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), _REFRESH_SECONDS - _SOONEST_SECONDS)
+                async with asyncio.timeout(_REFRESH_SECONDS - _SOONEST_SECONDS):
+                    await self._wanted.wait()
 
     async def refresh(self, client: Client) -> None:
         for key, offer, copy in (

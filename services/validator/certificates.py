@@ -6,7 +6,6 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import TypeVar
 
 from cryptography import x509
@@ -17,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, Pu
 from cryptography.x509.verification import Store
 
 from services.validator import pem
+from services.validator.fact import fact
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -56,15 +56,13 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """``block``: its place in the certificate field, -1 for a trusted root. Names are RFC 4514, for people.
+    """``block``: its place in the certificate field, -1 for a trusted root.
 
     Two are the same when their ``der`` is; ``==`` is identity."""
 
     block: int
     der: bytes = field(repr=False)
     parsed: x509.Certificate = field(repr=False)
-    subject: str
-    issuer: str
     subject_name: bytes = field(repr=False)
     issuer_name: bytes = field(repr=False)
     not_before: datetime
@@ -81,8 +79,7 @@ class Certificate:
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
-                block, der, parsed, _text(parsed.subject), _text(parsed.issuer),
-                parsed.subject.public_bytes(), parsed.issuer.public_bytes(),
+                block, der, parsed, parsed.subject.public_bytes(), parsed.issuer.public_bytes(),
                 parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.extensions,
             )
             _ = certificate.sans, certificate.version
@@ -96,27 +93,36 @@ class Certificate:
     def version(self) -> int:
         return int(self.parsed.version.value) + 1
 
-    @cached_property
+    @fact
+    def subject(self) -> str:
+        """RFC 4514, for people."""
+        return _text(self.parsed.subject)
+
+    @fact
+    def issuer(self) -> str:
+        return _text(self.parsed.issuer)
+
+    @fact
     def fingerprint(self) -> str:
         """SHA-256 of the DER form, lower-case hex."""
         return hashlib.sha256(self.der).hexdigest()
 
-    @cached_property
+    @fact
     def sans(self) -> tuple[str, ...]:
         """The DNS names of the SAN extension, lower case, in their order."""
         names = self.extension(x509.SubjectAlternativeName)
         return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else ()
 
-    @cached_property
+    @fact
     def san_set(self) -> frozenset[str]:
         return frozenset(self.sans)
 
-    @cached_property
+    @fact
     def san_count(self) -> int:
         names = self.extension(x509.SubjectAlternativeName)
         return sum(1 for _ in names) if names else 0
 
-    @cached_property
+    @fact
     def public_key(self) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey | None:
         """None when it is of another kind, which ``key_name`` names."""
         if self.parsed.public_key_algorithm_oid not in (
@@ -129,7 +135,7 @@ class Certificate:
             return None
         return key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) else None
 
-    @cached_property
+    @fact
     def spki(self) -> bytes | None:
         if self.public_key is None:
             return None
@@ -137,7 +143,7 @@ class Certificate:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
 
-    @cached_property
+    @fact
     def key_name(self) -> str:
         """``RSA of 2048 bits``, ``ECDSA on P-256``, ``Ed25519`` ..."""
         key = self.public_key
@@ -148,7 +154,7 @@ class Certificate:
             return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
         return _KINDS.get(self.parsed.public_key_algorithm_oid.dotted_string, "an unknown kind of key")
 
-    @cached_property
+    @fact
     def key_fits(self) -> bool:
         """A kind and size that nodes serve and that path validation admits (rule D6)."""
         key = self.public_key
@@ -156,7 +162,7 @@ class Certificate:
             return 2048 <= key.key_size <= 8192 and not self.is_slow_to_verify
         return key is not None and key.curve.name in _CURVES
 
-    @cached_property
+    @fact
     def is_slow_to_verify(self) -> bool:
         """An RSA key made to cost time: its size, or an exponent as long as its modulus (100 times the work)."""
         key = self.public_key
@@ -172,7 +178,7 @@ class Certificate:
     def key_bits(self) -> int:
         return self.public_key.key_size if self.public_key else 0
 
-    @cached_property
+    @fact
     def is_ca(self) -> bool:
         basic = self.extension(x509.BasicConstraints)
         return basic is not None and basic.ca
@@ -181,15 +187,15 @@ class Certificate:
     def is_self_issued(self) -> bool:
         return self.subject_name == self.issuer_name
 
-    @cached_property
+    @fact
     def organisation(self) -> str:
         return _organisation(self.parsed.subject)
 
-    @cached_property
+    @fact
     def issuer_organisation(self) -> str:
         return _organisation(self.parsed.issuer)
 
-    @cached_property
+    @fact
     def is_self_signed(self) -> bool:
         return self.is_self_issued and signed_by(self, self)
 
@@ -228,7 +234,7 @@ class Certificate:
         found = self._by_kind.get(kind)
         return found if isinstance(found, kind) else None
 
-    @cached_property
+    @fact
     def _by_kind(self) -> dict[type, x509.ExtensionType]:
         return {type(extension.value): extension.value for extension in self.extensions}
 
@@ -236,7 +242,7 @@ class Certificate:
         """RFC 5280, 4.1.2.5: both ends belong to the period."""
         return self.not_before <= at.replace(microsecond=0) <= self.not_after
 
-    @cached_property
+    @fact
     def store(self) -> Store:
         """It as the one trusted root."""
         return Store([self.parsed])

@@ -221,15 +221,16 @@ def _faults(path: Path, at: datetime) -> Iterator[Finding]:
     leaf, *issuers = path
     clean = True
     for depth, issuer in enumerate(issuers):
-        place = f"block {issuer.block}, {issuer}," if issuer.block >= 0 else f"the root {issuer}"
         block = issuer.block if issuer.block >= 0 else None
         if not issuer.valid_at(at):
             clean = False
-            yield finding(Code.CHAIN_EXPIRED, f"Of the chain, {place} is valid from {issuer.not_before:%Y-%m-%d} to "
-                          f"{issuer.not_after:%Y-%m-%d} only.", field="certificate", block=block)
+            yield finding(Code.CHAIN_EXPIRED, f"Of the chain, {_place(issuer)} is valid from "
+                          f"{issuer.not_before:%Y-%m-%d} to {issuer.not_after:%Y-%m-%d} only.", field="certificate",
+                          block=block)
         for reason in _not_an_issuer(issuer, depth, path):
             clean = False
-            yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, {place} {reason}.", field="certificate", block=block)
+            yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, {_place(issuer)} {reason}.", field="certificate",
+                          block=block)
     for child, issuer in pairwise(path):
         if not identifiers_agree(child, issuer):
             clean = False
@@ -241,6 +242,10 @@ def _faults(path: Path, at: datetime) -> Iterator[Finding]:
         refusal = _refused_by_library(path, min(max(at, leaf.not_before), leaf.not_after))
         if refusal:
             yield finding(Code.CHAIN_UNTRUSTED, f"The path to the root is not valid: {refusal}.", field="certificate")
+
+
+def _place(issuer: Certificate) -> str:
+    return f"block {issuer.block}, {issuer}," if issuer.block >= 0 else f"the root {issuer}"
 
 
 def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 
 import certifi
 
 from services.validator import pem
 from services.validator.certificates import Certificate, Unreadable
+from services.validator.fact import fact
 
 
 class TrustRoots:
@@ -46,7 +46,7 @@ class TrustRoots:
     def __contains__(self, certificate: Certificate) -> bool:
         return certificate.der in self._ders
 
-    @cached_property
+    @fact
     def organisations(self) -> frozenset[str]:
         return frozenset(name for root in self.certificates if (name := root.organisation))
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 
 from services.validator import chains, keys, pem
 from services.validator.certificates import Certificate, Unreadable
 from services.validator.chains import Chain
+from services.validator.fact import fact
 from services.validator.roots import TrustRoots
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
@@ -34,29 +34,29 @@ class Submission:
     roots: TrustRoots = field(repr=False)
     live_names: tuple[str, ...] = ()
 
-    @cached_property
+    @fact
     def certificate_is_small(self) -> bool:
         return _fits(self.certificate_text, MAX_CERTIFICATE_BYTES) and pem.count(self.certificate_text) <= MAX_BLOCKS
 
-    @cached_property
+    @fact
     def key_is_small(self) -> bool:
         return self.key_text is None or (_fits(self.key_text, MAX_KEY_BYTES) and pem.count(self.key_text) <= MAX_BLOCKS)
 
-    @cached_property
+    @fact
     def certificate_document(self) -> pem.Document | None:
         return pem.tokenise(self.certificate_text) if self.certificate_is_small else None
 
-    @cached_property
+    @fact
     def key_document(self) -> pem.Document | None:
         return pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
 
-    @cached_property
+    @fact
     def certificates(self) -> tuple[Certificate | Unreadable, ...]:
         """One for each CERTIFICATE block, in order."""
         document = self.certificate_document
         return tuple(_read(block) for block in document.blocks if is_certificate(block)) if document else ()
 
-    @cached_property
+    @fact
     def readable(self) -> tuple[Certificate, ...]:
         """The certificates, when the whole field is nothing but certificates; else none."""
         document = self.certificate_document
@@ -65,27 +65,27 @@ class Submission:
         read = tuple(c for c in self.certificates if isinstance(c, Certificate))
         return read if len(read) == len(self.certificates) and all(c.san_count <= MAX_SANS for c in read) else ()
 
-    @cached_property
+    @fact
     def repeated(self) -> tuple[Certificate, ...]:
         """Every certificate that stood in the field before."""
         ders = [c.der for c in self.readable]
         return tuple(c for at, c in enumerate(self.readable) if c.der in ders[:at])
 
-    @cached_property
+    @fact
     def leaf(self) -> Certificate | None:
         """The certificate that is no CA, and of several the key's; with CAs only, the key's or the first."""
         ends = [c for c in self.readable if not c.is_ca] or list(self.readable)
         spki = self.key.spki if self.key else None
         return next((c for c in ends if spki is not None and c.spki == spki), ends[0] if ends else None)
 
-    @cached_property
+    @fact
     def chain(self) -> Chain | None:
         if self.leaf is None:
             return None
         others = [c for c in self.readable if c not in self.repeated and c.der != self.leaf.der]
         return chains.examine(self.leaf, others, self.roots, self.at)
 
-    @cached_property
+    @fact
     def key_block(self) -> pem.Block | None:
         """The one private key of the key field, when the field is nothing else."""
         document = self.key_document
@@ -94,7 +94,7 @@ class Submission:
         blocks = [block for block in document.blocks if block.label != pem.EC_PARAMETERS]
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
-    @cached_property
+    @fact
     def key_shape(self) -> keys.Shape | keys.MalformedKey | keys.EncryptedKey | None:
         block = self.key_block
         if block is None:
@@ -106,13 +106,13 @@ class Submission:
         except (keys.MalformedKey, keys.EncryptedKey) as fault:
             return fault
 
-    @cached_property
+    @fact
     def weaknesses(self) -> tuple[str, ...]:
         """Of a key of a supported kind and size."""
         shape = self.key_shape
         return tuple(shape.weaknesses()) if isinstance(shape, keys.Shape) and shape.supported else ()
 
-    @cached_property
+    @fact
     def loaded_key(self) -> keys.PrivateKey | keys.MalformedKey | None:
         if self.key_block is None or not isinstance(self.key_shape, keys.Shape) or not self.key_shape.supported:
             return None
@@ -125,7 +125,7 @@ class Submission:
     def key(self) -> keys.PrivateKey | None:
         return self.loaded_key if isinstance(self.loaded_key, keys.PrivateKey) else None
 
-    @cached_property
+    @fact
     def key_belongs(self) -> bool | None:
         """Public keys are equal and a signature proves it; a weak key is compared but never made to sign."""
         if self.key is None or self.leaf is None or self.leaf.public_key is None:

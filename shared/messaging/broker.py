@@ -86,8 +86,10 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
     options = _options(settings, user)
     options.pop("nkeys_seed")
     security = NatsNKey(settings.nats_seed_file, ssl_context=options.pop("tls", None))
+    # FastStream types it as whole seconds; 0 tried again without a pause: half a core for as long as NATS was away.
+    options["reconnect_time_wait"] = 0.25
     broker = NatsBroker(
-        **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0,
+        **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
     return broker, await broker.connect()

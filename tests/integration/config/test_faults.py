@@ -131,3 +131,15 @@ async def test_a_restored_database_decides_nothing_until_the_fleet_named_its_hig
     settled = await staged.settled(command)
     assert settled.revision is not None and settled.revision > highest
     await staged.ready()
+
+
+async def test_a_domain_that_cannot_be_read_stops_no_other_and_its_command_is_a_dead_letter(staged: Stage) -> None:
+    broken, others = name("broken"), [name("whole") for _ in range(5)]
+    for domain in (broken, *others):
+        await staged.register(domain)
+    await staged.database.execute("update domains set service_type = 'of another version' where name = $1", broken)
+    commands = [await staged.disable(domain) for domain in (broken, *others)]
+    settled = [await staged.settled(command) for command in commands]
+    assert [one.codes for one in settled] == [["service.busy"], *[[] for _ in others]]
+    assert (await staged.until_dead(commands[0])).reason == "unexpected: ValueError"
+    await staged.database.execute("update domains set service_type = 'video' where name = $1", broken)

@@ -1,0 +1,75 @@
+"""Values for the tests of config's pure modules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from services.config.orders import Change, Disable, Judged, Register, Remove, Reseal, Submit
+from services.config.state import Cause
+from shared import subjects as s
+from shared.contracts.base import SealedKey, Signed
+from shared.contracts.commands import ChangeSettings, RedirectChange, SubmittedPair
+from shared.contracts.domains import Origin, ServiceType
+from shared.contracts.findings import Finding
+from shared.contracts.judging import JudgedPair
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+NAME = "www.example.com"
+OWNER = "acme"
+ORIGIN = Origin(scheme="http", host="origin.example.com", port=80)
+
+
+def cause(id: str, account: str = OWNER, command: str = s.CMD_HTTPS_DISABLE) -> Cause:
+    return Cause(id, command, "test", account, AT)
+
+
+def pair(leaf: str = "leaf", epoch: int = 1, sans: list[str] | None = None) -> JudgedPair:
+    return JudgedPair(
+        pair_id=f"pair-{leaf}", chain=f"chain of {leaf}", leaf_fingerprint=sha256(leaf.encode()).hexdigest(),
+        subject=f"CN={NAME}", sans=sans or [NAME], issuer="CN=CA", key_type="RSA", key_bits=2048,
+        not_before=AT - timedelta(days=1), not_after=AT + timedelta(days=89), sealed_key=SealedKey(epoch=epoch, box=""),
+        attestation=Signed(key_id="v", payload="{}", signature=""),
+    )
+
+
+def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
+    return Register(
+        cause(id, account, s.CMD_DOMAIN_REGISTER), NAME, others.get("service_type", ServiceType.VIDEO),
+        others.get("origin", ORIGIN), "public",
+    )
+
+
+def submit(id: str, account: str = OWNER) -> Submit:
+    sealed = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=""))
+    return Submit(cause(id, account, s.CMD_CERTIFICATE_SUBMIT), f"judge-{id}", (sealed,), False)
+
+
+def accept(id: str, *leaves: str, epoch: int = 1) -> Judged:
+    return Judged(id, tuple(pair(leaf, epoch) for leaf in leaves or ("leaf",)), ())
+
+
+def refuse(id: str, *findings: Finding) -> Judged:
+    return Judged(id, (), findings)
+
+
+def disable(id: str = "d", account: str = OWNER) -> Disable:
+    return Disable(cause(id, account))
+
+
+def remove(id: str = "x", account: str = OWNER) -> Remove:
+    return Remove(cause(id, account, s.CMD_DOMAIN_REMOVE))
+
+
+def redirect(mode: str, id: str = "c", account: str = OWNER) -> Change:
+    return change(id, account, redirect=RedirectChange.model_validate({"mode": mode}))
+
+
+def change(id: str = "c", account: str = OWNER, **wanted: Any) -> Change:
+    body = ChangeSettings.model_validate({"domain": NAME, "account": account, **wanted})
+    return Change(cause(id, account, s.CMD_SETTINGS_CHANGE), body)
+
+
+def reseal(pair_id: str, old: int, new: int, id: str = "s") -> Reseal:
+    return Reseal(cause(id, command=s.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3"))

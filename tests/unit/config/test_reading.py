@@ -1,0 +1,134 @@
+"""Commands read, verdicts checked, views shown, time attended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+
+import pytest
+
+from services.config import commands, judging, messages, views
+from services.config.attendance import Attendance
+from services.config.orders import Hopeless, Register, Settled
+from shared import subjects as s
+from shared.contracts.base import SealedKey
+from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
+from shared.contracts.domains import Outcome
+from shared.contracts.findings import Code, finding
+from shared.contracts.judging import Attestation, Verdict
+from shared.crypto.signing import Purpose, Signer, Verifier
+from shared.errors import Malformed, Poison, Unsigned
+from tests.unit.config.made import AT, NAME, ORIGIN, OWNER, cause, pair
+
+SIGNER = Signer.generate("v")
+VERIFIER = Verifier([("v", SIGNER.public_text())])
+
+
+def registration(domain: str, service_type: str = "video") -> bytes:
+    body = RegisterDomain(domain=domain, account=OWNER, service_type=service_type, origin=ORIGIN)
+    return body.encode()
+
+
+@pytest.mark.parametrize(("sentence", "id", "subject", "body"), [
+    ("an unknown command", "a", "https.cmd.domain.invent.v1", b"{}"),
+    ("no ce-id", "", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
+    ("a ce-id with spaces", "a b", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
+    ("a ce-id without end", "a" * 129, s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
+    ("not JSON", "a", s.CMD_HTTPS_DISABLE, b"{"),
+    ("a field too many", "a", s.CMD_HTTPS_DISABLE, b'{"domain":"a.b.c","account":"x","force":true}'),
+    ("a submission whose id is not its own", "a", s.CMD_CERTIFICATE_SUBMIT, SubmitCertificate(
+        domain=NAME, account=OWNER, submission_id="b",
+        pairs=[SubmittedPair(certificate="", sealed_key=SealedKey(epoch=0, box=""))]).encode()),
+])
+def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, body: bytes) -> None:
+    with pytest.raises(Malformed):
+        commands.read(id, subject, "test", body)
+
+
+def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
+    keys = {commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).key for name in (NAME, NAME.upper())}
+    assert keys == {NAME}
+
+
+def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
+    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
+    assert (command.name, command.shown) == (None, "a?b.example.com")
+    assert command.key.startswith("!") and len(command.key) == 3
+    order = commands.order(command, cause("a"), allow_private_origins=False)
+    assert isinstance(order, Hopeless) and order.findings[0].message.startswith("At position 2")
+
+
+def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
+    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
+    order = commands.order(command, cause("a"), allow_private_origins=False)
+    assert isinstance(order, Hopeless)
+    assert [found.code for found in order.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
+
+
+@pytest.mark.parametrize("service_type", ["image_small_file", "download", "video", "live_streaming"])
+def test_the_four_service_types_are_taken(service_type: str) -> None:
+    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
+    assert isinstance(commands.order(command, cause("a"), allow_private_origins=False), Register)
+
+
+def verdict(signer: Signer = SIGNER, **changed: object) -> Verdict:
+    judged = pair()
+    word = Attestation.model_validate({
+        "account": OWNER, "domains": [NAME], "pair_id": judged.pair_id, "leaf_fingerprint": judged.leaf_fingerprint,
+        "chain_hash": sha256(judged.chain.encode()).hexdigest(), **changed,
+    })
+    signed = judged.model_copy(update={"attestation": signer.sign(Purpose.ATTESTATION, word)})
+    return Verdict(submission_id="s", account=OWNER, accepted={NAME: True}, findings=[], pairs=[signed])
+
+
+def test_a_verdict_that_is_vouched_for_is_taken() -> None:
+    assert judging.judged(judging.verified(verdict(), VERIFIER), NAME).pairs[0].pair_id == "pair-leaf"
+
+
+@pytest.mark.parametrize(("sentence", "changed"), [
+    ("another account", {"account": "mallory"}), ("another domain", {"domains": ["other.example.com"]}),
+    ("another pair", {"pair_id": "other"}), ("another leaf", {"leaf_fingerprint": "0" * 64}),
+    ("another chain", {"chain_hash": "0" * 64}),
+])
+def test_a_signature_that_speaks_of_something_else_is_worth_nothing(sentence: str, changed: dict[str, object]) -> None:
+    with pytest.raises(Unsigned):
+        judging.verified(verdict(**changed), VERIFIER)
+
+
+def test_a_strangers_signature_is_worth_nothing() -> None:
+    with pytest.raises(Unsigned):
+        judging.verified(verdict(Signer.generate("v")), VERIFIER)
+
+
+def test_a_verdict_that_accepts_without_a_pair_or_leaves_the_key_unsealed_is_poison() -> None:
+    bare = verdict().model_copy(update={"pairs": []})
+    with pytest.raises(Malformed):
+        judging.verified(bare, VERIFIER)
+    one = verdict()
+    unsealed = one.pairs[0].model_copy(update={"sealed_key": SealedKey(epoch=0, box="")})
+    with pytest.raises(Poison):
+        judging.verified(one.model_copy(update={"pairs": [unsealed]}), VERIFIER)
+
+
+@pytest.mark.parametrize(("days", "sans", "status"), [
+    (0, None, "ok"), (59, None, "expires_soon"), (89, None, "expired"), (0, ["other.example.com"], "mismatch"),
+    (0, ["*.example.com"], "ok"),
+])
+def test_the_status_of_a_certificate(days: int, sans: list[str] | None, status: str) -> None:
+    assert views.status(pair(sans=sans), NAME, AT + timedelta(days=days)) == status
+
+
+def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
+    found = finding(Code.KEY_MISMATCH, "canary")
+    (message,) = messages.caused(NAME, Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
+    assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
+    assert message.headers["ce-causationid"] == "a"
+
+
+def test_time_without_broker_or_database_does_not_count_against_a_submission() -> None:
+    attendance = Attendance()
+    for now, present in [(0.0, True), (1.0, True), (2.0, False), (8.0, True), (9.0, True)]:
+        attendance.note(now, present)
+    assert attendance.seconds(0.5, 9.0) == 1.5
+    assert attendance.seconds(-100.0, 9.0) == 2.0
+    assert attendance.seconds(3.0, 7.0) == 0.0
