@@ -114,7 +114,7 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
         raise (first if isinstance(first, EdgetlsError) else errors) from None
     finally:
         # Not wait_for: drain() outlives its cancellation by the 10 s of a last flush (seen after a broker's death).
-        closing = asyncio.ensure_future(client.drain() if client.is_connected else client.close())
+        closing = asyncio.gather(client.drain() if client.is_connected else client.close(), return_exceptions=True)
         await asyncio.wait({closing}, timeout=5)
 
 

@@ -22,7 +22,6 @@ from shared.contracts.edge import Bundle, BundleKind
 from shared.crypto.sealing import pair_info
 from shared.errors import CannotOpen, Malformed, Poison
 
-
 Leaves = tuple[tuple[e.KeyType, str], ...]
 
 

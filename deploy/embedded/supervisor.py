@@ -48,6 +48,7 @@ class _Child:
     started: float
     deaths: int = 0
     early_deaths: int = 0
+    asked: int = 0
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -82,6 +83,7 @@ class Supervisor:
         pid = self.pid(name)
         if pid is None:
             raise ProcessLookupError(f"{name} is down")
+        self._child(name).asked = number
         os.kill(pid, number)
 
     def log(self, name: str) -> Path:
@@ -132,7 +134,9 @@ class Supervisor:
                 return
             young = time.monotonic() - child.started < _STEADY_SECONDS
             child.deaths += 1
-            child.early_deaths = child.early_deaths + 1 if young else 1
+            # A death that kill() brought says nothing against the process: it is started again at once.
+            child.early_deaths = child.early_deaths + 1 if young and code != -child.asked else 1
+            child.asked = 0
             self._on_line(f"{child.spec.name} {_how(code)}, is started again")
             if child.stamp is not None:
                 leftovers.end_session(child.stamp)

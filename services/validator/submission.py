@@ -19,6 +19,7 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 16 * 1024
 MAX_BLOCKS = 10
 MAX_SANS = 1000
+MAX_KNOWN_CAS = 256
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,20 @@ def _fits(text: str, limit: int) -> bool:
 
 
 def _read(block: pem.Block) -> Certificate | Unreadable:
+    """Read anew, but for CAs: a few hundred intermediates stand in nearly every upload of the world."""
+    place = (block.body, block.index)
+    known = _KNOWN_CAS.get(place)
+    if known:
+        return known
     try:
-        return Certificate.read(block.body, block.index)
+        read = Certificate.read(block.body, block.index)
     except Unreadable as fault:
         return fault
+    if read.is_ca:
+        if len(_KNOWN_CAS) >= MAX_KNOWN_CAS:
+            _KNOWN_CAS.clear()
+        _KNOWN_CAS[place] = read
+    return read
+
+
+_KNOWN_CAS: dict[tuple[bytes, int], Certificate] = {}

@@ -1,4 +1,4 @@
-"""The platform that is killed at."""
+"""The platform that is killed at, and the one without a broker meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.embedded.platform import Platform
+from tests.faults.outage import Outage, outage
 from tests.faults.story import Story
 
 
@@ -19,6 +20,19 @@ def scratch() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="edgetls-faults-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def broker_outage(scratch: Path) -> AsyncIterator[Outage]:
+    async with outage(scratch / "outage") as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outage_from_the_start(request: pytest.FixtureRequest) -> None:
+    """Its three minutes pass while the other tests run."""
+    if any("broker_outage" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("broker_outage")
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from tests.support.waiting import until
 ACCOUNT = "faults"
 PATIENCE = 60.0
 _PAUSE = 0.015
+_BETWEEN_UPLOADS = 0.1
 _PER_CONNECTION = 500
 """nginx closes a connection after its thousandth request."""
 
@@ -115,9 +116,19 @@ class Story:
         """Uploads to every domain and requests to every node, one after the other each; ended in order: what was
         begun is finished."""
         over = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
+        async with self.visiting(), asyncio.TaskGroup() as group:
             for domain in self.domains:
                 group.create_task(self._keep_uploading(domain, over))
+            try:
+                yield
+            finally:
+                over.set()
+
+    @asynccontextmanager
+    async def visiting(self) -> AsyncIterator[None]:
+        """Requests alone."""
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
             for node in self.nodes:
                 for domain in self.domains:
                     group.create_task(self._keep_visiting(node, domain, over))
@@ -134,6 +145,7 @@ class Story:
                 await self.end_of(upload)
             if over.is_set():
                 return
+            await asyncio.sleep(_BETWEEN_UPLOADS)
 
     async def _keep_visiting(self, node: Endpoint, domain: str, over: asyncio.Event) -> None:
         context = verifying(Path(self.platform.run["trust_roots"]))

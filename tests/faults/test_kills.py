@@ -37,8 +37,8 @@ async def test_uploads_and_usage_survive_the_kills_of(
             for victim in victims:
                 await until(lambda name=victim: platform.pid(name), f"{victim} is started again", limit=30)
                 platform.kill(victim)
-        await platform.wait_ready()
         await story.each_replaced()
+    await platform.wait_ready()
     print(request.node.name, await story.check())
     answered, logged = story.visits.answered - answered, story.logged() - logged
     broken = story.visits.broken - broken

@@ -85,6 +85,15 @@ async def test_a_child_that_dies_again_and_again_is_counted_and_does_not_hinder_
     await until(lambda: supervisor.early_deaths("bad") >= 3, "it has died three times")
 
 
+async def test_deaths_that_were_asked_for_are_not_held_against_a_child(supervisor: Supervisor, tmp_path: Path) -> None:
+    await supervisor.start(spec(tmp_path, "one"))
+    for count in range(1, 6):
+        await until(lambda: supervisor.pid("one"), "it is started again at once", limit=1)
+        supervisor.kill("one")
+        await until(lambda count=count: supervisor.deaths("one") == count, "it has died")
+    assert supervisor.early_deaths("one") == 1
+
+
 async def test_a_stop_goes_from_the_highest_rank_to_the_lowest(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path)
     for rank in (0, 1, 2):

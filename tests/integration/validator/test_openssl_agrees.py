@@ -1,0 +1,151 @@
+"""Whatever is accepted, OpenSSL takes too: a handshake with its path and name checks, for infrastructures at random.
+
+The other way round is no rule: we refuse what OpenSSL is lenient with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.validator.judge import Report, Texts, judge
+from services.validator.roots import TrustRoots
+from tests.support.openssl import refusal
+from tests.support.pki import Authority, Leaf, distinguished, ec_key, key_usage, pem, sign
+
+AT = datetime.now(UTC).replace(microsecond=0)
+DAY = timedelta(days=1)
+DOMAIN = "www.example.com"
+ROOT_KEY, OTHER_KEY = ec_key(), ec_key()
+LONG = {"not_before": AT - 1000 * DAY, "not_after": AT + 1000 * DAY}
+ROOT = Authority.create("Root", key=ROOT_KEY, **LONG)
+OTHER_ROOT = Authority.create("Other Root", key=OTHER_KEY, **LONG)
+UNKNOWN = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
+NS_CERT_TYPE = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
+PROXY = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
+
+
+def names(*found: str) -> list[x509.GeneralName]:
+    return [x509.DNSName(name) for name in found]
+
+
+def constraints(permitted: list[x509.GeneralName] | None, excluded: list[x509.GeneralName] | None = None) -> Any:
+    return (x509.NameConstraints(permitted, excluded), True)
+
+
+def odd_extension(oid: x509.ObjectIdentifier, value: bytes, critical: bool = False) -> Any:
+    return (x509.UnrecognizedExtension(oid, value), critical)
+
+
+def aia(critical: bool) -> Any:
+    where = x509.UniformResourceIdentifier("http://ca.example.com/ca.cer")
+    issuers = x509.oid.AuthorityInformationAccessOID.CA_ISSUERS
+    return (x509.AuthorityInformationAccess([x509.AccessDescription(issuers, where)]), critical)
+
+
+ODD_KEY_ID = (x509.AuthorityKeyIdentifier(b"another key's id....", None, None), False)
+ODD_SERIAL = (x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Somebody"))], 4711), False)
+
+CA_HOW: list[dict[str, Any]] = [
+    {"path_length": 0}, {"path_length": 1}, {"basic_constraints": False}, {"not_after": AT - DAY},
+    {"not_before": AT + DAY}, {"key_usage": None}, {"key_usage": key_usage("crl_sign")},
+    {"key_usage": key_usage("digital_signature", "key_cert_sign")},
+    *({"extensions": [e]} for e in (
+        (x509.ExtendedKeyUsage([Eku.SERVER_AUTH]), False), (x509.ExtendedKeyUsage([Eku.CLIENT_AUTH]), False),
+        (x509.ExtendedKeyUsage([Eku.ANY_EXTENDED_KEY_USAGE]), False),
+        constraints(names("example.com")), constraints(names("www.example.com")), constraints(names(".example.com")),
+        constraints(names("example.net")), constraints(None, names("example.com")),
+        constraints(None, names("a.www.example.com")),
+        constraints([x509.DirectoryName(distinguished("x", "Example"))]),
+        constraints([x509.RFC822Name("example.com")]), constraints([x509.UniformResourceIdentifier(".example.net")]),
+        odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
+        (x509.PolicyConstraints(0, None), True), (x509.InhibitAnyPolicy(0), True),
+        (x509.SubjectAlternativeName(names("ca.example.net")), False), aia(True),
+    )),
+    {"identifiers": False}, {"identifiers": False, "extensions": [ODD_KEY_ID]},
+    {"identifiers": False, "extensions": [ODD_SERIAL]},
+]
+LEAF_HOW: list[dict[str, Any]] = [
+    {"eku": None}, {"eku": [Eku.CLIENT_AUTH]}, {"eku": [Eku.ANY_EXTENDED_KEY_USAGE]},
+    {"eku": [Eku.SERVER_AUTH, Eku.CLIENT_AUTH]}, {"key_usage": None}, {"key_usage": key_usage("key_agreement")},
+    {"key_usage": key_usage("digital_signature", "key_cert_sign")}, {"basic_constraints": False}, {"ca": True},
+    {"not_after": AT - DAY}, {"not_before": AT + DAY}, {"identifiers": False},
+    {"identifiers": False, "extensions": [ODD_KEY_ID]}, {"identifiers": False, "extensions": [ODD_SERIAL]},
+    *({"extensions": [e]} for e in (
+        odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
+        odd_extension(NS_CERT_TYPE, b"\x03\x02\x06\x40"), odd_extension(NS_CERT_TYPE, b"\x03\x02\x07\x80"),
+        odd_extension(PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"),
+        constraints(names("example.com")), aia(True), aia(False),
+        (x509.TLSFeature([x509.TLSFeatureType.status_request]), True),
+        (x509.IssuerAlternativeName(names("example.com")), True), (x509.PolicyConstraints(0, None), True),
+        (x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)]), True),
+    )),
+]
+SANS = [
+    [DOMAIN], ["*.example.com"], ["example.com", DOMAIN], ["WWW.EXAMPLE.COM"], ["example.com"], ["*.com"],
+    ["w*.example.com"], ["*.www.example.com"], [], [DOMAIN, "other.example.net"], ["*.example.com", "example.org"],
+    ["under_score.example.com"], [DOMAIN + "."],
+]
+HOSTS = [DOMAIN, DOMAIN, DOMAIN, DOMAIN, "a_b.example.com", "under_score.example.com", "a.www.example.com"]
+
+
+@dataclass(frozen=True)
+class Upload:
+    certificates: tuple[x509.Certificate, ...] = field(repr=False)
+    leaf: Leaf = field(repr=False)
+    host: str
+    how: tuple[object, ...]
+
+    def judged(self) -> Report:
+        return judge([Texts(pem(self.certificates), self.leaf.key_pem)], [self.host], at=AT,
+                     roots=TrustRoots.from_pem(ROOT.pem))
+
+
+def variation(found: list[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Nothing odd in two of three, so that deep chains are not always refused for something."""
+    return st.one_of(st.just({}), st.just({}), st.sampled_from(found))
+
+
+@st.composite
+def uploads(draw: st.DrawFn) -> Upload:
+    authority, told = ROOT, []
+    for number in range(draw(st.integers(0, 3))):
+        how = draw(variation(CA_HOW))
+        told.append(how)
+        authority = authority.intermediate(f"CA {number}", **{**LONG, **how})
+    sans, how = draw(st.one_of(st.just([DOMAIN]), st.sampled_from(SANS))), draw(variation(LEAF_HOW))
+    times = {"not_before": AT - DAY, "not_after": AT + 60 * DAY}
+    leaf = authority.issue(sans, **{**times, **how})
+    chain = list(leaf.chain)
+    change = draw(st.sampled_from(["none"] * 4 + ["order", "root", "drop", "cross", "stranger", "again"]))
+    match change:
+        case "order":
+            chain = draw(st.permutations(chain))
+        case "root":
+            chain.append(ROOT.certificate)
+        case "drop" if len(chain) > 1:
+            del chain[draw(st.integers(1, len(chain) - 1))]
+        case "cross":
+            chain.append(sign(ROOT.certificate.subject, ROOT_KEY.public_key(), OTHER_ROOT.certificate, OTHER_KEY,
+                              ca=True, **LONG))
+        case "stranger":
+            chain.append(OTHER_ROOT.intermediate("Stranger", **LONG).certificate)
+        case "again":
+            chain.append(chain[-1])
+        case _:
+            pass
+    return Upload(tuple(chain), leaf, draw(st.sampled_from(HOSTS)), (*told, sans, how, change))
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(upload=uploads())
+def test_no_pair_is_accepted_that_openssl_refuses_for_its_name_or_path(upload: Upload) -> None:
+    judged = upload.judged()
+    if judged.pairs:
+        said = refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, upload.host)
+        assert said == "", upload.how
