@@ -19,7 +19,11 @@ CONFIG_COMMANDS: Final = (
 CMD_BALANCE_CREDIT: Final = "https.cmd.balance.credit.v1"
 CMD_BALANCE_THRESHOLD: Final = "https.cmd.balance.threshold.v1"
 CMD_HOUR_CLOSE: Final = "https.cmd.hour.close.v1"
-BILLING_COMMANDS: Final = (CMD_BALANCE_CREDIT, CMD_BALANCE_THRESHOLD, CMD_HOUR_CLOSE)
+CMD_PLAN_PURCHASE: Final = "https.cmd.plan.purchase.v1"
+CMD_PRICE_BOOK_APPLY: Final = "https.cmd.price_book.apply.v1"
+BILLING_COMMANDS: Final = (
+    CMD_BALANCE_CREDIT, CMD_BALANCE_THRESHOLD, CMD_HOUR_CLOSE, CMD_PLAN_PURCHASE, CMD_PRICE_BOOK_APPLY,
+)
 # Commands to edge_sync, signed by the operator (work queue FLEET)
 CMD_NODE_ENROL: Final = "https.cmd.node.enrol.v1"
 CMD_NODE_DRAIN: Final = "https.cmd.node.drain.v1"
@@ -50,15 +54,20 @@ EVENT_NODE_LABELLED: Final = "https.event.node.labelled.v1"
 EVENT_NODE_REMOVED: Final = "https.event.node.removed.v1"
 EVENT_BALANCE_LOW: Final = "https.event.balance.low.v1"
 EVENT_BALANCE_DEPLETED: Final = "https.event.balance.depleted.v1"
+EVENT_BALANCE_OVERDUE: Final = "https.event.balance.overdue.v1"
 EVENT_BALANCE_RECOVERED: Final = "https.event.balance.recovered.v1"
 EVENT_BALANCE_SETTLED: Final = "https.event.balance.settled.v1"
 EVENT_BALANCE_CREDITED: Final = "https.event.balance.credited.v1"
 EVENT_BALANCE_REFUSED: Final = "https.event.balance.refused.v1"
+EVENT_PLAN_PURCHASED: Final = "https.event.plan.purchased.v1"
+EVENT_PRICE_BOOK_APPLIED: Final = "https.event.price_book.applied.v1"
+EVENT_PRICE_BOOK_REFUSED: Final = "https.event.price_book.refused.v1"
 EVENTS: Final = (
     EVENT_DOMAIN_REGISTERED, EVENT_DOMAIN_REMOVED, EVENT_DOMAIN_CHANGED, EVENT_COMMAND_SETTLED, EVENT_EDGE_CONVERGED,
     EVENT_EDGE_LAGGING, EVENT_NODE_ENROLLED, EVENT_NODE_DRAINED, EVENT_NODE_RETURNED, EVENT_NODE_LABELLED,
     EVENT_NODE_REMOVED, EVENT_BALANCE_LOW, EVENT_BALANCE_DEPLETED, EVENT_BALANCE_RECOVERED, EVENT_BALANCE_SETTLED,
-    EVENT_BALANCE_CREDITED, EVENT_BALANCE_REFUSED,
+    EVENT_BALANCE_CREDITED, EVENT_BALANCE_REFUSED, EVENT_BALANCE_OVERDUE, EVENT_PLAN_PURCHASED,
+    EVENT_PRICE_BOOK_APPLIED, EVENT_PRICE_BOOK_REFUSED,
 )
 # Usage (work queue USAGE)
 USAGE_REQUEST: Final = "https.usage.request.v1"
@@ -85,6 +94,11 @@ RPC_EDGE_CONVERGENCE: Final = "https.rpc.edge.convergence.v1"
 RPC_FLEET_SHOW: Final = "https.rpc.fleet.show.v1"
 RPC_USAGE_QUERY: Final = "https.rpc.usage.query.v1"
 RPC_USAGE_LOGS: Final = "https.rpc.usage.logs.v1"
+RPC_USAGE_GAPS: Final = "https.rpc.usage.gaps.v1"
+RPC_USAGE_AUDIT: Final = "https.rpc.usage.audit.v1"
+RPC_PLAN_LIST: Final = "https.rpc.plan.list.v1"
+RPC_PRICE_BOOK_SHOW: Final = "https.rpc.price_book.show.v1"
+RPC_PRICE_BOOK_PREVIEW: Final = "https.rpc.price_book.preview.v1"
 RPC_CHARGES_QUERY: Final = "https.rpc.charges.query.v1"
 RPC_BALANCE_SHOW: Final = "https.rpc.balance.show.v1"
 DEAD_VERBS: Final = ("list", "show", "replay", "drop")

@@ -142,10 +142,12 @@ def _summary(channel: Channel) -> str:
 def findings() -> str:
     """docs/findings.md from the enum."""
     lines = ["# Findings", "", "Made from the code by `make docs`. A program branches on the code; the sentence is for",
-             "people. `refusal` stops a command, `warning` and `notice` do not.", "",
-             "| code | severity | what happened | what to do |", "| --- | --- | --- | --- |"]
+             "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes notices refusals).", "",
+             "| code | severity | what happened | for example | how to fix it |", "| --- | --- | --- | --- | --- |"]
     for code in Code:
-        lines.append(f"| `{code.value}` | {code.severity.value} | {_cell(code.sentence)} | {_cell(code.hint)} |")
+        example = "" if code.example == code.sentence else _cell(code.example)
+        lines.append(f"| `{code.value}` | {code.severity.value} | {_cell(code.sentence)} | {example} |"
+                     f" {_cell(code.hint)} |")
     return "\n".join(lines) + "\n"
 
 

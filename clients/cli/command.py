@@ -90,15 +90,35 @@ def command(
         own = list(inspect.signature(action, eval_str=True).parameters.values())[1:]
 
         def run(**given: Any) -> None:
-            place = Place(**{key: given.pop(key) for key in Place.__dataclass_fields__})
-            link = Link(place, given.pop("account"), given.pop("patience"), Out(given.pop("as_json")))
-            sys.exit(run_action(cast(Callable[..., Coroutine[Any, Any, None]], action)(link, **given), link.out))
+            _run(action, given)
 
         expose(run, [*own, *_CONNECTION, _JSON], action)
         app.command(name, epilog=epilog(examples))(run)
         return action
 
     return register
+
+
+def group(app: typer.Typer, name: str, action: Action[P], *, examples: Sequence[str]) -> typer.Typer:
+    """A command that has others under it: ``name`` alone runs ``action``; the others register on what this returns."""
+    own = list(inspect.signature(action, eval_str=True).parameters.values())[1:]
+    under = typer.Typer(name=name, invoke_without_command=True)
+
+    def run(ctx: typer.Context, **given: Any) -> None:
+        if ctx.invoked_subcommand is None:
+            _run(action, given)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    expose(run, [context, *own, *_CONNECTION, _JSON], action)
+    under.callback(epilog=epilog(examples))(run)
+    app.add_typer(under)
+    return under
+
+
+def _run(action: Callable[..., Any], given: dict[str, Any]) -> None:
+    place = Place(**{key: given.pop(key) for key in Place.__dataclass_fields__})
+    link = Link(place, given.pop("account"), given.pop("patience"), Out(given.pop("as_json")))
+    sys.exit(run_action(cast(Callable[..., Coroutine[Any, Any, None]], action)(link, **given), link.out))
 
 
 def expose(function: Callable[..., Any], parameters: Sequence[inspect.Parameter], like: Callable[..., Any]) -> None:

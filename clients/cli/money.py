@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.command import Link, command
+from clients.cli import completeness
+from clients.cli.command import Link, command, group
 from clients.cli.files import parse_time
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, finding
@@ -130,9 +131,10 @@ async def hour_close(
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "usage", examples=[
+    under_usage = group(app, "usage", usage, examples=[
         "edgetls usage --by node --granularity 5m", "edgetls usage --from 2026-05-01 --to 2026-06-01 --granularity day",
-    ])(usage)
+    ])
+    completeness.add_to(app, under_usage)
     command(app, "charges", examples=["edgetls charges --from 2026-05-01 --json"])(charges)
     app.add_typer(balance_app, name="balance")
     app.add_typer(hour_app, name="hour")

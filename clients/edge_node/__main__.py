@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 from clients.edge_node.agent import serve
@@ -34,11 +36,8 @@ def run(arguments: list[str]) -> NoReturn:
         _end(program, str(error), 1)
     except OSError as error:
         _end(program, f"{error.filename or 'the machine'}: {error.strerror}", EXIT_SETTINGS)
-    except BaseExceptionGroup as errors:
-        first = _first(errors)
-        if isinstance(first, SettingsError):
-            _end(program, str(first), EXIT_SETTINGS)
-        _end(program, f"{type(first).__name__}: {first}"[:300], 1)
+    except Exception as error:
+        _end(program, _where(error), 1)
     sys.exit(0)
 
 
@@ -48,8 +47,13 @@ def _agent() -> None:
     asyncio.run(serve(settings))
 
 
-def _first(error: BaseException) -> BaseException:
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+def _where(error: BaseException) -> str:
+    """What and where, without its text: what is not our own error may quote its input."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "start"
+    return f"{type(error).__name__} at {place}"
 
 
 def _end(program: str, text: str, code: int) -> NoReturn:

@@ -33,6 +33,7 @@ from shared.observability.health import Health, serve_health
 log = structlog.get_logger()
 _NGINX_LOOK_SECONDS = 0.1
 _LOGIN_SECONDS = 5.0
+_ENROLMENT_LOOK_SECONDS = 0.2
 _SAVE_SECONDS = 1.0
 
 
@@ -118,32 +119,39 @@ class Agent:
         self._applier.refill(known, self._replica.tombstones())
 
     async def _control_plane(self) -> None:
-        """Joins it, for ever. A refused login leaves the node serving what it has, and says so."""
+        """Joins it, for ever. A node that has something to serve goes on when its login is refused, and says so."""
         while True:
             try:
                 client = await connect(self._settings, self._settings.user, patient=True)
+                try:
+                    await self._session(client)
+                finally:
+                    with contextlib.suppress(Exception):
+                        async with asyncio.timeout(2):
+                            await client.close()
             except SettingsError as error:
                 if not len(self._desired):
                     raise
                 log.error("broker.refused", error=str(error))
-                await asyncio.sleep(_LOGIN_SECONDS)
-                continue
-            try:
-                await self._session(client)
             except (NatsError, EdgetlsError, OSError, TimeoutError) as error:
                 log.error("broker.session_ended", error=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(_LOGIN_SECONDS)
-            finally:
-                with contextlib.suppress(Exception):
-                    async with asyncio.timeout(2):
-                        await client.close()
+            await asyncio.sleep(_LOGIN_SECONDS)
 
     async def _session(self, client: Client) -> None:
         await self._trusted.refresh(client)
         await run_together(
-            self._trusted.keep_fresh(client), self._feed.run(client), self._usage.run(client),
+            self._trusted.keep_fresh(client), self._follow(client), self._usage.run(client),
             self._report.run(client, self._feed, self._applier), _until_closed(client),
         )
+
+    async def _follow(self, client: Client) -> None:
+        """Bundles are read once the node is enrolled: without an epoch's key it could open none of them."""
+        if not self._trusted.epochs:
+            log.warning("agent.waits_for_enrolment")
+        while not self._trusted.epochs:
+            self._trusted.want()
+            await asyncio.sleep(_ENROLMENT_LOOK_SECONDS)
+        await self._feed.run(client)
 
     async def _keep_position(self) -> None:
         saved = Position()

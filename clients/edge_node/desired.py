@@ -32,6 +32,9 @@ class Desired:
     def __contains__(self, domain: str) -> bool:
         return domain in self._versions
 
+    def get(self, domain: str) -> Version | None:
+        return self._versions.get(domain)
+
     def domains(self) -> list[str]:
         return list(self._versions)
 

@@ -22,6 +22,7 @@ from shared.contracts.edge import LogPosition, NodeStatus, Proof
 _COALESCE_SECONDS = 0.02
 _EVERY_SECONDS = 1.0
 _MOST_PROOFS = 1000
+_MOST_KEPT = 20_000
 _TOLD_TIMES = 3
 """A proof is told at once and in the next two statuses of the second: core messages can be lost."""
 
@@ -31,8 +32,8 @@ class Report:
 
     def __init__(self, node: str, trusted: Trusted, logs: Callable[[], list[LogPosition]]) -> None:
         self._node, self._trusted, self._logs = node, trusted, logs
-        self._fresh: deque[Proof] = deque()
-        self._again: deque[tuple[Proof, int]] = deque()
+        self._fresh: deque[Proof] = deque(maxlen=_MOST_KEPT)
+        self._again: deque[tuple[Proof, int]] = deque(maxlen=_MOST_KEPT)
         self._wake = asyncio.Event()
         self.nginx_restarts = 0
 
@@ -54,8 +55,8 @@ class Report:
             self._wake.clear()
             if client.is_connected:
                 await client.publish(subjects.edge_status(self._node), self._status(feed, applier, regular).encode())
-            if self._fresh:
-                self._wake.set()
+                if self._fresh:
+                    self._wake.set()
             await asyncio.sleep(_COALESCE_SECONDS)
 
     def _status(self, feed: Feed, applier: Applier, regular: bool) -> NodeStatus:

@@ -12,7 +12,7 @@ from services.config.intake import Intake
 from services.config.queries import Queries
 from services.config.revisions import Revisions
 from services.config.runner import Deadlines, Runner, keep_house
-from services.config.settings import ConfigSettings
+from services.config.settings import Settings
 from services.config.transport import queries_router
 from services.config.usecases import Decider
 from shared import service, subjects
@@ -34,10 +34,10 @@ _POOL_SIZE, _VERDICTS, _CONVERGED = 20, 8, 4
 
 def run() -> NoReturn:
     """Until SIGTERM."""
-    service.run(NAME, ConfigSettings, build)
+    service.run(NAME, Settings, build)
 
 
-async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
     """Opens the database, puts the routers on the broker, and returns what runs until the end."""
     settings, client, health = runtime.settings, runtime.client, runtime.health
     commands, verdicts, events = subjects.DEAD_OWNERS[NAME]

@@ -9,7 +9,7 @@ from pydantic import Field
 from shared.settings import ServiceSettings
 
 
-class ConfigSettings(ServiceSettings):
+class Settings(ServiceSettings):
     """``config_dsn``: its own database. ``judging_seconds``: how long a verdict may take from the question's PubAck.
 
     ``allow_private_origins``: for tests and closed networks (rule A5). ``revision_seconds``: how long a start waits

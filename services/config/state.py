@@ -36,6 +36,11 @@ class Certificate:
         """The lowest that one of its keys is sealed to: what a node must hold to be able to open them all."""
         return min((pair.sealed_key.epoch for pair in self.pairs), default=0)
 
+    @property
+    def until(self) -> datetime | None:
+        """When the first of its pairs expires."""
+        return min((pair.not_after for pair in self.pairs), default=None)
+
 
 @dataclass(frozen=True)
 class Pending:

@@ -9,11 +9,13 @@ from datetime import datetime
 
 from services.config import commands, machine, messages, names, ordering
 from services.config.commands import Command
-from services.config.orders import Event, Judged, JudgingBegan, Order, Register, Settled, Timeout
+from services.config.orders import Event, Judged, JudgingBegan, Order, Settled, Timeout
 from services.config.revisions import Revisions
 from services.config.state import Cause, Domain
 from services.config.store import domains, records
+from services.config.store.families import Families
 from services.config.store.revisions import draw
+from shared import subjects
 from shared.clock import Clock
 from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
@@ -23,7 +25,7 @@ from shared.storage import inbox, outbox
 from shared.storage.inbox import Target
 from shared.storage.pool import Connection, Pool
 
-KEYS_AT_ONCE = 50
+KEYS_AT_ONCE = 200
 
 
 @dataclass
@@ -31,12 +33,16 @@ class _Effects:
     """What one transaction writes in bulk at its end."""
 
     at: datetime
+    saved: list[domains.Saved] = field(default_factory=list)
+    recorded: list[records.Recorded] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
     questions: list[Outgoing] = field(default_factory=list)
     ran: list[Target] = field(default_factory=list)
     held: list[Target] = field(default_factory=list)
 
     async def write(self, connection: Connection) -> None:
+        await domains.save(connection, self.saved, self.at)
+        await records.write(connection, self.recorded, self.at)
         await outbox.enqueue(connection, self.outgoing)
         await outbox.enqueue(connection, self.questions, carries_pair=True)
         await inbox.finish(connection, self.ran)
@@ -51,7 +57,7 @@ class Decider:
         self._allow_private = allow_private_origins
 
     async def run_ready(self, only: str | None = None) -> list[str]:
-        """Runs the commands that are ready, of up to 50 domains in one transaction (``only``: of this); their keys."""
+        """Runs the commands that are ready, of up to 200 domains in one transaction (``only``: of this); their keys."""
         home = await self._revisions.home()
         async with self._pool.acquire() as connection, connection.transaction():
             keys = await inbox.lock_ready(connection, KEYS_AT_ONCE, only)
@@ -61,9 +67,10 @@ class Decider:
             known = await domains.load(connection, keys)
             numbers = iter(await draw(connection, sum(map(len, queues.values())), home))
             effects = _Effects(self._clock.now())
-            # In the order of families: their locks are then taken in the same order by every replica.
+            families = await Families.lock(connection, (key for key in keys if _registers(queues[key])))
+            # A wildcard before its hosts: they must see what became of it.
             for key in sorted(keys, key=lambda key: (names.parent(key), key)):
-                await self._run_key(connection, known.get(key), queues[key], numbers, effects)
+                self._run_key(known.get(key), queues[key], families, numbers, effects)
             await effects.write(connection)
         return keys
 
@@ -83,7 +90,7 @@ class Decider:
             number = (await draw(connection, 1, home))[0]
             effects = _Effects(self._clock.now())
             events = machine.decide(before, asked, revision=number, at=effects.at)
-            await self._keep(connection, name, before, machine.evolve_all(before, events), events, effects)
+            self._keep(name, before, machine.evolve_all(before, events), events, effects)
             await effects.write(connection)
             await inbox.release(connection, [name])
             return bool(events)
@@ -99,12 +106,12 @@ class Decider:
                 with contextlib.suppress(Malformed):
                     command, cause = _read(target)
                     settled = Settled(cause, Outcome.REFUSED, (finding(Code.SERVICE_BUSY),))
-                    await self._keep(connection, command.shown, None, None, [settled], effects)
+                    self._keep(command.shown, None, None, [settled], effects)
                 await effects.write(connection)
             await inbox.release(connection, [key])
 
-    async def _run_key(
-        self, connection: Connection, before: Domain | None, queue: Sequence[Target], numbers: Iterator[int],
+    def _run_key(
+        self, before: Domain | None, queue: Sequence[Target], families: Families, numbers: Iterator[int],
         effects: _Effects,
     ) -> None:
         read = [_read(target) for target in queue]
@@ -113,32 +120,34 @@ class Decider:
         if nameless:
             for shown, order in zip(nameless, orders, strict=True):
                 done = ordering.run(None, [order], revisions=numbers, at=effects.at)
-                await self._keep(connection, shown, None, None, done.events, effects)
+                self._keep(shown, None, None, done.events, effects)
             effects.ran += queue
             return
         name = read[0][0].shown
-        known = None
-        if any(isinstance(order, Register) for order in orders):
-            known = await domains.holders(connection, name)
-        done = ordering.run(before, orders, revisions=numbers, at=effects.at, known=known)
-        await self._keep(connection, name, before, done.state, done.events, effects)
+        done = ordering.run(before, orders, revisions=numbers, at=effects.at, known=families.known(name))
+        families.note(name, done.state)
+        self._keep(name, before, done.state, done.events, effects)
         effects.ran += queue[: done.ran]
         effects.held += queue[done.ran :]
 
     def _order(self, command: Command, cause: Cause) -> Order:
         return commands.order(command, cause, allow_private_origins=self._allow_private)
 
-    async def _keep(
-        self, connection: Connection, name: str, before: Domain | None, after: Domain | None, events: list[Event],
-        effects: _Effects,
+    @staticmethod
+    def _keep(
+        name: str, before: Domain | None, after: Domain | None, events: list[Event], effects: _Effects
     ) -> None:
         if after is not None and after != before:
-            await domains.save(connection, before, after, effects.at)
-        await records.write(connection, name, events, effects.at)
+            effects.saved.append(domains.Saved(before, after))
+        effects.recorded.append(records.Recorded(name, events))
         for event in events:
             effects.outgoing += messages.caused(name, event, effects.at)
             if isinstance(event, JudgingBegan) and after is not None and event.pending == after.pending:
                 effects.questions.append(messages.question(after, event, effects.at))
+
+
+def _registers(queue: Sequence[Target]) -> bool:
+    return any(target.subject == subjects.CMD_DOMAIN_REGISTER for target in queue)
 
 
 def _read(target: Target) -> tuple[Command, Cause]:

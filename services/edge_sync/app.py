@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from services.edge_sync.leading import Term
 from services.edge_sync.patience import patiently
-from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.settings import Settings
 from services.edge_sync.store import Store
 from services.edge_sync.transport import Desk, edge_router
 from services.edge_sync.trusted import Trusted
@@ -30,10 +30,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def run() -> NoReturn:
-    service.run(NAME, EdgeSyncSettings, build)
+    service.run(NAME, Settings, build)
 
 
-async def build(runtime: Runtime[EdgeSyncSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
     settings = runtime.settings
     signer = read_signer(settings.edge_sync_signing_key_file, "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE")
     operator_key = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")

@@ -17,7 +17,7 @@ from services.edge_sync.convergence import Moment
 from services.edge_sync.keyrings import SOURCE, Keyrings
 from services.edge_sync.observing import Observer
 from services.edge_sync.patience import patiently
-from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.settings import Settings
 from services.edge_sync.store import Store
 from services.edge_sync.trusted import Trusted
 from services.edge_sync.usecases import ConfigReads, Delivery
@@ -58,7 +58,7 @@ _CONDITIONS = ("fleet", "bucket", "repair", "keyrings", "record", "seen", "seali
 class Term:
     """``run`` ends when it is cancelled: the lease went elsewhere."""
 
-    def __init__(self, runtime: Runtime[EdgeSyncSettings], store: Store, trusted: Trusted, signer: Signer) -> None:
+    def __init__(self, runtime: Runtime[Settings], store: Store, trusted: Trusted, signer: Signer) -> None:
         self._runtime, self._store, self._signer = runtime, store, signer
         self._settings, self._health, self._clock = runtime.settings, runtime.health, runtime.clock
         self._publisher: Publisher = runtime.publisher

@@ -23,7 +23,7 @@ from services.edge_sync.convergence import (
 )
 from services.edge_sync.fleet import Node
 from services.edge_sync.index import Index
-from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.settings import Settings
 from shared.contracts.edge import Converged, Lagging, NodeStatus, NodeView, Progress, Proof
 
 GRACE_SECONDS = 5.0
@@ -38,7 +38,7 @@ class Observer:
         self,
         nodes: Mapping[str, Node],
         index: Callable[[], Index],
-        settings: EdgeSyncSettings,
+        settings: Settings,
         started: float,
     ) -> None:
         self._nodes, self._index, self._settings, self._started = nodes, index, settings, started

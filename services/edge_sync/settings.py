@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr
 from shared.settings import ServiceSettings
 
 
-class EdgeSyncSettings(ServiceSettings):
+class Settings(ServiceSettings):
     """All times in seconds."""
 
     edge_sync_dsn: SecretStr

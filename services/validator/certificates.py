@@ -42,12 +42,14 @@ _WEAK_SIGNATURES = {
     "1.2.840.10040.4.3": "SHA-1",
 }
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-_SERVER_EXTENSIONS = {
+# What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
+_KNOWN_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-    ExtensionOID.CERTIFICATE_POLICIES, ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
-    ExtensionOID.TLS_FEATURE, ExtensionOID.ISSUER_ALTERNATIVE_NAME,
+    ExtensionOID.CERTIFICATE_POLICIES,
 }
+_NS_CERT_TYPE, _PROXY = x509.ObjectIdentifier("2.16.840.1.113730.1.1"), x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
+_NS_SERVER_BIT = 0x40
 
 
 class Unreadable(ValueError):
@@ -209,8 +211,23 @@ class Certificate:
         """Critical extensions that a TLS client is not bound to know (RFC 5280, 4.2), by OID."""
         return [
             extension.oid.dotted_string for extension in self.extensions
-            if extension.critical and extension.oid not in _SERVER_EXTENSIONS
+            if extension.critical and extension.oid not in _KNOWN_EXTENSIONS
+            and not (self.is_ca and extension.oid == ExtensionOID.NAME_CONSTRAINTS)
         ]
+
+    @property
+    def is_proxy(self) -> bool:
+        """RFC 3820: issued by an end entity. OpenSSL loads none."""
+        return any(extension.oid == _PROXY for extension in self.extensions)
+
+    @property
+    def is_of_another_netscape_type(self) -> bool:
+        """It has the extension that was before EKU, without the bit for a TLS server: OpenSSL still heeds it."""
+        for extension in self.extensions:
+            if extension.oid == _NS_CERT_TYPE and isinstance(extension.value, x509.UnrecognizedExtension):
+                value = extension.value.value  # BIT STRING: tag, length, unused bits, bits
+                return len(value) < 4 or not value[3] & _NS_SERVER_BIT
+        return False
 
     @property
     def has_scts(self) -> bool:

@@ -263,6 +263,8 @@ def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]
         yield "may not issue for TLS servers (extended key usage)"
     if not issuer.key_fits:
         yield f"has a key that is not accepted ({issuer.key_name})"
+    for oid in issuer.unknown_critical:
+        yield f"has a critical extension that clients do not know ({oid})"
     if issuer is not path[-1] and issuer.weak_signature:
         yield f"is signed with {issuer.weak_signature}"
 
@@ -279,8 +281,9 @@ def _require_ca(policy: Policy, certificate: x509.Certificate, basic: x509.Basic
 
 # Private CAs often leave out what the web's profile demands of issuers (key identifiers, key usage); what they do
 # state is checked above. The leaf has its own checks (D8, D10).
-_CA_POLICY = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
-_LEAF_POLICY = ExtensionPolicy.permit_all()
+# Critical policies bind no client that asks for none (RFC 5280, 6.1); told to allow any, the library still refuses them.
+_POLICY = ExtensionPolicy.permit_all().may_be_present(x509.CertificatePolicies, Criticality.AGNOSTIC, None)
+_CA_POLICY = _POLICY.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
 
 
 def _refused_by_library(path: Path, at: datetime) -> str | None:
@@ -288,7 +291,7 @@ def _refused_by_library(path: Path, at: datetime) -> str | None:
     leaf, *issuers = path
     verifier = (
         PolicyBuilder().store(issuers[-1].store).time(at).max_chain_depth(_DEPTH)
-        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY).build_client_verifier()
+        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_POLICY).build_client_verifier()
     )
     try:
         verified = verifier.verify(leaf.parsed, [c.parsed for c in issuers[:-1]])

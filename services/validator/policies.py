@@ -325,6 +325,10 @@ def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:
         yield "is a CA's"
     if not leaf.serves_tls:
         yield "is not for TLS servers (extended key usage without serverAuth)"
+    if leaf.is_of_another_netscape_type:
+        yield "is not for TLS servers (Netscape certificate type)"
+    if leaf.is_proxy:
+        yield "is a proxy certificate"
     usage = leaf.extension(x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         # Every cipher suite with ECDHE, and all of TLS 1.3, signs with the leaf's key.

@@ -20,14 +20,15 @@ class BalanceView(Contract):
     limit: Amount | None
     low: bool
     depleted: bool
+    overdue: bool = False
     hours_left: Amount | None
 
 
 class BalanceEvent(Contract):
-    """https.event.balance.<low|depleted|recovered|settled|credited>.v1, once a crossing; ``crossing`` numbers them."""
+    """https.event.balance.<low|depleted|overdue|recovered|settled|credited|refused>.v1, once a crossing; ``crossing`` numbers them."""
 
     account: Account
-    change: Literal["low", "depleted", "recovered", "settled", "credited", "refused"]
+    change: Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
     crossing: int
     balance: Amount
     limit: Amount | None

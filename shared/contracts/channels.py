@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shared import subjects as s
-from shared.contracts import balance, commands, domains, edge, judging, queries, usage
+from shared.contracts import audit, balance, commands, domains, edge, judging, prices, queries, usage
 from shared.contracts.base import Contract, Signed
 
 Kind = Literal["command", "query", "event", "message"]
@@ -113,6 +113,8 @@ BILLING: Final = (
     _command("billing", s.CMD_BALANCE_CREDIT, commands.CreditBalance),
     _command("billing", s.CMD_BALANCE_THRESHOLD, commands.SetThreshold),
     _command("billing", s.CMD_HOUR_CLOSE, commands.CloseHour),
+    _command("billing", s.CMD_PLAN_PURCHASE, commands.PurchasePlan),
+    _command("billing", s.CMD_PRICE_BOOK_APPLY, commands.ApplyPriceBook),
     Channel("billing", s.usage_batch("{node}"), usage.UsageBatch, "receive", "message", ce=False),
     Channel("billing", s.USAGE_REQUEST, usage.HttpsRequest, "receive", "message", ce=False),
     Channel("billing", s.EVENT_DOMAIN_REGISTERED, domains.DomainRegistered, "receive", "event"),
@@ -124,8 +126,17 @@ BILLING: Final = (
     _event("billing", s.EVENT_BALANCE_SETTLED, balance.BalanceEvent),
     _event("billing", s.EVENT_BALANCE_CREDITED, balance.BalanceEvent),
     _event("billing", s.EVENT_BALANCE_REFUSED, balance.BalanceEvent),
+    _event("billing", s.EVENT_BALANCE_OVERDUE, balance.BalanceEvent),
+    _event("billing", s.EVENT_PLAN_PURCHASED, prices.PlanEvent),
+    _event("billing", s.EVENT_PRICE_BOOK_APPLIED, prices.PriceBookEvent),
+    _event("billing", s.EVENT_PRICE_BOOK_REFUSED, prices.PriceBookEvent),
     _query("billing", s.RPC_USAGE_QUERY, queries.QueryUsage, queries.UsagePage),
     _query("billing", s.RPC_USAGE_LOGS, queries.QueryLogs, queries.LogsPage),
+    _query("billing", s.RPC_USAGE_GAPS, audit.QueryGaps, audit.GapsPage),
+    _query("billing", s.RPC_USAGE_AUDIT, audit.QueryAudit, audit.AuditReport),
+    _query("billing", s.RPC_PLAN_LIST, prices.ListPlans, prices.PlansPage),
+    _query("billing", s.RPC_PRICE_BOOK_SHOW, queries.Nothing, prices.PriceBookView),
+    _query("billing", s.RPC_PRICE_BOOK_PREVIEW, prices.PreviewPriceBook, prices.PricePreview),
     _query("billing", s.RPC_CHARGES_QUERY, queries.QueryCharges, queries.ChargesPage),
     _query("billing", s.RPC_BALANCE_SHOW, queries.ShowBalance, balance.BalanceView),
     *_dead("billing"),

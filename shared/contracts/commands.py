@@ -20,6 +20,7 @@ from shared.contracts.base import (
     Utc,
 )
 from shared.contracts.domains import Hsts, Origin, RedirectMode, TlsVersion
+from shared.contracts.prices import PriceBook
 
 
 class RegisterDomain(Contract):
@@ -111,6 +112,24 @@ class CloseHour(Contract):
     """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until``."""
 
     until: Utc
+
+
+class PurchasePlan(Contract):
+    """https.cmd.plan.purchase.v1: a plan of the price book, paid from the balance; idempotent by (account, reference).
+
+    It begins with the hour of the purchase."""
+
+    account: Account
+    plan: Identifier
+    reference: Identifier
+    currency: Currency
+
+
+class ApplyPriceBook(Contract):
+    """https.cmd.price_book.apply.v1 (operator): ``base`` is the serial that was current at its preview."""
+
+    base: Annotated[int, Field(ge=0)]
+    book: PriceBook
 
 
 class EnrolNode(Contract):

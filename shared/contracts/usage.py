@@ -82,7 +82,8 @@ class UsageRow(Contract):
 
 
 class ChargeRow(Contract):
-    """One ledger line of the kind charge: ``requests`` of ``hour`` at ``price`` a 10,000."""
+    """One ledger line: ``requests`` of ``hour`` at ``price`` a 10,000, by the price ``price_id`` of the price book, or
+    taken from the plan that was bought under the reference ``plan`` (then price and amount are 0)."""
 
     account: Account
     hour: Utc
@@ -91,3 +92,5 @@ class ChargeRow(Contract):
     price: Amount
     amount: Amount
     currency: Currency
+    price_id: str | None = None
+    plan: str | None = None

@@ -39,9 +39,7 @@ class Digest:
 
     def root(self) -> str:
         """Hex, 64 characters; the same for the same set, in whatever order it was built."""
-        if self._dirty:
-            self._refresh()
-            self._root = self._hash_root()
+        self._refresh()
         return self._root
 
     def buckets(self) -> list[str]:
@@ -49,12 +47,15 @@ class Digest:
         return [digest.hex() for digest in self._digests]
 
     def _refresh(self) -> None:
+        if not self._dirty:
+            return
         for bucket in self._dirty:
             members = self._members[bucket]
             self._digests[bucket] = (
                 sha256(b"\n".join(members[domain] for domain in sorted(members))).digest() if members else _EMPTY
             )
         self._dirty.clear()
+        self._root = self._hash_root()
 
     def _hash_root(self) -> str:
         return sha256(b"".join(self._digests)).hexdigest()

@@ -1,4 +1,4 @@
-"""What goes on while processes are killed: certificates are replaced, visitors ask; and what must be true afterwards."""
+"""What goes on while processes are killed: uploads and requests; and what must be true afterwards."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from deploy.embedded.platform import Platform
 from tests.faults.story import Story
 from tests.support.waiting import until
 
-KILLS = 4
+KILLS = 8
 VICTIMS = {
     "the validator": ["validator"],
     "config in both its replicas": ["config", "config-2"],

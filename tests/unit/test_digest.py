@@ -43,3 +43,9 @@ def test_a_change_shows_in_its_own_bucket_only() -> None:
     changed = [i for i, (x, y) in enumerate(zip(before, digest.buckets(), strict=True)) if x != y]
     assert changed == [bucket_of("a.example")]
     assert len(before) == BUCKETS
+
+
+def test_asking_for_the_buckets_first_leaves_the_root_right() -> None:
+    digest = _digest({"a.example": 1})
+    digest.buckets()
+    assert digest.root() == _digest({"a.example": 1}).root()

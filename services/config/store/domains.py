@@ -12,7 +12,7 @@ import asyncpg
 
 from services.config import names
 from services.config.bundles import desired
-from services.config.state import Cause, Certificate, Domain, Known, Pending
+from services.config.state import Cause, Certificate, Domain, Pending
 from shared.contracts.domains import Origin, ServiceType, Settings
 from shared.contracts.judging import JudgedPair
 from shared.storage.pool import Connection
@@ -25,9 +25,9 @@ COLUMNS = (
 _SAVE = """
 insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed, removed_at,
     revision, registered_revision, registered_at, pending_id, pending_request, pending_cause, bundle, bundle_hash,
-    bundle_epoch)
+    bundle_epoch, served_until)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $9 then $10::timestamptz end, $11, $12, $13, $14, $15, $16, $17,
-    $18, $19)
+    $18, $19, $20)
 on conflict (name) do update set
     account = excluded.account, service_type = excluded.service_type, origin = excluded.origin, trust = excluded.trust,
     settings = excluded.settings, suspended = excluded.suspended, removed = excluded.removed,
@@ -36,7 +36,7 @@ on conflict (name) do update set
     registered_revision = excluded.registered_revision, registered_at = excluded.registered_at,
     pending_id = excluded.pending_id, pending_request = excluded.pending_request,
     pending_cause = excluded.pending_cause, bundle = excluded.bundle, bundle_hash = excluded.bundle_hash,
-    bundle_epoch = excluded.bundle_epoch
+    bundle_epoch = excluded.bundle_epoch, served_until = excluded.served_until
 """
 
 
@@ -69,33 +69,39 @@ def assemble(rows: Iterable[asyncpg.Record], pairs: Iterable[asyncpg.Record]) ->
     ]
 
 
-async def save(connection: Connection, before: Domain | None, after: Domain, at: datetime) -> None:
-    """The row with its bundle, and the pairs where they changed."""
-    bundle = desired(after)
-    pending = after.pending
-    await connection.execute(
-        _SAVE, after.name, names.parent(after.name), after.account, after.service_type.value,
-        after.origin.model_dump(mode="json"), after.trust, after.settings.model_dump(mode="json"), after.suspended,
-        after.removed, at, after.revision, after.registered_revision, after.registered_at,
+@dataclass(frozen=True)
+class Saved:
+    """A domain as it was loaded (None: not there) and as it is to be kept."""
+
+    before: Domain | None
+    after: Domain
+
+
+async def save(connection: Connection, saved: Sequence[Saved], at: datetime) -> None:
+    """The rows with their bundles, and the pairs where they changed."""
+    if not saved:
+        return
+    await connection.executemany(_SAVE, [_row(one.after, at) for one in saved])
+    changed = [
+        one.after for one in saved
+        if ((one.before.live, one.before.previous) if one.before else (None, None))
+        != (one.after.live, one.after.previous)
+    ]
+    if changed:
+        await _save_pairs(connection, changed)
+
+
+def _row(domain: Domain, at: datetime) -> tuple[Any, ...]:
+    bundle = desired(domain)
+    pending = domain.pending
+    return (
+        domain.name, names.parent(domain.name), domain.account, domain.service_type.value,
+        domain.origin.model_dump(mode="json"), domain.trust, domain.settings.model_dump(mode="json"), domain.suspended,
+        domain.removed, at, domain.revision, domain.registered_revision, domain.registered_at,
         pending.cause.command_id if pending else None, pending.request_id if pending else None,
         _cause_out(pending.cause) if pending else None, bundle.payload, bundle.hash, bundle.epoch,
+        domain.live.until if domain.live else None,
     )
-    kept = (before.live, before.previous) if before else (None, None)
-    if kept != (after.live, after.previous):
-        await _save_pairs(connection, after)
-
-
-async def holders(connection: Connection, name: str) -> Known:
-    """Rule A2: the accounts that hold the wildcard above ``name``, or the hosts under it. Holds the family's lock, so
-    that two registrations of one family see each other."""
-    parent = names.parent(name)
-    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"family {parent}")
-    wildcard = f"{names.WILDCARD}.{parent}"
-    rows = await connection.fetch(
-        "select distinct account from domains where parent = $1 and not removed and name <> $2"
-        " and ($2 = $3 or name = $3)", parent, name, wildcard,
-    )
-    return Known(frozenset(row["account"] for row in rows))
 
 
 async def pending_domain(connection: Connection, submission_id: str) -> str | None:
@@ -137,18 +143,19 @@ async def drop_tombstones(connection: Connection) -> None:
     )
 
 
-async def _save_pairs(connection: Connection, domain: Domain) -> None:
-    await connection.execute("delete from pairs where domain = $1", domain.name)
+async def _save_pairs(connection: Connection, changed: Sequence[Domain]) -> None:
+    await connection.execute("delete from pairs where domain = any($1::text[])", [domain.name for domain in changed])
     rows = [
         (domain.name, slot, position, certificate.submission_id, pair.pair_id, pair.sealed_key.epoch,
-         pair.model_dump_json())
+         pair.leaf_fingerprint, pair.model_dump_json())
+        for domain in changed
         for slot, certificate in (("live", domain.live), ("previous", domain.previous)) if certificate
         for position, pair in enumerate(certificate.pairs)
     ]
     if rows:
         await connection.executemany(
-            "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, pair)"
-            " values ($1, $2, $3, $4, $5, $6, $7)", rows,
+            "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, fingerprint, pair)"
+            " values ($1, $2, $3, $4, $5, $6, $7, $8)", rows,
         )
 
 

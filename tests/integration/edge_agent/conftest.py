@@ -66,7 +66,7 @@ class Stage:
 async def make_stage(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Stage]]]:
     stages: list[Stage] = []
 
-    async def make(**settings: str) -> Stage:
+    async def make(*, enrolled: bool = True, **settings: str) -> Stage:
         signers = Signers.make(tmp_path)
         credentials = ensure_node(tmp_path / "keys")
         broker = BrokerProcess.make(tmp_path, {NODE: credentials.nkey})
@@ -75,7 +75,8 @@ async def make_stage(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[St
         node = EdgeNode.make(tmp_path, broker.broker.url, signers.operator_key(), trust, **settings)
         control = Control(signers, await broker.login("edge_sync"), await broker.login("billing"))
         await control.start()
-        await control.put_keyring(s.keyring_node(NODE), signers.enrol(NODE, credentials))
+        if enrolled:
+            await control.put_keyring(s.keyring_node(NODE), signers.enrol(NODE, credentials))
         stages.append(Stage(signers, broker, control, node, Authority.create()))
         return stages[-1]
 

@@ -58,7 +58,7 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float
     """Waits until a condition holds."""
     try:
         async with asyncio.timeout(limit):
-            while not await condition():  # noqa: ASYNC110 - what is waited for is in another process
+            while not await condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"not within {limit} s: {what}") from None

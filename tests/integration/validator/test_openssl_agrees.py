@@ -48,6 +48,16 @@ def aia(critical: bool) -> Any:
     return (x509.AuthorityInformationAccess([x509.AccessDescription(issuers, where)]), critical)
 
 
+def policies(critical: bool) -> Any:
+    validated = x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)
+    return (x509.CertificatePolicies([validated]), critical)
+
+
+def crls(critical: bool) -> Any:
+    where = x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")
+    return (x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, None)]), critical)
+
+
 ODD_KEY_ID = (x509.AuthorityKeyIdentifier(b"another key's id....", None, None), False)
 ODD_SERIAL = (x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Somebody"))], 4711), False)
 
@@ -65,7 +75,7 @@ CA_HOW: list[dict[str, Any]] = [
         constraints([x509.RFC822Name("example.com")]), constraints([x509.UniformResourceIdentifier(".example.net")]),
         odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
         (x509.PolicyConstraints(0, None), True), (x509.InhibitAnyPolicy(0), True),
-        (x509.SubjectAlternativeName(names("ca.example.net")), False), aia(True),
+        (x509.SubjectAlternativeName(names("ca.example.net")), False), aia(True), policies(True), crls(True),
     )),
     {"identifiers": False}, {"identifiers": False, "extensions": [ODD_KEY_ID]},
     {"identifiers": False, "extensions": [ODD_SERIAL]},
@@ -83,7 +93,7 @@ LEAF_HOW: list[dict[str, Any]] = [
         constraints(names("example.com")), aia(True), aia(False),
         (x509.TLSFeature([x509.TLSFeatureType.status_request]), True),
         (x509.IssuerAlternativeName(names("example.com")), True), (x509.PolicyConstraints(0, None), True),
-        (x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)]), True),
+        policies(True), crls(True),
     )),
 ]
 SANS = [
@@ -142,10 +152,22 @@ def uploads(draw: st.DrawFn) -> Upload:
     return Upload(tuple(chain), leaf, draw(st.sampled_from(HOSTS)), (*told, sans, how, change))
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(upload=uploads())
 def test_no_pair_is_accepted_that_openssl_refuses_for_its_name_or_path(upload: Upload) -> None:
     judged = upload.judged()
     if judged.pairs:
         said = refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, upload.host)
         assert said == "", upload.how
+
+
+def test_ordinary_pairs_are_accepted_by_both() -> None:
+    """Else the rule above could hold because nothing is accepted."""
+    upper = ROOT.intermediate("Upper", path_length=1, **LONG)
+    times = {"not_before": AT - DAY, "not_after": AT + 60 * DAY}
+    for how in ({}, {"eku": None}, {"key_usage": None}, {"identifiers": False}, {"basic_constraints": False}):
+        for authority in (ROOT, upper, upper.intermediate("Lower", path_length=0, **LONG)):
+            leaf = authority.issue([DOMAIN], **times, **how)  # type: ignore[arg-type]
+            judged = Upload(leaf.chain, leaf, DOMAIN, ()).judged()
+            assert judged.pairs
+            assert refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, DOMAIN) == ""

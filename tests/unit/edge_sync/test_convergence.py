@@ -15,7 +15,7 @@ from services.edge_sync.convergence import Moment, Watch, converged, lagging, pe
 from services.edge_sync.fleet import Node
 from services.edge_sync.index import Index
 from services.edge_sync.observing import Observer
-from services.edge_sync.settings import EdgeSyncSettings
+from services.edge_sync.settings import Settings
 from shared.contracts.edge import BundleKind, Converged, Lagging, NodeStatus, Proof
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -109,7 +109,7 @@ class Stage:
     """An observer with a bucket that holds what the test puts."""
 
     def __init__(self, fleet: dict[str, Node]) -> None:
-        settings = EdgeSyncSettings.model_validate({
+        settings = Settings.model_validate({
             "nats_url": "x", "nats_seed_file": Path("x"), "operator_key_file": Path("x"), "trust_file": Path("x"),
             "edge_sync_dsn": "x", "edge_sync_signing_key_file": Path("x"),
         })

@@ -1,0 +1,88 @@
+"""Is every byte in (``edgetls usage gaps``), and does everything add up (``edgetls audit``)? Rule E9."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from clients.cli.command import Link, command
+from clients.cli.files import parse_time
+from shared import subjects as s
+from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared.contracts.findings import Code, finding
+from shared.errors import Refused
+
+FromOption = Annotated[str | None, typer.Option("--from", help="Inclusive; RFC 3339 or a date, UTC.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Exclusive.")]
+_DAY = timedelta(days=1)
+
+
+async def gaps(
+    link: Link,
+    start: FromOption = None,
+    end: ToOption = None,
+    node: Annotated[str | None, typer.Option(help="Of this node alone.")] = None,
+) -> None:
+    """The byte ranges of the nodes' logs that are not in, by node, log and range. Default: of all time."""
+    found: list[Gap] = []
+    after: str | None = ""
+    async with link.reach("finance") as reach:
+        while after is not None:
+            question = QueryGaps(
+                node=node, start=parse_time(start) if start else None, end=parse_time(end) if end else None, after=after
+            )
+            page = await reach.ask(s.RPC_USAGE_GAPS, question, GapsPage)
+            found += page.gaps
+            after = page.next
+    link.out.data(found)
+    link.out.table(
+        ("node", "log", "from byte", "to byte", "bytes", "kind", "since", "last seen"),
+        [
+            (g.node, g.log, g.start, g.end, g.end - g.start, g.kind, f"{g.since:%Y-%m-%d %H:%M:%S}",
+             f"{g.last_seen:%Y-%m-%d %H:%M:%S}") for g in found
+        ],
+        empty="no gaps: every byte that was read is in",
+    )
+
+
+async def audit(link: Link, start: FromOption = None, end: ToOption = None) -> None:
+    """Recomputes usage and charges from the archive and compares, to the last request and the last decimal.
+
+    Day by day; exit 1 when anything differs. Default: the last 24 full hours."""
+    until = parse_time(end) if end else datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    at = parse_time(start) if start else until - _DAY
+    reports: list[AuditReport] = []
+    async with link.reach("finance") as reach:
+        while at < until:
+            past = min(at + _DAY, until)
+            report = await reach.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=at, end=past), AuditReport, timeout=600)
+            link.out.line(_line(report))
+            reports.append(report)
+            at = past
+    link.out.data(reports)
+    differences = [one for report in reports for one in report.differences]
+    if differences:
+        link.out.table(
+            ("what", "where", "recomputed", "recorded"),
+            [(d.what, d.place, d.recomputed, d.recorded) for d in differences],
+        )
+        raise Refused([finding(Code.AUDIT_DIFFERS)])
+    link.out.line(f"{sum(r.requests for r in reports)} requests: everything agrees")
+
+
+def _line(report: AuditReport) -> str:
+    money = ", ".join(f"{amount:f} {currency}" for currency, amount in sorted(report.amounts.items())) or "nothing"
+    verdict = "agrees" if report.agrees else f"{report.differing} DIFFER"
+    kept = "" if report.complete else " (part of it is older than the archive)"
+    return (
+        f"{report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M}: {report.requests} requests from "
+        f"{report.batches} batches and {report.single_events} events, {report.charged} charged ({money}), "
+        f"{report.uncharged} not yet: {verdict}{kept}"
+    )
+
+
+def add_to(app: typer.Typer, under_usage: typer.Typer) -> None:
+    command(under_usage, "gaps", examples=["edgetls usage gaps", "edgetls usage gaps --node node-1 --json"])(gaps)
+    command(app, "audit", examples=["edgetls audit --from 2026-05-01 --to 2026-06-01"])(audit)

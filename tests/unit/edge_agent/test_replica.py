@@ -1,0 +1,67 @@
+"""The replica's files: safe names, whole contents, nothing left of what was replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.edge_node.replica import Position, Replica, Tombstone, file_name
+
+
+@given(st.text(max_size=300))
+def test_whatever_the_domain_its_file_stays_in_the_folder(domain: str) -> None:
+    name = file_name(domain)
+    assert Path(name).name == name
+    assert len(name.encode()) <= 255
+    assert not name.startswith(".")
+    assert "\0" not in name
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_two_domains_have_two_files(one: str, other: str) -> None:
+    assert (file_name(one) == file_name(other)) == (one == other)
+
+
+def test_a_wildcard_and_its_look_alike_have_two_files() -> None:
+    assert file_name("*.a.test") != file_name("_.a.test")
+
+
+def test_a_bundle_replaces_the_one_before_and_a_burial_unlinks_it(tmp_path: Path) -> None:
+    replica = Replica(tmp_path / "node")
+    replica.write([("a.test", b"first"), ("b.test", b"b")])
+    replica.write([("a.test", b"second")])
+    assert sorted(body for _, body in replica.bodies()) == [b"b", b"second"]
+    replica.bury({"a.test": Tombstone(3, 1, "h")})
+    assert replica.read("a.test") is None
+    assert [body for _, body in replica.bodies()] == [b"b"]
+    again = Replica(tmp_path / "node")
+    assert again.tombstones() == {"a.test": Tombstone(3, 1, "h")}
+    again.write([("a.test", b"back")])
+    assert again.tombstones() == {}
+    again.drop(["a.test", "b.test"])
+    assert list(again.bodies()) == []
+
+
+def test_files_are_for_the_node_alone_and_torn_ones_are_swept(tmp_path: Path) -> None:
+    replica = Replica(tmp_path / "node")
+    replica.write([("a.test", b"x")])
+    replica.save_position(Position("then", 7, 1.5))
+    (tmp_path / "node" / "replica" / ".torn").write_bytes(b"half")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "node").rglob("*") if path.is_file()}
+    assert modes <= {0o600, 0o644}
+    assert (tmp_path / "node" / "replica").stat().st_mode & 0o777 == 0o700
+    again = Replica(tmp_path / "node")
+    assert again.position() == Position("then", 7, 1.5)
+    assert [name for name, _ in again.bodies()] == [file_name("a.test")]
+    assert not (tmp_path / "node" / "replica" / ".torn").exists()
+
+
+def test_unreadable_notes_are_as_none(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    Replica(folder)
+    (folder / "position.json").write_text('{"incarnation": 1, "x"')
+    (folder / "tombstones.json").write_text("[]")
+    assert Replica(folder).position() == Position()
+    assert Replica(folder).tombstones() == {}
