@@ -100,6 +100,8 @@ RPC_PLAN_LIST: Final = "https.rpc.plan.list.v1"
 RPC_PRICE_BOOK_SHOW: Final = "https.rpc.price_book.show.v1"
 RPC_PRICE_BOOK_PREVIEW: Final = "https.rpc.price_book.preview.v1"
 RPC_CHARGES_QUERY: Final = "https.rpc.charges.query.v1"
+RPC_LEDGER_QUERY: Final = "https.rpc.ledger.query.v1"
+RPC_STATEMENT_SHOW: Final = "https.rpc.statement.show.v1"
 RPC_BALANCE_SHOW: Final = "https.rpc.balance.show.v1"
 DEAD_VERBS: Final = ("list", "show", "replay", "drop")
 

@@ -112,7 +112,8 @@ class DataPlane:
 
     async def _exchange(self, name: str, request: bytes) -> bytes:
         try:
-            return await asyncio.wait_for(_round_trip(self._folder, name, request), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                return await _round_trip(self._folder, name, request)
         except TimeoutError:
             raise DataPlaneError(f"{name} did not answer within {self._timeout} s") from None
         except OSError as error:

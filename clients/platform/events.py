@@ -117,7 +117,8 @@ async def _wait(bell: asyncio.Event, rung_at: float) -> float:
         bell.clear()
         return rung_at
     with suppress(TimeoutError):
-        await asyncio.wait_for(bell.wait(), _LOOK_SECONDS)
+        async with asyncio.timeout(_LOOK_SECONDS):
+            await bell.wait()
     rang = bell.is_set()
     bell.clear()
     return time.monotonic() if rang else 0.0

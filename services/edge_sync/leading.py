@@ -141,7 +141,8 @@ class Term:
             await patiently(self._keyrings.reconcile, self._health, "keyrings")
             await patiently(self._delivery.repair, self._health, "repair")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(lost.wait(), self._settings.edge_sync_repair_seconds)
+                async with asyncio.timeout(self._settings.edge_sync_repair_seconds):
+                    await lost.wait()
 
     async def _checkpoints(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shared import subjects as s
-from shared.contracts import audit, balance, commands, domains, edge, judging, prices, queries, usage
+from shared.contracts import audit, balance, commands, domains, edge, judging, ledger, prices, queries, usage
 from shared.contracts.base import Contract, Signed
 
 Kind = Literal["command", "query", "event", "message"]
@@ -138,6 +138,8 @@ BILLING: Final = (
     _query("billing", s.RPC_PRICE_BOOK_SHOW, queries.Nothing, prices.PriceBookView),
     _query("billing", s.RPC_PRICE_BOOK_PREVIEW, prices.PreviewPriceBook, prices.PricePreview),
     _query("billing", s.RPC_CHARGES_QUERY, queries.QueryCharges, queries.ChargesPage),
+    _query("billing", s.RPC_LEDGER_QUERY, ledger.QueryLedger, ledger.LedgerPage),
+    _query("billing", s.RPC_STATEMENT_SHOW, ledger.ShowStatement, ledger.Statement),
     _query("billing", s.RPC_BALANCE_SHOW, queries.ShowBalance, balance.BalanceView),
     *_dead("billing"),
 )

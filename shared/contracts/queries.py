@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Utc
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Utc, Zone
 from shared.contracts.domains import DomainView, HistoryEntry, Outcome
 from shared.contracts.edge import BundlePage, NodeView
 from shared.contracts.findings import Finding
@@ -146,11 +146,14 @@ class ConvergenceView(Contract):
 
 
 class QueryUsage(Contract):
-    """``start`` inclusive to ``end`` exclusive. ``after``: the ``next`` of the page before."""
+    """``start`` inclusive to ``end`` exclusive, in rows of one ``granularity`` of ``zone``. ``unattributed``: what no
+    account owns (yet), whatever ``account`` says. ``after``: the ``next`` of the page before."""
 
     start: Utc
     end: Utc
     granularity: Granularity = "hour"
+    zone: Zone = "UTC"
+    unattributed: bool = False
     by: GroupBy = "account"
     account: Account | None = None
     domain: Name | None = None

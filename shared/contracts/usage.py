@@ -66,14 +66,16 @@ class HttpsRequest(Contract):
     node: NodeId
 
 
-Granularity = Literal["5m", "hour", "day"]
+Granularity = Literal["5m", "hour", "day", "month"]
 GroupBy = Literal["account", "domain", "node"]
 
 
 class UsageRow(Contract):
-    """HTTPS and HTTP requests and bytes of ``key`` from ``start``, one ``granularity`` long (UTC)."""
+    """HTTPS and HTTP requests and bytes of ``key`` from ``start`` to ``end``, one ``granularity`` of the zone that was
+    asked for: a day of it may have 23 or 25 hours."""
 
     start: Utc
+    end: Utc
     key: str
     https_requests: int
     https_bytes: int

@@ -106,7 +106,8 @@ class Pull:
                 await self._ask(inbox)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):  # wait_for can lose a cancellation on Python 3.11
+                    await self._wake.wait()
 
     async def _ask(self, inbox: str) -> None:
         self._number += 1

@@ -58,7 +58,8 @@ class Relay:
                 self._wake.clear()
                 if not await self._drain():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), 1.0)
+                        async with asyncio.timeout(1.0):  # wait_for can lose a cancellation on Python 3.11
+                            await self._wake.wait()
 
     async def _drain(self) -> bool:
         """Sends one batch; whether there may be more."""

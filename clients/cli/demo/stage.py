@@ -37,8 +37,8 @@ PRICE_PER_10000: Final = "0.05"
 class Pair:
     """A certificate and its key, as a customer has them."""
 
-    chain: str
-    key: str
+    chain: str = field(repr=False)
+    key: str = field(repr=False)
 
     @property
     def leaf(self) -> str:

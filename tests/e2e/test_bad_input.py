@@ -1,0 +1,271 @@
+"""Bad input: it goes where it can be seen, with its reason, and nothing else is lost or touched."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as Connection
+from nats.errors import Error as NatsError
+
+from clients.cli.demo.handshakes import Endpoint, handshake, verifying
+from clients.cli.demo.stage import Pair
+from clients.fleet import commands
+from clients.fleet.fleet_file import FleetFile
+from clients.fleet.keys import NODE_SEED
+from clients.fleet.publish import send
+from clients.platform import Platform as Client
+from deploy.embedded import nats
+from deploy.embedded.keys import seed_file
+from deploy.embedded.platform import Platform
+from deploy.embedded.test_ca import TestCa
+from shared import subjects as s
+from shared import topology
+from shared.contracts.domains import Outcome
+from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, FleetView, ListDead, Nothing, OneDead
+from shared.contracts.usage import HttpsRequest
+from shared.messaging.rpc import ask
+from tests.e2e.conftest import ACCOUNT
+from tests.support.waiting import until
+
+NODE = "node-1"
+GARBAGE, STRANGE = b"\x00 this is no JSON", b'{"surprise": "of another version"}'
+# Who may publish what, and under which name its dead letters are kept.
+MALFORMED = [
+    *(("config", subject, s.STREAM_COMMANDS_CONFIG) for subject in s.CONFIG_COMMANDS),
+    *(("billing", subject, s.STREAM_COMMANDS_BILLING) for subject in s.BILLING_COMMANDS),
+    *(("edge_sync", subject, s.STREAM_FLEET) for subject in s.FLEET_COMMANDS),
+    ("config", s.JUDGE_SUBMISSION, f"{s.STREAM_JUDGING}_submission"),
+    ("validator", s.VERDICT_SUBMISSION, f"{s.STREAM_JUDGING}_verdict"),
+    ("edge_sync", s.EVENT_EDGE_CONVERGED, f"{s.STREAM_EVENTS}_config"),
+    ("config", s.EVENT_DOMAIN_CHANGED, f"{s.STREAM_EVENTS}_edge_sync"),
+    ("config", s.EVENT_DOMAIN_REGISTERED, f"{s.STREAM_EVENTS}_billing"),
+    ("edge_sync", s.EVENT_NODE_ENROLLED, f"{s.STREAM_EVENTS}_billing"),
+    (f"node-{NODE}", s.usage_batch(NODE), s.STREAM_USAGE),
+    ("platform", s.USAGE_REQUEST, s.STREAM_USAGE),
+]
+SEALED = {s.CMD_CERTIFICATE_SUBMIT, s.CMD_PAIR_RESEAL, s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION}
+
+
+class Logins:
+    """Connections as any user of the platform, closed at the end."""
+
+    def __init__(self, platform: Platform, stack: AsyncExitStack) -> None:
+        self._platform, self._stack = platform, stack
+        self._known: dict[str, Connection] = {}
+
+    async def __call__(self, user: str) -> Connection:
+        if user not in self._known:
+            data = self._platform.data
+            node = user.removeprefix("node-")
+            seed = seed_file(data, user) if node == user else data / "keys" / "nodes" / node / NODE_SEED
+            client = await nats.login(self._platform.run["nats_url"], user, seed)
+            self._stack.push_async_callback(client.close)
+            self._known[user] = client
+        return self._known[user]
+
+
+@pytest.fixture
+async def login(platform: Platform) -> AsyncIterator[Logins]:
+    async with AsyncExitStack() as stack:
+        yield Logins(platform, stack)
+
+
+@pytest.fixture
+async def live(customer: Client, ca: TestCa) -> AsyncIterator[tuple[str, Pair]]:
+    """A domain with its own name, and the pair that every node serves it with."""
+    domain = f"www.bad-{secrets.token_hex(3)}.test"
+    await _applied(customer, (await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")).command_id)
+    pair = Pair(*ca.issue([domain], "ecdsa"))
+    await _live(customer, domain, pair)
+    yield domain, pair
+    await _applied(customer, (await customer.disable(domain, ACCOUNT)).command_id)
+
+
+async def _applied(customer: Client, command_id: str) -> int:
+    settled = await customer.settled(command_id)
+    assert settled.outcome is Outcome.APPLIED, settled
+    return settled.revision or 0
+
+
+async def _live(customer: Client, domain: str, pair: Pair) -> None:
+    ordered = await customer.submit(domain, ACCOUNT, pair.chain, pair.key)
+    await customer.converged(domain, await _applied(customer, ordered.command_id), limit=20)
+
+
+async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_else_is_lost(
+    platform: Platform, customer: Client, ca: TestCa, login: Logins, live: tuple[str, Pair], nodes: list[Endpoint]
+) -> None:
+    domain, _ = live
+    sent: dict[str, tuple[str, str, bytes]] = {}
+    pairs = [Pair(*ca.issue([domain], "ecdsa")) for _ in range(3)]
+    requests = _requests(domain, 100)
+    total, usage = len(requests), (await login("platform")).jetstream(timeout=10)
+
+    async def bad() -> None:
+        for user, subject, source in MALFORMED:
+            js = (await login(user)).jetstream(timeout=10)
+            # Whoever reads EVENTS reads JSON: what is none cannot come from a service.
+            for body in (STRANGE,) if subject in s.EVENTS else (GARBAGE, STRANGE):
+                identity = f"bad-{secrets.token_hex(6)}"
+                await js.publish(subject, body, headers={"ce-id": identity, "ce-source": "stranger"})
+                sent[identity] = (subject, source, body)
+                request = requests.pop() if requests else None
+                if request is not None:
+                    await (await login("platform")).jetstream(timeout=10).publish(s.USAGE_REQUEST, request.encode())
+
+    async def good() -> None:
+        for pair in pairs:
+            await _live(customer, domain, pair)
+
+    await asyncio.gather(bad(), good())
+    for request in requests:
+        await usage.publish(s.USAGE_REQUEST, request.encode())
+    await _label(platform, await login("operator"), {"tried": "bad input"})
+    assert (await customer.credit(ACCOUNT, f"after-{secrets.token_hex(4)}", "1", "CNY")).change == "credited"
+
+    letters = await _buried(await login("operator"), sent)
+    for identity, (subject, source, body) in sent.items():
+        letter = letters[identity]
+        assert letter.subject == subject and source.startswith(letter.stream), letter
+        assert letter.reason, f"{subject} has no reason"
+        assert "surprise of" not in letter.reason and "this is no" not in letter.reason
+        assert letter.body == (None if subject in SEALED else body.decode(errors="replace"))
+    await until(lambda: _all_taken(login), "every stream is worked off to its end", limit=20)
+    served = {await handshake(node, domain, verifying(Path(platform.run["trust_roots"]))) for node in nodes}
+    assert served == {pairs[-1].leaf}
+    await until(lambda: _counted(customer, domain, total), f"{total} requests among the bad ones are counted", limit=20)
+    await _label(platform, await login("operator"), {})
+
+
+def _requests(domain: str, count: int) -> list[HttpsRequest]:
+    run, now = secrets.token_hex(4), datetime.now(UTC)
+    return [
+        HttpsRequest(
+            id=f"{run}-{number}", source="onboarding", time=now, domain=domain, bytes=1, status=200, node=NODE
+        )
+        for number in range(count)
+    ]
+
+
+async def _counted(customer: Client, domain: str, total: int) -> bool:
+    now = datetime.now(UTC)
+    rows = await customer.usage(
+        now - timedelta(hours=1), now + timedelta(hours=1), by="domain", account=ACCOUNT, domain=domain
+    )
+    counted = sum(row.https_requests for row in rows)
+    assert counted <= total
+    return counted == total
+
+
+async def _label(platform: Platform, operator: Connection, labels: dict[str, str]) -> None:
+    """Returns when edge_sync shows them: what is ordered of the fleet still arrives."""
+    fleet, now = FleetFile.read(Path(platform.run["fleet_file"])), datetime.now(UTC)
+    await send(operator, [commands.label(fleet, NODE, labels, now)], now)
+
+    async def shown() -> bool:
+        view = await ask(operator, s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        return next(node.labels for node in view.nodes if node.node == NODE) == labels
+
+    await until(shown, "the node is labelled")
+
+
+async def _letters(operator: Connection) -> dict[str, list[DeadLetter]]:
+    """By service."""
+    pages = {
+        service: await ask(operator, s.rpc_dead("list", service), ListDead(limit=500), DeadPage)
+        for service in s.DEAD_OWNERS
+    }
+    return {service: page.letters for service, page in pages.items()}
+
+
+async def _buried(operator: Connection, sent: dict[str, tuple[str, str, bytes]]) -> dict[str, DeadLetter]:
+    """The letters of what was sent, once all are there; they are dropped by the services that hold them."""
+    found: dict[str, tuple[str, DeadLetter]] = {}
+
+    async def all_there() -> bool:
+        for service, letters in (await _letters(operator)).items():
+            found.update({one.headers.get("ce-id", ""): (service, one) for one in letters})
+        return sent.keys() <= found.keys()
+
+    try:
+        await until(all_there, "every malformed message is a dead letter", limit=20)
+    except AssertionError:
+        missing = [subject for identity, (subject, *_) in sent.items() if identity not in found]
+        raise AssertionError(f"no dead letter of {missing}") from None
+    for identity, (_, source, _) in sent.items():
+        service, letter = found[identity]
+        assert source in s.DEAD_OWNERS[service], f"{letter.subject} was buried by {service}"
+        await ask(operator, s.rpc_dead("drop", service), OneDead(sequence=letter.sequence), DeadDone)
+    return {identity: found[identity][1] for identity in sent}
+
+
+async def _all_taken(login: Logins) -> bool:
+    js = (await login("topology")).jetstream(timeout=10)
+    for consumer in topology.CONSUMERS:
+        info = await js.consumer_info(consumer.stream, consumer.durable)
+        if info.num_pending or info.num_ack_pending:
+            return False
+    return True
+
+
+async def test_a_command_that_nobody_knows_is_not_taken(login: Logins) -> None:
+    for user in ("platform", "operator"):
+        js = (await login(user)).jetstream(timeout=1)
+        with pytest.raises(NatsError):
+            await js.publish("https.cmd.certificate.invent.v1", b"{}")
+
+
+async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
+    customer: Client, login: Logins, live: tuple[str, Pair]
+) -> None:
+    domain, _ = live
+    js = (await login("platform")).jetstream(timeout=10)
+    ordered = await customer.change_settings(domain, ACCOUNT, http2=True)
+    await customer.settled(ordered.command_id)
+    body = b'{"domain":"%s","account":"%s"}' % (domain.encode(), ACCOUNT.encode())
+    nameless = await js.publish(s.CMD_HTTPS_DISABLE, body)
+    twice = await js.publish(s.CMD_HTTPS_DISABLE, body, headers={"ce-id": ordered.command_id, "ce-source": "stranger"})
+    operator = await login("operator")
+    letters: dict[int, DeadLetter] = {}
+
+    async def there() -> bool:
+        found = (await _letters(operator))["config"]
+        letters.update({one.sequence: one for one in found if one.subject == s.CMD_HTTPS_DISABLE})
+        return len(letters) == 2
+
+    await until(there, f"commands {nameless.seq} and {twice.seq} are dead letters")
+    reasons = sorted(letter.reason for letter in letters.values())
+    assert reasons[0].startswith("id_conflict") and reasons[1].startswith("malformed"), reasons
+    assert (await customer.show(domain, ACCOUNT)).certificates, "the domain was disabled by a refused command"
+    for sequence in letters:
+        await ask(operator, s.rpc_dead("drop", "config"), OneDead(sequence=sequence), DeadDone)
+
+
+async def test_a_refused_upload_leaves_the_live_certificate_untouched(
+    platform: Platform, customer: Client, ca: TestCa, live: tuple[str, Pair], nodes: list[Endpoint]
+) -> None:
+    domain, pair = live
+    context = verifying(Path(platform.run["trust_roots"]))
+    before = await customer.show(domain, ACCOUNT)
+    fresh, other = (Pair(*ca.issue([domain], "ecdsa")) for _ in range(2))
+    old = datetime.now(UTC) - timedelta(days=9)
+    refused = {
+        "key.mismatch": (fresh.chain, other.key),
+        "certificate.missing": ("no certificate at all", fresh.key),
+        "certificate.contains_key": (fresh.chain + fresh.key, fresh.key),
+        "certificate.expired": ca.issue([domain], "ecdsa", old - timedelta(days=1), old),
+        "domain.mismatch": ca.issue(["www.elsewhere.test"], "ecdsa"),
+    }
+    for code, (chain, key) in refused.items():
+        ordered = await customer.submit(domain, ACCOUNT, chain, key)
+        settled = await customer.settled(ordered.command_id)
+        assert settled.outcome is Outcome.REFUSED and code in settled.codes, f"{code}: {settled}"
+        assert {await handshake(node, domain, context) for node in nodes} == {pair.leaf}, code
+    after = await customer.show(domain, ACCOUNT)
+    assert (after.revision, after.certificates) == (before.revision, before.certificates)

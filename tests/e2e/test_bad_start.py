@@ -1,0 +1,130 @@
+"""What cannot run says why in one clear line on stderr, and ends with a code that is not zero."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from clients.fleet.keys import ensure_nkey
+from deploy.embedded.environment import DATABASES, SERVICES, Children, Node
+from deploy.embedded.keys import ensure_keys
+from deploy.embedded.platform import Platform
+from deploy.embedded.supervisor import Spec
+
+AGENT, NGINX = "agent", "nginx"
+PROGRAMS = [*SERVICES, AGENT]
+NEEDED = {"NATS_URL", "NATS_SEED_FILE", "OPERATOR_KEY_FILE", "TRUST_FILE"}
+OWN = {
+    "validator": {"SUBMISSION_PRIVATE_KEY_FILE", "VALIDATOR_SIGNING_KEY_FILE"},
+    "config": {"CONFIG_DSN"},
+    "edge_sync": {"EDGE_SYNC_DSN", "EDGE_SYNC_SIGNING_KEY_FILE"},
+    "billing": {"BILLING_DSN", "BILLING_SIGNING_KEY_FILE"},
+    AGENT: {"NODE_ID", "NODE_FOLDER", "NODE_PRIVATE_KEY_FILE", "NODE_HTTPS", "NODE_HTTP"},
+}
+
+
+@pytest.fixture(scope="module")
+def programs(platform: Platform, scratch: Path) -> dict[str, Spec]:
+    """How each program is started, as the platform does it; the node is a fresh one that holds nothing yet."""
+    data, run = platform.data, platform.run
+    keys = ensure_keys(data, data / "nats" / "unused", datetime.now(UTC))
+    children = Children(data, keys, run["nats_url"], run["postgres"], "info")
+    fresh = Children(scratch / "fresh", keys, run["nats_url"], run["postgres"], "info")
+    (scratch / "fresh").mkdir(mode=0o700)
+    with free() as https, free() as http:
+        node = Node("node-1", https.getsockname()[1], http.getsockname()[1])
+    nginx, agent = fresh.node(node)
+    found = {service: children.service(service, service, 0) for service in SERVICES}
+    return found | {AGENT: agent, NGINX: nginx}
+
+
+def free() -> socket.socket:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    return taken
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    with free() as taken:
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+async def _line(spec: Spec, environment: Mapping[str, str], limit: float = 15) -> str:
+    """What it says before it ends with a fault."""
+    process = await asyncio.create_subprocess_exec(
+        *spec.argv, env=dict(environment), cwd=spec.cwd, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), limit)
+    except TimeoutError:
+        process.kill()
+        raise AssertionError(f"it runs on: {(await process.communicate())[1].decode()}") from None
+    assert process.returncode not in (0, None), err.decode()
+    lines = (out + err).decode().splitlines()
+    assert len(lines) == 1, f"{len(lines)} lines instead of one: {lines}"
+    assert "Traceback" not in lines[0] and not lines[0].startswith("{"), lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_missing_setting_is_named(program: str, programs: dict[str, Spec]) -> None:
+    spec = programs[program]
+    needed = {f"EDGETLS_{name}" for name in NEEDED | OWN[program]}
+    assert needed <= spec.env.keys()
+    for missing in sorted(needed):
+        line = await _line(spec, {name: value for name, value in spec.env.items() if name != missing})
+        assert f"{missing} is not set" in line
+    line = await _line(spec, {name: value for name, value in spec.env.items() if not name.startswith("EDGETLS_")})
+    assert all(f"{name} is not set" in line for name in needed)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_file_that_is_not_there_is_named(program: str, programs: dict[str, Spec], tmp_path: Path) -> None:
+    spec = programs[program]
+    for name in sorted(name for name in spec.env if name.startswith("EDGETLS_") and name.endswith("_FILE")):
+        line = await _line(spec, {**spec.env, name: str(tmp_path / "missing")})
+        assert str(tmp_path / "missing") in line, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_busy_health_port_is_named(program: str, programs: dict[str, Spec], busy: int) -> None:
+    spec = programs[program]
+    line = await _line(spec, {**spec.env, "EDGETLS_HEALTH_PORT": str(busy)})
+    assert str(busy) in line and "in use" in line
+
+
+@pytest.mark.parametrize("port", ["HTTPS", "HTTP"])
+async def test_a_busy_port_of_nginx_is_named(port: str, programs: dict[str, Spec], busy: int) -> None:
+    spec = programs[NGINX]
+    line = await _line(spec, {**spec.env, f"EDGETLS_NODE_{port}": f"127.0.0.1:{busy}"})
+    assert str(busy) in line and "in use" in line
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_refused_login_at_nats_is_named(program: str, programs: dict[str, Spec], tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.nk"
+    ensure_nkey(stranger)
+    spec = programs[program]
+    line = await _line(spec, {**spec.env, "EDGETLS_NATS_SEED_FILE": str(stranger)})
+    assert "refused the login" in line and str(stranger) in line
+    assert stranger.read_text().strip() not in line
+
+
+@pytest.mark.parametrize("program", DATABASES)
+async def test_a_refused_login_at_postgresql_is_named(program: str, programs: dict[str, Spec]) -> None:
+    spec, name = programs[program], f"EDGETLS_{program.upper()}_DSN"
+    dsn = urlsplit(spec.env[name])
+    password = dsn.password or ""
+    wrong = urlunsplit(dsn._replace(netloc=dsn.netloc.replace(password, "not-the-password")))
+    line = await _line(spec, {**spec.env, name: wrong})
+    assert "PostgreSQL refused" in line and program in line
+    assert "not-the-password" not in line and password not in line
