@@ -25,6 +25,7 @@ from shared.clock import Clock
 from shared.contracts.base import Signed
 from shared.crypto.signing import Signer, Trust, parse
 from shared.errors import EdgetlsError, SettingsError
+from shared.hardening import forbid_dumps
 from shared.messaging.broker import service_broker
 from shared.messaging.failures import describe
 from shared.messaging.publish import Publisher
@@ -60,6 +61,7 @@ Build = Callable[[Runtime[SettingsT]], Awaitable[Sequence[Coroutine[Any, Any, No
 
 def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoReturn:
     """Runs the service until SIGTERM; exits 0, or 2 with one line when a setting is at fault, or 1."""
+    forbid_dumps()  # Signing keys, DSNs, and the validator's submission key are in memory.
     try:
         loaded = load(settings)
         logs.setup(name, loaded.log_level)

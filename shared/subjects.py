@@ -11,9 +11,15 @@ CMD_CERTIFICATE_SUBMIT: Final = "https.cmd.certificate.submit.v1"
 CMD_HTTPS_DISABLE: Final = "https.cmd.https.disable.v1"
 CMD_SETTINGS_CHANGE: Final = "https.cmd.settings.change.v1"
 CMD_PAIR_RESEAL: Final = "https.cmd.pair.reseal.v1"
+CMD_CERTIFICATE_STORE: Final = "https.cmd.certificate.store.v1"
+CMD_CERTIFICATE_DEPLOY: Final = "https.cmd.certificate.deploy.v1"
+CMD_CERTIFICATE_DELETE: Final = "https.cmd.certificate.delete.v1"
+CMD_CERTIFICATE_ROLLBACK: Final = "https.cmd.certificate.rollback.v1"
+CMD_ROOTS_SET: Final = "https.cmd.roots.set.v1"
 CONFIG_COMMANDS: Final = (
     CMD_DOMAIN_REGISTER, CMD_DOMAIN_REMOVE, CMD_CERTIFICATE_SUBMIT, CMD_HTTPS_DISABLE, CMD_SETTINGS_CHANGE,
-    CMD_PAIR_RESEAL,
+    CMD_PAIR_RESEAL, CMD_CERTIFICATE_STORE, CMD_CERTIFICATE_DEPLOY, CMD_CERTIFICATE_DELETE, CMD_CERTIFICATE_ROLLBACK,
+    CMD_ROOTS_SET,
 )
 # Commands to billing (work queue COMMANDS_BILLING)
 CMD_BALANCE_CREDIT: Final = "https.cmd.balance.credit.v1"
@@ -45,6 +51,8 @@ EVENT_DOMAIN_REGISTERED: Final = "https.event.domain.registered.v1"
 EVENT_DOMAIN_REMOVED: Final = "https.event.domain.removed.v1"
 EVENT_DOMAIN_CHANGED: Final = "https.event.domain.changed.v1"
 EVENT_COMMAND_SETTLED: Final = "https.event.command.settled.v1"
+EVENT_CERTIFICATE_EXPIRING: Final = "https.event.certificate.expiring.v1"
+EVENT_CERTIFICATE_EXPIRED: Final = "https.event.certificate.expired.v1"
 EVENT_EDGE_CONVERGED: Final = "https.event.edge.converged.v1"
 EVENT_EDGE_LAGGING: Final = "https.event.edge.lagging.v1"
 EVENT_NODE_ENROLLED: Final = "https.event.node.enrolled.v1"
@@ -63,6 +71,7 @@ EVENT_PLAN_PURCHASED: Final = "https.event.plan.purchased.v1"
 EVENT_PRICE_BOOK_APPLIED: Final = "https.event.price_book.applied.v1"
 EVENT_PRICE_BOOK_REFUSED: Final = "https.event.price_book.refused.v1"
 EVENTS: Final = (
+    EVENT_CERTIFICATE_EXPIRING, EVENT_CERTIFICATE_EXPIRED,
     EVENT_DOMAIN_REGISTERED, EVENT_DOMAIN_REMOVED, EVENT_DOMAIN_CHANGED, EVENT_COMMAND_SETTLED, EVENT_EDGE_CONVERGED,
     EVENT_EDGE_LAGGING, EVENT_NODE_ENROLLED, EVENT_NODE_DRAINED, EVENT_NODE_RETURNED, EVENT_NODE_LABELLED,
     EVENT_NODE_REMOVED, EVENT_BALANCE_LOW, EVENT_BALANCE_DEPLETED, EVENT_BALANCE_RECOVERED, EVENT_BALANCE_SETTLED,
@@ -84,6 +93,13 @@ RPC_CERTIFICATE_CHECK: Final = "https.rpc.certificate.check.v1"
 RPC_DOMAIN_SHOW: Final = "https.rpc.domain.show.v1"
 RPC_DOMAIN_LIST: Final = "https.rpc.domain.list.v1"
 RPC_DOMAIN_HISTORY: Final = "https.rpc.domain.history.v1"
+RPC_ACCOUNT_SHOW: Final = "https.rpc.account.show.v1"
+RPC_CERTIFICATE_SHOW: Final = "https.rpc.certificate.show.v1"
+RPC_CERTIFICATE_LIST: Final = "https.rpc.certificate.list.v1"
+RPC_CERTIFICATE_USAGE: Final = "https.rpc.certificate.usage.v1"
+RPC_ROOTS_SHOW: Final = "https.rpc.roots.show.v1"
+RPC_COMMAND_SHOW: Final = "https.rpc.command.show.v1"
+RPC_COMMAND_PREVIEW: Final = "https.rpc.command.preview.v1"
 RPC_SUBMISSION_SHOW: Final = "https.rpc.submission.show.v1"
 RPC_BUNDLE_GET: Final = "https.rpc.bundle.get.v1"
 RPC_BUNDLE_PAGE: Final = "https.rpc.bundle.page.v1"
@@ -116,6 +132,7 @@ STREAM_DEAD: Final = "DEAD"
 DURABLE_CONFIG_COMMANDS: Final = "config"
 DURABLE_CONFIG_VERDICTS: Final = "config-verdicts"
 DURABLE_CONFIG_CONVERGED: Final = "config-converged"
+DURABLE_CONFIG_BALANCES: Final = "config-balances"
 DURABLE_VALIDATOR: Final = "validator"
 DURABLE_EDGE_SYNC_FLEET: Final = "edge-sync-fleet"
 DURABLE_EDGE_SYNC_DOMAINS: Final = "edge-sync-domains"

@@ -33,7 +33,8 @@ InfoT = TypeVar("InfoT")
 
 @dataclass(frozen=True)
 class Stream:
-    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped."""
+    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
+    ``atomic``: takes batches, all or none."""
 
     name: str
     subjects: tuple[str, ...]
@@ -44,6 +45,7 @@ class Stream:
     latest_only: bool = False
     republish_to: str | None = None
     direct: bool = False
+    atomic: bool = False
 
     def config(self, replicas: int = 1) -> StreamConfig:
         return StreamConfig(
@@ -57,6 +59,7 @@ class Stream:
             max_msgs_per_subject=1 if self.latest_only else -1,
             duplicate_window=self.duplicate_window,
             allow_direct=self.direct,
+            allow_atomic=self.atomic,
             allow_rollup_hdrs=self.latest_only,
             deny_delete=False,
             deny_purge=False,
@@ -95,7 +98,9 @@ STREAMS: Final = (
     Stream(s.STREAM_COMMANDS_BILLING, s.BILLING_COMMANDS),
     Stream(s.STREAM_FLEET, s.FLEET_COMMANDS),
     Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
-    Stream(s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True),
+    Stream(
+        s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True, atomic=True
+    ),
     Stream(s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), max_bytes=8 * GIB, duplicate_window=0.1),
     Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
     Stream(
@@ -111,6 +116,7 @@ CONSUMERS: Final = (
     Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES, (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED)),
     Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
     Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
     Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
@@ -127,9 +133,13 @@ PLATFORM: Final = "PLATFORM"
 OPERATOR: Final = "OPERATOR"
 FINANCE: Final = "FINANCE"
 
+_LIBRARY_QUERIES = (
+    s.RPC_CERTIFICATE_SHOW, s.RPC_CERTIFICATE_LIST, s.RPC_CERTIFICATE_USAGE, s.RPC_ROOTS_SHOW, s.RPC_COMMAND_SHOW,
+    s.RPC_COMMAND_PREVIEW,
+)
 _QUERIES = (
-    s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_EDGE_CONVERGENCE,
-    s.RPC_FLEET_SHOW,
+    s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_ACCOUNT_SHOW,
+    s.RPC_EDGE_CONVERGENCE, s.RPC_FLEET_SHOW, *_LIBRARY_QUERIES,
 )
 _MONEY_QUERIES = (
     s.RPC_USAGE_QUERY, s.RPC_USAGE_LOGS, s.RPC_USAGE_GAPS, s.RPC_CHARGES_QUERY, s.RPC_BALANCE_SHOW, s.RPC_PLAN_LIST,
@@ -222,15 +232,17 @@ SERVICES: Final = (
         publish=(
             *_takes(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
             *_takes(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED), *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES),
             s.js_stream_info(s.STREAM_COMMANDS_CONFIG),
             s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION, *s.CONFIG_COMMANDS,
             s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_DOMAIN_CHANGED, s.EVENT_COMMAND_SETTLED,
+            s.EVENT_CERTIFICATE_EXPIRING, s.EVENT_CERTIFICATE_EXPIRED,
             s.RPC_EDGE_MAX_REVISION, f"{s.inbox_prefix('edge_sync')}.>",
         ),
         answers=(
-            s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_BUNDLE_GET,
-            s.RPC_BUNDLE_PAGE, s.RPC_PAIR_SEALED,
+            s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_ACCOUNT_SHOW,
+            s.RPC_BUNDLE_GET,
+            s.RPC_BUNDLE_PAGE, s.RPC_PAIR_SEALED, *_LIBRARY_QUERIES,
         ),
     ),
     _service(

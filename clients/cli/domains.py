@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from clients.cli.accounts import why
 from clients.cli.command import Link, command
-from clients.cli.files import read_text
+from clients.cli.files import read_pairs
 from clients.cli.out import milliseconds
 from clients.platform import Live, Ordered, Platform, Progressed, findings_of
 from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Outcome
@@ -73,35 +74,19 @@ async def show(link: Link, domain: DomainArgument) -> None:
     link.out.table(("", ""), _view_rows(view))
 
 
-@command(domain_app, "list", examples=["edgetls domain list", "edgetls domain list --account acme --json"])
-async def list_domains(link: Link) -> None:
-    """Every domain of the account."""
-    async with link.platform() as platform:
-        views = [view async for view in platform.all_domains(link.account)]
-    link.out.data(views)
-    link.out.table(
-        ("domain", "state", "type", "certificate until", "revision", "live"),
-        [
-            (v.domain, v.state, v.service_type, _until(v.certificates), v.revision, v.live_revision or "-")
-            for v in views
-        ],
-        empty=f"no domains in the account {link.account}",
-    )
-
-
 async def submit(
     link: Link,
     domain: DomainArgument,
-    cert: Annotated[Path, typer.Option("--cert", help="PEM chain, leaf first.")],
-    key: Annotated[Path, typer.Option("--key", help="PEM private key; sealed here, it never leaves in clear.")],
+    cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
+    key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here, never leaves in clear.")],
     wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
-    """Enables HTTPS for a domain, or replaces its certificate."""
-    chain, private = read_text(cert, "the certificate"), read_text(key, "the key")
+    """Enables HTTPS for a domain, or replaces its certificate; with two pairs each visitor gets what it supports."""
+    (chain, private), *more = read_pairs(cert, key)
     async with link.platform() as platform:
         began = time.monotonic()
-        ordered = await platform.submit(domain, link.account, chain, private, strict=strict)
+        ordered = await platform.submit(domain, link.account, chain, private, more=more, strict=strict)
         settled = await platform.settled(ordered.command_id)
         accepted_ms = (time.monotonic() - began) * 1000
         findings = await _findings(platform, settled)
@@ -110,7 +95,7 @@ async def submit(
         link.out.findings(findings)
         result: dict[str, Any] = {**_result(settled, findings), "accepted_ms": round(accepted_ms, 1)}
         if wait and settled.revision is not None:
-            live = await platform.converged(settled.domain, settled.revision, _teller(link))
+            live = await platform.converged(settled.domain or ordered.domain, settled.revision, _teller(link))
             live_ms = (time.monotonic() - began) * 1000
             link.out.line(_live_line(live, live_ms))
             result |= {"live_ms": round(live_ms, 1), "nodes": live.nodes, "slowest_node_ms": live.slowest_ms}
@@ -120,14 +105,18 @@ async def submit(
 async def check(
     link: Link,
     domains: Annotated[list[str], typer.Argument(help="One to fifty domains that the pair should serve.")],
-    cert: Annotated[Path, typer.Option("--cert", help="PEM chain, leaf first.")],
-    key: Annotated[Path, typer.Option("--key", help="PEM private key; sealed here.")],
+    cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
+    key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here.")],
+    trust: Annotated[str, typer.Option(help="public (Mozilla's roots) or private (the account's own).")] = "public",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
     """The dry run: what a submission would find. Nothing is stored."""
-    chain, private = read_text(cert, "the certificate"), read_text(key, "the key")
+    if trust not in ("public", "private"):
+        raise SettingsError("--trust is public or private")
+    (chain, private), *more = read_pairs(cert, key)
     async with link.platform() as platform:
-        report = await platform.check(domains, link.account, chain, private, strict=strict)
+        roots = [root.pem for root in (await platform.roots(link.account)).roots] if trust == "private" else None
+        report = await platform.check(domains, link.account, chain, private, more=more, roots=roots, strict=strict)
     if not all(report.accepted.values()):
         raise Refused(report.findings)
     link.out.data(report)
@@ -184,6 +173,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(domain_app, name="domain")
     command(app, "submit", examples=[
         "edgetls submit www.example.com --cert chain.pem --key key.pem --wait",
+        "edgetls submit www.example.com --cert rsa.pem --key rsa.key --cert ecdsa.pem --key ecdsa.key",
         "edgetls submit www.example.com --cert chain.pem --key key.pem --json",
     ])(submit)
     command(app, "check", examples=["edgetls check www.example.com --cert chain.pem --key key.pem"])(check)
@@ -205,7 +195,7 @@ async def _report(link: Link, platform: Platform, ordered: Ordered, done: str, *
     link.out.findings(findings)
     result = _result(settled, findings)
     if wait and settled.revision is not None:
-        live = await platform.converged(settled.domain, settled.revision, _teller(link))
+        live = await platform.converged(settled.domain or ordered.domain, settled.revision, _teller(link))
         link.out.line(_live_line(live, live.slowest_ms))
         result["nodes"] = live.nodes
     link.out.data(result)
@@ -261,7 +251,7 @@ def _view_rows(view: DomainView) -> list[tuple[str, object]]:
         ("redirect", f"{redirect.mode.value} ({redirect.status})"),
         ("TLS", f"{view.settings.tls_min} to {view.settings.tls_max}, HTTP/2 {'on' if view.settings.http2 else 'off'}"),
         ("revision", f"{view.revision}, live everywhere: {view.live_revision or 'not yet'}"),
-        ("pending submission", view.pending_submission or "-"),
+        ("pending submission", view.pending_submission or "-"), ("suspension", why(view.suspension)),
     ]
     for one in view.certificates:
         rows += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from shared.errors import SettingsError
 
 _MOST_BYTES: Final = 150_000
+_MOST_PAIRS: Final = 2
 
 
 def read_text(path: Path, what: str) -> str:
@@ -25,6 +27,16 @@ def read_text(path: Path, what: str) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def read_pairs(certificates: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str, str]]:
+    """The first --cert belongs to the first --key, the second to the second: RSA and ECDSA side by side."""
+    if len(certificates) != len(keys) or len(keys) > _MOST_PAIRS:
+        raise SettingsError("name one --cert with one --key, or two of each: the RSA pair and the ECDSA pair")
+    return [
+        (read_text(certificate, "the certificate"), read_text(key, "the key"))
+        for certificate, key in zip(certificates, keys, strict=True)
+    ]
 
 
 def parse_time(text: str) -> datetime:

@@ -1,14 +1,13 @@
-"""Usage, charges and balances: what finance reads, and credits."""
+"""Balances, credits and closing hours; usage, charges and statements are in reports.py."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from clients.cli import completeness
+from clients.cli import completeness, reports
 from clients.cli.command import Link, command, group
 from clients.cli.files import parse_time
 from shared.contracts.balance import BalanceEvent, BalanceView
@@ -19,62 +18,6 @@ from shared.ids import new_id
 balance_app = typer.Typer(help="Show an account's balance, credit it, set its low-balance limit.", no_args_is_help=True)
 hour_app = typer.Typer(help="Close hours: post what was used as charges.", no_args_is_help=True)
 CurrencyOption = Annotated[str, typer.Option(help="The account's currency: CNY or USD.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="Inclusive; RFC 3339 or a date, UTC.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Exclusive; default: the end of this hour.")]
-
-
-class ByOption(StrEnum):
-    ACCOUNT = "account"
-    DOMAIN = "domain"
-    NODE = "node"
-
-
-class GranularityOption(StrEnum):
-    FIVE_MINUTES = "5m"
-    HOUR = "hour"
-    DAY = "day"
-
-
-async def usage(
-    link: Link,
-    start: FromOption = None,
-    end: ToOption = None,
-    by: Annotated[ByOption, typer.Option(help="What a row is of.")] = ByOption.DOMAIN,
-    granularity: Annotated[GranularityOption, typer.Option(help="How long a row is.")] = GranularityOption.HOUR,
-    domain: Annotated[str | None, typer.Option(help="Of this domain alone.")] = None,
-    node: Annotated[str | None, typer.Option(help="Of this node alone.")] = None,
-) -> None:
-    """HTTPS and HTTP requests and bytes; only HTTPS requests are charged. Default: the last 24 hours."""
-    since, until = period(start, end, timedelta(hours=24))
-    async with link.platform() as platform:
-        rows = await platform.usage(
-            since, until, granularity=granularity.value, by=by.value,
-            account=link.account, domain=domain, node=node,
-        )
-    link.out.data(rows)
-    link.out.table(
-        ("from", by.value, "https requests", "https bytes", "http requests", "http bytes"),
-        [
-            (f"{r.start:%Y-%m-%d %H:%M}", r.key, r.https_requests, r.https_bytes, r.http_requests, r.http_bytes)
-            for r in rows
-        ],
-        empty="no usage in this period",
-    )
-    if rows:
-        link.out.line(f"{sum(r.https_requests for r in rows)} HTTPS requests")
-
-
-async def charges(link: Link, start: FromOption = None, end: ToOption = None) -> None:
-    """The charges of closed hours. Default: the last 31 days."""
-    since, until = period(start, end, timedelta(days=31))
-    async with link.platform() as platform:
-        rows = await platform.charges(link.account, since, until)
-    link.out.data(rows)
-    link.out.table(
-        ("hour", "kind", "requests", "price per 10,000", "amount", "currency"),
-        [(f"{r.hour:%Y-%m-%d %H:%M}", r.kind, r.requests, f"{r.price:f}", f"{r.amount:f}", r.currency) for r in rows],
-        empty="no charges in this period",
-    )
 
 
 @command(balance_app, "show", examples=["edgetls balance show", "edgetls balance show --account acme --json"])
@@ -131,21 +74,23 @@ async def hour_close(
 
 
 def add_to(app: typer.Typer) -> None:
-    under_usage = group(app, "usage", usage, examples=[
-        "edgetls usage --by node --granularity 5m", "edgetls usage --from 2026-05-01 --to 2026-06-01 --granularity day",
+    under_usage = group(app, "usage", reports.usage, examples=[
+        "edgetls usage --by node --granularity 5m",
+        "edgetls usage --from 2026-05-01 --to 2026-06-01 --granularity day --zone Asia/Shanghai --format csv",
+        "edgetls usage --unattributed",
     ])
     completeness.add_to(app, under_usage)
-    command(app, "charges", examples=["edgetls charges --from 2026-05-01 --json"])(charges)
+    command(app, "charges", examples=[
+        "edgetls charges --from 2026-05-01 --json",
+        "edgetls charges --all-accounts --from 2026-05-01 --to 2026-06-01 --format parquet --output may.parquet",
+        "edgetls charges --all-accounts --credits --focus --from 2026-05-01 --to 2026-06-01 --output may-focus.csv",
+    ])(reports.charges)
+    command(app, "statement", examples=[
+        "edgetls statement --account acme", "edgetls statement 2026-05 --account acme --zone Asia/Shanghai --by hour",
+        "edgetls statement 2026-05 --account acme --format csv --output acme-2026-05.csv",
+    ])(reports.statement)
     app.add_typer(balance_app, name="balance")
     app.add_typer(hour_app, name="hour")
-
-
-def period(start: str | None, end: str | None, default: timedelta) -> tuple[datetime, datetime]:
-    """Whole hours: the default ends with the running one."""
-    until = parse_time(end) if end else (
-        datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-    )
-    return (parse_time(start) if start else until - default), until
 
 
 def _refuse_credit(event: BalanceEvent) -> None:

@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Rotation:
-    """``domains``: whose pairs were sealed to an older epoch. A removed node keeps what it held and
+    """``domains``, and stored certificates: whose pairs were sealed to an older epoch. A removed node keeps what it held and
     so knows their keys: have them re-keyed. ``unopened``: pairs that no key of the fleet file opens."""
 
     epoch: int = 0
@@ -88,7 +88,7 @@ async def _reseal_all(reach: Reach, fleet: FleetFile, done: Rotation, tell: Tell
         if fewest is None or len(left) < fewest:
             fewest, moved_at = len(left), now
         if now - moved_at > _STUCK_SECONDS:
-            names = ", ".join(sorted({pair.domain for pair in left})[:10])
+            names = ", ".join(sorted({_holder(pair) for pair in left})[:10])
             raise Unreachable(
                 f"config has not taken {len(left)} resealed pairs in {_STUCK_SECONDS:g} s ({names}): run 'edgetls "
                 "fleet rotate' again. No key was destroyed"
@@ -110,9 +110,13 @@ async def _reseal(reach: Reach, fleet: FleetFile, pairs: list[SealedPair], done:
         except CannotOpen:
             done.unopened.add(pair.pair_id)
             continue
-        done.domains.add(pair.domain)
+        done.domains.add(_holder(pair))
         done.pairs.add(pair.pair_id)
     await send(reach.client, orders, datetime.now(UTC), patience=reach.patience)
+
+
+def _holder(pair: SealedPair) -> str:
+    return pair.domain or f"stored certificate {pair.certificate} of {pair.account}"
 
 
 async def _sealed_below(reach: Reach, epoch: int) -> list[SealedPair]:

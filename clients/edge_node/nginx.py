@@ -1,10 +1,12 @@
 """The node's nginx: finds the binary, writes its configuration into the node's folder, runs it."""
 
 import asyncio
+import errno
 import importlib
 import os
 import resource
 import signal
+import socket
 import stat
 from dataclasses import dataclass
 from importlib import resources
@@ -109,8 +111,10 @@ def command(layout: NginxLayout) -> list[str]:
 
 
 def exec_nginx(layout: NginxLayout) -> None:
-    """Prepares the folder and becomes nginx, in the foreground. Does not return."""
+    """Prepares the folder and becomes nginx, in the foreground. Does not return; NginxError when it cannot run here."""
     prepare(layout)
+    _check_free(layout.https_host, layout.https_port)
+    _check_free(layout.http_host, layout.http_port)
     _set_limits()
     os.chdir(layout.folder)
     line = command(layout)
@@ -129,6 +133,18 @@ def reopen_logs(layout: NginxLayout) -> None:
     pid = processes.live_pid(layout.run_folder / "nginx.pid")
     if pid is not None:
         os.kill(pid, signal.SIGUSR1)
+
+
+def _check_free(host: str, port: int) -> None:
+    """nginx would say it six times over three seconds, without the way out."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # A port whose last connections are in TIME_WAIT is free for a server: nginx sets this too.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be taken ({error.strerror})"
+            raise NginxError(f"{_listen(host, port)} {reason}: free it or name another") from None
 
 
 def _policy_server(name: str, versions: tuple[str, ...], http2: bool) -> str:

@@ -91,7 +91,7 @@ def _attested_pair(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str
         what
         for what, holds in (
             ("account", word.account == bundle.account),
-            ("domain", bundle.domain in word.domains),
+            ("domain", word.covers(bundle.domain)),
             ("pair id", word.pair_id == pair.pair_id),
             ("leaf", word.leaf_fingerprint == fingerprint),
             ("chain", word.chain_hash == sha256(pair.chain.encode()).hexdigest()),

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from clients.platform import convergence, events
 from clients.platform.convergence import Live, OnProgress
 from clients.platform.credits import Booking
-from clients.platform.queries import Queries
+from clients.platform.library import Library
 from clients.platform.reach import Reach
 from clients.platform.settlement import Ordered, Settlements
 from shared import subjects as s
@@ -64,7 +64,7 @@ async def connect(
     return Platform(reach, key, source or user)
 
 
-class Platform(Queries, AbstractAsyncContextManager["Platform"]):
+class Platform(Library, AbstractAsyncContextManager["Platform"]):
     """Commands return an ``Ordered`` when they are stored; ``settled`` tells how one ended. Each command raises
     Unreachable when it was not stored within the patience; sending it again with the same ``command_id`` is safe."""
 
@@ -99,13 +99,15 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
 
     async def submit(
         self, domain: str, account: str, certificate: str, private_key: str | bytes, *,
-        more: Sequence[tuple[str, str | bytes]] = (), strict: bool = False, command_id: str | None = None,
+        more: Sequence[tuple[str, str | bytes]] = (), strict: bool = False, name: str | None = None,
+        command_id: str | None = None,
     ) -> Ordered:
-        """Enables HTTPS or replaces the certificate. ``certificate``: PEM, leaf first; ``private_key``: PEM, sealed
-        here; ``more``: a second (certificate, key), so that RSA and ECDSA are served side by side."""
+        """Enables HTTPS or replaces the certificate. ``certificate``: PEM, leaf first; ``private_key``: PEM; both are
+        sealed here; ``more``: a second (certificate, key), so that RSA and ECDSA are served side by side; ``name``: of the
+        certificate, one is made where none is given."""
         identity = command_id or new_id()
         pairs = [self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)]
-        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=pairs, strict=strict)
+        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=pairs, strict=strict, name=name)
         return await self._order(s.CMD_CERTIFICATE_SUBMIT, body, domain, account, identity)
 
     async def disable(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
@@ -117,13 +119,14 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
         self, domain: str, account: str, *, redirect: RedirectMode | str | None = None,
         redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
         tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None,
-        hsts: Hsts | Literal["off"] | None = None, command_id: str | None = None,
+        hsts: Hsts | Literal["off"] | None = None, origin: str | Origin | None = None,
+        trust: Literal["public", "private"] | None = None, command_id: str | None = None,
     ) -> Ordered:
-        """What is None stays as it is. ``redirect``: off, to_https or to_http."""
-        mode = RedirectMode(redirect) if redirect is not None else None
-        change = None if mode is None and redirect_status is None else RedirectChange(mode=mode, status=redirect_status)
-        body = ChangeSettings(
-            domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=hsts
+        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``origin`` and ``trust`` may change while
+        HTTPS is off, too."""
+        body = settings_change(
+            domain, account, redirect=redirect, redirect_status=redirect_status, http2=http2, tls_min=tls_min,
+            tls_max=tls_max, hsts=hsts, origin=origin, trust=trust,
         )
         return await self._order(s.CMD_SETTINGS_CHANGE, body, domain, account, command_id)
 
@@ -152,20 +155,29 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
     # Trying out and waiting
 
     async def check(
-        self, domains: Sequence[str], account: str, certificate: str, private_key: str | bytes, *, strict: bool = False
+        self, domains: Sequence[str], account: str, certificate: str, private_key: str | bytes, *,
+        more: Sequence[tuple[str, str | bytes]] = (), roots: Sequence[str] | None = None, strict: bool = False,
     ) -> CheckReport:
-        """The dry run: what a submission would find; nothing is stored. 1 to 50 domains."""
+        """The dry run: what a submission would find; nothing is stored. 1 to 50 domains; ``more``: a second pair;
+        ``roots``: in PEM, to judge by as for private trust (the account's own: ``roots``)."""
         identity = new_id()
         question = CheckCertificate(
             submission_id=identity, account=account, domains=list(domains), strict=strict,
-            pairs=[self._seal(account, identity, certificate, private_key)],
+            private_roots=None if roots is None else list(roots),
+            pairs=[self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)],
         )
         return await self._reach.ask(s.RPC_CERTIFICATE_CHECK, question, CheckReport)
 
     async def settled(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> CommandSettled:
         """How a command to config ended; Unreachable when it did not within ``limit`` seconds. A refusal is a value
-        here: look at ``outcome``, and at ``submission`` for a submission's findings in full."""
+        here: look at ``outcome``, and at ``submission`` for a submission's findings in full. Of several domains the
+        first that ended: ``results`` waits for all."""
         return await self._settlements.settled(command_id, limit)
+
+    async def results(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> list[CommandSettled]:
+        """How a command to config ended on each of its domains (``domain`` None: in the library); Unreachable when it
+        did not within ``limit`` seconds, naming where."""
+        return await self._settlements.results(command_id, limit)
 
     async def converged(
         self, domain: str, revision: int, on_progress: OnProgress | None = None, *, limit: float = CONVERGED_SECONDS
@@ -188,13 +200,17 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
     def _seal(self, account: str, submission_id: str, certificate: str, private_key: str | bytes) -> SubmittedPair:
         if self._submission_key is None:
             raise SettingsError("no submission key was given: it is needed to seal private keys")
-        plain = private_key.encode() if isinstance(private_key, str) else private_key
-        box = self._submission_key.seal(plain, submission_info(account, submission_id))
-        return SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=box))
+        info = submission_info(account, submission_id)
+        # Both: a key that was put into the wrong field must not leave in clear.
+        closed = [
+            SealedKey(epoch=0, box=self._submission_key.seal(text.encode() if isinstance(text, str) else text, info))
+            for text in (certificate, private_key)
+        ]
+        return SubmittedPair(sealed_certificate=closed[0], sealed_key=closed[1])
 
     async def _order(self, subject: str, body: Contract, domain: str, account: str, command_id: str | None) -> Ordered:
         identity = command_id or new_id()
-        await self._settlements.expect(identity, subject, account, domain)
+        await self._settlements.expect(identity, account)
         message = outgoing(subject, body, source=self._source, about=domain, at=datetime.now(UTC), id=identity)
         return Ordered(identity, subject, account, domain, await self._reach.publish(message))
 
@@ -202,6 +218,21 @@ class Platform(Queries, AbstractAsyncContextManager["Platform"]):
         message = outgoing(subject, body, source=self._source, about=about, at=datetime.now(UTC), id=command_id)
         await self._reach.publish(message)
         return command_id
+
+
+def settings_change(
+    domain: str, account: str, *, redirect: RedirectMode | str | None = None,
+    redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
+    tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None, hsts: Hsts | Literal["off"] | None = None,
+    origin: str | Origin | None = None, trust: Literal["public", "private"] | None = None,
+) -> ChangeSettings:
+    """The command that changes what is named."""
+    mode = RedirectMode(redirect) if redirect is not None else None
+    change = None if mode is None and redirect_status is None else RedirectChange(mode=mode, status=redirect_status)
+    return ChangeSettings(
+        domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=hsts,
+        origin=parse_origin(origin) if isinstance(origin, str) else origin, trust=trust,
+    )
 
 
 def parse_origin(text: str) -> Origin:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from typing import Literal, TypedDict, Unpack
 
 from clients.platform.reach import Reach
 from shared import subjects as s
+from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.balance import BalanceView
 from shared.contracts.domains import DomainView
+from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
+from shared.contracts.prices import PriceBookView
 from shared.contracts.queries import (
     ChargesPage,
     ConvergenceView,
@@ -33,6 +37,20 @@ from shared.contracts.queries import (
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
 
 
+class DomainFilters(TypedDict, total=False):
+    """What must hold of a listed domain, all of it: see shared.contracts.queries.ListDomains."""
+
+    state: Literal["disabled", "enabled", "suspended"] | None
+    service_type: Literal["image_small_file", "download", "video", "live_streaming"] | None
+    source: Literal["custom", "stored", "free"] | None
+    expires_within: int | None
+    prefix: str | None
+    suffix: str | None
+    served_by: str | None
+    covered_by: Sequence[str] | None
+    order: Literal["name", "expiry"]
+
+
 class Queries:
     """What can be read. Lists come page by page from the platform and whole from here."""
 
@@ -44,19 +62,26 @@ class Queries:
         return await self._reach.ask(s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView)
 
     async def list_domains(
-        self, account: str | None = None, *, after: str = "", limit: int = 100
+        self, account: str | None = None, *, after: str = "", limit: int = 100, **filters: Unpack[DomainFilters]
     ) -> DomainList:
-        """One page of at most 500 in order of their names; ``next`` is the ``after`` of the next page."""
-        question = ListDomains(account=account, after=after, limit=limit)
+        """One page of at most 500; ``next`` is the ``after`` of the next page with the same filters. Certificates come
+        without their chains: ask ``show`` for one."""
+        question = ListDomains.model_validate({"account": account, "after": after, "limit": limit, **filters})
         return await self._reach.ask(s.RPC_DOMAIN_LIST, question, DomainList)
 
-    async def all_domains(self, account: str | None = None) -> AsyncIterator[DomainView]:
+    async def all_domains(
+        self, account: str | None = None, **filters: Unpack[DomainFilters]
+    ) -> AsyncIterator[DomainView]:
         after: str | None = ""
         while after is not None:
-            page = await self.list_domains(account, after=after)
+            page = await self.list_domains(account, after=after, limit=500, **filters)
             for domain in page.domains:
                 yield domain
             after = page.next
+
+    async def account(self, account: str) -> AccountView:
+        """Whether the account is suspended and why, and its domains by state."""
+        return await self._reach.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
 
     async def history(
         self, domain: str, account: str | None = None, *, before: int | None = None, limit: int = 100
@@ -79,21 +104,50 @@ class Queries:
 
     async def usage(
         self, start: datetime, end: datetime, *, granularity: Granularity = "hour", by: GroupBy = "account",
-        account: str | None = None, domain: str | None = None, node: str | None = None,
+        account: str | None = None, domain: str | None = None, node: str | None = None, zone: str = "UTC",
     ) -> list[UsageRow]:
-        """Requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), UTC, by account, domain or node."""
-        rows: list[UsageRow] = []
-        after: str | None = None
+        """Requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), by account, domain or node, in periods
+        of ``zone``. For what may be long: usage_rows()."""
+        question = QueryUsage(
+            start=start, end=end, granularity=granularity, by=by, account=account, domain=domain, node=node, zone=zone
+        )
+        return [row async for row in self.usage_rows(question)]
+
+    async def usage_rows(self, question: QueryUsage) -> AsyncIterator[UsageRow]:
+        """However many there are, a page at a time."""
         while True:
-            question = QueryUsage(
-                start=start, end=end, granularity=granularity, by=by, account=account, domain=domain, node=node,
-                after=after,
-            )
             page = await self._reach.ask(s.RPC_USAGE_QUERY, question, UsagePage)
-            rows += page.rows
+            for row in page.rows:
+                yield row
             if page.next is None:
-                return rows
-            after = page.next
+                return
+            question = question.model_copy(update={"after": page.next})
+
+    async def ledger_rows(self, question: QueryLedger) -> AsyncIterator[LedgerRow]:
+        """The ledger's lines of a period of bills, in order of booking, a page at a time."""
+        while True:
+            page = await self._reach.ask(s.RPC_LEDGER_QUERY, question, LedgerPage)
+            for row in page.rows:
+                yield row
+            if page.next is None:
+                return
+            question = question.model_copy(update={"after": page.next})
+
+    async def statement(self, question: ShowStatement) -> Statement:
+        """A month of an account with all its lines. A line that joins a month that is not final yet, between two pages,
+        starts it over."""
+        while True:
+            whole = page = await self._reach.ask(s.RPC_STATEMENT_SHOW, question, Statement)
+            lines = list(page.lines)
+            while page.next is not None:
+                following = question.model_copy(update={"after": page.next})
+                page = await self._reach.ask(s.RPC_STATEMENT_SHOW, following, Statement)
+                lines += page.lines
+            if page.totals == whole.totals:
+                return whole.model_copy(update={"lines": lines, "next": None})
+
+    async def price_book(self) -> PriceBookView:
+        return await self._reach.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
 
     async def charges(self, account: str, start: datetime, end: datetime) -> list[ChargeRow]:
         """The ledger's charges of the hours from ``start`` to ``end``: ``price`` is for 10,000 requests."""

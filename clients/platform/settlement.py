@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from nats.aio.msg import Msg
 
 from clients.platform.reach import Reach
 from shared import subjects as s
-from shared.contracts.domains import CommandSettled, Outcome
+from shared.contracts.certificates import CommandView, ShowCommand
+from shared.contracts.domains import CommandSettled
 from shared.contracts.findings import Code, Finding, finding
-from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
 from shared.crypto.signing import parse
 from shared.errors import Malformed, Refused, Unreachable
 
 _ASK_SECONDS: Final = 1.0
+_FIRST_LOOK: Final = 0.02
+_LONGEST_LOOK: Final = 0.25
 _KEPT: Final = 10_000
 
 
@@ -48,7 +50,7 @@ class Settlements:
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
         self._waiting: dict[str, asyncio.Future[CommandSettled]] = {}
-        self._orders: dict[str, tuple[str, str, str]] = {}
+        self._accounts: dict[str, str] = {}
         self._listening: asyncio.Task[None] | None = None
 
     async def listen(self) -> None:
@@ -57,10 +59,10 @@ class Settlements:
             self._listening = asyncio.create_task(self._subscribe())
         await asyncio.shield(self._listening)
 
-    async def expect(self, command_id: str, subject: str, account: str, domain: str) -> None:
+    async def expect(self, command_id: str, account: str) -> None:
         await self.listen()
         self._future(command_id)
-        self._orders[command_id] = (subject, account, domain)
+        self._accounts[command_id] = account
 
     async def settled(self, command_id: str, limit: float) -> CommandSettled:
         """Unreachable when it is not settled within ``limit`` seconds."""
@@ -76,7 +78,7 @@ class Settlements:
                     return found
         finally:
             self._waiting.pop(command_id, None)
-            self._orders.pop(command_id, None)
+            self._accounts.pop(command_id, None)
         raise Unreachable(
             f"the command {command_id} was not settled within {limit:g} s: neither its event came nor does config "
             f"know its end. Tried at {self._reach.url} as {self._reach.user!r}; it may still be carried out"
@@ -88,7 +90,7 @@ class Settlements:
                 # Nobody asked for the oldest: config still answers for it.
                 oldest = next(iter(self._waiting))
                 self._waiting.pop(oldest)
-                self._orders.pop(oldest, None)
+                self._accounts.pop(oldest, None)
             self._waiting[command_id] = asyncio.get_running_loop().create_future()
         return self._waiting[command_id]
 
@@ -106,39 +108,29 @@ class Settlements:
         if future is not None and not future.done():
             future.set_result(settled)
 
+    async def results(self, command_id: str, limit: float) -> list[CommandSettled]:
+        """Every end of a command; Unreachable when it has not come to all of them within ``limit`` seconds."""
+        deadline = time.monotonic() + limit
+        waiting = "config does not know it yet"
+        delay = _FIRST_LOOK
+        while (left := deadline - time.monotonic()) > 0:
+            with suppress(Refused, Unreachable):
+                view = await self._show(command_id)
+                if view.results and not view.waiting:
+                    return view.results
+                waiting = f"waiting for {', '.join(view.waiting[:10])}" if view.waiting else waiting
+            await asyncio.sleep(min(delay, left))
+            delay = min(delay * 1.5, _LONGEST_LOOK)
+        raise Unreachable(f"the command {command_id} has not come to its end within {limit:g} s: {waiting}")
+
     async def _asked(self, command_id: str) -> CommandSettled | None:
         """What config says of it; None while it is not settled, unknown, or config is away."""
-        subject, account, domain = self._orders.get(command_id, (s.CMD_CERTIFICATE_SUBMIT, "", ""))
         try:
-            if subject == s.CMD_CERTIFICATE_SUBMIT:
-                return await self._asked_submission(command_id, account or None)
-            return await self._asked_history(command_id, account, domain)
+            view = await self._show(command_id)
         except (Refused, Unreachable):
             return None
+        return view.results[0] if view.results else None
 
-    async def _asked_submission(self, command_id: str, account: str | None) -> CommandSettled | None:
-        question = ShowSubmission(submission_id=command_id, account=account)
-        view = await self._reach.ask(s.RPC_SUBMISSION_SHOW, question, SubmissionView, patience=_ASK_SECONDS)
-        if view.outcome is None:
-            return None
-        return self._settled(command_id, s.CMD_CERTIFICATE_SUBMIT, view.account, view.domain, view.outcome,
-                             [one.code.value for one in view.findings], view.revision)
-
-    async def _asked_history(self, command_id: str, account: str, domain: str) -> CommandSettled | None:
-        question = ShowHistory(domain=domain, account=account, limit=20)
-        history = await self._reach.ask(s.RPC_DOMAIN_HISTORY, question, History, patience=_ASK_SECONDS)
-        for entry in history.entries:
-            if entry.command_id == command_id:
-                return self._settled(command_id, entry.command, account, domain, entry.outcome, entry.codes,
-                                     entry.revision, entry.settled_at)
-        return None
-
-    @staticmethod
-    def _settled(
-        command_id: str, command: str, account: str, domain: str, outcome: Outcome, codes: list[str],
-        revision: int | None, at: datetime | None = None,
-    ) -> CommandSettled:
-        return CommandSettled(
-            command_id=command_id, command=command, domain=domain, account=account, outcome=outcome, codes=codes,
-            revision=revision, at=at or datetime.now(UTC),
-        )
+    async def _show(self, command_id: str) -> CommandView:
+        question = ShowCommand(command_id=command_id, account=self._accounts.get(command_id))
+        return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView, patience=_ASK_SECONDS)

@@ -21,12 +21,14 @@ _SERVICE_RANK, _NGINX_RANK, _AGENT_RANK = 2, 3, 4
 
 @dataclass(frozen=True)
 class Given:
-    """``EDGETLS_NATS_URL``, ``EDGETLS_<SERVICE>_DSN``, ``EDGETLS_TRUST_ROOTS_FILE`` and ``EDGETLS_LOG_LEVEL``."""
+    """``EDGETLS_NATS_URL``, ``EDGETLS_<SERVICE>_DSN``, ``EDGETLS_FINANCE_DSN`` (told in run.json, else unused),
+    ``EDGETLS_TRUST_ROOTS_FILE`` and ``EDGETLS_LOG_LEVEL``."""
 
     nats_url: str | None
     dsns: Mapping[str, str]
     trust_roots: Path | None
     log_level: str
+    finance_dsn: str | None = None
 
     @classmethod
     def read(cls) -> Given:
@@ -37,6 +39,7 @@ class Given:
             dsns={name: dsn for name, dsn in named.items() if dsn},
             trust_roots=Path(roots).resolve() if roots else None,
             log_level=os.environ.get("EDGETLS_LOG_LEVEL") or "info",
+            finance_dsn=os.environ.get("EDGETLS_FINANCE_DSN") or None,
         )
 
 

@@ -201,6 +201,14 @@ class Platform:
                 await self._supervisor.start(spec)
         self._write_run(keys, nats_url, dsns)
 
+    def _finance(self) -> dict[str, str]:
+        """The DSN of finance's role; none in a billing database of others whose DSN nobody told."""
+        if self._given.finance_dsn:
+            return {"finance": self._given.finance_dsn}
+        if self._server is None or postgres.FINANCE_DATABASE in self._given.dsns:
+            return {}
+        return {"finance": self._server.finance_dsn}
+
     def _own_postgres(self) -> postgres.Postgres | None:
         """None when the environment names every database."""
         return None if len(self._given.dsns) == len(DATABASES) else postgres.Postgres(self.data, DATABASES)
@@ -281,7 +289,7 @@ class Platform:
     def _write_run(self, keys: Keys, nats_url: str, dsns: Mapping[str, str]) -> None:
         self._run = {
             "nats_url": nats_url,
-            "postgres": {name: dsns[name] for name in DATABASES},
+            "postgres": {name: dsns[name] for name in DATABASES} | self._finance(),
             "health": {name: f"http://{HOST}:{port}" for name, port in self._health.items()},
             "nodes": [{"id": node.id, "https": node.https, "http": node.http} for node in self._nodes],
             "credentials": {user: str(keys.seed(user)) for user in _USERS},

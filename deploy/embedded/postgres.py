@@ -27,6 +27,9 @@ from shared.settings import read_secret
 
 NAME: Final = "postgres"
 ADMIN: Final = "postgres"
+FINANCE_ROLE: Final = "edgetls_finance"
+FINANCE_DATABASE: Final = "billing"
+_FINANCE_SECONDS: Final = 300
 _SOCKET_BYTES: Final = 107
 _SOCKET: Final = ".s.PGSQL.5432"
 _SETTINGS: Final = """\
@@ -80,7 +83,7 @@ class Postgres:
         owner, bin_folder = other_than_root(), find_binaries()
         self._own(private_folder(self.folder.parent), owner)
         self._prepare_socket_folder(owner)
-        for name in (ADMIN, *self.databases):
+        for name in (ADMIN, FINANCE_ROLE, *self.databases):
             self._password(name)
         if not (self.folder / "PG_VERSION").exists():
             self._initdb(bin_folder, owner)
@@ -106,6 +109,8 @@ class Postgres:
         try:
             for name in self.databases:
                 await self._provide(connection, name)
+            if FINANCE_DATABASE in self.databases:
+                await self._provide_finance(connection)
             for database in ("postgres", "template1"):
                 await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         finally:
@@ -113,7 +118,14 @@ class Postgres:
         dsns = {name: self.dsn(name, name) for name in self.databases}
         for name, dsn in dsns.items():
             write_private(self.data / "keys" / f"{name}.dsn", dsn + "\n")
+        if FINANCE_DATABASE in self.databases:
+            write_private(self.data / "keys" / "finance.dsn", self.finance_dsn + "\n")
         return dsns
+
+    @property
+    def finance_dsn(self) -> str:
+        """Of the role that reads the views of billing's schema ``finance``; billing grants them when it starts."""
+        return self.dsn(FINANCE_ROLE, FINANCE_DATABASE)
 
     async def _provide(self, connection: asyncpg.Connection[asyncpg.Record], name: str) -> None:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
@@ -123,6 +135,16 @@ class Postgres:
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
             await connection.execute(f'CREATE DATABASE "{name}" OWNER "{name}"')
         await connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+
+    async def _provide_finance(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """As docs/finance.md has it for production."""
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", FINANCE_ROLE):
+            await connection.execute(
+                f"CREATE ROLE {FINANCE_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 10"
+            )
+        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} PASSWORD '{self._password(FINANCE_ROLE)}'")
+        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET default_transaction_read_only = on")
+        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET statement_timeout = '{_FINANCE_SECONDS}s'")
 
     def tidy(self) -> None:
         """After the stop: removes a socket folder outside the data folder."""

@@ -12,8 +12,9 @@ from services.billing.facts import Facts
 from services.billing.ingest import Ingest
 from services.billing.requests import Requests
 from services.billing.settings import Settings
+from services.billing.store import finance
 from services.billing.store.partitions import Partitions
-from services.billing.transport import queries_router
+from services.billing.transport import bills_router, queries_router
 from services.billing.usecases import Money
 from services.billing.workers import BatchTaker, HourClock, LotConsumer, burying
 from shared import service, subjects
@@ -39,7 +40,9 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     signer = service.read_signer(settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE")
     pool = await open_pool(settings.billing_dsn.get_secret_value())
     await migrate(pool, MIGRATIONS)
+    await finance.grant(pool)
     runtime.broker.include_router(queries_router(pool))
+    runtime.broker.include_router(bills_router(pool, runtime.clock))
     runtime.broker.include_router(dead_router(DeadOffice(client, publisher, NAME), NAME))
     commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
     book, money = Book(), Money(pool, runtime.clock)

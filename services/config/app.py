@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.config.consumers import LiveRevisions, Verdicts
+from services.config.expiry import ExpiryWatch
 from services.config.intake import Intake
+from services.config.librarian import Librarian
+from services.config.library_queries import LibraryQueries
+from services.config.library_transport import library_router
+from services.config.preview import Previews
 from services.config.queries import Queries
 from services.config.revisions import Revisions
 from services.config.runner import Deadlines, Runner, keep_house
 from services.config.settings import Settings
+from services.config.suspensions import Balances, Suspender
 from services.config.transport import queries_router
 from services.config.usecases import Decider
 from shared import service, subjects
@@ -46,10 +52,13 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     await migrate(pool, MIGRATIONS)
     runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
     runtime.broker.include_router(dead_router(DeadOffice(client, runtime.publisher, NAME), NAME))
-    wake = asyncio.Event()
+    previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)
+    runtime.broker.include_router(library_router(LibraryQueries(pool, runtime.clock), previews))
+    wake, turned = asyncio.Event(), asyncio.Event()
     revisions = Revisions(pool, client, health, settings.revision_seconds)
+    librarian = Librarian(pool, revisions, runtime.clock, asyncio.Event())
     decider = Decider(
-        pool, revisions, runtime.clock, allow_private_origins=settings.allow_private_origins
+        pool, revisions, runtime.clock, librarian, allow_private_origins=settings.allow_private_origins
     )
     box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
@@ -61,6 +70,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         intake.watch_gaps(),
         inbox.listen(pool, wake),
         Runner(pool, decider, buried[commands], health, wake).run(),
+        librarian.run(wake),
         Deadlines(pool, client, decider, settings.judging_seconds, wake).run(),
         Consumer(
             Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS), judged.handle, buried[verdicts],
@@ -70,6 +80,12 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED), LiveRevisions(pool).handle,
             buried[events], health, concurrency=_CONVERGED,
         ).run(),
+        Consumer(
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES), Balances(pool, turned).handle,
+            buried[events], health,
+        ).run(),
+        Suspender(pool, revisions, runtime.clock, turned).run(),
+        Lease(pool, "expiry").hold(ExpiryWatch(pool, runtime.clock, settings.expiry_seconds).run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
         keep_house(pool, box),
     )

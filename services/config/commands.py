@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
-from services.config import names, origins
-from services.config.orders import Change, Disable, Hopeless, Order, Register, Remove, Reseal, Submit
+from services.config import library, names, origins
+from services.config.orders import Change, Disable, Hopeless, Order, Register, Remove, Reseal, Rollback, Submit
 from services.config.state import Cause
 from shared import subjects
+from shared.contracts.certificates import (
+    DeleteCertificate,
+    DeployCertificate,
+    RollbackCertificate,
+    SetRoots,
+    StoreCertificate,
+)
 from shared.contracts.commands import (
     ChangeSettings,
     DisableHttps,
@@ -27,13 +35,21 @@ from shared.ids import derived_id
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _SHOWN, _SOURCE = 253, 256
-Message = (
-    RegisterDomain | RemoveDomain | SubmitCertificate | DisableHttps | ChangeSettings | ResealPair
+NAMELESS: Final = "!"
+"""How a key begins that stands for what names neither a domain nor a certificate."""
+OfDomain = (
+    RegisterDomain | RemoveDomain | SubmitCertificate | RollbackCertificate | DisableHttps | ChangeSettings | ResealPair
 )
+Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | SetRoots
 MODELS: Final[dict[str, type[Message]]] = {
     subjects.CMD_DOMAIN_REGISTER: RegisterDomain,
     subjects.CMD_DOMAIN_REMOVE: RemoveDomain,
     subjects.CMD_CERTIFICATE_SUBMIT: SubmitCertificate,
+    subjects.CMD_CERTIFICATE_ROLLBACK: RollbackCertificate,
+    subjects.CMD_CERTIFICATE_STORE: StoreCertificate,
+    subjects.CMD_CERTIFICATE_DEPLOY: DeployCertificate,
+    subjects.CMD_CERTIFICATE_DELETE: DeleteCertificate,
+    subjects.CMD_ROOTS_SET: SetRoots,
     subjects.CMD_HTTPS_DISABLE: DisableHttps,
     subjects.CMD_SETTINGS_CHANGE: ChangeSettings,
     subjects.CMD_PAIR_RESEAL: ResealPair,
@@ -41,30 +57,34 @@ MODELS: Final[dict[str, type[Message]]] = {
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a command takes effect. ``key``: commands of one key run one after the other; ``shown``: how events and
+    history name it; ``name``: a domain in normal form, or a key of the account's library; None when it is neither
+    (``why`` refuses it then; such places share a few keys that nothing else has)."""
+
+    key: str
+    shown: str
+    name: str | None
+    why: Refused | None = None
+
+
+@dataclass(frozen=True)
 class Command:
-    """A readable command. ``name``: the domain in normal form, None when it is none (``why`` refuses it then)."""
+    """A readable command and its places, each at least once."""
 
     id: str
     subject: str
     source: str
     body: Message
-    name: str | None
-    why: Refused | None = None
+    places: tuple[Place, ...]
 
     @property
-    def key(self) -> str:
-        """Commands of one key run one after the other. What names no domain shares a few keys that no domain has."""
-        if self.name is not None:
-            return self.name
-        return f"!{sha256(self.body.domain.encode()).hexdigest()[:2]}"
+    def keys(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place.key for place in self.places))
 
-    @property
-    def shown(self) -> str:
-        """The domain as events and history name it: what was sent, made printable, where it is no domain."""
-        if self.name is not None:
-            return self.name
-        text = "".join(character if character.isprintable() else "?" for character in self.body.domain)
-        return text[:_SHOWN] or "?"
+    def at(self, key: str) -> list[Place]:
+        """Several only where they are no domains."""
+        return [place for place in self.places if place.key == key]
 
 
 def read(message_id: str, subject: str, source: str, body: bytes) -> Command:
@@ -75,33 +95,122 @@ def read(message_id: str, subject: str, source: str, body: bytes) -> Command:
     if not _IDENTIFIER.fullmatch(message_id):
         raise Malformed("ce-id is missing or not an identifier of at most 128 letters, digits and _ . : -")
     parsed = parse(model, body)
-    if isinstance(parsed, SubmitCertificate) and parsed.submission_id != message_id:
+    if isinstance(parsed, SubmitCertificate | StoreCertificate) and parsed.submission_id != message_id:
         raise Malformed("submission_id is not the ce-id")
     origin = "".join(character for character in source if character.isprintable())[:_SOURCE]
+    return Command(message_id, subject, origin, parsed, tuple(_places(parsed)))
+
+
+def _places(body: Message) -> list[Place]:
+    match body:
+        case SetRoots():
+            return [_library(body.account, "")]
+        case StoreCertificate() | DeleteCertificate():
+            return [_entry(body.account, body.name)]
+        case DeployCertificate():
+            entry = _entry(body.account, body.name)
+            domains = [_domain(domain) for domain in body.domains]
+            if entry.name is None:
+                return _once(replace(place, name=None, why=entry.why) for place in domains)
+            return _once([entry, *domains])
+        case ResealPair(certificate=str(name)):
+            return [_entry(body.account, name)]
+        case ResealPair(domain=str(domain)):
+            return [_domain(domain)]
+        case ResealPair():
+            raise Malformed("a reseal names a domain or a certificate")
+    return [_domain(body.domain)]
+
+
+def _once(places: Iterable[Place]) -> list[Place]:
+    """Each place once: it gets one command.settled."""
+    return list({(place.key, place.shown): place for place in places}.values())
+
+
+def _domain(text: str) -> Place:
     try:
-        name, why = names.normalise(parsed.domain), None
+        name = names.normalise(text)
     except Refused as refused:
-        name, why = None, refused
-    return Command(message_id, subject, origin, parsed, name, why)
+        return Place(_unknown_key(text), _printable(text), None, refused)
+    return Place(name, name, name)
 
 
-def order(command: Command, cause: Cause, *, allow_private_origins: bool) -> Order:
-    """What the state machine is asked."""
-    if command.name is None:
-        return Hopeless(cause, tuple(command.why.findings if command.why else ()))
+def _entry(account: str, name: str) -> Place:
+    try:
+        return _library(account, names.certificate(name))
+    except Refused as refused:
+        return Place(_unknown_key(name), library.entry_key(account, _printable(name)), None, refused)
+
+
+def _library(account: str, name: str) -> Place:
+    key = library.entry_key(account, name)
+    return Place(key, key, key)
+
+
+def _unknown_key(text: str) -> str:
+    return f"{NAMELESS}{sha256(text.encode(errors='replace')).hexdigest()[:2]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)[:_SHOWN] or "?"
+
+
+def order(command: Command, place: Place, cause: Cause, *, allow_private_origins: bool) -> Order | None:
+    """What a domain's state machine is asked; None for a deployment, which needs the library."""
+    if place.name is None:
+        return Hopeless(cause, tuple(place.why.findings if place.why else ()))
     match command.body:
         case RegisterDomain() as body:
-            return _register(command.name, body, cause, allow_private_origins)
+            return _register(place.name, body, cause, allow_private_origins)
         case RemoveDomain():
             return Remove(cause)
         case SubmitCertificate() as body:
-            return Submit(cause, derived_id(cause.command_id, "judge"), tuple(body.pairs), body.strict)
+            return _submit(body, cause)
+        case RollbackCertificate():
+            return Rollback(cause)
         case DisableHttps():
             return Disable(cause)
         case ChangeSettings() as body:
-            return Change(cause, body)
+            return _change(body, cause, allow_private_origins)
         case ResealPair() as body:
             return Reseal(cause, body.pair_id, body.old_epoch, body.sealed_key)
+    return None
+
+
+def library_order(command: Command, cause: Cause) -> library.Asked:
+    """What an entry's state machine is asked. SetRoots is not an entry's."""
+    match command.body:
+        case StoreCertificate() as body:
+            request = derived_id(cause.command_id, "judge")
+            return library.Store(
+                cause, body.name, request, tuple(body.pairs), body.trust, body.overwrite, body.strict
+            )
+        case DeleteCertificate():
+            return library.Delete(cause)
+        case DeployCertificate():
+            domains = [place.key for place in command.places if place.name and not place.key.startswith(library.MARK)]
+            return library.Resolve(cause, tuple(domains))
+        case ResealPair() as body:
+            return Reseal(cause, body.pair_id, body.old_epoch, body.sealed_key)
+    raise ValueError(f"{command.subject} is no command of the library")
+
+
+def _submit(body: SubmitCertificate, cause: Cause) -> Order:
+    try:
+        name = "" if body.name is None else names.certificate(body.name)
+    except Refused as refused:
+        return Hopeless(cause, tuple(refused.findings))
+    return Submit(cause, derived_id(cause.command_id, "judge"), tuple(body.pairs), body.strict, name)
+
+
+def _change(body: ChangeSettings, cause: Cause, allow_private: bool) -> Order:
+    if body.origin is None:
+        return Change(cause, body)
+    try:
+        checked = origins.check(body.origin, allow_private=allow_private)
+    except Refused as refused:
+        return Hopeless(cause, tuple(refused.findings))
+    return Change(cause, body.model_copy(update={"origin": checked}))
 
 
 def _register(name: str, body: RegisterDomain, cause: Cause, allow_private: bool) -> Order:

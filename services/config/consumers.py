@@ -23,9 +23,8 @@ class Verdicts:
 
     async def handle(self, delivery: Delivery) -> None:
         verdict = judging.verified(parse(Verdict, delivery.body), self._validator())
-        for domain in verdict.accepted:
-            if await self._decider.answer(judging.judged(verdict, domain), verdict.account):
-                self._wake.set()
+        if await self._decider.verdict(verdict):
+            self._wake.set()
 
 
 class LiveRevisions:

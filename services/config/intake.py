@@ -100,7 +100,7 @@ class Intake:
         except Malformed as error:
             await self._dead.bury(delivery, f"{error.reason}: {error}")
             return Arrival(delivery, incarnation)
-        return Arrival(delivery, incarnation, (command.key,))
+        return Arrival(delivery, incarnation, command.keys)
 
     async def _settle(self, arrival: Arrival, reason: str) -> None:
         await self._dead.bury(arrival.delivery, reason)

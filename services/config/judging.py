@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 
+from services.config.library import Entry, StoreBegan
 from services.config.orders import Judged, JudgingBegan
 from services.config.state import Domain
 from shared.contracts.judging import Attestation, JudgeContext, JudgedPair, JudgeSubmission, Verdict
@@ -11,18 +13,33 @@ from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Malformed, Unsigned
 
 
-def request(domain: Domain, began: JudgingBegan) -> JudgeSubmission:
-    """The question, with the context that only config knows. Own roots are uploaded by no command yet: with private
-    trust the list is empty and no chain leads to it."""
+def request(domain: Domain, began: JudgingBegan, roots: Sequence[str]) -> JudgeSubmission:
+    """The question, with the context that only config knows. ``roots``: the account's own, in PEM; with private trust
+    and without roots no chain leads anywhere."""
     live = domain.live.pairs if domain.live else ()
+    context = JudgeContext(
+        private_roots=None if domain.trust == "public" else list(roots), live_names=_names(live), strict=began.strict
+    )
     return JudgeSubmission(
         submission_id=began.pending.cause.command_id, account=domain.account, domains=[domain.name],
-        pairs=list(began.pairs),
-        context=JudgeContext(
-            private_roots=None if domain.trust == "public" else [],
-            live_names=sorted({name for pair in live for name in pair.sans}), strict=began.strict,
-        ),
+        pairs=list(began.pairs), context=context,
     )
+
+
+def store_request(entry: Entry | None, began: StoreBegan, roots: Sequence[str]) -> JudgeSubmission:
+    """The question for the library: without domains. ``entry`` as it was before: what it covered may get lost."""
+    live = entry.certificate.pairs if entry and entry.certificate else ()
+    context = JudgeContext(
+        private_roots=None if began.trust == "public" else list(roots), live_names=_names(live), strict=began.strict
+    )
+    return JudgeSubmission(
+        submission_id=began.pending.cause.command_id, account=began.pending.cause.account, domains=[],
+        pairs=list(began.pairs), context=context,
+    )
+
+
+def _names(pairs: Sequence[JudgedPair]) -> list[str]:
+    return sorted({name for pair in pairs for name in pair.sans})
 
 
 def verified(verdict: Verdict, verifier: Verifier) -> Verdict:
@@ -35,10 +52,11 @@ def verified(verdict: Verdict, verifier: Verifier) -> Verdict:
     return verdict
 
 
-def judged(verdict: Verdict, domain: str) -> Judged:
-    """The verdict on one domain."""
-    pairs = tuple(verdict.pairs) if verdict.accepted.get(domain, False) else ()
-    findings = tuple(found for found in verdict.findings if found.domain in (None, domain))
+def judged(verdict: Verdict, domain: str | None) -> Judged:
+    """The verdict on one domain; None: on what was judged for the library, for whatever names it has."""
+    fits = any(verdict.accepted.values()) if domain is None else verdict.accepted.get(domain, False)
+    pairs = tuple(verdict.pairs) if fits else ()
+    findings = tuple(found for found in verdict.findings if domain is None or found.domain in (None, domain))
     return Judged(verdict.submission_id, pairs, findings)
 
 
@@ -47,7 +65,7 @@ def _vouched(pair: JudgedPair, account: str, domains: list[str], verifier: Verif
     same = (word.account, word.pair_id, word.leaf_fingerprint, word.chain_hash) == (
         account, pair.pair_id, pair.leaf_fingerprint, sha256(pair.chain.encode()).hexdigest(),
     )
-    if not same or not set(domains) <= set(word.domains):
+    if not same or not all(word.covers(domain) for domain in domains):
         raise Unsigned("the attestation speaks of another account, domain, pair, leaf or chain")
     if pair.sealed_key.epoch < 1:
         raise Malformed("a judged pair is not sealed to an epoch of the fleet")

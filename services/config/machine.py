@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from services.config import settings_rules
+from services.config import fitness, names, settings_rules
 from services.config.orders import (
     Change,
+    Deploy,
     Disable,
     Disabled,
     Event,
     FindingsDropped,
+    Follow,
     Hopeless,
     Installed,
     Judged,
@@ -29,6 +31,8 @@ from services.config.orders import (
     Reseal,
     Resealed,
     Resume,
+    Rollback,
+    RolledBack,
     SettingsChanged,
     Settled,
     Submit,
@@ -55,15 +59,17 @@ def decide(
             return _register(state, asked, revision, at, known or Known())
         case Judged() | Timeout():
             return _answer(state, asked, revision)
+        case Follow() if state is None or not state.owned_by(asked.cause.account):
+            return [_superseded(asked.cause)]
     if state is None or not state.owned_by(asked.cause.account):
         return [_refused(asked.cause, finding(Code.DOMAIN_UNKNOWN))]
     before = supersede(state) if overtakes(state, asked) else []
-    return before + _owned(state, asked, revision)
+    return before + _owned(state, asked, revision, at, known or Known())
 
 
 def overtakes(state: Domain, asked: Input) -> bool:
     """Whether it ends a submission that is being judged instead of waiting for its verdict."""
-    if state.pending is None or not isinstance(asked, Submit | Disable | Remove):
+    if state.pending is None or not isinstance(asked, Submit | Deploy | Disable | Remove):
         return False
     return state.owned_by(asked.cause.account)
 
@@ -73,8 +79,7 @@ def supersede(state: Domain) -> list[Event]:
     if state.pending is None:
         return []
     cause = state.pending.cause
-    found = finding(Code.SUBMISSION_SUPERSEDED)
-    return [JudgingEnded(cause.command_id), Settled(cause, Outcome.SUPERSEDED, (found,))]
+    return [JudgingEnded(cause.command_id), _superseded(cause)]
 
 
 def evolve(state: Domain | None, event: Event) -> Domain | None:
@@ -97,11 +102,16 @@ def evolve(state: Domain | None, event: Event) -> Domain | None:
         case Installed():
             _rising(state, event.revision)
             return replace(state, live=event.certificate, previous=state.live, revision=event.revision)
+        case RolledBack():
+            _rising(state, event.revision)
+            return replace(state, live=state.previous, previous=state.live, revision=event.revision)
         case Disabled():
             return _bare(state, event.revision)
         case SettingsChanged():
             _rising(state, event.revision)
-            return replace(state, settings=event.settings, revision=event.revision)
+            return replace(
+                state, settings=event.settings, origin=event.origin, trust=event.trust, revision=event.revision
+            )
         case Resealed():
             return replace(state, live=_resealed(state.live, event), previous=_resealed(state.previous, event))
         case SuspensionChanged():
@@ -136,14 +146,24 @@ def _register(state: Domain | None, asked: Register, revision: int, at: datetime
 
 
 def _owned(
-    state: Domain, asked: Remove | Submit | Disable | Change | Reseal | Suspend | Resume, revision: int
+    state: Domain,
+    asked: Remove | Submit | Deploy | Follow | Rollback | Disable | Change | Reseal | Suspend | Resume,
+    revision: int, at: datetime, known: Known,
 ) -> list[Event]:
     cause = asked.cause
     match asked:
         case Remove():
             return [Removed(cause, revision), _applied(cause, revision), FindingsDropped()]
+        case Submit() if asked.name in known.taken:
+            return [_refused(cause, finding(Code.CERTIFICATE_NAME_TAKEN, field="request"))]
         case Submit():
-            return [JudgingBegan(Pending(cause, asked.request_id), asked.pairs, asked.strict)]
+            return [JudgingBegan(Pending(cause, asked.request_id, asked.name), asked.pairs, asked.strict)]
+        case Deploy():
+            return _deploy(state, asked, revision, at)
+        case Follow():
+            return _follow(state, asked, revision, at)
+        case Rollback():
+            return _rollback(state, cause, revision, at)
         case Disable():
             return [*_disable(state, cause, revision), FindingsDropped()]
         case Change():
@@ -154,6 +174,51 @@ def _owned(
             return _suspend(state, cause, isinstance(asked, Suspend), revision)
 
 
+def _deploy(state: Domain, asked: Deploy, revision: int, at: datetime) -> list[Event]:
+    if asked.stored is None:
+        return [_refused(asked.cause, finding(Code.CERTIFICATE_UNKNOWN, field="request"))]
+    return _use(state, asked.cause, asked.stored, revision, at)
+
+
+def _follow(state: Domain, asked: Follow, revision: int, at: datetime) -> list[Event]:
+    """A domain that has another certificate by now does not follow."""
+    if asked.stored is None or state.live is None or state.live.entry != asked.entry:
+        return [_superseded(asked.cause)]
+    return _use(state, asked.cause, asked.stored, revision, at)
+
+
+def _use(state: Domain, cause: Cause, certificate: Certificate, revision: int, at: datetime) -> list[Event]:
+    """Serve a certificate of the library; what was judged once is not judged again, but for time and name."""
+    found = fitness.findings(certificate, state, at)
+    if fitness.refuses(found):
+        return [_refused(cause, *found)]
+    return _install(state, cause, certificate, tuple(found), revision)
+
+
+def _rollback(state: Domain, cause: Cause, revision: int, at: datetime) -> list[Event]:
+    if state.live is None:
+        return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
+    if state.previous is None:
+        return [_refused(cause, finding(Code.CERTIFICATE_NO_PREVIOUS))]
+    found = fitness.findings(state.previous, state, at)
+    if fitness.refuses(found):
+        return [_refused(cause, *found)]
+    return [RolledBack(cause, revision), Settled(cause, Outcome.APPLIED, tuple(found), revision)]
+
+
+def _install(
+    state: Domain, cause: Cause, certificate: Certificate, found: tuple[Finding, ...], revision: int
+) -> list[Event]:
+    if state.live is not None and _same(state.live, certificate):
+        return [Settled(cause, Outcome.UNCHANGED, found, state.revision)]
+    if not certificate.name:
+        certificate = replace(certificate, name=names.given(state.name, certificate.submission_id))
+    return [
+        Installed(cause, certificate, revision, "enabled" if state.live is None else "replaced"),
+        Settled(cause, Outcome.APPLIED, found, revision),
+    ]
+
+
 def _disable(state: Domain, cause: Cause, revision: int) -> list[Event]:
     if state.live is None:
         return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
@@ -161,16 +226,22 @@ def _disable(state: Domain, cause: Cause, revision: int) -> list[Event]:
 
 
 def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
-    cause = asked.cause
-    if state.live is None:
+    """The origin and the trust may change at any time, the settings of HTTPS only while it is on."""
+    cause, wanted = asked.cause, asked.wanted
+    if state.live is None and settings_rules.names_https(wanted):
         return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
-    settings = settings_rules.merge(state.settings, asked.wanted)
-    if settings == state.settings:
+    settings = settings_rules.merge(state.settings, wanted)
+    origin, trust = wanted.origin or state.origin, wanted.trust or state.trust
+    if (settings, origin, trust) == (state.settings, state.origin, state.trust):
         return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
     conflicts = settings_rules.conflicts(settings)
     if conflicts:
         return [_refused(cause, *conflicts)]
-    return [SettingsChanged(cause, settings, revision), _applied(cause, revision)]
+    warned = settings_rules.warnings(settings, origin) if (settings, origin) != (state.settings, state.origin) else []
+    return [
+        SettingsChanged(cause, settings, origin, trust, revision),
+        Settled(cause, Outcome.APPLIED, tuple(warned), revision),
+    ]
 
 
 def _reseal(state: Domain, asked: Reseal) -> list[Event]:
@@ -201,14 +272,17 @@ def _answer(state: Domain | None, asked: Judged | Timeout, revision: int) -> lis
         return [*ended, Settled(cause, Outcome.UNDECIDED, (finding(Code.SUBMISSION_UNDECIDED),))]
     if not asked.pairs:
         return [*ended, Settled(cause, Outcome.REFUSED, asked.findings)]
-    if state.live is not None and _identity(asked.pairs) == _identity(state.live.pairs):
-        return [*ended, Settled(cause, Outcome.UNCHANGED, asked.findings, state.revision)]
-    change = "enabled" if state.live is None else "replaced"
-    certificate = Certificate(asked.submission_id, asked.pairs)
-    return [
-        *ended, Installed(cause, certificate, revision, "enabled" if change == "enabled" else "replaced"),
-        Settled(cause, Outcome.APPLIED, asked.findings, revision),
-    ]
+    certificate = Certificate(asked.submission_id, asked.pairs, "custom", state.pending.name, trust=state.trust)
+    return [*ended, *_install(state, cause, certificate, asked.findings, revision)]
+
+
+def _same(live: Certificate, certificate: Certificate) -> bool:
+    """The same leaves with the same chains from the same source under the same name; no name asks for none."""
+    return (
+        _identity(live.pairs) == _identity(certificate.pairs)
+        and (live.source, live.entry) == (certificate.source, certificate.entry)
+        and certificate.name in ("", live.name)
+    )
 
 
 def _identity(pairs: Iterable[JudgedPair]) -> list[tuple[str, str]]:
@@ -247,3 +321,7 @@ def _applied(cause: Cause, revision: int) -> Settled:
 
 def _refused(cause: Cause, *findings: Finding) -> Settled:
     return Settled(cause, Outcome.REFUSED, findings)
+
+
+def _superseded(cause: Cause) -> Settled:
+    return Settled(cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from services.config import judging
+from services.config.library import MARK, Entry, StoreBegan, owner
 from services.config.orders import (
     Disabled,
     Event,
@@ -14,6 +16,7 @@ from services.config.orders import (
     Registered,
     Removed,
     Resealed,
+    RolledBack,
     SettingsChanged,
     Settled,
     SuspensionChanged,
@@ -47,12 +50,21 @@ def caused(name: str, event: Event, at: datetime) -> list[Outgoing]:
     return [_message(subject, name, body, cause, at) for subject, body, cause in found]
 
 
-def question(domain: Domain, began: JudgingBegan, at: datetime) -> Outgoing:
+def question(domain: Domain, began: JudgingBegan, roots: Sequence[str], at: datetime) -> Outgoing:
     """What the validator is asked: carries the sealed pair."""
     cause = began.pending.cause
     return outgoing(
-        subjects.JUDGE_SUBMISSION, judging.request(domain, began), source=SOURCE, about=domain.name, at=at,
+        subjects.JUDGE_SUBMISSION, judging.request(domain, began, roots), source=SOURCE, about=domain.name, at=at,
         id=began.pending.request_id, cause=cause.command_id, traceparent=cause.traceparent,
+    )
+
+
+def store_question(entry: Entry | None, began: StoreBegan, roots: Sequence[str], at: datetime) -> Outgoing:
+    """The same for a pair that is to be kept in the library."""
+    cause = began.pending.cause
+    return outgoing(
+        subjects.JUDGE_SUBMISSION, judging.store_request(entry, began, roots), source=SOURCE, about=cause.account,
+        at=at, id=began.pending.request_id, cause=cause.command_id, traceparent=cause.traceparent,
     )
 
 
@@ -63,6 +75,8 @@ def _change(event: Event) -> tuple[Moves, Cause, int] | None:
             return "registered", event.cause, event.revision
         case Installed():
             return event.change, event.cause, event.revision
+        case RolledBack():
+            return "rolled_back", event.cause, event.revision
         case Disabled():
             return "disabled", event.cause, event.revision
         case SettingsChanged():
@@ -84,9 +98,10 @@ def _changed(name: str, move: Moves, cause: Cause, revision: int) -> DomainChang
 
 
 def _settled(name: str, event: Settled, at: datetime) -> CommandSettled:
+    domain, certificate = (None, owner(name)[1] or None) if name.startswith(MARK) else (name, None)
     return CommandSettled(
-        command_id=event.cause.command_id, command=event.cause.command, domain=name, account=event.cause.account,
-        outcome=event.outcome, codes=codes(event), revision=event.revision, at=at,
+        command_id=event.cause.command_id, command=event.cause.command, domain=domain, certificate=certificate,
+        account=event.cause.account, outcome=event.outcome, codes=codes(event), revision=event.revision, at=at,
     )
 
 

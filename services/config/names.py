@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
 from typing import Final
 
 import idna
@@ -10,6 +12,7 @@ from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 
 WILDCARD: Final = "*"
+_CERTIFICATE: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _NAME_LENGTH, _LABEL_LENGTH = 253, 63
 _LDH: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -35,6 +38,18 @@ def normalise(text: str) -> str:
     if len(name) > _NAME_LENGTH:
         raise _fault(min(len(text), _NAME_LENGTH + 1), f"the name has {len(name)} characters, {_NAME_LENGTH} at most")
     return name
+
+
+def certificate(text: str) -> str:
+    """A certificate's name (rule B10); Refused with ``certificate.name_invalid``."""
+    if _CERTIFICATE.fullmatch(text) is None:
+        raise Refused([finding(Code.CERTIFICATE_NAME_INVALID, field="request")])
+    return text
+
+
+def given(domain: str, submission_id: str) -> str:
+    """The name of a certificate that was submitted without one: whose it is, and which."""
+    return f"{domain.replace(WILDCARD, '_wildcard')[:100]}-{sha256(submission_id.encode()).hexdigest()[:12]}"
 
 
 def parent(name: str) -> str:

@@ -32,12 +32,39 @@ class Remove:
 
 @dataclass(frozen=True)
 class Submit:
-    """``request_id``: the id of the message that will ask the validator."""
+    """``request_id``: the id of the message that will ask the validator. ``name``: empty where none was given."""
 
     cause: Cause
     request_id: str
     pairs: tuple[SubmittedPair, ...]
     strict: bool
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Serve the library's certificate. ``stored``: a copy of it as it is now, None where there is none.
+
+    ``ready`` False: the library has not come to this command yet, so the domain waits."""
+
+    cause: Cause
+    stored: Certificate | None
+    ready: bool = True
+
+
+@dataclass(frozen=True)
+class Follow:
+    """The entry that the domain's certificate came from was replaced by ``stored``; None: not by this command any
+    more, a later one overtook it."""
+
+    cause: Cause
+    entry: str
+    stored: Certificate | None
+
+
+@dataclass(frozen=True)
+class Rollback:
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,8 @@ class Disable:
 
 @dataclass(frozen=True)
 class Change:
+    """``wanted.origin`` is checked and in normal form."""
+
     cause: Cause
     wanted: ChangeSettings
 
@@ -67,7 +96,7 @@ class Hopeless:
     findings: tuple[Finding, ...]
 
 
-Order = Register | Remove | Submit | Disable | Change | Reseal | Hopeless
+Order = Register | Remove | Submit | Deploy | Follow | Rollback | Disable | Change | Reseal | Hopeless
 
 # --- Answers that a pending submission waits for ---
 
@@ -103,7 +132,8 @@ class Resume:
 # --- Facts ---
 
 Moves = Literal[
-    "registered", "enabled", "replaced", "disabled", "settings", "resealed", "suspended", "resumed", "removed"
+    "registered", "enabled", "replaced", "rolled_back", "disabled", "settings", "resealed", "suspended", "resumed",
+    "removed",
 ]
 
 
@@ -147,6 +177,14 @@ class Installed:
 
 
 @dataclass(frozen=True)
+class RolledBack:
+    """The certificate before is served again; the two swap places."""
+
+    cause: Cause
+    revision: int
+
+
+@dataclass(frozen=True)
 class Disabled:
     cause: Cause
     revision: int
@@ -161,6 +199,8 @@ class FindingsDropped:
 class SettingsChanged:
     cause: Cause
     settings: Settings
+    origin: Origin
+    trust: Trusts
     revision: int
 
 
@@ -195,6 +235,6 @@ class Settled:
 
 
 Event = (
-    Registered | Removed | JudgingBegan | JudgingEnded | Installed | Disabled | FindingsDropped | SettingsChanged
-    | Resealed | SuspensionChanged | Settled
+    Registered | Removed | JudgingBegan | JudgingEnded | Installed | RolledBack | Disabled | FindingsDropped
+    | SettingsChanged | Resealed | SuspensionChanged | Settled
 )

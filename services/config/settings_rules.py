@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.contracts.commands import ChangeSettings
-from shared.contracts.domains import Redirect, RedirectMode, Settings
+from shared.contracts.domains import Origin, Redirect, RedirectMode, Settings
 from shared.contracts.findings import Code, Finding, finding
 
 
@@ -26,6 +26,18 @@ def merge(current: Settings, wanted: ChangeSettings) -> Settings:
     )
 
 
+def names_https(wanted: ChangeSettings) -> bool:
+    """Whether a setting of HTTPS is among what is wanted; origin and trust are the domain's own."""
+    return any((wanted.redirect, wanted.http2 is not None, wanted.tls_min, wanted.tls_max, wanted.hsts))
+
+
+def warnings(settings: Settings, origin: Origin) -> list[Finding]:
+    """What may go wrong on the visitor's side. Whether an origin redirects is not known here: nothing is fetched."""
+    if settings.redirect.mode is RedirectMode.TO_HTTPS and origin.scheme == "http":
+        return [finding(Code.SETTINGS_REDIRECT_LOOP, field="settings")]
+    return []
+
+
 def conflicts(settings: Settings) -> list[Finding]:
     """Empty when the settings can hold together."""
     found = []
@@ -36,5 +48,9 @@ def conflicts(settings: Settings) -> list[Finding]:
     if settings.tls_min > settings.tls_max:
         message = f"The lowest TLS version {settings.tls_min} is above the highest {settings.tls_max}."
         hint = "Name one contiguous range of 1.0 to 1.3."
+        found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
+    if settings.http2 and settings.tls_max < "1.2":
+        message = f"HTTP/2 needs TLS 1.2 (RFC 9113, 9.2), and the highest version is {settings.tls_max}."
+        hint = "Switch HTTP/2 off, or raise the highest TLS version."
         found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
     return found

@@ -10,6 +10,7 @@ from shared.contracts.domains import DomainState, Origin, ServiceType, Settings
 from shared.contracts.judging import JudgedPair
 
 Trusts = Literal["public", "private"]
+Sources = Literal["custom", "stored"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,17 @@ class Cause:
 
 @dataclass(frozen=True)
 class Certificate:
-    """An accepted certificate: one pair for each key type (at most two), keys sealed to the fleet."""
+    """An accepted certificate: one pair for each key type (at most two), keys sealed to the fleet.
+
+    ``source``: uploaded for this domain, or a copy of the account's library entry ``entry`` (its id; a name can be
+    given again after a deletion). ``name``: empty where none was given yet. ``trust``: the roots it was judged by."""
 
     submission_id: str
     pairs: tuple[JudgedPair, ...]
+    source: Sources = "custom"
+    name: str = ""
+    entry: str | None = None
+    trust: Trusts = "public"
 
     @property
     def epoch(self) -> int:
@@ -44,10 +52,12 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Pending:
-    """A submission that is being judged. ``request_id``: the outbox message that asked the validator."""
+    """A submission that is being judged. ``request_id``: the outbox message that asked the validator. ``name``: of the
+    certificate, empty where it gets one of its own."""
 
     cause: Cause
     request_id: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class Domain:
 
 @dataclass(frozen=True)
 class Known:
-    """What a registration needs to know beyond its domain (rule A2). ``holders``: the accounts that hold the wildcard
-    above it, or a host under it."""
+    """What a command needs to know beyond its domain. ``holders``: the accounts that hold the wildcard above it, or a
+    host under it (rule A2). ``taken``: certificate names that the library or another domain of the account has
+    (rule B10)."""
 
     holders: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()

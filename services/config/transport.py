@@ -6,6 +6,7 @@ from faststream.nats import NatsRouter
 
 from services.config.queries import Queries
 from shared import subjects
+from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.domains import DomainView
 from shared.contracts.queries import (
     BundleAnswer,
@@ -37,8 +38,13 @@ def queries_router(queries: Queries) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_DOMAIN_LIST, queue=QUEUE, title="ListDomains")
     async def list_domains(question: ListDomains) -> DomainList:
-        """Domains in order of their name, by page."""
+        """Domains by what is asked of them, in order of name or expiry, by page (rule C3)."""
         return await queries.list(question)
+
+    @router.subscriber(subjects.RPC_ACCOUNT_SHOW, queue=QUEUE, title="ShowAccount")
+    async def show_account(question: ShowAccount) -> AccountView:
+        """Whether an account is suspended and why (rule E7), and its domains by state."""
+        return await queries.account(question)
 
     @router.subscriber(subjects.RPC_DOMAIN_HISTORY, queue=QUEUE, title="ShowHistory")
     async def show_history(question: ShowHistory) -> History:

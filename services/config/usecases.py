@@ -3,94 +3,100 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from services.config import commands, machine, messages, names, ordering
-from services.config.commands import Command
-from services.config.orders import Event, Judged, JudgingBegan, Order, Settled, Timeout
+from services.config import commands, judging, machine, names, ordering
+from services.config.commands import Command, Place
+from services.config.effects import Effects
+from services.config.librarian import Librarian, read_target
+from services.config.orders import Deploy, Order, Settled, Timeout
 from services.config.revisions import Revisions
-from services.config.state import Cause, Domain
-from services.config.store import domains, records
+from services.config.state import Cause, Certificate, Domain
+from services.config.store import domains
+from services.config.store import library as library_store
 from services.config.store.families import Families
+from services.config.store.library import Named
 from services.config.store.revisions import draw
 from shared import subjects
 from shared.clock import Clock
+from shared.contracts.commands import SubmitCertificate
 from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
+from shared.contracts.judging import Verdict
 from shared.errors import Malformed
-from shared.messaging.cloudevents import Outgoing
-from shared.storage import inbox, outbox
+from shared.storage import inbox
 from shared.storage.inbox import Target
 from shared.storage.pool import Connection, Pool
 
 KEYS_AT_ONCE = 200
-
-
-@dataclass
-class _Effects:
-    """What one transaction writes in bulk at its end."""
-
-    at: datetime
-    saved: list[domains.Saved] = field(default_factory=list)
-    recorded: list[records.Recorded] = field(default_factory=list)
-    outgoing: list[Outgoing] = field(default_factory=list)
-    questions: list[Outgoing] = field(default_factory=list)
-    ran: list[Target] = field(default_factory=list)
-    held: list[Target] = field(default_factory=list)
-
-    async def write(self, connection: Connection) -> None:
-        await domains.save(connection, self.saved, self.at)
-        await records.write(connection, self.recorded, self.at)
-        await outbox.enqueue(connection, self.outgoing)
-        await outbox.enqueue(connection, self.questions, carries_pair=True)
-        await inbox.finish(connection, self.ran)
-        await inbox.hold(connection, self.held)
+Waiting = tuple[Target, Command, Cause]
 
 
 class Decider:
     """Every change of a domain goes through here. Transient faults are raised: nothing was done then."""
 
-    def __init__(self, pool: Pool, revisions: Revisions, clock: Clock, *, allow_private_origins: bool) -> None:
-        self._pool, self._revisions, self._clock = pool, revisions, clock
+    def __init__(
+        self, pool: Pool, revisions: Revisions, clock: Clock, librarian: Librarian, *, allow_private_origins: bool
+    ) -> None:
+        self._pool, self._revisions, self._clock, self._librarian = pool, revisions, clock, librarian
         self._allow_private = allow_private_origins
 
     async def run_ready(self, only: str | None = None) -> list[str]:
-        """Runs the commands that are ready, of up to 200 domains in one transaction (``only``: of this); their keys."""
+        """Runs the commands that are ready, of the library first: domains may wait for it (``only``: of this key);
+        their keys."""
+        return [*await self._librarian.run_ready(only), *await self._run_domains(only)]
+
+    async def _run_domains(self, only: str | None) -> list[str]:
+        """Of up to 200 domains in one transaction."""
         home = await self._revisions.home()
         async with self._pool.acquire() as connection, connection.transaction():
-            keys = await inbox.lock_ready(connection, KEYS_AT_ONCE, only)
+            keys = await inbox.lock_ready(connection, KEYS_AT_ONCE, only, library=False)
             if not keys:
                 return []
             queues = await inbox.waiting(connection, keys)
+            waiting = {key: [(target, *read_target(target)) for target in queue] for key, queue in queues.items()}
+            around = await _Around.load(connection, waiting)
             known = await domains.load(connection, keys)
             numbers = iter(await draw(connection, sum(map(len, queues.values())), home))
-            effects = _Effects(self._clock.now())
+            effects = Effects(self._clock.now(), roots=around.roots)
             families = await Families.lock(connection, (key for key in keys if _registers(queues[key])))
             # A wildcard before its hosts: they must see what became of it.
             for key in sorted(keys, key=lambda key: (names.parent(key), key)):
-                self._run_key(known.get(key), queues[key], families, numbers, effects)
+                self._run_key(key, known.get(key), waiting[key], around, families, numbers, effects)
             await effects.write(connection)
+            await around.settle(connection, effects.ran)
         return keys
 
-    async def answer(self, asked: Judged | Timeout, account: str | None = None) -> bool:
-        """Ends the pending submission that it speaks of; False when there is none (any more).
+    async def verdict(self, verdict: Verdict) -> bool:
+        """Ends the pending submission that it speaks of, with what it says of that domain or library entry; False
+        when there is none (any more). Malformed when it is pending for another account."""
+        return await self._answer(verdict.submission_id, verdict)
 
-        Malformed when it is pending for another ``account``."""
+    async def answer(self, asked: Timeout) -> bool:
+        """Ends the pending submission that it speaks of; False when there is none (any more)."""
+        return await self._answer(asked.submission_id, asked)
+
+    async def _answer(self, submission_id: str, said: Verdict | Timeout) -> bool:
         home = await self._revisions.home()
+        account = said.account if isinstance(said, Verdict) else None
         async with self._pool.acquire() as connection, connection.transaction():
-            name = await domains.pending_domain(connection, asked.submission_id)
+            name = await domains.pending_domain(connection, submission_id)
             if name is None:
-                return False
+                entry = await library_store.pending_key(connection, submission_id)
+                if entry is None:
+                    return False
+                asked = said if isinstance(said, Timeout) else judging.judged(said, None)
+                return await self._librarian.answer(connection, entry, asked, account)
             await inbox.lock_key(connection, name)
             before = (await domains.load(connection, [name])).get(name)
             if account is not None and before is not None and before.account != account:
                 raise Malformed("the verdict names another account than the submission's")
             number = (await draw(connection, 1, home))[0]
-            effects = _Effects(self._clock.now())
+            effects = Effects(self._clock.now())
+            asked = said if isinstance(said, Timeout) else judging.judged(said, name)
             events = machine.decide(before, asked, revision=number, at=effects.at)
-            self._keep(name, before, machine.evolve_all(before, events), events, effects)
+            effects.keep(name, before, machine.evolve_all(before, events), events)
             await effects.write(connection)
             await inbox.release(connection, [name])
             return bool(events)
@@ -102,57 +108,82 @@ class Decider:
             waiting = (await inbox.waiting(connection, [key]))[key][:1]
             for target in waiting:
                 await bury(target)
-                effects = _Effects(self._clock.now(), ran=waiting)
+                effects = Effects(self._clock.now(), ran=waiting)
                 with contextlib.suppress(Malformed):
-                    command, cause = _read(target)
+                    command, cause = read_target(target)
                     settled = Settled(cause, Outcome.REFUSED, (finding(Code.SERVICE_BUSY),))
-                    self._keep(command.shown, None, None, [settled], effects)
+                    for place in command.at(key):
+                        effects.keep(place.shown, None, None, [settled])
                 await effects.write(connection)
             await inbox.release(connection, [key])
 
     def _run_key(
-        self, before: Domain | None, queue: Sequence[Target], families: Families, numbers: Iterator[int],
-        effects: _Effects,
+        self, key: str, before: Domain | None, queue: Sequence[Waiting], around: _Around, families: Families,
+        numbers: Iterator[int], effects: Effects,
     ) -> None:
-        read = [_read(target) for target in queue]
-        nameless = [command.shown for command, _ in read if command.name is None]
-        orders = [self._order(command, cause) for command, cause in read]
-        if nameless:
-            for shown, order in zip(nameless, orders, strict=True):
-                done = ordering.run(None, [order], revisions=numbers, at=effects.at)
-                self._keep(shown, None, None, done.events, effects)
-            effects.ran += queue
+        targets = [target for target, _, _ in queue]
+        if key.startswith(commands.NAMELESS):
+            for _, command, cause in queue:
+                for place in command.at(key):
+                    done = ordering.run(None, [self._order(command, place, cause, around)], revisions=numbers,
+                                        at=effects.at)
+                    effects.keep(place.shown, None, None, done.events)
+            effects.ran += targets
             return
-        name = read[0][0].shown
-        done = ordering.run(before, orders, revisions=numbers, at=effects.at, known=families.known(name))
-        families.note(name, done.state)
-        self._keep(name, before, done.state, done.events, effects)
-        effects.ran += queue[: done.ran]
-        effects.held += queue[done.ran :]
+        orders = [self._order(command, command.at(key)[0], cause, around) for _, command, cause in queue]
+        known = replace(families.known(key), taken=around.taken(key))
+        done = ordering.run(before, orders, revisions=numbers, at=effects.at, known=known)
+        families.note(key, done.state)
+        effects.keep(key, before, done.state, done.events)
+        effects.ran += targets[: done.ran]
+        effects.held += targets[done.ran :]
 
-    def _order(self, command: Command, cause: Cause) -> Order:
-        return commands.order(command, cause, allow_private_origins=self._allow_private)
+    def _order(self, command: Command, place: Place, cause: Cause, around: _Around) -> Order:
+        order = commands.order(command, place, cause, allow_private_origins=self._allow_private)
+        return order if order is not None else around.deployment(command.id, place.key, cause)
 
-    @staticmethod
-    def _keep(
-        name: str, before: Domain | None, after: Domain | None, events: list[Event], effects: _Effects
-    ) -> None:
-        if after is not None and after != before:
-            effects.saved.append(domains.Saved(before, after))
-        effects.recorded.append(records.Recorded(name, events))
-        for event in events:
-            effects.outgoing += messages.caused(name, event, effects.at)
-            if isinstance(event, JudgingBegan) and after is not None and event.pending == after.pending:
-                effects.questions.append(messages.question(after, event, effects.at))
+
+class _Around:
+    """What the commands of a transaction need to know beyond their domains: certificates that they deploy, names that
+    are taken, an account's own roots."""
+
+    def __init__(self, roots: dict[str, list[str]]) -> None:
+        self.roots = roots
+        self._deployable: dict[tuple[str, str], Certificate | None] = {}
+        self._deployments: list[tuple[str, str]] = []
+        self._taken: set[Named] = set()
+
+    @classmethod
+    async def load(cls, connection: Connection, waiting: Mapping[str, Sequence[Waiting]]) -> _Around:
+        submitted = [
+            (key, command.body) for key, queue in waiting.items() for _, command, _ in queue
+            if isinstance(command.body, SubmitCertificate)
+        ]
+        accounts = sorted({body.account for _, body in submitted})
+        found = cls(await library_store.roots_of(connection, accounts) if accounts else {})
+        named = [(body.account, body.name, key) for key, body in submitted if body.name is not None]
+        found._taken = await library_store.taken_names(connection, named) if named else set()
+        found._deployments = [
+            (command.id, key) for key, queue in waiting.items() for _, command, _ in queue
+            if command.subject == subjects.CMD_CERTIFICATE_DEPLOY
+        ]
+        if found._deployments:
+            found._deployable = await library_store.deployable(connection, found._deployments)
+        return found
+
+    def taken(self, domain: str) -> frozenset[str]:
+        return frozenset(name for _, name, by in self._taken if by == domain)
+
+    def deployment(self, command_id: str, domain: str, cause: Cause) -> Deploy:
+        place = (command_id, domain)
+        return Deploy(cause, self._deployable.get(place), ready=place in self._deployable)
+
+    async def settle(self, connection: Connection, ran: Sequence[Target]) -> None:
+        """Deployments that came to their end: a deletion of the entry need not wait for them any more."""
+        done = {(target.message_id, target.key) for target in ran} & set(self._deployments)
+        if done:
+            await library_store.forget(connection, sorted(done))
 
 
 def _registers(queue: Sequence[Target]) -> bool:
     return any(target.subject == subjects.CMD_DOMAIN_REGISTER for target in queue)
-
-
-def _read(target: Target) -> tuple[Command, Cause]:
-    command = commands.read(target.message_id, target.subject, target.source, target.body)
-    return command, Cause(
-        command.id, command.subject, command.source, command.body.account, target.stream_time,
-        target.traceparent or None,
-    )

@@ -117,7 +117,7 @@ def _attested(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str:
     word = validator.open(Purpose.ATTESTATION, pair.attestation, Attestation)
     fits = (
         word.account == bundle.account
-        and bundle.domain in word.domains
+        and word.covers(bundle.domain)
         and word.pair_id == pair.pair_id
         and word.chain_hash == sha256(pair.chain.encode()).hexdigest()
     )

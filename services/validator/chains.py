@@ -281,7 +281,7 @@ def _require_ca(policy: Policy, certificate: x509.Certificate, basic: x509.Basic
 
 # Private CAs often leave out what the web's profile demands of issuers (key identifiers, key usage); what they do
 # state is checked above. The leaf has its own checks (D8, D10).
-# Critical policies bind no client that asks for none (RFC 5280, 6.1); told to allow any, the library still refuses them.
+# Critical policies bind no client that asks for none (RFC 5280, 6.1); told to permit all, the library refuses them.
 _POLICY = ExtensionPolicy.permit_all().may_be_present(x509.CertificatePolicies, Criticality.AGNOSTIC, None)
 _CA_POLICY = _POLICY.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
 

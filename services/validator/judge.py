@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.validator import names
 from services.validator.policies import CHECKS, shown
 from services.validator.roots import TrustRoots
 from services.validator.submission import Submission
@@ -30,6 +31,7 @@ class FitPair:
     key_bits: int
     not_before: datetime
     not_after: datetime
+    chain_until: datetime
 
     @property
     def chain_hash(self) -> str:
@@ -63,7 +65,8 @@ def judge(
     strict: bool = False,
     before: Iterable[Finding] = (),
 ) -> Report:
-    """Every finding of every pair. ``domains``: lower-case A-labels; ``before``: findings made before the judging."""
+    """Every finding of every pair. ``domains``: lower-case A-labels, none: every name that all pairs cover;
+    ``before``: findings made before the judging."""
     submissions = [
         Submission(p.certificate, p.private_key, tuple(domains), at, roots, tuple(live_names)) for p in pairs
     ]
@@ -71,6 +74,10 @@ def judge(
     for index, submission in enumerate(submissions):
         findings += (f.model_copy(update={"pair": index}) for f in judge_pair(submission, strict=strict))
     findings += [*_same_kind(submissions), *_other_names(submissions)]
+    if not domains:
+        domains = _own_names(submissions)
+        if not domains and any(submission.leaf for submission in submissions):
+            findings.append(finding(Code.DOMAIN_MISMATCH, "The certificate has no DNS name.", field="certificate"))
     if any(verdicts(domains, findings).values()):
         findings += _unproved(submissions)
     accepted = verdicts(domains, findings)
@@ -118,9 +125,16 @@ def _other_names(submissions: Sequence[Submission]) -> list[Finding]:
     if len(leaves) != 2 or leaves[0].key_type == leaves[1].key_type or leaves[0].san_set == leaves[1].san_set:
         return []
     only = [[name for name in one.sans if name not in other.san_set] for one, other in (leaves, leaves[::-1])]
-    told = [f"only pair {index} covers {shown(found)}" for index, found in enumerate(only) if found]
+    told = [f"only pair {index} covers {shown(found, 15)}" for index, found in enumerate(only) if found]
     return [finding(Code.PAIR_NAMES_DIFFER, f"The two certificates have different names: {'; '.join(told)}.",
                     field="certificate", block=leaves[1].block, pair=1)]
+
+
+def _own_names(submissions: Sequence[Submission]) -> list[str]:
+    """The names that every leaf covers, in their order; one that is no domain name is left out."""
+    sans = [submission.leaf.san_set for submission in submissions if submission.leaf]
+    listed = dict.fromkeys(name for s in submissions if s.leaf for name in s.leaf.sans if names.a_label(name) == name)
+    return [name for name in listed if all(names.covered(covering, name) for covering in sans)]
 
 
 def _fit_pair(index: int, submission: Submission) -> FitPair | None:
@@ -131,4 +145,5 @@ def _fit_pair(index: int, submission: Submission) -> FitPair | None:
         index=index, chain="".join(c.pem() for c in chain.certificates), key=key.pem(),
         leaf_fingerprint=leaf.fingerprint, subject=leaf.subject, sans=leaf.sans, issuer=leaf.issuer,
         key_type=key.kind, key_bits=key.bits, not_before=leaf.not_before, not_after=leaf.not_after,
+        chain_until=min(certificate.not_after for certificate in chain.certificates),
     )

@@ -7,16 +7,12 @@ from collections.abc import Container, Iterable
 
 import idna
 
+from shared.contracts.names import covered
+
+__all__ = ["a_label", "covered", "lost"]
+
 _A_LABELS = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
-
-def covered(sans: Container[str], domain: str) -> bool:
-    """Does one of ``sans`` cover ``domain``, all lower-case A-labels? A wildcard domain needs the same wildcard."""
-    if domain in sans:
-        return True
-    label, _, parent = domain.partition(".")
-    # As for OpenSSL and browsers, `*.com` covers nothing; as for OpenSSL, a wildcard has to do with no underscore.
-    return label != "*" and "." in parent and "_" not in domain and f"*.{parent}" in sans
 
 
 def lost(live: Iterable[str], sans: Container[str]) -> list[str]:

@@ -361,10 +361,11 @@ def _named(leaf: Certificate) -> str:
     return f"The certificate in block {leaf.block}, {leaf},"
 
 
-def shown(found: Iterable[str]) -> str:
+def shown(found: Iterable[str], most: int = SHOWN_NAMES) -> str:
+    """For a message, which holds 4,000 characters at most."""
     listed = [name if name.isprintable() else "?" for name in found]
-    more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-    return (", ".join(name[:80] for name in listed[:SHOWN_NAMES]) or "no DNS name") + more
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return (", ".join(name[:80] for name in listed[:most]) or "no DNS name") + more
 
 
 # The chain

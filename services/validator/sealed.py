@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -25,6 +25,9 @@ from shared.crypto.sealing import PrivateKey, PublicKey, pair_info, submission_i
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import CannotOpen
 from shared.ids import derived_id
+
+MAX_NAME = 253  # what is longer is no DNS name and covers nothing
+_CLOSED: Final = "The sealed certificate cannot be opened."
 
 
 class Secrets(Contract):
@@ -57,9 +60,10 @@ class SealedJudge:
         """The verdict on a submission, or the report of a dry run."""
         request = job.request
         if isinstance(request, CheckCertificate):
-            report = self._judge(request, job, self._public_roots, (), request.strict, ())
+            roots, before = self._roots(request.private_roots)
+            report = self._judge(request, job, roots, (), request.strict, before)
             return CheckReport(accepted=report.accepted, findings=list(report.findings))
-        roots, before = self._roots(request)
+        roots, before = self._roots(request.context.private_roots)
         report = self._judge(request, job, roots, request.context.live_names, request.context.strict, before)
         pairs = [self._sealed(request, report, pair, job.sealing) for pair in report.pairs if job.sealing]
         return Verdict(
@@ -72,26 +76,36 @@ class SealedJudge:
         strict: bool, before: Sequence[Finding],
     ) -> Report:
         info = submission_info(request.account, request.submission_id)
-        opened = [Texts(pair.certificate, self._open(pair, info)) for pair in request.pairs]
+        opened = [(self._certificate(pair, info), self._open(pair.sealed_key, info)) for pair in request.pairs]
         unopenable = [
+            finding(Code.KEY_UNOPENABLE, _CLOSED, field="certificate", pair=index)
+            for index, (certificate, _) in enumerate(opened) if certificate is None
+        ] + [
             finding(Code.KEY_UNOPENABLE, field="private_key", pair=index)
-            for index, texts in enumerate(opened) if texts.private_key is None
+            for index, (_, key) in enumerate(opened) if key is None
         ]
+        texts = [Texts(certificate or "", key) for certificate, key in opened]
         return judge(
-            opened, request.domains, at=job.at, roots=roots, live_names=live_names, strict=strict,
+            texts, request.domains, at=job.at, roots=roots, live_names=live_names, strict=strict,
             before=[*before, *unopenable],
         )
 
-    def _open(self, pair: SubmittedPair, info: bytes) -> str | None:
-        for key in self._keys if pair.sealed_key.epoch == 0 else ():
+    def _certificate(self, pair: SubmittedPair, info: bytes) -> str | None:
+        if pair.sealed_certificate is None:
+            return pair.certificate
+        text = self._open(pair.sealed_certificate, info)
+        # As it would have come in JSON, which knows no lone surrogates.
+        return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def _open(self, sealed: SealedKey, info: bytes) -> str | None:
+        for key in self._keys if sealed.epoch == 0 else ():
             try:
-                return key.open(pair.sealed_key.box, info).decode("utf-8", "surrogateescape")
+                return key.open(sealed.box, info).decode("utf-8", "surrogateescape")
             except CannotOpen:
                 continue
         return None
 
-    def _roots(self, request: JudgeSubmission) -> tuple[TrustRoots, list[Finding]]:
-        own = request.context.private_roots
+    def _roots(self, own: Sequence[str] | None) -> tuple[TrustRoots, list[Finding]]:
         if own is None:
             return self._public_roots, []
         try:
@@ -109,8 +123,9 @@ class SealedJudge:
         )
         return JudgedPair(
             pair_id=pair_id, chain=pair.chain, leaf_fingerprint=pair.leaf_fingerprint, subject=pair.subject,
-            sans=list(pair.sans), issuer=pair.issuer, key_type=pair.key_type, key_bits=pair.key_bits,
-            not_before=pair.not_before, not_after=pair.not_after,
+            sans=[name for name in pair.sans if 0 < len(name) <= MAX_NAME], issuer=pair.issuer,
+            key_type=pair.key_type, key_bits=pair.key_bits,
+            not_before=pair.not_before, not_after=pair.not_after, chain_until=pair.chain_until,
             sealed_key=SealedKey(epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)),
             attestation=self._signer.sign(Purpose.ATTESTATION, attestation),
         )

@@ -19,6 +19,7 @@ from shared.ids import derived_id
 from shared.messaging.cloudevents import Delivery, outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
+from shared.settings import read_secret
 
 log = structlog.get_logger()
 PROGRESS_SECONDS = 0.8
@@ -34,6 +35,7 @@ class Judging:
     ) -> None:
         self._secrets, self._roots_file, self._count = secrets, roots_file, workers
         self._epoch, self._publisher, self._clock = epoch, publisher, clock
+        self._stamp: tuple[int, int] | None = None
         self._stamp = self._roots_stamp()
         self._pool = self._new_pool()
 
@@ -56,8 +58,8 @@ class Judging:
             keeping.cancel()
         await self._publisher.publish(
             outgoing(
-                subjects.VERDICT_SUBMISSION, verdict, source="validator", about=request.domains[0],
-                at=self._clock.now(), id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
+                subjects.VERDICT_SUBMISSION, verdict, source="validator",
+                about=next(iter(request.domains), request.account), at=self._clock.now(), id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
                 traceparent=delivery.traceparent,
             )
         )
@@ -89,7 +91,7 @@ class Judging:
             await pull.in_progress(delivery)
 
     def _new_pool(self) -> Workers:
-        roots = self._roots_file.read_text() if self._roots_file else ""
+        roots = read_secret(self._roots_file, "EDGETLS_TRUST_ROOTS_FILE") if self._roots_file else ""
         return Workers(self._secrets.model_copy(update={"extra_roots": roots}), Limits(count=self._count))
 
     def _roots_stamp(self) -> tuple[int, int] | None:

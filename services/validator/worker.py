@@ -22,9 +22,10 @@ from services.validator.sealed import Job, SealedJudge, Secrets, unjudgeable
 from shared.contracts.base import Contract
 from shared.contracts.judging import CheckReport, Verdict
 from shared.crypto.sealing import PrivateKey
+from shared.hardening import forbid_dumps
 
 LENGTH = struct.Struct(">I")
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG = 1
 
 Answer = Callable[[Job], Verdict | CheckReport]
 
@@ -89,8 +90,7 @@ def _claim_output() -> IO[bytes]:
 
 
 def _forbid_dumps() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _prctl(_PR_SET_DUMPABLE, 0)
+    forbid_dumps()
     sys.excepthook = lambda kind, value, trace: _report(value)
 
 

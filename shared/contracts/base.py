@@ -60,7 +60,8 @@ class Signed(Contract):
 
 
 class SealedKey(Contract):
-    """A private key closed with HPKE to one recipient; ``epoch`` is 0 when that is the submission key."""
+    """A private key (or what may hold one) closed with HPKE to one recipient; ``epoch`` is 0 when that is the
+    submission key."""
 
     epoch: Annotated[int, Field(ge=0)]
     box: Base64

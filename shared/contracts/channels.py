@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from shared import subjects as s
-from shared.contracts import audit, balance, commands, domains, edge, judging, ledger, prices, queries, usage
+from shared.contracts import (
+    accounts,
+    audit,
+    balance,
+    certificates,
+    commands,
+    domains,
+    edge,
+    judging,
+    ledger,
+    prices,
+    queries,
+    usage,
+)
 from shared.contracts.base import Contract, Signed
 
 Kind = Literal["command", "query", "event", "message"]
@@ -68,6 +81,11 @@ CONFIG: Final = (
     _command("config", s.CMD_HTTPS_DISABLE, commands.DisableHttps),
     _command("config", s.CMD_SETTINGS_CHANGE, commands.ChangeSettings),
     _command("config", s.CMD_PAIR_RESEAL, commands.ResealPair),
+    _command("config", s.CMD_CERTIFICATE_STORE, certificates.StoreCertificate),
+    _command("config", s.CMD_CERTIFICATE_DEPLOY, certificates.DeployCertificate),
+    _command("config", s.CMD_CERTIFICATE_DELETE, certificates.DeleteCertificate),
+    _command("config", s.CMD_CERTIFICATE_ROLLBACK, certificates.RollbackCertificate),
+    _command("config", s.CMD_ROOTS_SET, certificates.SetRoots),
     Channel("config", s.JUDGE_SUBMISSION, judging.JudgeSubmission, "send", "message"),
     Channel("config", s.VERDICT_SUBMISSION, judging.Verdict, "receive", "message"),
     Channel("config", s.EVENT_EDGE_CONVERGED, edge.Converged, "receive", "event"),
@@ -75,10 +93,21 @@ CONFIG: Final = (
     _event("config", s.EVENT_DOMAIN_REMOVED, domains.DomainRemoved),
     _event("config", s.EVENT_DOMAIN_CHANGED, domains.DomainChanged),
     _event("config", s.EVENT_COMMAND_SETTLED, domains.CommandSettled),
+    _event("config", s.EVENT_CERTIFICATE_EXPIRING, domains.CertificateExpiring),
+    _event("config", s.EVENT_CERTIFICATE_EXPIRED, domains.CertificateExpired),
+    Channel("config", s.EVENT_BALANCE_OVERDUE, balance.BalanceEvent, "receive", "event"),
+    Channel("config", s.EVENT_BALANCE_SETTLED, balance.BalanceEvent, "receive", "event"),
     _query("config", s.RPC_DOMAIN_SHOW, queries.ShowDomain, domains.DomainView),
     _query("config", s.RPC_DOMAIN_LIST, queries.ListDomains, queries.DomainList),
     _query("config", s.RPC_DOMAIN_HISTORY, queries.ShowHistory, queries.History),
+    _query("config", s.RPC_CERTIFICATE_SHOW, certificates.ShowCertificate, certificates.StoredView),
+    _query("config", s.RPC_CERTIFICATE_LIST, certificates.ListCertificates, certificates.StoredList),
+    _query("config", s.RPC_CERTIFICATE_USAGE, certificates.ShowUsage, certificates.UsagePage),
+    _query("config", s.RPC_ROOTS_SHOW, certificates.ShowRoots, certificates.RootsView),
+    _query("config", s.RPC_COMMAND_SHOW, certificates.ShowCommand, certificates.CommandView),
+    _query("config", s.RPC_COMMAND_PREVIEW, certificates.PreviewCommand, certificates.Preview),
     _query("config", s.RPC_SUBMISSION_SHOW, queries.ShowSubmission, queries.SubmissionView),
+    _query("config", s.RPC_ACCOUNT_SHOW, accounts.ShowAccount, accounts.AccountView),
     _query("config", s.RPC_BUNDLE_GET, queries.GetBundle, queries.BundleAnswer),
     _query("config", s.RPC_BUNDLE_PAGE, queries.PageBundles, queries.BundlesPage),
     _query("config", s.RPC_PAIR_SEALED, queries.PageSealed, queries.SealedPage),

@@ -40,21 +40,31 @@ class RemoveDomain(Contract):
     account: Account
 
 
-class SubmittedPair(Contract):
-    """A PEM chain and its key, sealed to the submission key; ``info`` = shared.crypto.sealing.submission_info()."""
+CertificateName = Annotated[str, Field(max_length=1000)]
+"""Judged by config, so that the refusal has its own code: at most 128 of letters, digits, ``_``, ``-``, ``.``."""
 
-    certificate: Annotated[str, Field(max_length=200_000, repr=False)]
+
+class SubmittedPair(Contract):
+    """A PEM chain and its key, sealed to the submission key; ``info`` = shared.crypto.sealing.submission_info().
+
+    People put keys into the wrong field, and what stands in ``certificate`` travels and is stored as it is: seal the
+    chain too, in ``sealed_certificate`` (epoch 0, the same ``info``), which then counts instead."""
+
+    certificate: Annotated[str, Field(max_length=200_000, repr=False)] = ""
+    sealed_certificate: SealedKey | None = None
     sealed_key: SealedKey
 
 
 class SubmitCertificate(Contract):
-    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id`` equals ce-id."""
+    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id`` equals ce-id;
+    ``name``: of the certificate (rule B10), one is made where none is given."""
 
     domain: Name
     account: Account
     submission_id: Identifier
     pairs: Annotated[list[SubmittedPair], Field(min_length=1, max_length=2)]
     strict: bool = False
+    name: CertificateName | None = None
 
 
 class DisableHttps(Contract):
@@ -70,7 +80,8 @@ class RedirectChange(Contract):
 
 
 class ChangeSettings(Contract):
-    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7)."""
+    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7). ``origin`` and ``trust`` may change while
+    HTTPS is off, too; another ``trust`` holds for the next certificate."""
 
     domain: Name
     account: Account
@@ -79,12 +90,16 @@ class ChangeSettings(Contract):
     tls_min: TlsVersion | None = None
     tls_max: TlsVersion | None = None
     hsts: Hsts | Literal["off"] | None = None
+    origin: Origin | None = None
+    trust: Literal["public", "private"] | None = None
 
 
 class ResealPair(Contract):
-    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and set on the old one."""
+    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and set on the old one.
+    ``domain`` that keeps it, or ``certificate`` of the account's library."""
 
-    domain: Name
+    domain: Name | None = None
+    certificate: CertificateName | None = None
     account: Account
     pair_id: Identifier
     old_epoch: int

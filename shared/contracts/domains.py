@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from shared.contracts.accounts import Suspension
 from shared.contracts.base import Account, Contract, Hash, Identifier, Name, Utc
 
 
@@ -82,7 +83,8 @@ class CertificateView(Contract):
 
 
 class DomainView(Contract):
-    """Rule C2. ``live_revision`` is the revision that every node serves, None while unknown."""
+    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the revision that every node serves, None while unknown; ``suspension``: why nodes
+    refuse HTTPS, None while the account is not suspended. In lists the certificates' ``chain`` is empty."""
 
     domain: Name
     account: Account
@@ -90,11 +92,13 @@ class DomainView(Contract):
     origin: Origin
     state: DomainState
     settings: Settings
+    trust: Literal["public", "private"] = "public"
     certificates: list[CertificateView]
     revision: int
     live_revision: int | None
     pending_submission: str | None
     registered_at: Utc
+    suspension: Suspension | None = None
 
 
 class DomainRegistered(Contract):
@@ -124,10 +128,34 @@ class DomainChanged(Contract):
     account: Account
     revision: int
     change: Literal[
-        "registered", "enabled", "replaced", "disabled", "settings", "resealed", "suspended", "resumed", "removed"
+        "registered", "enabled", "replaced", "rolled_back", "disabled", "settings", "resealed", "suspended", "resumed",
+        "removed",
     ]
     command_id: Identifier
     submitted_at: Utc
+
+
+NoticeDays = Literal[30, 14, 7, 1]
+
+
+class CertificateExpiring(Contract):
+    """https.event.certificate.expiring.v1 (rule C5), once for each of 30, 14, 7 and 1 ``days`` before ``not_after``, of
+    the certificate that is served. What was passed already when it came is not made up for."""
+
+    domain: Name
+    account: Account
+    days: NoticeDays
+    not_after: Utc
+    at: Utc
+
+
+class CertificateExpired(Contract):
+    """https.event.certificate.expired.v1: the certificate that is served ended at ``not_after``. Once."""
+
+    domain: Name
+    account: Account
+    not_after: Utc
+    at: Utc
 
 
 class Outcome(StrEnum):
@@ -140,12 +168,14 @@ class Outcome(StrEnum):
 
 class CommandSettled(Contract):
     """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was found, no detail.
+    ``domain`` None: its end in the account's library (``certificate``: of this name) or for its roots.
 
     The detail of a submission's findings is asked for by https.rpc.submission.show.v1."""
 
     command_id: Identifier
     command: str
-    domain: Name
+    domain: Name | None
+    certificate: Annotated[str, Field(max_length=1000)] | None = None
     account: Account
     outcome: Outcome
     codes: list[str]

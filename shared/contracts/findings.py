@@ -97,6 +97,18 @@ class Code(StrEnum):
     CERTIFICATE_NAMES_LOST = ("certificate.names_lost", W, "The new certificate does not cover names that the live one "
                               "covers.", "Check that no visitor uses them.",
                               "The live certificate covers, and this one does not: old.example.com.")
+    CERTIFICATE_UNKNOWN = ("certificate.unknown", R, "The account's library has no certificate of this name.",
+                           "List them: edgetls cert list")
+    CERTIFICATE_IN_USE = ("certificate.in_use", R, "The stored certificate is in use and cannot be deleted.",
+                          "See where: edgetls cert usage NAME; give those domains another certificate first.")
+    CERTIFICATE_NAME_TAKEN = ("certificate.name_taken", R, "The account has another certificate of this name.",
+                              "Choose another name, or store it with overwrite: every domain that uses it follows.")
+    CERTIFICATE_NAME_INVALID = ("certificate.name_invalid", R, "This is no name for a certificate.",
+                                "Use 1 to 128 of letters, digits and _ - . only.")
+    CERTIFICATE_NO_PREVIOUS = ("certificate.no_previous", R, "No certificate is kept that could be rolled back to.",
+                               "One is kept from a replacement until the next certificate change or a disable.")
+    ROOTS_INVALID = ("roots.invalid", R, "The text is not a list of CA certificates in PEM form.",
+                     "Send 1 to 20 CA certificates, 64 KiB at most, and nothing else; no text clears the list.")
     KEY_MISSING = ("key.missing", R, "No private key was found in the key field.",
                    "Paste the PEM text of the key, from -----BEGIN to -----END.")
     KEY_NOT_PEM = ("key.not_pem", R, "The private key is not in PEM form.",
@@ -159,7 +171,7 @@ class Code(StrEnum):
     # Domains and HTTPS (rules A, B)
     DOMAIN_INVALID = ("domain.invalid", R, "The domain name is not valid.",
                       "Use letters, digits and hyphens in labels of at most 63; `*` only as the whole first label.",
-                      "At position 3: a label has no character.")
+                      "At position 5: a label is empty.")
     DOMAIN_UNKNOWN = ("domain.unknown", R, "The domain is not registered in this account.", "Register it first.")
     DOMAIN_TAKEN = ("domain.taken", R, "The domain is registered already.", "Check the account, or remove it first.",
                     "A wildcard and the hosts under it belong to one account, and another account holds one of "
@@ -174,6 +186,9 @@ class Code(StrEnum):
                          "Submit a certificate first.")
     SETTINGS_CONFLICT = ("settings.conflict", R, "These settings exclude each other.", "Change one of them.",
                          "The lowest TLS version 1.3 is above the highest 1.2.")
+    SETTINGS_REDIRECT_LOOP = ("settings.redirect_may_loop", W, "Visitors are redirected to HTTPS while the nodes fetch "
+                              "from the origin by HTTP.",
+                              "If the origin itself redirects to HTTPS, visitors never arrive: use an https origin.")
     SUBMISSION_UNDECIDED = ("submission.undecided", R, "The pair was not judged in time.", "Submit it again.")
     SUBMISSION_SUPERSEDED = ("submission.superseded", R, "A later command overtook this submission.",
                              "Nothing to do: the later command counts.")

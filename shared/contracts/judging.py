@@ -9,22 +9,30 @@ from pydantic import Field
 from shared.contracts.base import Account, Contract, Hash, Identifier, Name, SealedKey, Signed, Utc
 from shared.contracts.commands import SubmittedPair
 from shared.contracts.findings import Finding
+from shared.contracts.names import covered
+
+PrivateRoots = Annotated[list[Annotated[str, Field(max_length=70_000)]], Field(max_length=32)]
+"""PEM texts of an account's own roots."""
+
+DnsNames = Annotated[list[Name], Field(max_length=2000)]
+"""The names of up to two leaves, 1,000 each (rule D11)."""
 
 
 class JudgeContext(Contract):
-    """What only config knows. ``private_roots``: PEM of the account's own roots, None for public trust."""
+    """What only config knows. ``private_roots``: None for public trust; ``live_names``: what the live pairs cover."""
 
-    private_roots: list[str] | None = None
-    live_names: list[str] = []
+    private_roots: PrivateRoots | None = None
+    live_names: DnsNames = []
     strict: bool = False
 
 
 class JudgeSubmission(Contract):
-    """https.judge.submission.v1: is each pair fit to serve every domain in ``domains``?"""
+    """https.judge.submission.v1: is each pair fit to serve every domain in ``domains``? Without domains (for the
+    account's library) the question is which names the pairs are fit to serve."""
 
     submission_id: Identifier
     account: Account
-    domains: Annotated[list[Name], Field(min_length=1, max_length=50)]
+    domains: Annotated[list[Name], Field(max_length=50)]
     pairs: Annotated[list[SubmittedPair], Field(min_length=1, max_length=2)]
     context: JudgeContext
 
@@ -32,7 +40,9 @@ class JudgeSubmission(Contract):
 class Attestation(Contract):
     """Payload of the validator's signature over an accepted pair: all that a node must be able to trust.
 
-    ``chain_hash``: SHA-256 of the canonical chain PEM. Never ciphertext or revision: a reseal keeps it valid."""
+    ``domains``: those it was judged for; of a pair for the library, every name of its leaf. A wildcard among them
+    vouches for one label, as the leaf does. ``chain_hash``: SHA-256 of the canonical chain PEM. Never ciphertext or
+    revision: a reseal keeps it valid."""
 
     account: Account
     domains: list[Name]
@@ -40,27 +50,33 @@ class Attestation(Contract):
     leaf_fingerprint: Hash
     chain_hash: Hash
 
+    def covers(self, domain: str) -> bool:
+        """Whether it vouches for ``domain`` (lower-case A-labels)."""
+        return covered(self.domains, domain)
+
 
 class JudgedPair(Contract):
-    """An accepted pair: canonical chain PEM, its facts, its key sealed to the fleet's epoch."""
+    """An accepted pair: canonical chain PEM, its facts, its key sealed to the fleet's epoch. ``chain_until``: when the
+    first certificate of the chain expires."""
 
     pair_id: Identifier
     chain: Annotated[str, Field(max_length=200_000, repr=False)]
     leaf_fingerprint: Hash
     subject: str
-    sans: list[str]
+    sans: Annotated[list[Name], Field(max_length=1000)]
     issuer: str
     key_type: str
     key_bits: int
     not_before: Utc
     not_after: Utc
+    chain_until: Utc | None = None
     sealed_key: SealedKey
     attestation: Signed
 
 
 class Verdict(Contract):
-    """https.verdict.submission.v1. ``accepted`` maps each domain to whether all pairs fit it; pairs are empty when
-    none is accepted."""
+    """https.verdict.submission.v1. ``accepted`` maps each domain (for the library: each name of the leaf) to whether
+    all pairs fit it; pairs are empty when none is accepted."""
 
     submission_id: Identifier
     account: Account
@@ -70,12 +86,15 @@ class Verdict(Contract):
 
 
 class CheckCertificate(Contract):
-    """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing is stored."""
+    """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing is stored.
+
+    ``private_roots``: what private trust would judge by (they are the account's to show); None for public trust."""
 
     submission_id: Identifier
     account: Account
     domains: Annotated[list[Name], Field(min_length=1, max_length=50)]
     pairs: Annotated[list[SubmittedPair], Field(min_length=1, max_length=2)]
+    private_roots: PrivateRoots | None = None
     strict: bool = False
 
 

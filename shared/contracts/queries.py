@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Utc, Zone
-from shared.contracts.domains import DomainView, HistoryEntry, Outcome
+from shared.contracts.commands import CertificateName
+from shared.contracts.domains import DomainState, DomainView, HistoryEntry, Outcome, ServiceType
 from shared.contracts.edge import BundlePage, NodeView
 from shared.contracts.findings import Finding
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
@@ -21,10 +22,23 @@ class ShowDomain(Contract):
 
 
 class ListDomains(Contract):
-    """``after``: the last domain of the page before."""
+    """What is named must hold, all of it. ``after``: the ``next`` of the page before, with the same filters.
+
+    ``expires_within`` days: certificates that end by then, expired ones included (0: those alone). ``served_by``: the
+    leaf fingerprint of a certificate that serves the domain. ``covered_by``: DNS names of a certificate: domains that
+    it could serve. ``order`` ``expiry`` lists only domains with a certificate, the first to end first."""
 
     account: Account | None = None
-    after: str = ""
+    state: DomainState | None = None
+    service_type: ServiceType | None = None
+    source: Literal["custom", "stored", "free"] | None = None
+    expires_within: Annotated[int, Field(ge=0, le=36_500)] | None = None
+    prefix: Annotated[str, Field(max_length=253)] | None = None
+    suffix: Annotated[str, Field(max_length=253)] | None = None
+    served_by: Hash | None = None
+    covered_by: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+    order: Literal["name", "expiry"] = "name"
+    after: Annotated[str, Field(max_length=400)] = ""
     limit: PageSize = 100
 
 
@@ -53,10 +67,11 @@ class ShowSubmission(Contract):
 
 
 class SubmissionView(Contract):
-    """``outcome`` is None while it is being judged."""
+    """``outcome`` is None while it is being judged; ``domain`` where it was stored in the library (``certificate``)."""
 
     submission_id: Identifier
-    domain: Name
+    domain: Name | None
+    certificate: CertificateName | None = None
     account: Account
     outcome: Outcome | None
     revision: int | None
@@ -92,7 +107,10 @@ class PageSealed(Contract):
 
 
 class SealedPair(Contract):
-    domain: Name
+    """Kept by a ``domain``, or by the account's library under ``certificate``."""
+
+    domain: Name | None
+    certificate: CertificateName | None = None
     account: Account
     pair_id: Identifier
     leaf_fingerprint: Hash

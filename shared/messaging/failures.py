@@ -24,7 +24,10 @@ from shared.observability.metrics import DEAD_LETTERS, HANDLED
 
 log = structlog.get_logger()
 _SEALED_CARRIERS = frozenset(
-    {subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_PAIR_RESEAL, subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION}
+    {
+        subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_CERTIFICATE_STORE, subjects.CMD_PAIR_RESEAL,
+        subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION,
+    }
 )
 _PASSING = (
     Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,

@@ -231,12 +231,15 @@ class Inbox:
         )
 
 
-async def lock_ready(connection: Connection, limit: int, only: str | None = None) -> list[str]:
+async def lock_ready(
+    connection: Connection, limit: int, only: str | None = None, *, library: bool | None = None
+) -> list[str]:
     """Keys with something ready (``only``: this one, if it has), locked until the transaction ends; those that another
-    replica holds are left to it."""
+    replica holds are left to it. ``library``: only keys that begin with ``@``, or (False) only others."""
     rows = await connection.fetch(
         "select key from inbox_keys where key in (select distinct key from inbox_targets where state = 'ready' and"
-        " ($2::text is null or key = $2)) limit $1 for update skip locked", limit, only,
+        " ($2::text is null or key = $2) and ($3::boolean is null or starts_with(key, '@') = $3))"
+        " limit $1 for update skip locked", limit, only, library,
     )
     return [row["key"] for row in rows]
 

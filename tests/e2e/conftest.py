@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clients.platform import connect
 from deploy.embedded.down import down
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
+from tests.e2e.logins import Logins
 
 ACCOUNT = "e2e"
 NODES = 2
@@ -48,6 +50,12 @@ async def customer(platform: Platform) -> AsyncIterator[Client]:
     seed, key = Path(run["credentials"]["platform"]), Path(run["submission_key"])
     async with await connect(run["nats_url"], seed, key) as client:
         yield client
+
+
+@pytest.fixture
+async def login(platform: Platform) -> AsyncIterator[Logins]:
+    async with AsyncExitStack() as stack:
+        yield Logins(platform, stack)
 
 
 @pytest.fixture

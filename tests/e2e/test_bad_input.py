@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from clients.cli.demo.handshakes import Endpoint, handshake, verifying
 from clients.cli.demo.stage import Pair
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.keys import NODE_SEED
 from clients.fleet.publish import send
 from clients.platform import Platform as Client
-from deploy.embedded import nats
-from deploy.embedded.keys import seed_file
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
@@ -31,6 +27,7 @@ from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, FleetView, 
 from shared.contracts.usage import HttpsRequest
 from shared.messaging.rpc import ask
 from tests.e2e.conftest import ACCOUNT
+from tests.e2e.logins import Logins
 from tests.support.waiting import until
 
 NODE = "node-1"
@@ -50,30 +47,6 @@ MALFORMED = [
     ("platform", s.USAGE_REQUEST, s.STREAM_USAGE),
 ]
 SEALED = {s.CMD_CERTIFICATE_SUBMIT, s.CMD_PAIR_RESEAL, s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION}
-
-
-class Logins:
-    """Connections as any user of the platform, closed at the end."""
-
-    def __init__(self, platform: Platform, stack: AsyncExitStack) -> None:
-        self._platform, self._stack = platform, stack
-        self._known: dict[str, Connection] = {}
-
-    async def __call__(self, user: str) -> Connection:
-        if user not in self._known:
-            data = self._platform.data
-            node = user.removeprefix("node-")
-            seed = seed_file(data, user) if node == user else data / "keys" / "nodes" / node / NODE_SEED
-            client = await nats.login(self._platform.run["nats_url"], user, seed)
-            self._stack.push_async_callback(client.close)
-            self._known[user] = client
-        return self._known[user]
-
-
-@pytest.fixture
-async def login(platform: Platform) -> AsyncIterator[Logins]:
-    async with AsyncExitStack() as stack:
-        yield Logins(platform, stack)
 
 
 @pytest.fixture

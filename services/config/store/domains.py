@@ -18,16 +18,20 @@ from shared.contracts.judging import JudgedPair
 from shared.storage.pool import Connection
 
 TOMBSTONE_DAYS = 35
+_FACTS = {"leaf_fingerprint", "subject", "sans", "issuer", "key_type", "key_bits", "not_before", "not_after"}
 COLUMNS = (
-    "name, account, service_type, origin, trust, settings, suspended, removed, revision, registered_revision,"
-    " registered_at, pending_request, pending_cause"
+    "name, account, service_type, origin, trust, settings, removed, revision, registered_revision, registered_at,"
+    " pending_request, pending_cause, suspended or exists (select from accounts a where a.account = domains.account and"
+    " a.suspended) as suspended"
 )
+"""A suspension is a state of the account (rule E7): it holds for what is enabled before it reached the domain's row."""
+PAIR_COLUMNS = "domain, slot, submission_id, source, name, entry, trust, pair"
 _SAVE = """
 insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed, removed_at,
     revision, registered_revision, registered_at, pending_id, pending_request, pending_cause, bundle, bundle_hash,
-    bundle_epoch, served_until)
+    bundle_epoch, served_until, served_source)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $9 then $10::timestamptz end, $11, $12, $13, $14, $15, $16, $17,
-    $18, $19, $20)
+    $18, $19, $20, $21)
 on conflict (name) do update set
     account = excluded.account, service_type = excluded.service_type, origin = excluded.origin, trust = excluded.trust,
     settings = excluded.settings, suspended = excluded.suspended, removed = excluded.removed,
@@ -36,7 +40,8 @@ on conflict (name) do update set
     registered_revision = excluded.registered_revision, registered_at = excluded.registered_at,
     pending_id = excluded.pending_id, pending_request = excluded.pending_request,
     pending_cause = excluded.pending_cause, bundle = excluded.bundle, bundle_hash = excluded.bundle_hash,
-    bundle_epoch = excluded.bundle_epoch, served_until = excluded.served_until
+    bundle_epoch = excluded.bundle_epoch, served_until = excluded.served_until,
+    served_source = excluded.served_source
 """
 
 
@@ -46,7 +51,7 @@ async def load(connection: Connection, wanted: Sequence[str]) -> dict[str, Domai
     if not rows:
         return {}
     pairs = await connection.fetch(
-        "select domain, slot, submission_id, pair from pairs where domain = any($1::text[])"
+        f"select {PAIR_COLUMNS} from pairs where domain = any($1::text[])"  # noqa: S608
         " order by domain, slot, position", [row["name"] for row in rows],
     )
     return {domain.name: domain for domain in assemble(rows, pairs)}
@@ -99,8 +104,9 @@ def _row(domain: Domain, at: datetime) -> tuple[Any, ...]:
         domain.origin.model_dump(mode="json"), domain.trust, domain.settings.model_dump(mode="json"), domain.suspended,
         domain.removed, at, domain.revision, domain.registered_revision, domain.registered_at,
         pending.cause.command_id if pending else None, pending.request_id if pending else None,
-        _cause_out(pending.cause) if pending else None, bundle.payload, bundle.hash, bundle.epoch,
-        domain.live.until if domain.live else None,
+        {**cause_out(pending.cause), "name": pending.name} if pending else None, bundle.payload, bundle.hash,
+        bundle.epoch,
+        domain.live.until if domain.live else None, domain.live.source if domain.live else None,
     )
 
 
@@ -112,7 +118,7 @@ async def pending_domain(connection: Connection, submission_id: str) -> str | No
 
 @dataclass(frozen=True)
 class Overdue:
-    """A pending submission whose question was stored ``age`` seconds ago."""
+    """A pending submission, of a domain or a library entry, whose question was stored ``age`` seconds ago."""
 
     domain: str
     submission_id: str
@@ -122,9 +128,11 @@ class Overdue:
 async def overdue(connection: Connection, seconds: float) -> list[Overdue]:
     """Pending submissions whose question got its PubAck at least ``seconds`` ago."""
     rows = await connection.fetch(
-        "select d.name, d.pending_id, extract(epoch from clock_timestamp() - o.sent_at)::float8 as age"
-        " from domains d join outbox o on o.message_id = d.pending_request"
-        " where d.pending_id is not null and o.sent_at <= clock_timestamp() - make_interval(secs => $1)", seconds,
+        "select d.name, d.pending_id, extract(epoch from clock_timestamp() - o.sent_at)::float8 as age from"
+        " (select name, pending_id, pending_request from domains where pending_id is not null union all"
+        " select key, pending_id, pending_request from certificates where pending_id is not null) d"
+        " join outbox o on o.message_id = d.pending_request"
+        " where o.sent_at <= clock_timestamp() - make_interval(secs => $1)", seconds,
     )
     return [Overdue(row["name"], row["pending_id"], row["age"]) for row in rows]
 
@@ -147,37 +155,40 @@ async def _save_pairs(connection: Connection, changed: Sequence[Domain]) -> None
     await connection.execute("delete from pairs where domain = any($1::text[])", [domain.name for domain in changed])
     rows = [
         (domain.name, slot, position, certificate.submission_id, pair.pair_id, pair.sealed_key.epoch,
-         pair.leaf_fingerprint, pair.model_dump_json())
+         pair.leaf_fingerprint, pair.model_dump_json(), pair.model_dump_json(include=_FACTS), certificate.source,
+         certificate.name, certificate.entry, certificate.trust)
         for domain in changed
         for slot, certificate in (("live", domain.live), ("previous", domain.previous)) if certificate
         for position, pair in enumerate(certificate.pairs)
     ]
     if rows:
         await connection.executemany(
-            "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, fingerprint, pair)"
-            " values ($1, $2, $3, $4, $5, $6, $7, $8)", rows,
+            "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, fingerprint, pair, facts,"
+            " source, name, entry, trust) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", rows,
         )
 
 
 def _certificate(rows: list[asyncpg.Record]) -> Certificate | None:
     if not rows:
         return None
-    return Certificate(rows[0]["submission_id"], tuple(JudgedPair.model_validate_json(row["pair"]) for row in rows))
+    first = rows[0]
+    pairs = tuple(JudgedPair.model_validate_json(row["pair"]) for row in rows)
+    return Certificate(first["submission_id"], pairs, first["source"], first["name"], first["entry"], first["trust"])
 
 
 def _pending(row: asyncpg.Record) -> Pending | None:
     cause = row["pending_cause"]
-    return None if cause is None else Pending(_cause_in(cause), row["pending_request"])
+    return None if cause is None else Pending(cause_in(cause), row["pending_request"], cause.get("name", ""))
 
 
-def _cause_out(cause: Cause) -> dict[str, Any]:
+def cause_out(cause: Cause) -> dict[str, Any]:
     return {
         "command_id": cause.command_id, "command": cause.command, "source": cause.source, "account": cause.account,
         "received_at": cause.received_at.isoformat(), "traceparent": cause.traceparent,
     }
 
 
-def _cause_in(kept: dict[str, Any]) -> Cause:
+def cause_in(kept: dict[str, Any]) -> Cause:
     return Cause(
         kept["command_id"], kept["command"], kept["source"], kept["account"],
         datetime.fromisoformat(kept["received_at"]), kept["traceparent"],

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import asyncpg
 
 from services.config.state import Domain
-from services.config.store.domains import COLUMNS, assemble
+from services.config.store import accounts
+from services.config.store.domains import COLUMNS, PAIR_COLUMNS, assemble
 from services.config.store.records import FINDINGS
+from shared.contracts.accounts import Suspension
 from shared.contracts.domains import HistoryEntry
 from shared.contracts.edge import BundlePage
 from shared.contracts.judging import JudgedPair
@@ -19,10 +21,11 @@ from shared.storage.pool import Connection, Pool
 
 @dataclass(frozen=True)
 class Seen:
-    """A domain and the revision that every node serves (None: not known yet)."""
+    """A domain, the revision that every node serves (None: not known yet), and why it is suspended."""
 
     domain: Domain
     live_revision: int | None
+    suspension: Suspension | None
 
 
 async def show(pool: Pool, name: str) -> Seen | None:
@@ -31,16 +34,6 @@ async def show(pool: Pool, name: str) -> Seen | None:
         rows = await connection.fetch(f"select {COLUMNS}, live_revision from domains where name = $1", name)  # noqa: S608
         found = await _seen(connection, rows)
     return found[0] if found else None
-
-
-async def page(pool: Pool, account: str | None, after: str, limit: int) -> list[Seen]:
-    """Registered domains in order of their name, of one account or of all."""
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        rows = await connection.fetch(
-            f"select {COLUMNS}, live_revision from domains where not removed and name > $1"  # noqa: S608
-            " and ($2::text is null or account = $2) order by name limit $3", after, account, limit,
-        )
-        return await _seen(connection, rows)
 
 
 async def history(pool: Pool, domain: str, account: str | None, before: int | None, limit: int) -> list[asyncpg.Record]:
@@ -63,7 +56,8 @@ async def submission(pool: Pool, submission_id: str) -> SubmissionView | None:
     if row is None:
         return None
     return SubmissionView(
-        submission_id=row["submission_id"], domain=row["domain"], account=row["account"], outcome=row["outcome"],
+        submission_id=row["submission_id"], domain=row["domain"] or None, certificate=row["certificate"],
+        account=row["account"], outcome=row["outcome"],
         revision=row["revision"], findings=FINDINGS.validate_json(row["findings"]),
     )
 
@@ -82,27 +76,34 @@ async def bundles(pool: Pool, after: str, limit: int) -> list[BundlePage]:
     return [BundlePage(domain=row["name"], revision=row["revision"], hash=row["bundle_hash"]) for row in rows]
 
 
-async def sealed(pool: Pool, below: int, after: tuple[str, str], limit: int) -> list[SealedPair]:
-    """Kept pairs, live and previous, sealed to an epoch below ``below``, in order of (domain, pair id)."""
+async def sealed(pool: Pool, below: int, after: tuple[str, str], limit: int) -> list[tuple[str, SealedPair]]:
+    """Kept pairs, live, previous and of the library, sealed to an epoch below ``below``, in order of (key, pair id);
+    with their key: the domain or the library entry's."""
     rows = await pool.fetch(
-        "select distinct on (p.domain, p.pair_id) p.domain, d.account, p.pair from pairs p join domains d on"
-        " d.name = p.domain where p.epoch < $1 and (p.domain, p.pair_id) > ($2::text, $3::text)"
-        " order by p.domain, p.pair_id limit $4", below, *after, limit,
+        "(select distinct on (p.domain, p.pair_id) p.domain as key, p.pair_id, d.account, null as name, p.pair"
+        " from pairs p join domains d on d.name = p.domain where p.epoch < $1 and (p.domain, p.pair_id) >"
+        " ($2::text, $3::text) order by p.domain, p.pair_id limit $4) union all"
+        " (select p.key, p.pair_id, c.account, c.name, p.pair from certificate_pairs p join certificates c using (key)"
+        " where p.epoch < $1 and (p.key, p.pair_id) > ($2::text, $3::text) order by p.key, p.pair_id limit $4)"
+        " order by key, pair_id limit $4", below, *after, limit,
     )
     found = []
     for row in rows:
         pair = JudgedPair.model_validate_json(row["pair"])
-        found.append(SealedPair(
-            domain=row["domain"], account=row["account"], pair_id=pair.pair_id,
-            leaf_fingerprint=pair.leaf_fingerprint, sealed_key=pair.sealed_key,
-        ))
+        found.append((row["key"], SealedPair(
+            domain=None if row["name"] else row["key"], certificate=row["name"], account=row["account"],
+            pair_id=pair.pair_id, leaf_fingerprint=pair.leaf_fingerprint, sealed_key=pair.sealed_key,
+        )))
     return found
 
 
 async def _seen(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Seen]:
     pairs = await connection.fetch(
-        "select domain, slot, submission_id, pair from pairs where domain = any($1::text[])"
+        f"select {PAIR_COLUMNS} from pairs where domain = any($1::text[])"  # noqa: S608
         " order by domain, slot, position", [row["name"] for row in rows],
     )
     live = {row["name"]: row["live_revision"] for row in rows}
-    return [Seen(domain, live[domain.name]) for domain in assemble(rows, pairs)]
+    suspended = await accounts.suspensions(connection, sorted({row["account"] for row in rows}))
+    return [
+        Seen(domain, live[domain.name], suspended.get(domain.account)) for domain in assemble(rows, pairs)
+    ]

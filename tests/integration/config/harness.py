@@ -102,10 +102,12 @@ class Stage:
         }
         return await self.settled(await self.send(s.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body)))
 
-    async def submit(self, domain: str, account: str = ACCOUNT, id: str | None = None) -> str:
+    async def submit(
+        self, domain: str, account: str = ACCOUNT, id: str | None = None, title: str | None = None
+    ) -> str:
         identity = id or new_id()
         pair = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=CANARY))
-        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=[pair])
+        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=[pair], name=title)
         return await self.send(s.CMD_CERTIFICATE_SUBMIT, body, id=identity)
 
     async def disable(self, domain: str, account: str = ACCOUNT) -> str:
@@ -183,6 +185,10 @@ class Stage:
         (body,) = self.said(s.EVENT_DOMAIN_CHANGED, command)
         return DomainChanged.model_validate(body)
 
+    def changed_all(self, cause: str) -> dict[str, str]:
+        """The change by domain, of a message that concerns many."""
+        return {body["domain"]: body["change"] for body in self.said(s.EVENT_DOMAIN_CHANGED, cause)}
+
     async def until_dead(self, text: str) -> DeadLetter:
         async def found() -> DeadLetter | None:
             page = await self.ask(s.rpc_dead("list", "config"), ListDead(limit=500), DeadPage, user="operator")
@@ -229,7 +235,9 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
     """Broker and PostgreSQL with the topology; no config process yet."""
     async with backend(folder, databases=("config",)) as made:
         signer = _keys(folder / "keys")
-        clients = {user: await made.client(user) for user in ("validator", "edge_sync", "platform", "operator")}
+        clients = {user: await made.client(user) for user in (
+            "validator", "edge_sync", "billing", "platform", "operator",
+        )}
         pool = await asyncpg.create_pool(made.dsns["config"], min_size=1, max_size=3)
         built = Stage(made, pool, signer, clients, Ports(folder / "config-ports.json"))
         await _play(built)

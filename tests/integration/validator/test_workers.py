@@ -77,6 +77,40 @@ def gone(pid: int) -> bool:
     return state == "Z"
 
 
+def all_sealed(leaf: Leaf, certificate: str, *, info: bytes | None = None) -> JudgeSubmission:
+    """As the client sends it: the certificate field is sealed too."""
+    asked = request(leaf=leaf)
+    info = info or submission_info(asked.account, asked.submission_id)
+    box = SealedKey(epoch=0, box=SUBMISSION.public().seal(certificate.encode("utf-8", "surrogateescape"), info))
+    pair = SubmittedPair(sealed_certificate=box, sealed_key=asked.pairs[0].sealed_key)
+    return asked.model_copy(update={"pairs": [pair]})
+
+
+async def test_a_sealed_certificate_is_judged_like_one_in_clear(make_workers: MakeWorkers) -> None:
+    workers = await make_workers()
+    verdict = await workers.judge_sealed(all_sealed(LEAF, LEAF.chain_pem), at=NOW, sealing=SEALING)
+    assert verdict.accepted == {"www.example.com": True}
+    assert verdict.pairs[0].chain == LEAF.chain_pem
+
+
+async def test_a_key_in_the_sealed_certificate_and_what_is_no_text_are_refused(make_workers: MakeWorkers) -> None:
+    workers = await make_workers()
+    for certificate, code in (
+        (LEAF.chain_pem + LEAF.key_pem, Code.CERTIFICATE_CONTAINS_KEY), ("\udcff\udcfe" * 40, Code.CERTIFICATE_MISSING),
+    ):
+        verdict = await workers.judge_sealed(all_sealed(LEAF, certificate), at=NOW, sealing=SEALING)
+        assert verdict.accepted == {"www.example.com": False} and verdict.pairs == []
+        assert code in {one.code for one in verdict.findings}
+
+
+async def test_a_certificate_sealed_for_another_submission_is_not_opened(make_workers: MakeWorkers) -> None:
+    workers = await make_workers()
+    asked = all_sealed(LEAF, LEAF.chain_pem, info=submission_info("acme", "another"))
+    verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
+    assert next((one.code, one.field) for one in verdict.findings) == (Code.KEY_UNOPENABLE, "certificate")
+    assert verdict.accepted == {"www.example.com": False}
+
+
 async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.worker")
     verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)

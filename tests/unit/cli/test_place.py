@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from clients.cli.files import parse_time, read_text
-from clients.cli.money import period
 from clients.cli.place import Place
+from clients.cli.reports import period
 from clients.platform.client import parse_origin
 from shared.errors import SettingsError, Unreachable
 

@@ -18,7 +18,7 @@ from shared.contracts.judging import JudgedPair
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 NAME = "www.example.com"
 OWNER = "acme"
-ORIGIN = Origin(scheme="http", host="origin.example.com", port=80)
+ORIGIN = Origin(scheme="https", host="origin.example.com", port=443)
 
 
 def cause(id: str, account: str = OWNER, command: str = s.CMD_HTTPS_DISABLE) -> Cause:

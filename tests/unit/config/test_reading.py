@@ -46,21 +46,22 @@ def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, b
 
 
 def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
-    keys = {commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).key for name in (NAME, NAME.upper())}
-    assert keys == {NAME}
+    keys = {commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys for name in (NAME, NAME.upper())}
+    assert keys == {(NAME,)}
 
 
 def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
     command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
-    assert (command.name, command.shown) == (None, "a?b.example.com")
-    assert command.key.startswith("!") and len(command.key) == 3
-    order = commands.order(command, cause("a"), allow_private_origins=False)
+    (place,) = command.places
+    assert (place.name, place.shown) == (None, "a?b.example.com")
+    assert place.key.startswith("!") and len(place.key) == 3
+    order = commands.order(command, place, cause("a"), allow_private_origins=False)
     assert isinstance(order, Hopeless) and order.findings[0].message.startswith("At position 2")
 
 
 def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
     command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
-    order = commands.order(command, cause("a"), allow_private_origins=False)
+    order = commands.order(command, command.places[0], cause("a"), allow_private_origins=False)
     assert isinstance(order, Hopeless)
     assert [found.code for found in order.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
 
@@ -68,7 +69,8 @@ def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
 @pytest.mark.parametrize("service_type", ["image_small_file", "download", "video", "live_streaming"])
 def test_the_four_service_types_are_taken(service_type: str) -> None:
     command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
-    assert isinstance(commands.order(command, cause("a"), allow_private_origins=False), Register)
+    order = commands.order(command, command.places[0], cause("a"), allow_private_origins=False)
+    assert isinstance(order, Register)
 
 
 def verdict(signer: Signer = SIGNER, **changed: object) -> Verdict:

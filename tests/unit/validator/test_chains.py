@@ -113,10 +113,14 @@ def test_a_sibling_leaf_is_unrelated() -> None:
     assert refusals(report(LEAF.chain_pem + pem(sibling.certificate))) == [Code.CHAIN_UNRELATED]
 
 
-def test_a_changed_signature_is_a_bad_signature() -> None:
-    body = bytearray(der(LEAF.certificate))
+def with_changed_signature(leaf: Leaf) -> str:
+    body = bytearray(der(leaf.certificate))
     body[-1] ^= 1
-    judged = report(pem_text.encode("CERTIFICATE", bytes(body)) + pem(LEAF.issuers))
+    return pem_text.encode("CERTIFICATE", bytes(body)) + pem(leaf.issuers)
+
+
+def test_a_changed_signature_is_a_bad_signature() -> None:
+    judged = report(with_changed_signature(LEAF))
     assert refusals(judged) == [Code.CHAIN_BAD_SIGNATURE]
     assert judged.findings[0].block == 0
 

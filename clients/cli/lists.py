@@ -1,0 +1,94 @@
+"""Lists and search: domains by what is asked of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from clients.cli.command import Link, command
+from clients.cli.domains import domain_app
+from clients.platform.queries import DomainFilters
+from shared.contracts.domains import CertificateView, DomainView
+
+
+class StateOption(StrEnum):
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    SUSPENDED = "suspended"
+
+
+class SourceOption(StrEnum):
+    CUSTOM = "custom"
+    STORED = "stored"
+
+
+class TypeOption(StrEnum):
+    IMAGE_SMALL_FILE = "image_small_file"
+    DOWNLOAD = "download"
+    VIDEO = "video"
+    LIVE_STREAMING = "live_streaming"
+
+
+async def list_domains(
+    link: Link,
+    status: Annotated[StateOption | None, typer.Option(help="Only domains in this state.")] = None,
+    expires_within: Annotated[int | None, typer.Option(
+        min=0, help="Only certificates that end within so many days; 0: those that have ended.")] = None,
+    source: Annotated[SourceOption | None, typer.Option(help="Where the certificate comes from.")] = None,
+    service_type: Annotated[TypeOption | None, typer.Option("--type", help="Only this service type.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Names that begin so.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Names that end so.")] = None,
+    served_by: Annotated[str | None, typer.Option(help="Served by the certificate of this fingerprint.")] = None,
+    covered_by: Annotated[list[str] | None, typer.Option(
+        help="A DNS name of a certificate, several times: domains that it could serve.")] = None,
+    by_expiry: Annotated[bool, typer.Option("--by-expiry", help="The first certificate to end comes first.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=500, help="One page of so many; without it: all.")] = None,
+    after: Annotated[str | None, typer.Option(help="The page after this one's `next`.")] = None,
+) -> None:
+    """The account's domains, by what is asked of them: all that is named must hold."""
+    filters: DomainFilters = {
+        "state": status.value if status else None, "source": source.value if source else None,
+        "service_type": service_type.value if service_type else None, "expires_within": expires_within,
+        "prefix": prefix, "suffix": suffix, "served_by": served_by, "covered_by": covered_by or None,
+        "order": "expiry" if by_expiry else "name",
+    }
+    async with link.platform() as platform:
+        following = None
+        if limit is None and after is None:
+            views = [view async for view in platform.all_domains(link.account, **filters)]
+            link.out.data(views)
+        else:
+            page = await platform.list_domains(link.account, after=after or "", limit=limit or 100, **filters)
+            link.out.data(page)
+            views, following = page.domains, page.next
+    link.out.table(
+        ("domain", "state", "type", "certificate until", "days left", "source", "revision", "live"), map(_row, views),
+        empty=f"no such domains in the account {link.account}",
+    )
+    if following:
+        link.out.note(f"more: --after {following!r}")
+
+
+def add_to(_: typer.Typer) -> None:
+    """Beside the other commands on domains."""
+    command(domain_app, "list", examples=[
+        "edgetls domain list",
+        "edgetls domain list --expires-within 30 --by-expiry",
+        "edgetls domain list --status enabled --source stored --suffix .example.com",
+        "edgetls domain list --covered-by '*.example.com' --covered-by example.com",
+        "edgetls domain list --limit 500 --after www.example.com --json",
+    ])(list_domains)
+
+
+def _row(view: DomainView) -> tuple[object, ...]:
+    first = min(view.certificates, key=lambda one: one.not_after, default=None)
+    return (view.domain, view.state, view.service_type, *_ends(first), view.revision, view.live_revision or "-")
+
+
+def _ends(certificate: CertificateView | None) -> tuple[object, object, object]:
+    if certificate is None:
+        return "-", "-", "-"
+    left = "ended" if certificate.status == "expired" else certificate.days_left
+    return f"{certificate.not_after:%Y-%m-%d}", left, certificate.source

@@ -1,0 +1,41 @@
+"""How far a long export is: on stderr, on a terminal, so that the rows on stdout stay alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+RowT = TypeVar("RowT")
+
+
+async def followed(
+    rows: AsyncIterator[RowT], at: Callable[[RowT], datetime], period: tuple[datetime, datetime], shown: bool | None
+) -> AsyncIterator[RowT]:
+    """``rows`` as they are. ``at``: where in ``period`` a row lies, which is how far the export is.
+
+    ``shown`` None: where stderr is a terminal and stdout is not, for rows on a terminal are progress enough."""
+    if shown is None:
+        shown = sys.stderr.isatty() and not sys.stdout.isatty()
+    if not shown:
+        async for row in rows:
+            yield row
+        return
+    start, end = period
+    columns = (
+        TextColumn("{task.fields[rows]:,} rows"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[through]}"), TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("export", total=max((end - start).total_seconds(), 1), rows=0, through="")
+        count = 0
+        async for row in rows:
+            count += 1
+            if count % 100 == 0:
+                done = (at(row) - start).total_seconds()
+                progress.update(task, completed=done, rows=count, through=f"{at(row):%Y-%m-%d %H:%M}")
+            yield row

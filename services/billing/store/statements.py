@@ -1,0 +1,147 @@
+"""The ledger read for bills: line by line in order of booking, and added up for the statement of a month."""
+
+# ruff: noqa: S608 - what is put into statements here is this module's own; everything else is a parameter
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from services.billing.rating import DEFAULT_CURRENCY, plain
+from services.billing.statements import Month
+from services.billing.store import Reader
+from services.billing.store.accounts import hour_time
+from shared.contracts.findings import Code, finding
+from shared.contracts.ledger import (
+    LedgerRow,
+    QueryLedger,
+    ShowStatement,
+    Statement,
+    StatementLine,
+    StatementTotals,
+)
+from shared.errors import Refused
+
+_DIGITS: Final = 2
+"""Of a bill's line (rule E1); PostgreSQL's round() takes halves away from zero."""
+_LINES: Final = """
+select l.id, l.account, l.kind, l.hour, l.requests, l.price, null::text as price_id, null::text as plan,
+    null::numeric as plan_cost, l.amount, l.currency, l.reference, l.at as booked_at,
+    finance.billed_at(l.hour, l.at, {zone}) as billed_at
+from ledger l
+"""
+_PAGE: Final = f"""
+with lines as ({_LINES.format(zone="$1")}
+    where ($2::text is null or l.account = $2) and l.at >= $3::timestamptz - interval '1 hour'
+    and l.at < $4::timestamptz + interval '24 hours' and (l.at, l.id) > ($5, $6)
+    and ($7::text[] is null or l.kind = any($7)))
+select * from lines where billed_at >= $3 and billed_at < $4 order by booked_at, id limit $8
+"""
+_MONTH: Final = f"""
+with lines as ({_LINES.format(zone="$2")}
+    where l.account = $1 and l.at < $4::timestamptz + interval '24 hours'),
+placed as (
+    select *, hour is not null and billed_at <> finance.hour_start(hour) as late, billed_at >= $3 as inside
+    from lines where billed_at < $4
+),
+sorted as (select *, case when late then 'correction' else kind end as class from placed)
+"""
+_TOTALS: Final = _MONTH + """
+select coalesce(sum(amount) filter (where not inside), 0) as opening, coalesce(sum(amount), 0) as closing,
+    coalesce(sum(amount) filter (where inside and class = 'credit'), 0) as credits,
+    coalesce(sum(amount) filter (where inside and class = 'charge'), 0) as charges,
+    coalesce(sum(amount) filter (where inside and class = 'correction'), 0) as corrections,
+    coalesce(sum(amount) filter (where inside and class = 'plan'), 0) as plans,
+    coalesce(sum(requests) filter (where inside and hour is not null), 0)::bigint as requests
+from sorted
+"""
+_GROUPS: Final = _MONTH + f""",
+groups as (
+    select width_bucket(floor(extract(epoch from billed_at) / 60)::int, $5::int[]) as period, class as kind,
+        case when class = 'correction' then hour end as hour, case when hour is null then id end as single,
+        min(reference) as reference, sum(requests)::bigint as requests, price, price_id, plan, sum(amount) as amount,
+        round(sum(amount), {_DIGITS}) as rounded, count(*)::int as lines
+    from sorted where inside group by period, class, 3, 4, price, price_id, plan
+)
+"""
+_ROUNDED: Final = _GROUPS + "select coalesce(sum(rounded), 0) from groups where kind <> 'credit'"
+_SHOWN: Final = _GROUPS + """
+select * from groups order by period, array_position(array['credit', 'plan', 'charge', 'correction'], kind),
+    hour, single, plan nulls first, price_id, price limit $6 offset $7
+"""
+
+
+async def page(connection: Reader, question: QueryLedger) -> list[LedgerRow]:
+    """In order of (booked_at, id); ``after`` is page_mark() of the last one seen. The zone is a valid one."""
+    at, number = _after(question.after)
+    rows = await connection.fetch(
+        _PAGE, question.zone, question.account, question.start, question.end, at, number, question.kinds or None,
+        question.limit,
+    )
+    return [_row(dict(row)) for row in rows]
+
+
+def page_mark(row: LedgerRow) -> str:
+    return f"{row.booked_at.isoformat()}|{row.id}"
+
+
+async def statement(connection: Reader, question: ShowStatement, month: Month, now: datetime) -> Statement:
+    """Totals and one page of lines; run in one snapshot, or they may not add up."""
+    period = question.account, question.zone, month.start, month.end
+    totals = await connection.fetchrow(_TOTALS, *period)
+    rounded = await connection.fetchval(_ROUNDED, *period, month.bounds)
+    rows = await connection.fetch(_SHOWN, *period, month.bounds, question.limit, question.after)
+    currency = await connection.fetchval("select currency from accounts where account = $1", question.account)
+    return Statement(
+        account=question.account, currency=currency or DEFAULT_CURRENCY, month=question.month, zone=question.zone,
+        start=month.start, end=month.end, final=month.settled(now), totals=_totals(totals, rounded),
+        lines=[_line(dict(row), month.bounds) for row in rows],
+        next=question.after + len(rows) if len(rows) == question.limit else None,
+    )
+
+
+def _row(row: dict[str, Any]) -> LedgerRow:
+    hour = None if row["hour"] is None else hour_time(row["hour"])
+    return LedgerRow.model_validate({
+        **row, "hour": hour, "late": hour is not None and row["billed_at"] != hour,
+        **{name: _plain(row[name]) for name in ("price", "plan_cost", "amount")},
+    })
+
+
+def _line(row: dict[str, Any], bounds: list[int]) -> StatementLine:
+    period = row.pop("period")
+    del row["single"]
+    return StatementLine.model_validate({
+        **row, "start": _minute_time(bounds[period - 1]), "end": _minute_time(bounds[period]),
+        "hour": None if row["hour"] is None else hour_time(row["hour"]),
+        **{name: _plain(row[name]) for name in ("price", "amount", "rounded")},
+    })
+
+
+def _totals(row: Any, rounded: Decimal) -> StatementTotals:
+    exact = row["charges"] + row["corrections"] + row["plans"]
+    sums = {name: plain(row[name]) for name in ("opening", "credits", "charges", "corrections", "plans", "closing")}
+    return StatementTotals(
+        **sums, requests=row["requests"], rounded=plain(rounded), rounding=plain(rounded - exact)
+    )
+
+
+def _minute_time(minute: int) -> datetime:
+    return datetime.fromtimestamp(minute * 60, hour_time(0).tzinfo)
+
+
+def _plain(amount: Decimal | None) -> Decimal | None:
+    return None if amount is None else plain(amount)
+
+
+def _after(mark: str | None) -> tuple[datetime, int]:
+    if mark is None:
+        return hour_time(0), 0
+    time, _, number = mark.partition("|")
+    try:
+        at = datetime.fromisoformat(time)
+        if at.tzinfo is not None and len(number) < 19:
+            return at, int(number)
+    except ValueError:
+        pass
+    raise Refused([finding(Code.REQUEST_MALFORMED, "At fault: after", field="request")])

@@ -1,0 +1,129 @@
+"""Lists of domains (rule C3): filters on covering indexes, pages by key, no chain and no key read for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from services.config.names import WILDCARD
+from services.config.store import accounts
+from shared.contracts.accounts import Suspension
+from shared.contracts.domains import DomainState
+from shared.contracts.queries import ListDomains
+from shared.storage.pool import Connection, Pool
+
+_LAST = "\U0010ffff"
+_SHOWN = (
+    "name, account, service_type, origin, settings, trust, suspended, revision, live_revision, registered_at,"
+    " pending_id, served_until, served_source"
+)
+_STATES = {
+    DomainState.DISABLED: "served_until is null",
+    DomainState.ENABLED: "served_until is not null and not suspended",
+    DomainState.SUSPENDED: "served_until is not null and suspended",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One row of a list. ``pairs``: JSON of the facts of the pairs that are served, without chains."""
+
+    row: asyncpg.Record
+    pairs: Sequence[asyncpg.Record]
+    suspension: Suspension | None
+
+
+@dataclass
+class _Query:
+    """Conditions and their parameters, numbered as they come."""
+
+    parameters: list[Any] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=lambda: ["not removed"])
+
+    def add(self, condition: str, *values: Any) -> None:
+        """``{}`` in the condition stands for each value in turn."""
+        self.conditions.append(condition.format(*(self.place(value) for value in values)))
+
+    def place(self, value: Any) -> str:
+        self.parameters.append(value)
+        return f"${len(self.parameters)}"
+
+    @property
+    def where(self) -> str:
+        return " and ".join(self.conditions)
+
+
+async def page(
+    pool: Pool, question: ListDomains, after: tuple[datetime | None, str], at: datetime, limit: int
+) -> list[Listed]:
+    """In the question's order; ``after``: when the last certificate of the page before ends, and its domain."""
+    query = _filtered(question, after, at)
+    order = "served_until, name" if question.order == "expiry" else "name"
+    source = "domains" if question.covered_by is None else _covered(query, question, order, limit)
+    keys = (
+        f"select name from {source} where {query.where} order by {order} limit {query.place(limit)}"  # noqa: S608
+    )
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        names = [row["name"] for row in await connection.fetch(keys, *query.parameters)]
+        return await _listed(connection, names)
+
+
+def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: datetime) -> _Query:
+    query = _Query()
+    if question.account is not None:
+        query.add("account = {}", question.account)
+    if question.state is not None:
+        query.add(_STATES[question.state])
+    if question.service_type is not None:
+        query.add("service_type = {}", question.service_type.value)
+    if question.source is not None:
+        query.add("served_source = {}", question.source)
+    if question.expires_within is not None:
+        query.add("served_until <= {}", at + timedelta(days=question.expires_within))
+    if question.prefix:
+        prefix = question.prefix.lower()
+        query.add("name >= {} and name < {}", prefix, prefix + _LAST)
+    if question.suffix:
+        query.add("right(name, {}::int) = {}", len(question.suffix), question.suffix.lower())
+    if question.served_by is not None:
+        query.add("name in (select domain from pairs where fingerprint = {} and slot = 'live')", question.served_by)
+    if question.order == "expiry":
+        query.add("served_until is not null")
+        if after[0] is not None:
+            query.add("(served_until, name) > ({}::timestamptz, {}::text)", *after)
+    elif after[1]:
+        query.add("name > {}", after[1])
+    return query
+
+
+def _covered(query: _Query, question: ListDomains, order: str, limit: int) -> str:
+    """What the names cover (a wildcard one label, and itself), page by page for each wildcard."""
+    covering = sorted({name.lower() for name in question.covered_by or ()})
+    wild = f"{WILDCARD}."
+    parents = [name.removeprefix(wild) for name in covering if name.startswith(wild)]
+    columns = "name, account, service_type, suspended, served_until, served_source, removed"
+    return (
+        f"(select {columns} from domains where name = any({query.place(covering)}::text[]) union select h.* from"  # noqa: S608
+        f" unnest({query.place(parents)}::text[]) as p (parent) cross join lateral (select {columns} from domains where"
+        f" parent = p.parent and name not like '*.%' and {query.where} order by {order} limit {query.place(limit)}) h)"
+        " as fitting"
+    )
+
+
+async def _listed(connection: Connection, names: Sequence[str]) -> list[Listed]:
+    rows = {row["name"]: row for row in await connection.fetch(
+        f"select {_SHOWN} from domains where name = any($1::text[])", names  # noqa: S608
+    )}
+    pairs: dict[str, list[asyncpg.Record]] = {}
+    for pair in await connection.fetch(
+        "select domain, source, name, facts from pairs where domain = any($1::text[]) and slot = 'live'"
+        " order by domain, position", names,
+    ):
+        pairs.setdefault(pair["domain"], []).append(pair)
+    suspended = await accounts.suspensions(connection, sorted({row["account"] for row in rows.values()}))
+    return [Listed(rows[name], pairs.get(name, ()), suspended.get(rows[name]["account"])) for name in names]
+

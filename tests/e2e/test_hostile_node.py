@@ -1,0 +1,247 @@
+"""A hostile node, and whoever holds the broker: what is not signed is dropped, and the other node serves on."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client as Connection
+from nats.aio.msg import Msg
+
+from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
+from clients.cli.demo.stage import Pair
+from clients.cli.demo.traffic import Origin, send_requests
+from clients.platform import Platform as Client
+from deploy.embedded.platform import Platform
+from deploy.embedded.test_ca import TestCa
+from shared import subjects as s
+from shared import topology
+from shared.contracts.base import Signed
+from shared.contracts.domains import Outcome
+from shared.contracts.edge import Bundle, Checkpoint, NodeStatus
+from shared.contracts.queries import FleetView, Nothing
+from shared.contracts.usage import Confirmation
+from shared.crypto.signing import Purpose, Signer, parse
+from shared.messaging.rpc import ask
+from tests.e2e.conftest import ACCOUNT
+from tests.e2e.logins import Logins
+from tests.support.waiting import until
+
+HOSTILE, VICTIM = "node-1", "node-2"
+BUNDLES, KEYRINGS = s.kv_stream(s.BUCKET_BUNDLES), s.kv_stream(s.BUCKET_KEYRINGS)
+
+
+class Scene:
+    """A domain that both nodes serve, and another one of the hostile node's liking."""
+
+    def __init__(
+        self, platform: Platform, customer: Client, login: Logins, domain: str, other: str, pair: Pair
+    ) -> None:
+        self.platform, self.customer, self.login = platform, customer, login
+        self.domain, self.other, self.pair = domain, other, pair
+        self.context = verifying(Path(platform.run["trust_roots"]))
+        self.nodes = [Endpoint.of(node["id"], node["https"]) for node in platform.run["nodes"]]
+        self.victim = next(node for node in self.nodes if node.node == VICTIM)
+
+    @property
+    def live(self) -> str:
+        return f"{s.EDGE_LIVE_PREFIX}{s.bundle_key(self.domain)}"
+
+    def dropped(self, event: str, what: str = "") -> int:
+        """How often the victim's agent said that it dropped something."""
+        lines = self.platform.log(f"{VICTIM}-agent").read_text().splitlines()
+        found = (json.loads(line) for line in lines if line.startswith("{"))
+        return sum(line["event"] == event and line.get("what", "") == what for line in found)
+
+    async def stored(self, domain: str) -> bytes:
+        """The signed bundle in the bucket."""
+        js = (await self.login("topology")).jetstream(timeout=5)
+        message = await js.get_msg(BUNDLES, subject=s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)))
+        return message.data or b""
+
+    async def serves_on(self) -> None:
+        """The victim serves what it served, is in sync, and counts to the last request what it is asked now."""
+        assert await handshake(self.victim, self.domain, self.context) == self.pair.leaf
+        assert await is_refused(self.victim, "evil.test")
+        before = await self._counted()
+        assert await send_requests([self.victim], [self.domain], self.context, 40) == []
+        await until(lambda: self._grown(before, 40), "40 requests are counted and confirmed", limit=20)
+        await until(self._in_sync, "the victim is live and in sync", limit=20)
+
+    async def _grown(self, before: int, more: int) -> bool:
+        counted = await self._counted() - before
+        assert counted <= more, f"{counted} of {more} requests were counted"
+        logs = [log for log in await self.customer.logs() if log.node == VICTIM]
+        told = {log.log: log.confirmed_to for log in (await self.status()).logs}
+        folder = self.platform.data / "nodes" / VICTIM / "usage"
+        sizes = {path.stem: path.stat().st_size for path in folder.glob("*.log") if not path.is_symlink()}
+        assert all(told.get(log, 0) <= size for log, size in sizes.items()), "more is confirmed than was logged"
+        return counted == more and told == sizes and all(log.stored_to == sizes.get(log.log) for log in logs)
+
+    async def _counted(self) -> int:
+        now = datetime.now(UTC)
+        rows = await self.customer.usage(
+            now - timedelta(hours=1), now + timedelta(hours=1), by="domain", domain=self.domain
+        )
+        return sum(row.https_requests for row in rows)
+
+    async def _in_sync(self) -> bool:
+        view = await ask(await self.login("operator"), s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        return any(node.node == VICTIM and node.state == "live" and node.in_sync for node in view.nodes)
+
+    async def status(self) -> NodeStatus:
+        return parse(NodeStatus, await heard(await self.login("edge_sync"), s.edge_status(VICTIM)))
+
+    async def uploads(self, pair: Pair) -> None:
+        ordered = await self.customer.submit(self.domain, ACCOUNT, pair.chain, pair.key)
+        settled = await self.customer.settled(ordered.command_id)
+        assert settled.outcome is Outcome.APPLIED, settled
+        await self.customer.converged(self.domain, settled.revision or 0, limit=20)
+        self.pair = pair
+
+
+async def heard(client: Connection, subject: str) -> bytes:
+    """The next message."""
+    found: list[bytes] = []
+
+    async def note(message: Msg) -> None:
+        found.append(message.data)
+
+    subscription = await client.subscribe(subject, cb=note)
+    try:
+        return await until(lambda: found and found[0], f"something comes on {subject}")
+    finally:
+        await subscription.unsubscribe()
+
+
+@pytest.fixture
+async def scene(platform: Platform, customer: Client, ca: TestCa, login: Logins) -> AsyncIterator[Scene]:
+    tag = secrets.token_hex(3)
+    domain, other = f"www.victim-{tag}.test", f"www.other-{tag}.test"
+    async with Origin() as origin:
+        for name in (domain, other):
+            ordered = await customer.register(name, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}")
+            assert (await customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
+        made = Scene(platform, customer, login, other, domain, Pair(*ca.issue([other], "ecdsa")))
+        await made.uploads(made.pair)
+        made.domain, made.other = domain, other
+        await made.uploads(Pair(*ca.issue([domain], "ecdsa")))
+        yield made
+
+
+def _tampered(signed: bytes, **changes: object) -> bytes:
+    """The same signature over another payload."""
+    one = parse(Signed, signed)
+    payload = json.dumps({**json.loads(one.payload), **changes}, separators=(",", ":"))
+    return one.model_copy(update={"payload": payload}).encode()
+
+
+def _forged(signed: bytes, purpose: Purpose, **changes: object) -> bytes:
+    """Signed by a key that calls itself like the real one."""
+    one = parse(Signed, signed)
+    payload = json.dumps({**json.loads(one.payload), **changes}, separators=(",", ":"))
+    return Signer.generate(one.key_id).sign(purpose, payload.encode()).encode()
+
+
+async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(scene: Scene) -> None:
+    hostile = await scene.login(f"node-{HOSTILE}")
+    bundles = s.direct_get(BUNDLES)
+    questions = [
+        (bundles, {"last_by_subj": s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.other))}),
+        (bundles, {"seq": 1, "batch": 50, "next_by_subj": ">"}),
+        (bundles, {"no": "question"}),
+        *((f"{s.direct_get(KEYRINGS)}.{s.kv_subject(s.BUCKET_KEYRINGS, key)}", {})
+          for key in (s.keyring_node(HOSTILE), s.KEYRING_TRUST, s.KEYRING_SEALING, "epoch.1")),
+        (s.usage_batch(HOSTILE), {"garbage": True}),
+        (s.RPC_EDGE_DIGEST, {"bucket": None}), (s.RPC_EDGE_DIGEST, {"x": 1}),
+    ]
+    targets = [scene.live, f"{s.EDGE_LIVE_PREFIX}test.evil", s.EDGE_CHECKPOINT, s.edge_confirmed(VICTIM),
+               s.edge_status(VICTIM), s.usage_batch(VICTIM)]
+    before = {kind: scene.dropped(*kind) for kind in DROPPED}
+    for subject, body in questions:
+        for target in targets:
+            await hostile.publish(subject, json.dumps(body).encode(), reply=target)
+    await hostile.flush()
+    for kind, count in before.items():
+        await until(lambda kind=kind, count=count: scene.dropped(*kind) > count, f"the victim drops: {kind}")
+    await scene.serves_on()
+
+
+DROPPED = (("feed.dropped", "bundle"), ("feed.dropped", "checkpoint"), ("usage.dropped", ""))
+
+
+async def test_a_hostile_node_speaks_on_no_subject_of_others(scene: Scene) -> None:
+    """Its rights end at the broker: not even signed words of others, said again, arrive."""
+    hostile = await scene.login(f"node-{HOSTILE}")
+    mine = topology.node_user(HOSTILE).publish
+    bundle, checkpoint = await scene.stored(scene.domain), await heard(hostile, s.EDGE_CHECKPOINT)
+    arrived: list[Msg] = []
+
+    async def note(message: Msg) -> None:
+        arrived.append(message)
+
+    victim = await scene.login(f"node-{VICTIM}")
+    for subject in (s.EDGE_LIVE_ALL, s.edge_confirmed(VICTIM)):
+        await victim.subscribe(subject, cb=note)
+    await victim.flush()
+    for subject in (scene.live, s.EDGE_CHECKPOINT, s.edge_confirmed(VICTIM), s.edge_confirmed(HOSTILE)):
+        assert subject not in mine
+        for body in (b"garbage", bundle, checkpoint, _tampered(bundle, revision=10**9)):
+            await hostile.publish(subject, body, headers={"hostile": "yes"})
+    await hostile.flush()
+    await scene.serves_on()
+    assert not [message.subject for message in arrived if (message.headers or {}).get("hostile")]
+
+
+async def test_who_holds_the_broker_makes_a_node_take_nothing(
+    scene: Scene, ca: TestCa, nodes: list[Endpoint]
+) -> None:
+    """With the logins of edge_sync and billing, but not their signing keys."""
+    edge_sync, billing = await scene.login("edge_sync"), await scene.login("billing")
+    bundle, foreign = await scene.stored(scene.domain), await scene.stored(scene.other)
+    checkpoint = await heard(await scene.login(f"node-{VICTIM}"), s.EDGE_CHECKPOINT)
+    confirmation = await _confirmation(scene)
+    log = parse(Confirmation, parse(Signed, confirmation).payload.encode())
+
+    before = {kind: scene.dropped(*kind) for kind in DROPPED}
+    sequence = parse(Checkpoint, parse(Signed, checkpoint).payload.encode()).sequence
+    for body in (b"garbage", b"{}", bundle, _tampered(checkpoint, sequence=sequence + 1000, root="0" * 64),
+                 _forged(checkpoint, Purpose.CHECKPOINT, incarnation="another"), checkpoint):
+        await edge_sync.publish(s.EDGE_CHECKPOINT, body)
+    far = log.end + 10**6
+    for body in (b"garbage", checkpoint, _tampered(confirmation, end=far),
+                 _forged(confirmation, Purpose.CONFIRMATION, end=far), confirmation):
+        await billing.publish(s.edge_confirmed(VICTIM), body)
+    revision = parse(Bundle, parse(Signed, bundle).payload.encode()).revision
+    put = edge_sync.jetstream(timeout=5)
+    for body in (b"garbage", foreign, _tampered(bundle, revision=revision + 1000, kind="http_only", pairs=[]),
+                 _forged(bundle, Purpose.BUNDLE, revision=revision + 1000, kind="removed", pairs=[], origin=None)):
+        await put.publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.domain)), body)
+    for (event, what), count in before.items():
+        await until(
+            lambda event=event, what=what, count=count: scene.dropped(event, what) >= count + 3,
+            f"the victim drops at least three: {event} {what}",
+        )
+    for node in nodes:
+        assert await handshake(node, scene.domain, scene.context) == scene.pair.leaf
+    # The bucket holds a forgery now: what is truly signed next, at its own revision, is taken all the same.
+    await scene.uploads(Pair(*ca.issue([scene.domain], "ecdsa")))
+    await scene.serves_on()
+
+
+
+
+async def _confirmation(scene: Scene) -> bytes:
+    """A true one, caught on its way to the victim."""
+    found: list[bytes] = []
+
+    async def note(message: Msg) -> None:
+        found.append(message.data)
+
+    await (await scene.login(f"node-{VICTIM}")).subscribe(s.edge_confirmed(VICTIM), cb=note)
+    await scene.serves_on()
+    return found[-1]

@@ -1,0 +1,135 @@
+"""Suspension by billing's word: what the nodes are given, what is kept, and how it ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal
+
+from shared import subjects as s
+from shared.contracts.accounts import AccountView, ShowAccount
+from shared.contracts.balance import BalanceEvent
+from shared.contracts.domains import DomainState, Outcome
+from shared.contracts.edge import BundleKind
+from shared.contracts.queries import History, ShowHistory
+from shared.ids import new_id
+from tests.integration.config.harness import Stage, name
+from tests.support.waiting import until
+
+
+async def tell(staged: Stage, account: str, change: Literal["overdue", "settled"], crossing: int) -> str:
+    subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
+    event = BalanceEvent(
+        account=account, change=change, crossing=crossing, balance=Decimal(-1 if change == "overdue" else 1),
+        limit=None, currency="USD", hours_left=None, at=datetime.now(UTC),
+    )
+    return await staged.send(subject, event, user="billing")
+
+
+async def https(staged: Stage, account: str) -> str:
+    domain = name("suspend")
+    await staged.register(domain, account)
+    await staged.enable(domain, account)
+    return domain
+
+
+async def until_kind(staged: Stage, domain: str, kind: BundleKind) -> None:
+    async def is_so() -> bool:
+        return (await staged.bundle(domain)).kind is kind
+
+    await until(is_so, f"{domain} is {kind}")
+
+
+async def account_of(staged: Stage, account: str) -> AccountView:
+    return await staged.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
+
+
+async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_back_when_it_paid(
+    staged: Stage,
+) -> None:
+    account, other = f"late-{new_id()[:8]}", f"paid-{new_id()[:8]}"
+    domains = [await https(staged, account) for _ in range(3)]
+    plain, others = name("plain"), await https(staged, other)
+    await staged.register(plain, account)
+    before = await staged.bundle(domains[0])
+    overdue = await tell(staged, account, "overdue", 1)
+    for domain in domains:
+        await until_kind(staged, domain, BundleKind.SUSPENDED)
+    bundle = await staged.bundle(domains[0])
+    assert bundle.revision > before.revision and bundle.pairs == []
+    view = await staged.show(domains[0], account)
+    assert view.state is DomainState.SUSPENDED and view.certificates
+    assert view.suspension is not None and (view.suspension.reason, view.suspension.resumes) == ("overdue", "automatic")
+    shown = await account_of(staged, account)
+    assert shown.suspension is not None and not shown.suspension.settled
+    assert (shown.domains, shown.enabled, shown.disabled, shown.suspended) == (4, 0, 1, 3)
+    assert (await staged.show(plain, account)).state is DomainState.DISABLED
+    assert (await staged.bundle(others)).kind is BundleKind.HTTPS
+    assert staged.changed_all(overdue) == {domain: "suspended" for domain in domains}
+
+    settled = await tell(staged, account, "settled", 2)
+    for domain in domains:
+        await until_kind(staged, domain, BundleKind.HTTPS)
+    assert (await staged.bundle(domains[0])).pairs == before.pairs
+    assert (await staged.show(domains[0], account)).suspension is None
+    assert (await account_of(staged, account)).enabled == 3
+    await until(
+        lambda: staged.changed_all(settled) == {domain: "resumed" for domain in domains}, "everybody is told"
+    )
+
+
+async def test_a_suspension_holds_for_what_is_registered_and_enabled_later(staged: Stage) -> None:
+    account = f"late-{new_id()[:8]}"
+    await tell(staged, account, "overdue", 1)
+
+    async def suspended() -> bool:
+        return (await account_of(staged, account)).suspension is not None
+
+    await until(suspended, "the account is suspended")
+    domain = name("later")
+    await staged.register(domain, account)
+    settled = await staged.enable(domain, account)
+    assert settled.outcome is Outcome.APPLIED
+    bundle = await staged.bundle(domain)
+    assert (bundle.kind, bundle.pairs) == (BundleKind.SUSPENDED, [])
+    await tell(staged, account, "settled", 2)
+    await until_kind(staged, domain, BundleKind.HTTPS)
+
+
+async def test_words_that_come_late_or_twice_change_nothing(staged: Stage) -> None:
+    account = f"late-{new_id()[:8]}"
+    domain = await https(staged, account)
+    await tell(staged, account, "settled", 5)
+    await tell(staged, account, "overdue", 4)
+    await tell(staged, account, "overdue", 6)
+    await until_kind(staged, domain, BundleKind.SUSPENDED)
+    await tell(staged, account, "overdue", 6)
+    await tell(staged, account, "settled", 7)
+    await until_kind(staged, domain, BundleKind.HTTPS)
+    history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain), History)
+    words = [entry.command for entry in history.entries if entry.command.startswith("https.event")]
+    assert words == [s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_OVERDUE]
+
+
+async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once(staged: Stage) -> None:
+    account = f"late-{new_id()[:8]}"
+    domains = [name("many") for _ in range(300)]
+    await staged.database.executemany(
+        "insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed,"
+        " revision, registered_revision, registered_at, bundle, bundle_hash, bundle_epoch) values ($1, 'example.com',"
+        " $2, 'video', '{\"scheme\": \"http\", \"host\": \"origin.example.com\", \"port\": 80}', 'public', '{}', false,"
+        " false, 1, 1, now(), '', '', 0)", [(domain, account) for domain in domains],
+    )
+    cause = await tell(staged, account, "overdue", 1)
+    told = "select count(*) from history where command_id = $1"
+    await until(lambda: staged.database.fetchval(told, cause), "it began", every=0.001)
+    staged.kill()
+    done = "select count(*) from domains where account = $1 and suspended"
+
+    async def all_done() -> bool:
+        return bool(await staged.database.fetchval(done, account) == len(domains))
+
+    await until(all_done, "every domain is suspended", limit=20)
+    assert await staged.database.fetchval(told, cause) == len(domains)
+    await staged.ready()
+    await staged.database.execute("delete from domains where account = $1", account)

@@ -1,0 +1,16 @@
+"""A stage of their own: what these tests make in the database came through no batch, and an audit would say so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.integration.billing.harness import Stage, stage
+
+
+@pytest.fixture(scope="package")
+async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with stage(tmp_path_factory.mktemp("finance")) as built:
+        await built.start()
+        yield built

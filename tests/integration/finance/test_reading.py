@@ -1,0 +1,125 @@
+"""Usage by the periods of a zone: exact, from hours and minutes alike, page by page, half a year and a year back."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from services.billing.zones import periods
+from shared import subjects as s
+from shared.contracts.queries import QueryUsage, UsagePage
+from shared.contracts.usage import Granularity, UsageRow
+from shared.errors import Refused
+from tests.integration.billing.harness import Stage, domain_name
+from tests.integration.finance.made_months import owner, roll, use, used
+
+MARCH = int(datetime(2026, 3, 27, tzinfo=UTC).timestamp()) // 60
+
+
+def at(minute: int) -> datetime:
+    return datetime.fromtimestamp(minute * 60, UTC)
+
+
+async def rows(staged: Stage, **question: object) -> list[UsageRow]:
+    found: list[UsageRow] = []
+    after: str | None = None
+    while True:
+        page = await staged.ask(
+            s.RPC_USAGE_QUERY, QueryUsage.model_validate({**question, "after": after}), UsagePage
+        )
+        found += page.rows
+        if page.next is None:
+            return found
+        after = page.next
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("granularity", ["5m", "hour", "day", "month"])
+async def test_the_periods_of_a_zone_add_up_what_was_in_them(
+    staged: Stage, zone: str, granularity: Granularity
+) -> None:
+    """Over both changes of the clocks of 2026 that are near, rolled up, marked and running hours mixed."""
+    domain, account = await owner(staged)
+    count = 11 * 24 * 12
+    await use(staged, domain, account, MARCH, count, 5)
+    await roll(staged, domain, MARCH, MARCH + count * 5)
+    late = MARCH + 100 * 60 + 7
+    await staged.database.execute(
+        "insert into usage_minutes values ($1, $2, 'node-2', $3, 5, 50, 0, 0)", domain, late, account
+    )
+    await staged.database.execute("insert into touched_hours (hour) values ($1)", late // 60)
+    first, past = MARCH + 17, MARCH + count * 5 - 23
+    found = await rows(staged, start=at(first), end=at(past), granularity=granularity, zone=zone, by="domain",
+                       account=account, limit=100)
+    await staged.database.execute("delete from touched_hours where hour = $1", late // 60)
+    wanted: Counter[int] = Counter()
+    bounds = periods(first, past, granularity, ZoneInfo(zone), 10_000)
+    minutes = [(m, used(m)) for m in range(MARCH, MARCH + count * 5, 5)] + [(late, 5)]
+    for start, end in pairwise(bounds):
+        wanted[start] = sum(requests for m, requests in minutes if max(start, first) <= m < min(end, past))
+    assert [(row.start, row.https_requests) for row in found] == [(at(m), n) for m, n in sorted(wanted.items()) if n]
+    assert {row.key for row in found} == {domain}
+    assert all(row.end == at(bounds[bounds.index(int(row.start.timestamp()) // 60) + 1]) for row in found)
+    assert all(row.https_bytes == 10 * row.https_requests for row in found)
+
+
+async def test_a_page_ends_between_two_keys_of_a_period(staged: Stage) -> None:
+    _, account = await owner(staged)
+    domains = sorted([domain_name() for _ in range(7)])
+    for domain in domains:
+        await staged.database.execute(
+            "insert into domain_facts (domain, revision, kind, account, at) values ($1, 1, 'registered', $2, now())",
+            domain, account,
+        )
+        await use(staged, domain, account, MARCH, 48, 60)
+        await roll(staged, domain, MARCH, MARCH + 48 * 60)
+    question = {"start": at(MARCH), "end": at(MARCH + 48 * 60), "granularity": "day", "account": account}
+    for limit in (1, 2, 3, 5, 7, 500):
+        found = await rows(staged, **question, by="domain", limit=limit)
+        assert [(row.start, row.key) for row in found] == [
+            (at(MARCH + day * 1440), domain) for day in range(2) for domain in domains
+        ]
+        assert {sum(row.https_requests for row in found if row.key == domain) for domain in domains} == {
+            sum(used(MARCH + m * 60) for m in range(48))
+        }
+
+
+async def test_half_a_year_of_five_minutes_and_a_year_of_hours_are_read_page_by_page(staged: Stage) -> None:
+    domain, account = await owner(staged)
+    now = int(datetime.now(UTC).timestamp()) // 3600 * 60
+    first = now - 184 * 1440
+    await use(staged, domain, account, first, 184 * 288, 5)
+    await staged.database.execute(
+        "insert into usage_hours select $1, h, 'node-1', $2, 3, 30, 0, 0 from generate_series($3::int, $4::int) as h",
+        domain, account, now // 60 - 365 * 24, now // 60 - 1,
+    )
+    began = time.monotonic()
+    fives = await rows(staged, start=at(first), end=at(now), granularity="5m", by="domain", domain=domain)
+    hours = await rows(staged, start=at(now) - timedelta(days=365), end=at(now), by="domain", account=account)
+    months = await rows(staged, start=at(now) - timedelta(days=365), end=at(now), by="account", account=account,
+                        granularity="month", zone="Asia/Shanghai")
+    assert len(fives) == 184 * 288
+    assert sum(row.https_requests for row in fives) == sum(used(m) for m in range(first, now, 5))
+    assert (len(hours), sum(row.https_requests for row in hours)) == (365 * 24, 3 * 365 * 24)
+    assert sum(row.https_requests for row in months) == 3 * 365 * 24
+    assert time.monotonic() - began < 30
+
+
+async def test_usage_that_no_account_owns_is_shown_until_it_is_attributed(staged: Stage) -> None:
+    domain = domain_name()
+    await use(staged, domain, "", MARCH, 10, 1)
+    await roll(staged, domain, MARCH, MARCH + 60)
+    question = {"start": at(MARCH), "end": at(MARCH + 60), "domain": domain, "by": "domain"}
+    (row,) = await rows(staged, **question, unattributed=True)
+    assert (row.key, row.https_requests) == (domain, sum(used(MARCH + m) for m in range(10)))
+    assert await rows(staged, **question, account="somebody") == []
+
+
+async def test_a_zone_that_there_is_not_is_refused(staged: Stage) -> None:
+    with pytest.raises(Refused, match="zone"):
+        await rows(staged, start=at(MARCH), end=at(MARCH + 60), zone="Mars/Olympus")

@@ -1,0 +1,136 @@
+"""FOCUS 1.2 rows: conformant, and exactly the ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.export.focus import COLUMNS, Focus
+from clients.export.list_prices import ListPrices
+from clients.export.writers import CsvWriter
+from shared.contracts.ledger import LedgerRow
+from shared.contracts.prices import PriceBook
+from tests.support.focus_rules import faults
+
+HOUR = datetime(2026, 5, 1, 13, tzinfo=UTC)
+BOOK = PriceBook.model_validate({"prices": [
+    {"id": "cny", "currency": "CNY", "tiers": [{"above": 0, "price": "0.05"}, {"above": 10**6, "price": "0.04"}]},
+    {"id": "usd", "currency": "USD", "tiers": [{"price": "0.008"}]},
+    {"id": "acme", "currency": "CNY", "account": "acme", "tiers": [{"price": "0.03"}]},
+    {"id": "cny-june", "currency": "CNY", "start": "2026-06-01T00:00:00Z", "tiers": [{"price": "0.06"}]},
+]})
+
+
+def line(kind: str = "charge", **changed: Any) -> LedgerRow:
+    known: dict[str, Any] = {
+        "id": 1, "account": "acme", "kind": kind, "booked_at": HOUR + timedelta(hours=1, seconds=3.5),
+        "billed_at": HOUR, "late": False, "hour": HOUR, "requests": 5000, "price": "0.05", "price_id": "cny",
+        "plan": None, "plan_cost": None, "amount": "-0.025", "currency": "CNY", "reference": None,
+    }
+    if kind in ("credit", "plan"):
+        known |= {"hour": None, "price": None, "price_id": None, "requests": None, "reference": "pay-1"}
+    return LedgerRow.model_validate(known | changed)
+
+
+CASES = {
+    "a charge": line(),
+    "a charge by the account's own price": line(price="0.03", price_id="acme", amount="-0.015"),
+    "a charge of a higher tier": line(price="0.04", amount="-0.02"),
+    "a correction within the month": line("correction", requests=-100, amount="0.0005"),
+    "a correction of a settled month": line("correction", late=True, billed_at=HOUR + timedelta(days=40), requests=7,
+                                            amount="-0.000035"),
+    "usage from a plan": line(price="0", price_id=None, plan="plan-1", plan_cost="0.02", amount="0"),
+    "a plan": line("plan", amount="-9.9", plan="plan-1", price_id="pack-1m", requests=10**6),
+    "a credit": line("credit", amount="100"),
+    "dollars": line(currency="USD", price="0.008", price_id="usd", amount="-0.004"),
+}
+
+
+def written(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, str]]:
+    """As the file has them."""
+    stream, place = io.StringIO(), ZoneInfo(zone)
+    sheet = Focus(place, ListPrices(BOOK)).sheet()
+    writer = CsvWriter(stream, sheet, place)
+    for one in lines:
+        writer.write(sheet.values(one))
+    return list(csv.DictReader(io.StringIO(stream.getvalue())))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_conforms(case: str) -> None:
+    assert list(faults(written([CASES[case]]))) == []
+
+
+def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
+    rows = written(list(CASES.values()), "Asia/Shanghai")
+    assert list(faults(rows)) == []
+    assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(case.amount for case in CASES.values())
+
+
+def test_the_rules_notice_what_is_wrong() -> None:
+    (row,) = written([line()])
+    for column, value in (("ListCost", "9"), ("ChargeCategory", "Gift"), ("BillingPeriodStart", "2026-05-01"),
+                          ("ChargeFrequency", ""), ("PricingUnit", ""), ("CommitmentDiscountId", "x")):
+        assert list(faults([row | {column: value}])), column
+    assert list(faults([{name: value for name, value in row.items() if name != "BilledCost"}])), "a column is missing"
+    assert list(faults([row | {"Colour": "red"}])), "a column of nobody"
+
+
+def test_the_columns_are_in_order_and_each_there_once() -> None:
+    names = [column.name for column in COLUMNS]
+    assert names == sorted(set(names), key=lambda name: (name.startswith("x_"), name))
+
+
+@pytest.mark.parametrize(
+    ("case", "column", "value"),
+    [
+        ("a charge", "ChargePeriodEnd", "2026-05-01T14:00:00Z"),
+        ("a charge", "BillingPeriodStart", "2026-04-30T16:00:00Z"),
+        ("a charge", "PricingQuantity", "0.5000"),
+        ("a charge", "EffectiveCost", "0.025"),
+        ("a charge by the account's own price", "ListUnitPrice", "0.05"),
+        ("a charge by the account's own price", "ListCost", "0.025"),
+        ("a charge of a higher tier", "ListUnitPrice", "0.04"),
+        ("a correction of a settled month", "ChargeClass", "Correction"),
+        ("a correction of a settled month", "BillingPeriodStart", "2026-05-31T16:00:00Z"),
+        ("a correction of a settled month", "ChargePeriodStart", "2026-05-01T13:00:00Z"),
+        ("a correction within the month", "ChargeClass", ""),
+        ("usage from a plan", "BilledCost", "0"),
+        ("usage from a plan", "EffectiveCost", "0.02"),
+        ("usage from a plan", "CommitmentDiscountStatus", "Used"),
+        ("usage from a plan", "ContractedCost", "0.025"),
+        ("a plan", "BilledCost", "9.9"),
+        ("a plan", "EffectiveCost", "0"),
+        ("a plan", "CommitmentDiscountId", "acme/plan-1"),
+        ("a credit", "BilledCost", "-100"),
+        ("a credit", "ChargeCategory", "Credit"),
+    ],
+)
+def test_a_column_has_its_value(case: str, column: str, value: str) -> None:
+    (row,) = written([CASES[case]], "Asia/Shanghai")
+    assert row[column] == value
+
+
+def test_the_list_price_is_the_one_that_held_in_the_hour() -> None:
+    june = line(hour=datetime(2026, 6, 1, tzinfo=UTC), price="0.03", price_id="acme")
+    assert ListPrices(BOOK)(june) == Decimal("0.06")
+    assert ListPrices(PriceBook.model_validate({"prices": [BOOK.prices[1].model_dump()]}))(june) == Decimal("0.03")
+
+
+AMOUNTS = st.decimals(min_value=-(10**19), max_value=10**19, places=18, allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["charge", "correction", "credit", "plan"]), AMOUNTS), max_size=30))
+def test_whatever_the_amounts_no_digit_is_lost(found: list[tuple[str, Decimal]]) -> None:
+    lines = [line(kind, amount=amount) for kind, amount in found]
+    rows = written(lines)
+    assert [Decimal(row["BilledCost"]) for row in rows] == [one.amount.copy_negate() for one in lines]

@@ -1,0 +1,169 @@
+"""Each code that a pair can get, in normal and strict mode, with the message that docs/findings.md shows of it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+import services.validator
+from services.validator.judge import Report, Texts, judge
+from services.validator.roots import TrustRoots
+from shared.contracts.findings import Code, Severity, finding
+from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
+from tests.unit.validator.test_chains import OTHER, with_changed_signature
+from tests.unit.validator.test_texts import P7_PEM
+from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, report
+
+DAY = timedelta(days=1)
+CRL = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+NONSENSE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+PUBLIC = TrustRoots(ROOTS.certificates, public=ROOTS.certificates)
+END = LEAF.certificate.not_valid_after_utc
+
+
+def leaf_of(key: Any = None, names: tuple[str, ...] = (DOMAIN,), **how: Any) -> Callable[[], Report]:
+    def judged(**mode: Any) -> Report:
+        made = ISSUING.issue(names, key=key, **how)
+        return report(made.chain_pem, made.key_pem, **mode)
+
+    return judged
+
+
+def texts(certificate: str = LEAF.chain_pem, key: str = LEAF.key_pem, **how: Any) -> Callable[[], Report]:
+    return lambda **mode: report(certificate, key, **{**how, **mode})
+
+
+def of_lines_of_76(text: str) -> str:
+    head, *body, tail = text.split("-----END CERTIFICATE-----")[0].strip().splitlines() + ["-----END CERTIFICATE-----"]
+    packed = "".join(body)
+    lines = [packed[at : at + 76] for at in range(0, len(packed), 76)]
+    return "\n".join([head, *lines, tail, ""]) + text.split("-----END CERTIFICATE-----\n", 1)[1]
+
+
+def below_an_expired_ca(**mode: Any) -> Report:
+    made = ROOT.intermediate("Variant CA", not_after=NOW - DAY).issue([DOMAIN])
+    return report(made.chain_pem, made.key_pem, **mode)
+
+
+def below_another_root(**mode: Any) -> Report:
+    made = Authority(OTHER.certificate, OTHER.key, OTHER.issuers).issue([DOMAIN])
+    return report(made.chain_pem, made.key_pem, **mode)
+
+
+def two_pairs(first: Any, second: Any, more: tuple[str, ...] = ()) -> Callable[[], Report]:
+    def judged(**mode: Any) -> Report:
+        made = [ISSUING.issue([DOMAIN, *more], key=first), ISSUING.issue([DOMAIN], key=second)]
+        pairs = [Texts(one.chain_pem, one.key_pem) for one in made]
+        return judge(pairs, [DOMAIN], at=NOW, roots=ROOTS, **mode)
+
+    return judged
+
+
+def unopened(**mode: Any) -> Report:
+    return judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS,
+                 before=[finding(Code.KEY_UNOPENABLE, field="private_key")], **mode)
+
+
+def in_pkcs12() -> str:
+    return base64.encodebytes(
+        pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.certificate, None, NoEncryption())
+    ).decode()
+
+
+@dataclass(frozen=True)
+class Case:
+    sentence: str
+    judged: Callable[..., Report]
+    codes: tuple[Code, ...]
+    """All that is found, the code in question first."""
+
+
+C = Code
+CASES = [
+    Case("an empty certificate field", texts(""), (C.CERTIFICATE_MISSING,)),
+    Case("a PKCS#7 bundle", texts(P7_PEM), (C.CERTIFICATE_NOT_PEM,)),
+    Case("a second block that is no certificate", texts(pem(LEAF.certificate) + NONSENSE), (C.CERTIFICATE_MALFORMED,)),
+    Case("1,001 names", leaf_of(names=(DOMAIN, *(f"h{n}.example.com" for n in range(1000)))),
+         (C.CERTIFICATE_TOO_LARGE,)),
+    Case("the key pasted after the chain", texts(LEAF.chain_pem + LEAF.key_pem), (C.CERTIFICATE_CONTAINS_KEY,)),
+    Case("a CRL after the chain", texts(LEAF.chain_pem + CRL), (C.CERTIFICATE_UNEXPECTED_BLOCK,)),
+    Case("lines of 76", texts(of_lines_of_76(LEAF.chain_pem)), (C.CERTIFICATE_NORMALISED,)),
+    Case("a second after its last", texts(at=END + timedelta(seconds=1)), (C.CERTIFICATE_EXPIRED,)),
+    Case("a second before its first", texts(at=LEAF.certificate.not_valid_before_utc - timedelta(seconds=1)),
+         (C.CERTIFICATE_NOT_YET_VALID,)),
+    Case("13 days before its end", texts(at=END - 13 * DAY), (C.CERTIFICATE_EXPIRES_SOON,)),
+    Case("400 days long, issued under the limit of 398", leaf_of(not_before=NOW - DAY, not_after=NOW + 399 * DAY),
+         (C.CERTIFICATE_LIFETIME_LONG,)),
+    Case("a publicly trusted leaf that was not logged", texts(roots=PUBLIC), (C.CERTIFICATE_NO_SCTS,)),
+    Case("a client's certificate", leaf_of(eku=[ExtendedKeyUsageOID.CLIENT_AUTH]), (C.CERTIFICATE_NOT_A_SERVER,)),
+    Case("silence that is not proof", lambda **mode: judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW,
+                                                           roots=ROOTS, **mode), (C.CERTIFICATE_UNJUDGEABLE,)),
+    Case("fewer names than the live one", texts(live_names=[DOMAIN, "old.example.com"]), (C.CERTIFICATE_NAMES_LOST,)),
+    Case("an empty key field", texts(key=""), (C.KEY_MISSING,)),
+    Case("a key store as the key", texts(key=in_pkcs12()), (C.KEY_NOT_PEM,)),
+    Case("a key that is not base64", texts(key="-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n"),
+         (C.KEY_MALFORMED,)),
+    Case("a key field of 16 KiB and a byte", texts(key=LEAF.key_pem + "x" * (16 * 1024 + 1 - len(LEAF.key_pem))),
+         (C.KEY_TOO_LARGE,)),
+    Case("two keys", texts(key=LEAF.key_pem + pkcs8(ec_key())), (C.KEY_SEVERAL,)),
+    Case("a key with CRLF", texts(key=LEAF.key_pem.replace("\n", "\r\n")), (C.KEY_NORMALISED,)),
+    Case("a key with a password", texts(key=encrypted_pkcs8(LEAF.key)), (C.KEY_ENCRYPTED,)),
+    Case("RSA of 1024 bits", leaf_of(rsa_key(1024)), (C.KEY_UNSUPPORTED,)),
+    Case("a public exponent of 3", leaf_of(rsa.generate_private_key(3, 2048)), (C.KEY_WEAK,)),
+    Case("another's key", texts(key=pkcs8(ec_key())), (C.KEY_MISMATCH,)),
+    Case("two ECDSA pairs", two_pairs(None, None), (C.PAIR_SAME_KIND,)),
+    Case("an RSA certificate with a name more than the ECDSA one", two_pairs(rsa_key(), None, ("other.example.com",)),
+         (C.PAIR_NAMES_DIFFER,)),
+    Case("a key sealed for another", unopened, (C.KEY_UNOPENABLE,)),
+    Case("another domain", texts(domains=["other.example.com"]), (C.DOMAIN_MISMATCH,)),
+    Case("another root", below_another_root, (C.CHAIN_UNTRUSTED,)),
+    Case("the leaf alone", texts(pem(LEAF.certificate)), (C.CHAIN_INCOMPLETE,)),
+    Case("a stranger after the chain", texts(LEAF.chain_pem + OTHER.pem), (C.CHAIN_UNRELATED,)),
+    Case("issuer before leaf", texts(pem(reversed(LEAF.chain))), (C.CHAIN_WRONG_ORDER,)),
+    Case("a changed signature", texts(with_changed_signature(LEAF)), (C.CHAIN_BAD_SIGNATURE,)),
+    Case("an expired intermediate", below_an_expired_ca, (C.CHAIN_EXPIRED,)),
+    Case("the root after the chain", texts(LEAF.chain_pem + ROOT.pem), (C.CHAIN_ROOT_INCLUDED,)),
+]
+OF_THE_QUESTION = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["normal", "strict"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
+def test_it_is_found_with_its_severity_and_nothing_else_is(case: Case, strict: bool) -> None:
+    judged = case.judged(strict=strict)
+    code = case.codes[0]
+    assert [f.code for f in judged.findings if f.code in case.codes] == list(case.codes)
+    assert {f.code for f in judged.findings} == set(case.codes)
+    found = judged.findings[0]
+    refused = code.severity is Severity.REFUSAL or (strict and code.severity is Severity.NOTICE)
+    assert found.severity is (Severity.REFUSAL if refused else code.severity)
+    assert all(judged.accepted.values()) is not refused
+    assert bool(judged.pairs) is not refused
+    assert found.hint
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
+def test_the_documents_example_is_its_message(case: Case) -> None:
+    assert _shape(case.judged().findings[0].message) == _shape(case.codes[0].example)
+
+
+def test_every_code_that_the_validator_knows_has_a_case() -> None:
+    sources = Path(services.validator.__file__).parent.glob("*.py")
+    used = {name for source in sources for name in re.findall(r"\bCode\.([A-Z_]+)", source.read_text())}
+    assert {case.codes[0] for case in CASES} == {Code[name] for name in used} - OF_THE_QUESTION
+
+
+def _shape(message: str) -> str:
+    """The message without what differs from run to run: fingerprints, identifiers, dates."""
+    without = re.sub(r"SHA-256 [0-9a-f]{16}|key identifier [0-9A-F:]+", "#", message)
+    return re.sub(r"\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d)?", "#", without)
