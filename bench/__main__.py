@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.report import Result, show
 
 ROOT = Path(__file__).parent.parent
-BENCHES = ("accept_to_live", "usage_ingest")
+BENCHES = ("accept_to_live", "usage_ingest", "validator", "config")
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 

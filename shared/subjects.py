@@ -16,10 +16,12 @@ CMD_CERTIFICATE_DEPLOY: Final = "https.cmd.certificate.deploy.v1"
 CMD_CERTIFICATE_DELETE: Final = "https.cmd.certificate.delete.v1"
 CMD_CERTIFICATE_ROLLBACK: Final = "https.cmd.certificate.rollback.v1"
 CMD_ROOTS_SET: Final = "https.cmd.roots.set.v1"
+CMD_ACCOUNT_RESUMPTION: Final = "https.cmd.account.resumption.v1"
+CMD_ACCOUNT_RESUME: Final = "https.cmd.account.resume.v1"
 CONFIG_COMMANDS: Final = (
     CMD_DOMAIN_REGISTER, CMD_DOMAIN_REMOVE, CMD_CERTIFICATE_SUBMIT, CMD_HTTPS_DISABLE, CMD_SETTINGS_CHANGE,
     CMD_PAIR_RESEAL, CMD_CERTIFICATE_STORE, CMD_CERTIFICATE_DEPLOY, CMD_CERTIFICATE_DELETE, CMD_CERTIFICATE_ROLLBACK,
-    CMD_ROOTS_SET,
+    CMD_ROOTS_SET, CMD_ACCOUNT_RESUMPTION, CMD_ACCOUNT_RESUME,
 )
 # Commands to billing (work queue COMMANDS_BILLING)
 CMD_BALANCE_CREDIT: Final = "https.cmd.balance.credit.v1"

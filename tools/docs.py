@@ -145,9 +145,8 @@ def findings() -> str:
              "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes notices refusals).", "",
              "| code | severity | what happened | for example | how to fix it |", "| --- | --- | --- | --- | --- |"]
     for code in Code:
-        example = "" if code.example == code.sentence else _cell(code.example)
-        lines.append(f"| `{code.value}` | {code.severity.value} | {_cell(code.sentence)} | {example} |"
-                     f" {_cell(code.hint)} |")
+        cells = [f"`{code.value}`", code.severity.value, code.sentence, code.example, code.hint]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 

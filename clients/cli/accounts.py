@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Annotated
+
 import typer
 
 from clients.cli.command import Link, command
-from shared.contracts.accounts import AccountView, Suspension
+from clients.cli.domains import report, why
+from shared.contracts.accounts import AccountView
 
 account_app = typer.Typer(help="An account's HTTPS as a whole.", no_args_is_help=True)
+
+
+class Way(StrEnum):
+    AUTOMATIC = "automatic"
+    BY_HAND = "by_hand"
 
 
 @command(account_app, "show", examples=["edgetls account show", "edgetls account show --account acme --json"])
@@ -19,18 +28,25 @@ async def show(link: Link) -> None:
     link.out.table(("", ""), _rows(view))
 
 
+@command(account_app, "resume", examples=["edgetls account resume --account acme"])
+async def resume(link: Link) -> None:
+    """Ends a suspension by hand; refused while the balance is not above 0."""
+    async with link.platform() as platform:
+        await report(link, platform, await platform.resume_account(link.account), "resumed")
+
+
+@command(account_app, "resumption", examples=["edgetls account resumption by_hand --account acme"])
+async def resumption(
+    link: Link,
+    way: Annotated[Way, typer.Argument(help="automatic: with a balance above 0; by_hand: by 'account resume'.")],
+) -> None:
+    """Sets how the account's suspensions end."""
+    async with link.platform() as platform:
+        await report(link, platform, await platform.set_resumption(link.account, way.value), f"resumed {way.value}")
+
+
 def add_to(app: typer.Typer) -> None:
     app.add_typer(account_app, name="account")
-
-
-def why(suspension: Suspension | None) -> str:
-    """A sentence: what holds, and what ends it."""
-    if suspension is None:
-        return "not suspended"
-    ends = "when the balance is above 0 again"
-    if suspension.resumes == "by_hand":
-        ends = "by hand" + (", the balance is above 0" if suspension.settled else ", once the balance is above 0")
-    return f"suspended since {suspension.since:%Y-%m-%d %H:%M} UTC: {suspension.reason}; ends {ends}"
 
 
 def _rows(view: AccountView) -> list[tuple[str, object]]:

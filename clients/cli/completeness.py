@@ -13,10 +13,12 @@ from shared import subjects as s
 from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
+from shared.messaging import rpc
 
 FromOption = Annotated[str | None, typer.Option("--from", help="Inclusive; RFC 3339 or a date, UTC.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="Exclusive.")]
 _DAY = timedelta(days=1)
+_AUDIT_SECONDS = 600
 
 
 async def gaps(
@@ -57,7 +59,9 @@ async def audit(link: Link, start: FromOption = None, end: ToOption = None) -> N
     async with link.reach("finance") as reach:
         while at < until:
             past = min(at + _DAY, until)
-            report = await reach.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=at, end=past), AuditReport, timeout=600)
+            report = await rpc.ask(
+                reach.client, s.RPC_USAGE_AUDIT, QueryAudit(start=at, end=past), AuditReport, timeout=_AUDIT_SECONDS
+            )
             link.out.line(_line(report))
             reports.append(report)
             at = past

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from clients.cli.accounts import why
 from clients.cli.command import Link, command
 from clients.cli.files import read_pairs
 from clients.cli.out import milliseconds
+from clients.cli.preview import DryRun, show_preview
 from clients.platform import Live, Ordered, Platform, Progressed, findings_of
-from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Outcome
+from shared import subjects as s
+from shared.contracts.accounts import Suspension
+from shared.contracts.commands import DisableHttps, RemoveDomain
+from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.errors import Refused, SettingsError
 
+_KEPT = (s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_CERTIFICATE_DELETE)
+"""Commands whose findings config keeps in full."""
 domain_app = typer.Typer(help="Register, show, list and remove accelerated domains.", no_args_is_help=True)
 DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")]
-
-
-class RedirectOption(StrEnum):
-    OFF = "off"
-    TO_HTTPS = "to_https"
-    TO_HTTP = "to_http"
-
-
-class StatusOption(StrEnum):
-    MOVED = "301"
-    FOUND = "302"
-    TEMPORARY = "307"
-    PERMANENT = "308"
 
 
 @command(domain_app, "register", examples=[
@@ -53,14 +44,19 @@ async def register(
         ordered = await platform.register(
             domain, link.account, service_type, origin, trust=cast(Literal["public", "private"], trust)
         )
-        await _report(link, platform, ordered, "registered")
+        await report(link, platform, ordered, "registered")
 
 
-@command(domain_app, "remove", examples=["edgetls domain remove www.example.com"])
-async def remove(link: Link, domain: DomainArgument) -> None:
+@command(domain_app, "remove", examples=[
+    "edgetls domain remove www.example.com", "edgetls domain remove www.example.com --dry-run",
+])
+async def remove(link: Link, domain: DomainArgument, dry_run: DryRun = False) -> None:
     """Removes a domain and everything that belongs to it."""
     async with link.platform() as platform:
-        await _report(link, platform, await platform.remove(domain, link.account), "removed")
+        if dry_run:
+            await show_preview(link, platform, RemoveDomain(domain=domain, account=link.account))
+            return
+        await report(link, platform, await platform.remove(domain, link.account), "removed")
 
 
 @command(domain_app, "show", examples=[
@@ -79,6 +75,7 @@ async def submit(
     domain: DomainArgument,
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
     key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here, never leaves in clear.")],
+    name: Annotated[str | None, typer.Option("--name", help="Of the certificate; one is made if absent.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
@@ -86,18 +83,18 @@ async def submit(
     (chain, private), *more = read_pairs(cert, key)
     async with link.platform() as platform:
         began = time.monotonic()
-        ordered = await platform.submit(domain, link.account, chain, private, more=more, strict=strict)
+        ordered = await platform.submit(domain, link.account, chain, private, more=more, strict=strict, name=name)
         settled = await platform.settled(ordered.command_id)
         accepted_ms = (time.monotonic() - began) * 1000
-        findings = await _findings(platform, settled)
-        _refuse(settled, findings)
+        findings = await findings_in_full(platform, settled)
+        refuse(settled, findings)
         link.out.note(f"{settled.outcome.value}: revision {settled.revision} after {milliseconds(accepted_ms)}")
         link.out.findings(findings)
-        result: dict[str, Any] = {**_result(settled, findings), "accepted_ms": round(accepted_ms, 1)}
+        result: dict[str, Any] = {**result_of(settled, findings), "accepted_ms": round(accepted_ms, 1)}
         if wait and settled.revision is not None:
-            live = await platform.converged(settled.domain or ordered.domain, settled.revision, _teller(link))
+            live = await platform.converged(settled.domain or ordered.domain, settled.revision, teller(link))
             live_ms = (time.monotonic() - began) * 1000
-            link.out.line(_live_line(live, live_ms))
+            link.out.line(live_line(live, live_ms))
             result |= {"live_ms": round(live_ms, 1), "nodes": live.nodes, "slowest_node_ms": live.slowest_ms}
     link.out.data(result)
 
@@ -124,30 +121,17 @@ async def check(
     link.out.line(f"would be accepted for {', '.join(report.accepted)}")
 
 
-async def settings(
-    link: Link,
-    domain: DomainArgument,
-    redirect: Annotated[RedirectOption | None, typer.Option(help="Forcible redirect.")] = None,
-    status: Annotated[StatusOption | None, typer.Option(help="Status of the redirect; 307 and 308 keep POST.")] = None,
-) -> None:
-    """Changes the HTTPS settings that are named; the others stay."""
-    if redirect is None and status is None:
-        raise SettingsError("nothing to change: name --redirect or --status")
-    code = None if status is None else cast(Literal[301, 302, 307, 308], int(status.value))
-    async with link.platform() as platform:
-        ordered = await platform.change_settings(
-            domain, link.account, redirect=None if redirect is None else redirect.value, redirect_status=code
-        )
-        await _report(link, platform, ordered, "changed")
-
-
 async def disable(
     link: Link, domain: DomainArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Until every node has dropped it.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Switches HTTPS off; nothing of the certificate or key is kept. Enabling again needs a new upload."""
     async with link.platform() as platform:
-        await _report(link, platform, await platform.disable(domain, link.account), "disabled", wait=wait)
+        if dry_run:
+            await show_preview(link, platform, DisableHttps(domain=domain, account=link.account))
+            return
+        await report(link, platform, await platform.disable(domain, link.account), "disabled", wait=wait)
 
 
 async def history(
@@ -174,44 +158,45 @@ def add_to(app: typer.Typer) -> None:
     command(app, "submit", examples=[
         "edgetls submit www.example.com --cert chain.pem --key key.pem --wait",
         "edgetls submit www.example.com --cert rsa.pem --key rsa.key --cert ecdsa.pem --key ecdsa.key",
-        "edgetls submit www.example.com --cert chain.pem --key key.pem --json",
+        "edgetls submit www.example.com --cert chain.pem --key key.pem --name www-2027 --json",
     ])(submit)
     command(app, "check", examples=["edgetls check www.example.com --cert chain.pem --key key.pem"])(check)
-    command(app, "settings", examples=[
-        "edgetls settings www.example.com --redirect to_https --status 308",
-        "edgetls settings www.example.com --redirect off",
-    ])(settings)
-    command(app, "disable", examples=["edgetls disable www.example.com --wait"])(disable)
+    command(app, "disable", examples=[
+        "edgetls disable www.example.com --wait", "edgetls disable www.example.com --dry-run",
+    ])(disable)
     command(app, "history", examples=["edgetls history www.example.com --limit 10"])(history)
 
 
-async def _report(link: Link, platform: Platform, ordered: Ordered, done: str, *, wait: bool = False) -> None:
+async def report(link: Link, platform: Platform, ordered: Ordered, done: str, *, wait: bool = False) -> None:
     """Waits for the command's end and says it; Refused when it was not carried out."""
     settled = await platform.settled(ordered.command_id)
-    findings = findings_of(settled)
-    _refuse(settled, findings)
+    findings = await findings_in_full(platform, settled)
+    refuse(settled, findings)
     what = done if settled.outcome is Outcome.APPLIED else settled.outcome.value
-    link.out.line(f"{settled.domain}: {what}" + (f", revision {settled.revision}" if settled.revision else ""))
+    where = settled.domain or settled.certificate or settled.account
+    link.out.line(f"{where}: {what}" + (f", revision {settled.revision}" if settled.revision else ""))
     link.out.findings(findings)
-    result = _result(settled, findings)
-    if wait and settled.revision is not None:
-        live = await platform.converged(settled.domain or ordered.domain, settled.revision, _teller(link))
-        link.out.line(_live_line(live, live.slowest_ms))
+    result = result_of(settled, findings)
+    if wait and settled.domain is not None and settled.revision is not None:
+        live = await platform.converged(settled.domain, settled.revision, teller(link))
+        link.out.line(live_line(live, live.slowest_ms))
         result["nodes"] = live.nodes
     link.out.data(result)
 
 
-async def _findings(platform: Platform, settled: CommandSettled) -> list[Finding]:
+async def findings_in_full(platform: Platform, settled: CommandSettled) -> list[Finding]:
     """In full; the codes alone where a later disable took the detail away already."""
     if not settled.codes:
         return []
+    if settled.command not in _KEPT:
+        return findings_of(settled)
     try:
         return (await platform.submission(settled.command_id, settled.account)).findings or findings_of(settled)
     except Refused:
         return findings_of(settled)
 
 
-def _refuse(settled: CommandSettled, findings: list[Finding]) -> None:
+def refuse(settled: CommandSettled, findings: list[Finding]) -> None:
     if settled.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
         return
     named = {one.code for one in findings if one.severity is Severity.REFUSAL}
@@ -222,14 +207,14 @@ def _refuse(settled: CommandSettled, findings: list[Finding]) -> None:
     raise Refused(findings)
 
 
-def _result(settled: CommandSettled, findings: list[Finding]) -> dict[str, Any]:
+def result_of(settled: CommandSettled, findings: list[Finding]) -> dict[str, Any]:
     return {
         "command_id": settled.command_id, "domain": settled.domain, "outcome": settled.outcome.value,
         "revision": settled.revision, "findings": findings,
     }
 
 
-def _teller(link: Link) -> Any:
+def teller(link: Link) -> Any:
     def tell(progressed: Progressed) -> None:
         link.out.note(
             f"on {progressed.proven} of {progressed.nodes} nodes after {milliseconds(progressed.elapsed_ms)}"
@@ -238,7 +223,7 @@ def _teller(link: Link) -> Any:
     return tell
 
 
-def _live_line(live: Live, elapsed_ms: float | None) -> str:
+def live_line(live: Live, elapsed_ms: float | None) -> str:
     after = "" if elapsed_ms is None else f" after {milliseconds(elapsed_ms)}"
     return f"live everywhere: revision {live.revision} on {live.nodes} nodes{after}"
 
@@ -251,11 +236,13 @@ def _view_rows(view: DomainView) -> list[tuple[str, object]]:
         ("redirect", f"{redirect.mode.value} ({redirect.status})"),
         ("TLS", f"{view.settings.tls_min} to {view.settings.tls_max}, HTTP/2 {'on' if view.settings.http2 else 'off'}"),
         ("revision", f"{view.revision}, live everywhere: {view.live_revision or 'not yet'}"),
+        ("HSTS", hsts_text(view.settings.hsts)), ("trust", view.trust),
         ("pending submission", view.pending_submission or "-"), ("suspension", why(view.suspension)),
     ]
     for one in view.certificates:
         rows += [
-            ("certificate", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
+            ("certificate", f"{one.name or '-'} ({one.source})"),
+            ("  subject", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
             ("  names", ", ".join(one.sans)), ("  issuer", one.issuer),
             ("  until", f"{one.not_after:%Y-%m-%d %H:%M} UTC, {one.days_left} days left"),
             ("  fingerprint", one.fingerprint),
@@ -263,7 +250,22 @@ def _view_rows(view: DomainView) -> list[tuple[str, object]]:
     return rows
 
 
+def hsts_text(hsts: Hsts | None) -> str:
+    if hsts is None:
+        return "off"
+    flags = [text for text, on in (("subdomains", hsts.include_subdomains), ("preload", hsts.preload)) if on]
+    return ", ".join([f"{hsts.max_age} s", *flags])
+
+
 def _until(certificates: list[CertificateView]) -> str:
     return f"{min(c.not_after for c in certificates):%Y-%m-%d}" if certificates else "-"
 
 
+def why(suspension: Suspension | None) -> str:
+    """A sentence: what holds, and what ends it."""
+    if suspension is None:
+        return "not suspended"
+    ends = "when the balance is above 0 again"
+    if suspension.resumes == "by_hand":
+        ends = "by hand" + (", the balance is above 0" if suspension.settled else ", once the balance is above 0")
+    return f"suspended since {suspension.since:%Y-%m-%d %H:%M} UTC: {suspension.reason}; ends {ends}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clients.cli import accounts, domains, fleet, lists, local, money, watching
+from clients.cli import accounts, certificates, domains, fleet, lists, local, money, prices, settings, watching
 from clients.cli.demo import command as demo_command
 
 app = typer.Typer(
@@ -12,7 +12,7 @@ app = typer.Typer(
     help="HTTPS Secure Acceleration: certificates to every edge node, every HTTPS request counted once.",
     epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 platform out of reach.",
 )
-for part in (local, demo_command, domains, lists, accounts, money, fleet, watching):
+for part in (local, demo_command, domains, settings, certificates, lists, accounts, money, prices, fleet, watching):
     part.add_to(app)
 
 

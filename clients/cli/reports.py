@@ -4,6 +4,7 @@ clients/export. Long ones stream: a page is asked for when the one before is wri
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ import typer
 
 from clients.cli.command import Link
 from clients.cli.out import Out
+from clients.export.exact import negated
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.progress import followed
@@ -25,7 +27,7 @@ from clients.platform import Platform
 from shared.contracts.ledger import Kind, LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import UsageRow
-from shared.errors import SettingsError
+from shared.errors import SettingsError, Unreachable
 
 RowT = TypeVar("RowT")
 TABLE_ROWS: Final = 5000
@@ -214,9 +216,10 @@ def _show(link: Link, found: Statement, zone: ZoneInfo) -> None:
     )
     link.out.table(("", money), [
         ("opening balance", f"{totals.opening:f}"), ("credits", f"{totals.credits:f}"), ("plans", f"{totals.plans:f}"),
-        (f"charges for {totals.requests} requests, with corrections", f"{totals.charges:f}"),
-        ("corrections", f"{totals.corrections:f}"), ("closing balance", f"{totals.closing:f}"),
-        ("the bill: its lines, each rounded", f"{totals.rounded:.2f}"), ("rounding in it", f"{totals.rounding:f}"),
+        ("charges", f"{totals.charges:f}"), ("corrections", f"{totals.corrections:f}"),
+        ("closing balance", f"{totals.closing:f}"), ("requests, corrections included", totals.requests),
+        ("to be paid for it: the sum of the rounded lines", f"{negated(totals.rounded):.2f}"),
+        ("more than the exact sum by", f"{negated(totals.rounding):f}"),
     ])
 
 
@@ -259,7 +262,13 @@ _ALWAYS: Final = ("account", "kind", "amount")
 
 
 async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[LedgerRow]:
-    return Focus(zone, ListPrices((await platform.price_book()).book), provider).sheet()
+    """Without the price book the list price of a line is its own price, and that is said."""
+    try:
+        prices = ListPrices((await platform.price_book()).book)
+    except Unreachable:
+        sys.stderr.write("edgetls: the price book is out of reach: list prices are the prices that were charged\n")
+        prices = ListPrices(None)
+    return Focus(zone, prices, provider).sheet()
 
 
 async def _noted(rows: AsyncIterator[RowT], note: Callable[[RowT], Any]) -> AsyncIterator[RowT]:

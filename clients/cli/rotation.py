@@ -29,8 +29,8 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Rotation:
-    """``domains``, and stored certificates: whose pairs were sealed to an older epoch. A removed node keeps what it held and
-    so knows their keys: have them re-keyed. ``unopened``: pairs that no key of the fleet file opens."""
+    """``domains``, and stored certificates: whose pairs were sealed to an older epoch. A removed node keeps what it
+    held and so knows their keys: have them re-keyed. ``unopened``: pairs that no key of the fleet file opens."""
 
     epoch: int = 0
     pairs: set[str] = field(default_factory=set)

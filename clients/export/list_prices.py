@@ -13,8 +13,8 @@ class ListPrices:
     """The prices of the book that are for everybody. Of several that were valid in an hour, the one that started last
     counts; a line that was rated by one of them has its own price (its tier's), every other line the first tier's."""
 
-    def __init__(self, book: PriceBook) -> None:
-        self._prices = [price for price in book.prices if price.account is None]
+    def __init__(self, book: PriceBook | None) -> None:
+        self._prices = [price for price in book.prices if price.account is None] if book else []
         self._ids = {price.id for price in self._prices}
 
     def __call__(self, line: LedgerRow) -> Decimal:

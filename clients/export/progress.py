@@ -39,3 +39,4 @@ async def followed(
                 done = (at(row) - start).total_seconds()
                 progress.update(task, completed=done, rows=count, through=f"{at(row):%Y-%m-%d %H:%M}")
             yield row
+        progress.update(task, completed=(end - start).total_seconds(), rows=count, through="")

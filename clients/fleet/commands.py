@@ -128,8 +128,8 @@ def reseal(fleet: FleetFile, pair: SealedPair) -> Command:
     plain = fleet.epoch_key(pair.sealed_key.epoch).open(pair.sealed_key.box, info)
     box = fleet.epoch_key(fleet.epoch).public().seal(plain, info)
     body = ResealPair(
-        domain=pair.domain, certificate=pair.certificate, account=pair.account, pair_id=pair.pair_id, old_epoch=pair.sealed_key.epoch,
-        sealed_key=SealedKey(epoch=fleet.epoch, box=box),
+        domain=pair.domain, certificate=pair.certificate, account=pair.account, pair_id=pair.pair_id,
+        old_epoch=pair.sealed_key.epoch, sealed_key=SealedKey(epoch=fleet.epoch, box=box),
     )
     return Command(s.CMD_PAIR_RESEAL, body, pair.domain or pair.account, new_id())
 

@@ -14,9 +14,11 @@ from clients.platform import convergence, events
 from clients.platform.convergence import Live, OnProgress
 from clients.platform.credits import Booking
 from clients.platform.library import Library
+from clients.platform.plans import buy_plan, plans_of
 from clients.platform.reach import Reach
 from clients.platform.settlement import Ordered, Settlements
 from shared import subjects as s
+from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.base import Contract, SealedKey
 from shared.contracts.commands import (
@@ -33,6 +35,7 @@ from shared.contracts.commands import (
 )
 from shared.contracts.domains import CommandSettled, Hsts, Origin, RedirectMode, TlsVersion
 from shared.contracts.judging import CheckCertificate, CheckReport
+from shared.contracts.prices import PlanEvent, PlanView
 from shared.crypto.sealing import PublicKey, submission_info
 from shared.errors import CannotOpen, SettingsError
 from shared.ids import new_id
@@ -103,11 +106,13 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         command_id: str | None = None,
     ) -> Ordered:
         """Enables HTTPS or replaces the certificate. ``certificate``: PEM, leaf first; ``private_key``: PEM; both are
-        sealed here; ``more``: a second (certificate, key), so that RSA and ECDSA are served side by side; ``name``: of the
-        certificate, one is made where none is given."""
+        sealed here; ``more``: a second (certificate, key), so that RSA and ECDSA are served side by side; ``name``: of
+        the certificate, one is made where none is given."""
         identity = command_id or new_id()
         pairs = [self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)]
-        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=pairs, strict=strict, name=name)
+        body = SubmitCertificate(
+            domain=domain, account=account, submission_id=identity, pairs=pairs, strict=strict, name=name
+        )
         return await self._order(s.CMD_CERTIFICATE_SUBMIT, body, domain, account, identity)
 
     async def disable(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
@@ -122,13 +127,17 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         hsts: Hsts | Literal["off"] | None = None, origin: str | Origin | None = None,
         trust: Literal["public", "private"] | None = None, command_id: str | None = None,
     ) -> Ordered:
-        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``origin`` and ``trust`` may change while
-        HTTPS is off, too."""
+        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``origin`` and ``trust`` may change
+        while HTTPS is off, too."""
         body = settings_change(
             domain, account, redirect=redirect, redirect_status=redirect_status, http2=http2, tls_min=tls_min,
             tls_max=tls_max, hsts=hsts, origin=origin, trust=trust,
         )
-        return await self._order(s.CMD_SETTINGS_CHANGE, body, domain, account, command_id)
+        return await self.change(body, command_id=command_id)
+
+    async def change(self, body: ChangeSettings, *, command_id: str | None = None) -> Ordered:
+        """As ``change_settings``, with a command that ``settings_change`` made."""
+        return await self._order(s.CMD_SETTINGS_CHANGE, body, body.domain, body.account, command_id)
 
     # Money
 
@@ -141,6 +150,15 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         async with Booking(self._reach, account, reference, identity) as booking:
             await self._publish(s.CMD_BALANCE_CREDIT, body, account, identity)
             return await booking.booked()
+
+    async def plans(self, account: str) -> list[PlanView]:
+        """The plans that it bought, soonest to expire first."""
+        return await plans_of(self._reach, account)
+
+    async def buy_plan(self, account: str, plan: str, currency: str, reference: str) -> PlanEvent:
+        """Buys a plan of the price book from the balance, once per (account, reference), and waits until it is booked.
+        Refused: plan.unknown, balance.insufficient, balance.reference_used, balance.currency_differs."""
+        return await buy_plan(self._reach, account, plan, currency, reference, self._source)
 
     async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> str:
         """The account's own low-balance limit; None switches it off. The command's id."""
@@ -207,6 +225,17 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
             for text in (certificate, private_key)
         ]
         return SubmittedPair(sealed_certificate=closed[0], sealed_key=closed[1])
+
+    async def resume_account(self, account: str, *, command_id: str | None = None) -> Ordered:
+        """Ends a suspension by hand; refused (account.overdue) while the balance is not above 0."""
+        return await self._order(s.CMD_ACCOUNT_RESUME, ResumeAccount(account=account), account, account, command_id)
+
+    async def set_resumption(
+        self, account: str, resumption: Resumption, *, command_id: str | None = None
+    ) -> Ordered:
+        """How the account's suspensions end: ``automatic`` (with a balance above 0) or ``by_hand``."""
+        body = SetResumption(account=account, resumption=resumption)
+        return await self._order(s.CMD_ACCOUNT_RESUMPTION, body, account, account, command_id)
 
     async def _order(self, subject: str, body: Contract, domain: str, account: str, command_id: str | None) -> Ordered:
         identity = command_id or new_id()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Literal, TypedDict, Unpack
+from typing import Final, Literal, TypedDict, Unpack
 
 from clients.platform.reach import Reach
 from shared import subjects as s
@@ -49,6 +49,8 @@ class DomainFilters(TypedDict, total=False):
     served_by: str | None
     covered_by: Sequence[str] | None
     order: Literal["name", "expiry"]
+
+_SOON_SECONDS: Final = 2.0
 
 
 class Queries:
@@ -147,7 +149,8 @@ class Queries:
                 return whole.model_copy(update={"lines": lines, "next": None})
 
     async def price_book(self) -> PriceBookView:
-        return await self._reach.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
+        """What is current; Unreachable soon when nobody answers."""
+        return await self._reach.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView, patience=_SOON_SECONDS)
 
     async def charges(self, account: str, start: datetime, end: datetime) -> list[ChargeRow]:
         """The ledger's charges of the hours from ``start`` to ``end``: ``price`` is for 10,000 requests."""

@@ -3,7 +3,8 @@
 In: byte ranges of the nodes' logs (https.usage.batch.v1.<node>), single events (https.usage.request.v1), credits,
 thresholds and hour closes (COMMANDS_BILLING), owners of domains and nodes (domain and node events).
 Out: confirmations, signed (https.edge.confirmed.v1.<node>); https.event.balance.low, depleted, recovered, settled,
-credited, refused; answers to usage.query, usage.logs, charges.query, balance.show.
+credited, refused; answers to usage.query, usage.logs, charges.query, ledger.query, statement.show, balance.show.
+Finance reads the views of the schema finance besides.
 
 Guarantees: every request counts once, whatever is delivered twice, late or out of order: a range is taken only at the
 stored end of its log, a single event once by (source, id). One transaction archives a batch, adds it up, accrues it to

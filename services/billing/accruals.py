@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from services.billing import events
-from services.billing.balance import Standing, judge
+from services.billing.balance import Standing, Terms, judge
 from services.billing.metrics import CROSSINGS
 from services.billing.store import accounts
 from shared.messaging.cloudevents import Outgoing
@@ -19,14 +18,14 @@ Counts = Mapping[tuple[str, int], int]
 """HTTPS requests by (account, hour of Unix time); negative where usage moved away."""
 
 
-async def accrue(connection: Connection, counts: Counts, at: datetime) -> None:
+async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
     """In the caller's transaction, as its last locks."""
     totals: dict[str, int] = defaultdict(int)
     for (account, _), requests in counts.items():
         totals[account] += requests
     if not totals:
         return
-    standings = await accounts.lock(connection, totals)
+    standings = await accounts.lock(connection, totals, terms)
     await accounts.accrue(connection, counts)
     await save_judged(
         connection,
@@ -34,21 +33,21 @@ async def accrue(connection: Connection, counts: Counts, at: datetime) -> None:
             replace(standing, accrued_requests=standing.accrued_requests + totals[account])
             for account, standing in standings.items()
         ],
-        at,
+        terms,
     )
 
 
 async def save_judged(
-    connection: Connection, standings: Sequence[Standing], at: datetime, first: Sequence[Outgoing] = ()
+    connection: Connection, standings: Sequence[Standing], terms: Terms, first: Sequence[Outgoing] = ()
 ) -> None:
     """Decides the flags of locked accounts, writes them back, and their events after those of ``first``."""
     decided: list[Standing] = []
     messages = list(first)
     for standing in standings:
-        judged, crossings = judge(standing)
+        judged, crossings = judge(standing, terms)
         decided.append(judged)
         for crossing in crossings:
-            messages.append(events.crossed(crossing, at))
+            messages.append(events.crossed(crossing, terms.at))
             CROSSINGS.labels(change=crossing.change).inc()
     await accounts.save(connection, decided)
     await outbox.enqueue(connection, messages)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.billing.book import Book
+from services.billing.clocks import HourClock
 from services.billing.facts import Facts
 from services.billing.ingest import Ingest
 from services.billing.requests import Requests
 from services.billing.settings import Settings
 from services.billing.store import finance
-from services.billing.store.partitions import Partitions
-from services.billing.transport import bills_router, queries_router
+from services.billing.store.partitions import Days, Partitions
+from services.billing.transport import audit_router, bills_router, prices_router, queries_router
 from services.billing.usecases import Money
-from services.billing.workers import BatchTaker, HourClock, LotConsumer, burying
+from services.billing.workers import BatchTaker, LotConsumer, burying_events, burying_requests, once
 from shared import service, subjects
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.messaging.failures import Consumer, DeadLetters
@@ -25,7 +26,7 @@ from shared.service import Runtime
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
-from shared.storage.pool import Pool, open_pool
+from shared.storage.pool import open_pool
 
 NAME = "billing"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -41,38 +42,42 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     pool = await open_pool(settings.billing_dsn.get_secret_value())
     await migrate(pool, MIGRATIONS)
     await finance.grant(pool)
-    runtime.broker.include_router(queries_router(pool))
+    runtime.broker.include_router(queries_router(pool, runtime.clock))
+    runtime.broker.include_router(prices_router(pool, runtime.clock))
+    runtime.broker.include_router(audit_router(pool, runtime.clock))
     runtime.broker.include_router(bills_router(pool, runtime.clock))
-    runtime.broker.include_router(dead_router(DeadOffice(client, publisher, NAME), NAME))
     commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
-    book, money = Book(), Money(pool, runtime.clock)
+    book, days = Book(timedelta(hours=settings.billing_overdue_hours)), Days(pool)
+    money = Money(pool, book, runtime.clock)
     ingest = Ingest(pool, book, Partitions(pool), runtime.clock)
     batches = BatchTaker(ingest, pool, usage, publisher, signer)
-    facts = Facts(pool, runtime.clock, batches.drain)
-    hours = HourClock(money, pool, runtime.clock, timedelta(seconds=settings.billing_hour_grace_seconds))
+    facts = Facts(pool, book, runtime.clock, batches.drain)
+    office = DeadOffice(client, publisher, NAME, {events.source: once(facts.take)})
+    runtime.broker.include_router(dead_router(office, NAME))
+    hours = HourClock(money, pool, days, runtime.clock, settings)
     return (
-        *_usage(runtime, pool, book, batches, usage),
+        *_usage(runtime, batches, Requests(pool, book, days, runtime.clock), usage),
         Consumer(_pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
                  money.handle, commands, runtime.health).run(),
         LotConsumer(_pull(runtime, subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS),
-                    burying(facts.take, events), events, runtime.health).run(),
+                    burying_events(facts.take, events), events, runtime.health).run(),
         Lease(pool, "billing-hours").hold(hours.run),
+        Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 
 
 def _usage(
-    runtime: Runtime[Settings], pool: Pool, book: Book, batches: BatchTaker, dead: DeadLetters
+    runtime: Runtime[Settings], batches: BatchTaker, requests: Requests, dead: DeadLetters
 ) -> Sequence[Coroutine[Any, Any, None]]:
     settings = runtime.settings
-    requests = Requests(pool, book, runtime.clock)
     batch_pull = _pull(runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches)
     request_pull = _pull(
         runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS, settings.billing_pull_requests
     )
     return (
         LotConsumer(batch_pull, batches.take, dead, runtime.health).run(),
-        LotConsumer(request_pull, burying(requests.take, dead), dead, runtime.health).run(),
+        LotConsumer(request_pull, burying_requests(requests.take, dead), dead, runtime.health, lots=2).run(),
     )
 
 

@@ -1,4 +1,4 @@
-"""When a balance is low, depleted, recovered, settled (rule E6). Pure.
+"""When a balance is low, depleted, overdue, recovered, settled (rules E6, E7). Pure.
 
 An account's flags are decided under its row lock; each change has the account's next crossing number, from which the
 id of its event derives: once a crossing, whatever is delivered again.
@@ -7,22 +7,40 @@ id of its event derives: once a crossing, whatever is delivered again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import Final, Literal
 
-from services.billing.rating import DEFAULT_CURRENCY, PRICES, amount_of, minus, plain
+from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, minus, month_of, plain
+from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
 
 HOURS_OF_MEAN: Final = 7
 HOURS_LEFT_AT_LOW: Final = 3
 CLEARS_AT: Final = Decimal("1.2")
-Change = Literal["low", "recovered", "depleted", "settled"]
+Change = Literal["low", "recovered", "depleted", "settled", "overdue"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decisions are made by: the prices, the time, and how long an account may be depleted (rule E7)."""
+
+    prices: Prices
+    at: datetime
+    overdue_after: timedelta = timedelta(hours=24)
+
+    @property
+    def hour(self) -> int:
+        return int(self.at.timestamp()) // 3600
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One account. ``accrued_requests``: counted and not charged yet; ``recent_requests``: charged in the last
-    ``recent_hours`` closed hours with service; ``entries``: lines in its ledger; ``currency`` None: not chosen yet."""
+    """One account. ``accrued_requests``: counted and not charged yet; ``recent_amount``: charged for the last
+    ``recent_hours`` closed hours with service; ``entries``: lines in its ledger; ``currency`` None: not chosen yet.
+
+    ``plan_left``: requests left in its plans; ``tier_used``: charged this month at the current price; both as of the
+    last charge. ``tier_key``: the month and price that this is of."""
 
     account: str
     currency: str | None = None
@@ -30,11 +48,18 @@ class Standing:
     entries: int = 0
     accrued_requests: int = 0
     threshold: Decimal | None = None
-    recent_requests: int = 0
+    recent_amount: Decimal = Decimal(0)
     recent_hours: int = 0
     low: bool = False
     depleted: bool = False
+    overdue: bool = False
+    depleted_since: datetime | None = None
     crossing: int = 0
+    plan_left: int = 0
+    tier_key: str | None = None
+    tier_used: int = 0
+    rate_from: int | None = None
+    tariff: Tariff | None = None
 
     @property
     def money(self) -> str:
@@ -43,7 +68,11 @@ class Standing:
 
     @property
     def accrued(self) -> Decimal:
-        return amount_of(self.accrued_requests, self.money)
+        """What is not charged yet, at the price of now: first from the plans, then on from the month's tier."""
+        tariff, count = self.tariff or linear(self.money), self.accrued_requests
+        if count < 0:
+            return minus(Decimal(0), tariff.amount(max(self.tier_used + count, 0), -count))
+        return tariff.amount(self.tier_used, max(count - self.plan_left, 0))
 
     @property
     def balance(self) -> Decimal:
@@ -56,17 +85,17 @@ class Standing:
         None when neither rule is on (no closed hour with service, no threshold)."""
         rules = [] if self.threshold is None else [self.threshold]
         if self.recent_hours:
-            rules.append(_divide(amount_of(self.recent_requests * HOURS_LEFT_AT_LOW, self.money), self.recent_hours))
+            rules.append(_divide(_times(self.recent_amount, Decimal(HOURS_LEFT_AT_LOW)), self.recent_hours))
         return max(rules) if rules else None
 
     @property
     def hours_left(self) -> Decimal | None:
         """Hours at the mean charge of the last closed hours with service; None when there were none."""
-        if not self.recent_hours or self.recent_requests <= 0:
+        if not self.recent_hours or self.recent_amount <= 0:
             return None
         if self.balance <= 0:
             return Decimal(0)
-        mean = _divide(amount_of(self.recent_requests, self.money), self.recent_hours)
+        mean = _divide(self.recent_amount, self.recent_hours)
         return plain((self.balance / mean).quantize(Decimal("0.01")))
 
 
@@ -79,24 +108,41 @@ class Crossing:
     standing: Standing
 
 
-def money_fault(standing: Standing, currency: str) -> Code | None:
+def priced(standing: Standing, terms: Terms) -> Standing:
+    """With the tariff of its currency now; a new month or price begins in its first tier."""
+    tariff = terms.prices.tariff(standing.account, standing.money, terms.hour)
+    key = f"{month_of(terms.hour)}:{tariff.id}"
+    used = standing.tier_used if standing.tier_key == key else 0
+    return replace(standing, tariff=tariff, tier_key=key, tier_used=used)
+
+
+def money_fault(standing: Standing, currency: str, prices: Prices) -> Code | None:
     """Amounts never mix currencies, and an account is kept only in one that has a price (rule E8)."""
-    if currency not in PRICES or standing.currency not in (None, currency):
+    if currency not in prices.currencies or standing.currency not in (None, currency):
         return Code.BALANCE_CURRENCY
     return None
 
 
-def judge(standing: Standing) -> tuple[Standing, list[Crossing]]:
-    """The standing with its flags set, and what changed. An account that nothing moved yet is not judged."""
+def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
+    """The standing with its flags set, and what changed. An account that nothing moved yet is not judged.
+
+    Overdue ends with depleted: the event for that is ``settled``."""
     if not standing.entries and not standing.accrued_requests:
         return standing, []
     changes: list[Change] = []
     low, depleted = _is_low(standing), standing.balance <= 0
+    since = (standing.depleted_since or terms.at) if depleted else None
+    overdue = since is not None and (standing.overdue or terms.at - since >= terms.overdue_after)
     if low != standing.low:
         changes.append("low" if low else "recovered")
     if depleted != standing.depleted:
         changes.append("depleted" if depleted else "settled")
-    decided = replace(standing, low=low, depleted=depleted, crossing=standing.crossing + len(changes))
+    if overdue and not standing.overdue:
+        changes.append("overdue")
+    decided = replace(
+        standing, low=low, depleted=depleted, depleted_since=since, overdue=overdue,
+        crossing=standing.crossing + len(changes),
+    )
     return decided, [
         Crossing(change, standing.crossing + index, decided) for index, change in enumerate(changes, start=1)
     ]

@@ -1,13 +1,17 @@
-"""Owners and known nodes in memory, as fresh as the transaction that asks: it holds them still meanwhile."""
+"""Owners, known nodes and prices in memory, as fresh as the transaction that asks: it holds them still meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Final
 
+from services.billing.balance import Terms
 from services.billing.cells import Owners, valid_domain
 from services.billing.owners import Period, periods
 from services.billing.store import owners as store
+from services.billing.store import prices as price_store
+from services.billing.tariffs import Prices
 from shared.storage.pool import Connection
 
 _MOST: Final = 300_000
@@ -15,23 +19,30 @@ _MOST: Final = 300_000
 
 
 class Book:
-    """Shared by everything in the process that attributes usage."""
+    """Shared by everything in the process that attributes or rates usage."""
 
-    def __init__(self) -> None:
+    def __init__(self, overdue_after: timedelta = timedelta(hours=24)) -> None:
         self._owners: dict[str, tuple[Period, ...]] = {}
         self._nodes: set[str] = set()
         self._version: int | None = None
+        self._overdue_after = overdue_after
+        self._prices = Prices()
 
     async def open(self, connection: Connection) -> None:
         """First in a transaction: takes the shared lock, forgets what has changed since."""
         await store.hold_owners(connection)
         if self._version is None:
             self._version = await store.newest_version(connection)
-            return
-        version, changed = await store.changed_since(connection, self._version)
+        version, serial, changed = await store.changed_since(connection, self._version)
         for domain in changed:
             self._owners.pop(domain, None)
         self._version = max(self._version, version)
+        if serial != self._prices.serial:
+            self._prices = await price_store.current(connection)
+
+    def terms(self, at: datetime) -> Terms:
+        """In a transaction that has opened the book."""
+        return Terms(self._prices, at, self._overdue_after)
 
     async def owners(self, connection: Connection, domains: Iterable[str]) -> Owners:
         """Knows every valid one of ``domains``; of one that nobody registered, that it has no owner."""

@@ -19,6 +19,8 @@ _DOMAIN: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _LONGEST: Final = 253
 MinuteRow = tuple[str, int, str, str, int, int, int, int]
 """Domain, minute, node, account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes; sorts by its key."""
+RequestRow = tuple[str, str, int, int, str, str, int, int]
+"""Source, id, day, time in microseconds, domain, node, bytes, status (store/requests.py)."""
 Owners = Mapping[str, Sequence[Period]]
 """The periods of every valid domain; an invalid one has no entry."""
 
@@ -51,6 +53,18 @@ class Tally:
                 row[3] += cell.http_requests  # type: ignore[operator]
                 row[4] += cell.http_bytes  # type: ignore[operator]
         return diverted
+
+    def add_requests(self, events: Iterable[RequestRow], owners: Owners) -> None:
+        """One request each, all of valid domains and minutes."""
+        rows = self.rows
+        for _, _, _, at, domain, node, size, _ in events:
+            minute = at // 60_000_000
+            row = rows.get((domain, minute, node))
+            if row is None:
+                rows[domain, minute, node] = [owner_at(owners[domain], minute), 1, size, 0, 0]
+            else:
+                row[1] += 1  # type: ignore[operator]
+                row[2] += size  # type: ignore[operator]
 
     def minutes(self) -> list[MinuteRow]:
         """In order of their key."""

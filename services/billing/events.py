@@ -1,14 +1,16 @@
-"""The events about balances. Ids derive from what caused them: a redelivery is the same event."""
+"""The events about balances, plans and prices. Ids derive from what caused them: a redelivery is the same event."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
 from services.billing.balance import Crossing, Standing
 from shared import subjects
 from shared.contracts.balance import BalanceEvent, BalanceView
-from shared.contracts.findings import Code
+from shared.contracts.findings import Code, Finding
+from shared.contracts.prices import PlanEvent, PlanView, PriceBookEvent
 from shared.ids import derived_id
 from shared.messaging.cloudevents import Outgoing, outgoing
 
@@ -16,9 +18,10 @@ SOURCE: Final = "billing"
 _SUBJECTS: Final = {
     "low": subjects.EVENT_BALANCE_LOW, "recovered": subjects.EVENT_BALANCE_RECOVERED,
     "depleted": subjects.EVENT_BALANCE_DEPLETED, "settled": subjects.EVENT_BALANCE_SETTLED,
+    "overdue": subjects.EVENT_BALANCE_OVERDUE,
     "credited": subjects.EVENT_BALANCE_CREDITED, "refused": subjects.EVENT_BALANCE_REFUSED,
 }
-_Change = Literal["low", "depleted", "recovered", "settled", "credited", "refused"]
+_Change = Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
 
 
 def crossed(crossing: Crossing, at: datetime) -> Outgoing:
@@ -27,7 +30,8 @@ def crossed(crossing: Crossing, at: datetime) -> Outgoing:
 
 
 def credited(standing: Standing, reference: str, command_id: str, at: datetime) -> Outgoing:
-    identity = derived_id(SOURCE, "credited", standing.account, reference)
+    """Once a command: whoever orders a credit again, under a new command, hears that it is booked."""
+    identity = derived_id(SOURCE, "credited", standing.account, reference, command_id)
     return _event("credited", standing, standing.crossing, at, identity, reference=reference, cause=command_id)
 
 
@@ -38,11 +42,32 @@ def refused(standing: Standing, code: Code, reference: str | None, command_id: s
     )
 
 
+def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
+    return outgoing(
+        subjects.EVENT_PLAN_PURCHASED, PlanEvent(plan=plan, balance=standing.balance, at=at), source=SOURCE,
+        about=standing.account, at=at, id=derived_id(SOURCE, "purchased", plan.account, plan.reference, command_id),
+        cause=command_id,
+    )
+
+
+def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: datetime) -> Outgoing:
+    """Applied, or refused with the findings."""
+    body = PriceBookEvent(
+        serial=serial, change="refused" if findings else "applied", codes=[f.code.value for f in findings][:50],
+        messages=[f.message for f in findings][:50], at=at,
+    )
+    subject = subjects.EVENT_PRICE_BOOK_REFUSED if findings else subjects.EVENT_PRICE_BOOK_APPLIED
+    return outgoing(
+        subject, body, source=SOURCE, about="price_book", at=at, id=derived_id(SOURCE, "price_book", command_id),
+        cause=command_id,
+    )
+
+
 def view(standing: Standing) -> BalanceView:
     return BalanceView(
         account=standing.account, currency=standing.money, ledger=standing.ledger, accrued=standing.accrued,
         balance=standing.balance, threshold=standing.threshold, limit=standing.limit, low=standing.low,
-        depleted=standing.depleted, hours_left=standing.hours_left,
+        depleted=standing.depleted, overdue=standing.overdue, hours_left=standing.hours_left,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.billing.accruals import accrue
+from services.billing.book import Book
 from services.billing.owners import NOBODY, Fact, periods
 from services.billing.store import owners, usage
 from shared import subjects
@@ -45,8 +46,8 @@ class Facts:
 
     ``on_node``: called after the commit for every node that was spoken of."""
 
-    def __init__(self, pool: Pool, clock: Clock, on_node: Callable[[str], Awaitable[None]]) -> None:
-        self._pool, self._clock, self._on_node = pool, clock, on_node
+    def __init__(self, pool: Pool, book: Book, clock: Clock, on_node: Callable[[str], Awaitable[None]]) -> None:
+        self._pool, self._book, self._clock, self._on_node = pool, book, clock, on_node
 
     async def take(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
         """What must become a dead letter, with its reason."""
@@ -58,6 +59,7 @@ class Facts:
                 poison.append((delivery, error))
         async with self._pool.acquire() as connection, connection.transaction():
             await owners.change_owners(connection)
+            await self._book.open(connection)
             await owners.add_nodes(connection, news.nodes)
             await self._attribute(connection, sorted(await owners.add_facts(connection, news.domains)))
         for node in sorted({node for node, _, _ in news.nodes}):
@@ -73,4 +75,4 @@ class Facts:
                 counts[shift.was, shift.hour] -= shift.requests
                 counts[shift.becomes, shift.hour] += shift.requests
         owned = {key: count for key, count in counts.items() if key[0] != NOBODY}
-        await accrue(connection, owned, self._clock.now())
+        await accrue(connection, owned, self._book.terms(self._clock.now()))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from typing import Final
 
 from services.billing import ranges
 from services.billing.accruals import accrue
@@ -22,6 +23,8 @@ from shared.contracts.usage import Confirmation
 from shared.errors import Malformed
 from shared.messaging.cloudevents import Delivery
 from shared.storage.pool import Connection, Pool
+
+_LAST_MINUTE: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Taken:
 
 @dataclass
 class _Lot:
-    """What one transaction will write."""
+    """What one transaction will write. ``waited``: bodies, by digest, of refused batches without a delivery."""
 
     now: datetime
     tally: Tally = field(default_factory=Tally)
@@ -63,10 +66,13 @@ class _Lot:
     to_hold: list[Held] = field(default_factory=list)
     to_release: list[Held] = field(default_factory=list)
     refused: list[tuple[Delivery | None, Refusal]] = field(default_factory=list)
+    waited: dict[bytes, bytes] = field(default_factory=dict)
     confirmed: set[LogKey] = field(default_factory=set)
 
     def refuse(self, one: Arrived, reason: str, stored_to: int) -> None:
         refusal = Refusal(one.key.node, _digest(one.body), reason, one.key.log, one.start, one.end, stored_to)
+        if one.delivery is None:
+            self.waited[refusal.digest] = one.body
         self.refused.append((one.delivery, refusal))
 
 
@@ -115,9 +121,12 @@ class Ingest:
             for key, batches in by_log.items():
                 _place(key, held[key], batches, states[key], lot)
             await self._write(connection, lot, states)
-        unburied = await logs.refuse(connection, [refusal for _, refusal in lot.refused], lot.now)
+        unburied = await logs.refuse(connection, [refusal for _, refusal in lot.refused], lot.waited, lot.now)
         confirmed = [Confirmation(node=k.node, log=k.log, end=states[k].stored_to) for k in sorted(lot.confirmed)]
-        once = {r.digest: (d, r) for d, r in lot.refused if d is not None and r.digest in unburied}
+        once = {
+            r.digest: (d or logs.late_delivery(r.node, lot.waited[r.digest], lot.now), r)
+            for d, r in lot.refused if r.digest in unburied
+        }
         return Taken(confirmed, list(once.values()))
 
     async def _write(self, connection: Connection, lot: _Lot, states: dict[LogKey, LogState]) -> None:
@@ -128,7 +137,7 @@ class Ingest:
         await logs.archive(connection, [_archived(one) for one in lot.accepted if one.start < one.end], lot.now)
         await logs.divert(connection, diverted, lot.now)
         await usage.add(connection, lot.tally.minutes())
-        await accrue(connection, lot.tally.accrued(), lot.now)
+        await accrue(connection, lot.tally.accrued(), self._book.terms(lot.now))
         CELLS.inc(sum(len(one.batch.cells) for one in lot.accepted) - len(diverted))
 
     async def _add_up(self, connection: Connection, lot: _Lot) -> list[Diverted]:
@@ -208,8 +217,10 @@ def _previous(arrived: Iterable[Arrived]) -> set[LogKey]:
 
 def _archived(one: Arrived) -> Archived:
     batch = one.batch
+    minutes = [cell.minute for cell in batch.cells if abs(cell.minute) <= _LAST_MINUTE]
     return Archived(
-        one.key, one.start, one.end, batch.read_to, batch.bad_lines, len(batch.cells), pack_cells(batch.cells)
+        one.key, one.start, one.end, batch.read_to, batch.bad_lines, len(batch.cells), pack_cells(batch.cells),
+        min(minutes, default=None), max(minutes, default=None),
     )
 
 

@@ -72,3 +72,15 @@ def line_up(stored_to: int, ranges: Iterable[RangedT], final_length: int | None 
         else:
             lineup.refused.append((item, found))
     return lineup
+
+
+def missing(stored_to: int, known_to: int, waiting: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges between the stored end and the highest byte known of that have not even come."""
+    found, at = [], stored_to
+    for start, end in sorted(waiting):
+        if start > at:
+            found.append((at, start))
+        at = max(at, end)
+    if known_to > at:
+        found.append((at, known_to))
+    return found

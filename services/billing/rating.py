@@ -1,10 +1,15 @@
-"""What requests cost. Pure, ``Decimal``, linear: nothing is rounded but on a bill's line (rule E1)."""
+"""What requests cost. Pure, ``Decimal``: nothing is rounded but on a bill's line (rule E1).
+
+A tariff counts the requests that are charged in a calendar month (UTC): each costs the price of the tier it falls in.
+So what a month costs depends on how many there were and not on the order or the lots in which they came."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal, localcontext
-from typing import Final
+from typing import Final, NamedTuple
 
 UNIT: Final = 10_000
 """Prices are for so many HTTPS requests."""
@@ -14,15 +19,55 @@ _DIGITS: Final = 76
 """The default context rounds at 28 digits: fewer than an amount may have."""
 
 
-def price_of(currency: str) -> Decimal:
-    """Per ``UNIT`` requests; KeyError for a currency without a price."""
-    return PRICES[currency]
+class Part(NamedTuple):
+    """``requests`` of one tier at its ``price``; both negative where requests are taken back."""
+
+    requests: int
+    price: Decimal
+    amount: Decimal
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """``tiers``: (above, price), from 0 upwards; ``id`` names the price in the price book."""
+
+    id: str
+    tiers: tuple[tuple[int, Decimal], ...]
+
+    def parts(self, used: int, requests: int) -> list[Part]:
+        """``requests`` more after the first ``used`` of the month, tier by tier; ``used`` + ``requests`` >= 0."""
+        low, high = sorted((used, used + requests))
+        sign = 1 if requests >= 0 else -1
+        found = []
+        for index, (above, price) in enumerate(self.tiers):
+            top = self.tiers[index + 1][0] if index + 1 < len(self.tiers) else high
+            inside = min(high, max(top, above)) - max(low, above)
+            if inside > 0:
+                found.append(Part(sign * inside, price, cost(sign * inside, price)))
+        return found if sign > 0 else found[::-1]
+
+    def amount(self, used: int, requests: int) -> Decimal:
+        """What the parts cost together."""
+        return total(part.amount for part in self.parts(used, requests))
+
+
+def linear(currency: str) -> Tariff:
+    """The list price that edgetls comes with; KeyError for a currency without one."""
+    return LIST[currency]
+
+
+LIST: Final = {currency: Tariff(f"list-{currency.lower()}", ((0, price),)) for currency, price in PRICES.items()}
+
+
+def cost(requests: int, price: Decimal) -> Decimal:
+    """Exact; of a negative count (a correction downwards) a negative amount."""
+    with localcontext(prec=_DIGITS):
+        return plain(price * requests / UNIT)
 
 
 def amount_of(requests: int, currency: str) -> Decimal:
-    """Exact; of a negative count (a correction downwards) a negative amount."""
-    with localcontext(prec=_DIGITS):
-        return plain(price_of(currency) * requests / UNIT)
+    """At the list price that edgetls comes with."""
+    return cost(requests, PRICES[currency])
 
 
 def minus(left: Decimal, right: Decimal) -> Decimal:
@@ -31,7 +76,33 @@ def minus(left: Decimal, right: Decimal) -> Decimal:
         return plain(left - right)
 
 
+def plus(left: Decimal, right: Decimal) -> Decimal:
+    """Exact."""
+    with localcontext(prec=_DIGITS):
+        return plain(left + right)
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    """Exact."""
+    added = Decimal(0)
+    for amount in amounts:
+        added = plus(added, amount)
+    return added
+
+
+def share(amount: Decimal, part: int, whole: int) -> Decimal:
+    """``part`` of ``whole`` of the amount, to the 18 digits that an amount carries."""
+    with localcontext(prec=_DIGITS):
+        return plain((amount * part / whole).quantize(Decimal(1).scaleb(-18)))
+
+
 def plain(amount: Decimal) -> Decimal:
     """The same value without trailing zeros: ``5.00`` and ``5`` read the same."""
     with localcontext(prec=_DIGITS):
         return amount.normalize() + Decimal(0) if amount else Decimal(0)
+
+
+def month_of(hour: int) -> int:
+    """The calendar month (UTC) of an hour of Unix time: 12 a year."""
+    at = datetime.fromtimestamp(hour * 3600, UTC)
+    return at.year * 12 + at.month - 1

@@ -3,97 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Final
 
-import msgspec
+from nats.aio.msg import Msg
 
 from services.billing.accruals import accrue
 from services.billing.book import Book
 from services.billing.cells import Tally, minute_fault, valid_domain
-from services.billing.decode import Cell, Request, read_request
+from services.billing.decode import Request, read_request
 from services.billing.metrics import REQUESTS
 from services.billing.store import requests as store
 from services.billing.store import usage
+from services.billing.store.partitions import Days
 from services.billing.store.requests import Identity, RequestRow
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
-from shared.messaging.cloudevents import Delivery
 from shared.storage.pool import Connection, Pool
 
-_encode = msgspec.json.Encoder()
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_DAY: Final = 86_400_000_000
+Refusals = list[tuple[Msg, Poison]]
+
+
+@dataclass
+class _Lot:
+    """What one transaction will write. ``again``: events whose identity another one of the lot has already."""
+
+    rows: dict[Identity, tuple[RequestRow, Msg]] = field(default_factory=dict)
+    again: list[tuple[RequestRow, Msg]] = field(default_factory=list)
+    refused: Refusals = field(default_factory=list)
 
 
 class Requests:
     """``take`` commits the events that arrived together."""
 
-    def __init__(self, pool: Pool, book: Book, clock: Clock) -> None:
-        self._pool, self._book, self._clock = pool, book, clock
+    def __init__(self, pool: Pool, book: Book, days: Days, clock: Clock) -> None:
+        self._pool, self._book, self._days, self._clock = pool, book, days, clock
 
-    async def take(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
+    async def take(self, messages: Sequence[Msg]) -> Refusals:
         """What must become a dead letter, with its reason."""
         now = self._clock.now()
-        poison: list[tuple[Delivery, Poison]] = []
-        rows: dict[Identity, RequestRow] = {}
-        bodies: list[tuple[Delivery, RequestRow]] = []
-        for delivery in deliveries:
-            try:
-                row = _row(read_request(delivery.body), now)
-            except Poison as error:
-                poison.append((delivery, error))
-                continue
-            rows.setdefault((row.source, row.id), row)
-            bodies.append((delivery, row))
+        lot = _read(messages, int(now.timestamp()) // 60)
+        rows = sorted(row for row, _ in lot.rows.values())
+        await self._days.ensure({row.day for row in rows})
         async with self._pool.acquire() as connection, connection.transaction():
             await self._book.open(connection)
-            fresh = await store.add(connection, sorted(rows.values()), now)
-            conflicts = await self._conflicts(connection, rows, fresh, bodies, now)
-            await self._count(connection, [rows[identity] for identity in fresh], now)
-        poison += conflicts
-        _measure(len(deliveries), len(fresh), len(conflicts), len(poison))
-        return poison
-
-    async def _conflicts(
-        self, connection: Connection, rows: dict[Identity, RequestRow], fresh: set[Identity],
-        bodies: Sequence[tuple[Delivery, RequestRow]], now: datetime,
-    ) -> list[tuple[Delivery, Poison]]:
-        """Keeps what came under a used identity with another content; a plain duplicate is only dropped."""
-        stored = await store.digests(connection, [identity for identity in rows if identity not in fresh])
-        stored |= {identity: rows[identity].digest for identity in fresh}
-        found: list[tuple[Delivery, Poison]] = []
-        for delivery, row in bodies:
-            identity = (row.source, row.id)
-            if stored[identity] != row.digest:
-                await store.keep_conflict(connection, identity, row.digest, delivery.body, now)
-                text = f"event {row.id!r} of {row.source!r} was counted already with another content"
-                found.append((delivery, IdConflict(text)))
-        return found
+            today = int(now.timestamp()) // 86_400
+            taken = {row[:2]: row for row in await store.elsewhere(connection, rows, today)} if rows else {}
+            fresh = [row for row in rows if row[:2] not in taken] if taken else rows
+            known = {row[:2]: row for row in await store.add(connection, fresh, now)} | taken
+            conflicts = _conflicts(lot, known)
+            await store.keep_conflicts(
+                connection, [(row[:2], sha256(m.data).digest(), m.data) for row, m in conflicts], now
+            )
+            new = [row for row in rows if row[:2] not in known] if known else rows
+            await self._count(connection, new, now)
+        lot.refused += [(message, _conflict(row)) for row, message in conflicts]
+        _measure(len(messages), len(new), len(conflicts), len(lot.refused))
+        return lot.refused
 
     async def _count(self, connection: Connection, fresh: Sequence[RequestRow], now: datetime) -> None:
         if not fresh:
             return
         owners = await self._book.owners(connection, {row.domain for row in fresh})
         tally = Tally()
-        for row in fresh:
-            cell = Cell(row.domain, row.minute, https_requests=1, https_bytes=row.bytes)
-            tally.add(row.node, [cell], owners, int(now.timestamp()) // 60)
+        tally.add_requests(fresh, owners)
         await usage.add(connection, tally.minutes())
-        await accrue(connection, tally.accrued(), now)
+        await accrue(connection, tally.accrued(), self._book.terms(now))
 
 
-def _row(request: Request, now: datetime) -> RequestRow:
+def _read(messages: Sequence[Msg], now_minute: int) -> _Lot:
+    lot = _Lot()
+    rows = lot.rows
+    for message in messages:
+        try:
+            row = row_of(read_request(message.data), now_minute)
+        except Poison as error:
+            lot.refused.append((message, error))
+            continue
+        if (row.source, row.id) in rows:
+            lot.again.append((row, message))
+        else:
+            rows[row.source, row.id] = row, message
+    return lot
+
+
+def row_of(request: Request, now_minute: int) -> RequestRow:
     """Malformed when it cannot be counted: no valid domain, or too far from now."""
-    at = request.time.astimezone(UTC)
-    minute = int(at.timestamp() // 60)
+    at = (request.time - _EPOCH) // _MICROSECOND
     if not valid_domain(request.domain):
         raise Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
-    fault = minute_fault(minute, int(now.timestamp()) // 60)
+    fault = minute_fault(at // 60_000_000, now_minute)
     if fault is not None:
         raise Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
-    content = _encode.encode(msgspec.structs.replace(request, time=at))
     return RequestRow(
-        request.source, request.id, sha256(content).digest(), request.domain, request.node, minute, request.bytes
+        request.source, request.id, at // _DAY, at, request.domain, request.node, request.bytes, request.status
     )
+
+
+def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Msg]]:
+    """Events under a used identity with another content; a plain duplicate is only dropped."""
+    found = [] if not known else [
+        (row, message) for identity, (row, message) in lot.rows.items() if known.get(identity, row) != row
+    ]
+    for row, message in lot.again:
+        if known.get(row[:2], lot.rows[row[:2]][0]) != row:
+            found.append((row, message))
+    return found
+
+
+def _conflict(row: RequestRow) -> IdConflict:
+    return IdConflict(f"event {row.id!r} of {row.source!r} was counted already with another content")
 
 
 def _measure(all_of_them: int, fresh: int, conflicts: int, poison: int) -> None:

@@ -1,24 +1,30 @@
-"""The commands of billing: credits, thresholds, the close of an hour."""
+"""The commands of billing: credits, thresholds, plans, price books, the close of an hour."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
+from functools import partial
 
 from services.billing import events
 from services.billing.accruals import save_judged
-from services.billing.balance import Standing, money_fault
+from services.billing.balance import Standing, Terms, money_fault, priced
+from services.billing.book import Book
+from services.billing.charging import Line, Pack, charge
 from services.billing.metrics import CHARGES
-from services.billing.rating import amount_of, minus, plain, price_of
-from services.billing.store import accounts, usage
-from services.billing.store.accounts import Credit, OpenHour, Posting
+from services.billing.rating import minus, plain, plus, total
+from services.billing.store import accounts, owners, plans, prices, usage
+from services.billing.store.accounts import Entry
+from services.billing.tariffs import Prices, faults, retroactive
 from shared import subjects
 from shared.clock import Clock
-from shared.contracts.commands import CloseHour, CreditBalance, SetThreshold
-from shared.contracts.findings import Code
+from shared.contracts.commands import ApplyPriceBook, CloseHour, CreditBalance, PurchasePlan, SetThreshold
+from shared.contracts.findings import Code, Finding, finding
 from shared.crypto.signing import parse
 from shared.errors import Malformed
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
@@ -29,8 +35,8 @@ _CHUNK = 200
 class Money:
     """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says nothing new."""
 
-    def __init__(self, pool: Pool, clock: Clock) -> None:
-        self._pool, self._clock = pool, clock
+    def __init__(self, pool: Pool, book: Book, clock: Clock) -> None:
+        self._pool, self._book, self._clock = pool, book, clock
 
     async def handle(self, delivery: Delivery) -> None:
         if not delivery.id:
@@ -39,6 +45,10 @@ class Money:
             await self._credit(parse(CreditBalance, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_BALANCE_THRESHOLD:
             await self._threshold(parse(SetThreshold, delivery.body), delivery.id, delivery.stream_time)
+        elif delivery.subject == subjects.CMD_PLAN_PURCHASE:
+            await self._purchase(parse(PurchasePlan, delivery.body), delivery.id)
+        elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
+            await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_HOUR_CLOSE:
             await self.close(parse(CloseHour, delivery.body).until)
         else:
@@ -57,82 +67,165 @@ class Money:
                 await usage.roll_hour(connection, hour)
         return lines
 
+    async def judge_depleted(self) -> int:
+        """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
+        now = self._clock.now()
+        terms = self._book.terms(now)
+        names = await accounts.long_depleted(self._pool, now - terms.overdue_after, _CHUNK)
+        if names:
+            async with self._pool.acquire() as connection, connection.transaction():
+                terms = await self._terms(connection, now)
+                await save_judged(connection, list((await accounts.lock(connection, names, terms)).values()), terms)
+        return len(names)
+
+    async def _terms(self, connection: Connection, now: datetime) -> Terms:
+        await self._book.open(connection)
+        return self._book.terms(now)
+
     async def _charge(self, names: list[str], past: int) -> int:
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
-            standings = await accounts.lock(connection, names)
-            postings = [
-                _posting(hour, standings[hour.account]) for hour in await accounts.open_hours(connection, names, past)
-            ]
-            await accounts.post(connection, postings, now)
-            recent = await accounts.recent(connection, names)
-            charged = [
-                _charged(standing, [p for p in postings if p.account == name], recent[name])
-                for name, standing in standings.items()
-            ]
-            await save_judged(connection, charged, now)
-        for posting in postings:
-            CHARGES.labels(kind="charge" if posting.posting == 1 else "correction").inc()
-        return len(postings)
+            terms = await self._terms(connection, now)
+            standings = await accounts.lock(connection, names, terms)
+            since = await accounts.first_open_hours(connection, names, past)
+            dues = await plans.due(connection, since, past)
+            made: dict[str, list[Line]] = {}
+            for name, due in dues.items():
+                made[name] = charge(
+                    due.hours, due.packs, due.left, due.used, partial(terms.prices.tariff, name, standings[name].money)
+                )
+            await accounts.post(connection, made, {name: one.money for name, one in standings.items()}, now)
+            await plans.record(connection, made, dues)
+            await plans.end(connection, names, past)
+            await save_judged(connection, await self._charged(connection, standings, made, past, terms), terms)
+        lines = [line for each in made.values() for line in each]
+        for line in lines:
+            CHARGES.labels(kind="charge" if line.posting == 1 else "correction").inc()
+        return len(lines)
+
+    async def _charged(
+        self, connection: Connection, standings: dict[str, Standing], made: dict[str, list[Line]], past: int,
+        terms: Terms,
+    ) -> list[Standing]:
+        """What was accrued is now in the ledger; the limit moves. The first charge sets the currency."""
+        recent = await accounts.recent(connection, list(standings))
+        left = await plans.left(connection, list(standings), terms.hour)
+        tiers = await accounts.tiers(connection, list(standings.values()))
+        after = []
+        for name, standing in standings.items():
+            lines = made.get(name, [])
+            again = standing.rate_from is not None and standing.rate_from >= past
+            after.append(replace(
+                standing, currency=standing.money if lines else standing.currency,
+                entries=standing.entries + len(lines),
+                accrued_requests=standing.accrued_requests - sum(line.requests for line in lines),
+                ledger=minus(standing.ledger, total(line.amount for line in lines)),
+                recent_amount=recent[name][0], recent_hours=recent[name][1],
+                plan_left=left.get(name, 0), tier_used=tiers.get(name, 0),
+                rate_from=standing.rate_from if again else None,
+            ))
+        return after
 
     async def _credit(self, command: CreditBalance, command_id: str) -> None:
-        now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
-            standing = (await accounts.lock(connection, [command.account]))[command.account]
-            used = await accounts.credit_of(connection, command.account, command.reference)
-            fault = money_fault(standing, command.currency)
-            if fault is None and used is not None:
-                if used == Credit(plain(command.amount), command.currency):
-                    return
+            terms = await self._terms(connection, self._clock.now())
+            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
+            used = await accounts.entry_of(connection, command.account, command.reference)
+            fault = money_fault(standing, command.currency, terms.prices)
+            entry = Entry("credit", plain(command.amount), command.currency, command.reference)
+            if fault is None and used is not None and used != entry:
                 fault = Code.BALANCE_REFERENCE
             if fault is not None:
-                await _refuse(connection, standing, fault, command.reference, command_id, now)
+                await _refuse(connection, standing, fault, command.reference, command_id, terms.at)
                 return
-            credit = Credit(command.amount, command.currency)
-            await accounts.add_credit(connection, command.account, command.reference, credit, command_id, now)
-            after = replace(
-                standing, currency=command.currency, entries=standing.entries + 1,
-                ledger=minus(standing.ledger, -command.amount),
-            )
-            said = events.credited(after, command.reference, command_id, now)
-            await save_judged(connection, [after], now, [said])
+            if used is not None:
+                await _say(connection, events.credited(standing, command.reference, command_id, terms.at))
+                return
+            after = await _book(connection, standing, entry, command_id, terms)
+            said = events.credited(after, command.reference, command_id, terms.at)
+            await save_judged(connection, [after], terms, [said])
             CHARGES.labels(kind="credit").inc()
 
-    async def _threshold(self, command: SetThreshold, command_id: str, sent: datetime) -> None:
-        now = self._clock.now()
+    async def _purchase(self, command: PurchasePlan, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            standing = (await accounts.lock(connection, [command.account]))[command.account]
-            fault = money_fault(standing, command.currency)
+            terms = await self._terms(connection, self._clock.now())
+            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
+            used = await accounts.entry_of(connection, command.account, command.reference)
+            bought = await plans.show(connection, command.account, command.reference, terms.at)
+            if bought is not None and (bought.plan, bought.currency) == (command.plan, command.currency):
+                await _say(connection, events.purchased(standing, bought, command_id, terms.at))
+                return
+            offer = terms.prices.offer(command.plan, command.currency)
+            fault = money_fault(standing, command.currency, terms.prices)
+            if fault is None and (used is not None or offer is None or standing.balance < offer[1]):
+                fault = Code.BALANCE_REFERENCE if used else Code.BALANCE_INSUFFICIENT if offer else Code.PLAN_UNKNOWN
+            if fault is not None or offer is None:
+                await _refuse(connection, standing, fault or Code.PLAN_UNKNOWN, command.reference, command_id, terms.at)
+                return
+            plan, price = offer
+            pack = Pack(command.reference, plan.requests, terms.hour, terms.hour + plan.days * 24, plain(price))
+            entry = Entry("plan", minus(Decimal(0), price), command.currency, command.reference)
+            after = await _book(connection, standing, entry, command_id, terms)
+            await plans.buy(connection, command.account, pack, command.plan, command.currency, terms.at)
+            first = terms.hour if standing.rate_from is None else min(standing.rate_from, terms.hour)
+            after = replace(after, plan_left=after.plan_left + plan.requests, rate_from=first)
+            view = await plans.show(connection, command.account, command.reference, terms.at)
+            said = [events.purchased(after, view, command_id, terms.at)] if view is not None else []
+            await save_judged(connection, [after], terms, said)
+            CHARGES.labels(kind="plan").inc()
+
+    async def _threshold(self, command: SetThreshold, command_id: str, sent: datetime) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            terms = await self._terms(connection, self._clock.now())
+            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
+            fault = money_fault(standing, command.currency, terms.prices)
             if fault is not None:
-                await _refuse(connection, standing, fault, None, command_id, now)
+                await _refuse(connection, standing, fault, None, command_id, terms.at)
             elif await accounts.set_threshold(connection, command.account, sent):
                 after = replace(standing, currency=command.currency, threshold=command.threshold)
-                await save_judged(connection, [after], now)
+                await save_judged(connection, [priced(after, terms)], terms)
+
+    async def _apply(self, command: ApplyPriceBook, command_id: str) -> None:
+        """Nobody rates meanwhile: the owners' lock holds the prices still, too."""
+        now = self._clock.now()
+        async with self._pool.acquire() as connection, connection.transaction():
+            await owners.change_owners(connection)
+            if await prices.serial_of(connection, command_id) is not None:
+                return
+            old = await prices.current(connection)
+            new = Prices(old.serial + 1, command.book)
+            found = review(old, command, int(now.timestamp()) // 3600 + 1)
+            if not found:
+                await prices.add(connection, new, command_id, now)
+            await _say(connection, events.price_book(old.serial if found else new.serial, found, command_id, now))
+
+
+def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Finding]:
+    """Why the book is not applied; ``first_free``: the first hour whose prices may still change."""
+    found = faults(command.book)
+    if not found:
+        found = retroactive(old, Prices(0, command.book), first_free)
+    if command.base != old.serial:
+        found.append(finding(Code.PRICES_CHANGED, f"The current book is number {old.serial}, not {command.base}."))
+    return found
+
+
+async def _book(connection: Connection, standing: Standing, entry: Entry, command_id: str, terms: Terms) -> Standing:
+    """A ledger line that is no charge, and the standing after it."""
+    await accounts.add_entry(connection, standing.account, entry, command_id, terms.at)
+    after = replace(
+        standing, currency=entry.currency, entries=standing.entries + 1, ledger=plus(standing.ledger, entry.amount)
+    )
+    return priced(after, terms)
 
 
 async def _refuse(
     connection: Connection, standing: Standing, code: Code, reference: str | None, command_id: str, now: datetime
 ) -> None:
+    await _say(connection, events.refused(standing, code, reference, command_id, now))
+
+
+async def _say(connection: Connection, *messages: Outgoing) -> None:
     """Once a command: a redelivery would say it with another time and balance, under the same id."""
-    message = events.refused(standing, code, reference, command_id, now)
-    if not await accounts.said(connection, message.id):
-        await outbox.enqueue(connection, [message])
-
-
-def _posting(hour: OpenHour, standing: Standing) -> Posting:
-    money = standing.money
-    return Posting(
-        hour.account, hour.hour, hour.postings + 1, hour.requests, price_of(money), amount_of(hour.requests, money),
-        money,
-    )
-
-
-def _charged(standing: Standing, postings: list[Posting], recent: tuple[int, int]) -> Standing:
-    """What was accrued is now in the ledger: the balance stays, the limit moves. The first charge sets the currency."""
-    requests = sum(posting.requests for posting in postings)
-    return replace(
-        standing, currency=standing.money if postings else standing.currency,
-        entries=standing.entries + len(postings), accrued_requests=standing.accrued_requests - requests,
-        ledger=minus(standing.ledger, amount_of(requests, standing.money)),
-        recent_requests=recent[0], recent_hours=recent[1],
-    )
+    fresh: Sequence[Outgoing] = [one for one in messages if not await accounts.said(connection, one.id)]
+    await outbox.enqueue(connection, fresh)

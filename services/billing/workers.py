@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
+from nats.aio.msg import Msg
 
 from services.billing.ingest import Ingest, Taken
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
-from services.billing.store import logs, partitions
-from services.billing.usecases import Money
+from services.billing.requests import Refusals
+from services.billing.store import logs
 from shared import subjects
-from shared.clock import Clock
 from shared.crypto.signing import Purpose, Signer
-from shared.errors import Poison
+from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import DeadLetters, describe, passes
+from shared.messaging.failures import DeadLetters, Handle, describe, passes
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
@@ -29,22 +29,36 @@ from shared.storage.pool import Pool
 log = structlog.get_logger()
 MOST_BYTES = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
-Take = Callable[[Sequence[Delivery]], Awaitable[None]]
+Take = Callable[[Sequence[Msg]], Awaitable[None]]
 
 
 class LotConsumer:
-    """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns."""
+    """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns.
 
-    def __init__(self, pull: Pull, take: Take, dead: DeadLetters, health: Health) -> None:
+    ``lots``: how many may be on their way to the database at once. Two let this process read the next one while
+    PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays flat when the database is slow."""
+
+    def __init__(self, pull: Pull, take: Take, dead: DeadLetters, health: Health, *, lots: int = 1) -> None:
         self._pull, self._take, self._dead, self._health = pull, take, dead, health
         self._name = f"{pull.stream}/{pull.durable}"
+        self._slots = asyncio.Semaphore(lots)
 
     async def run(self) -> None:
-        async for deliveries in self._pull.batches():
-            for lot in in_lots(deliveries):
-                await self._settle(lot)
+        async with asyncio.TaskGroup() as group:
+            await self._slots.acquire()
+            async for messages in self._pull.messages():
+                for lot in in_lots(messages):
+                    group.create_task(self._settle_and_free(lot))
+                    # Before the next lot is taken from the pull: what waits there meanwhile becomes one large lot.
+                    await self._slots.acquire()
 
-    async def _settle(self, lot: Sequence[Delivery]) -> None:
+    async def _settle_and_free(self, lot: Sequence[Msg]) -> None:
+        try:
+            await self._settle(lot)
+        finally:
+            self._slots.release()
+
+    async def _settle(self, lot: Sequence[Msg]) -> None:
         delay = 0.1
         while True:
             try:
@@ -59,30 +73,33 @@ class LotConsumer:
                 log.warning("consumer.paused", consumer=self._name, error=describe(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
-        for delivery in lot:
-            await self._pull.ack(delivery)
+        await self._pull.ack_all(lot)
         self._health.ready(self._name)
 
-    async def _one_by_one(self, lot: Sequence[Delivery], error: Exception) -> None:
+    async def _one_by_one(self, lot: Sequence[Msg], error: Exception) -> None:
         log.error("lot.failed", consumer=self._name, messages=len(lot), error=describe(error))
         if len(lot) > 1:
-            for delivery in lot:
-                await self._settle([delivery])
-            return
-        await self._dead.bury(lot[0], f"unexpected: {type(error).__name__}")
-        await self._pull.ack(lot[0])
+            for message in lot:
+                await self._settle([message])
+            return None
+        while True:
+            try:
+                await self._dead.bury(Delivery.of(lot[0]), f"unexpected: {type(error).__name__}")
+                return await self._pull.ack_all(lot)
+            except Transient:
+                self._health.not_ready(self._name, "NATS is away")
 
 
-def in_lots(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-    """In order; each of at most MOST_BYTES, or of one delivery."""
-    lot: list[Delivery] = []
+def in_lots(messages: Sequence[Msg]) -> Iterator[list[Msg]]:
+    """In order; each of at most MOST_BYTES, or of one message."""
+    lot: list[Msg] = []
     size = 0
-    for delivery in deliveries:
-        if lot and size + len(delivery.body) > MOST_BYTES:
+    for message in messages:
+        if lot and size + len(message.data) > MOST_BYTES:
             yield lot
             lot, size = [], 0
-        lot.append(delivery)
-        size += len(delivery.body)
+        lot.append(message)
+        size += len(message.data)
     if lot:
         yield lot
 
@@ -96,7 +113,8 @@ class BatchTaker:
         self._ingest, self._pool, self._dead = ingest, pool, dead
         self._publisher, self._signer = publisher, signer
 
-    async def take(self, deliveries: Sequence[Delivery]) -> None:
+    async def take(self, messages: Sequence[Msg]) -> None:
+        deliveries = [Delivery.of(message) for message in messages]
         BATCH_AGE.set((datetime.now(UTC) - deliveries[0].stream_time).total_seconds())
         await self._tell(await self._ingest.take(deliveries))
 
@@ -104,43 +122,55 @@ class BatchTaker:
         """The node is known now: what waited for that is counted."""
         await self._tell(await self._ingest.drain(node))
 
+    async def bury_forgotten(self, _fencing: int) -> None:
+        """Whoever died between refusing a batch that had waited and burying it left it to be found here."""
+        while True:
+            async with self._pool.acquire() as connection:
+                forgotten = await logs.unburied(connection)
+            for delivery, refusal in forgotten:
+                await self._bury(delivery, refusal)
+            await asyncio.sleep(10)
+
     async def _tell(self, taken: Taken) -> None:
         for confirmation in taken.confirmations:
             signed = self._signer.sign(Purpose.CONFIRMATION, confirmation)
             await self._publisher.tell(subjects.edge_confirmed(confirmation.node), signed.encode())
         for delivery, refusal in taken.unburied:
-            await self._dead.bury(delivery, refusal.reason)
-            async with self._pool.acquire() as connection:
-                await logs.buried(connection, refusal.node, refusal.digest)
+            await self._bury(delivery, refusal)
+
+    async def _bury(self, delivery: Delivery, refusal: logs.Refusal) -> None:
+        await self._dead.bury(delivery, refusal.reason, identity=refusal.digest.hex())
+        async with self._pool.acquire() as connection:
+            await logs.buried(connection, refusal.node, refusal.digest)
 
 
-def burying(
+def burying_events(
     take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]], dead: DeadLetters
 ) -> Take:
     """``take`` for a LotConsumer: what it gives back becomes dead letters."""
 
-    async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
-        for delivery, error in await take(deliveries):
+    async def take_and_bury(messages: Sequence[Msg]) -> None:
+        for delivery, error in await take([Delivery.of(message) for message in messages]):
             await dead.bury(delivery, f"{error.reason}: {error}")
 
     return take_and_bury
 
 
-class HourClock:
-    """Closes each hour ``grace`` after its end; one at a time, by lease."""
+def once(take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]) -> Handle:
+    """The same of one delivery, for whoever replays it: its fault is raised."""
 
-    def __init__(self, money: Money, pool: Pool, clock: Clock, grace: timedelta) -> None:
-        self._money, self._pool, self._clock, self._grace = money, pool, clock, grace
+    async def handle(delivery: Delivery) -> None:
+        for _, error in await take([delivery]):
+            raise error
 
-    async def run(self, fencing: int) -> None:
-        closed: datetime | None = None
-        while True:
-            now = self._clock.now()
-            until = (now - self._grace).replace(minute=0, second=0, microsecond=0)
-            if closed is None or until > closed:
-                lines = await self._money.close(until)
-                async with self._pool.acquire() as connection, connection.transaction():
-                    dropped = await partitions.drop_old(connection, now)
-                log.info("hour.closed", until=until.isoformat(), lines=lines, dropped=dropped, fencing=fencing)
-                closed = until
-            await asyncio.sleep(1)
+    return handle
+
+
+def burying_requests(take: Callable[[Sequence[Msg]], Awaitable[Refusals]], dead: DeadLetters) -> Take:
+    """The same where an event is too small to make a Delivery of each."""
+
+    async def take_and_bury(messages: Sequence[Msg]) -> None:
+        refused = await take(messages)
+        await asyncio.gather(*(dead.bury(Delivery.of(m), f"{error.reason}: {error}") for m, error in refused))
+
+    return take_and_bury

@@ -22,6 +22,7 @@ from services.config.suspensions import Balances, Suspender
 from services.config.transport import queries_router
 from services.config.usecases import Decider
 from shared import service, subjects
+from shared.messaging.cloudevents import Delivery
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.messaging.failures import Consumer, DeadLetters
 from shared.messaging.pull import Pull
@@ -36,6 +37,7 @@ from shared.storage.pool import open_pool
 NAME = "config"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _POOL_SIZE, _VERDICTS, _CONVERGED = 20, 8, 4
+_STALLED_SECONDS = 3.0
 
 
 def run() -> NoReturn:
@@ -48,10 +50,9 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     settings, client, health = runtime.settings, runtime.client, runtime.health
     commands, verdicts, events = subjects.DEAD_OWNERS[NAME]
     buried = {source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)}
-    pool = await open_pool(settings.config_dsn, size=_POOL_SIZE)
+    pool = await open_pool(settings.config_dsn, size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS)
     await migrate(pool, MIGRATIONS)
     runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
-    runtime.broker.include_router(dead_router(DeadOffice(client, runtime.publisher, NAME), NAME))
     previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)
     runtime.broker.include_router(library_router(LibraryQueries(pool, runtime.clock), previews))
     wake, turned = asyncio.Event(), asyncio.Event()
@@ -63,6 +64,13 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
     intake = Intake(client, pull, box, buried[commands], health, wake)
+    converged, balances = LiveRevisions(pool), Balances(pool, turned)
+
+    async def again(event: Delivery) -> None:
+        await (converged if event.subject == subjects.EVENT_EDGE_CONVERGED else balances).handle(event)
+
+    office = DeadOffice(client, runtime.publisher, NAME, {events: again})
+    runtime.broker.include_router(dead_router(office, NAME))
     judged = Verdicts(decider, lambda: runtime.trust().verifier("validator"), wake)
     return (
         revisions.run(),
@@ -77,11 +85,11 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             health, concurrency=_VERDICTS,
         ).run(),
         Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED), LiveRevisions(pool).handle,
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED), converged.handle,
             buried[events], health, concurrency=_CONVERGED,
         ).run(),
         Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES), Balances(pool, turned).handle,
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES), balances.handle,
             buried[events], health,
         ).run(),
         Suspender(pool, revisions, runtime.clock, turned).run(),

@@ -12,6 +12,7 @@ from services.config import library, names, origins
 from services.config.orders import Change, Disable, Hopeless, Order, Register, Remove, Reseal, Rollback, Submit
 from services.config.state import Cause
 from shared import subjects
+from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import (
     DeleteCertificate,
     DeployCertificate,
@@ -40,7 +41,8 @@ NAMELESS: Final = "!"
 OfDomain = (
     RegisterDomain | RemoveDomain | SubmitCertificate | RollbackCertificate | DisableHttps | ChangeSettings | ResealPair
 )
-Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | SetRoots
+OfAccount = SetRoots | SetResumption | ResumeAccount
+Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | OfAccount
 MODELS: Final[dict[str, type[Message]]] = {
     subjects.CMD_DOMAIN_REGISTER: RegisterDomain,
     subjects.CMD_DOMAIN_REMOVE: RemoveDomain,
@@ -50,6 +52,8 @@ MODELS: Final[dict[str, type[Message]]] = {
     subjects.CMD_CERTIFICATE_DEPLOY: DeployCertificate,
     subjects.CMD_CERTIFICATE_DELETE: DeleteCertificate,
     subjects.CMD_ROOTS_SET: SetRoots,
+    subjects.CMD_ACCOUNT_RESUMPTION: SetResumption,
+    subjects.CMD_ACCOUNT_RESUME: ResumeAccount,
     subjects.CMD_HTTPS_DISABLE: DisableHttps,
     subjects.CMD_SETTINGS_CHANGE: ChangeSettings,
     subjects.CMD_PAIR_RESEAL: ResealPair,
@@ -103,7 +107,7 @@ def read(message_id: str, subject: str, source: str, body: bytes) -> Command:
 
 def _places(body: Message) -> list[Place]:
     match body:
-        case SetRoots():
+        case SetRoots() | SetResumption() | ResumeAccount():
             return [_library(body.account, "")]
         case StoreCertificate() | DeleteCertificate():
             return [_entry(body.account, body.name)]

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import structlog
 
-from services.config import commands, library, machine, messages, roots
+from services.config import commands, library, machine, messages, roots, suspensions
 from services.config.commands import Command
 from services.config.effects import Effects
 from services.config.library import Entry, Event, StoreBegan, Stored
@@ -19,6 +19,7 @@ from services.config.store import domains
 from services.config.store import library as store
 from services.config.store.revisions import draw
 from shared.clock import Clock
+from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import SetRoots
 from shared.contracts.domains import Outcome
 from shared.errors import Malformed, Refused
@@ -126,7 +127,11 @@ class Librarian:
         account, name = library.owner(key)
         if not name:
             for command, cause in read:
-                await _set_roots(connection, key, command, cause, work)
+                if isinstance(command.body, SetResumption | ResumeAccount):
+                    settled = await suspensions.by_hand(connection, command.body, cause)
+                    await work.keep(connection, key, None, None, [settled])
+                else:
+                    await _set_roots(connection, key, command, cause, work)
             work.ran += queue
             return
         known = await store.known(connection, key, account, name, entry.id if entry else None)

@@ -14,6 +14,9 @@ from shared.errors import Refused
 WILDCARD: Final = "*"
 _CERTIFICATE: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _NAME_LENGTH, _LABEL_LENGTH = 253, 63
+_LABEL: Final = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# Nearly every name is normal already: a fifth of what a command costs was to find that out letter by letter.
+_PLAIN: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)+(?![0-9]+\Z){_LABEL}")
 _LDH: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -21,6 +24,8 @@ def normalise(text: str) -> str:
     """``Bücher.Example`` -> ``xn--bcher-kva.example``; ``*`` only as the whole first label, two labels under it.
 
     Refused with ``domain.invalid``; the message names the position (from 1, in ``text``) of the first fault."""
+    if len(text) <= _NAME_LENGTH and _PLAIN.fullmatch(text):
+        return text
     if not text:
         raise _fault(1, "the name is empty")
     labels, position = [], 1

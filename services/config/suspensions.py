@@ -10,18 +10,21 @@ import structlog
 
 from services.config import machine
 from services.config.effects import Effects
-from services.config.orders import Resume, Suspend
+from services.config.orders import Resume, Settled, Suspend
 from services.config.revisions import Revisions
 from services.config.state import Cause
 from services.config.store import accounts, domains
 from services.config.store.revisions import draw
 from shared import subjects
 from shared.clock import Clock
+from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.balance import BalanceEvent
+from shared.contracts.domains import Outcome
+from shared.contracts.findings import Code, finding
 from shared.crypto.signing import parse
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.failures import describe, passes
-from shared.storage.pool import Pool
+from shared.storage.pool import Connection, Pool
 
 log = structlog.get_logger()
 AT_ONCE = 200
@@ -45,6 +48,21 @@ class Balances:
             if await accounts.tell(connection, cause, event.crossing, overdue, event.at):
                 log.info("account.overdue" if overdue else "account.settled")
                 self._wake.set()
+
+
+async def by_hand(connection: Connection, body: SetResumption | ResumeAccount, cause: Cause) -> Settled:
+    """Sets how suspensions end, or ends one: only with a balance above 0. The Suspender sees it within 2 s."""
+    suspension = await accounts.lock(connection, body.account)
+    if isinstance(body, SetResumption):
+        changed = await accounts.set_resumption(connection, body.account, body.resumption)
+        if suspension is None or not suspension.settled or body.resumption == "by_hand":
+            return Settled(cause, Outcome.APPLIED if changed else Outcome.UNCHANGED)
+    if suspension is None:
+        return Settled(cause, Outcome.UNCHANGED)
+    if not suspension.settled:
+        return Settled(cause, Outcome.REFUSED, (finding(Code.ACCOUNT_OVERDUE),))
+    await accounts.resume(connection, cause)
+    return Settled(cause, Outcome.APPLIED)
 
 
 class Suspender:

@@ -13,9 +13,12 @@ from services.edge_sync.settings import Settings
 from services.edge_sync.store import Store
 from services.edge_sync.transport import Desk, edge_router
 from services.edge_sync.trusted import Trusted
-from shared import service
+from shared import service, subjects
 from shared.contracts.base import Signed
+from shared.contracts.findings import Code, finding
 from shared.crypto.signing import parse
+from shared.errors import Refused
+from shared.messaging.cloudevents import Delivery
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.observability.health import Health
 from shared.service import Runtime, read_signer
@@ -46,7 +49,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         trusted.publish(parse(Signed, published))
     trusted.require(signer)
     runtime.broker.include_router(edge_router(desk))
-    runtime.broker.include_router(dead_router(DeadOffice(runtime.client, runtime.publisher, NAME), NAME))
+    runtime.broker.include_router(dead_router(_office(runtime, desk), NAME))
 
     async def lead(fencing: int) -> None:
         desk.term = Term(runtime, store, trusted, signer)
@@ -57,6 +60,17 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
 
     relay = Relay(pool, runtime.publisher, Lease(pool, "outbox"), runtime.health)
     return [relay.run(), Lease(pool, NAME).hold(lead), _watch_database(store, runtime.health)]
+
+
+def _office(runtime: Runtime[Settings], desk: Desk) -> DeadOffice:
+    """A domain event is handled again by whoever leads: the events of config are not ours to publish."""
+
+    async def again(event: Delivery) -> None:
+        if desk.term is None or desk.term.observer is None:
+            raise Refused([finding(Code.SERVICE_BUSY)])
+        await desk.term.change(event, desk.term.observer)
+
+    return DeadOffice(runtime.client, runtime.publisher, NAME, {f"{subjects.STREAM_EVENTS}_{NAME}": again})
 
 
 async def _watch_database(store: Store, health: Health) -> None:

@@ -100,13 +100,16 @@ class Term:
         """Each domain.changed: ask config, sign, put."""
 
         async def handle(delivery: cloudevents.Delivery) -> None:
-            change = parse(DomainChanged, delivery.body)
-            await self._deliver(change, observer)
+            await self.change(delivery, observer)
             PUT_SECONDS.observe(max(0.0, (datetime.now(UTC) - delivery.stream_time).total_seconds()))
 
         pull = Pull(self._runtime.client, s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS)
         dead = DeadLetters(self._publisher, f"{s.STREAM_EVENTS}_edge_sync")
         await Consumer(pull, handle, dead, self._health, concurrency=EVENTS_AT_ONCE).run()
+
+    async def change(self, delivery: cloudevents.Delivery, observer: Observer) -> None:
+        """One domain.changed, delivered or replayed."""
+        await self._deliver(parse(DomainChanged, delivery.body), observer)
 
     async def _deliver(self, change: DomainChanged, observer: Observer) -> None:
         try:

@@ -15,5 +15,8 @@ Guarantees
 - No field, log line, error or dump repeats what was submitted; messages name blocks, subjects and fingerprints.
 - A hostile submission costs at most three workers and then is refused (``certificate.unjudgeable``); others flow.
 
-Read policies.py first: the rules as a list. ``python -m services.validator check --jsonl`` judges offline.
+- What OpenSSL refuses for its name or path is refused; more is (see tests/integration/validator).
+
+Read policies.py first: the rules as a list. ``python -m services.validator check --jsonl`` judges offline, in a child
+that is killed and replaced where a line stalls it (guard.py).
 """

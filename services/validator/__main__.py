@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
 def _check() -> int:
     from services.validator import offline
     from shared.clock import Clock
+    from shared.hardening import forbid_dumps
 
+    forbid_dumps()
     try:
         offline.run(sys.stdin.buffer, sys.stdout, Clock().now)
     except (BrokenPipeError, KeyboardInterrupt):

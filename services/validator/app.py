@@ -19,7 +19,7 @@ from shared.messaging.pull import Pull
 from shared.service import Runtime, read_signer
 from shared.settings import read_secret
 
-CONCURRENCY = 64
+CONCURRENCY = 256  # half of the pool's queue, so that even one account's flood is taken from the stream
 
 
 async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:

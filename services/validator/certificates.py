@@ -201,12 +201,12 @@ class Certificate:
     def is_self_signed(self) -> bool:
         return self.is_self_issued and signed_by(self, self)
 
-    @property
+    @fact
     def weak_signature(self) -> str | None:
         """The name of the broken hash that it is signed with."""
         return _WEAK_SIGNATURES.get(self.parsed.signature_algorithm_oid.dotted_string)
 
-    @property
+    @fact
     def unknown_critical(self) -> list[str]:
         """Critical extensions that a TLS client is not bound to know (RFC 5280, 4.2), by OID."""
         return [
@@ -247,6 +247,21 @@ class Certificate:
         usage = self.extension(x509.ExtendedKeyUsage)
         return usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage
 
+    @fact
+    def unfit_as_issuer(self) -> tuple[str, ...]:
+        """Why it may not issue a TLS server's certificate, whatever the path: clauses for people."""
+        basic, usage = self.extension(x509.BasicConstraints), self.extension(x509.KeyUsage)
+        reasons = [f"has a critical extension that clients do not know ({oid})" for oid in self.unknown_critical]
+        if basic is None or not basic.ca:
+            reasons.append("is not a CA")
+        if usage is not None and not usage.key_cert_sign:
+            reasons.append("may not sign certificates (key usage)")
+        if not self.serves_tls:
+            reasons.append("may not issue for TLS servers (extended key usage)")
+        if not self.key_fits:
+            reasons.append(f"has a key that is not accepted ({self.key_name})")
+        return tuple(reasons)
+
     def extension(self, kind: type[ExtensionT]) -> ExtensionT | None:
         found = self._by_kind.get(kind)
         return found if isinstance(found, kind) else None
@@ -264,7 +279,9 @@ class Certificate:
         """It as the one trusted root."""
         return Store([self.parsed])
 
+    @fact
     def pem(self) -> str:
+        """Canonical."""
         return pem.encode(pem.CERTIFICATE, self.der)
 
     def __str__(self) -> str:
@@ -309,5 +326,7 @@ def _organisation(name: x509.Name) -> str:
 
 
 def _text(name: x509.Name) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in name.rfc4514_string())
+    text = name.rfc4514_string()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "?" for c in text)
     return text[:MAX_SUBJECT] + ("…" if len(text) > MAX_SUBJECT else "")

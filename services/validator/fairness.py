@@ -15,7 +15,8 @@ class Busy(Transient):
 
 
 class FairQueue(Generic[ItemT]):
-    """At most ``size`` items wait, and at most ``per_account`` taken items of one account are not done yet."""
+    """At most ``size`` items wait, half of them of one account, and at most ``per_account`` taken items of one account
+    are not done yet."""
 
     def __init__(self, size: int, per_account: int) -> None:
         self._size, self._per_account = size, per_account
@@ -27,9 +28,11 @@ class FairQueue(Generic[ItemT]):
         return self._length
 
     def put(self, account: str, item: ItemT) -> None:
-        """Busy when the queue is full."""
+        """Busy when the queue, or the account's half of it, is full."""
         if self._length >= self._size:
             raise Busy(f"{self._length} submissions wait to be judged already")
+        if len(self._waiting.get(account, ())) >= max(1, self._size // 2):
+            raise Busy("too many submissions of this account wait to be judged already")
         self._waiting.setdefault(account, deque()).append(item)
         self._length += 1
 
@@ -38,10 +41,12 @@ class FairQueue(Generic[ItemT]):
         self._waiting.setdefault(account, deque()).appendleft(item)
         self._length += 1
 
-    def take(self) -> ItemT | None:
-        """The next item of the account whose turn it is; ``done`` must follow."""
+    def take(self, *, of_crowds: bool = True) -> ItemT | None:
+        """The next item of the account whose turn it is; ``done`` must follow. Without ``of_crowds`` only of accounts
+        that have one item here and no more."""
         for account, items in self._waiting.items():
-            if self._taken[account] < self._per_account:
+            crowds = len(items) + self._taken[account] > 1
+            if self._taken[account] < self._per_account and (of_crowds or not crowds):
                 self._taken[account] += 1
                 self._length -= 1
                 item = items.popleft()

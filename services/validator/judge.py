@@ -142,7 +142,7 @@ def _fit_pair(index: int, submission: Submission) -> FitPair | None:
     if leaf is None or chain is None or key is None:
         return None
     return FitPair(
-        index=index, chain="".join(c.pem() for c in chain.certificates), key=key.pem(),
+        index=index, chain="".join(c.pem for c in chain.certificates), key=key.pem(),
         leaf_fingerprint=leaf.fingerprint, subject=leaf.subject, sans=leaf.sans, issuer=leaf.issuer,
         key_type=key.kind, key_bits=key.bits, not_before=leaf.not_before, not_after=leaf.not_after,
         chain_until=min(certificate.not_after for certificate in chain.certificates),

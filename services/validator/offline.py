@@ -13,13 +13,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import IO, Any
 
-from services.validator import judge, names
+from services.validator import judge, names, pem
 from services.validator.certificates import Unreadable
+from services.validator.guard import Guard, Stuck
 from services.validator.roots import TrustRoots, mozilla
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_LINE = 8 * 1024 * 1024
-_ROOTS_KEPT = 64
+MAX_ROOTS_BYTES, MAX_ROOTS = 1024 * 1024, 1000
+_ROOTS_KEPT = 16
 
 Now = Callable[[], datetime]
 
@@ -30,9 +32,31 @@ class BadLine(ValueError):
 
 def run(source: IO[bytes], sink: IO[str], now: Now) -> None:
     """Judges every line of ``source``; a line that is no request is refused like any other."""
-    for line in _lines(source):
-        sink.write(json.dumps(answer(line, now), separators=(",", ":")) + "\n")
-        sink.flush()
+    guard = Guard(lambda line: _packed(answer(line, now)))
+    try:
+        for line in _lines(source):
+            sink.write(_judged_by(guard, line).decode("ascii") + "\n")
+            sink.flush()
+    finally:
+        guard.close()
+
+
+def _judged_by(guard: Guard, line: bytes) -> bytes:
+    try:
+        return guard(line)
+    except Stuck:
+        return _packed(_verdict(_named(line), [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]))
+
+
+def _packed(verdict: dict[str, Any]) -> bytes:
+    return json.dumps(verdict, separators=(",", ":")).encode("ascii")
+
+
+def _named(line: bytes) -> str | int | None:
+    try:
+        return _identity(_parsed(line))
+    except BadLine:
+        return None
 
 
 def answer(line: bytes, now: Now) -> dict[str, Any]:
@@ -48,6 +72,10 @@ def answer(line: bytes, now: Now) -> dict[str, Any]:
         raise
     except BaseException:  # A line must never stop the others, nor a panic of a library, which is no Exception.
         findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
+    return _verdict(identity, findings)
+
+
+def _verdict(identity: str | int | None, findings: list[Finding]) -> dict[str, Any]:
     accepted = judge.verdicts([""], findings)[""]
     return {
         "id": identity, "verdict": "accepted" if accepted else "refused", "findings": [_plain(f) for f in findings],
@@ -114,8 +142,11 @@ def _roots(request: dict[str, Any]) -> TrustRoots:
     value = request.get("roots")
     if value is None:
         return _mozilla()
+    text = _text(request, "roots")
+    if len(text) > MAX_ROOTS_BYTES or pem.count(text) > MAX_ROOTS:
+        raise BadLine(f"roots is over {MAX_ROOTS_BYTES:,} bytes or {MAX_ROOTS:,} certificates")
     try:
-        return _own_roots(_text(request, "roots"))
+        return _own_roots(text)
     except Unreadable:
         raise BadLine("roots is not PEM of certificates") from None
 

@@ -17,6 +17,7 @@ KEY_SUFFIX = "PRIVATE KEY"
 LINE = 64
 
 _MARK = re.compile(r"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 #.]{0,63})-----")
+_CANONICAL = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
 _BEGIN = "-----BEGIN "
 _ENCRYPTION = ("Proc-Type:", "DEK-Info:")
 _BOM = "\ufeff"
@@ -168,6 +169,8 @@ class _Tokeniser:
             self._faults.append(Fault(index, begin[2], "is empty"))
 
     def _body_lines(self, raw: str, index: int) -> list[str]:
+        if _CANONICAL.fullmatch(raw):
+            return raw.split("\n")
         lines = raw.split("\n")
         if lines[0].strip() or lines[-1].strip() or len(lines) == 1:
             self._note(Oddity.ONE_LINE, index)

@@ -31,7 +31,6 @@ EXPIRES_SOON = timedelta(days=14)
 SHOWN_NAMES = 30
 _CERTIFICATE: Final = "certificate"
 _KEY: Final = "private_key"
-
 # CA/Browser Forum Baseline Requirements 6.3.2, by date of issue, newest first.
 _LIFETIMES: Final = tuple(
     (datetime(*since, tzinfo=UTC), timedelta(days=days))
@@ -41,9 +40,9 @@ _LIFETIMES: Final = tuple(
     )
 )
 _ALIEN_LABELS = {
-    "TRUSTED CERTIFICATE": "Convert it: openssl x509 -in cert.pem -out plain.pem",
-    "X509 CRL": "", "DH PARAMETERS": "", "EC PARAMETERS": "", "PUBLIC KEY": "", "CERTIFICATE REQUEST": "",
-    "NEW CERTIFICATE REQUEST": "", "ATTRIBUTE CERTIFICATE": "",
+    "TRUSTED CERTIFICATE": "Convert it: openssl x509 -in cert.pem -out plain.pem", "X509 CRL": "", "DH PARAMETERS": "",
+    "EC PARAMETERS": "", "PUBLIC KEY": "", "CERTIFICATE REQUEST": "", "NEW CERTIFICATE REQUEST": "",
+    "ATTRIBUTE CERTIFICATE": "",
 }
 
 

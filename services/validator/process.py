@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class Lost(Exception):
 
 
 class WorkerProcess:
-    """``jobs``: answered so far; ``retired``: it gets no more. Compared by identity."""
+    """``jobs``: answered so far; ``retired``: it gets no more; ``for_crowds``: see Workers. Compared by identity."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, sink: asyncio.StreamWriter, source: asyncio.StreamReader
@@ -28,6 +27,7 @@ class WorkerProcess:
         self._process, self._input, self._output = process, sink, source
         self.jobs = 0
         self.retired = False
+        self.for_crowds = True
 
     @classmethod
     async def start(cls, command: Sequence[str], setup: bytes, seconds: float) -> WorkerProcess:
@@ -66,15 +66,16 @@ class WorkerProcess:
     async def ask(self, body: bytes, seconds: float, starved_seconds: float) -> bytes:
         """The answer. Lost, and the worker killed, when it worked for ``seconds`` or said nothing for
         ``starved_seconds``: on a loaded machine wall time alone would condemn the innocent."""
-        began, used = time.monotonic(), _processor_seconds(self.pid)
+        waited, used = 0.0, processor_seconds(self.pid)
         answer = asyncio.ensure_future(self._exchange(body))
         try:
             patience = seconds
             while not (await asyncio.wait({answer}, timeout=patience))[0]:
+                waited += patience  # as asked for: while this process itself is starved, no worker can answer it
                 patience = _LOOK_EVERY
-                worked = _processor_seconds(self.pid) - used
-                # A processor busy for most of the time is work, not starvation.
-                if worked >= seconds * 0.6 or time.monotonic() - began >= starved_seconds:
+                worked = processor_seconds(self.pid) - used
+                # Ticks of the clock are 10 ms, and the answer itself takes a moment.
+                if worked >= seconds * 0.9 or waited >= starved_seconds:
                     raise Lost("it was stuck")
             self.jobs += 1
             return answer.result()
@@ -105,7 +106,7 @@ class WorkerProcess:
             raise Lost("it is gone") from None
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """User and system time of a process (proc(5)); 0 when it is gone or not Linux."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

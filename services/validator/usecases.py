@@ -59,7 +59,8 @@ class Judging:
         await self._publisher.publish(
             outgoing(
                 subjects.VERDICT_SUBMISSION, verdict, source="validator",
-                about=next(iter(request.domains), request.account), at=self._clock.now(), id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
+                about=next(iter(request.domains), request.account), at=self._clock.now(),
+                id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
                 traceparent=delivery.traceparent,
             )
         )

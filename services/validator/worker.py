@@ -7,6 +7,7 @@ frame out when it is ready, then a Job in and a Verdict or CheckReport out. End 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -31,11 +32,13 @@ Answer = Callable[[Job], Verdict | CheckReport]
 
 
 class Setup(Contract):
-    """The first frame. ``parent``: the pid that this process must not outlive; ``memory_bytes``: RLIMIT_AS."""
+    """The first frame. ``parent``: the pid that this process must not outlive; ``memory_bytes``: RLIMIT_AS;
+    ``niceness``: how far others go before it (nice(2))."""
 
     secrets: Annotated[Secrets, Field(repr=False)]
     parent: int
     memory_bytes: int
+    niceness: int = 0
 
 
 def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
@@ -45,10 +48,13 @@ def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
         signal.signal(number, signal.SIG_IGN)
     source, sink = sys.stdin.buffer, _claim_output()
     setup = Setup.model_validate_json(read_frame(source) or b"")
-    _die_with(setup.parent)
+    die_with(setup.parent)
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+    os.nice(setup.niceness)
     judge = SealedJudge(setup.secrets)
     _warm_up()
+    gc.collect()
+    gc.freeze()  # the roots stay: looking through them again and again costs a twentieth of a P-256 verdict
     write_frame(sink, b"")
     serve(source, sink, wrap(judge.answer))
 
@@ -94,7 +100,7 @@ def _forbid_dumps() -> None:
     sys.excepthook = lambda kind, value, trace: _report(value)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It died before the line above.
         os._exit(1)

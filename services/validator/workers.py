@@ -1,5 +1,9 @@
 """A bounded pool of worker processes for the heavy steps, watched, limited, replaced.
 
+Who sends one pair is not to wait for who sends a thousand: an account with several submissions here is a crowd. All
+workers but a few (``Limits.count`` - ``Limits.per_account``) judge crowds too, at a lower priority of the processor;
+the few are for the others alone.
+
 The pool knows sealed requests and verdicts only. A worker that is stuck is killed, one that dies is replaced, and
 the submission it had is tried again, three times at most. Own processes, because an executor cannot kill one.
 """
@@ -26,18 +30,20 @@ from shared.errors import EdgetlsError
 __all__ = ["Busy", "Limits", "Workers"]
 
 _RETRY_START = (0.1, 5.0)
+_CROWD_NICENESS = 10
 
 
 @dataclass(frozen=True)
 class Limits:
-    """``seconds``: of work a job; ``starved_seconds``: of wall time where the machine gives a worker no processor;
-    ``jobs``: before a worker is renewed; ``strikes``: workers that one submission may cost."""
+    """``count``: more than one account may have, so that none has all; ``seconds``: of work a job;
+    ``starved_seconds``: of wall time where the machine gives a worker no processor; ``jobs``: before a worker is
+    renewed; ``strikes``: workers that one submission may cost."""
 
-    count: int = max(1, min(4, os.cpu_count() or 1))
-    queue: int = 256
+    count: int = max(3, min(8, os.cpu_count() or 1))
+    queue: int = 512
     per_account: int = 2
     seconds: float = 0.3
-    starved_seconds: float = 1.5
+    starved_seconds: float = 3.0
     start_seconds: float = 30.0
     memory_bytes: int = 768 * 1024 * 1024
     jobs: int = 1000
@@ -78,7 +84,8 @@ class Workers:
     async def start(self) -> None:
         """Returns when every worker is ready; EdgetlsError when they do not start."""
         self._open = True
-        starts = [self._start_one() for _ in range(self.limits.count)]
+        few = max(0, self.limits.count - self.limits.per_account)
+        starts = [self._start_one(number >= few) for number in range(self.limits.count)]
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, WorkerProcess):
@@ -134,11 +141,21 @@ class Workers:
 
     def _pump(self) -> None:
         """Gives work to idle workers."""
-        while self._open and self._idle and (waiting := self._queue.take()) is not None:
+        while self._open and (found := self._match()) is not None:
+            worker, waiting = found
             if waiting.result.done():  # its caller gave up
                 self._queue.done(waiting.account)
                 continue
-            self._spawn(self._run(self._idle.pop(), waiting))
+            self._idle.remove(worker)
+            self._spawn(self._run(worker, waiting))
+
+    def _match(self) -> tuple[WorkerProcess, _Waiting] | None:
+        """An idle worker and what it may do next."""
+        for worker in sorted(self._idle, key=lambda idle: idle.for_crowds):
+            waiting = self._queue.take(of_crowds=worker.for_crowds)
+            if waiting is not None:
+                return worker, waiting
+        return None
 
     async def _run(self, worker: WorkerProcess, waiting: _Waiting) -> None:
         try:
@@ -179,7 +196,7 @@ class Workers:
 
     async def _renew(self, worker: WorkerProcess) -> None:
         """The successor is ready before the old one goes, so the pool never shrinks."""
-        self._admit(await self._start_until_up())
+        self._admit(await self._start_until_up(worker.for_crowds))
         worker.retired = True
         if worker in self._idle:
             self._idle.remove(worker)
@@ -196,7 +213,7 @@ class Workers:
 
     async def _succeed(self, worker: WorkerProcess) -> None:
         await worker.stop()
-        self._admit(await self._start_until_up())
+        self._admit(await self._start_until_up(worker.for_crowds))
 
     def _admit(self, worker: WorkerProcess) -> None:
         self._alive.add(worker)
@@ -210,17 +227,24 @@ class Workers:
         if self._open and worker in self._idle:
             self._replace(worker)
 
-    async def _start_until_up(self) -> WorkerProcess:
+    async def _start_until_up(self, for_crowds: bool) -> WorkerProcess:
         delay, longest = _RETRY_START
         while True:
             with contextlib.suppress(Lost, OSError):
-                return await self._start_one()
+                return await self._start_one(for_crowds)
             await asyncio.sleep(delay)
             delay = min(2 * delay, longest)
 
-    async def _start_one(self) -> WorkerProcess:
-        setup = Setup(secrets=self.secrets, parent=os.getpid(), memory_bytes=self.limits.memory_bytes)
-        return await WorkerProcess.start([sys.executable, "-m", self.module], setup.encode(), self.limits.start_seconds)
+    async def _start_one(self, for_crowds: bool) -> WorkerProcess:
+        setup = Setup(
+            secrets=self.secrets, parent=os.getpid(), memory_bytes=self.limits.memory_bytes,
+            # With one kind of workers only there is nobody to let go first.
+            niceness=_CROWD_NICENESS if for_crowds and self.limits.count > self.limits.per_account else 0,
+        )
+        command = [sys.executable, "-m", self.module]
+        worker = await WorkerProcess.start(command, setup.encode(), self.limits.start_seconds)
+        worker.for_crowds = for_crowds
+        return worker
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -41,13 +41,13 @@ class AccountView(Contract):
 
 
 class SetResumption(Contract):
-    """https.cmd.account.resumption.v1 (operator): how the account's suspensions end."""
+    """https.cmd.account.resumption.v1: how the account's suspensions end."""
 
     account: Account
     resumption: Resumption
 
 
 class ResumeAccount(Contract):
-    """https.cmd.account.resume.v1 (operator): ends a suspension by hand; refused while the balance is not above 0."""
+    """https.cmd.account.resume.v1: ends a suspension by hand; refused while the balance is not above 0."""
 
     account: Account

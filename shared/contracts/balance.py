@@ -25,7 +25,8 @@ class BalanceView(Contract):
 
 
 class BalanceEvent(Contract):
-    """https.event.balance.<low|depleted|overdue|recovered|settled|credited|refused>.v1, once a crossing; ``crossing`` numbers them."""
+    """https.event.balance.<change>.v1, once a crossing; ``crossing`` numbers them. ``credited`` and ``refused`` answer
+    a command, once each."""
 
     account: Account
     change: Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]

@@ -86,6 +86,8 @@ CONFIG: Final = (
     _command("config", s.CMD_CERTIFICATE_DELETE, certificates.DeleteCertificate),
     _command("config", s.CMD_CERTIFICATE_ROLLBACK, certificates.RollbackCertificate),
     _command("config", s.CMD_ROOTS_SET, certificates.SetRoots),
+    _command("config", s.CMD_ACCOUNT_RESUMPTION, accounts.SetResumption),
+    _command("config", s.CMD_ACCOUNT_RESUME, accounts.ResumeAccount),
     Channel("config", s.JUDGE_SUBMISSION, judging.JudgeSubmission, "send", "message"),
     Channel("config", s.VERDICT_SUBMISSION, judging.Verdict, "receive", "message"),
     Channel("config", s.EVENT_EDGE_CONVERGED, edge.Converged, "receive", "event"),

@@ -83,8 +83,9 @@ class CertificateView(Contract):
 
 
 class DomainView(Contract):
-    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the revision that every node serves, None while unknown; ``suspension``: why nodes
-    refuse HTTPS, None while the account is not suspended. In lists the certificates' ``chain`` is empty."""
+    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the revision that every node
+    serves, None while unknown; ``suspension``: why nodes refuse HTTPS, None while the account is not suspended. In
+    lists the certificates' ``chain`` is empty."""
 
     domain: Name
     account: Account

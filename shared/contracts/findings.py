@@ -172,6 +172,8 @@ class Code(StrEnum):
     DOMAIN_INVALID = ("domain.invalid", R, "The domain name is not valid.",
                       "Use letters, digits and hyphens in labels of at most 63; `*` only as the whole first label.",
                       "At position 5: a label is empty.")
+    ACCOUNT_OVERDUE = ("account.overdue", R, "The account is overdue: its balance is not above 0.",
+                       "Credit the balance; then HTTPS can be resumed.")
     DOMAIN_UNKNOWN = ("domain.unknown", R, "The domain is not registered in this account.", "Register it first.")
     DOMAIN_TAKEN = ("domain.taken", R, "The domain is registered already.", "Check the account, or remove it first.",
                     "A wildcard and the hosts under it belong to one account, and another account holds one of "

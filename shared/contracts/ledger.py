@@ -33,7 +33,8 @@ class LedgerRow(Contract):
 
     ``billed_at``: where a bill of the zone that was asked for puts it; ``late``: usage of an hour whose month was
     settled before. ``price``: of 10,000 requests, by ``price_id``; ``plan``: reference of the plan that was bought or
-    used; ``plan_cost``: the part of that plan's price that ``requests`` used up (of usage), or None."""
+    used; ``plan_cost``: the part of that plan's price that ``requests`` used up (of usage), or None. Of a plan that was
+    bought ``requests`` is what it holds and ``price_id`` its name in the price book."""
 
     id: int
     account: Account

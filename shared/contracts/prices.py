@@ -74,7 +74,7 @@ class PriceEffect(Contract):
 
 
 class PricePreview(Contract):
-    """Nothing is changed. ``findings`` empty: applying it on ``base`` will succeed. At most 200 ``effects``: the accounts
+    """Nothing is changed. ``findings`` empty: applying it on ``base`` will succeed. ``effects``: of the 200 accounts
     whose cost changes most."""
 
     base: int

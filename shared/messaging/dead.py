@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from faststream.nats import NatsRouter
@@ -13,20 +14,28 @@ from nats.js.errors import APIError, NotFoundError
 from shared import subjects
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
-from shared.errors import BrokerAway, Refused
+from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
-from shared.messaging.cloudevents import Outgoing
+from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.failures import Handle
 from shared.messaging.publish import Publisher
 
 PAGE_BYTES = 400_000
 
 
 class DeadOffice:
-    """The letters that ``service`` put into DEAD."""
+    """The letters that ``service`` put into DEAD.
 
-    def __init__(self, client: Client, publisher: Publisher, service: str) -> None:
+    ``local``: by source (a name of subjects.DEAD_OWNERS), what handles a message of it here. A service may not publish
+    the events of others, and what it replayed would reach everybody: such a letter is handled again by its owner alone.
+    """
+
+    def __init__(
+        self, client: Client, publisher: Publisher, service: str, local: Mapping[str, Handle] | None = None
+    ) -> None:
         self._client, self._publisher = client, publisher
+        self._local = {subjects.dead(source): handle for source, handle in (local or {}).items()}
         self._js = client.jetstream(timeout=5)
         self._subjects = [subjects.dead(source) for source in subjects.DEAD_OWNERS[service]]
 
@@ -55,10 +64,17 @@ class DeadOffice:
         return _letter(await self._find(question.sequence))
 
     async def replay(self, question: OneDead) -> DeadDone:
-        """Publishes the letter's message again, then deletes the letter."""
+        """Publishes the letter's message again, or handles it here, then deletes the letter."""
         message = await self._find(question.sequence)
         if message.headers.get("edgetls-body") != "kept":
             raise Refused([finding(Code.DEAD_BODILESS)])
+        if handle := self._local.get(message.subject):
+            try:
+                await handle(_again(message))
+            except Poison as error:
+                raise Refused([finding(Code.DEAD_STILL_REFUSED, f"{error.reason}: {error}")]) from None
+            await self._delete(question.sequence)
+            return DeadDone(sequence=question.sequence, done="replayed")
         headers = {k: v for k, v in message.headers.items() if not k.startswith(("edgetls-", "Nats-"))}
         headers["Nats-Msg-Id"] = f"replay:{new_id()}"
         await self._publisher.publish(Outgoing(message.headers["edgetls-subject"], message.body, headers))
@@ -108,6 +124,17 @@ def dead_router(office: DeadOffice, service: str) -> NatsRouter:
         return await office.drop(question)
 
     return router
+
+
+def _again(message: StoredMessage) -> Delivery:
+    """As it was delivered; nobody waits for its ack."""
+    headers = message.headers
+    own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
+    sequence = headers.get("edgetls-sequence", "0")
+    return Delivery(
+        headers.get("edgetls-subject", ""), message.body, own, headers.get("edgetls-stream", ""),
+        int(sequence) if sequence.isdecimal() else 0, _time(headers.get("Nats-Time-Stamp")), 1, "",
+    )
 
 
 def _letter(message: StoredMessage) -> DeadLetter:

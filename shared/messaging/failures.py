@@ -33,6 +33,7 @@ _PASSING = (
     Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
     asyncpg.InsufficientResourcesError, asyncpg.InternalClientError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 
 
@@ -47,21 +48,26 @@ class DeadLetters:
     def __init__(self, publisher: Publisher, source: str) -> None:
         self._publisher, self.source = publisher, source
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
-        """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body."""
+    async def bury(self, delivery: Delivery, reason: str, *, identity: str = "") -> None:
+        """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body; ``identity``: of what is buried
+        once however often it is delivered, else its place in the stream."""
         keep_body = delivery.subject not in _SEALED_CARRIERS
         headers = {k: v for k, v in delivery.headers.items() if not k.lower().startswith("nats-")}
         headers |= {
             "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
             "edgetls-subject": delivery.subject, "edgetls-body": "kept" if keep_body else "dropped",
             "edgetls-reason": " ".join(reason.split())[:1000],
-            "Nats-Msg-Id": f"dead:{delivery.stream}:{delivery.sequence}:{delivery.stream_time.timestamp()}",
+            "Nats-Msg-Id": f"dead:{identity or _place(delivery)}",
         }
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
         body = delivery.body if keep_body else b""
         await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
         DEAD_LETTERS.labels(source=self.source).inc()
         log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
+
+
+def _place(delivery: Delivery) -> str:
+    return f"{delivery.stream}:{delivery.sequence}:{delivery.stream_time.timestamp()}"
 
 
 Handle = Callable[[Delivery], Awaitable[None]]

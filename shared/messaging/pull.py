@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 import structlog
 from nats.aio.client import Client
@@ -27,7 +27,9 @@ _LOOK_SECONDS = 0.25
 
 
 class Pull:
-    """``batches()`` yields what has arrived, at least one and at most ``batch`` deliveries, in order."""
+    """``batches()`` yields what has arrived, at least one and at most ``batch`` deliveries, in order.
+
+    ``messages()`` yields the same as the client received it: reading where each came from costs more than the rest."""
 
     def __init__(self, client: Client, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
@@ -39,12 +41,17 @@ class Pull:
         self._wake = asyncio.Event()
 
     async def batches(self) -> AsyncIterator[list[Delivery]]:
+        async with contextlib.aclosing(self.messages()) as lots:
+            async for messages in lots:
+                yield [Delivery.of(message) for message in messages]
+
+    async def messages(self) -> AsyncGenerator[list[Msg], None]:
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(f"{inbox}.*", cb=self._arrived)
         filler = asyncio.create_task(self._keep_asking(inbox))
         try:
             while True:
-                yield [Delivery.of(message) for message in await self._take()]
+                yield await self._take()
         finally:
             filler.cancel()
             if not self._client.is_closed:
@@ -52,6 +59,12 @@ class Pull:
 
     async def ack(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+ACK")
+
+    async def ack_all(self, messages: Iterable[Msg]) -> None:
+        """What cannot be acked now will be delivered again."""
+        with contextlib.suppress(NatsError):
+            for message in messages:
+                await self._client.publish(message.reply, b"+ACK")
 
     async def nak(self, delivery: Delivery, delay: float) -> None:
         """``delay`` seconds until the next delivery."""

@@ -21,13 +21,19 @@ else:  # the classes of asyncpg are generic for type checkers only
     Pool, Connection = asyncpg.Pool, asyncpg.Connection
 
 
-async def open_pool(dsn: str, *, size: int = 8) -> Pool:
-    """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the database is none."""
+async def open_pool(dsn: str, *, size: int = 8, stalled_seconds: float = 0) -> Pool:
+    """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the database is none.
+
+    ``stalled_seconds``: after so long between two statements of a transaction PostgreSQL ends it, so that a process
+    that was stopped does not keep its locks (0: never)."""
+    settings = {"application_name": "edgetls"}
+    if stalled_seconds:
+        settings["idle_in_transaction_session_timeout"] = f"{stalled_seconds * 1000:.0f}"
     while True:
         try:
             return await asyncpg.create_pool(
                 dsn, min_size=1, max_size=size, command_timeout=30, timeout=5, init=_prepare,
-                server_settings={"application_name": "edgetls"},
+                server_settings=settings,
             )
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise SettingsError(f"PostgreSQL refused {place(dsn)}: {error}") from None

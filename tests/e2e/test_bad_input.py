@@ -26,11 +26,10 @@ from shared.contracts.domains import Outcome
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, FleetView, ListDead, Nothing, OneDead
 from shared.contracts.usage import HttpsRequest
 from shared.messaging.rpc import ask
-from tests.e2e.conftest import ACCOUNT
 from tests.e2e.logins import Logins
 from tests.support.waiting import until
 
-NODE = "node-1"
+ACCOUNT, NODE = "bad-input", "node-1"
 GARBAGE, STRANGE = b"\x00 this is no JSON", b'{"surprise": "of another version"}'
 # Who may publish what, and under which name its dead letters are kept.
 MALFORMED = [
@@ -46,7 +45,10 @@ MALFORMED = [
     (f"node-{NODE}", s.usage_batch(NODE), s.STREAM_USAGE),
     ("platform", s.USAGE_REQUEST, s.STREAM_USAGE),
 ]
-SEALED = {s.CMD_CERTIFICATE_SUBMIT, s.CMD_PAIR_RESEAL, s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION}
+SEALED = {
+    s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_PAIR_RESEAL, s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION,
+}
+"""Their bodies carry sealed keys: only headers and the reason are kept."""
 
 
 @pytest.fixture

@@ -295,7 +295,8 @@ def _search_files(cage: Cage) -> list[str]:
     found: list[str] = []
     for path in sorted(path for path in data.rglob("*") if path.is_file() and not path.is_symlink()):
         place = str(path.relative_to(data))
-        seen |= {start for start, word in known.items() if place.startswith(start) and word.encode() in path.read_bytes()}
+        content = path.read_bytes()
+        seen |= {start for start, word in known.items() if place.startswith(start) and word.encode() in content}
         if path.name == "core" or path.name.startswith("core."):
             found.append(f"{place} is a core file")
         for name, needles in wanted.items():

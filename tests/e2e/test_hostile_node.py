@@ -27,10 +27,10 @@ from shared.contracts.queries import FleetView, Nothing
 from shared.contracts.usage import Confirmation
 from shared.crypto.signing import Purpose, Signer, parse
 from shared.messaging.rpc import ask
-from tests.e2e.conftest import ACCOUNT
 from tests.e2e.logins import Logins
 from tests.support.waiting import until
 
+ACCOUNT = "hostile"
 HOSTILE, VICTIM = "node-1", "node-2"
 BUNDLES, KEYRINGS = s.kv_stream(s.BUCKET_BUNDLES), s.kv_stream(s.BUCKET_KEYRINGS)
 

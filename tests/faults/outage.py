@@ -85,7 +85,7 @@ async def behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttablePr
 
 @asynccontextmanager
 async def outage(folder: Path) -> AsyncIterator[Outage]:
-    """Begun when it is entered; its story's requests go on for as long as ``visiting`` is on."""
+    """The outage has begun when it is entered; whoever enters mends the proxy."""
     async with behind_proxy(folder) as (platform, proxy), Story.on(platform, ["www.outage.test"]) as story:
         async with story.going_on():
             await story.each_replaced()

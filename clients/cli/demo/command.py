@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients.cli.command import epilog, run_action
-from clients.cli.demo import billing, leaving, serving
+from clients.cli.demo import billing, leaving, library, serving
 from clients.cli.demo.story import CheckFailed, Result, Story
 from clients.cli.demo.traffic import Origin
 from clients.cli.local import ended_by_sigterm
@@ -94,6 +94,7 @@ async def _tell(story: Story, folder: Path, nodes: int, requests: int) -> None:
 def _steps(requests: int) -> list[Callable[[Story, Stage], Awaitable[None]]]:
     return [
         serving.register, serving.refuse, serving.submit, serving.strangers, serving.redirect, serving.replace,
+        library.deploy, library.replace_and_roll_back, library.policies,
         lambda story, stage: billing.open_account(story, stage, requests),
         lambda story, stage: billing.requests(story, stage, requests),
         lambda story, stage: billing.charge(story, stage, requests),

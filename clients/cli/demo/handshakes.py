@@ -57,6 +57,27 @@ async def handshake(place: Endpoint, name: str, context: ssl.SSLContext) -> str:
         writer.transport.abort()
 
 
+@dataclass(frozen=True)
+class Agreed:
+    """What a handshake agreed on. ``version``: TLSv1.2; ``alpn``: h2, http/1.1 or None; ``leaf``: its SHA-256."""
+
+    version: str
+    alpn: str | None
+    leaf: str
+
+
+async def agree(place: Endpoint, name: str, context: ssl.SSLContext) -> Agreed:
+    """A handshake that offers what ``context`` does; one of REFUSED, or TimeoutError."""
+    async with asyncio.timeout(SECONDS):
+        _, writer = await asyncio.open_connection(place.host, place.port, ssl=context, server_hostname=name)
+    try:
+        tls = writer.get_extra_info("ssl_object")
+        leaf = sha256(tls.getpeercert(binary_form=True)).hexdigest()
+        return Agreed(tls.version(), tls.selected_alpn_protocol(), leaf)
+    finally:
+        writer.transport.abort()
+
+
 async def is_refused(place: Endpoint, name: str, context: ssl.SSLContext | None = None) -> bool:
     """Whether the handshake is answered with a refusal; a node that does not answer at all is a TimeoutError."""
     try:

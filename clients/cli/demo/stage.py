@@ -50,7 +50,8 @@ class Pair:
 @dataclass
 class Stage:
     """``run``: what run.json holds. ``since``: the event stream's sequence when the story began; ``hour``: the UTC hour
-    that it began in; ``served``: every pair that www was served with, and the boxes that its key was sealed in."""
+    that it began in; ``served``: every pair that www was served with, and the boxes that its key was sealed in;
+    ``stored``: what the library kept first."""
 
     run: Mapping[str, Any]
     node_folders: list[Path]
@@ -63,6 +64,7 @@ class Stage:
     since: int = 0
     hour: datetime = field(default_factory=lambda: datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
     served: list[tuple[Pair, list[str]]] = field(default_factory=list)
+    stored: Pair | None = None
     kept_alive: Visitor | None = None
 
     @property

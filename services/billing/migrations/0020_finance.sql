@@ -34,12 +34,16 @@ create index usage_minutes_unattributed on usage_minutes (minute) where account 
 
 create view finance.ledger as
 select l.id, l.account, l.kind, l.at as booked_at, finance.billed_at(l.hour, l.at, 'UTC') as billed_at,
-    finance.hour_start(l.hour) as usage_hour, l.requests, l.price as price_per_10000, l.amount, l.currency, l.reference
+    finance.hour_start(l.hour) as usage_hour, l.hour as unix_hour, l.requests, l.price as price_per_10000, l.price_id, l.plan, l.plan_cost, l.amount, l.currency,
+    l.reference
 from ledger l;
-comment on view finance.ledger is 'Every line of the append-only ledger. amount: what it does to the balance.';
+comment on view finance.ledger is
+    'Every line of the append-only ledger. amount: what it does to the balance. billed_at: in UTC months; for another '
+    'zone finance.billed_at(unix_hour, booked_at, zone).';
 
 create view finance.charges as
-select id, account, kind, booked_at, billed_at, usage_hour, requests, price_per_10000, -amount as cost, currency
+select id, account, kind, booked_at, billed_at, usage_hour, unix_hour, requests, price_per_10000, price_id, plan,
+    plan_cost, -amount as cost, currency
 from finance.ledger where usage_hour is not null;
 comment on view finance.charges is 'The ledger''s lines for usage: charges and corrections. cost: above 0 is owed.';
 
@@ -68,8 +72,18 @@ from usage_minutes where account = '';
 comment on view finance.unattributed is 'Usage of domains that no account owned: charged when the owner becomes known.';
 
 create view finance.balances as
-select account, currency, ledger, accrued_requests, threshold, low, depleted from accounts;
+select account, currency, ledger, accrued_requests, threshold, low, depleted, overdue from accounts;
 comment on view finance.balances is 'ledger: the sum of the account''s lines. accrued_requests: counted, not charged yet.';
+
+create view finance.plans as
+select p.account, p.reference, p.plan, p.requests, coalesce(u.used, 0)::bigint as used, finance.hour_start(p.start_hour)
+    as start, finance.hour_start(p.end_hour) as "end", p.amount, p.currency, p.bought_at
+from plans p left join (select account, reference, sum(requests) as used from plan_uses group by 1, 2) u
+    using (account, reference);
+comment on view finance.plans is 'Plans that were bought. used: by charged hours; the rest is forfeited at the end.';
+
+create view finance.price_books as select serial, applied_at, body from price_books;
+comment on view finance.price_books is 'Every price book that was applied, as JSON; the highest serial is current.';
 
 create view finance.logs as
 select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen,

@@ -3,13 +3,15 @@
 # ruff: noqa: S608 - what is put into statements here is this module's own; everything else is a parameter
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from services.billing.balance import HOURS_OF_MEAN, Standing
-from services.billing.rating import plain
+from services.billing.balance import HOURS_OF_MEAN, Standing, Terms, priced
+from services.billing.charging import Line
+from services.billing.rating import plain, total
 from services.billing.store import Reader
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryCharges
@@ -18,48 +20,29 @@ from shared.errors import Refused
 from shared.storage.pool import Connection
 
 _COLUMNS: Final = (
-    "account, currency, ledger, entries, accrued_requests, threshold, recent_requests, recent_hours, low, depleted,"
-    " crossing"
+    "account, currency, ledger, entries, accrued_requests, threshold, recent_amount, recent_hours, low, depleted,"
+    " overdue, depleted_since, crossing, plan_left, tier_key, tier_used, rate_from"
 )
 _RECENT: Final = f"""
-select a.account, coalesce(sum(h.charged), 0)::bigint as requests, count(h.charged)::int as hours
+select a.account, coalesce(sum(h.amount), 0) as amount, count(h.amount)::int as hours
 from unnest($1::text[]) as a (account) left join lateral (
-    select charged from account_hours where account = a.account and postings > 0 and charged > 0
+    select amount from account_hours where account = a.account and postings > 0 and charged > 0
     order by hour desc limit {HOURS_OF_MEAN}
 ) h on true group by a.account
 """
 
 
-class Credit(NamedTuple):
-    """A credit that is in the ledger."""
+class Entry(NamedTuple):
+    """A ledger line that is no charge: a credit (above 0) or a plan that was bought (below)."""
 
+    kind: Literal["credit", "plan"]
     amount: Decimal
     currency: str
+    reference: str
 
 
-class OpenHour(NamedTuple):
-    """An hour of an account whose count and charge differ; ``postings``: how often it was charged already."""
-
-    account: str
-    hour: int
-    requests: int
-    postings: int
-
-
-class Posting(NamedTuple):
-    """A charge line to write. ``amount``: what it costs (a correction downwards is negative)."""
-
-    account: str
-    hour: int
-    posting: int
-    requests: int
-    price: Decimal
-    amount: Decimal
-    currency: str
-
-
-async def lock(connection: Connection, accounts: Iterable[str]) -> dict[str, Standing]:
-    """Makes the rows that are missing, locks them all in order of the account."""
+async def lock(connection: Connection, accounts: Iterable[str], terms: Terms) -> dict[str, Standing]:
+    """Makes the rows that are missing, locks them all in order of the account; with the prices of now."""
     ordered = sorted(set(accounts))
     await connection.execute(
         "insert into accounts (account) select a from unnest($1::text[]) as a order by a collate \"C\""
@@ -68,13 +51,13 @@ async def lock(connection: Connection, accounts: Iterable[str]) -> dict[str, Sta
     rows = await connection.fetch(
         f"select {_COLUMNS} from accounts where account = any($1::text[]) order by account for update", ordered
     )
-    return {row["account"]: _standing(dict(row)) for row in rows}
+    return {row["account"]: priced(_standing(dict(row)), terms) for row in rows}
 
 
-async def read(connection: Reader, account: str) -> Standing:
+async def read(connection: Reader, account: str, terms: Terms) -> Standing:
     """As it is now, without a lock; one that never was has nothing."""
     row = await connection.fetchrow(f"select {_COLUMNS} from accounts where account = $1", account)
-    return Standing(account) if row is None else _standing(dict(row))
+    return priced(Standing(account) if row is None else _standing(dict(row)), terms)
 
 
 async def save(connection: Connection, standings: Sequence[Standing]) -> None:
@@ -83,15 +66,21 @@ async def save(connection: Connection, standings: Sequence[Standing]) -> None:
         return
     await connection.execute(
         "update accounts a set currency = t.currency, ledger = t.ledger, entries = t.entries,"
-        " accrued_requests = t.accrued, threshold = t.threshold, recent_requests = t.recent_requests,"
-        " recent_hours = t.recent_hours, low = t.low, depleted = t.depleted, crossing = t.crossing"
-        " from unnest($1::text[], $2::text[], $3::numeric[], $4::bigint[], $5::bigint[], $6::numeric[], $7::bigint[],"
-        " $8::int[], $9::bool[], $10::bool[], $11::bigint[]) as t (account, currency, ledger, entries, accrued,"
-        " threshold, recent_requests, recent_hours, low, depleted, crossing) where a.account = t.account",
+        " accrued_requests = t.accrued, threshold = t.threshold, recent_amount = t.recent_amount,"
+        " recent_hours = t.recent_hours, low = t.low, depleted = t.depleted, crossing = t.crossing,"
+        " overdue = t.overdue, depleted_since = t.depleted_since, plan_left = t.plan_left, tier_key = t.tier_key,"
+        " tier_used = t.tier_used, rate_from = t.rate_from"
+        " from unnest($1::text[], $2::text[], $3::numeric[], $4::bigint[], $5::bigint[], $6::numeric[], $7::numeric[],"
+        " $8::int[], $9::bool[], $10::bool[], $11::bigint[], $12::bool[], $13::timestamptz[], $14::bigint[],"
+        " $15::text[], $16::bigint[], $17::int[]) as t (account, currency, ledger, entries, accrued, threshold,"
+        " recent_amount, recent_hours, low, depleted, crossing, overdue, depleted_since, plan_left, tier_key,"
+        " tier_used, rate_from) where a.account = t.account",
         [s.account for s in standings], [s.currency for s in standings], [s.ledger for s in standings],
         [s.entries for s in standings], [s.accrued_requests for s in standings], [s.threshold for s in standings],
-        [s.recent_requests for s in standings], [s.recent_hours for s in standings],
+        [s.recent_amount for s in standings], [s.recent_hours for s in standings],
         [s.low for s in standings], [s.depleted for s in standings], [s.crossing for s in standings],
+        [s.overdue for s in standings], [s.depleted_since for s in standings], [s.plan_left for s in standings],
+        [s.tier_key for s in standings], [s.tier_used for s in standings], [s.rate_from for s in standings],
     )
 
 
@@ -115,20 +104,18 @@ async def set_threshold(connection: Connection, account: str, at: datetime) -> b
     ) is not None
 
 
-async def credit_of(connection: Connection, account: str, reference: str) -> Credit | None:
+async def entry_of(connection: Connection, account: str, reference: str) -> Entry | None:
     row = await connection.fetchrow(
-        "select amount, currency from ledger where account = $1 and reference = $2", account, reference
+        "select kind, amount, currency, reference from ledger where account = $1 and reference = $2", account, reference
     )
-    return None if row is None else Credit(plain(row["amount"]), row["currency"])
+    return None if row is None else Entry(row["kind"], plain(row["amount"]), row["currency"], row["reference"])
 
 
-async def add_credit(
-    connection: Connection, account: str, reference: str, credit: Credit, command_id: str, at: datetime
-) -> None:
+async def add_entry(connection: Connection, account: str, entry: Entry, command_id: str, at: datetime) -> None:
     await connection.execute(
-        "insert into ledger (account, kind, amount, currency, reference, command_id, at)"
-        " values ($1, 'credit', $2, $3, $4, $5, $6)",
-        account, credit.amount, credit.currency, reference, command_id, at,
+        "insert into ledger (account, kind, amount, currency, reference, plan, command_id, at)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        account, *entry, entry.reference if entry.kind == "plan" else None, command_id, at,
     )
 
 
@@ -137,54 +124,87 @@ async def said(connection: Connection, message_id: str) -> bool:
     return await connection.fetchval("select true from outbox where message_id = $1", message_id) is not None
 
 
-async def accounts_to_charge(connection: Reader, before_hour: int, most: int) -> list[str]:
-    """Accounts with an hour before ``before_hour`` whose count and charge differ."""
+async def accounts_to_charge(connection: Reader, past: int, most: int) -> list[str]:
+    """Accounts with an hour before ``past`` whose count and charge differ, or that must be rated anew; with a plan that
+    has ended by then."""
     rows = await connection.fetch(
-        "select distinct account from account_hours where hour < $1 and requests <> charged order by account limit $2",
-        before_hour, most,
+        "select account from account_hours where hour < $1 and requests <> charged"
+        " union select account from accounts where rate_from < $1"
+        " union select account from plans where not ended and end_hour <= $1 order by account limit $2",
+        past, most,
     )
     return [row["account"] for row in rows]
 
 
-async def open_hours(connection: Connection, accounts: Sequence[str], before_hour: int) -> list[OpenHour]:
-    """Of locked accounts, in order of account and hour; ``requests``: what is not charged yet."""
+async def first_open_hours(connection: Connection, accounts: Sequence[str], past: int) -> dict[str, int]:
+    """Of locked accounts: from which hour on each must be rated; ``past`` where there is nothing to rate."""
     rows = await connection.fetch(
-        "select account, hour, requests - charged as requests, postings from account_hours"
-        " where account = any($1::text[]) and hour < $2 and requests <> charged order by account, hour",
-        accounts, before_hour,
+        "select a.account, least(a.rate_from, (select min(hour) from account_hours h where h.account = a.account"
+        " and h.hour < $2 and h.requests <> h.charged), $2) as hour from accounts a where a.account = any($1::text[])"
+        " order by a.account", accounts, past,
     )
-    return [OpenHour(**dict(row)) for row in rows]
+    return {row["account"]: row["hour"] for row in rows}
 
 
-async def post(connection: Connection, postings: Sequence[Posting], at: datetime) -> None:
-    """Writes the lines and counts them as charged."""
+async def post(
+    connection: Connection, made: Mapping[str, Sequence[Line]], currencies: Mapping[str, str], at: datetime
+) -> None:
+    """Writes the lines of locked accounts, the first of an hour as its charge, later ones as corrections."""
     await connection.executemany(
-        "insert into ledger (account, kind, amount, currency, hour, posting, requests, price, at)"
-        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into ledger (account, kind, amount, currency, hour, posting, line, requests, price, price_id, plan,"
+        " plan_cost, at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         [
-            (p.account, "charge" if p.posting == 1 else "correction", -p.amount, p.currency, p.hour, p.posting,
-             p.requests, p.price, at)
-            for p in postings
+            (account, "charge" if line.posting == 1 else "correction", -line.amount, currencies[account], line.hour,
+             line.posting, line.line, line.requests, line.price, line.price_id, line.plan, line.plan_cost, at)
+            for account, lines in made.items() for line in lines
         ],
     )
+    hours: dict[tuple[str, int], list[Line]] = defaultdict(list)
+    for account, lines in made.items():
+        for line in lines:
+            hours[account, line.hour].append(line)
     await connection.executemany(
-        "update account_hours set charged = charged + $3, postings = $4 where account = $1 and hour = $2",
-        [(p.account, p.hour, p.requests, p.posting) for p in postings],
+        "update account_hours set charged = charged + $3, amount = amount + $4, postings = $5"
+        " where account = $1 and hour = $2",
+        [
+            (*key, sum(line.requests for line in lines), total(line.amount for line in lines), lines[0].posting)
+            for key, lines in hours.items()
+        ],
     )
 
 
-async def recent(connection: Connection, accounts: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Requests charged in the last closed hours with service, and how many hours those are."""
+async def recent(connection: Connection, accounts: Sequence[str]) -> dict[str, tuple[Decimal, int]]:
+    """What was charged for the last closed hours with service, and how many hours those are."""
     rows = await connection.fetch(_RECENT, accounts)
-    return {row["account"]: (row["requests"], row["hours"]) for row in rows}
+    return {row["account"]: (plain(row["amount"]), row["hours"]) for row in rows}
+
+
+async def tiers(connection: Connection, standings: Sequence[Standing]) -> dict[str, int]:
+    """What each was charged for this month at its current price."""
+    keys = [(standing.account, *(standing.tier_key or "0:").split(":", 1)) for standing in standings]
+    rows = await connection.fetch(
+        "select account, requests from tier_uses where (account, month, price_id) in"
+        " (select * from unnest($1::text[], $2::int[], $3::text[]))",
+        [account for account, _, _ in keys], [int(month) for _, month, _ in keys], [price for _, _, price in keys],
+    )
+    return {row["account"]: row["requests"] for row in rows}
+
+
+async def long_depleted(connection: Reader, since: datetime, most: int) -> list[str]:
+    """Accounts that were depleted before ``since`` and are not overdue yet."""
+    rows = await connection.fetch(
+        "select account from accounts where depleted and not overdue and depleted_since <= $1 order by account"
+        " limit $2", since, most,
+    )
+    return [row["account"] for row in rows]
 
 
 async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple[int, ChargeRow]]:
     """Charge lines with their ledger number, in order of (hour, number); ``after`` is page_mark() of the last seen."""
     hour, number = _after(question.after)
     rows = await connection.fetch(
-        "select id, account, kind, hour, requests, price, amount, currency from ledger where account = $1"
-        " and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) order by hour, id limit $6",
+        "select id, account, kind, hour, requests, price, amount, currency, price_id, plan from ledger"
+        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) order by hour, id limit $6",
         question.account, _hour_up(question.start), _hour_up(question.end), hour, number, question.limit,
     )
     return [
@@ -193,6 +213,7 @@ async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple
             ChargeRow(
                 account=row["account"], hour=hour_time(row["hour"]), kind=row["kind"], requests=row["requests"],
                 price=plain(row["price"]), amount=plain(-row["amount"]), currency=row["currency"],
+                price_id=row["price_id"], plan=row["plan"],
             ),
         )
         for row in rows

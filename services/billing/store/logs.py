@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 from services.billing.store import Reader
+from shared import subjects
 from shared.contracts.queries import LogView, QueryLogs
+from shared.messaging.cloudevents import Delivery
 from shared.storage.pool import Connection
 
 HELD_MOST = 500
@@ -48,6 +50,8 @@ class Archived(NamedTuple):
     bad_lines: int
     cell_count: int
     cells: bytes
+    first_minute: int | None
+    last_minute: int | None
 
 
 class Refusal(NamedTuple):
@@ -79,7 +83,8 @@ async def lock_logs(connection: Connection, keys: Iterable[LogKey], now: datetim
     ordered = sorted(keys)
     columns = [key.node for key in ordered], [key.log for key in ordered]
     await connection.execute(
-        "insert into node_logs (node, log, last_seen) select n, l, $3 from unnest($1::text[], $2::text[]) as t (n, l)"
+        "insert into node_logs (node, log, last_seen, first_seen, complete_at) select n, l, $3, $3, $3"
+        " from unnest($1::text[], $2::text[]) as t (n, l)"
         " order by n collate \"C\", l collate \"C\" on conflict do nothing", *columns, now,
     )
     rows = await connection.fetch(
@@ -94,7 +99,8 @@ async def lock_logs(connection: Connection, keys: Iterable[LogKey], now: datetim
 async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: datetime) -> None:
     await connection.execute(
         "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = t.final_length,"
-        " last_seen = greatest(last_seen, $6)"
+        " last_seen = greatest(last_seen, $6),"
+        " complete_at = case when t.stored_to >= t.read_to then $6 else complete_at end"
         " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
         " as t (node, log, stored_to, read_to, final_length) where l.node = t.node and l.log = t.log",
         [k.node for k in logs], [k.log for k in logs], [s.stored_to for s in logs.values()],
@@ -140,23 +146,28 @@ async def archive(connection: Connection, batches: Sequence[Archived], now: date
     if not batches:
         return
     await connection.execute(
-        "insert into batch_archive (node, log, start_at, end_at, read_to, bad_lines, cell_count, cells, received_at)"
-        " select *, $9::timestamptz from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],"
-        " $6::bigint[], $7::int[], $8::bytea[])",
+        "insert into batch_archive (node, log, start_at, end_at, read_to, bad_lines, cell_count, cells, first_minute,"
+        " last_minute, received_at) select *, $11::timestamptz from unnest($1::text[], $2::text[], $3::bigint[],"
+        " $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::bytea[], $9::int[], $10::int[])",
         [b.key.node for b in batches], [b.key.log for b in batches], [b.start for b in batches],
         [b.end for b in batches], [b.read_to for b in batches], [b.bad_lines for b in batches],
-        [b.cell_count for b in batches], [b.cells for b in batches], now,
+        [b.cell_count for b in batches], [b.cells for b in batches], [b.first_minute for b in batches],
+        [b.last_minute for b in batches], now,
     )
 
 
-async def refuse(connection: Connection, refusals: Sequence[Refusal], now: datetime) -> set[bytes]:
-    """Records them; the digests of those that no dead letter was written for yet."""
+async def refuse(
+    connection: Connection, refusals: Sequence[Refusal], waited: Mapping[bytes, bytes], now: datetime
+) -> set[bytes]:
+    """Records them; the digests of those that no dead letter was written for yet. ``waited``: bodies of those that
+    nobody will deliver again."""
     unburied: set[bytes] = set()
     for refusal in sorted(refusals, key=lambda r: (r.node, r.digest)):
         buried = await connection.fetchval(
             "insert into refused_batches as r (node, digest, reason, log, start_at, end_at, stored_to, first_at,"
-            " last_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $8) on conflict (node, digest) do update"
+            " last_at, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) on conflict (node, digest) do update"
             " set times = r.times + 1, last_at = excluded.last_at returning buried", *refusal, now,
+            waited.get(refusal.digest),
         )
         if not buried:
             unburied.add(refusal.digest)
@@ -165,8 +176,24 @@ async def refuse(connection: Connection, refusals: Sequence[Refusal], now: datet
 
 async def buried(connection: Connection, node: str, digest: bytes) -> None:
     await connection.execute(
-        "update refused_batches set buried = true where node = $1 and digest = $2", node, digest
+        "update refused_batches set buried = true, body = null where node = $1 and digest = $2", node, digest
     )
+
+
+async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
+    """Batches that were refused after they had waited and that no dead letter was written for."""
+    rows = await connection.fetch(
+        "select node, digest, reason, body, last_at from refused_batches where not buried and body is not null"
+        " and last_at < now() - interval '5 seconds' limit 100"
+    )
+    return [
+        (late_delivery(r["node"], r["body"], r["last_at"]), Refusal(r["node"], r["digest"], r["reason"])) for r in rows
+    ]
+
+
+def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
+    """As it was delivered once, before it waited."""
+    return Delivery(subjects.usage_batch(node), body, {}, subjects.STREAM_USAGE, 0, at, 1, "")
 
 
 async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:

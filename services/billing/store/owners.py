@@ -36,10 +36,15 @@ async def newest_version(connection: Connection) -> int:
     return int(await connection.fetchval("select coalesce(max(version), 0) from domain_facts"))
 
 
-async def changed_since(connection: Connection, version: int) -> tuple[int, list[str]]:
-    """The newest version, and the domains with facts newer than ``version``."""
-    rows = await connection.fetch("select domain, version from domain_facts where version > $1", version)
-    return max((row["version"] for row in rows), default=version), [row["domain"] for row in rows]
+async def changed_since(connection: Connection, version: int) -> tuple[int, int, list[str]]:
+    """The newest version, the serial of the price book, and the domains with facts newer than ``version``."""
+    rows = await connection.fetch(
+        "select domain, version from domain_facts where version > $1"
+        " union all select null, coalesce(max(serial), 0) from price_books", version,
+    )
+    serial = next(row["version"] for row in rows if row["domain"] is None)
+    facts = [row for row in rows if row["domain"] is not None]
+    return max((row["version"] for row in facts), default=version), serial, [row["domain"] for row in facts]
 
 
 async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -> set[str]:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from services.billing.store import Reader
 from services.billing.zones import periods
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import UsageRow
 from shared.errors import Refused
+from shared.storage.pool import Connection
 
 _SUMS: Final = (
     "sum(https_requests)::bigint as https_requests, sum(https_bytes)::bigint as https_bytes,"
@@ -54,7 +54,7 @@ class _Window(NamedTuple):
     after: str | None
 
 
-async def query(connection: Reader, question: QueryUsage, zone: ZoneInfo) -> list[UsageRow]:
+async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) -> list[UsageRow]:
     """One page in order of (start, key).
 
     The first window is one period; the next ones are larger for as long as the page does not fill."""
@@ -71,7 +71,7 @@ async def query(connection: Reader, question: QueryUsage, zone: ZoneInfo) -> lis
 
 
 async def _rows(
-    connection: Reader, question: QueryUsage, zone: ZoneInfo, period: tuple[int, int], limit: int
+    connection: Connection, question: QueryUsage, zone: ZoneInfo, period: tuple[int, int], limit: int
 ) -> list[UsageRow]:
     rows: list[UsageRow] = []
     (first, past), count = period, 1
@@ -83,7 +83,7 @@ async def _rows(
     return rows
 
 
-async def _read(connection: Reader, question: QueryUsage, window: _Window, limit: int) -> list[UsageRow]:
+async def _read(connection: Connection, question: QueryUsage, window: _Window, limit: int) -> list[UsageRow]:
     """Whole hours that no mark names and no period cuts come from usage_hours, the rest by minute."""
     key = _KEYS[question.by]
     hours, cut = (-(-window.first // 60), window.past // 60), sorted({b // 60 for b in window.bounds if b % 60})

@@ -1,56 +1,107 @@
-"""Single events: each (source, id) once; the same with another content is a conflict."""
+"""Single events: each (source, id) once, in the partition of its day; the same with another content is a conflict."""
 
+# ruff: noqa: S608 - the columns are this module's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shared.storage.pool import Connection
 
+DAYS_BACK: Final = 36
+"""Of the late window, and the day that it begins in."""
+_ADD: Final = """
+insert into requests (source, id, day, at, domain, node, bytes, status, received_at)
+select *, $9::timestamptz from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[],
+    $7::bigint[], $8::smallint[]) on conflict do nothing
+"""
+_COLUMNS: Final = "r.source, r.id, r.day, r.at, r.domain, r.node, r.bytes, r.status"
+# limit 1: one index look-up an event, whatever the planner thinks of the partitions. xmin: not what we just wrote.
+_BEFORE: Final = f"""
+select {_COLUMNS} from unnest($1::text[], $2::text[], $3::int[]) as g (source, id, day)
+cross join lateral (
+    select *, xmin as written from requests where source = g.source and id = g.id and day = g.day limit 1
+) r where r.written <> pg_current_xact_id()::xid
+"""
+_OTHER_DAYS: Final = """
+select distinct d.day from unnest($1::text[], $2::text[], $3::text[], $4::int[]) as s (source, low, high, own)
+cross join generate_series($5::int, $6::int) as d (day)
+cross join lateral (
+    select from requests where day = d.day and source = s.source and id between s.low and s.high limit 1
+) r where d.day <> s.own
+"""
+_ELSEWHERE: Final = f"""
+select {_COLUMNS} from unnest($1::text[], $2::text[], $3::int[]) as g (source, id, day)
+cross join lateral (
+    select * from requests where source = g.source and id = g.id and day = any($4::int[]) and day <> g.day limit 1
+) r
+"""
+
 
 class RequestRow(NamedTuple):
-    """Sorts by its identity; ``digest``: SHA-256 of its content."""
+    """Its first two fields are its identity; ``at``: Unix time in microseconds, ``day``: in days."""
 
     source: str
     id: str
-    digest: bytes
+    day: int
+    at: int
     domain: str
     node: str
-    minute: int
     bytes: int
+    status: int
+
+    @property
+    def minute(self) -> int:
+        return self.at // 60_000_000
 
 
 Identity = tuple[str, str]
 
 
-async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime) -> set[Identity]:
-    """``rows`` sorted, each identity once. The identities that are new."""
-    if not rows:
-        return set()
+async def elsewhere(connection: Connection, rows: Sequence[RequestRow], today: int) -> list[RequestRow]:
+    """What is stored under the identities of ``rows`` on other days than theirs.
+
+    An event that is sent again has the same time, so this finds conflicts only. Where a source's ids grow with time no
+    other day has one between the lowest and the highest of a lot: then it costs one look-up a day and no more."""
+    spans: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        span = spans.get((row.source, row.day))
+        if span is None:
+            spans[row.source, row.day] = [row.id, row.id]
+        elif row.id < span[0]:
+            span[0] = row.id
+        elif row.id > span[1]:
+            span[1] = row.id
     found = await connection.fetch(
-        "insert into requests (source, id, digest, domain, node, minute, bytes, received_at)"
-        " select *, $8::timestamptz from unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[],"
-        " $6::int[], $7::bigint[]) on conflict do nothing returning source, id",
-        *(list(column) for column in zip(*rows, strict=True)), now,
+        _OTHER_DAYS, [source for source, _ in spans], [low for low, _ in spans.values()],
+        [high for _, high in spans.values()], [day for _, day in spans], today - DAYS_BACK, today + 1,
     )
-    return {(row["source"], row["id"]) for row in found}
-
-
-async def digests(connection: Connection, identities: Iterable[Identity]) -> dict[Identity, bytes]:
-    """What is stored under each identity."""
-    wanted = list(identities)
-    if not wanted:
-        return {}
-    rows = await connection.fetch(
-        "select source, id, digest from requests where (source, id) in (select * from unnest($1::text[], $2::text[]))",
-        [source for source, _ in wanted], [id for _, id in wanted],
+    if not found:
+        return []
+    stored = await connection.fetch(
+        _ELSEWHERE, [row.source for row in rows], [row.id for row in rows], [row.day for row in rows],
+        [row["day"] for row in found],
     )
-    return {(row["source"], row["id"]): row["digest"] for row in rows}
+    return [RequestRow(*row) for row in stored]
 
 
-async def keep_conflict(connection: Connection, identity: Identity, digest: bytes, body: bytes, at: datetime) -> None:
-    await connection.execute(
+async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime) -> list[RequestRow]:
+    """``rows`` sorted, each identity once. What was stored before under the identities that are not new."""
+    if not rows:
+        return []
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    done = await connection.execute(_ADD, *columns, now)
+    if int(done.rpartition(" ")[2]) == len(rows):
+        return []
+    return [RequestRow(*row) for row in await connection.fetch(_BEFORE, *columns[:3])]
+
+
+async def keep_conflicts(
+    connection: Connection, found: Iterable[tuple[Identity, bytes, bytes]], at: datetime
+) -> None:
+    """(identity, digest, body) of each."""
+    await connection.executemany(
         "insert into request_conflicts (source, id, digest, body, at) values ($1, $2, $3, $4, $5)"
-        " on conflict do nothing", *identity, digest, body, at,
+        " on conflict do nothing", [(*identity, digest, body, at) for identity, digest, body in found],
     )

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from services.billing.rating import DEFAULT_CURRENCY, plain
 from services.billing.statements import Month
-from services.billing.store import Reader
 from services.billing.store.accounts import hour_time
 from shared.contracts.findings import Code, finding
 from shared.contracts.ledger import (
+    LedgerPage,
     LedgerRow,
     QueryLedger,
     ShowStatement,
@@ -21,24 +21,29 @@ from shared.contracts.ledger import (
     StatementTotals,
 )
 from shared.errors import Refused
+from shared.storage.pool import Connection
 
 _DIGITS: Final = 2
 """Of a bill's line (rule E1); PostgreSQL's round() takes halves away from zero."""
 _LINES: Final = """
-select l.id, l.account, l.kind, l.hour, l.requests, l.price, null::text as price_id, null::text as plan,
-    null::numeric as plan_cost, l.amount, l.currency, l.reference, l.at as booked_at,
+select l.id, l.account, l.kind, l.hour, coalesce(l.requests, p.requests) as requests, l.price,
+    coalesce(l.price_id, p.plan) as price_id, l.plan, l.plan_cost, l.amount, l.currency, l.reference, l.at as booked_at,
     finance.billed_at(l.hour, l.at, {zone}) as billed_at
-from ledger l
+from {ledger} l left join plans p on l.kind = 'plan' and p.account = l.account and p.reference = l.reference
 """
 _PAGE: Final = f"""
-with lines as ({_LINES.format(zone="$1")}
-    where ($2::text is null or l.account = $2) and l.at >= $3::timestamptz - interval '1 hour'
+with page as materialized (
+    select * from ledger l where ($2::text is null or l.account = $2) and l.at >= $3::timestamptz - interval '1 hour'
     and l.at < $4::timestamptz + interval '24 hours' and (l.at, l.id) > ($5, $6)
-    and ($7::text[] is null or l.kind = any($7)))
-select * from lines where billed_at >= $3 and billed_at < $4 order by booked_at, id limit $8
+    and ($7::text[] is null or l.kind = any($7)) order by l.at, l.id limit $8
+),
+lines as ({_LINES.format(zone="$1", ledger="page")})
+select *, billed_at >= $3 and billed_at < $4 as inside from lines order by booked_at, id
 """
+"""Limited before it is dated: the planner cannot know that nearly every line of those times is inside, and would sort
+them all for each page (measured: 10 s of 300,000 lines, not 20 ms)."""
 _MONTH: Final = f"""
-with lines as ({_LINES.format(zone="$2")}
+with lines as ({_LINES.format(zone="$2", ledger="ledger")}
     where l.account = $1 and l.at < $4::timestamptz + interval '24 hours'),
 placed as (
     select *, hour is not null and billed_at <> finance.hour_start(hour) as late, billed_at >= $3 as inside
@@ -71,21 +76,19 @@ select * from groups order by period, array_position(array['credit', 'plan', 'ch
 """
 
 
-async def page(connection: Reader, question: QueryLedger) -> list[LedgerRow]:
-    """In order of (booked_at, id); ``after`` is page_mark() of the last one seen. The zone is a valid one."""
+async def page(connection: Connection, question: QueryLedger) -> LedgerPage:
+    """In order of (booked_at, id). The zone is a valid one. A page may have fewer rows than its limit, even none, and
+    a ``next``: lines that were booked in the period and belong to another month."""
     at, number = _after(question.after)
     rows = await connection.fetch(
         _PAGE, question.zone, question.account, question.start, question.end, at, number, question.kinds or None,
         question.limit,
     )
-    return [_row(dict(row)) for row in rows]
+    last = f"{rows[-1]['booked_at'].isoformat()}|{rows[-1]['id']}" if len(rows) == question.limit else None
+    return LedgerPage(rows=[_row(dict(row)) for row in rows if row["inside"]], next=last)
 
 
-def page_mark(row: LedgerRow) -> str:
-    return f"{row.booked_at.isoformat()}|{row.id}"
-
-
-async def statement(connection: Reader, question: ShowStatement, month: Month, now: datetime) -> Statement:
+async def statement(connection: Connection, question: ShowStatement, month: Month, now: datetime) -> Statement:
     """Totals and one page of lines; run in one snapshot, or they may not add up."""
     period = question.account, question.zone, month.start, month.end
     totals = await connection.fetchrow(_TOTALS, *period)
@@ -102,6 +105,7 @@ async def statement(connection: Reader, question: ShowStatement, month: Month, n
 
 def _row(row: dict[str, Any]) -> LedgerRow:
     hour = None if row["hour"] is None else hour_time(row["hour"])
+    del row["inside"]
     return LedgerRow.model_validate({
         **row, "hour": hour, "late": hour is not None and row["billed_at"] != hour,
         **{name: _plain(row[name]) for name in ("price", "plan_cost", "amount")},

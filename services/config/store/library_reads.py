@@ -54,7 +54,8 @@ async def roots(pool: Pool, account: str) -> tuple[list[RootView], datetime | No
 async def results(pool: Pool, command_id: str, account: str | None) -> list[CommandSettled]:
     """A command's ends, in the order that they came."""
     rows = await pool.fetch(
-        "select * from history where command_id = $1 and ($2::text is null or account = $2) order by id", command_id, account
+        "select * from history where command_id = $1 and ($2::text is null or account = $2) order by id",
+        command_id, account,
     )
     return [
         CommandSettled(

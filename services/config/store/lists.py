@@ -63,10 +63,8 @@ async def page(
     """In the question's order; ``after``: when the last certificate of the page before ends, and its domain."""
     query = _filtered(question, after, at)
     order = "served_until, name" if question.order == "expiry" else "name"
-    source = "domains" if question.covered_by is None else _covered(query, question, order, limit)
-    keys = (
-        f"select name from {source} where {query.where} order by {order} limit {query.place(limit)}"  # noqa: S608
-    )
+    source = f"domains where {query.where}" if question.covered_by is None else _covered(query, question, order, limit)
+    keys = f"select name from {source} order by {order} limit {query.place(limit)}"  # noqa: S608
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         names = [row["name"] for row in await connection.fetch(keys, *query.parameters)]
         return await _listed(connection, names)
@@ -101,16 +99,18 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
 
 
 def _covered(query: _Query, question: ListDomains, order: str, limit: int) -> str:
-    """What the names cover (a wildcard one label, and itself), page by page for each wildcard."""
+    """What the names cover (a wildcard one label, and itself): a page of each wildcard, and the names themselves."""
     covering = sorted({name.lower() for name in question.covered_by or ()})
     wild = f"{WILDCARD}."
-    parents = [name.removeprefix(wild) for name in covering if name.startswith(wild)]
-    columns = "name, account, service_type, suspended, served_until, served_source, removed"
+    names = query.place(covering)
+    parents = query.place([name.removeprefix(wild) for name in covering if name.startswith(wild)])
+    under = f"name not like '{wild}%'"
     return (
-        f"(select {columns} from domains where name = any({query.place(covering)}::text[]) union select h.* from"  # noqa: S608
-        f" unnest({query.place(parents)}::text[]) as p (parent) cross join lateral (select {columns} from domains where"
-        f" parent = p.parent and name not like '*.%' and {query.where} order by {order} limit {query.place(limit)}) h)"
-        " as fitting"
+        f"(select name, served_until from domains where name = any({names}::text[]) and {query.where}"  # noqa: S608
+        f" and not (parent = any({parents}::text[]) and {under})"
+        f" union all select h.* from unnest({parents}::text[]) as p (parent) cross join lateral"
+        f" (select name, served_until from domains where parent = p.parent and {under} and {query.where}"
+        f" order by {order} limit {query.place(limit)}) h) as fitting"
     )
 
 

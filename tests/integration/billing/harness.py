@@ -173,6 +173,7 @@ class Stage:
             "OPERATOR_KEY_FILE": keys / "operator.pub", "TRUST_FILE": keys / "trust.json", "EMBEDDED": "true",
             "TEST_CLOCK": self.clock_file, "BILLING_DSN": self.backend.dsns["billing"],
             "BILLING_SIGNING_KEY_FILE": keys / "billing.ed25519", "BILLING_HOUR_GRACE_SECONDS": 3600,
+            "BILLING_MINUTES_KEPT_DAYS": 4000, "BILLING_HOURS_KEPT_DAYS": 4400,
         }
         environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
         return Spec(name, python("services.billing"), environment, self.backend.folder, rank=2)

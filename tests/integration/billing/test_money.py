@@ -105,8 +105,8 @@ async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_
     assert [event.codes for event in await staged.said(account, "refused")] == [
         ["balance.reference_used"], ["balance.currency_differs"], ["balance.currency_differs"]
     ]
-    (credited,) = await staged.said(account, "credited")
-    assert (credited.reference, credited.balance) == ("ref-1", Decimal(5))
+    booked = await staged.said(account, "credited")
+    assert [(event.reference, event.balance) for event in booked] == [("ref-1", Decimal(5))] * 4, "each order hears it"
     assert (await staged.balance(account)).balance == Decimal(5)
 
 
@@ -171,8 +171,37 @@ async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged:
     await staged.credit(account, "5")
     await staged.until_said(account, "credited")
     for statement in ("update ledger set amount = 0", "delete from ledger", "truncate ledger"):
-        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await staged.database.execute(statement)
+        async with staged.database.acquire() as connection:
+            turn = connection.transaction()
+            await turn.start()
+            await connection.execute("grant all on ledger to current_user")
+            with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+                await connection.execute(statement)
+            await turn.rollback()
+
+
+@pytest.mark.parametrize(("case", "columns", "values"), [
+    ("a credit of nothing", "kind, amount, currency, reference", "'credit', 0, 'CNY', 'r'"),
+    ("a charge that pays", "kind, amount, currency, hour, posting, requests, price", "'charge', 1, 'CNY', 1, 1, 1, 1"),
+    ("a charge without its usage", "kind, amount, currency, hour, posting, price", "'charge', -1, 'CNY', 1, 1, 1"),
+    ("a charge with a reference", "kind, amount, currency, hour, posting, requests, price, reference",
+     "'charge', -1, 'CNY', 1, 1, 1, 1, 'r'"),
+    ("a plan without its name", "kind, amount, currency, reference", "'plan', -1, 'CNY', 'r'"),
+    ("no currency", "kind, amount, currency, reference", "'credit', 1, 'yuan', 'r'"),
+    ("an unknown kind", "kind, amount, currency, reference", "'gift', 1, 'CNY', 'r'"),
+])
+async def test_the_database_takes_no_ledger_line_that_makes_no_sense(
+    staged: Stage, case: str, columns: str, values: str
+) -> None:
+    account = name("acct")
+    await staged.credit(account, "5")
+    await staged.until_said(account, "credited")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await staged.database.execute(
+            f"insert into ledger (account, at, {columns}) values ('{account}', now(), {values})"
+        )
 
 
 async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:

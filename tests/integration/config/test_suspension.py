@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Literal
 
 from shared import subjects as s
-from shared.contracts.accounts import AccountView, ShowAccount
+from shared.contracts.accounts import AccountView, ResumeAccount, SetResumption, ShowAccount
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome
 from shared.contracts.edge import BundleKind
@@ -65,7 +65,7 @@ async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_
     assert (shown.domains, shown.enabled, shown.disabled, shown.suspended) == (4, 0, 1, 3)
     assert (await staged.show(plain, account)).state is DomainState.DISABLED
     assert (await staged.bundle(others)).kind is BundleKind.HTTPS
-    assert staged.changed_all(overdue) == {domain: "suspended" for domain in domains}
+    assert staged.changed_all(overdue) == dict.fromkeys(domains, "suspended")
 
     settled = await tell(staged, account, "settled", 2)
     for domain in domains:
@@ -74,7 +74,7 @@ async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_
     assert (await staged.show(domains[0], account)).suspension is None
     assert (await account_of(staged, account)).enabled == 3
     await until(
-        lambda: staged.changed_all(settled) == {domain: "resumed" for domain in domains}, "everybody is told"
+        lambda: staged.changed_all(settled) == dict.fromkeys(domains, "resumed"), "everybody is told"
     )
 
 
@@ -133,3 +133,30 @@ async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once
     assert await staged.database.fetchval(told, cause) == len(domains)
     await staged.ready()
     await staged.database.execute("delete from domains where account = $1", account)
+
+
+async def test_an_account_set_so_is_resumed_by_hand_and_only_with_a_balance_above_0(staged: Stage) -> None:
+    account = f"hand-{new_id()[:8]}"
+    domain = await https(staged, account)
+    by_hand = SetResumption(account=account, resumption="by_hand")
+    for expected in (Outcome.APPLIED, Outcome.UNCHANGED):
+        sent = await staged.send(s.CMD_ACCOUNT_RESUMPTION, by_hand, user="operator")
+        assert (await staged.settled(sent)).outcome is expected
+    resume = ResumeAccount(account=account)
+    nothing = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume, user="operator"))
+    assert nothing.outcome is Outcome.UNCHANGED
+    await tell(staged, account, "overdue", 1)
+    await until_kind(staged, domain, BundleKind.SUSPENDED)
+    refused = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume, user="operator"))
+    assert (refused.outcome, refused.codes) == (Outcome.REFUSED, ["account.overdue"])
+    await tell(staged, account, "settled", 2)
+
+    async def settled() -> bool:
+        suspension = (await account_of(staged, account)).suspension
+        return suspension is not None and suspension.settled and suspension.resumes == "by_hand"
+
+    await until(settled, "the balance is settled, the account still suspended")
+    assert (await staged.bundle(domain)).kind is BundleKind.SUSPENDED
+    done = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume))
+    assert done.outcome is Outcome.APPLIED
+    await until_kind(staged, domain, BundleKind.HTTPS)

@@ -119,6 +119,30 @@ async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_l
                 await office.show(OneDead(sequence=letter.sequence))
 
 
+async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_reader_alone(rig: Backend) -> None:
+    client, publisher = await rig.client("config"), Publisher(await rig.client("config"))
+    again: list[Delivery] = []
+
+    async def handle(delivery: Delivery) -> None:
+        again.append(delivery)
+        if len(again) == 1:
+            raise Malformed("still odd")
+
+    source = subjects.DEAD_OWNERS["config"][2]
+    office = DeadOffice(client, publisher, "config", {source: handle})
+    event = Delivery(
+        subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, subjects.STREAM_EVENTS, 17, datetime.now(UTC), 1, ""
+    )
+    await DeadLetters(publisher, source).bury(event, "malformed: odd")
+    found = [x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == event.id]
+    with pytest.raises(Refused, match=r"dead\.still_refused: malformed: still odd"):
+        await office.replay(OneDead(sequence=found[0].sequence))
+    await office.replay(OneDead(sequence=found[0].sequence))
+    assert [(d.subject, d.body, d.id, d.sequence) for d in again] == [(event.subject, b"{}", event.id, 17)] * 2
+    with pytest.raises(Refused, match=r"dead\.unknown"):
+        await office.show(OneDead(sequence=found[0].sequence))
+
+
 async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Backend) -> None:
     client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
     office = DeadOffice(client, Publisher(client), "config")

@@ -10,6 +10,7 @@ from decimal import Decimal
 from tests.integration.billing.harness import Stage, domain_name, name
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 6, 15, 12, 5, tzinfo=UTC)
 PRICE = Decimal("0.05")
 
 
@@ -24,6 +25,11 @@ class Line:
     posting: int | None = None
     requests: int | None = None
     reference: str | None = None
+
+
+def set_clock(staged: Stage) -> None:
+    """Billing's, to NOW; before it starts."""
+    staged.clock_file.write_text(f"{(NOW - datetime.now(UTC)).total_seconds()}\n")
 
 
 async def owner(staged: Stage, begin: datetime = BEGIN) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from tests.integration.finance.made_months import PRICE, Line, book, owner, roll
 from tests.support.waiting import until
 
 VIEWS = {
-    "ledger", "charges", "usage_minutes", "usage_hours", "unattributed", "balances", "logs", "diverted", "conflicts",
+    "ledger", "charges", "usage_minutes", "usage_hours", "unattributed", "balances", "plans", "price_books", "logs",
+    "diverted", "conflicts",
 }
 MAY = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) // 60
 

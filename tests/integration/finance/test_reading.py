@@ -16,7 +16,7 @@ from shared.contracts.queries import QueryUsage, UsagePage
 from shared.contracts.usage import Granularity, UsageRow
 from shared.errors import Refused
 from tests.integration.billing.harness import Stage, domain_name
-from tests.integration.finance.made_months import owner, roll, use, used
+from tests.integration.finance.made_months import NOW, owner, roll, use, used
 
 MARCH = int(datetime(2026, 3, 27, tzinfo=UTC).timestamp()) // 60
 
@@ -91,7 +91,7 @@ async def test_a_page_ends_between_two_keys_of_a_period(staged: Stage) -> None:
 
 async def test_half_a_year_of_five_minutes_and_a_year_of_hours_are_read_page_by_page(staged: Stage) -> None:
     domain, account = await owner(staged)
-    now = int(datetime.now(UTC).timestamp()) // 3600 * 60
+    now = int(NOW.timestamp()) // 3600 * 60
     first = now - 184 * 1440
     await use(staged, domain, account, first, 184 * 288, 5)
     await staged.database.execute(

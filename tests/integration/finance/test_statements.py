@@ -25,7 +25,7 @@ from shared import subjects as s
 from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook
 from tests.integration.billing.harness import Stage, name
-from tests.integration.finance.made_months import Line, book, lines
+from tests.integration.finance.made_months import NOW, Line, book, lines
 from tests.support.focus_rules import faults
 
 MONTHS = ("2025-12", "2026-01", "2026-02", "2026-03", "2026-04", "2026-05", "2026-06")
@@ -71,6 +71,19 @@ async def test_every_line_comes_once_in_order_of_booking_whatever_the_page(
     assert [row.reference for row in kinds] == [line.reference for line in wanted if line.kind == "credit"]
     everybody = await ledger(staged, start=ALL[0], end=ALL[1])
     assert [row for row in everybody if row.account == account] == found
+
+
+async def test_a_period_has_its_lines_and_none_of_those_that_were_booked_in_it_for_another(
+    staged: Stage, made: tuple[str, list[Line]]
+) -> None:
+    account, _ = made
+    everything = await ledger(staged, account=account, start=ALL[0], end=ALL[1])
+    start, end = datetime(2026, 3, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC)
+    wanted = [row for row in everything if start <= row.billed_at < end]
+    booked = [row for row in everything if start <= row.booked_at < end]
+    assert wanted and wanted != booked
+    for limit in (1, 2, 500):
+        assert await ledger(staged, account=account, start=start, end=end, limit=limit) == wanted
 
 
 @pytest.mark.parametrize("zone", ZONES)
@@ -141,7 +154,7 @@ async def test_a_statement_by_the_hour_has_a_line_an_hour_and_the_same_totals(
 async def test_a_month_is_final_a_day_after_it_has_ended(staged: Stage, queries: Queries) -> None:
     account = name("acct")
     for days, final in ((62, True), (0, False)):
-        month = f"{datetime.now(UTC) - timedelta(days=days):%Y-%m}"
+        month = f"{NOW - timedelta(days=days):%Y-%m}"
         found = await queries.statement(ShowStatement(account=account, month=month))
         assert (found.final, found.lines, found.totals.closing) == (final, [], 0)
 

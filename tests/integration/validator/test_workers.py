@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from shared.contracts.judging import Attestation, CheckCertificate, JudgeContext
 from shared.crypto.sealing import PrivateKey, pair_info, submission_info
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import EdgetlsError
+from tests.support import hostile
+from tests.support.hostile import HOSTILE
 from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
 
 SUBMISSION, EPOCH, SIGNER = PrivateKey.generate(), PrivateKey.generate(), Signer.generate("validator-1")
@@ -164,6 +167,40 @@ async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) ->
     assert [f.code for f in report.findings] == [Code.CHAIN_UNTRUSTED]
 
 
+async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_say(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker")
+    asked = request()
+    question = CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs,
+                                private_roots=[ROOT.pem])
+    report = await workers.judge_sealed(question, at=NOW)
+    assert (report.accepted, report.findings) == ({"www.example.com": True}, [])
+
+
+async def test_a_name_that_is_none_is_not_told_on(make_workers: MakeWorkers) -> None:
+    """config would have to send it back as the live one's, and no contract takes it."""
+    workers = await make_workers("services.validator.worker")
+    odd = ISSUING.issue(["www.example.com", "x" * 400 + ".example.com"])
+    verdict = await workers.judge_sealed(request(leaf=odd), at=NOW, sealing=SEALING)
+    assert verdict.pairs[0].sans == ["www.example.com"]
+
+
+async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker", count=2)
+    (pids, slowest) = (workers.pids, 0.0)
+    for number, make in enumerate(HOSTILE.values()):
+        certificate, key = make()
+        box = SUBMISSION.public().seal(key.encode(), submission_info("foe", f"foe-{number}"))
+        pair = SubmittedPair(certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box))
+        asked = JudgeSubmission(submission_id=f"foe-{number}", account="foe", domains=["www.example.com"],
+                                pairs=[pair], context=JudgeContext(private_roots=[hostile.ROOT.pem]))
+        began = time.monotonic()
+        verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
+        slowest = max(slowest, time.monotonic() - began)
+        assert Code.CERTIFICATE_UNJUDGEABLE not in [f.code for f in verdict.findings]
+    assert (workers.pids, workers.replaced) == (pids, 0)
+    assert slowest < 1.0
+
+
 @pytest.mark.parametrize("name", ["stall-1", "sleep-1", "die-1"])
 async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
     make_workers: MakeWorkers, name: str
@@ -235,6 +272,28 @@ async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) ->
     assert verdict.pairs
     assert (workers.running, workers.waiting) == (2, 2)
     await asyncio.gather(*flood)
+
+
+async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
+    floods = [
+        asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}", account=account), at=NOW, sealing=SEALING))
+        for account in ("foe-1", "foe-2") for n in range(4)
+    ]
+    await floods[0]  # it came alone, to the worker that is free again now
+    await until(lambda: workers.running == 2 and len(workers.pids) == 3)
+    assert workers.waiting > 0
+    verdict = await workers.judge_sealed(request("sub-1", account="other"), at=NOW, sealing=SEALING)
+    assert verdict.pairs
+    assert workers.waiting > 0
+    await asyncio.gather(*floods)
+
+
+async def test_the_workers_of_crowds_let_the_others_go_first(make_workers: MakeWorkers) -> None:
+    workers = await make_workers("services.validator.worker", count=3)
+    assert sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers.pids) == [0, 10, 10]
+    alone = await make_workers("services.validator.worker", count=2)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in alone.pids} == {0}
 
 
 async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeWorkers) -> None:

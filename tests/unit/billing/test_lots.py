@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from services.billing.workers import MOST_BYTES, in_lots
-from shared.messaging.cloudevents import Delivery
 
 
-def _delivery(sequence: int, size: int) -> Delivery:
-    return Delivery("x", b"x" * size, {}, "USAGE", sequence, datetime.fromtimestamp(0, UTC), 1, "")
+def _message(number: int, size: int) -> Msg:
+    return Msg(_client=Client(), subject=str(number), data=b"x" * size)
 
 
 def test_lots_keep_the_order_and_the_limit_and_a_large_message_is_a_lot_of_its_own() -> None:
     sizes = [10, MOST_BYTES // 2, MOST_BYTES // 2, MOST_BYTES + 5, 1, 1]
-    lots = list(in_lots([_delivery(i, size) for i, size in enumerate(sizes)]))
-    assert [[d.sequence for d in lot] for lot in lots] == [[0, 1], [2], [3], [4, 5]]
-    assert list(in_lots([])) == []
+    lots = list(in_lots([_message(i, size) for i, size in enumerate(sizes)]))
+    assert [[int(message.subject) for message in lot] for lot in lots] == [[0, 1], [2], [3], [4, 5]]

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.balance import Standing, judge, money_fault
+from services.billing.balance import Standing, Terms, judge, money_fault, priced
 from services.billing.rating import amount_of, minus, plain
+from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
+from shared.contracts.prices import Price, PriceBook, Tier
 
 D = Decimal
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+TERMS = Terms(Prices(), NOW)
 USED = Standing("a", entries=1)
 
 
@@ -47,10 +52,10 @@ def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -
         ("below its threshold is low", replace(USED, ledger=D("4.99"), threshold=D(5)), ["low"]),
         ("at its threshold is not", replace(USED, ledger=D(5), threshold=D(5)), []),
         ("below three mean hours is low",
-         replace(USED, ledger=D("0.149"), recent_requests=20_000, recent_hours=2), ["low"]),
-        ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_requests=20_000, recent_hours=2), []),
+         replace(USED, ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
+        ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
         ("the higher limit counts",
-         replace(USED, ledger=D(2), threshold=D(3), recent_requests=10_000, recent_hours=1), ["low"]),
+         replace(USED, ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
         ("nothing left is depleted", replace(USED, ledger=D(0)), ["depleted"]),
         ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
         ("low and depleted at once", replace(USED, ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
@@ -64,17 +69,17 @@ def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -
     ],
 )
 def test_judge(case: str, standing: Standing, expected: list[str]) -> None:
-    decided, crossings = judge(standing)
+    decided, crossings = judge(standing, TERMS)
     assert [crossing.change for crossing in crossings] == expected, case
     assert decided.crossing == standing.crossing + len(expected)
-    assert judge(decided)[1] == [], "deciding again changes nothing"
+    assert judge(decided, TERMS)[1] == [], "deciding again changes nothing"
 
 
 @given(st.lists(st.integers(-30_000, 30_000), max_size=40))
 def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None:
     standing, said = replace(USED, ledger=D(1), threshold=D("0.5")), []
     for move in moves:
-        standing, crossings = judge(replace(standing, ledger=standing.ledger + D(move) / 20_000))
+        standing, crossings = judge(replace(standing, ledger=standing.ledger + D(move) / 20_000), TERMS)
         said += crossings
     assert [crossing.number for crossing in said] == list(range(1, len(said) + 1))
     for pair in (("low", "recovered"), ("depleted", "settled")):
@@ -84,7 +89,7 @@ def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None
 
 def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
     assert USED.hours_left is None
-    served = replace(USED, ledger=D(1), recent_requests=70_000, recent_hours=7)
+    served = replace(USED, ledger=D(1), recent_amount=D("0.35"), recent_hours=7)
     assert served.hours_left == D(20)
     assert replace(served, ledger=D(-1)).hours_left == 0
 
@@ -95,4 +100,34 @@ def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
      (None, "EUR", Code.BALANCE_CURRENCY)],
 )
 def test_currencies_never_mix(kept: str | None, given_currency: str, expected: Code | None) -> None:
-    assert money_fault(Standing("a", currency=kept), given_currency) is expected
+    assert money_fault(Standing("a", currency=kept), given_currency, Prices()) is expected
+
+
+def test_depleted_for_a_day_is_overdue_once_and_only_a_balance_above_zero_ends_it() -> None:
+    broke, _ = judge(replace(USED, ledger=D(-1)), TERMS)
+    assert (broke.depleted_since, broke.overdue) == (NOW, False)
+    assert judge(broke, replace(TERMS, at=NOW + timedelta(hours=23, minutes=59)))[1] == []
+    late = replace(TERMS, at=NOW + timedelta(hours=24))
+    overdue, said = judge(broke, late)
+    assert ([crossing.change for crossing in said], overdue.overdue) == (["overdue"], True)
+    assert judge(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], "its own silence changes nothing"
+    still, said = judge(replace(overdue, ledger=D(0)), late)
+    assert (said, still.overdue) == ([], True)
+    paid, said = judge(replace(overdue, ledger=D(1)), late)
+    assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (["settled"], False, None)
+    again, said = judge(replace(paid, ledger=D(0)), late)
+    assert [crossing.change for crossing in said] == ["depleted"], "the day begins anew"
+    assert again.depleted_since == late.at
+
+
+def test_what_accrues_is_taken_from_the_plans_first_and_goes_on_in_the_months_tier() -> None:
+    book = PriceBook(prices=[
+        Price(id="cny", currency="CNY", tiers=[Tier(price=D(1)), Tier(above=20_000, price=D("0.5"))])
+    ])
+    terms = Terms(Prices(1, book), NOW)
+    standing = replace(USED, accrued_requests=35_000, plan_left=10_000)
+    assert priced(standing, terms).accrued == D("2.25")
+    further = replace(priced(standing, terms), tier_used=20_000)
+    assert further.accrued == D("1.25")
+    assert priced(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D("2.25"), "a new month starts at 0"
+    assert priced(replace(standing, accrued_requests=9_999), terms).accrued == 0

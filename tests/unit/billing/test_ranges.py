@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.ranges import Fate, fate, line_up
+from services.billing.ranges import Fate, fate, line_up, missing
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,16 @@ def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
         stored_to, held = lineup.stored_to, lineup.held
         taken += lineup.accepted
     assert taken == spans and held == [] and stored_to == at
+
+
+@pytest.mark.parametrize(("case", "stored", "known", "waiting", "expected"), [
+    ("all is in", 100, 100, [], []),
+    ("read and not come", 100, 150, [], [(100, 150)]),
+    ("one withheld", 100, 300, [(200, 300)], [(100, 200)]),
+    ("two withheld", 0, 500, [(300, 400), (100, 200)], [(0, 100), (200, 300), (400, 500)]),
+    ("what waits overlaps", 0, 300, [(100, 250), (200, 300)], [(0, 100)]),
+])
+def test_missing_names_every_range_that_has_not_come(
+    case: str, stored: int, known: int, waiting: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
+    assert missing(stored, known, waiting) == expected, case

@@ -114,6 +114,16 @@ def test_the_validators_word_must_be_about_this_very_pair(words: Words, what: st
         attested(bundle, words.validator)
 
 
+def test_a_name_that_covers_the_domain_vouches_for_it_by_one_label(words: Words) -> None:
+    leaf = words.authority.issue([NAME])
+    parent = NAME.partition(".")[2]
+    bundle = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, domains=[f"*.{parent}"]))
+    assert attested(bundle, words.validator) == [leaf.fingerprint]
+    deeper = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, domains=[f"*.{NAME}"]))
+    with pytest.raises(Unsigned):
+        attested(deeper, words.validator)
+
+
 @given(st.binary(max_size=400))
 def test_no_bytes_make_it_raise_anything_else(body: bytes) -> None:
     with pytest.raises(Poison):

@@ -70,6 +70,13 @@ def test_an_attestation_for_something_else_is_refused(case: str, body: Bundle) -
         examined(body)
 
 
+def test_a_name_of_the_attestation_vouches_as_a_name_of_the_leaf_does() -> None:
+    assert examined(bundle(domains=["example.test", "*.example.test"])).served == {LEAF}
+    for names in (["*.test"], ["*.www.example.test"], ["example.test"]):
+        with pytest.raises(Unsigned):
+            examined(bundle(domains=names))
+
+
 def test_a_bundle_of_another_domain_or_with_pairs_that_do_not_fit_its_kind_is_refused() -> None:
     with pytest.raises(Malformed, match="asked for"):
         examine(bundle().encode().decode(), "www.other.test", trusts(VALIDATOR))

@@ -44,10 +44,11 @@ def texts(certificate: str = LEAF.chain_pem, key: str = LEAF.key_pem, **how: Any
 
 
 def of_lines_of_76(text: str) -> str:
-    head, *body, tail = text.split("-----END CERTIFICATE-----")[0].strip().splitlines() + ["-----END CERTIFICATE-----"]
+    first, end, others = text.partition("-----END CERTIFICATE-----\n")
+    head, *body = first.strip().splitlines()
     packed = "".join(body)
     lines = [packed[at : at + 76] for at in range(0, len(packed), 76)]
-    return "\n".join([head, *lines, tail, ""]) + text.split("-----END CERTIFICATE-----\n", 1)[1]
+    return "\n".join([head, *lines, end]) + others
 
 
 def below_an_expired_ca(**mode: Any) -> Report:

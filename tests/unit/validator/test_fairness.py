@@ -23,6 +23,28 @@ def test_no_more_than_two_of_an_account_are_out_at_once() -> None:
     assert queue.take() == "a3"
 
 
+def test_what_is_not_for_crowds_goes_to_accounts_with_one_item_only() -> None:
+    queue: FairQueue[str] = FairQueue(10, 2)
+    for item in ("a1", "a2", "b1"):
+        queue.put(item[0], item)
+    assert queue.take(of_crowds=False) == "b1"
+    assert queue.take(of_crowds=False) is None
+    assert queue.take() == "a1"
+    assert queue.take(of_crowds=False) is None, "one of it is out already"
+    queue.done("a")
+    assert queue.take(of_crowds=False) == "a2"
+
+
+def test_one_account_fills_half_of_the_queue_at_most() -> None:
+    queue: FairQueue[str] = FairQueue(4, 2)
+    queue.put("a", "a1")
+    queue.put("a", "a2")
+    with pytest.raises(Busy):
+        queue.put("a", "a3")
+    queue.put("b", "b1")
+    assert [queue.take() for _ in range(3)] == ["a1", "b1", "a2"]
+
+
 def test_a_full_queue_is_busy_but_takes_back_what_it_gave() -> None:
     queue: FairQueue[str] = FairQueue(1, 2)
     queue.put("a", "a1")

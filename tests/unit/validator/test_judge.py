@@ -36,6 +36,17 @@ def test_a_fault_of_the_second_pair_says_so_and_refuses_both() -> None:
     assert (judged.accepted, judged.pairs) == ({DOMAIN: False}, ())
 
 
+def test_without_domains_every_name_that_all_pairs_cover_is_accepted() -> None:
+    wild = ISSUING.issue(["*.example.com", "example.com"], key=rsa_key())
+    judged = judge([texts(wild)], [], at=NOW, roots=ROOTS)
+    assert judged.accepted == {"*.example.com": True, "example.com": True}
+    assert judged.pairs[0].chain_until <= judged.pairs[0].not_after
+    both = judge([texts(wild), texts(LEAF)], [], at=NOW, roots=ROOTS)
+    assert both.accepted == {DOMAIN: True} and len(both.pairs) == 2
+    bad = judge([Texts(wild.chain_pem, pkcs8(ec_key()))], [], at=NOW, roots=ROOTS)
+    assert not any(bad.accepted.values()) and bad.pairs == ()
+
+
 def test_a_domain_needs_every_pair() -> None:
     domains = [DOMAIN, "other.example.com"]
     judged = judge([texts(RSA_FOR_TWO), texts(LEAF)], domains, at=NOW, roots=ROOTS)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 from services.validator import pem as pem_text
 from services.validator.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
 from shared.contracts.findings import Code
+from tests.support.hostile import long_exponent, rsa_of
 from tests.support.pki import ec_key, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, of, refusals, report
 
@@ -226,3 +227,25 @@ def test_a_key_that_carries_the_leafs_public_key_but_not_its_secret_fails_the_pr
 
 def test_without_a_readable_certificate_the_key_is_judged_alone() -> None:
     assert codes(report("", pkcs8(rsa_key(1024)))) == [Code.CERTIFICATE_MISSING, Code.KEY_UNSUPPORTED]
+
+
+@pytest.mark.parametrize(("bits", "fits"), [(2047, False), (2048, True)])
+def test_rsa_keys_begin_at_2048_bits(bits: int, fits: bool) -> None:
+    judged = of(ISSUING.issue([DOMAIN], key=rsa_key(bits)))
+    assert refusals(judged) == ([] if fits else [Code.KEY_UNSUPPORTED])
+    assert accepted(judged) is fits
+
+
+@pytest.mark.parametrize(("bits", "fits"), [(8192, True), (8194, False)])
+def test_rsa_keys_end_at_8192_bits(bits: int, fits: bool) -> None:
+    """Of composites, which no proof is made with: a real key of this size takes a minute to find."""
+    certificate, key = rsa_of(bits)
+    judged = report(certificate, key)
+    assert (Code.KEY_UNSUPPORTED in codes(judged)) is not fits
+    assert f"RSA of {bits} bits" in " ".join(f.message for f in judged.findings)
+    assert not accepted(judged)
+
+
+def test_an_rsa_leaf_with_an_exponent_over_64_bits_is_unsupported() -> None:
+    certificate, key = long_exponent()
+    assert Code.KEY_UNSUPPORTED in codes(report(certificate, key))

@@ -16,6 +16,8 @@ from tests.support.pki import key_usage, pem, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
 
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+NETSCAPE_TYPE = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
+PROXY = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
 START, END = LEAF.certificate.not_valid_before_utc, LEAF.certificate.not_valid_after_utc
 
@@ -175,3 +177,53 @@ def test_a_domain_is_brought_to_a_labels(given: str, expected: str | None) -> No
     assert names.a_label(given) == expected
 
 
+
+
+@pytest.mark.parametrize(
+    ("case", "extension", "said"),
+    [
+        ("a Netscape type for clients only", x509.UnrecognizedExtension(NETSCAPE_TYPE, b"\x03\x02\x07\x80"),
+         "Netscape"),
+        ("a proxy certificate", x509.UnrecognizedExtension(
+            PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"), "proxy"),
+    ],
+)
+def test_what_openssl_refuses_by_old_extensions_is_no_server(
+    case: str, extension: x509.UnrecognizedExtension, said: str
+) -> None:
+    judged = of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))
+    assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER], case
+    assert said in judged.findings[0].message
+
+
+def test_a_netscape_type_for_servers_serves() -> None:
+    extension = x509.UnrecognizedExtension(NETSCAPE_TYPE, b"\x03\x02\x06\x40")
+    assert codes(of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))) == []
+
+
+@pytest.mark.parametrize(
+    ("case", "extension"),
+    [("authority information access", x509.AuthorityInformationAccess([x509.AccessDescription(
+        x509.oid.AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier("http://ocsp.example.com"))])),
+     ("must-staple", x509.TLSFeature([x509.TLSFeatureType.status_request]))],
+)
+def test_what_openssl_does_not_handle_may_not_be_critical(case: str, extension: x509.ExtensionType) -> None:
+    assert refusals(of(ISSUING.issue([DOMAIN], extensions=[(extension, True)]))) == [
+        Code.CERTIFICATE_NOT_A_SERVER
+    ], case
+
+
+def test_critical_policies_bind_nobody() -> None:
+    policies = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)])
+    assert codes(of(ISSUING.issue([DOMAIN], extensions=[(policies, True)]))) == []
+
+
+@pytest.mark.parametrize(("days", "expected"), [(13, [Code.CERTIFICATE_EXPIRES_SOON]), (14, [])])
+def test_thirteen_days_left_are_warned_of_and_fourteen_are_not(days: int, expected: list[Code]) -> None:
+    assert codes(report(at=END - days * DAY)) == expected
+
+
+def test_a_wildcard_has_nothing_to_do_with_an_underscore_as_for_openssl() -> None:
+    leaf = ISSUING.issue(["*.example.com", "a_b.example.org"])
+    assert refusals(of(leaf, domains=["a_b.example.com"])) == [Code.DOMAIN_MISMATCH]
+    assert accepted(of(leaf, domains=["a_b.example.org"]))

@@ -1,0 +1,109 @@
+"""What single events are measured beside, each in a process of its own: ``python -m bench.ingest_peers KIND …``.
+
+pull: the fastest pull, messages taken and acked, nothing else. transactions: the same rows by unnest with ON CONFLICT and
+a roll-up, one commit a thousand, nothing else. faststream: a plain handler that inserts each event on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import uvloop
+from faststream.nats import JStream, NatsBroker, NatsNKey, PullSub
+
+from shared import subjects as s
+from shared.contracts.usage import HttpsRequest
+from shared.messaging.broker import connect
+from shared.messaging.pull import Pull
+from shared.settings import BrokerSettings
+
+BATCH = 1000
+USER = "billing"
+RAW_TABLES = (
+    "create table if not exists raw_requests (source text collate \"C\" not null, id text collate \"C\" not null,"
+    " day integer not null, at bigint not null, domain text not null, node text not null, bytes bigint not null,"
+    " status smallint not null, received_at timestamptz not null, primary key (source, id, day))",
+    "create table if not exists raw_rollup (domain text collate \"C\", minute integer, node text collate \"C\","
+    " requests bigint not null, bytes bigint not null, primary key (domain, minute, node))",
+)
+_RAW = """
+with new as (
+    insert into raw_requests
+    select *, now() from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[], $7::bigint[],
+        $8::smallint[])
+    on conflict do nothing returning domain, at, node, bytes
+)
+insert into raw_rollup as u select domain, (at / 60000000)::int, node, count(*), sum(bytes) from new group by 1, 2, 3
+order by 1, 2, 3
+on conflict (domain, minute, node) do update set requests = u.requests + excluded.requests,
+    bytes = u.bytes + excluded.bytes
+"""
+_PLAIN = (
+    "insert into raw_requests values ($1, $2, $3, $4, $5, $6, $7, $8, now()) on conflict do nothing"
+)
+
+
+async def pull(url: str, seed: str) -> None:
+    """Until it is ended."""
+    client = await connect(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
+    source = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4000)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    async for messages in source.messages():
+        await source.ack_all(messages)
+
+
+async def transactions(dsn: str, source: str, count: int, domains: int) -> None:
+    """Prints events a second."""
+    now = int(datetime.now(UTC).timestamp() * 1e6)
+    rows = [
+        (source, f"{n:012}", now // 86_400_000_000, now, f"d{n % domains}.example.test", "node-1", 1000, 200)
+        for n in range(count)
+    ]
+    connection = await asyncpg.connect(dsn)
+    started = time.perf_counter()
+    for at in range(0, count, BATCH):
+        columns = [list(column) for column in zip(*rows[at : at + BATCH], strict=True)]
+        async with connection.transaction():
+            await connection.execute(_RAW, *columns)
+    sys.stdout.write(f"{count / (time.perf_counter() - started)}\n")
+    await connection.close()
+
+
+async def faststream(url: str, seed: str, dsn: str) -> None:
+    """As one would write it first. Until it is ended."""
+    connection = await asyncpg.connect(dsn)
+    broker = NatsBroker(url, security=NatsNKey(seed), inbox_prefix=s.inbox_prefix(USER), logger=None)
+
+    @broker.subscriber(
+        s.USAGE_REQUEST, stream=JStream(s.STREAM_USAGE, declare=False), durable=s.DURABLE_BILLING_REQUESTS,
+        pull_sub=PullSub(batch_size=1, timeout=1),
+    )
+    async def handle(event: HttpsRequest) -> None:
+        at = int(event.time.timestamp() * 1e6)
+        await connection.execute(
+            _PLAIN, event.source, event.id, at // 86_400_000_000, at, event.domain, event.node, event.bytes, event.status
+        )
+
+    async with broker:
+        await broker.start()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+def main(kind: str, *arguments: str) -> None:
+    if kind == "transactions":
+        dsn, source, count, domains = arguments
+        uvloop.run(transactions(dsn, source, int(count), int(domains)))
+    else:
+        uvloop.run({"pull": pull, "faststream": faststream}[kind](*arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

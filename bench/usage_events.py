@@ -1,0 +1,178 @@
+"""Single events for bench/usage_ingest.py: a full stream, and who empties it how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from nats.aio.client import Client
+
+from bench.ingest_peers import RAW_TABLES
+from shared import subjects as s
+from shared import topology
+from shared.contracts.balance import BalanceEvent
+from shared.contracts.usage import HttpsRequest
+from shared.ids import new_id
+from tests.integration.billing.harness import Stage
+
+DOMAINS = 5_000
+_ATOMIC = 500
+_PAUSE = "2100-01-01T00:00:00Z"
+
+
+class Events:
+    """The stream USAGE with single events in it. ``processes`` of billing are those that the stage has started."""
+
+    def __init__(self, stage: Stage, admin: Client) -> None:
+        self._stage, self._admin = stage, admin
+        self._js = admin.jetstream(timeout=10)
+
+    @classmethod
+    async def on(cls, stage: Stage) -> Events:
+        """Makes the stream take atomic batches: with an fsync for each event it would take minutes to fill."""
+        admin = await stage.backend.client("topology")
+        usage = next(stream for stream in topology.STREAMS if stream.name == s.STREAM_USAGE)
+        await admin.jetstream(timeout=10).update_stream(replace(usage, atomic=True).config())
+        for statement in RAW_TABLES:
+            await stage.database.execute(statement)
+        return cls(stage, admin)
+
+    async def counted(self, count: int) -> float:
+        """Events a second from the first delivery to the last commit, every tenth sent twice; fails unless each is
+        there once."""
+        source = new_id()
+        bodies = self.bodies(source, count)
+        sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
+        took = await self._emptied(sent)
+        stored = await self._stage.database.fetchrow(
+            "select count(*), count(distinct id) from requests where source = $1", source
+        )
+        if stored is None or tuple(stored) != (count, count):
+            raise AssertionError(f"{count} events were sent, {stored and tuple(stored)} were counted")
+        return len(sent) / took
+
+    async def pulled(self, count: int, processes: int) -> float:
+        """The same by the bare pull."""
+        async with self._peers("pull", processes, self._stage.backend.url, self._seed()):
+            return count / await self._emptied(self.bodies(new_id(), count))
+
+    async def handled(self, count: int) -> float:
+        """The same by a plain FastStream handler."""
+        dsn = self._stage.backend.dsns["billing"]
+        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn):
+            return count / await self._emptied(self.bodies(new_id(), count))
+
+    async def transacted(self, count: int, processes: int) -> float:
+        """The bare transactions: the sum of as many processes."""
+        dsn = self._stage.backend.dsns["billing"]
+        running = [
+            await self._start("transactions", dsn, new_id(), str(count // processes), str(DOMAINS))
+            for _ in range(processes)
+        ]
+        return sum([float((await process.communicate())[0]) for process in running])
+
+    async def latency(self, times: int) -> float:
+        """Milliseconds from the publish of an event to the event that flags its account as low: the 99th percentile."""
+        stage, heard = self._stage, dict[str, asyncio.Future[float]]()
+
+        async def hear(message: object) -> None:
+            event = BalanceEvent.model_validate_json(message.data)  # type: ignore[attr-defined]
+            if event.account in heard and not heard[event.account].done():
+                heard[event.account].set_result(time.perf_counter())
+
+        await stage.clients["platform"].subscribe(s.EVENT_BALANCE_LOW, cb=hear)
+        found = []
+        for _ in range(times):
+            account, domain = f"low-{new_id()[:8]}", f"low-{new_id()[:8]}.example.test"
+            await stage.register(domain, account)
+            await stage.threshold(account, "1")
+            await stage.credit(account, str(Decimal(1)))
+            await stage.until_said(account, "credited")
+            heard[account] = asyncio.get_running_loop().create_future()
+            started = time.perf_counter()
+            await stage.request(_event(new_id(), "1", domain))
+            found.append((await asyncio.wait_for(heard[account], 20) - started) * 1000)
+        return statistics.quantiles(found, n=100)[98] if times > 1 else found[0]
+
+    async def fill(self, events: int, days: int = 30) -> None:
+        """Stored events of the last days, made in the database."""
+        today = int(datetime.now(UTC).timestamp()) // 86_400
+        for day in range(today - days, today):
+            await self._stage.database.execute(
+                f"create table if not exists requests_{day} partition of requests for values in ({day})"
+            )
+            await self._stage.database.execute(
+                "insert into requests select 'filled', lpad(n::text, 12, '0'), $1::int, $1::bigint * 86400000000,"
+                " 'd' || n % 5000 || '.example.test', 'node-1', 1000, 200, now() from generate_series($2::int, $3::int) n"
+                " on conflict do nothing", day, day * 10_000_000 % 2**30, day * 10_000_000 % 2**30 + events // days - 1,
+                timeout=3600,
+            )
+
+    def bodies(self, source: str, count: int) -> list[bytes]:
+        return [_event(source, f"{n:012}", f"d{n % DOMAINS}.example.test").encode() for n in range(count)]
+
+    async def _emptied(self, bodies: Sequence[bytes]) -> float:
+        """Seconds until everything is acked, from when all of it lies in the stream and may be delivered."""
+        await self._pause(_PAUSE)
+        await self._fill_stream(bodies)
+        await self._pause(None)
+        started = time.perf_counter()
+        while (await self._js.stream_info(s.STREAM_USAGE)).state.messages:
+            if time.perf_counter() - started > 300:
+                raise AssertionError("the stream was not emptied within five minutes")
+            await asyncio.sleep(0.01)
+        return time.perf_counter() - started
+
+    async def _pause(self, until: str | None) -> None:
+        subject = f"$JS.API.CONSUMER.PAUSE.{s.STREAM_USAGE}.{s.DURABLE_BILLING_REQUESTS}"
+        body = json.dumps({"pause_until": until} if until else {}).encode()
+        answer = json.loads((await self._admin.request(subject, body, timeout=10)).data)
+        if "error" in answer:
+            raise AssertionError(answer["error"])
+
+    async def _fill_stream(self, bodies: Sequence[bytes]) -> None:
+        client = self._stage.clients["billing"]
+        for at in range(0, len(bodies), _ATOMIC):
+            lot, batch = bodies[at : at + _ATOMIC], new_id()
+            for number, body in enumerate(lot, start=1):
+                headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                if number < len(lot):
+                    await client.publish(s.USAGE_REQUEST, body, headers=headers)
+            headers["Nats-Batch-Commit"] = "1"
+            answer = json.loads((await client.request(s.USAGE_REQUEST, lot[-1], timeout=20, headers=headers)).data)
+            if answer.get("count") != len(lot):
+                raise AssertionError(f"not stored: {answer}")
+
+    def _seed(self) -> str:
+        return str(self._stage.backend.folder / "keys" / "billing.nk")
+
+    @asynccontextmanager
+    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[None]:
+        running = [await self._start(kind, *arguments) for _ in range(processes)]
+        try:
+            for process in running:
+                assert process.stdout is not None
+                await asyncio.wait_for(process.stdout.readline(), 20)
+            yield
+        finally:
+            for process in running:
+                process.kill()
+                await process.wait()
+
+    async def _start(self, kind: str, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.ingest_peers", kind, *arguments, stdout=asyncio.subprocess.PIPE
+        )
+
+
+def _event(source: str, id: str, domain: str) -> HttpsRequest:
+    at = datetime.now(UTC) - timedelta(seconds=1)
+    return HttpsRequest(id=id, source=source, time=at, domain=domain, bytes=1000, status=200, node="node-1")

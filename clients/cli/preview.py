@@ -1,0 +1,34 @@
+"""``--dry-run``: what a command would change, told and not done."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clients.cli.command import Link
+from clients.platform import Platform
+from shared.contracts.base import Contract
+from shared.contracts.domains import Outcome
+from shared.contracts.findings import Finding
+from shared.errors import Refused
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would change; change nothing.")]
+
+
+async def show_preview(link: Link, platform: Platform, command: Contract) -> None:
+    """Refused when the command would be refused everywhere."""
+    preview = await platform.preview(command)
+    findings: list[Finding] = [found for effect in preview.effects for found in effect.findings]
+    done = (Outcome.APPLIED, Outcome.UNCHANGED)
+    if preview.effects and not any(effect.outcome in done for effect in preview.effects):
+        raise Refused(findings)
+    link.out.data(preview)
+    rows: list[tuple[str, ...]] = []
+    for effect in preview.effects:
+        where, outcome = effect.domain or effect.certificate or "-", effect.outcome.value
+        rows += [(where, outcome, one.field, one.before or "-", one.after or "-") for one in effect.changes] or [
+            (where, outcome, "-", "-", "-")
+        ]
+    link.out.table(("where", "would be", "field", "before", "after"), rows, empty="nothing would change")
+    link.out.findings(findings)

@@ -1,0 +1,134 @@
+"""The certificate library from the command line, seen at the nodes and in a rotation."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from clients.cli.demo.handshakes import Endpoint, handshake, verifying
+from clients.cli.demo.stage import Pair
+from clients.platform.reach import Reach
+from deploy.embedded.platform import Platform
+from deploy.embedded.test_ca import TestCa
+from shared import subjects as s
+from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage
+from tests.e2e.conftest import Edgetls
+
+ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def files(scratch: Path) -> Path:
+    folder = scratch / "library-files"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def written(folder: Path, pair: Pair) -> list[str]:
+    name = secrets.token_hex(4)
+    (folder / f"{name}.pem").write_text(pair.chain)
+    (folder / f"{name}.key").write_text(pair.key)
+    return ["--cert", str(folder / f"{name}.pem"), "--key", str(folder / f"{name}.key")]
+
+
+async def serve(platform: Platform, nodes: list[Endpoint], domain: str, pair: Pair) -> None:
+    context = verifying(Path(platform.run["trust_roots"]))
+    assert {await handshake(place, domain, context) for place in nodes} == {pair.leaf}
+
+
+async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted(
+    edgetls: Edgetls, platform: Platform, nodes: list[Endpoint], ca: TestCa, files: Path
+) -> None:
+    domains = ["a.lib.example.test", "b.lib.example.test"]
+    for domain in domains:
+        assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
+    first, second = (Pair(*ca.issue(["*.lib.example.test"], "ecdsa")) for _ in range(2))
+    done = await edgetls("cert", "store", "wild", *written(files, first), "--json")
+    assert done.code == 0 and done.json["outcome"] == "applied", done.err
+    assert "BEGIN" not in done.out
+    tried = await edgetls("cert", "deploy", "wild", *domains, "--dry-run", "--json")
+    assert {effect["outcome"] for effect in tried.json["effects"]} == {"applied"}
+    assert (await edgetls("domain", "show", domains[0], "--json")).json["state"] == "disabled"
+    done = await edgetls("cert", "deploy", "wild", *domains, "--wait", "--json")
+    assert done.code == 0 and len(done.json["results"]) == 2, done.err
+    for domain in domains:
+        await serve(platform, nodes, domain, first)
+    taken = await edgetls("cert", "store", "wild", *written(files, second), "--json")
+    assert [one["code"] for one in taken.json["refusal"]] == ["certificate.name_taken"]
+    done = await edgetls("cert", "store", "wild", *written(files, second), "--overwrite", "--wait", "--json")
+    assert {one["domain"] for one in done.json["followed"]} == set(domains), done.err
+    for domain in domains:
+        await serve(platform, nodes, domain, second)
+    assert (await edgetls("rollback", domains[0], "--wait")).code == 0
+    await serve(platform, nodes, domains[0], first)
+    usage = await edgetls("cert", "usage", "wild", "--json")
+    assert [(use["domain"], use["current"]) for use in usage.json] == [(domains[0], False), (domains[1], True)]
+    refused = await edgetls("cert", "delete", "wild", "--json")
+    assert refused.code == 1 and all(domain in refused.json["refusal"][0]["message"] for domain in domains)
+    for domain in domains:
+        assert (await edgetls("disable", domain)).code == 0
+    shown, listed = await edgetls("cert", "show", "wild"), await edgetls("cert", "list")
+    assert "*.lib.example.test" in shown.out and "wild" in listed.out
+    assert (await edgetls("cert", "delete", "wild")).code == 0
+    assert (await edgetls("cert", "show", "wild")).code == 1
+
+
+async def test_a_rotation_seals_stored_pairs_anew_too(
+    edgetls: Edgetls, platform: Platform, ca: TestCa, files: Path
+) -> None:
+    pair = Pair(*ca.issue(["*.rotated.example.test"], "ecdsa"))
+    assert (await edgetls("cert", "store", "rotated", *written(files, pair))).code == 0
+    done = await edgetls("fleet", "rotate", "--json", limit=90)
+    assert done.code == 0, done.err
+    run = platform.run
+    reach = await Reach.open(run["nats_url"], Path(run["credentials"]["operator"]), "operator", 10)
+    try:
+        epoch = (await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)).epoch
+        page = await reach.ask(s.RPC_PAIR_SEALED, PageSealed(below=epoch), SealedPage)
+    finally:
+        await reach.close()
+    assert not [one for one in page.pairs if one.certificate == "rotated"]
+    assert (await edgetls("domain", "register", "a.rotated.example.test", *ORIGIN)).code == 0
+    done = await edgetls("cert", "deploy", "rotated", "a.rotated.example.test", "--wait")
+    assert done.code == 0, done.err
+
+
+async def test_own_roots_make_a_private_chain_good(
+    edgetls: Edgetls, platform: Platform, nodes: list[Endpoint], scratch: Path, files: Path
+) -> None:
+    own = TestCa.ensure(scratch / "own-ca", datetime.now(UTC))
+    roots = own.root_file
+    pair, domain = Pair(*own.issue(["private.example.test"], "ecdsa")), "private.example.test"
+    assert (await edgetls("domain", "register", domain, *ORIGIN, "--trust", "private")).code == 0
+    refused = await edgetls("submit", domain, *written(files, pair), "--json")
+    assert refused.code == 1
+    assert (await edgetls("roots", "set", str(roots))).code == 0
+    assert len((await edgetls("roots", "list", "--json")).json["roots"]) == 1
+    done = await edgetls("submit", domain, *written(files, pair), "--name", "private-1", "--wait")
+    assert done.code == 0, done.err
+    assert "private-1 (custom)" in (await edgetls("domain", "show", domain)).out
+    assert {await handshake(place, domain, verifying(roots)) for place in nodes} == {pair.leaf}
+    assert (await edgetls("roots", "set", "--none")).code == 0
+
+
+async def test_settings_are_previewed_and_changed_from_the_command_line(
+    edgetls: Edgetls, platform: Platform, ca: TestCa, files: Path
+) -> None:
+    domain = "cli-settings.example.test"
+    assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
+    pair = Pair(*ca.issue([domain], "ecdsa"))
+    assert (await edgetls("submit", domain, *written(files, pair))).code == 0
+    words = ("settings", domain, "--http2", "on", "--tls-min", "1.3", "--hsts", "600", "--hsts-subdomains")
+    tried = await edgetls(*words, "--dry-run")
+    assert tried.code == 0 and "settings.http2" in tried.out and "applied" in tried.out
+    assert "HTTP/2 off" in (await edgetls("domain", "show", domain)).out
+    assert (await edgetls(*words, "--wait")).code == 0
+    shown = (await edgetls("domain", "show", domain)).out
+    assert "1.3 to 1.3, HTTP/2 on" in shown and "600 s, subdomains" in shown
+    assert (await edgetls("settings", domain)).code == 2
+    assert (await edgetls("rollback", domain, "--dry-run")).code == 1
+    assert domain in (await edgetls("domain", "remove", domain, "--dry-run")).out
+    assert (await edgetls("domain", "show", domain)).code == 0

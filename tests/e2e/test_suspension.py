@@ -1,0 +1,68 @@
+"""An overdue account at a real node: its HTTPS is refused, and served again when it paid."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
+from clients.platform import Platform as Client
+from deploy.embedded import nats
+from deploy.embedded.keys import seed_file
+from deploy.embedded.platform import Platform
+from deploy.embedded.test_ca import TestCa
+from shared import subjects as s
+from shared.contracts.balance import BalanceEvent
+from shared.contracts.domains import DomainState, Outcome
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.publish import Publisher
+from tests.support.waiting import until
+
+OWNER, DOMAIN = "overdue", "www.overdue.test"
+
+
+async def tell(platform: Platform, change: Literal["overdue", "settled"], crossing: int) -> None:
+    """As billing does."""
+    subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
+    event = BalanceEvent(
+        account=OWNER, change=change, crossing=crossing, balance=Decimal(1), limit=None, currency="USD",
+        hours_left=None, at=datetime.now(UTC),
+    )
+    billing = await nats.login(platform.run["nats_url"], "billing", seed_file(platform.data, "billing"))
+    try:
+        await Publisher(billing).publish(outgoing(subject, event, source="billing", about=OWNER, at=event.at))
+    finally:
+        await billing.close()
+
+
+async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
+    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint]
+) -> None:
+    await customer.settled((await customer.register(DOMAIN, OWNER, "video", "http://127.0.0.1:9")).command_id)
+    settled = await customer.settled((await customer.submit(DOMAIN, OWNER, *ca.issue([DOMAIN], "ecdsa"))).command_id)
+    assert settled.outcome is Outcome.APPLIED
+    await customer.converged(DOMAIN, settled.revision or 0)
+    context = verifying(Path(platform.run["trust_roots"]))
+    leaf = await handshake(nodes[0], DOMAIN, context)
+
+    await tell(platform, "overdue", 1)
+    await _until_state(customer, DomainState.SUSPENDED)
+    await customer.converged(DOMAIN, (await customer.show(DOMAIN)).revision)
+    assert [await is_refused(node, DOMAIN, context) for node in nodes] == [True for _ in nodes]
+    shown = await customer.account(OWNER)
+    assert shown.suspension is not None and (shown.suspension.reason, shown.suspended) == ("overdue", 1)
+
+    await tell(platform, "settled", 2)
+    await _until_state(customer, DomainState.ENABLED)
+    await customer.converged(DOMAIN, (await customer.show(DOMAIN)).revision)
+    assert [await handshake(node, DOMAIN, context) for node in nodes] == [leaf for _ in nodes]
+    await customer.settled((await customer.remove(DOMAIN, OWNER)).command_id)
+
+
+async def _until_state(customer: Client, state: DomainState) -> None:
+    async def reached() -> bool:
+        return (await customer.show(DOMAIN, OWNER)).state is state
+
+    await until(reached, f"{DOMAIN} is {state}")

@@ -1,0 +1,267 @@
+"""Two replicas of config, killed and stopped in turn with the broker and PostgreSQL, while 2,000 commands come in.
+
+The same commands run once undisturbed, for other domains: the final states must be equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared import subjects as s
+from shared.contracts.base import Contract, SealedKey
+from shared.contracts.commands import (
+    ChangeSettings,
+    DisableHttps,
+    RedirectChange,
+    RegisterDomain,
+    RemoveDomain,
+    SubmitCertificate,
+    SubmittedPair,
+)
+from shared.contracts.domains import Hsts, Origin, RedirectMode
+from shared.contracts.edge import Bundle
+from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messaging.publish import Publisher
+from tests.integration.config.harness import CANARY, Stage, stage
+from tests.support.waiting import until
+
+DOMAINS, PER_DOMAIN = 200, 10
+ACCOUNT = "replicas"
+REPLICAS = ("config", "config-2")
+VICTIMS = ("config", "nats", "config-2", "postgres", "a stopped config-2")
+BETWEEN = 110
+"""Commands that are settled between two blows."""
+PAUSE = timedelta(seconds=5)
+STOPPED_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """The commands of one run: its domains and ids begin with ``name``."""
+
+    name: str
+
+    def domain(self, index: int) -> str:
+        return f"d{index}.{self.name}.example.com"
+
+    def first(self, index: int) -> list[Outgoing]:
+        """Registered and enabled, and carried out before the others: what overtakes what then is certain."""
+        return [self._register(index, 0, ACCOUNT), self._submit(index, 1, "a")]
+
+    def others(self, index: int) -> list[Outgoing]:
+        """In this order. Every fourth domain is disabled and enabled again, every eighth removed at the end."""
+        changes = [
+            self._settings(index, 2, redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)),
+            self._settings(index, 3, redirect=RedirectChange(status=308)),
+            self._register(index, 4, ACCOUNT),
+            self._submit(index, 5, "b"),
+            self._settings(index, 6, http2=True),
+        ]
+        if index % 4:
+            return [
+                *changes, self._settings(index, 7, hsts=Hsts(max_age=3600)), self._register(index, 8, "another"),
+                self._settings(index, 9, tls_min="1.3"),
+            ]
+        body = DisableHttps(domain=self.domain(index), account=ACCOUNT)
+        changes += [self._message(index, 7, s.CMD_HTTPS_DISABLE, body), self._submit(index, 8, "c")]
+        if index % 8:
+            return [*changes, self._settings(index, 9, http2=True)]
+        gone = RemoveDomain(domain=self.domain(index), account=ACCOUNT)
+        return [*changes, self._message(index, 9, s.CMD_DOMAIN_REMOVE, gone)]
+
+    def _register(self, index: int, number: int, account: str) -> Outgoing:
+        origin = Origin(scheme="http", host="origin.example.com", port=80)
+        body = RegisterDomain(domain=self.domain(index), account=account, service_type="video", origin=origin)
+        return self._message(index, number, s.CMD_DOMAIN_REGISTER, body)
+
+    def _submit(self, index: int, number: int, certificate: str) -> Outgoing:
+        pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=CANARY))
+        body = SubmitCertificate(
+            domain=self.domain(index), account=ACCOUNT, submission_id=self._id(index, number), pairs=[pair]
+        )
+        return self._message(index, number, s.CMD_CERTIFICATE_SUBMIT, body)
+
+    def _settings(self, index: int, number: int, **wanted: Any) -> Outgoing:
+        body = ChangeSettings(domain=self.domain(index), account=ACCOUNT, **wanted)
+        return self._message(index, number, s.CMD_SETTINGS_CHANGE, body)
+
+    def _id(self, index: int, number: int) -> str:
+        return f"{self.name}-{index}-{number}"
+
+    def _message(self, index: int, number: int, subject: str, body: Contract) -> Outgoing:
+        return outgoing(
+            subject, body, source="platform", about=self.domain(index), at=datetime.now(UTC),
+            id=self._id(index, number),
+        )
+
+
+@pytest.fixture
+async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with stage(tmp_path_factory.mktemp("replicas")) as built:
+        for replica in REPLICAS:
+            await built.start(replica, JUDGING_SECONDS=120)
+        validator = asyncio.create_task(_judge(built))
+        yield built
+        validator.cancel()
+        await asyncio.gather(validator, return_exceptions=True)
+
+
+async def _judge(staged: Stage) -> None:
+    """Accepts whatever comes, with a leaf named after domain and certificate."""
+    done: set[str] = set()
+    while True:
+        for identity, question in list(staged.questions.items()):
+            if identity not in done:
+                done.add(identity)
+                index, certificate = question.domains[0].split(".")[0], question.pairs[0].certificate
+                pair = staged.pair(question.domains[0], ACCOUNT, name=f"{index}-{certificate}")
+                await staged.verdict(question, pairs=[pair])
+        await asyncio.sleep(0.01)
+
+
+async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_run(staged: Stage) -> None:
+    calm, hit = Run("calm"), Run("hit")
+    await _carry_out(staged, calm)
+    blows: list[tuple[str, datetime]] = []
+    beating = asyncio.create_task(_beat(staged, hit, blows))
+    try:
+        await _carry_out(staged, hit)
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    for replica in REPLICAS:
+        await staged.ready(replica)
+    assert {victim for victim, _ in blows} == set(VICTIMS)
+    assert await _states(staged, hit) == await _states(staged, calm)
+    await _each_command_once(staged, calm)
+    await _each_command_once(staged, hit)
+    await _nothing_twice(staged)
+    await _short_pauses(staged, hit, blows)
+
+
+async def _carry_out(staged: Stage, run: Run) -> None:
+    indices = range(DOMAINS)
+    await _send(staged, [run.first(index) for index in indices])
+    await _settled(staged, run, 2 * DOMAINS)
+    await _send(staged, [run.others(index) for index in indices])
+    await _settled(staged, run, PER_DOMAIN * DOMAINS)
+
+
+async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
+    """Each domain's in order, the domains at once; a broker that is away is waited for."""
+    publisher = Publisher(staged.clients["platform"])
+
+    async def send(messages: Sequence[Outgoing]) -> None:
+        for message in messages:
+            await publisher.publish(message, patience=60)
+
+    await asyncio.gather(*(send(queue) for queue in queues))
+
+
+async def _count(staged: Stage, run: Run) -> int:
+    """Settled commands; -1 while the database is away."""
+    try:
+        return int(await staged.database.fetchval(
+            "select count(*) from history where command_id like $1", f"{run.name}-%", timeout=5
+        ))
+    except Exception:
+        return -1
+
+
+async def _settled(staged: Stage, run: Run, goal: int) -> None:
+    async def reached() -> bool:
+        return await _count(staged, run) >= goal
+
+    await until(reached, f"{goal} commands of the run {run.name} are settled", limit=90, every=0.05)
+
+
+async def _beat(staged: Stage, run: Run, blows: list[tuple[str, datetime]]) -> None:
+    """The next victim whenever some more commands were settled and whoever was hit before is back."""
+    goal = 0
+    for victim in itertools.cycle(VICTIMS):
+        goal += BETWEEN
+        await _settled(staged, run, goal)
+        goal = max(goal, await _count(staged, run))
+        for replica in REPLICAS:
+            await staged.ready(replica)
+        blows.append((victim, datetime.now(UTC)))
+        if victim == "a stopped config-2":
+            await _stop_for_a_while(staged, run)
+        elif victim in REPLICAS:
+            staged.kill(victim)
+        else:
+            staged.backend.kill(victim)
+
+
+async def _stop_for_a_while(staged: Stage, run: Run) -> None:
+    """It keeps its connections and whatever it had locked; the other must go on."""
+    staged.pause("config-2", True)
+    try:
+        await asyncio.sleep(STOPPED_SECONDS)
+    finally:
+        staged.pause("config-2", False)
+
+
+async def _states(staged: Stage, run: Run) -> dict[str, Any]:
+    rows = await staged.database.fetch(
+        "select name, removed, pending_id, bundle from domains where name like $1", f"%.{run.name}.example.com"
+    )
+    assert len(rows) == DOMAINS
+    states = {}
+    for row in rows:
+        bundle = Bundle.model_validate_json(row["bundle"])
+        states[row["name"].split(".")[0]] = (
+            bundle.kind, row["removed"], row["pending_id"], bundle.settings, [pair.pair_id for pair in bundle.pairs]
+        )
+    return states
+
+
+async def _each_command_once(staged: Stage, run: Run) -> None:
+    """And in order: what only waits, and what overtakes nothing, is settled as it was sent."""
+    rows = await staged.database.fetch(
+        "select command_id, domain, command, outcome, revision from history where command_id like $1 order by id",
+        f"{run.name}-%",
+    )
+    counts = Counter(row["command_id"] for row in rows)
+    assert len(counts) == DOMAINS * PER_DOMAIN and set(counts.values()) == {1}
+    order: dict[str, list[int]] = {}
+    for row in rows:
+        if row["command"] != s.CMD_CERTIFICATE_SUBMIT:
+            order.setdefault(row["domain"], []).append(int(row["command_id"].split("-")[2]))
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+    assert not [row for row in rows if row["outcome"] == "undecided"]
+
+
+async def _nothing_twice(staged: Stage) -> None:
+    """Every message of the outbox was sent, and EVENTS holds each once."""
+    await until(
+        lambda: staged.database.fetchval("select not exists (select from outbox where sent_at is null)"), "all is sent",
+    )
+    doubled = await staged.database.fetch("select message_id from outbox group by message_id having count(*) > 1")
+    assert not doubled
+    admin = (await staged.backend.client("topology")).jetstream(timeout=10)
+    for subject in (s.EVENT_COMMAND_SETTLED, s.EVENT_DOMAIN_CHANGED):
+        written = await staged.database.fetchval("select count(*) from outbox where subject = $1", subject)
+        info = await admin.stream_info(s.STREAM_EVENTS, subjects_filter=subject)
+        assert info.state.subjects == {subject: written}
+
+
+async def _short_pauses(staged: Stage, run: Run, blows: Sequence[tuple[str, datetime]]) -> None:
+    """Whichever replica was hit, commands went on to be settled and told within 5 s."""
+    last = await staged.database.fetchval(
+        "select max(settled_at) from history where command_id like $1", f"{run.name}-%"
+    )
+    for victim, at in blows:
+        if "config" not in victim or at + PAUSE > last:
+            continue
+        settled = await staged.database.fetchval("select min(settled_at) from history where settled_at > $1", at)
+        sent = await staged.database.fetchval("select min(sent_at) from outbox where sent_at > $1", at)
+        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}"

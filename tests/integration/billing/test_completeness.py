@@ -1,0 +1,164 @@
+"""Is every byte in, and does everything add up?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+from shared import subjects as s
+from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
+from shared.ids import new_id
+from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.support.waiting import until
+
+
+async def _gaps(staged: Stage, log: str) -> list[tuple[int, int, str]]:
+    page = await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-2"), GapsPage)
+    assert all(gap.node == "node-2" for gap in page.gaps)
+    return [(gap.start, gap.end, gap.kind) for gap in page.gaps if gap.log == log]
+
+
+async def _until_gaps(staged: Stage, log: str, expected: list[tuple[int, int, str]]) -> None:
+    async def so() -> bool:
+        return await _gaps(staged, log) == expected
+
+    await until(so, f"the gaps of {log} are {expected}")
+
+
+async def test_a_withheld_batch_is_a_gap_by_node_log_and_range_and_closes_when_it_arrives(staged: Stage) -> None:
+    domain = domain_name()
+    parts = split(new_id(), [[cell(domain, n)] for n in range(1, 6)], node="node-2")
+    log = parts[0].log
+    for part in (parts[0], parts[2], parts[4]):
+        await staged.batch(part)
+    await _until_gaps(staged, log, [(100, 200, "missing"), (300, 400, "missing")])
+    await staged.batch(parts[1])
+    await _until_gaps(staged, log, [(300, 400, "missing")])
+    await staged.batch(parts[3])
+    await _until_gaps(staged, log, [])
+    assert await staged.counted(domain=domain) == 15
+
+
+async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(staged: Stage) -> None:
+    domain = domain_name()
+    first, _ = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]], node="node-2")
+    await staged.batch(first.model_copy(update={"read_to": 100}))
+    await staged.confirmed_to(first)
+    (following,) = split(new_id(), [[cell(domain, 4)]], node="node-2")
+    previous = PreviousLog(log=first.log, length=250)
+    await staged.batch(following.model_copy(update={"previous": previous}))
+    await _until_gaps(staged, first.log, [(100, 250, "short")])
+    await _until_gaps(staged, following.log, [])
+    rest = UsageBatch(node="node-2", log=first.log, start=100, end=250, read_to=250, cells=[cell(domain, 8)])
+    await staged.batch(rest)
+    await _until_gaps(staged, first.log, [])
+
+
+async def test_gaps_come_page_by_page(staged: Stage) -> None:
+    parts = [split(new_id(), [[cell("p.example.test", 1)]] * 2, node="node-3")[1] for _ in range(5)]
+    await asyncio.gather(*(staged.batch(part) for part in parts))
+    found: list[Gap] = []
+
+    async def all_there() -> bool:
+        found.clear()
+        after: str | None = ""
+        while after is not None:
+            page = await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-3", after=after, limit=2), GapsPage)
+            found.extend(page.gaps)
+            after = page.next
+        return {part.log for part in parts} <= {gap.log for gap in found}
+
+    await until(all_there, "every gap is on a page")
+    assert len({(gap.log, gap.start) for gap in found}) == len(found)
+
+
+async def test_a_batch_that_overlaps_only_after_it_has_waited_is_one_dead_letter(staged: Stage) -> None:
+    log, domain = new_id(), domain_name()
+
+    def batch(start: int, end: int) -> UsageBatch:
+        return UsageBatch(node="node-1", log=log, start=start, end=end, read_to=end, cells=[cell(domain, 1)])
+
+    await staged.batch(batch(50, 150))
+    await until(
+        lambda: staged.database.fetchval("select count(*) from held_batches where log = $1", log), "it waits"
+    )
+    await staged.batch(batch(0, 100))
+
+    async def buried() -> int:
+        return sum(json.loads(x.body or "{}").get("log") == log for x in await staged.dead() if x.reason == "overlap")
+
+    await until(buried, "it is buried")
+    await staged.batch(batch(100, 200))
+    await staged.confirmed_to(batch(100, 200))
+    assert await buried() == 1
+    row = await staged.database.fetchrow("select buried, body from refused_batches where log = $1", log)
+    assert row is not None and (row["buried"], row["body"]) == (True, None)
+
+
+async def test_a_refusal_that_nobody_lived_to_bury_is_buried_by_the_next(staged: Stage) -> None:
+    body = UsageBatch(node="node-1", log=new_id(), start=0, end=5, read_to=5, cells=[]).encode()
+    await staged.database.execute(
+        "insert into refused_batches (node, digest, reason, first_at, last_at, body) values ('node-1', $1,"
+        " 'overlap: forgotten', now() - interval '1 minute', now() - interval '1 minute', $2)",
+        new_id().encode(), body,
+    )
+    letter = await staged.until_dead("overlap: forgotten")
+    assert letter.body == body.decode()
+
+
+async def test_a_minute_beyond_64_bits_diverts_its_cell_alone(staged: Stage) -> None:
+    domain, log = domain_name(), new_id()
+    good, wild = cell(domain, 3), cell(domain, 5, 7)
+    batch = UsageBatch(node="node-1", log=log, start=0, end=100, read_to=100, cells=[good, wild])
+    for minute in ("99999999999999999999999999", "-18446744073709551617"):
+        text = batch.encode().replace(b'"minute":7,', f'"minute":{minute},'.encode())
+        await staged.raw(s.usage_batch("node-1"), text)
+        await staged.confirmed_to(batch)
+        batch = batch.model_copy(update={"start": batch.end, "end": batch.end + 100, "read_to": batch.end + 100})
+    assert await staged.counted(domain=domain) == 6
+    rows = await staged.database.fetch("select reason from diverted_cells where log = $1 order by id", log)
+    assert [row["reason"] for row in rows] == ["minute_in_future", "minute_too_old"]
+
+
+async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_with(staged: Stage) -> None:
+    domain, account = domain_name(), name("acct")
+    await staged.register(domain, account)
+    for batch in split(new_id(), [[cell(domain, n), cell(domain, 2 * n, minute_now() - 90)] for n in range(1, 9)]):
+        await staged.batch(batch)
+    now = datetime.now(UTC)
+    for number in range(30):
+        await staged.request(HttpsRequest(
+            id=f"{number}", source=account, time=now - timedelta(minutes=number), domain=domain, bytes=7, status=200,
+            node="node-9",
+        ))
+
+    async def counted() -> bool:
+        return await staged.counted(account=account) == 36 + 72 + 30
+
+    await until(counted, "all is counted")
+    await staged.close_hour(now + timedelta(hours=1))
+    await until(
+        lambda: staged.database.fetchval(
+            "select bool_and(requests = charged) from account_hours where account = $1", account
+        ), "charged",
+    )
+    start = (now - timedelta(hours=5)).replace(minute=0, second=0, microsecond=0)
+
+    async def audit() -> AuditReport:
+        question = QueryAudit(start=start, end=start + timedelta(hours=7))
+        return await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)
+
+    report = await audit()
+    assert (report.agrees, report.complete, report.differences) == (True, True, [])
+    assert report.requests >= 138 and report.single_events >= 30
+    change = "update usage_minutes set https_requests = https_requests + $1 where domain = $2 and minute = $3"
+    await staged.database.execute(change, 1, domain, minute_now() - 90)
+    await staged.database.execute("update account_hours set requests = requests + 3 where account = $1", account)
+    report = await audit()
+    await staged.database.execute("update account_hours set requests = requests - 3 where account = $1", account)
+    await staged.database.execute(change, -1, domain, minute_now() - 90)
+    assert not report.agrees
+    assert {one.what for one in report.differences if account in one.place} >= {"usage", "accrual"}
+    assert (await audit()).agrees

@@ -1,0 +1,132 @@
+"""What happens because days pass: overdue, retention, single events by the day."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from shared.contracts.usage import HttpsRequest
+from shared.ids import new_id
+from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split, stage
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+async def timed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """Two processes whose clock is ours."""
+    async with stage(tmp_path_factory.mktemp("days")) as built:
+        built.clock_file.write_text("0")
+        await built.start("billing")
+        await built.start("billing-2")
+        yield built
+
+
+def _shift(staged: Stage, **by: float) -> None:
+    staged.clock_file.write_text(str(timedelta(**by).total_seconds()))
+
+
+async def _account(staged: Stage) -> tuple[str, str]:
+    domain, account = domain_name(), name("acct")
+    await staged.register(domain, account)
+    await until(
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+    )
+    return domain, account
+
+
+def _event(domain: str, id: str, source: str, at: datetime) -> HttpsRequest:
+    return HttpsRequest(id=id, source=source, time=at, domain=domain, bytes=10, status=200, node="node-1")
+
+
+async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
+    domain, _ = await _account(timed)
+    now, source = datetime.now(UTC), name("src")
+    for number in range(20):
+        await timed.request(_event(domain, f"r{number}", source, now - timedelta(days=number % 10)))
+
+    async def counted(wanted: int) -> bool:
+        return await timed.counted(domain=domain) == wanted
+
+    await until(lambda: counted(20), "each counts in its day")
+    await timed.request(_event(domain, "r3", source, now - timedelta(days=30)))
+    await timed.until_dead(f"id_conflict: event 'r3' of '{source}'")
+    await timed.request(_event(domain, "r20", source, now - timedelta(days=30)))
+    await until(lambda: counted(21), "another id of that day counts")
+    partitions = await timed.database.fetchval("select count(distinct day) from requests where source = $1", source)
+    assert partitions == 11
+
+
+async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_credit_settles_it(
+    timed: Stage,
+) -> None:
+    domain, account = await _account(timed)
+    await timed.credit(account, "0.001")
+    await timed.until_said(account, "credited")
+    (batch,) = split(new_id(), [[cell(domain, 1000)]])
+    await timed.batch(batch)
+    await timed.until_said(account, "depleted")
+    _shift(timed, hours=23.9)
+    await timed.credit(name("acct"), "1")
+    assert await timed.said(account, "overdue") == []
+    _shift(timed, hours=24.1)
+    overdue = await timed.until_said(account, "overdue")
+    assert overdue.balance == Decimal("-0.004")
+    assert (await timed.balance(account)).overdue
+    for process in ("billing", "billing-2"):
+        timed.kill(process)
+        await timed.ready(process)
+    _shift(timed, hours=60)
+    await timed.credit(account, "0.004", "not-enough")
+    await timed.until_said(account, "credited", 2)
+    view = await timed.balance(account)
+    assert (view.balance, view.overdue, view.depleted) == (Decimal(0), True, True)
+    await timed.credit(account, "0.001", "enough")
+    await timed.until_said(account, "settled")
+    assert not (await timed.balance(account)).overdue
+    money = ("depleted", "overdue", "settled")
+    said = [event.change for event in timed.events if event.account == account and event.change in money]
+    assert said == ["depleted", "overdue", "settled"]
+    _shift(timed)
+
+
+async def test_days_of_single_events_are_dropped_after_the_late_window_and_what_they_added_up_to_is_kept(
+    timed: Stage,
+) -> None:
+    domain, _ = await _account(timed)
+    source, old = name("src"), datetime.now(UTC) - timedelta(days=34)
+    for number in range(7):
+        await timed.request(_event(domain, f"r{number}", source, old))
+    await until(lambda: timed.database.fetchval("select count(*) = 7 from requests where source = $1", source), "in")
+    _shift(timed, days=4)
+    await until(
+        lambda: timed.database.fetchval(
+            "select sum(requests)::int from request_days where domain = $1", domain
+        ), "the day is dropped", limit=20,
+    )
+    assert await timed.database.fetchval("select count(*) from requests where source = $1", source) == 0
+    assert await timed.database.fetchval(
+        "select sum(requests)::int from request_days where domain = $1", domain
+    ) == 7
+    assert await timed.counted(domain=domain) == 7
+    _shift(timed)
+
+
+async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: Stage) -> None:
+    domain, account = await _account(timed)
+    hour = minute_now() // 60 - 4100 * 24
+    for offset in (3, 17):
+        await timed.database.execute(
+            "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)", domain, hour * 60 + offset, account
+        )
+    await timed.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    _shift(timed, days=6)
+    await until(
+        lambda: timed.database.fetchval("select count(*) = 0 from usage_minutes where domain = $1", domain),
+        "its minutes are forgotten", limit=20,
+    )
+    kept = await timed.database.fetch("select hour, account, https_requests from usage_hours where domain = $1", domain)
+    assert [tuple(row) for row in kept] == [(hour, account, 10)]
+    _shift(timed)

@@ -1,0 +1,110 @@
+"""docs/finance.md does not lie: its SQL runs as finance and gives the figures that it shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+
+from clients.platform.queries import Queries
+from clients.platform.reach import Reach
+from shared.contracts.ledger import QueryLedger, ShowStatement
+from shared.storage.pool import Connection
+from tests.integration.billing.harness import Stage, stage
+from tests.integration.finance.made_months import PRICE, Line, book, set_clock
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "finance.md").read_text()
+EXAMPLES = re.findall(r"```sql\n(.*?)```\n((?:\|[^\n]*\n)+)", DOCUMENT, re.DOTALL)
+SHANGHAI = ZoneInfo("Asia/Shanghai")
+
+
+def at(*moment: int) -> datetime:
+    return datetime(*moment, tzinfo=SHANGHAI)  # type: ignore[misc, arg-type]
+
+
+def line(kind: str, hour: datetime, booked: datetime, posting: int, requests: int) -> Line:
+    return Line(kind, -PRICE * requests / 10_000, booked, int(hour.timestamp()) // 3600, posting, requests)
+
+
+ACME = [
+    Line("credit", Decimal(50), at(2026, 4, 20, 10), reference="pay-1001"),
+    line("charge", at(2026, 4, 30, 22), at(2026, 4, 30, 23, 3), 1, 400_000),
+    line("charge", at(2026, 5, 1), at(2026, 5, 1, 1, 3), 1, 1_234_567),
+    line("charge", at(2026, 5, 2, 9), at(2026, 5, 2, 10, 3), 1, 20_000),
+    line("correction", at(2026, 5, 2, 9), at(2026, 5, 2, 11, 3), 2, 500),
+    line("correction", at(2026, 4, 30, 22), at(2026, 5, 3, 12), 2, 1_000),
+    Line("credit", Decimal(20), at(2026, 5, 15, 9), reference="pay-1002"),
+]
+
+
+@pytest.fixture(scope="module")
+async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """Nothing but the example."""
+    async with stage(tmp_path_factory.mktemp("documentation")) as built:
+        set_clock(built)
+        await built.start()
+        await book(built, "acme", ACME)
+        for one in ACME:
+            if one.hour is not None:
+                await built.database.execute(
+                    "insert into usage_hours values ('www.acme.example', $1, 'node-1', 'acme', $2, 0, 0, 0)"
+                    " on conflict (domain, hour, node, account) do update"
+                    " set https_requests = usage_hours.https_requests + excluded.https_requests",
+                    one.hour, one.requests,
+                )
+        await built.database.execute(
+            "insert into usage_minutes values ('new.example.com', $1, 'node-1', '', 42, 0, 0, 0)",
+            int(at(2026, 5, 7).timestamp()) // 60,
+        )
+        yield built
+
+
+@pytest.fixture
+async def finance(example: Stage) -> AsyncIterator[Connection]:
+    dsn = (example.backend.folder / "keys" / "finance.dsn").read_text().strip()
+    connection = await asyncpg.connect(dsn, timeout=5)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("example_number", range(len(EXAMPLES)))
+async def test_a_statement_of_the_document_gives_what_stands_below_it(
+    finance: Connection, example_number: int
+) -> None:
+    statement, table = EXAMPLES[example_number]
+    names, _, *wanted = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in table.splitlines()]
+    prepared = await finance.prepare(statement)
+    assert [attribute.name for attribute in prepared.get_attributes()] == names
+    found = [[_text(value) for value in row] for row in await prepared.fetch()]
+    assert found == wanted
+
+
+def _text(value: object) -> str:
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+
+
+async def test_there_are_examples() -> None:
+    assert len(EXAMPLES) == 6
+
+
+async def test_the_statement_and_the_files_have_the_figures_of_the_document(example: Stage) -> None:
+    queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
+    found = await queries.statement(ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai"))
+    totals = found.totals
+    assert (totals.opening, totals.credits, totals.closing) == (48, 20, Decimal("61.719665"))
+    assert (totals.charges, totals.corrections) == (Decimal("-6.272835"), Decimal("-0.0075"))
+    assert (-totals.rounded, totals.rounding) == (Decimal("6.28"), Decimal("0.000335"))
+    assert [(one.kind, one.start.astimezone(SHANGHAI).day) for one in found.lines] == [
+        ("charge", 1), ("charge", 2), ("correction", 2), ("correction", 3), ("credit", 15)
+    ]
+    question = QueryLedger(account="acme", start=found.start, end=found.end, zone="Asia/Shanghai")
+    lines = [row async for row in queries.ledger_rows(question)]
+    assert -sum(row.amount for row in lines if row.kind != "credit") == Decimal("6.280335")
+    assert -sum(row.amount for row in lines) == Decimal("-13.719665")
+    assert [row.hour for row in lines if row.late] == [at(2026, 4, 30, 22)]

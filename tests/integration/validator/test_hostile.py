@@ -1,0 +1,136 @@
+"""Nothing stalls the judging: hostile pairs are answered within a second, and mutated ones without an exception."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.validator.guard import Guard, Patience, Stuck
+from services.validator.judge import Texts, judge
+from services.validator.roots import TrustRoots
+from tests.support.hostile import DOMAIN, HOSTILE, ROOT, ROOT_KEY, cross_signed
+from tests.support.mutations import mutated
+from tests.support.pki import NOW, Authority, distinguished, ec_key, sign
+
+CHECK = [sys.executable, "-m", "services.validator", "check", "--jsonl"]
+ROOTS = TrustRoots.from_pem(ROOT.pem)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_it_is_answered_within_a_second(kind: str) -> None:
+    certificate, key = HOSTILE[kind]()
+    began = time.process_time()
+    judged = judge([Texts(certificate, key)], [DOMAIN], at=NOW, roots=ROOTS)
+    assert time.process_time() - began < 1.0
+    assert bool(judged.pairs) == (kind == "a thousand names")
+
+
+def test_a_thousand_roots_of_one_name_cost_no_more_than_a_second() -> None:
+    fakes = [Authority.create("Hostile Root", key=ec_key()) for _ in range(1000)]
+    roots = TrustRoots.from_pem("".join(fake.pem for fake in fakes))
+    issuing = ROOT.intermediate("Issuing")
+    made = issuing.issue([DOMAIN])
+    began = time.process_time()
+    judged = judge([Texts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=roots)
+    assert time.process_time() - began < 1.0
+    assert judged.pairs == ()
+
+
+def test_many_cross_signed_cas_that_do_lead_to_the_root_are_accepted() -> None:
+    """The ways up are many; one that is sound is found."""
+    keys = [ec_key() for _ in range(3)]
+    own = [sign(distinguished(f"Way {n}"), key.public_key(), ROOT.certificate, ROOT_KEY, ca=True)
+           for n, key in enumerate(keys)]
+    across = [sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True)
+              for a in range(3) for b in range(3) if a != b]
+    made = Authority(own[0], keys[0], (own[0], own[1], own[2], *across)).issue([DOMAIN])
+    judged = judge([Texts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=ROOTS)
+    assert judged.pairs, judged.findings
+
+
+def lines() -> bytes:
+    requests = []
+    for number, make in enumerate([*HOSTILE.values(), cross_signed]):
+        certificate, key = make()
+        requests.append({"id": number, "certificate": certificate, "private_key": key, "domain": DOMAIN,
+                         "at": NOW.isoformat(), "roots": ROOT.pem})
+    many_roots = {**requests[0], "id": "roots", "roots": ROOT.pem * 5000}
+    return b"".join(json.dumps(request).encode() + b"\n" for request in [*requests, many_roots])
+
+
+def test_the_offline_check_answers_every_hostile_line_within_a_second() -> None:
+    text = lines()
+    with subprocess.Popen(CHECK, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        slowest = 0.0
+        for number, line in enumerate(text.splitlines(keepends=True)):
+            began = time.monotonic()
+            process.stdin.write(line)
+            process.stdin.flush()
+            verdict = json.loads(process.stdout.readline())
+            assert verdict["verdict"] in ("accepted", "refused")
+            assert "certificate.unjudgeable" not in [f["code"] for f in verdict["findings"]]
+            if number:  # the first waits for the program to start
+                slowest = max(slowest, time.monotonic() - began)
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+    assert slowest < 1.0
+
+
+def test_two_thousand_mutated_pairs_get_two_thousand_verdicts_and_none_is_unjudgeable() -> None:
+    done = subprocess.run(CHECK, input=b"\n".join(mutated(2000)), capture_output=True, timeout=120, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == list(range(2000))
+    assert "certificate.unjudgeable" not in {f["code"] for answer in answers for f in answer["findings"]}
+    assert {answer["verdict"] for answer in answers} == {"accepted", "refused"}
+    assert len({f["code"] for answer in answers for f in answer["findings"]}) > 20
+    assert done.stderr == b""
+
+
+def spin(_: bytes) -> bytes:
+    while True:
+        pass
+
+
+def die(_: bytes) -> bytes:
+    raise SystemExit
+
+
+def gorge(_: bytes) -> bytes:
+    return b"x" * (4 << 30)
+
+
+@pytest.mark.parametrize("fault", [spin, die, gorge])
+def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(fault: Callable[[bytes], bytes]) -> None:
+    def answer(request: bytes) -> bytes:
+        return fault(request) if request == b"bad" else request
+
+    guard = Guard(answer, Patience(seconds=0.2, starved_seconds=5))
+    try:
+        assert guard(b"good") == b"good"
+        with pytest.raises(Stuck):
+            guard(b"bad")
+        assert guard(b"good again") == b"good again"
+        with pytest.raises(Stuck):
+            guard(b"bad")
+    finally:
+        guard.close()
+
+
+def test_a_child_dumps_no_core_and_is_bounded_in_memory() -> None:
+    def limits(_: bytes) -> bytes:
+        return Path("/proc/self/limits").read_bytes()
+
+    guard = Guard(limits)
+    try:
+        rows = {row[:25].strip(): row[25:].split() for row in guard(b"").decode().splitlines()}
+    finally:
+        guard.close()
+    assert rows["Max core file size"][:2] == ["0", "0"]
+    assert rows["Max address space"][0] == str(Patience().memory_bytes)

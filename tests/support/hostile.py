@@ -1,0 +1,144 @@
+"""Submissions made to cost time: sizes, counts and graphs at or over every limit. Each is (certificate, key) text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from itertools import permutations
+from math import gcd, isqrt, lcm, prod
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from services.validator import pem as pem_text
+from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
+
+Texts = tuple[str, str]
+DOMAIN = "www.example.com"
+ROOT_KEY = ec_key()
+ROOT = Authority.create("Hostile Root", key=ROOT_KEY)
+_RANDOM = random.Random(4)
+
+
+def der_integer(value: int) -> bytes:
+    body = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    return b"\x02" + der_length(len(body)) + body
+
+
+def der_length(length: int) -> bytes:
+    if length < 0x80:
+        return bytes([length])
+    body = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes([0x80 | len(body)]) + body
+
+
+def pkcs1_of(*numbers: int) -> str:
+    """``RSA PRIVATE KEY`` of n, e, d, p, q, dP, dQ, qInv, whatever they are."""
+    body = b"".join(map(der_integer, (0, *numbers)))
+    return pem_text.encode("RSA PRIVATE KEY", b"\x30" + der_length(len(body)) + body)
+
+
+@cache
+def composite(bits: int) -> tuple[int, ...]:
+    """Numbers of a size that agree with each other, of factors that are no primes: it costs as much as a real key
+    and is made in no time."""
+    e, half = 65537, bits // 2
+    small = prod(n for n in range(2, 2000) if all(n % d for d in range(2, isqrt(n) + 1)))
+    while True:
+        p, q = (_RANDOM.getrandbits(half) | 3 << half - 2 | 1 for _ in range(2))
+        if gcd(p * q, small) != 1:
+            continue
+        group = lcm(p - 1, q - 1)
+        if gcd(e, group) == 1 and gcd(p, q) == 1:
+            d = pow(e, -1, group)
+            return p * q, e, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p)
+
+
+def leaf_with(public: object) -> x509.Certificate:
+    return sign(distinguished(DOMAIN), public, ROOT.certificate, ROOT_KEY, identifiers=False,
+                extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)])
+
+
+def public_of(n: int, e: int = 65537) -> rsa.RSAPublicKey:
+    return rsa.RSAPublicNumbers(e, n).public_key()
+
+
+def rsa_of(bits: int) -> Texts:
+    """Leaf and key agree; nothing is wrong but what they are."""
+    numbers = composite(bits)
+    return pem(leaf_with(public_of(numbers[0]))), pkcs1_of(*numbers)
+
+
+def long_exponent() -> Texts:
+    """RSA of 8192 bits with an exponent of 8000: each verification costs a hundred ordinary ones."""
+    n = composite(8192)[0]
+    return pem(leaf_with(public_of(n, (1 << 8000) + 1))), pkcs8(ec_key())
+
+
+def slow_issuers() -> Texts:
+    """Nine namesakes with such keys, each to be tried as the issuer."""
+    key = ec_key()
+    n = composite(8192)[0]
+    fakes = [
+        sign(distinguished("Slow CA"), public_of(n + 2 * i, (1 << 8000) + 1), ROOT.certificate, ROOT_KEY, ca=True,
+             identifiers=False)
+        for i in range(9)
+    ]
+    leaf = sign(distinguished(DOMAIN), key.public_key(), fakes[0], ec_key(), identifiers=False,
+                extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)])
+    return pem([leaf, *fakes]), pkcs8(key)
+
+
+def thousand_names() -> Texts:
+    made = ROOT.issue([DOMAIN, *(f"h{n}.example.com" for n in range(999))])
+    return made.chain_pem, made.key_pem
+
+
+def deep_constraints() -> Texts:
+    """Eight CAs, 300 permitted and 300 excluded names each, over a leaf of 500 names."""
+    authority = ROOT
+    for depth in range(8):
+        permitted = [x509.DNSName(f"p{n}.net") for n in range(200)] + [x509.DNSName("com")]
+        excluded = [x509.DNSName(f"x{n}.com") for n in range(200)]
+        authority = authority.intermediate(
+            f"CA {depth}", extensions=[(x509.NameConstraints(permitted, excluded), True)])
+    made = authority.issue([DOMAIN, *(f"h{n}.a.com" for n in range(500))])
+    return made.chain_pem, made.key_pem
+
+
+def cross_signed(top: Authority = ROOT) -> Texts:
+    """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead nowhere."""
+    keys = [ec_key(ec.SECP521R1()) for _ in range(4)]
+    own = [sign(distinguished(f"Ring {n}"), key.public_key(), None, key, ca=True) for n, key in enumerate(keys)]
+    ring = [
+        sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True) for a, b in permutations(range(4), 2)
+    ]
+    made = Leaf(sign(distinguished(DOMAIN), (key := ec_key()).public_key(), own[0], keys[0], extensions=[
+        (x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)]), key)
+    return pem([made.certificate, *ring[:9]]), made.key_pem
+
+
+def tiny_blocks(count: int = 10_000) -> Texts:
+    return "-----BEGIN X-----\nAA==\n-----END X-----\n" * count, pkcs8(ec_key())
+
+
+def nested_der() -> Texts:
+    """A certificate that is a SEQUENCE in a SEQUENCE, ten thousand deep."""
+    body = b""
+    for _ in range(10_000):
+        body = b"\x30" + der_length(len(body)) + body
+    return pem_text.encode("CERTIFICATE", body), pem_text.encode("PRIVATE KEY", body[-10_000:])
+
+
+HOSTILE: dict[str, Callable[[], Texts]] = {
+    "an RSA-16384 key and leaf": lambda: rsa_of(16384),
+    "an RSA-8192 key of composites": lambda: rsa_of(8192),
+    "an exponent of 8000 bits": long_exponent,
+    "nine issuers with exponents of 8000 bits": slow_issuers,
+    "a thousand names": thousand_names,
+    "deep name constraints": deep_constraints,
+    "nine cross-signed intermediates": cross_signed,
+    "a PEM of 10,000 tiny blocks": tiny_blocks,
+    "DER nested ten thousand deep": nested_der,
+}

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from services.billing.tariffs import DEFAULT_BOOK, Prices, changes, faults, retroactive
+from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
+
+D = Decimal
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+HOUR = int(NOW.timestamp()) // 3600
+LIST = Price(id="list", currency="CNY", tiers=[Tier(price=D("0.05"))])
+
+
+def _price(id: str, price: str = "0.04", **other: object) -> Price:
+    return Price.model_validate({"id": id, "currency": "CNY", "tiers": [{"price": price}]} | other)
+
+
+def test_an_accounts_own_price_counts_first_then_the_one_that_started_last() -> None:
+    prices = Prices(1, PriceBook(prices=[
+        LIST, _price("may", start=NOW), _price("deal", "0.01", account="acme", end=NOW + timedelta(hours=5))
+    ]))
+    assert prices.tariff("acme", "CNY", HOUR).id == "deal"
+    assert prices.tariff("acme", "CNY", HOUR + 5).id == "may"
+    assert prices.tariff("other", "CNY", HOUR - 1).id == "list"
+    assert prices.tariff("other", "CNY", HOUR).id == "may"
+    with pytest.raises(KeyError):
+        prices.tariff("other", "USD", HOUR)
+
+
+@pytest.mark.parametrize(("case", "book", "text"), [
+    ("an id twice", [LIST, _price("list", start=NOW)], "used twice"),
+    ("the same start twice", [LIST, _price("b", start=NOW), _price("c", start=NOW)], "starts at the same hour"),
+    ("half an hour", [LIST, _price("b", start=NOW + timedelta(minutes=30))], "not a full hour"),
+    ("ends before it starts", [LIST, _price("b", start=NOW, end=NOW - timedelta(hours=1))], "ends before"),
+    ("tiers that fall", [LIST, _price("b", start=NOW, tiers=[{"price": "1"}, {"above": 0, "price": "1"}])], "rise"),
+    ("tiers that start late", [LIST, _price("b", start=NOW, tiers=[{"above": 5, "price": "1"}])], "rise"),
+    ("no list price", [_price("b", start=NOW)], "no list price"),
+    ("a deal in a currency without list price", [LIST, _price("b", account="a", currency="USD")], "USD has no list"),
+])
+def test_a_book_that_does_not_hold_together_is_refused_with_its_place(
+    case: str, book: list[Price], text: str
+) -> None:
+    found = faults(PriceBook(prices=book))
+    assert found and any(text in one.message for one in found), case
+
+
+def test_the_book_that_edgetls_comes_with_holds_together() -> None:
+    assert faults(DEFAULT_BOOK) == []
+    assert Prices().currencies == {"CNY", "USD"}
+
+
+def test_prices_of_hours_that_have_begun_cannot_change_and_later_ones_can() -> None:
+    old = Prices(1, PriceBook(prices=[LIST]))
+
+    def found(*prices: Price) -> list[str]:
+        return [one.code.value for one in retroactive(old, Prices(2, PriceBook(prices=list(prices))), HOUR + 1)]
+
+    later = NOW + timedelta(hours=1)
+    assert found(LIST, _price("next", start=later), _price("deal", account="acme", start=later)) == []
+    assert found(LIST, _price("next", start=NOW)) == ["prices.retroactive"]
+    assert found(LIST, _price("deal", account="acme")) == ["prices.retroactive"]
+    assert found(_price("list", "0.06")) == ["prices.retroactive"]
+    assert found(_price("usd", currency="USD")) == ["prices.retroactive"]
+
+
+def test_a_change_is_said_line_by_line() -> None:
+    new = PriceBook(prices=[LIST, _price("next", start=NOW)], plans=[
+        PlanOffer(id="pack", requests=10_000_000, days=180, prices={"CNY": D(40)})
+    ])
+    assert changes(PriceBook(prices=[LIST, _price("old")]), new) == [
+        "+ price next: 0.04 CNY a 10,000 for everybody from 2026-05-01 12:00",
+        "- price old: 0.04 CNY a 10,000 for everybody always",
+        "+ plan pack: 10,000,000 requests in 180 days for 40 CNY",
+    ]

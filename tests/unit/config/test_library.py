@@ -1,0 +1,398 @@
+"""The library's pure machine, alone and with the domains that it serves: stories, and what holds in every story."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.config import commands, fitness, library, machine, names, ordering, roots, settings_rules
+from services.config.library import Delete, Entry, Known, Resolve, Resolved, Store, Stored
+from services.config.orders import Deploy, Follow, Installed, Order, Reseal, Rollback, Settled, Timeout
+from services.config.state import Certificate, Domain
+from shared import subjects as s
+from shared.contracts.base import SealedKey
+from shared.contracts.certificates import DeployCertificate
+from shared.contracts.commands import SubmittedPair
+from shared.contracts.domains import Origin, Outcome, Redirect, RedirectMode, Settings
+from shared.contracts.findings import Code
+from shared.errors import Refused
+from tests.support.pki import Authority
+from tests.unit.config.made import (
+    AT,
+    NAME,
+    OWNER,
+    accept,
+    cause,
+    disable,
+    pair,
+    redirect,
+    refuse,
+    register,
+    remove,
+    reseal,
+    submit,
+)
+from tests.unit.config.test_machine import ENABLED, outcomes, play
+
+TITLE = "wild"
+SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
+
+
+def store(id: str, *, overwrite: bool = False) -> Store:
+    asked = cause(id, command=s.CMD_CERTIFICATE_STORE)
+    return Store(asked, TITLE, f"judge-{id}", (SEALED,), "public", overwrite, False)
+
+
+def delete(id: str = "del") -> Delete:
+    return Delete(cause(id, command=s.CMD_CERTIFICATE_DELETE))
+
+
+def resolve(id: str, *domains: str) -> Resolve:
+    return Resolve(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
+
+
+def told(story: Sequence[library.Input], known: Known | None = None) -> tuple[Entry | None, list[library.Event]]:
+    state: Entry | None = None
+    events: list[library.Event] = []
+    for asked in story:
+        more = library.supersede(state) if state and library.overtakes(state, asked) else []
+        state = library.evolve_all(state, more)
+        more += (decided := library.decide(state, asked, at=AT, known=known or Known()))
+        state = library.evolve_all(state, decided)
+        events += more
+    return state, events
+
+
+@pytest.mark.parametrize(("sentence", "story", "ends"), [
+    ("an accepted pair is stored", [store("a"), accept("a")], ["a applied"]),
+    ("a refused one leaves no entry", [store("a"), refuse("a")], ["a refused"]),
+    ("a name is given once", [store("a"), accept("a"), store("b")], ["a applied", "b refused certificate.name_taken"]),
+    ("unless it may be replaced", [store("a"), accept("a"), store("b", overwrite=True), accept("b", "new")],
+     ["a applied", "b applied"]),
+    ("the same pair again changes nothing", [store("a"), accept("a"), store("b", overwrite=True), accept("b")],
+     ["a applied", "b unchanged"]),
+    ("a later replacement overtakes", [store("a"), store("b", overwrite=True), accept("a"), accept("b", "new")],
+     ["a superseded submission.superseded", "b applied"]),
+    ("a late verdict is dropped", [store("a"), Timeout("a"), accept("a")],
+     ["a undecided submission.undecided"]),
+    ("what is not there cannot be deleted", [delete()], ["del refused certificate.unknown"]),
+    ("what is there can", [store("a"), accept("a"), delete()], ["a applied", "del applied"]),
+    ("a reseal compares and sets", [store("a"), accept("a"), reseal("pair-leaf", 1, 2), reseal("pair-leaf", 1, 2, "t")],
+     ["a applied", "s applied", "t refused pair.changed"]),
+])
+def test_every_library_command_ends_as_the_rules_say(
+    sentence: str, story: list[library.Input], ends: list[str]
+) -> None:
+    assert outcomes(told(story)[1]) == ends, sentence  # type: ignore[arg-type]
+
+
+def test_a_name_that_a_custom_certificate_has_is_taken() -> None:
+    assert outcomes(told([store("a", overwrite=True)], Known(taken=True))[1]) == [  # type: ignore[arg-type]
+        "a refused certificate.name_taken"
+    ]
+
+
+def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
+    _, events = told([store("a"), accept("a"), delete()], Known(users=tuple(f"d{n}.example.com" for n in range(60))))
+    settled = events[-1]
+    assert isinstance(settled, Settled) and settled.findings[0].code is Code.CERTIFICATE_IN_USE
+    assert "d0.example.com" in settled.findings[0].message and "and 10 more" in settled.findings[0].message
+
+
+def test_a_deletion_waits_for_the_deployments_before_it() -> None:
+    state, _ = told([store("a"), accept("a")])
+    done = library.run(state, [resolve("d"), delete()], at=AT, known=Known())
+    assert done.ran == 1
+    assert library.run(done.state, [delete()], at=AT, known=Known(unsettled=True)).ran == 0
+    assert library.run(done.state, [delete()], at=AT, known=Known()).ran == 1
+
+
+def test_a_name_given_again_is_another_entry() -> None:
+    first, _ = told([store("a"), accept("a")])
+    second, _ = told([store("a"), accept("a"), delete(), store("b"), accept("b")])
+    assert first is not None and second is not None and first.id != second.id
+
+
+# --- On domains ---
+
+
+def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
+    made = pair(leaf, sans=others.pop("sans", ["*.example.com"]))
+    return Certificate(version, (made.model_copy(update=others),), "stored", TITLE, "entry")
+
+
+def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
+    return Deploy(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), certificate, ready)
+
+
+def follow(id: str, certificate: Certificate | None) -> Follow:
+    return Follow(cause(id, command=s.CMD_CERTIFICATE_STORE), "entry", certificate)
+
+
+def back(id: str = "b") -> Rollback:
+    return Rollback(cause(id, command=s.CMD_CERTIFICATE_ROLLBACK))
+
+
+@pytest.mark.parametrize(("sentence", "story", "ends"), [
+    ("a deployment enables", [register(), deploy("d", kept())], ["r applied", "d applied"]),
+    ("what is not in the library", [register(), deploy("d", None)], ["r applied", "d refused certificate.unknown"]),
+    ("twice is once", [register(), deploy("d", kept()), deploy("e", kept())],
+     ["r applied", "d applied", "e unchanged"]),
+    ("another domain's names", [register(), deploy("d", kept(sans=["*.other.com"]))],
+     ["r applied", "d refused domain.mismatch"]),
+    ("an expired one", [register(), deploy("d", kept(not_after=AT))], ["r applied", "d refused certificate.expired"]),
+    ("an expired intermediate", [register(), deploy("d", kept(chain_until=AT))],
+     ["r applied", "d refused chain.expired"]),
+    ("one that is not valid yet", [register(), deploy("d", kept(not_before=AT + timedelta(days=1)))],
+     ["r applied", "d refused certificate.not_yet_valid"]),
+    ("one that ends soon warns", [register(), deploy("d", kept(not_after=AT + timedelta(days=3)))],
+     ["r applied", "d applied certificate.expires_soon"]),
+    ("a follower follows", [register(), deploy("d", kept()), follow("f", kept("new", "v2"))],
+     ["r applied", "d applied", "f applied"]),
+    ("but not with another certificate by then", [*ENABLED, follow("f", kept("new", "v2"))],
+     ["r applied", "s1 applied", "f superseded submission.superseded"]),
+    ("nor after a disable", [register(), deploy("d", kept()), disable("x"), follow("f", kept("new", "v2"))],
+     ["r applied", "d applied", "x applied", "f superseded submission.superseded"]),
+    ("nor when it was replaced again", [register(), deploy("d", kept()), follow("f", None)],
+     ["r applied", "d applied", "f superseded submission.superseded"]),
+    ("a deployment overtakes a submission", [register(), submit("s1"), deploy("d", kept()), accept("s1")],
+     ["r applied", "s1 superseded submission.superseded", "d applied"]),
+    ("back, and forth again", [*ENABLED, deploy("d", kept()), back("b1"), back("b2")],
+     ["r applied", "s1 applied", "d applied", "b1 applied", "b2 applied"]),
+    ("nothing to go back to", [*ENABLED, back()], ["r applied", "s1 applied", "b refused certificate.no_previous"]),
+    ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
+    ("a foreign rollback", [*ENABLED, Rollback(cause("b", "mallory"))],
+     ["r applied", "s1 applied", "b refused domain.unknown"]),
+])
+def test_deployments_and_rollbacks_end_as_the_rules_say(sentence: str, story: list[Any], ends: list[str]) -> None:
+    assert outcomes(play(story)[1]) == ends, sentence
+
+
+def test_a_rollback_swaps_the_two_and_keeps_where_each_came_from() -> None:
+    state, _ = play([*ENABLED, deploy("d", kept()), back()])
+    assert state is not None and state.live is not None and state.previous is not None
+    assert (state.live.source, state.previous.source, state.previous.name) == ("custom", "stored", TITLE)
+
+
+def test_a_rollback_to_an_expired_certificate_is_refused_and_changes_nothing() -> None:
+    old = kept("old", "v0", not_after=AT + timedelta(days=1))
+    state, _ = play([register(), deploy("d", old), deploy("e", kept())])
+    events = machine.decide(state, back(), revision=99, at=AT + timedelta(days=2))
+    assert outcomes(events) == ["b refused certificate.expired"]
+    assert machine.evolve_all(state, events) == state
+
+
+def test_a_certificate_judged_by_other_roots_is_not_put_to_use() -> None:
+    state, _ = play([register()])
+    assert state is not None
+    assert fitness.refuses(fitness.findings(replace(kept(), trust="private"), state, AT))
+    assert not fitness.refuses(fitness.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT))
+
+
+def test_a_deployment_that_waits_for_the_library_holds_back_what_comes_after_it_until_it_is_overtaken() -> None:
+    waiting: list[Order] = [register(), deploy("d", None, ready=False), redirect("to_https")]
+    done = ordering.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
+    done = ordering.run(None, [*waiting, disable("x")], revisions=iter(range(1, 9)), at=AT)
+    assert outcomes(done.events) == [
+        "r applied", "d superseded submission.superseded", "c refused https.not_enabled", "x unchanged",
+    ]
+
+
+def test_a_custom_certificate_gets_a_name_and_keeps_the_one_that_it_was_given() -> None:
+    state, _ = play(ENABLED)
+    assert state is not None and state.live is not None
+    assert state.live.name.startswith(f"{NAME}-") and names.certificate(state.live.name)
+    state, _ = play([register(), replace(submit("s1"), name="mine"), accept("s1")])
+    assert state is not None and state.live is not None and state.live.name == "mine"
+    assert names.certificate(names.given(f"*.{'a' * 240}.com", "s"))
+
+
+@pytest.mark.parametrize("text", ["", "a b", "ä", "a/b", "x" * 129, "@a", "a\n"])
+def test_what_is_no_name_of_a_certificate_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match=r"certificate\.name_invalid"):
+        names.certificate(text)
+
+
+def test_a_deployment_takes_place_once_in_the_library_and_on_each_domain() -> None:
+    domains = ["A.example.com", "a.example.com", "no domain", "no domain"]
+    body = DeployCertificate(name=TITLE, account=OWNER, domains=domains)
+    command = commands.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
+    assert command.keys[:2] == (f"@{OWNER}/{TITLE}", "a.example.com")
+    assert [place.name is None for place in command.places] == [False, False, True]
+    bad = commands.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode())
+    assert next(place.key for place in bad.places) == "a.example.com" and not any(place.name for place in bad.places)
+
+
+@pytest.mark.parametrize(("changed", "scheme", "codes"), [
+    ({"redirect": Redirect(mode=RedirectMode.TO_HTTPS)}, "http", ["settings.redirect_may_loop"]),
+    ({"redirect": Redirect(mode=RedirectMode.TO_HTTPS)}, "https", []), ({}, "http", []),
+])
+def test_a_redirect_to_https_over_an_http_origin_is_warned_of(
+    changed: dict[str, Any], scheme: Any, codes: list[str]
+) -> None:
+    origin = Origin(scheme=scheme, host="origin.example.com", port=80)
+    assert [found.code for found in settings_rules.warnings(Settings(**changed), origin)] == codes
+
+
+def test_http2_needs_tls_1_2() -> None:
+    found = settings_rules.conflicts(Settings(http2=True, tls_min="1.0", tls_max="1.1"))
+    assert [one.code for one in found] == [Code.SETTINGS_CONFLICT]
+
+
+def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
+    authority = Authority.create()
+    assert len(roots.read(f"{authority.pem}\n{authority.pem}")) == 1
+    assert roots.read("  \n") == []
+    leaf = authority.issue([NAME])
+    for text in ("nonsense", leaf.chain_pem, authority.pem + leaf.key_pem, authority.pem * 21, "-----BEGIN X-----"):
+        with pytest.raises(Refused, match=r"roots\.invalid"):
+            roots.read(text)
+
+
+# --- What holds in every story of a library and two domains ---
+
+
+@dataclass
+class World:
+    """A library entry and two domains, and everything that happened to them."""
+
+    entry: Entry | None = None
+    domains: dict[str, Domain | None] = field(default_factory=lambda: {"a": None, "b": None})
+    shelf: list[library.Event] = field(default_factory=list)
+    events: dict[str, list[Any]] = field(default_factory=lambda: {"a": [], "b": []})
+    revision: int = 0
+    overtaken: set[str] = field(default_factory=set)
+
+    def at_shelf(self, asked: library.Input) -> None:
+        if self.entry is not None and self.entry.pending is not None:
+            if library.overtakes(self.entry, asked):
+                self.overtaken.add(self.entry.pending.cause.command_id)
+                self._shelve(library.supersede(self.entry))
+            elif not isinstance(asked, library.Judged | Timeout):
+                return
+        users = tuple(name for name, state in self.domains.items() if state and state.live
+                      and self.entry and self.entry.id and state.live.entry == self.entry.id)
+        events = library.decide(self.entry, asked, at=AT, known=Known(users=users))
+        self._shelve(events)
+        for event in events:
+            if isinstance(event, Resolved):
+                for name in self.domains:
+                    current = self.entry.certificate if self.entry and event.entry else None
+                    self.at_domain(name, deploy(event.cause.command_id, current))
+            if isinstance(event, Stored) and event.replaces and event.certificate.entry:
+                for name in users:
+                    self.at_domain(name, Follow(event.cause, event.certificate.entry, event.certificate))
+
+    def at_domain(self, name: str, asked: machine.Input) -> None:
+        state = self.domains[name]
+        if state is not None and machine.overtakes(state, asked) and state.pending is not None:
+            self.overtaken.add(state.pending.cause.command_id)
+        self.revision += 1
+        events = machine.decide(state, asked, revision=self.revision, at=AT)
+        self.events[name] += events
+        self.domains[name] = machine.evolve_all(state, events)
+
+    def _shelve(self, events: list[library.Event]) -> None:
+        self.shelf += events
+        self.entry = library.evolve_all(self.entry, events)
+
+
+SUBMISSIONS = st.integers(0, 4)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["store", "overwrite", "delete", "deploy"]), st.just(0)),
+    st.tuples(st.sampled_from(["shelf-accept", "shelf-refuse", "shelf-timeout", "shelf-reseal"]), SUBMISSIONS),
+    st.tuples(st.sampled_from(["register", "submit", "disable", "remove", "back", "redirect"]), st.integers(0, 1)),
+    st.tuples(st.sampled_from(["accept", "refuse"]), SUBMISSIONS), st.tuples(st.just("again"), SUBMISSIONS),
+)
+
+
+def play_world(steps: Sequence[tuple[int, tuple[str, int]]]) -> World:
+    """``steps`` with their numbers, which make the ids."""
+    world, stored, submitted = World(), [], []
+    for number, (kind, detail) in steps:
+        identity, domain = f"{kind}-{number}", "ab"[detail % 2]
+        if kind in ("store", "overwrite"):
+            stored.append(identity)
+            world.at_shelf(store(identity, overwrite=kind == "overwrite"))
+        elif kind.startswith("shelf") and stored:
+            of = stored[-1 - detail % len(stored)]
+            world.at_shelf({
+                "shelf-accept": accept(of, of), "shelf-refuse": refuse(of), "shelf-timeout": Timeout(of),
+                "shelf-reseal": Reseal(cause(identity), f"pair-{of}", 1, SealedKey(epoch=2, box="bmV3")),
+            }[kind])
+        elif kind == "delete":
+            world.at_shelf(delete(identity))
+        elif kind == "deploy":
+            world.at_shelf(resolve(identity))
+        elif kind in ("accept", "refuse", "again") and submitted:
+            of, where = submitted[-1 - detail % len(submitted)]
+            world.at_domain(where, refuse(of) if kind == "refuse" else accept(of, of))
+        elif kind in ("register", "submit", "disable", "remove", "back", "redirect"):
+            if kind == "submit":
+                submitted.append((identity, domain))
+            world.at_domain(domain, {
+                "register": register, "submit": submit, "disable": disable, "remove": remove, "back": back,
+                "redirect": lambda id: redirect("to_https", id),
+            }[kind](identity))
+    return world
+
+
+@settings(max_examples=300)
+@given(st.lists(STEPS, max_size=40))
+def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_history_rebuilds_the_rows(
+    steps: list[tuple[str, int]],
+) -> None:
+    world = play_world(list(enumerate(steps)))
+    assert library.evolve_all(None, world.shelf) == world.entry
+    for name, events in world.events.items():
+        state: Domain | None = None
+        for event in events:
+            after = machine.evolve(state, event)
+            assert state is None or after is None or after.revision >= state.revision
+            if isinstance(event, Installed):
+                assert event.certificate.submission_id not in world.overtaken
+                assert after is not None and state is not None and after.revision > state.revision
+            if after is not None and after.live is None:
+                assert after.previous is None and after.settings == Settings() and "chain of" not in repr(after)
+            state = after
+        assert state == world.domains[name]
+        ended = [event.cause.command_id for event in events if isinstance(event, Settled)]
+        assert len(ended) == len(set(ended))
+    stored = [event.certificate.submission_id for event in world.shelf if isinstance(event, Stored)]
+    assert not world.overtaken & set(stored)
+
+
+@settings(max_examples=150)
+@given(st.lists(STEPS, max_size=30))
+def test_verdicts_that_come_again_change_nothing(steps: list[tuple[str, int]]) -> None:
+    """The state depends only on the order of the commands and of the first verdicts."""
+    verdicts = ("accept", "refuse", "shelf-accept", "shelf-refuse", "shelf-timeout")
+    numbered = list(enumerate(steps))
+    doubled = [one for number, step in numbered for one in [(number, step)] * (2 if step[0] in verdicts else 1)]
+    once, twice = play_world(numbered), play_world(doubled)
+    assert (once.entry, outcomes(once.shelf)) == (twice.entry, outcomes(twice.shelf))  # type: ignore[arg-type]
+    for name, state in once.domains.items():
+        assert _without_revision(state) == _without_revision(twice.domains[name])
+        assert outcomes(once.events[name]) == outcomes(twice.events[name])
+
+
+def _without_revision(state: Domain | None) -> Domain | None:
+    """A decision that changes nothing leaves its number unused."""
+    return None if state is None else replace(state, revision=0, registered_revision=0)
+
+
+def test_an_outcome_is_named_for_every_step() -> None:
+    story = [("register", 0), ("store", 0), ("shelf-accept", 0), ("deploy", 0), ("overwrite", 0), ("shelf-accept", 0),
+             ("back", 0), ("delete", 0)]
+    world = play_world(list(enumerate(story)))
+    ends = [event.outcome for event in world.events["a"] if isinstance(event, Settled)]
+    assert ends == [Outcome.APPLIED] * 4
+    assert world.domains["a"] is not None and world.domains["a"].live is not None
+    assert world.domains["a"].live.submission_id == "store-1"
