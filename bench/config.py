@@ -2,8 +2,8 @@
 
 Commands: out of a filled stream, through the inbox, the decision and PostgreSQL to their events, stored in EVENTS with
 the PubAck seen. Every one of them changes its domain. Beside it, in the same run and on the same PostgreSQL: the bare
-transaction of a change (lock a row, update it, insert one outbox row), on as many connections as config was seen to
-work on at once. The same with the commands coming meanwhile, published one by one; beside it the publishing alone,
+transaction of a change (lock a row, update it, insert one outbox row), on as many connections as config works on. The
+same with the commands coming meanwhile, published one by one; beside it the publishing alone,
 which costs the broker an fsync each.
 Pages: every kind of list, 500 rows each, one after the other, from the question's publish to the answer's bytes; beside
 it the same keys read by bare SQL.
@@ -36,6 +36,8 @@ from tests.integration.config.harness import ACCOUNT, Stage, stage
 SHARE = 0.5
 PAGE_MS = 50
 LISTED = 100_000
+CONNECTIONS = 3
+"""One each for what config does at once: storing what comes, deciding, marking what was sent."""
 IN_FLIGHT = 200
 CHANGES = ((RedirectMode.TO_HTTPS, 301), (RedirectMode.TO_HTTPS, 308), (RedirectMode.OFF, 307), (RedirectMode.OFF, 302))
 _RAW_TABLES = (
@@ -63,12 +65,12 @@ async def measure(quick: bool) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="edgetls-bench-") as folder:
         async with stage(Path(folder)) as staged:
             await staged.start(LOG_LEVEL="error")
-            rates, connections = await _commands(staged, sizes)
+            rates = await _commands(staged, sizes)
             await seed(staged, LISTED)
             pages = sorted(await _pages(staged, sizes.rounds))
             bare = statistics.median(await _bare_pages(staged, sizes.rounds))
     p99 = pages[min(len(pages) - 1, int(len(pages) * 0.99))]
-    beside = f"beside bare transactions on {connections} connections"
+    beside = f"beside bare transactions on {CONNECTIONS} connections"
     return [
         Result.of("config", f"settings changed, events stored, {beside}", rates.changes, "commands/s", rates.raw,
                   at_least=rates.raw * SHARE),
@@ -92,17 +94,14 @@ class Rates:
     raw: float
 
 
-async def _commands(staged: Stage, sizes: Sizes) -> tuple[Rates, int]:
-    """With the connections that config was seen to work on at once."""
+async def _commands(staged: Stage, sizes: Sizes) -> Rates:
     names = [f"served{n}.f{n % 50}.bench.test" for n in range(sizes.domains)]
     await _done(staged, (await _published(staged, [_registration(name) for name in names]))[1])
     await _enable(staged, names)
     # The stage hears every event, which is none of config's work: a fresh connection hears nothing.
     await staged.clients["platform"].close()
     staged.clients["platform"] = await staged.backend.client("platform")
-    watch = asyncio.create_task(_watch_connections(staged.backend.dsns["config"]))
     found: dict[str, list[float]] = {"changes": [], "registrations": [], "meanwhile": [], "published": [], "raw": []}
-    connections = 1
     for run in range(sizes.runs):
         changes = [_change(name, *way) for way in CHANGES * 2 for name in names]
         published, rate = await _drained(staged, changes)
@@ -111,11 +110,8 @@ async def _commands(staged: Stage, sizes: Sizes) -> tuple[Rates, int]:
         fresh = [_registration(f"fresh{run}-{n}.f{n % 50}.bench.test") for n in range(sizes.registrations)]
         found["registrations"].append((await _drained(staged, fresh))[1])
         found["meanwhile"].append(await _meanwhile(staged, [_change(name, *way) for way in CHANGES for name in names]))
-        if run == 0:
-            watch.cancel()
-        connections = await watch
-        found["raw"].append(await _raw(staged.backend.dsns["config"], connections, sizes.raw))
-    return Rates(**{name: statistics.median(values) for name, values in found.items()}), connections
+        found["raw"].append(await _raw(staged.backend.dsns["config"], CONNECTIONS, sizes.raw))
+    return Rates(**{name: statistics.median(values) for name, values in found.items()})
 
 
 async def _drained(staged: Stage, commands: Sequence[Outgoing]) -> tuple[float, float]:
@@ -161,7 +157,8 @@ async def _done(staged: Stage, last: int) -> float:
     started = time.perf_counter()
     await _until(
         staged, "select not exists (select from inbox_targets)"
-        " and not exists (select from outbox where sent_at is null) and (select max(settled_to) from inbox_streams) >= $1", last,
+        " and not exists (select from outbox where sent_at is null)"
+        " and (select max(settled_to) from inbox_streams) >= $1", last,
     )
     return time.perf_counter() - started
 
@@ -187,20 +184,6 @@ async def _until(staged: Stage, question: str, goal: int) -> None:
 async def _enable(staged: Stage, names: Sequence[str]) -> None:
     for start in range(0, len(names), 50):
         await asyncio.gather(*(staged.enable(name) for name in names[start : start + 50]))
-
-
-async def _watch_connections(dsn: str) -> int:
-    """The most connections of config that were at work at once, until it is cancelled."""
-    connection, most = await asyncpg.connect(dsn), 1
-    try:
-        while True:
-            most = max(most, await connection.fetchval(
-                "select count(*) from pg_stat_activity where application_name = 'edgetls' and state <> 'idle'"
-            ))
-            await asyncio.sleep(0.01)
-    except asyncio.CancelledError:
-        await connection.close()
-        return most
 
 
 async def _raw(dsn: str, connections: int, count: int) -> float:

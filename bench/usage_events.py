@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -17,7 +16,6 @@ from nats.aio.client import Client
 
 from bench.ingest_peers import RAW_TABLES
 from shared import subjects as s
-from shared import topology
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
@@ -37,10 +35,7 @@ class Events:
 
     @classmethod
     async def on(cls, stage: Stage) -> Events:
-        """Makes the stream take atomic batches: with an fsync for each event it would take minutes to fill."""
         admin = await stage.backend.client("topology")
-        usage = next(stream for stream in topology.STREAMS if stream.name == s.STREAM_USAGE)
-        await admin.jetstream(timeout=10).update_stream(replace(usage, atomic=True).config())
         for statement in RAW_TABLES:
             await stage.database.execute(statement)
         return cls(stage, admin)
@@ -125,7 +120,10 @@ class Events:
         await self._fill_stream(bodies)
         await self._pause(None)
         started = time.perf_counter()
-        while (await self._js.stream_info(s.STREAM_USAGE)).state.messages:
+        while True:
+            info = await self._js.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)
+            if not info.num_pending and not info.num_ack_pending:
+                break
             if time.perf_counter() - started > 300:
                 raise AssertionError("the stream was not emptied within five minutes")
             await asyncio.sleep(0.01)

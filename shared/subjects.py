@@ -217,6 +217,10 @@ def js_stream_info(stream: str) -> str:
     return f"$JS.API.STREAM.INFO.{stream}"
 
 
+def js_stream_purge(stream: str) -> str:
+    return f"$JS.API.STREAM.PURGE.{stream}"
+
+
 def js_message_delete(stream: str) -> str:
     """Deletes one message; the bytes are overwritten unless ``no_erase`` is asked for."""
     return f"$JS.API.STREAM.MSG.DELETE.{stream}"

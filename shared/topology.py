@@ -25,6 +25,7 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from shared import subjects as s
+from shared.errors import SettingsError
 
 DAY: Final = 86_400.0
 GIB: Final = 2**30
@@ -34,7 +35,8 @@ InfoT = TypeVar("InfoT")
 @dataclass(frozen=True)
 class Stream:
     """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
-    ``atomic``: takes batches, all or none."""
+    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what is
+    taken, many at once: a work queue syncs the removal of each message to disk by itself (3.9 k acks a second)."""
 
     name: str
     subjects: tuple[str, ...]
@@ -46,13 +48,14 @@ class Stream:
     republish_to: str | None = None
     direct: bool = False
     atomic: bool = False
+    trimmed: bool = False
 
     def config(self, replicas: int = 1) -> StreamConfig:
         return StreamConfig(
             name=self.name,
             subjects=list(self.subjects),
             retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only else DiscardPolicy.OLD,
+            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only or self.trimmed else DiscardPolicy.OLD,
             storage=StorageType.FILE,
             max_age=self.max_age,
             max_bytes=self.max_bytes,
@@ -101,7 +104,10 @@ STREAMS: Final = (
     Stream(
         s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True, atomic=True
     ),
-    Stream(s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), max_bytes=8 * GIB, duplicate_window=0.1),
+    Stream(
+        s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), work_queue=False, max_bytes=8 * GIB, duplicate_window=0.1,
+        atomic=True, trimmed=True,
+    ),
     Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
     Stream(
         s.kv_stream(s.BUCKET_BUNDLES), (s.kv_all(s.BUCKET_BUNDLES),), work_queue=False, max_bytes=8 * GIB,
@@ -267,7 +273,8 @@ SERVICES: Final = (
         publish=(
             *_takes(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
             *_takes(s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS), *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES),
-            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS), *s.BILLING_COMMANDS, s.USAGE_REQUEST,
+            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS), s.js_stream_info(s.STREAM_USAGE),
+            s.js_stream_purge(s.STREAM_USAGE), *s.BILLING_COMMANDS, s.USAGE_REQUEST,
             s.USAGE_BATCH_ALL, s.EVENT_BALANCE_LOW, s.EVENT_BALANCE_DEPLETED, s.EVENT_BALANCE_RECOVERED,
             s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_CREDITED, s.EVENT_BALANCE_REFUSED, s.EVENT_BALANCE_OVERDUE,
             s.EVENT_PLAN_PURCHASED, s.EVENT_PRICE_BOOK_APPLIED, s.EVENT_PRICE_BOOK_REFUSED, s.EDGE_CONFIRMED_ALL,
@@ -338,8 +345,21 @@ async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | Con
         await js.add_consumer(change.name.split("/")[0], wanted)
     elif change.action == "create":
         await js.add_stream(wanted)
+    elif "retention" in change.detail:
+        await _make_anew(js, wanted)
     else:
         await js.update_stream(wanted)
+
+
+async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
+    """The server never changes how a stream is kept to or from a work queue. Its consumers are made after it."""
+    name = str(wanted.name)
+    if (await js.stream_info(name)).state.messages:
+        raise SettingsError(
+            f"the stream {name} must be made anew and is not empty: let its service take what lies in it, then apply again"
+        )
+    await js.delete_stream(name)
+    await js.add_stream(wanted)
 
 
 async def _changes(

@@ -16,6 +16,7 @@ from services.billing.settings import Settings
 from services.billing.store import finance
 from services.billing.store.partitions import Days, Partitions
 from services.billing.transport import audit_router, bills_router, prices_router, queries_router
+from services.billing.trimming import Trimmer
 from services.billing.usecases import Money
 from services.billing.workers import BatchTaker, LotConsumer, burying_events, burying_requests, once
 from shared import service, subjects
@@ -29,6 +30,7 @@ from shared.storage.outbox import Relay
 from shared.storage.pool import open_pool
 
 NAME = "billing"
+USAGE_DURABLES = (subjects.DURABLE_BILLING_BATCHES, subjects.DURABLE_BILLING_REQUESTS)
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -63,6 +65,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
                     burying_events(facts.take, events), events, runtime.health).run(),
         Lease(pool, "billing-hours").hold(hours.run),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
+        Lease(pool, "billing-trim").hold(Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 

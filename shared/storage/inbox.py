@@ -8,19 +8,17 @@ Whoever holds the lock of a key runs what is ready under it, in order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-import asyncpg
 import structlog
 
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import describe, passes
 from shared.storage.pool import Connection, Pool
+from shared.storage.pool import listen as pool_listen
 
 log = structlog.get_logger()
 CHANNEL = "inbox"
@@ -307,31 +305,8 @@ async def release(connection: Connection, keys: Sequence[str]) -> None:
 
 
 async def listen(pool: Pool, wake: asyncio.Event) -> None:
-    """For ever: sets ``wake`` when any replica stored something. A poll of the caller covers a lost connection."""
-    while True:
-        try:
-            async with pool.acquire() as connection:
-                await _listen(connection, wake)
-        except Exception as error:
-            if not passes(error):
-                raise
-            log.warning("inbox.listen", error=describe(error))
-            await asyncio.sleep(0.5)
-
-
-async def _listen(connection: Connection, wake: asyncio.Event) -> None:
-    def notified(*_: Any) -> None:
-        wake.set()
-
-    await connection.add_listener(CHANNEL, notified)
-    wake.set()
-    try:
-        while not connection.is_closed():
-            await connection.fetchval("select 1")
-            await asyncio.sleep(5)
-    finally:
-        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-            await connection.remove_listener(CHANNEL, notified)
+    """For ever: sets ``wake`` when any replica stored something."""
+    await pool_listen(pool, CHANNEL, wake)
 
 
 def _contiguous(start: int, sequences: Iterable[int]) -> int:

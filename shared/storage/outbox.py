@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import asyncpg
 import structlog
 
 from shared.errors import BrokerAway
 from shared.messaging.cloudevents import Outgoing
-from shared.messaging.failures import describe, passes
+from shared.messaging.failures import passes
 from shared.messaging.publish import Publisher
 from shared.observability.health import Health
 from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_UNSENT
 from shared.storage.lease import Lease
-from shared.storage.pool import Connection, Pool
+from shared.storage.pool import Connection, Pool, listen
 
 log = structlog.get_logger()
 CHANNEL = "outbox"
@@ -52,7 +51,7 @@ class Relay:
 
     async def _relay(self, fencing: int) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
+            group.create_task(listen(self._pool, CHANNEL, self._wake))
             group.create_task(self._sweep())
             while True:
                 self._wake.clear()
@@ -90,29 +89,6 @@ class Relay:
         )
         for row in rows:
             OUTBOX_SECONDS.observe(float(row["age"]))
-
-    async def _listen(self) -> None:
-        """LISTEN on a connection of its own; a lost one is made anew (the poll of one second covers the gap)."""
-        while True:
-            try:
-                async with self._pool.acquire() as connection:
-                    await connection.add_listener(CHANNEL, self._notified)
-                    self._wake.set()
-                    try:
-                        while not connection.is_closed():
-                            await connection.fetchval("select 1")
-                            await asyncio.sleep(5)
-                    finally:
-                        with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-                            await connection.remove_listener(CHANNEL, self._notified)
-            except Exception as error:
-                if not passes(error):
-                    raise
-                log.warning("outbox.listen", error=describe(error))
-                await asyncio.sleep(0.5)
-
-    def _notified(self, *_: Any) -> None:
-        self._wake.set()
 
     async def _sweep(self) -> None:
         """Sent rows are kept for a while: a redelivery finds its answer sent already."""

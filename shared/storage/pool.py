@@ -54,3 +54,29 @@ def place(dsn: str) -> str:
 
 async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def listen(pool: Pool, channel: str, wake: asyncio.Event) -> None:
+    """For ever: sets ``wake`` at every NOTIFY of ``channel``; a lost connection is made anew. The caller polls besides,
+    which covers the gap."""
+    while True:
+        try:
+            async with pool.acquire() as connection:
+                await _listen(connection, channel, wake)
+        except Exception as error:
+            if not passes(error):
+                raise
+            log.warning("listen.lost", channel=channel, error=describe(error))
+            await asyncio.sleep(0.5)
+
+
+async def _listen(connection: Connection, channel: str, wake: asyncio.Event) -> None:
+    try:
+        await connection.add_listener(channel, lambda *_: wake.set())
+        wake.set()
+        while not connection.is_closed():
+            await connection.fetchval("select 1")
+            await asyncio.sleep(5)
+    finally:
+        # Not UNLISTEN: on a connection whose server was killed it may wait for ever.
+        connection.terminate()
