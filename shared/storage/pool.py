@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -78,5 +79,6 @@ async def _listen(connection: Connection, channel: str, wake: asyncio.Event) -> 
             await connection.fetchval("select 1")
             await asyncio.sleep(5)
     finally:
-        # Not UNLISTEN: on a connection whose server was killed it may wait for ever.
-        connection.terminate()
+        # Not UNLISTEN: on a connection whose server was killed it may wait for ever. A lost one is released already.
+        with contextlib.suppress(asyncpg.InterfaceError):
+            connection.terminate()
