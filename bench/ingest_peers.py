@@ -1,7 +1,8 @@
 """What single events are measured beside, each in a process of its own: ``python -m bench.ingest_peers KIND …``.
 
-pull: the fastest pull, messages taken and acked, nothing else. transactions: the same rows by unnest with ON CONFLICT and
-a roll-up, one commit a thousand, nothing else. faststream: a plain handler that inserts each event on one connection.
+pull: the fastest pull, messages taken and acked, nothing else. transactions: the same rows by unnest with ON CONFLICT
+and a roll-up, one commit a thousand, nothing else. faststream: a plain handler that inserts each event on one
+connection.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def transactions(dsn: str, source: str, count: int, domains: int) -> None:
 async def faststream(url: str, seed: str, dsn: str) -> None:
     """As one would write it first. Until it is ended."""
     connection = await asyncpg.connect(dsn)
-    broker = NatsBroker(url, security=NatsNKey(seed), inbox_prefix=s.inbox_prefix(USER), logger=None)
+    broker = NatsBroker(url, security=NatsNKey(seed), inbox_prefix=s.inbox_prefix(USER), )
 
     @broker.subscriber(
         s.USAGE_REQUEST, stream=JStream(s.STREAM_USAGE, declare=False), durable=s.DURABLE_BILLING_REQUESTS,
@@ -87,7 +88,8 @@ async def faststream(url: str, seed: str, dsn: str) -> None:
     async def handle(event: HttpsRequest) -> None:
         at = int(event.time.timestamp() * 1e6)
         await connection.execute(
-            _PLAIN, event.source, event.id, at // 86_400_000_000, at, event.domain, event.node, event.bytes, event.status
+            _PLAIN, event.source, event.id, at // 86_400_000_000, at, event.domain, event.node, event.bytes,
+            event.status,
         )
 
     async with broker:

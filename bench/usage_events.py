@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import statistics
 import sys
 import time
@@ -23,7 +25,6 @@ from tests.integration.billing.harness import Stage
 
 DOMAINS = 5_000
 _ATOMIC = 500
-_PAUSE = "2100-01-01T00:00:00Z"
 
 
 class Events:
@@ -46,7 +47,9 @@ class Events:
         source = new_id()
         bodies = self.bodies(source, count)
         sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
-        took = await self._emptied(sent)
+        supervisor = self._stage.backend.supervisor
+        pids = [pid for name in self._stage.ports_of if (pid := supervisor.pid(name)) is not None]
+        took = await self._emptied(sent, pids)
         stored = await self._stage.database.fetchrow(
             "select count(*), count(distinct id) from requests where source = $1", source
         )
@@ -56,14 +59,14 @@ class Events:
 
     async def pulled(self, count: int, processes: int) -> float:
         """The same by the bare pull."""
-        async with self._peers("pull", processes, self._stage.backend.url, self._seed()):
-            return count / await self._emptied(self.bodies(new_id(), count))
+        async with self._peers("pull", processes, self._stage.backend.url, self._seed()) as pids:
+            return count / await self._emptied(self.bodies(new_id(), count), pids)
 
     async def handled(self, count: int) -> float:
         """The same by a plain FastStream handler."""
         dsn = self._stage.backend.dsns["billing"]
-        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn):
-            return count / await self._emptied(self.bodies(new_id(), count))
+        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as pids:
+            return count / await self._emptied(self.bodies(new_id(), count), pids)
 
     async def transacted(self, count: int, processes: int) -> float:
         """The bare transactions: the sum of as many processes."""
@@ -106,7 +109,8 @@ class Events:
             )
             await self._stage.database.execute(
                 "insert into requests select 'filled', lpad(n::text, 12, '0'), $1::int, $1::bigint * 86400000000,"
-                " 'd' || n % 5000 || '.example.test', 'node-1', 1000, 200, now() from generate_series($2::int, $3::int) n"
+                " 'd' || n % 5000 || '.example.test', 'node-1', 1000, 200, now()"
+                " from generate_series($2::int, $3::int) n"
                 " on conflict do nothing", day, day * 10_000_000 % 2**30, day * 10_000_000 % 2**30 + events // days - 1,
                 timeout=3600,
             )
@@ -114,28 +118,22 @@ class Events:
     def bodies(self, source: str, count: int) -> list[bytes]:
         return [_event(source, f"{n:012}", f"d{n % DOMAINS}.example.test").encode() for n in range(count)]
 
-    async def _emptied(self, bodies: Sequence[bytes]) -> float:
-        """Seconds until everything is acked, from when all of it lies in the stream and may be delivered."""
-        await self._pause(_PAUSE)
+    async def _emptied(self, bodies: Sequence[bytes], consumers: Sequence[int]) -> float:
+        """Seconds until everything is acked, from when all of it lies in the stream. The ``consumers`` (process ids) are
+        stopped meanwhile: what the server had sent ahead to them by then is one pull each."""
+        for pid in consumers:
+            os.kill(pid, signal.SIGSTOP)
         await self._fill_stream(bodies)
-        await self._pause(None)
-        began = started = time.perf_counter()
+        for pid in consumers:
+            os.kill(pid, signal.SIGCONT)
+        started = time.perf_counter()
         while True:
             info = await self._js.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)
             if not info.num_pending and not info.num_ack_pending:
                 return time.perf_counter() - started
-            if not info.num_ack_pending and (info.num_pending or 0) >= len(bodies):
-                started = time.perf_counter()  # a pull that was asked before the pause may take seconds to be served
-            if time.perf_counter() - began > 120:
+            if time.perf_counter() - started > 120:
                 raise AssertionError("the stream was not emptied within two minutes")
-            await asyncio.sleep(0.005)
-
-    async def _pause(self, until: str | None) -> None:
-        subject = f"$JS.API.CONSUMER.PAUSE.{s.STREAM_USAGE}.{s.DURABLE_BILLING_REQUESTS}"
-        body = json.dumps({"pause_until": until} if until else {}).encode()
-        answer = json.loads((await self._admin.request(subject, body, timeout=10)).data)
-        if "error" in answer:
-            raise AssertionError(answer["error"])
+            await asyncio.sleep(0.01)
 
     async def _fill_stream(self, bodies: Sequence[bytes]) -> None:
         client = self._stage.clients["billing"]
@@ -154,13 +152,13 @@ class Events:
         return str(self._stage.backend.folder / "keys" / "billing.nk")
 
     @asynccontextmanager
-    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[None]:
+    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[list[int]]:
         running = [await self._start(kind, *arguments) for _ in range(processes)]
         try:
             for process in running:
                 assert process.stdout is not None
                 await asyncio.wait_for(process.stdout.readline(), 20)
-            yield
+            yield [process.pid for process in running]
         finally:
             for process in running:
                 process.kill()

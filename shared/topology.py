@@ -6,6 +6,7 @@ the accounts into the server's configuration. A permission that is not written h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -35,8 +36,8 @@ InfoT = TypeVar("InfoT")
 @dataclass(frozen=True)
 class Stream:
     """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
-    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what is
-    taken, many at once: a work queue syncs the removal of each message to disk by itself (3.9 k acks a second)."""
+    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what
+    is taken, many at once: a work queue syncs the removal of each message by itself (3.9 k acks a second)."""
 
     name: str
     subjects: tuple[str, ...]
@@ -355,9 +356,7 @@ async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
     """The server never changes how a stream is kept to or from a work queue. Its consumers are made after it."""
     name = str(wanted.name)
     if (await js.stream_info(name)).state.messages:
-        raise SettingsError(
-            f"the stream {name} must be made anew and is not empty: let its service take what lies in it, then apply again"
-        )
+        raise SettingsError(f"the stream {name} must be made anew: let its service empty it, then apply again")
     await js.delete_stream(name)
     await js.add_stream(wanted)
 
@@ -396,8 +395,6 @@ def _compare(kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found:
 async def _patiently(ask: Callable[..., Awaitable[InfoT]], *arguments: str) -> InfoT:
     """JetStream answers nothing while it elects or recovers: ask a few times before giving up."""
     for _ in range(5):
-        try:
+        with contextlib.suppress(NatsTimeout):
             return await ask(*arguments)
-        except NatsTimeout:
-            continue
     return await ask(*arguments)

@@ -33,7 +33,9 @@ DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.examp
 async def register(
     link: Link,
     domain: DomainArgument,
-    service_type: Annotated[str, typer.Option("--type", help="image_small_file, download, video or live_streaming.")],
+    service_type: Annotated[
+        str, typer.Option("--type", "--service-type", help="image_small_file, download, video or live_streaming.")
+    ],
     origin: Annotated[str, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")],
     trust: Annotated[str, typer.Option(help="public (Mozilla's roots) or private (the account's own).")] = "public",
 ) -> None:
