@@ -209,10 +209,6 @@ def js_consumer_info(stream: str, durable: str) -> str:
     return f"$JS.API.CONSUMER.INFO.{stream}.{durable}"
 
 
-def js_consumer_pause(stream: str, durable: str) -> str:
-    return f"$JS.API.CONSUMER.PAUSE.{stream}.{durable}"
-
-
 def js_acks(stream: str, durable: str) -> str:
     return f"$JS.ACK.{stream}.{durable}.>"
 

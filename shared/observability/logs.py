@@ -25,6 +25,16 @@ def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
+class _Stderr:
+    """Writes to what stderr is at the moment: one that was closed since must not end whoever logs."""
+
+    def msg(self, message: str) -> None:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg
+
+
 def setup(service: str, level: str = "info") -> None:
     """Once a process. Tracebacks are one line without locals: locals hold bodies."""
     structlog.configure(
@@ -36,7 +46,7 @@ def setup(service: str, level: str = "info") -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
