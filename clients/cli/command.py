@@ -169,7 +169,7 @@ def quiet_logs() -> None:
     """Libraries' logs would mix with the output: errors only, and on stderr."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: Stderr(),
     )
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
 

@@ -25,7 +25,7 @@ def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
-class _Stderr:
+class Stderr:
     """Writes to what stderr is at the moment: one that was closed since must not end whoever logs."""
 
     def msg(self, message: str) -> None:
@@ -46,7 +46,7 @@ def setup(service: str, level: str = "info") -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=lambda *_: _Stderr(),
+        logger_factory=lambda *_: Stderr(),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
