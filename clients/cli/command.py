@@ -23,6 +23,7 @@ from clients.cli.place import DEFAULT_DATA, Place, Role
 from clients.platform import Platform, connect
 from clients.platform.reach import Reach
 from shared.errors import EdgetlsError, Refused, SettingsError
+from shared.observability.logs import Stderr
 
 P = ParamSpec("P")
 Action = Callable[Concatenate["Link", P], Coroutine[Any, Any, None]]
