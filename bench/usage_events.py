@@ -119,8 +119,8 @@ class Events:
         return [_event(source, f"{n:012}", f"d{n % DOMAINS}.example.test").encode() for n in range(count)]
 
     async def _emptied(self, bodies: Sequence[bytes], consumers: Sequence[int]) -> float:
-        """Seconds until everything is acked, from when all of it lies in the stream. The ``consumers`` (process ids) are
-        stopped meanwhile: what the server had sent ahead to them by then is one pull each."""
+        """Seconds until everything is acked, from when all of it lies in the stream. The ``consumers`` (process ids)
+        are stopped meanwhile: what the server had sent ahead to them by then is one pull each."""
         for pid in consumers:
             os.kill(pid, signal.SIGSTOP)
         await self._fill_stream(bodies)
