@@ -15,11 +15,11 @@ from pathlib import Path
 
 import asyncpg
 import uvloop
-from faststream.nats import JStream, NatsBroker, NatsNKey, PullSub
+from faststream.nats import JStream, PullSub
 
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
-from shared.messaging.broker import connect
+from shared.messaging.broker import connect, service_broker
 from shared.messaging.pull import Pull
 from shared.settings import BrokerSettings
 
@@ -52,7 +52,7 @@ _PLAIN = (
 async def pull(url: str, seed: str) -> None:
     """Until it is ended."""
     client = await connect(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
-    source = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4000)
+    source = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=16_000)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     async for messages in source.messages():
@@ -78,25 +78,25 @@ async def transactions(dsn: str, source: str, count: int, domains: int) -> None:
 
 async def faststream(url: str, seed: str, dsn: str) -> None:
     """As one would write it first. Until it is ended."""
-    connection = await asyncpg.connect(dsn)
-    broker = NatsBroker(url, security=NatsNKey(seed), inbox_prefix=s.inbox_prefix(USER), )
+    connection, one_at_a_time = await asyncpg.connect(dsn), asyncio.Lock()
+    broker, _ = await service_broker(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
 
     @broker.subscriber(
         s.USAGE_REQUEST, stream=JStream(s.STREAM_USAGE, declare=False), durable=s.DURABLE_BILLING_REQUESTS,
-        pull_sub=PullSub(batch_size=1, timeout=1),
+        pull_sub=PullSub(batch_size=100, timeout=1), inbox_prefix=f"{s.inbox_prefix(USER)}.".encode(),
     )
     async def handle(event: HttpsRequest) -> None:
         at = int(event.time.timestamp() * 1e6)
-        await connection.execute(
-            _PLAIN, event.source, event.id, at // 86_400_000_000, at, event.domain, event.node, event.bytes,
-            event.status,
-        )
+        async with one_at_a_time:
+            await connection.execute(
+                _PLAIN, event.source, event.id, at // 86_400_000_000, at, event.domain, event.node, event.bytes,
+                event.status,
+            )
 
-    async with broker:
-        await broker.start()
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
+    await broker.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
 
 
 def main(kind: str, *arguments: str) -> None:

@@ -43,7 +43,7 @@ def main(doc: str | None, measure: Callable[[bool], Awaitable[Sequence[Result]]]
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--quick", action="store_true", help="fewer runs, under 40 s")
     parser.add_argument("--json", action="store_true", help="a list of results on stdout")
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     results = asyncio.run(_run(measure, options.quick))
     if options.json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")

@@ -1,33 +1,41 @@
-"""How fast usage is counted exactly once, through JetStream and PostgreSQL, by one billing process.
+"""How fast usage is counted exactly once, through JetStream and PostgreSQL.
 
 Cells: prepared batches of 1,000 distinct (domain, minute) cells, every tenth sent twice, from three nodes' logs; from
-the first publish to the last commit. Beside it, in the same run: the bare transactions, the same rows by unnest into a
-table of the same shape on the same PostgreSQL, one commit for 20 batches.
-Requests: single events, every tenth sent twice; beside it, how fast the broker stores them (an fsync each).
+the first publish to the last commit, by one billing process. Beside it: the bare transactions, the same rows by unnest
+into a table of the same shape, one commit for 20 batches.
+Single events (bench/usage_events.py): a stream full of them, every tenth sent twice, emptied by one and by two
+processes. Beside it, on the same stream, the fastest pull with as many processes, and the bare transactions: the goal
+is 60 % of the smaller of the two, and four times a plain FastStream handler.
+Flat: the same with few and with many events stored already. Low: from the publish of an event to the event that flags
+its account.
+``--full-size`` fills 100 million stored events instead of 20 (half an hour and 20 GB).
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 
 from bench.report import Result, main
+from bench.usage_events import DOMAINS, Events
 from shared import subjects as s
-from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
+from shared.contracts.usage import UsageBatch, UsageCell
 from shared.ids import new_id
 from shared.messaging.cloudevents import Outgoing
 from shared.observability import logs
 from tests.integration.billing.harness import NODES, Stage, stage
 
-GOAL = 20_000
-DOMAINS, CELLS = 5_000, 1_000
+GOAL = 50_000
+CELLS = 1_000
 ACCOUNTS = 500
 LOT = 20
 _ADD = (
@@ -38,25 +46,100 @@ _ADD = (
 )
 
 
+@dataclass(frozen=True)
+class Size:
+    """``few`` and ``many``: events that are stored before the flat cost is measured."""
+
+    runs: int
+    batches: int
+    events: int
+    latencies: int
+    few: int
+    many: int
+
+
+QUICK = Size(runs=2, batches=60, events=40_000, latencies=20, few=100_000, many=500_000)
+NORMAL = Size(runs=5, batches=300, events=60_000, latencies=200, few=1_000_000, many=20_000_000)
+
+
 async def measure(quick: bool) -> list[Result]:
     logs.setup("bench", "error")  # on stderr: stdout is for the results
-    runs, batches, events = (3, 100, 3_000) if quick else (5, 300, 10_000)
+    size = QUICK if quick else NORMAL
+    if "--full-size" in sys.argv:
+        size = replace(size, many=100_000_000)
     with tempfile.TemporaryDirectory(prefix="edgetls-bench-") as folder:
         async with stage(Path(folder)) as staged:
+            events = await Events.on(staged)
+            beside = await _beside(events, size)
             await staged.start()
-            await _own(staged)
-            cells = [await _cells(staged, run, batches) for run in range(runs)]
-            raw = [await _raw(staged, run, batches) for run in range(runs)]
-            requests, stored = zip(*[await _requests(staged, events) for _ in range(runs)], strict=True)
-    return [
-        Result.of("usage_ingest", "distinct cells counted exactly once", statistics.median(cells), "cells/s",
-                  statistics.median(raw), at_least=GOAL),
-        Result.of("usage_ingest", "single requests counted exactly once", statistics.median(requests), "requests/s",
-                  statistics.median(stored)),
-    ]
+            await _owners(staged)
+            results = await _cell_results(staged, size)
+            results += await _event_results(staged, events, size, beside)
+            return results + await _flat_results(staged, events, size)
 
 
-async def _own(staged: Stage) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """Events a second by number of processes; ``plain``: the FastStream handler."""
+
+    pull: dict[int, float]
+    transactions: dict[int, float]
+    plain: float
+
+    def smaller(self, processes: int) -> float:
+        return min(self.pull[processes], self.transactions[processes])
+
+
+async def _beside(events: Events, size: Size) -> Beside:
+    pull = {n: await _median(size.runs, lambda n=n: events.pulled(size.events, n)) for n in (1, 2)}
+    raw = {n: await _median(size.runs, lambda n=n: events.transacted(size.events, n)) for n in (1, 2)}
+    return Beside(pull, raw, await events.handled(size.events // 20))
+
+
+async def _median(runs: int, measured: Callable[[], Awaitable[float]]) -> float:
+    return statistics.median([await measured() for _ in range(runs)])
+
+
+async def _cell_results(staged: Stage, size: Size) -> list[Result]:
+    cells = [await _cells(staged, run, size.batches) for run in range(size.runs)]
+    raw = [await _raw(staged, run, size.batches) for run in range(size.runs)]
+    return [Result.of("usage_ingest", "distinct cells counted exactly once", statistics.median(cells), "cells/s",
+                      statistics.median(raw), at_least=GOAL)]
+
+
+async def _event_results(staged: Stage, events: Events, size: Size, beside: Beside) -> list[Result]:
+    found = []
+    for processes in (1, 2):
+        if processes == 2:
+            await staged.start("billing-2")
+        rate = await _median(size.runs, lambda: events.counted(size.events))
+        found.append(Result.of(
+            "usage_ingest", f"single events counted exactly once, {processes} process(es)", rate, "events/s",
+            beside.smaller(processes), at_least=0.6 * beside.smaller(processes),
+        ))
+    found.append(Result.of(
+        "usage_ingest", "single events, times a plain FastStream handler", found[0].value / beside.plain, "times", 1,
+        at_least=4,
+    ))
+    found.append(Result.of(
+        "usage_ingest", "event to low-balance flag, p99", await events.latency(size.latencies), "ms", 0, at_most=2000
+    ))
+    return found
+
+
+async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Result]:
+    rates = []
+    for stored in (size.few, size.many):
+        await events.fill(stored)
+        await staged.database.execute("analyze requests")
+        await events.counted(size.events)
+        rates.append(await _median(max(size.runs, 3), lambda: events.counted(size.events)))
+    change = rates[0] / rates[1]
+    name = f"cost of a single event, {size.many:,} stored against {size.few:,}"
+    return [Result.of("usage_ingest", name, change, "times", 1, at_most=1.2)]
+
+
+async def _owners(staged: Stage) -> None:
     """Every domain has an owner, as config would have told it."""
     await staged.database.execute(
         "insert into domain_facts (domain, revision, kind, account, at) select 'd' || n || '.example.test', n,"
@@ -122,22 +205,6 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
             async with connection.transaction():
                 await connection.execute(_ADD, *columns)
         return len(rows) / (time.perf_counter() - started)
-
-
-async def _requests(staged: Stage, count: int) -> tuple[float, float]:
-    """Counted a second, and stored by the broker a second."""
-    source, at = new_id(), datetime.now(UTC)
-    bodies = [
-        (s.USAGE_REQUEST, HttpsRequest(id=str(n), source=source, time=at, domain=f"d{n % DOMAINS}.example.test",
-                                       bytes=1000, status=200, node="node-1").encode())
-        for n in range(count)
-    ]
-    sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
-    started = time.perf_counter()
-    publishing = asyncio.create_task(_publish(staged, sent, 400))
-    await _until(staged.database, "select count(*) from requests where source = any($1::text[])", count, [source])
-    took = time.perf_counter() - started
-    return count / took, len(sent) / await publishing
 
 
 async def _publish(staged: Stage, messages: Sequence[tuple[str, bytes]], in_flight: int) -> float:

@@ -38,7 +38,8 @@ PURE = frozenset(
         "services/config/names.py", "services/config/origins.py", "services/config/machine.py",
         "services/edge_sync/bundles.py", "services/edge_sync/convergence.py", "services/edge_sync/fleet.py",
         "services/billing/ranges.py", "services/billing/owners.py", "services/billing/rating.py",
-        "services/billing/balance.py", "services/billing/zones.py", "services/billing/statements.py",
+        "services/billing/balance.py", "services/billing/tariffs.py", "services/billing/charging.py",
+        "services/billing/audit.py", "services/billing/zones.py", "services/billing/statements.py",
         "clients/export/focus.py", "clients/export/list_prices.py", "clients/export/exact.py",
         "clients/edge_node/verify.py",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +36,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def run() -> NoReturn:
+    # A lot makes tens of thousands of small objects and no cycles: the collector's default took a fifth of the time.
+    gc.set_threshold(200_000, 20, 100)
     service.run(NAME, Settings, build)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
+from functools import cached_property
 from typing import Final, Literal
 
 from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, minus, month_of, plain
@@ -29,9 +30,13 @@ class Terms:
     at: datetime
     overdue_after: timedelta = timedelta(hours=24)
 
-    @property
+    @cached_property
     def hour(self) -> int:
         return int(self.at.timestamp()) // 3600
+
+    @cached_property
+    def month(self) -> int:
+        return month_of(self.hour)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Crossing:
 def priced(standing: Standing, terms: Terms) -> Standing:
     """With the tariff of its currency now; a new month or price begins in its first tier."""
     tariff = terms.prices.tariff(standing.account, standing.money, terms.hour)
-    key = f"{month_of(terms.hour)}:{tariff.id}"
+    key = f"{terms.month}:{tariff.id}"
     used = standing.tier_used if standing.tier_key == key else 0
     return replace(standing, tariff=tariff, tier_key=key, tier_used=used)
 
@@ -130,7 +135,8 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
     if not standing.entries and not standing.accrued_requests:
         return standing, []
     changes: list[Change] = []
-    low, depleted = _is_low(standing), standing.balance <= 0
+    balance = standing.balance
+    low, depleted = _is_low(standing, balance), balance <= 0
     since = (standing.depleted_since or terms.at) if depleted else None
     overdue = since is not None and (standing.overdue or terms.at - since >= terms.overdue_after)
     if low != standing.low:
@@ -139,6 +145,8 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
         changes.append("depleted" if depleted else "settled")
     if overdue and not standing.overdue:
         changes.append("overdue")
+    if not changes and since == standing.depleted_since:
+        return standing, []
     decided = replace(
         standing, low=low, depleted=depleted, depleted_since=since, overdue=overdue,
         crossing=standing.crossing + len(changes),
@@ -148,14 +156,14 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
     ]
 
 
-def _is_low(standing: Standing) -> bool:
+def _is_low(standing: Standing, balance: Decimal) -> bool:
     """Between the limit and 1.2 times the limit it stays as it was: no flapping."""
     limit = standing.limit
     if limit is None:
         return False
     if standing.low:
-        return standing.balance < _times(limit, CLEARS_AT)
-    return standing.balance < limit
+        return balance < _times(limit, CLEARS_AT)
+    return balance < limit
 
 
 def _times(amount: Decimal, factor: Decimal) -> Decimal:

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from services.billing.decode import Cell
@@ -79,6 +80,7 @@ class Tally:
         return counts
 
 
+@lru_cache(100_000)
 def valid_domain(domain: str) -> bool:
     """As the nodes write it: lower-case labels, ``*`` only as the whole first one."""
     return len(domain) <= _LONGEST and _DOMAIN.fullmatch(domain) is not None

@@ -4,9 +4,11 @@ Also the compact form in which an accepted batch is archived."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -16,6 +18,8 @@ from shared.errors import Malformed
 
 MOST: Final = 2**53
 Count = Annotated[int, Meta(ge=0, le=MOST)]
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_NODE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 Identifier = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")]
 NodeId = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
 CellRow = tuple[str, int, int, int, int, int]
@@ -49,17 +53,20 @@ class Batch(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Request(Struct, forbid_unknown_fields=True, frozen=True):
+    """``source`` and ``node`` are checked by read_request(): few names come again and again."""
+
     id: Identifier
-    source: Identifier
+    source: str
     time: Annotated[datetime, Meta(tz=True)]
     domain: Annotated[str, Meta(min_length=1, max_length=253)]
     bytes: Count
     status: Annotated[int, Meta(ge=100, le=599)]
-    node: NodeId
+    node: str
 
 
 _batch = msgspec.json.Decoder(Batch)
 _request = msgspec.json.Decoder(Request)
+_requests = msgspec.json.Decoder(list[Request])
 _cells = msgspec.msgpack.Decoder(list[CellRow])
 _pack = msgspec.msgpack.Encoder()
 
@@ -80,9 +87,35 @@ def read_batch(body: bytes) -> Batch:
 def read_request(body: bytes) -> Request:
     """Malformed when it is not an HttpsRequest."""
     try:
-        return _request.decode(body)
+        request = _request.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Malformed(f"not an HttpsRequest: {_place(error)}") from None
+    if not _is_identifier(request.source) or not _is_node(request.node):
+        raise Malformed("not an HttpsRequest: source or node is not a name")
+    return request
+
+
+def read_requests(bodies: Sequence[bytes]) -> list[Request] | None:
+    """All at once, which costs half as much; None when one of them is not an HttpsRequest: then read each."""
+    try:
+        requests = _requests.decode(b"[" + b",".join(bodies) + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if len(requests) != len(bodies) or not all(
+        _is_identifier(source) and _is_node(node) for source, node in {(r.source, r.node) for r in requests}
+    ):
+        return None
+    return requests
+
+
+@lru_cache(20_000)
+def _is_identifier(text: str) -> bool:
+    return _IDENTIFIER.fullmatch(text) is not None
+
+
+@lru_cache(20_000)
+def _is_node(text: str) -> bool:
+    return _NODE.fullmatch(text) is not None
 
 
 def pack_cells(cells: Sequence[Cell]) -> bytes:

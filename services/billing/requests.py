@@ -12,8 +12,8 @@ from nats.aio.msg import Msg
 
 from services.billing.accruals import accrue
 from services.billing.book import Book
-from services.billing.cells import Tally, minute_fault, valid_domain
-from services.billing.decode import Request, read_request
+from services.billing.cells import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
+from services.billing.decode import read_request, read_requests
 from services.billing.metrics import REQUESTS
 from services.billing.store import requests as store
 from services.billing.store import usage
@@ -25,6 +25,7 @@ from shared.storage.pool import Connection, Pool
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
 Refusals = list[tuple[Msg, Poison]]
 
@@ -78,31 +79,34 @@ class Requests:
 
 def _read(messages: Sequence[Msg], now_minute: int) -> _Lot:
     lot = _Lot()
-    rows = lot.rows
-    for message in messages:
+    rows, oldest, newest = lot.rows, (now_minute - PAST_MINUTES) * _MINUTE, (now_minute + FUTURE_MINUTES + 1) * _MINUTE
+    read = read_requests([message.data for message in messages])
+    for place, message in enumerate(messages):
         try:
-            row = row_of(read_request(message.data), now_minute)
+            request = read_request(message.data) if read is None else read[place]
+            at = (request.time - _EPOCH) // _MICROSECOND
+            if not (oldest <= at < newest and valid_domain(request.domain)):
+                raise _fault(at, now_minute)
         except Poison as error:
             lot.refused.append((message, error))
             continue
-        if (row.source, row.id) in rows:
+        identity = request.source, request.id
+        row = RequestRow(
+            *identity, at // _DAY, at, request.domain, request.node, request.bytes, request.status
+        )
+        if identity in rows:
             lot.again.append((row, message))
         else:
-            rows[row.source, row.id] = row, message
+            rows[identity] = row, message
     return lot
 
 
-def row_of(request: Request, now_minute: int) -> RequestRow:
-    """Malformed when it cannot be counted: no valid domain, or too far from now."""
-    at = (request.time - _EPOCH) // _MICROSECOND
-    if not valid_domain(request.domain):
-        raise Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
-    fault = minute_fault(at // 60_000_000, now_minute)
+def _fault(at: int, now_minute: int) -> Malformed:
+    """Why an event cannot be counted: too far from now, or no valid domain."""
+    fault = minute_fault(at // _MINUTE, now_minute)
     if fault is not None:
-        raise Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
-    return RequestRow(
-        request.source, request.id, at // _DAY, at, request.domain, request.node, request.bytes, request.status
-    )
+        return Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
+    return Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
 
 
 def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Msg]]:

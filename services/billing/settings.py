@@ -22,4 +22,4 @@ class Settings(ServiceSettings):
     billing_minutes_kept_days: int = Field(default=184, ge=40)
     billing_hours_kept_days: int = Field(default=366, ge=40)
     billing_pull_batches: int = Field(default=64, ge=1, le=500)
-    billing_pull_requests: int = Field(default=4000, ge=1, le=10_000)
+    billing_pull_requests: int = Field(default=16_000, ge=1, le=20_000)

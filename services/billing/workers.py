@@ -129,7 +129,7 @@ class BatchTaker:
                 forgotten = await logs.unburied(connection)
             for delivery, refusal in forgotten:
                 await self._bury(delivery, refusal)
-            await asyncio.sleep(10)
+            await asyncio.sleep(3)
 
     async def _tell(self, taken: Taken) -> None:
         for confirmation in taken.confirmations:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 import structlog
@@ -35,8 +36,9 @@ class Pull:
         self.stream, self.durable, self.batch = stream, durable, batch
         self._client = client
         self._next = subjects.js_next(stream, durable)
-        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
-        self._owed: dict[str, tuple[int, float]] = {}
+        self._waiting: deque[Msg] = deque()
+        self._there = asyncio.Event()
+        self._owed: dict[str, list[float]] = {}
         self._number = 0
         self._wake = asyncio.Event()
 
@@ -74,34 +76,33 @@ class Pull:
         await self._client.publish(delivery.reply, b"+WPI")
 
     async def _take(self) -> list[Msg]:
-        taken = [await self._queue.get()]
-        while len(taken) < self.batch and not self._queue.empty():
-            taken.append(self._queue.get_nowait())
+        await self._there.wait()
+        count = min(len(self._waiting), self.batch)
+        taken = [self._waiting.popleft() for _ in range(count)]
+        if not self._waiting:
+            self._there.clear()
         self._wake.set()
         return taken
 
     async def _arrived(self, message: Msg) -> None:
-        request = message.subject if message.subject in self._owed else self._request_of(message)
-        status = (message.headers or {}).get("Status")
-        if status is None:
-            self._settle(request)
-            await self._queue.put(message)
+        """Called for each message: everything here counts (66,000 times a second).
+
+        A delivery's subject is the original one: it answers the oldest request that still owes something."""
+        status = message.headers and message.headers.get("Status")
+        if not status:
+            for request, owed in self._owed.items():
+                owed[0] -= 1
+                if not owed[0]:
+                    del self._owed[request]
+                break
+            self._waiting.append(message)
+            self._there.set()
         elif status != "100":
-            self._owed.pop(request, None)
-            self._wake.set()
-            if status not in ("404", "408"):
+            self._owed.pop(message.subject, None)
+            if status in ("404", "408"):
+                self._wake.set()
+            else:  # such as a stream that is not there: asking again at once would be a hot loop
                 log.debug("pull.status", stream=self.stream, durable=self.durable, status=status)
-
-    def _request_of(self, message: Msg) -> str:
-        """A delivery's subject is the original one: it answers the oldest request that still owes something."""
-        return next(iter(self._owed), "")
-
-    def _settle(self, request: str) -> None:
-        owed, since = self._owed.get(request, (0, 0.0))
-        if owed > 1:
-            self._owed[request] = (owed - 1, since)
-        else:
-            self._owed.pop(request, None)
 
     async def _keep_asking(self, inbox: str) -> None:
         reconnects = self._client.stats["reconnects"]
@@ -115,7 +116,7 @@ class Pull:
                 if now - since > _LAPSE_SECONDS:
                     del self._owed[request]
             outstanding = sum(owed for owed, _ in self._owed.values())
-            if self._client.is_connected and outstanding + self._queue.qsize() <= self.batch // 2:
+            if self._client.is_connected and outstanding + len(self._waiting) <= self.batch // 2:
                 await self._ask(inbox)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
@@ -126,7 +127,7 @@ class Pull:
         self._number += 1
         request = f"{inbox}.{self._number}"
         body = {"batch": self.batch, "expires": int(EXPIRES_SECONDS * 1e9)}
-        self._owed[request] = (self.batch, time.monotonic())
+        self._owed[request] = [self.batch, time.monotonic()]
         try:
             await self._client.publish(self._next, json.dumps(body).encode(), reply=request)
         except (NatsError, OSError):

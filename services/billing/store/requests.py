@@ -7,19 +7,22 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
 from shared.storage.pool import Connection
 
 DAYS_BACK: Final = 36
 """Of the late window, and the day that it begins in."""
-_ADD: Final = """
+_ADD: Final = f"""
 insert into requests (source, id, day, at, domain, node, bytes, status, received_at)
-select *, $9::timestamptz from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[],
-    $7::bigint[], $8::smallint[]) on conflict do nothing
+select source, id, day, at, domain, node, bytes, status::smallint, $9::timestamptz from unnest(
+    {split_texts(1)}, {split_texts(2)}, {split_ints(3)}, {split_bigints(4)}, {split_texts(5)}, {split_texts(6)},
+    {split_bigints(7)}, {split_ints(8)}
+) as t (source, id, day, at, domain, node, bytes, status) on conflict do nothing
 """
 _COLUMNS: Final = "r.source, r.id, r.day, r.at, r.domain, r.node, r.bytes, r.status"
 # limit 1: one index look-up an event, whatever the planner thinks of the partitions. xmin: not what we just wrote.
 _BEFORE: Final = f"""
-select {_COLUMNS} from unnest($1::text[], $2::text[], $3::int[]) as g (source, id, day)
+select {_COLUMNS} from unnest({split_texts(1)}, {split_texts(2)}, {split_ints(3)}) as g (source, id, day)
 cross join lateral (
     select *, xmin as written from requests where source = g.source and id = g.id and day = g.day limit 1
 ) r where r.written <> pg_current_xact_id()::xid
@@ -90,7 +93,9 @@ async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime)
     """``rows`` sorted, each identity once. What was stored before under the identities that are not new."""
     if not rows:
         return []
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    source, id, day, at, domain, node, size, status = zip(*rows, strict=True)
+    columns = texts(source), texts(id), numbers(day), numbers(at), texts(domain), texts(node), numbers(size), \
+        numbers(status)
     done = await connection.execute(_ADD, *columns, now)
     if int(done.rpartition(" ")[2]) == len(rows):
         return []

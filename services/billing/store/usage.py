@@ -1,5 +1,6 @@
 """Usage per domain, node and minute: written as it comes, rolled up by the hour; read in periods.py."""
 
+# ruff: noqa: S608 - what is put into statements here is the name of a parameter
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -8,13 +9,14 @@ from typing import Final, NamedTuple
 from services.billing.cells import MinuteRow
 from services.billing.owners import Period
 from services.billing.store import Reader
+from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
 from shared.storage.pool import Connection
 
-_ADD: Final = """
+_ADD: Final = f"""
 insert into usage_minutes as u
     (domain, minute, node, account, https_requests, https_bytes, http_requests, http_bytes)
-select * from unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[])
+select * from unnest({split_texts(1)}, {split_ints(2)}, {split_texts(3)}, {split_texts(4)}, {split_bigints(5)},
+    {split_bigints(6)}, {split_bigints(7)}, {split_bigints(8)})
 on conflict (domain, minute, node) do update set
     https_requests = u.https_requests + excluded.https_requests,
     https_bytes = u.https_bytes + excluded.https_bytes,
@@ -61,8 +63,11 @@ async def add(connection: Connection, rows: Sequence[MinuteRow]) -> None:
     """``rows`` sorted, each key once. Marks their hours as touched."""
     if not rows:
         return
-    await connection.execute(_ADD, *(list(column) for column in zip(*rows, strict=True)))
-    await touch(connection, {row[1] // 60 for row in rows})
+    domain, minute, node, account, *counts = zip(*rows, strict=True)
+    await connection.execute(
+        _ADD, texts(domain), numbers(minute), texts(node), texts(account), *(numbers(column) for column in counts)
+    )
+    await touch(connection, {minute // 60 for minute in set(minute)})
 
 
 async def touch(connection: Connection, hours: Iterable[int]) -> None:

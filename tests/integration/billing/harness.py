@@ -157,7 +157,12 @@ class Stage:
         await self.ready(name)
 
     async def ready(self, name: str = "billing") -> None:
-        await until(lambda: self._healthy(self.ports_of[name]), f"{name} is ready", limit=30)
+        try:
+            await until(lambda: self._healthy(self.ports_of[name]), f"{name} is ready", limit=30)
+        except AssertionError as error:
+            fault = await service_fault(HOST, self.ports_of[name])
+            said = self.backend.supervisor.log(name).read_text()[-2000:]
+            raise AssertionError(f"{error}: {fault}\n{said}") from None
 
     def kill(self, name: str = "billing") -> None:
         self.backend.supervisor.kill(name, signal.SIGKILL)
@@ -204,8 +209,13 @@ async def _listen(stage: Stage) -> None:
         word = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
         stage.confirmed[word.node, word.log] = max(stage.confirmed[word.node, word.log], word.end)
 
+    heard: set[str] = set()
+
     async def happened(message: Msg) -> None:
-        if "balance" in message.subject:
+        """Once an id: what is published again after a crash is stored once, and heard twice by who listens live."""
+        identity = (message.headers or {}).get("ce-id", "")
+        if "balance" in message.subject and identity not in heard:
+            heard.add(identity)
             stage.events.append(BalanceEvent.model_validate_json(message.data))
 
     node = stage.clients["node-node-1"]

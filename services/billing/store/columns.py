@@ -1,0 +1,35 @@
+"""Many rows as few parameters: a column is one text that PostgreSQL splits.
+
+asyncpg encodes an array element by element and asks each whether it is a list itself: 4 microseconds an event of eight
+columns, more than decoding it. Joining a column costs a tenth of that, splitting it in PostgreSQL about the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+BREAK: Final = "\n"
+
+
+def texts(values: Iterable[str]) -> str:
+    """For ``split_texts``. No value may hold a line break: names that were checked when they came in."""
+    return BREAK.join(values)
+
+
+def numbers(values: Iterable[int]) -> str:
+    """For ``split_bigints`` and ``split_ints``."""
+    return BREAK.join(map(str, values))
+
+
+def split_texts(place: int) -> str:
+    """SQL for the array in parameter ``place``. One empty value alone would be an empty array, so a break goes before
+    the first and the nothing before that is cut off."""
+    return f"(string_to_array(E'\\n' || ${place}::text, E'\\n'))[2:]"
+
+
+def split_bigints(place: int) -> str:
+    return f"{split_texts(place)}::bigint[]"
+
+
+def split_ints(place: int) -> str:
+    return f"{split_texts(place)}::int[]"

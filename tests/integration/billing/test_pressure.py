@@ -1,0 +1,106 @@
+"""A database that is slow or away costs time and no memory: what billing has not written stays in the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from shared import subjects as s
+from shared.contracts.usage import HttpsRequest
+from shared.ids import new_id
+from tests.integration.billing.harness import Stage, cell, domain_name, name, split, stage
+from tests.support.waiting import until
+
+EVENTS, TOGETHER = 60_000, 500
+MORE_MEMORY = 60_000_000
+"""Bytes that one process may grow by, whatever lies in the stream: what two pulls hold."""
+OWNERS_LOCK = 7_316_248_551_140_310
+"""Every transaction of billing that counts takes it, shared."""
+
+
+@pytest.fixture(scope="module")
+async def pressed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with stage(tmp_path_factory.mktemp("pressed")) as built:
+        await built.start()
+        yield built
+
+
+def _memory(staged: Stage) -> int:
+    """Resident bytes."""
+    pid = staged.backend.supervisor.pid("billing")
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+async def _events(staged: Stage, domain: str, source: str) -> None:
+    at, client = datetime.now(UTC) - timedelta(seconds=5), staged.clients["billing"]
+    for start in range(0, EVENTS, TOGETHER):
+        batch = new_id()
+        for place in range(1, TOGETHER + 1):
+            body = HttpsRequest(
+                id=f"{start + place:08}", source=source, time=at, domain=domain, bytes=1, status=200, node="node-1"
+            ).encode()
+            headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+            if place < TOGETHER:
+                await client.publish(s.USAGE_REQUEST, body, headers=headers)
+        headers["Nats-Batch-Commit"] = "1"
+        answer = json.loads((await client.request(s.USAGE_REQUEST, body, timeout=10, headers=headers)).data)
+        assert answer["count"] == TOGETHER
+
+
+async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_lost(pressed: Stage) -> None:
+    domain, account, source = domain_name(), name("acct"), name("src")
+    await pressed.register(domain, account)
+    warm = split(new_id(), [[cell(domain, 1)]] * 5)
+    for batch in warm:
+        await pressed.batch(batch)
+    await pressed.confirmed_to(warm[-1])
+    before, most = _memory(pressed), 0
+    async with pressed.database.acquire() as connection, connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", OWNERS_LOCK)
+        sending = asyncio.gather(
+            _events(pressed, domain, source), *(pressed.batch(b) for b in split(new_id(), [[cell(domain, 1)]] * 300))
+        )
+        while not sending.done():
+            most = max(most, _memory(pressed))
+            await asyncio.sleep(0.05)
+        await sending
+        await until(lambda: _waits(pressed), "billing waits for the database")
+        most = max(most, _memory(pressed))
+    assert most - before < MORE_MEMORY, f"grew by {(most - before) / 1e6:.0f} MB"
+
+    async def counted() -> bool:
+        return await pressed.counted(account=account) == EVENTS + 305
+
+    await until(counted, "all is counted", limit=60)
+
+
+async def _waits(staged: Stage) -> bool:
+    return bool(await staged.database.fetchval(
+        "select count(*) > 0 from pg_locks where locktype = 'advisory' and not granted"
+    ))
+
+
+async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(pressed: Stage) -> None:
+    js = (await pressed.backend.client("topology")).jetstream(timeout=5)
+
+    async def left() -> int:
+        return (await js.stream_info(s.STREAM_USAGE)).state.messages
+
+    async def empty() -> bool:
+        return not await left()
+
+    await until(empty, "all that was counted is trimmed")
+    domain = domain_name()
+    (batch,) = split(new_id(), [[cell(domain, 1)]])
+    async with pressed.database.acquire() as connection, connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", OWNERS_LOCK)
+        await pressed.batch(batch)
+        await until(lambda: _waits(pressed), "billing waits for the database")
+        assert await left() == 1
+    await pressed.confirmed_to(batch)
+    await until(empty, "it is trimmed")
