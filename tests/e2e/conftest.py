@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,14 @@ class Edgetls:
     def __init__(self, data: Path) -> None:
         self._data = data
 
-    def options(self) -> list[str]:
-        return ["--data", str(self._data), "--account", ACCOUNT]
+    def options(self, words: Sequence[str] = ()) -> list[str]:
+        """What ``words`` do not say themselves."""
+        account = [] if "--account" in words else ["--account", ACCOUNT]
+        return ["--data", str(self._data), *account]
 
     async def __call__(self, *words: str, limit: float = 60) -> Done:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "clients.cli.main", *words, *self.options(),
+            sys.executable, "-m", "clients.cli.main", *words, *self.options(words),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )
         try:
