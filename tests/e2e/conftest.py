@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,17 +84,14 @@ class Done:
 class Edgetls:
     """``edgetls`` in a process of its own."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, account: str = ACCOUNT) -> None:
         self._data = data
-
-    def options(self, words: Sequence[str] = ()) -> list[str]:
-        """What ``words`` do not say themselves."""
-        account = [] if "--account" in words else ["--account", ACCOUNT]
-        return ["--data", str(self._data), *account]
+        self._account = account
 
     async def __call__(self, *words: str, limit: float = 60) -> Done:
+        account = [] if "--account" in words else ["--account", self._account]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "clients.cli.main", *words, *self.options(words),
+            sys.executable, "-m", "clients.cli.main", *words, "--data", str(self._data), *account,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )
         try:

@@ -28,14 +28,9 @@ REQUESTS = 40
 COST = Decimal("0.0002")
 
 
-class AsMoney(Edgetls):
-    def options(self) -> list[str]:
-        return [*super().options(), "--account", MONEY]
-
-
 @pytest.fixture(scope="module")
 def money(platform: Platform) -> Edgetls:
-    return AsMoney(platform.data)
+    return Edgetls(platform.data, MONEY)
 
 
 @pytest.fixture(scope="module")
