@@ -45,7 +45,7 @@ class Link:
         login = self.place.login(role)
         async with await connect(
             login.url, login.seed_file, login.submission_key, user=login.user, patience=self.patience,
-            source=f"edgetls-{login.user}",
+            ca_file=login.ca_file, source=f"edgetls-{login.user}",
         ) as platform:
             yield platform
 
@@ -53,7 +53,7 @@ class Link:
     async def reach(self, role: Role) -> AsyncIterator[Reach]:
         """The bare connection, for what is the operator's alone."""
         login = self.place.login(role)
-        reach = await Reach.open(login.url, login.seed_file, login.user, self.patience)
+        reach = await Reach.open(login.url, login.seed_file, login.user, self.patience, login.ca_file)
         try:
             yield reach
         finally:
@@ -69,6 +69,7 @@ def _option(name: str, kind: Any, default: Any, env: str, text: str) -> inspect.
 _CONNECTION: Final = (
     _option("data", Path, DEFAULT_DATA, "EDGETLS_DATA", "Data folder of 'edgetls up'."),
     _option("nats_url", str | None, None, "EDGETLS_NATS_URL", "Broker of another platform: nats://host:port."),
+    _option("nats_ca_file", Path | None, None, "EDGETLS_NATS_CA_FILE", "CAs of the broker's certificate, in PEM."),
     _option("seed_file", Path | None, None, "EDGETLS_NATS_SEED_FILE", "nkey seed of the NATS user."),
     _option("submission_key_file", Path | None, None, "EDGETLS_SUBMISSION_KEY_FILE", "What keys are sealed to."),
     _option("fleet_file", Path | None, None, "EDGETLS_FLEET_FILE", "The operator's fleet file."),

@@ -21,6 +21,7 @@ class Place:
 
     data: Path = DEFAULT_DATA
     nats_url: str | None = None
+    nats_ca_file: Path | None = None
     seed_file: Path | None = None
     submission_key_file: Path | None = None
     fleet_file: Path | None = None
@@ -29,17 +30,14 @@ class Place:
     def login(self, role: Role) -> Login:
         """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part is missing."""
         if self.nats_url is None:
-            run = self.run()
-            credentials = run["credentials"]
-            if role not in credentials:
-                raise SettingsError(f"{self.run_file} names no credentials of {role!r}")
-            seed = self.seed_file or Path(credentials[role])
-            return Login(run["nats_url"], seed, self.user or role, self._key(run))
+            run, user = self.run(), self.user or role
+            seed = self.seed_file or self._seed(run["credentials"], user)
+            return Login(run["nats_url"], seed, user, self._key(run), self.nats_ca_file)
         if self.seed_file is None:
             raise SettingsError(
                 f"--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey seed of the user {role!r}"
             )
-        return Login(self.nats_url, self.seed_file, self.user or role, self.submission_key_file)
+        return Login(self.nats_url, self.seed_file, self.user or role, self.submission_key_file, self.nats_ca_file)
 
     def fleet(self) -> Path:
         if self.fleet_file is not None:
@@ -66,15 +64,26 @@ class Place:
             raise SettingsError(f"{self.run_file} is not the JSON of a running platform") from None
         return found
 
+    def _seed(self, credentials: dict[str, str], user: str) -> Path:
+        if user not in credentials:
+            known = ", ".join(sorted(credentials))
+            raise SettingsError(
+                f"{self.run_file} names no credentials of the user {user!r}, only of {known}: choose one of them with "
+                "--user (EDGETLS_NATS_USER), or name a seed with --seed-file (EDGETLS_NATS_SEED_FILE)"
+            )
+        return Path(credentials[user])
+
     def _key(self, run: dict[str, Any]) -> Path | None:
         return self.submission_key_file or Path(run["submission_key"])
 
 
 @dataclass(frozen=True)
 class Login:
-    """``submission_key``: the file to seal private keys with, None when it was not given."""
+    """``submission_key``: the file to seal private keys with, None when it was not given. ``ca_file``: the CAs that
+    the broker's certificate is verified by, None for the system's."""
 
     url: str
     seed_file: Path
     user: str
     submission_key: Path | None
+    ca_file: Path | None = None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -36,8 +37,16 @@ def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
         "max_outstanding_pings": 2,
     }
     if settings.nats_ca_file is not None:
-        options["tls"] = ssl.create_default_context(cafile=str(settings.nats_ca_file))
+        options["tls"] = _verifying(settings.nats_ca_file)
     return options
+
+
+def _verifying(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:  # A file that is no PEM is an ssl.SSLError, which is one too.
+        reason = "it holds no CA certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError(f"EDGETLS_NATS_CA_FILE: cannot use {ca_file}: {reason}") from None
 
 
 async def probe(settings: BrokerSettings, user: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +106,30 @@ async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(appli
     await broker.stop()
     with pytest.raises((BrokerAway, SettingsError)):
         await probe(applied.settings("config").model_copy(update={"nats_ca_file": None}), "config")
+
+
+async def test_the_command_line_applies_the_topology_over_tls_as_compose_runs_it(applied: Cluster) -> None:
+    settings = applied.settings("topology")
+    environment = os.environ | {
+        "EDGETLS_NATS_URL": settings.nats_url, "EDGETLS_NATS_CA_FILE": str(settings.nats_ca_file),
+        "EDGETLS_NATS_SEED_FILE": str(settings.nats_seed_file), "EDGETLS_NATS_USER": "topology",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clients.cli.main", "topology", "apply", "--replicas", "3", env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    assert out.decode().splitlines()[-1].startswith("0 of ")
+
+
+async def test_a_ca_file_that_cannot_be_used_is_named_at_once(applied: Cluster, tmp_path: Path) -> None:
+    broken = tmp_path / "ca.pem"
+    broken.write_text("not PEM")
+    for file in (broken, tmp_path / "missing.pem"):
+        settings = applied.settings("config").model_copy(update={"nats_ca_file": file})
+        with pytest.raises(SettingsError, match=rf"EDGETLS_NATS_CA_FILE.*{file.name}"):
+            await connect(settings, "config")
 
 
 async def test_commands_are_stored_while_a_server_is_dead(applied: Cluster) -> None:

@@ -43,6 +43,22 @@ def test_an_address_by_name_wins_over_the_data_folder(data: Path) -> None:
         place.fleet()
 
 
+def test_the_cas_of_the_broker_are_passed_on(data: Path) -> None:
+    ca = Path("ca.pem")
+    assert Place(nats_url="tls://far:4222", seed_file=Path("f.nk"), nats_ca_file=ca).login("platform").ca_file == ca
+    assert Place(data=data, nats_ca_file=ca).login("platform").ca_file == ca
+    assert Place(data=data).login("platform").ca_file is None
+
+
+def test_a_user_by_name_has_the_seed_of_that_user(data: Path) -> None:
+    login = Place(data=data, user="operator").login("platform")
+    assert (login.user, login.seed_file) == ("operator", Path("/d/operator.nk"))
+    with pytest.raises(SettingsError, match=r"'node-1'.*operator, platform.*--seed-file"):
+        Place(data=data, user="node-1").login("platform")
+    login = Place(data=data, user="node-1", seed_file=Path("n.nk")).login("platform")
+    assert (login.user, login.seed_file) == ("node-1", Path("n.nk"))
+
+
 def test_a_run_file_that_is_damaged_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="edgetls up"):
         Place(data=tmp_path).run()
