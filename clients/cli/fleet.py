@@ -22,7 +22,8 @@ from shared.contracts.queries import FleetView, Nothing
 from shared.errors import SettingsError, Unreachable
 
 fleet_app = typer.Typer(
-    help="Nodes and epochs: show, enrol, drain, return, remove, rotate (operator).", no_args_is_help=True
+    help="Nodes, epochs and trust: show, enrol, drain, return, remove, rotate, trust (operator).",
+    no_args_is_help=True,
 )
 NodeArgument = Annotated[str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")]
 _KNOWN_SECONDS: Final = 15.0
@@ -54,7 +55,7 @@ async def show(link: Link) -> None:
 
 @command(fleet_app, "enrol", examples=[
     "edgetls fleet enrol paris-1 --folder /etc/edgetls/paris-1 --label region=eu",
-    "edgetls fleet enrol paris-1 --nkey UABC… --public-key MIIB…",
+    "edgetls fleet enrol paris-1 --nkey UABC… --public-key MIIB…", "edgetls fleet enrol node-1",
 ])
 async def enrol(
     link: Link,
@@ -64,11 +65,13 @@ async def enrol(
     public_key: Annotated[str | None, typer.Option(help="HPKE public key of such a node, base64.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
 ) -> None:
-    """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it."""
-    credentials = _credentials(folder, nkey, public_key)
+    """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it.
+
+    A node that is in the fleet file already needs its name only."""
     fleet_file = link.place.fleet()
     now = datetime.now(UTC)
     with FleetFile.edit(fleet_file) as fleet:
+        credentials = _credentials(fleet.nodes.get(node), folder, nkey, public_key)
         fleet.put(FleetNode(
             node=node, public_key=credentials.public_key, nkey=credentials.nkey, labels=_labels(label or [])
         ))
@@ -119,6 +122,23 @@ async def rotate_epoch(link: Link) -> None:
     _report(link, done)
 
 
+@command(fleet_app, "trust", examples=["edgetls fleet trust", "edgetls fleet trust --json"])
+async def publish_trust(link: Link) -> None:
+    """Publishes the fleet file's trust document: whose keys edge_sync and the nodes believe.
+
+    A document that is not newer than theirs changes nothing."""
+    fleet = FleetFile.read(link.place.fleet())
+    order = commands.publish_trust(fleet)
+    async with link.reach("operator") as reach:
+        await send(reach.client, [order], datetime.now(UTC), patience=link.patience)
+    keys = [{"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
+            for key in fleet.trust_keys]
+    link.out.data({"serial": fleet.trust_serial, "keys": keys, "done": "published"})
+    link.out.table(("purpose", "key", "until"), [(key.purpose, key.key_id, f"{key.not_after:%Y-%m-%d}")
+                                                 for key in fleet.trust_keys])
+    link.out.line(f"trust document {fleet.trust_serial} is published: the nodes have it within seconds")
+
+
 async def _drain(link: Link, node: str, *, drained: bool) -> None:
     fleet_file = link.place.fleet()
     now = datetime.now(UTC)
@@ -150,12 +170,16 @@ async def _until(reach: Reach, node: str, states: tuple[str, ...]) -> None:
         await asyncio.sleep(0.2)
 
 
-def _credentials(folder: Path | None, nkey: str | None, public_key: str | None) -> NodeCredentials:
+def _credentials(
+    known: FleetNode | None, folder: Path | None, nkey: str | None, public_key: str | None
+) -> NodeCredentials:
+    if known is not None and not (folder or nkey or public_key):
+        return NodeCredentials(known.nkey, known.public_key)
     if folder is not None and not (nkey or public_key):
         return ensure_node(folder)
     if folder is None and nkey and public_key:
         return NodeCredentials(nkey, public_key)
-    raise SettingsError("name either --folder, or --nkey and --public-key")
+    raise SettingsError("a node that is not in the fleet file needs either --folder, or --nkey and --public-key")
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from clients.fleet.files import private_folder, write_private
-from deploy.embedded.keys import ensure_keys, ensure_nodes
+from deploy.embedded.keys import ensure_keys, ensure_nodes, fleet_path
+from shared.errors import SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, Tls, render
 
 SERVERS: Final = ("nats-1", "nats-2", "nats-3")
@@ -30,7 +31,13 @@ _YEARS_10 = timedelta(days=3653)
 
 
 def write_all(folder: Path, now: datetime) -> None:
-    """Idempotent: existing keys and passwords stay."""
+    """Idempotent: existing keys and passwords stay. SettingsError where the fleet file is gone from a folder that had
+    one: a new one would have another operator key."""
+    if (folder / "operator.pub").exists() and not fleet_path(folder).exists():
+        raise SettingsError(
+            f"{folder} was made before and its fleet file was moved away: run this beside the fleet file. A new one "
+            "would have another operator key, which no service and no node believes"
+        )
     nats = private_folder(folder / "nats")
     keys = ensure_keys(folder, nats / EDGE_USERS_FILE, now, trust_roots=Path(certifi.where()))
     ensure_nodes(keys, list(NODES))
@@ -95,5 +102,8 @@ def _write_postgres(folder: Path) -> None:
 
 if __name__ == "__main__":
     target = Path("deploy/secrets")
-    write_all(target, datetime.now(UTC))
-    sys.stdout.write(f"{target} is complete. Next: docker compose --env-file {target}/compose.env up\n")
+    try:
+        write_all(target, datetime.now(UTC))
+    except SettingsError as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"{target} is complete. Next: 'First start' in docs/operations.md\n")

@@ -8,12 +8,15 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from clients.edge_node.settings import NodeSettings
 from deploy.docker.secrets import write_all
 from services.billing.settings import Settings as Billing
 from services.config.settings import Settings as Config
 from services.edge_sync.settings import Settings as EdgeSync
 from services.validator.settings import Settings as Validator
+from shared.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -33,6 +36,15 @@ def test_every_file_that_is_mounted_as_a_secret_is_made_and_kept(tmp_path: Path)
     write_all(tmp_path, datetime.now(UTC))
     assert before == {name: (tmp_path / name).read_bytes() for name in wanted}
     assert all((tmp_path / name).stat().st_mode & 0o077 == 0 for name in wanted if "key" in name or "nk" in name)
+
+
+def test_a_fleet_file_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> None:
+    write_all(tmp_path, datetime.now(UTC))
+    operator = (tmp_path / "operator.pub").read_text()
+    (tmp_path / "fleet" / "fleet.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(SettingsError, match="beside the fleet file"):
+        write_all(tmp_path, datetime.now(UTC))
+    assert (tmp_path / "operator.pub").read_text() == operator
 
 
 def test_every_setting_in_compose_yaml_is_one_that_a_program_reads() -> None:

@@ -1,0 +1,62 @@
+"""The first start in production, with the commands of docs/operations.md: nothing but the operator makes the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.fleet.fleet_file import FleetFile
+from deploy.embedded import platform as embedded
+from deploy.embedded.keys import fleet_path, seed_file
+from deploy.embedded.nats import login
+from shared import subjects as s
+from shared.contracts.base import Signed
+from shared.crypto.signing import parse
+from shared.messaging.direct import get_last
+from tests.e2e.conftest import Edgetls
+from tests.support.waiting import until
+
+
+async def _nobody(*_: Any) -> list[str]:
+    return []
+
+
+async def test_the_operators_commands_alone_bring_a_fleet_to_life(
+    other_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "announce", _nobody)
+    monkeypatch.setattr(embedded, "repeat", _nobody)
+    running = embedded.Platform(other_data, nodes=1, start_seconds=120)
+    started = asyncio.create_task(running.start())
+    edgetls = Edgetls(other_data)
+
+    async def is_asked_for() -> bool:
+        return started.done() or (await edgetls("fleet", "show", "--patience", "1")).code == 0
+
+    await until(is_asked_for, "edge_sync answers", limit=60, every=0.5)
+    try:
+        trust = await edgetls("fleet", "trust", "--json")
+        assert trust.code == 0, trust.err
+        assert (trust.json["serial"], trust.json["done"]) == (1, "published")
+        assert {key["purpose"] for key in trust.json["keys"]} == {"submission", "validator", "edge_sync", "billing"}
+        rotated = await edgetls("fleet", "rotate", "--json")
+        assert rotated.code == 0 and rotated.json["epoch"] == 1, rotated.err
+        enrolled = await edgetls("fleet", "enrol", "node-1")
+        assert enrolled.code == 0, enrolled.err
+        await started
+        assert await _published_trust(running) == FleetFile.read(fleet_path(other_data)).trust
+    finally:
+        started.cancel()
+        await running.stop()
+
+
+async def _published_trust(running: embedded.Platform) -> Signed | None:
+    """What the bucket gives to the nodes."""
+    client = await login(running.run["nats_url"], "edge_sync", seed_file(running.data, "edge_sync"))
+    bucket = s.BUCKET_KEYRINGS
+    found = await get_last(client, s.kv_stream(bucket), s.kv_subject(bucket, s.KEYRING_TRUST))
+    await client.close()
+    return None if found is None else parse(Signed, found.body)
