@@ -68,10 +68,13 @@ async def enrol(
     """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it.
 
     A node that is in the fleet file already needs its name only."""
+    named = _credentials(folder, nkey, public_key)
     fleet_file = link.place.fleet()
     now = datetime.now(UTC)
     with FleetFile.edit(fleet_file) as fleet:
-        credentials = _credentials(fleet.nodes.get(node), folder, nkey, public_key)
+        if named is None and node not in fleet.nodes:
+            raise SettingsError(f"{node} is not in the fleet file yet: name --folder, or --nkey and --public-key")
+        credentials = named or fleet.node(node)
         fleet.put(FleetNode(
             node=node, public_key=credentials.public_key, nkey=credentials.nkey, labels=_labels(label or [])
         ))
@@ -170,16 +173,15 @@ async def _until(reach: Reach, node: str, states: tuple[str, ...]) -> None:
         await asyncio.sleep(0.2)
 
 
-def _credentials(
-    known: FleetNode | None, folder: Path | None, nkey: str | None, public_key: str | None
-) -> NodeCredentials:
-    if known is not None and not (folder or nkey or public_key):
-        return NodeCredentials(known.nkey, known.public_key)
+def _credentials(folder: Path | None, nkey: str | None, public_key: str | None) -> NodeCredentials | None:
+    """None when nothing was named."""
+    if not (folder or nkey or public_key):
+        return None
     if folder is not None and not (nkey or public_key):
         return ensure_node(folder)
     if folder is None and nkey and public_key:
         return NodeCredentials(nkey, public_key)
-    raise SettingsError("a node that is not in the fleet file needs either --folder, or --nkey and --public-key")
+    raise SettingsError("name either --folder, or --nkey and --public-key")
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

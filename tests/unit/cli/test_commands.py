@@ -45,7 +45,7 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
         ["domain", "show"], ["submit", "www.example.com", "--cert", "c.pem"], ["nothing"], ["usage", "--by", "moon"],
         ["settings", "www.example.com", "--redirect", "sideways"], ["settings", "www.example.com"],
         ["dead", "show", "0"], ["up", "--port", "70000"], ["usage", "--from", "yesterday"],
-        ["fleet", "enrol", "n1"],
+        ["fleet", "enrol", "n1", "--nkey", "U"],
     ],
     ids=" ".join,
 )
