@@ -26,6 +26,7 @@ log = structlog.get_logger()
 CHANNEL = "outbox"
 BATCH = 500
 KEEP_HOURS = 48
+COUNT_SECONDS = 5
 
 
 async def enqueue(connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False) -> None:
@@ -53,6 +54,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             group.create_task(listen(self._pool, CHANNEL, self._wake))
             group.create_task(self._sweep())
+            group.create_task(self._count())
             while True:
                 self._wake.clear()
                 if not await self._drain():
@@ -64,11 +66,10 @@ class Relay:
         """Sends one batch; whether there may be more."""
         try:
             rows = await self._pool.fetch(
-                "select id, subject, headers, body, carries_pair, extract(epoch from clock_timestamp() - created_at) as"
-                " age from outbox where sent_at is null order by id limit $1", BATCH,
+                "select id, subject, headers, body from outbox where sent_at is null order by id limit $1", BATCH
             )
-            OUTBOX_UNSENT.set(len(rows))
             if not rows:
+                OUTBOX_UNSENT.set(0)
                 self._health.ready("outbox")
                 return False
             await self._publisher.publish_all(
@@ -83,12 +84,26 @@ class Relay:
             return True
 
     async def _mark(self, rows: Sequence[asyncpg.Record]) -> None:
-        await self._pool.execute(
+        sent = await self._pool.fetch(
             "update outbox set sent_at = clock_timestamp(), body = case when carries_pair then null else body end"
-            " where id = any($1::bigint[])", [row["id"] for row in rows],
+            " where id = any($1::bigint[]) returning extract(epoch from sent_at - created_at) as age",
+            [row["id"] for row in rows],
         )
-        for row in rows:
+        for row in sent:
             OUTBOX_SECONDS.observe(float(row["age"]))
+
+    async def _count(self) -> None:
+        """Beside the sending, which reads one lot at a time: a count costs as much as there is unsent."""
+        try:
+            while True:
+                try:
+                    OUTBOX_UNSENT.set(await self._pool.fetchval("select count(*) from outbox where sent_at is null"))
+                except Exception as error:
+                    if not passes(error):
+                        raise
+                await asyncio.sleep(COUNT_SECONDS)
+        finally:
+            OUTBOX_UNSENT.set(0)  # whoever has the lease next counts
 
     async def _sweep(self) -> None:
         """Sent rows are kept for a while: a redelivery finds its answer sent already."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from shared import subjects
 from shared.contracts.domains import DomainRemoved
@@ -19,7 +20,7 @@ from shared.messaging.publish import Publisher
 from shared.observability.health import Health
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
-from shared.storage.outbox import Relay, enqueue
+from shared.storage.outbox import BATCH, Relay, enqueue
 from shared.storage.pool import Pool, open_pool
 from tests.support.backend import Backend
 from tests.support.waiting import until
@@ -93,6 +94,38 @@ async def test_a_body_that_carries_a_pair_is_gone_after_its_pub_ack(pool: Pool, 
     bodies = {r["carries_pair"]: r["body"] for r in await pool.fetch("select carries_pair, body from outbox")}
     assert bodies[True] is None
     assert bodies[False] is not None
+
+
+class HeldPublisher(Publisher):
+    """Gets its PubAcks when ``release`` is set."""
+
+    def __init__(self) -> None:
+        self.entered, self.release = asyncio.Event(), asyncio.Event()
+
+    async def publish_all(self, messages: Sequence[Outgoing], *, patience: float) -> None:
+        self.entered.set()
+        await self.release.wait()
+
+
+async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_pub_ack(pool: Pool) -> None:
+    async with pool.acquire() as connection, connection.transaction():
+        await enqueue(connection, [_event(f"m{number}.example") for number in range(BATCH + 100)])
+    before = REGISTRY.get_sample_value("edgetls_outbox_seconds_sum") or 0
+    publisher = HeldPublisher()
+    task = asyncio.create_task(Relay(pool, publisher, Lease(pool, "outbox"), Health()).run())
+    await publisher.entered.wait()
+    await until(
+        lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == BATCH + 100, "more than a lot is shown as unsent"
+    )
+    # The lot was read before: only a measure taken after the PubAck sees the hour.
+    await pool.execute("update outbox set created_at = created_at - interval '1 hour' where id in"
+                       " (select id from outbox order by id limit $1)", BATCH)
+    publisher.release.set()
+    await until(lambda: _sent(pool), "all is sent")
+    await until(lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == 0, "nothing is shown as unsent")
+    assert (REGISTRY.get_sample_value("edgetls_outbox_seconds_sum") or 0) - before >= BATCH * 3600
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
