@@ -1,4 +1,4 @@
-"""Domain names as they are stored: lower-case A-labels (rule A3), and which name covers which (rule A2). Pure."""
+"""Domain names as they are stored: lower-case A-labels (rule A3), and the families that they form (rule A2). Pure."""
 
 from __future__ import annotations
 
@@ -60,14 +60,6 @@ def given(domain: str, submission_id: str) -> str:
 def parent(name: str) -> str:
     """The name without its first label: a wildcard and the hosts that it covers have the same one."""
     return name.partition(".")[2]
-
-
-def covers(pattern: str, name: str) -> bool:
-    """Whether a certificate's DNS name covers a domain; a wildcard covers one label, and itself."""
-    pattern, name = pattern.lower(), name.lower()
-    if pattern == name:
-        return True
-    return pattern.startswith("*.") and not name.startswith("*.") and parent(name) == pattern[2:]
 
 
 def a_label(label: str, position: int) -> str:

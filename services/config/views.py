@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Protocol
 
-from services.config import names
 from services.config.library import Entry
 from services.config.state import Certificate, Domain
 from shared.contracts.accounts import Suspension
@@ -20,6 +19,7 @@ from shared.contracts.domains import (
     Settings,
 )
 from shared.contracts.judging import JudgedPair
+from shared.contracts.names import covered
 
 SOON: Final = timedelta(days=30)
 Status = Literal["ok", "expires_soon", "expired", "mismatch"]
@@ -116,6 +116,6 @@ def status(pair: JudgedPair | Facts, domain: str, at: datetime) -> Status:
     """The gravest that holds."""
     if at >= pair.not_after:
         return "expired"
-    if not any(names.covers(name, domain) for name in pair.sans):
+    if not covered(pair.sans, domain):
         return "mismatch"
     return "expires_soon" if pair.not_after - at <= SOON else "ok"

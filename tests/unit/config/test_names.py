@@ -55,16 +55,3 @@ def test_254_characters_are_one_too_many() -> None:
     assert len(names.normalise(".".join([label] * 4)[:-1] + "a")) == 251
     with pytest.raises(Refused, match="253 at most"):
         names.normalise(".".join([label] * 4) + ".example")
-
-
-@pytest.mark.parametrize(("pattern", "name", "does"), [
-    ("www.example.com", "WWW.example.com", True),
-    ("*.example.com", "www.example.com", True),
-    ("*.example.com", "a.www.example.com", False),
-    ("*.example.com", "example.com", False),
-    ("*.example.com", "*.example.com", True),
-    ("*.example.com", "*.www.example.com", False),
-    ("www.example.com", "*.example.com", False),
-])
-def test_a_wildcard_covers_one_label_and_itself(pattern: str, name: str, does: bool) -> None:
-    assert names.covers(pattern, name) is does

@@ -134,3 +134,15 @@ def test_time_without_broker_or_database_does_not_count_against_a_submission() -
     assert attendance.seconds(0.5, 9.0) == 1.5
     assert attendance.seconds(-100.0, 9.0) == 2.0
     assert attendance.seconds(3.0, 7.0) == 0.0
+
+
+@pytest.mark.parametrize(("san", "domain", "shown"), [
+    (NAME, NAME, "ok"),
+    ("*.example.com", NAME, "ok"),
+    ("*.example.com", "example.com", "mismatch"),
+    ("*.example.com", "a.www.example.com", "mismatch"),
+    ("*.com", "example.com", "mismatch"),  # as for the validator and the nodes: `*.com` covers nothing
+    ("*.com", "*.com", "ok"),
+])
+def test_a_view_calls_a_mismatch_what_the_validator_and_the_nodes_refuse(san: str, domain: str, shown: str) -> None:
+    assert views.status(pair(sans=[san]), domain, AT) == shown
