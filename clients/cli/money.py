@@ -11,7 +11,7 @@ from clients.cli import completeness, reports
 from clients.cli.command import Link, command, group
 from clients.cli.files import parse_time
 from shared.contracts.balance import BalanceEvent, BalanceView
-from shared.contracts.findings import Code, finding
+from shared.contracts.findings import Code, findings_from
 from shared.errors import Refused
 from shared.ids import new_id
 
@@ -22,7 +22,7 @@ CurrencyOption = Annotated[str, typer.Option(help="The account's currency: CNY o
 
 @command(balance_app, "show", examples=["edgetls balance show", "edgetls balance show --account acme --json"])
 async def balance_show(link: Link) -> None:
-    """The balance, what is accrued, and whether it is low or depleted."""
+    """The balance, what is accrued, and whether it is low, depleted or overdue."""
     async with link.platform() as platform:
         view = await platform.balance(link.account)
     link.out.data(view)
@@ -57,7 +57,7 @@ async def balance_threshold(
     async with link.platform() as platform:
         command_id = await platform.threshold(link.account, None if threshold == "off" else threshold, currency)
     link.out.data({"command_id": command_id})
-    link.out.line(f"ordered: the low-balance limit of {link.account} is {threshold}")
+    link.out.line(f"ordered: the low-balance limit of {link.account} becomes {threshold}")
 
 
 @command(hour_app, "close", examples=["edgetls hour close", "edgetls hour close --until 2026-05-01T13:00:00Z"])
@@ -70,7 +70,7 @@ async def hour_close(
     async with link.platform("operator") as platform:
         command_id = await platform.close_hour(moment)
     link.out.data({"command_id": command_id, "until": moment.isoformat()})
-    link.out.line(f"ordered: hours until {moment:%Y-%m-%d %H:%M} UTC are closed")
+    link.out.line(f"ordered: hours until {moment:%Y-%m-%d %H:%M} UTC will be closed")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -95,12 +95,11 @@ def add_to(app: typer.Typer) -> None:
 
 def _refuse_credit(event: BalanceEvent) -> None:
     if event.change == "refused":
-        known = {code.value: code for code in Code}
-        raise Refused([finding(known[code]) for code in event.codes if code in known])
+        raise Refused(findings_from(event.codes, unknown=Code.REQUEST_MALFORMED))
 
 
 def _balance_rows(view: BalanceView) -> list[tuple[str, object]]:
-    flags = [name for name, on in (("low", view.low), ("depleted", view.depleted)) if on]
+    flags = [name for name, on in (("low", view.low), ("depleted", view.depleted), ("overdue", view.overdue)) if on]
     return [
         ("account", view.account), ("balance", f"{view.balance:f} {view.currency}"), ("  ledger", f"{view.ledger:f}"),
         ("  accrued", f"{view.accrued:f}"), ("flags", ", ".join(flags) or "none"),

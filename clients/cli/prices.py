@@ -15,7 +15,7 @@ from clients.platform.answers import order
 from clients.platform.plans import buy_plan, plans_of
 from shared import subjects as s
 from shared.contracts.commands import ApplyPriceBook
-from shared.contracts.findings import Code, finding
+from shared.contracts.findings import Code, findings_from
 from shared.contracts.prices import (
     PreviewPriceBook,
     PriceBook,
@@ -92,9 +92,7 @@ async def prices_apply(
         )
     link.out.data(said)
     if isinstance(said, PriceBookEvent) and said.change == "refused":
-        known = {code.value: code for code in Code}
-        pairs = zip(said.codes, said.messages, strict=False)
-        raise Refused([finding(known.get(code, Code.PRICES_INVALID), text) for code, text in pairs])
+        raise Refused(findings_from(said.codes, said.messages, unknown=Code.PRICES_INVALID))
     if isinstance(said, PriceBookEvent):
         link.out.line(f"applied: price book {said.serial}")
 

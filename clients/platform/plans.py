@@ -9,7 +9,7 @@ from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.commands import PurchasePlan
-from shared.contracts.findings import Code, finding
+from shared.contracts.findings import Code, findings_from
 from shared.contracts.prices import ListPlans, PlanEvent, PlansPage, PlanView
 from shared.errors import Refused
 from shared.ids import new_id
@@ -41,5 +41,4 @@ async def buy_plan(
     if isinstance(said, PlanEvent):
         return said
     assert isinstance(said, BalanceEvent)  # noqa: S101 - the other of the two
-    known = {code.value: code for code in Code}
-    raise Refused([finding(known.get(code, Code.REQUEST_MALFORMED)) for code in said.codes])
+    raise Refused(findings_from(said.codes, unknown=Code.REQUEST_MALFORMED))

@@ -17,7 +17,7 @@ from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.certificates import CommandView, ShowCommand
 from shared.contracts.domains import CommandSettled
-from shared.contracts.findings import Code, Finding, finding
+from shared.contracts.findings import Finding, findings_from
 from shared.crypto.signing import parse
 from shared.errors import Malformed, Refused, Unreachable
 
@@ -40,8 +40,7 @@ class Ordered:
 
 def findings_of(settled: CommandSettled) -> list[Finding]:
     """The codes of a settled command with their sentences and hints (a submission's detail: Platform.submission)."""
-    known = {code.value: code for code in Code}
-    return [finding(known[code]) for code in settled.codes if code in known]
+    return findings_from(settled.codes)
 
 
 class Settlements:

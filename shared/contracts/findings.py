@@ -5,7 +5,9 @@ A code is ``noun.fault`` and stable: programs branch on it. The sentence is for 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -251,6 +253,16 @@ def finding(
         code=code, severity=severity or code.severity, field=field, block=block, pair=pair, domain=domain,
         message=message or code.sentence, hint=hint or code.hint,
     )
+
+
+def findings_from(
+    codes: Iterable[str], messages: Iterable[str] = (), *, unknown: Code | None = None
+) -> list[Finding]:
+    """The findings of an event, which carries their codes and perhaps their messages. A code that only a newer service
+    knows becomes ``unknown``, and is left out without it."""
+    known = {code.value: code for code in Code}
+    pairs = [(known.get(code, unknown), message) for code, message in zip_longest(codes, messages, fillvalue="")]
+    return [finding(code, message) for code, message in pairs if code is not None]
 
 
 class Refusal(Contract):
