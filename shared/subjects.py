@@ -80,7 +80,7 @@ EVENTS: Final = (
     EVENT_BALANCE_CREDITED, EVENT_BALANCE_REFUSED, EVENT_BALANCE_OVERDUE, EVENT_PLAN_PURCHASED,
     EVENT_PRICE_BOOK_APPLIED, EVENT_PRICE_BOOK_REFUSED,
 )
-# Usage (work queue USAGE)
+# Usage (USAGE, trimmed by billing: decision 0008)
 USAGE_REQUEST: Final = "https.usage.request.v1"
 USAGE_BATCH_ALL: Final = "https.usage.batch.v1.*"
 # Core, not kept

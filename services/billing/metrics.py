@@ -12,5 +12,6 @@ REQUESTS = Counter("edgetls_usage_requests_total", "Single events by fate (count
                    ["fate"])
 COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One lot, from decoding to commit, by durable.", ["durable"])
 BATCH_AGE = Gauge("edgetls_usage_batch_age_seconds", "Age of the oldest batch of the last pull: over 300 is an alarm.")
-CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit).", ["kind"])
+CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit, plan).",
+                  ["kind"])
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])

@@ -5,7 +5,7 @@ memory of a worker process that dumps no core, dies with its parent and is repla
 
 In    https.judge.submission.v1     a sealed pair or two, the domains, and the context that config knows
       https.rpc.certificate.check.v1  the same as a dry run, which stores nothing
-      epoch.<n>, sealing, trust     (bucket) what to seal to and whom to trust
+      epoch.<n>, sealing            (bucket) what to seal to; whom to trust is EDGETLS_TRUST_FILE, read at its start
 Out   https.verdict.submission.v1   every finding; for an accepted pair its canonical chain, its key sealed to the
                                     fleet, and a signed attestation that nodes check
 

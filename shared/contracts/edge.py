@@ -138,7 +138,7 @@ class Lagging(Contract):
 
 
 class NodeEvent(Contract):
-    """https.event.node.<enrolled|drained|returned|removed>.v1"""
+    """https.event.node.<enrolled|drained|returned|removed|labelled>.v1"""
 
     node: NodeId
     change: Literal["enrolled", "drained", "returned", "removed", "labelled"]
