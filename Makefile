@@ -51,5 +51,5 @@ lock: install ## pins again what pyproject.toml asks for
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-header --extra embedded --extra export --extra dev pyproject.toml --output-file requirements.lock
 
-docs: install ## docs/asyncapi and docs/findings.md from the contracts
+docs: install ## docs/asyncapi, docs/findings.md and docs/settings.md from the code
 	$(BIN)/python -m tools.docs

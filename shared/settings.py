@@ -14,25 +14,29 @@ from shared.errors import SettingsError
 
 
 class BrokerSettings(BaseSettings):
-    """How to reach NATS. ``nats_seed_file``: the nkey seed of this program's user; ``nats_ca_file``: TLS if set."""
+    """How to reach NATS."""
 
     model_config = SettingsConfigDict(env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True)
 
     nats_url: str = Field(description="nats://host:port, or several by comma")
-    nats_seed_file: Path
-    nats_ca_file: Path | None = None
+    nats_seed_file: Path = Field(description="the nkey seed of this program's NATS user")
+    nats_ca_file: Path | None = Field(
+        default=None, description="PEM CAs that the broker's certificate is verified by; without it, the system's"
+    )
 
 
 class ServiceSettings(BrokerSettings):
-    """What every service reads. ``health_port`` 0 picks a free one."""
+    """What every service reads."""
 
-    health_host: str = "127.0.0.1"
-    health_port: int = 0
-    log_level: str = "info"
-    operator_key_file: Path
-    trust_file: Path
-    embedded: bool = False
-    test_clock: Path | None = None
+    health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
+    health_port: int = Field(default=0, description="their port; 0 picks a free one")
+    log_level: str = Field(default="info", description="debug, info, warning or error")
+    operator_key_file: Path = Field(description="the operator's public key, which everything else is trusted by")
+    trust_file: Path = Field(description="the trust document that the operator signed")
+    embedded: bool = Field(default=False, description="set by 'edgetls up': allows a test clock")
+    test_clock: Path | None = Field(
+        default=None, description="a file with an offset in seconds; on the embedded platform only"
+    )
 
     def clock(self) -> Clock:
         if self.test_clock is not None and not self.embedded:

@@ -1,6 +1,6 @@
-"""Generates docs/asyncapi/<service>.json and docs/findings.md: ``python -m tools.docs [--check]``.
+"""Generates docs/asyncapi/<service>.json, docs/findings.md and docs/settings.md: ``python -m tools.docs [--check]``.
 
-``--check`` writes nothing and exits 1 when a document differs from the contracts."""
+``--check`` writes nothing and exits 1 when a document differs from the code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from shared.contracts.base import Contract
 from shared.contracts.channels import BY_SERVICE, Channel
 from shared.contracts.findings import Code, Refusal
+from tools import settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -33,16 +34,21 @@ CE_HEADERS = {
     "traceparent": {"type": "string", "description": "W3C trace context."},
     "Nats-Msg-Id": {"type": "string", "description": "ce-id, a colon and 16 hex digits of the body's SHA-256."},
 }
+_LOGIN = (
+    "An nkey (Ed25519) of its own for each user: the server sends a nonce, the client signs it. A user's rights are in "
+    "shared/topology.py."
+)
 REQUIRED_HEADERS = ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time"]
 
 
 def main(arguments: list[str]) -> int:
     wanted = {DOCS / "asyncapi" / f"{name}.json": _text(asyncapi(name)) for name in BY_SERVICE}
     wanted[DOCS / "findings.md"] = findings()
+    wanted[DOCS / "settings.md"] = settings.page()
     drifted = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
         for path in drifted:
-            sys.stdout.write(f"{path.relative_to(ROOT)} differs from the contracts: run make docs\n")
+            sys.stdout.write(f"{path.relative_to(ROOT)} differs from the code: run make docs\n")
         return 1 if drifted else 0
     for path in drifted:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +76,7 @@ def asyncapi(service: str) -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "nats:4222", "protocol": "nats", "security": [
-            {"type": "userPassword", "description": "One nkey user each; see shared/topology.py for its rights."}]}},
+            {"type": "asymmetricEncryption", "description": _LOGIN}]}},
         "channels": {}, "operations": {},
         "components": {"messages": {}, "schemas": schemas["$defs"]},
     }
@@ -135,8 +141,9 @@ def _name(channel: Channel) -> str:
 
 
 def _summary(channel: Channel) -> str:
-    text = ((channel.signed or channel.body).__doc__ or "").strip().splitlines()
-    return text[0] if text else channel.body.__name__
+    """The first paragraph of what the body's class says of itself."""
+    paragraph = ((channel.signed or channel.body).__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(paragraph.split()).replace("``", "`") or channel.body.__name__
 
 
 def findings() -> str:

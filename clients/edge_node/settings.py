@@ -30,18 +30,19 @@ Listen = Annotated[str, AfterValidator(_host_and_port)]
 
 
 class NginxSettings(BaseSettings):
-    """Of both programs. ``node_https``, ``node_http``: where nginx listens; ``origin_ca_file`` verifies https origins
-    (Mozilla's roots without it); ``entry_zone_mb``: memory for certificates, about 5 KB a pair."""
+    """Of both programs."""
 
     model_config = SettingsConfigDict(env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True)
 
-    node_id: NodeId
-    node_folder: Path
-    node_https: Listen
-    node_http: Listen
-    origin_ca_file: Path | None = None
-    entry_zone_mb: Annotated[int, Field(ge=1)] = 64
-    nginx_workers: Annotated[int, Field(ge=0)] = 0
+    node_id: NodeId = Field(description="the node's id in the fleet: lower-case letters, digits, hyphens")
+    node_folder: Path = Field(description="where the node keeps its replica, logs and configuration")
+    node_https: Listen = Field(description="where nginx listens for HTTPS, host:port")
+    node_http: Listen = Field(description="where nginx listens for HTTP, host:port")
+    origin_ca_file: Path | None = Field(
+        default=None, description="PEM roots that https origins are verified by; without it, Mozilla's"
+    )
+    entry_zone_mb: int = Field(default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair")
+    nginx_workers: int = Field(default=0, ge=0, description="nginx's worker processes; 0: one for each core")
 
     def layout(self) -> NginxLayout:
         https_host, https_port = split(self.node_https)
@@ -54,17 +55,20 @@ class NginxSettings(BaseSettings):
 
 
 class NodeSettings(NginxSettings, BrokerSettings):
-    """Of the agent. ``node_private_key_file``: the node's HPKE key; ``usage_log_bytes``: a log is rotated above it;
-    ``health_port``: none is opened without it, 0 picks a free one."""
+    """Of the agent."""
 
-    node_private_key_file: Path
-    operator_key_file: Path
-    trust_file: Path
-    allow_private_origins: bool = False
-    usage_log_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
-    log_level: str = "info"
-    health_host: str = "127.0.0.1"
-    health_port: int | None = None
+    node_private_key_file: Path = Field(description="the node's HPKE key, which opens its keyring")
+    operator_key_file: Path = Field(description="the operator's public key, which everything else is trusted by")
+    trust_file: Path = Field(description="the trust document that the operator signed")
+    allow_private_origins: bool = Field(
+        default=False, description="fetch from origins at internal addresses: for tests and closed networks (rule A5)"
+    )
+    usage_log_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=4096, description="a usage log that has grown to it is rotated"
+    )
+    log_level: str = Field(default="info", description="debug, info, warning or error")
+    health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
+    health_port: int | None = Field(default=None, description="their port; 0 picks a free one, none opens without it")
 
     @property
     def user(self) -> str:

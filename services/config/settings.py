@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from shared.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """``config_dsn``: its own database. ``judging_seconds``: how long a verdict may take from the question's PubAck.
+    """Of config alone."""
 
-    ``allow_private_origins``: for tests and closed networks (rule A5). ``revision_seconds``: how long a start waits
-    for edge_sync to name its highest revision before it goes on without. ``expiry_seconds``: how often certificates are
-    looked at (rule C5)."""
-
-    config_dsn: str
-    allow_private_origins: bool = False
-    judging_seconds: Annotated[float, Field(gt=0)] = 10.0
-    revision_seconds: Annotated[float, Field(ge=0)] = 3.0
-    expiry_seconds: Annotated[float, Field(gt=0)] = 60.0
+    config_dsn: str = Field(description="its database: postgresql://user:password@host/database")
+    allow_private_origins: bool = Field(
+        default=False, description="take origins at internal addresses: for tests and closed networks (rule A5)"
+    )
+    judging_seconds: float = Field(
+        default=10, gt=0, description="how long a verdict may take from the PubAck of its question"
+    )
+    revision_seconds: float = Field(
+        default=3, ge=0,
+        description="how long a start waits for edge_sync to name its highest revision before it goes on without",
+    )
+    expiry_seconds: float = Field(default=60, gt=0, description="between two looks for certificates that end (rule C5)")

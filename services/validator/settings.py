@@ -10,10 +10,14 @@ from shared.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """``validator_workers``: one more than an account may keep busy (2); with fewer, one account can delay all.
-    ``trust_roots_file``: PEM roots trusted besides Mozilla's, read again when the file changes."""
+    """Of the validator alone."""
 
-    submission_private_key_file: Path
-    validator_signing_key_file: Path
-    trust_roots_file: Path | None = None
-    validator_workers: int = Field(default=3, ge=1, le=64)
+    submission_private_key_file: Path = Field(description="the HPKE key that opens what submitters seal")
+    validator_signing_key_file: Path = Field(description="the key that it signs attestations with")
+    trust_roots_file: Path | None = Field(
+        default=None, description="PEM roots trusted besides Mozilla's, read again when the file changes"
+    )
+    validator_workers: int = Field(
+        default=3, ge=1, le=64,
+        description="worker processes; one account keeps up to 2 busy, so with fewer than 3 it can delay all others",
+    )

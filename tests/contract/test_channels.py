@@ -9,7 +9,7 @@ import pytest
 
 from shared import subjects, topology
 from shared.contracts.channels import BY_SERVICE, Channel
-from tools import docs
+from tools import docs, settings
 
 ALL = [channel for channels in BY_SERVICE.values() for channel in channels]
 
@@ -113,3 +113,15 @@ def test_the_documents_in_the_repository_are_the_generated_ones() -> None:
     for service in BY_SERVICE:
         assert json.loads((docs.DOCS / "asyncapi" / f"{service}.json").read_text()) == docs.asyncapi(service)
     assert (docs.DOCS / "findings.md").read_text() == docs.findings()
+    assert (docs.DOCS / "settings.md").read_text() == settings.page()
+
+
+def test_a_summary_is_the_whole_first_paragraph() -> None:
+    operation = docs.asyncapi("config")["operations"]["send-event-command-settled"]
+    assert operation["summary"].endswith("or for its roots.")
+
+
+def test_a_setting_of_a_program_is_described_with_its_bounds_and_its_default() -> None:
+    row = "| `EDGETLS_VALIDATOR_WORKERS` | whole number, 1 or more, at most 64 | `3` | validator | worker processes"
+    assert row in settings.page()
+    assert "| `EDGETLS_NATS_CA_FILE` | `--nats-ca-file` |" in settings.page()
