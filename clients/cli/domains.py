@@ -1,4 +1,4 @@
-"""Domains and their HTTPS: register, submit, check, settings, disable, history."""
+"""Domains and their HTTPS: register, submit, check, disable, history."""
 
 from __future__ import annotations
 

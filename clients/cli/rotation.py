@@ -20,7 +20,8 @@ from shared.errors import CannotOpen, Unreachable
 
 _SWITCH_SECONDS: Final = 30.0
 _JUDGING_SECONDS: Final = 10.0
-"""A submission that is being judged may still come out sealed to the old epoch until its deadline (design, "Order")."""
+"""Until its deadline a submission that is being judged may come out sealed to the old epoch (docs/architecture.md,
+step 5 of an upload)."""
 _LOOK_SECONDS: Final = 0.5
 _AGAIN_SECONDS: Final = 10.0
 _STUCK_SECONDS: Final = 60.0

@@ -32,7 +32,7 @@ from shared.storage.pool import Connection, Pool
 log = structlog.get_logger()
 KEYS_AT_ONCE = 50
 DOMAINS_AT_ONCE = 50
-"""Design §3: a library command decides 50 targets a transaction."""
+"""Of one library command in a transaction: each lot holds its domains' locks for a short time only."""
 POLL_SECONDS = 0.5
 
 

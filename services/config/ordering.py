@@ -1,4 +1,4 @@
-"""In which order a domain's commands run, and which wait (design §3, Order). Pure."""
+"""In which order a domain's commands run, and which wait (docs/architecture.md, steps 2 and 3 of an upload). Pure."""
 
 from __future__ import annotations
 
