@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import sys
-import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clients.cli.command import epilog, run_action
-from clients.cli.demo import billing, leaving, library, serving
-from clients.cli.demo.story import CheckFailed, Result, Story
-from clients.cli.demo.traffic import Origin
-from clients.cli.local import ended_by_sigterm
 from clients.cli.out import Exit, Out
-from clients.platform import connect
-from clients.platform.reach import Reach
-from shared.errors import EdgetlsError, Refused, SettingsError
-from shared.messaging.failures import describe
-
-if TYPE_CHECKING:
-    from clients.cli.demo.stage import Stage
-    from deploy.embedded.platform import Platform
 
 
 def demo(
@@ -38,9 +20,13 @@ def demo(
 ) -> None:
     """The whole path on this machine, as a story: certificate in, handshakes, requests, charge, disable. Every step is
     checked; exit code 1 when a check does not hold."""
+    # The story needs the embedded platform, whose wheels are an extra: every other command works without them.
+    from clients.cli.demo.story import Result
+    from clients.cli.demo.telling import tell
+
     out = Out(as_json)
     outcome = Result()
-    code = run_action(_demo(nodes, requests, data, keep, out, outcome), out, errors_as_json=False)
+    code = run_action(tell(nodes, requests, data, keep, out, outcome), out, errors_as_json=False)
     out.data(outcome.json())
     raise typer.Exit(code or (Exit.DONE if outcome.ok else Exit.REFUSED))
 
@@ -50,82 +36,3 @@ def add_to(app: typer.Typer) -> None:
         "edgetls demo", "edgetls demo --nodes 5 --requests 20000 --json",
         "edgetls demo --keep --data /var/tmp/edge-demo",
     ]))(demo)
-
-
-async def _demo(nodes: int, requests: int, data: Path | None, keep: bool, out: Out, outcome: Result) -> None:
-    folder = _fresh(data)
-    story = Story(out.note)
-    story.result = outcome
-    try:
-        with ended_by_sigterm():
-            await _tell(story, folder, nodes, requests)
-        outcome.ok = True
-        out.note(f"done: every check held{f'; data in {folder}' if keep else ''}")
-    except Exception as error:
-        keep = True
-        outcome.failed = str(error) if isinstance(error, CheckFailed | EdgetlsError) else describe(error)
-        sys.stderr.write(f"\nDEMO FAILED: {outcome.failed}\nlogs and data: {folder}\n")
-        if isinstance(error, EdgetlsError) and not isinstance(error, Refused):
-            raise
-    finally:
-        if not keep:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-async def _tell(story: Story, folder: Path, nodes: int, requests: int) -> None:
-    # The embedded platform's wheels are an extra: every other command works without them.
-    from deploy.embedded.platform import Platform
-
-    lines: list[str] = []
-    platform = Platform(folder, nodes=nodes, on_line=lines.append)
-    try:
-        with story.step(f"start NATS, PostgreSQL, four services and {nodes} nodes") as detail:
-            await platform.start()
-            detail(f"data in {folder}")
-        story.result.nodes = nodes
-        async with AsyncExitStack() as stack:
-            stage = await _set(stack, platform, story.result)
-            for step in _steps(requests):
-                await step(story, stage)
-    finally:
-        await platform.stop()
-
-
-def _steps(requests: int) -> list[Callable[[Story, Stage], Awaitable[None]]]:
-    return [
-        serving.register, serving.refuse, serving.submit, serving.strangers, serving.redirect, serving.replace,
-        library.deploy, library.replace_and_roll_back, library.policies,
-        lambda story, stage: billing.open_account(story, stage, requests),
-        lambda story, stage: billing.requests(story, stage, requests),
-        lambda story, stage: billing.charge(story, stage, requests),
-        billing.low_balance, leaving.disable, leaving.nothing_left,
-    ]
-
-
-async def _set(stack: AsyncExitStack, platform: Platform, result: Result) -> Stage:
-    from clients.cli.demo.stage import Stage
-    from deploy.embedded.test_ca import TestCa
-
-    run = platform.run
-    seeds = {user: Path(path) for user, path in run["credentials"].items()}
-    customer = await stack.enter_async_context(
-        await connect(run["nats_url"], seeds["platform"], Path(run["submission_key"]), source="demo")
-    )
-    operator = await stack.enter_async_context(await connect(run["nats_url"], seeds["operator"], user="operator"))
-    topology = await Reach.open(run["nats_url"], seeds["topology"], "topology", 10)
-    stack.push_async_callback(topology.close)
-    origin = await stack.enter_async_context(Origin())
-    issue = TestCa.load(Path(run["trust_roots"]).parent).issue
-    folders = [platform.data / "nodes" / node["id"] for node in run["nodes"]]
-    stage = Stage(run, folders, customer, operator, topology.client, origin, issue, result)
-    stage.since = await customer.last_event()
-    return stage
-
-
-def _fresh(data: Path | None) -> Path:
-    if data is None:
-        return Path(tempfile.mkdtemp(prefix="edgetls-demo-"))
-    if data.exists() and any(data.iterdir()):
-        raise SettingsError(f"{data} is not empty: the demo tells its story on a fresh data folder")
-    data.mkdir(parents=True, exist_ok=True)
-    return data

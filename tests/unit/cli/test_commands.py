@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
 def test_what_is_not_understood_ends_with_two(words: list[str], tmp_path: Path) -> None:
     result = runner.invoke(app, words, env={"EDGETLS_DATA": str(tmp_path)})
     assert result.exit_code == Exit.USAGE
+
+
+def test_the_command_line_does_without_the_embedded_platform() -> None:
+    """Its wheels are an extra."""
+    code = "import sys, clients.cli.main; print(*(name for name in sys.modules if name.split('.')[0] == 'deploy'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
 
 
 def test_without_a_platform_it_ends_with_three_and_says_where_it_looked(tmp_path: Path) -> None:
