@@ -8,10 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.command import Link, command
-from clients.cli.domains import findings_in_full, live_line, refuse, report, result_of, teller
+from clients.cli.domains import (
+    TrustOption,
+    certificate_rows,
+    findings_in_full,
+    live_line,
+    refuse,
+    report,
+    result_of,
+    teller,
+)
 from clients.cli.files import read_pairs, read_text
 from clients.cli.preview import DryRun, show_preview
-from clients.cli.settings import TrustOption
 from clients.platform import Platform, findings_of
 from shared.contracts.certificates import DeleteCertificate, DeployCertificate, StoredView
 from shared.contracts.domains import CommandSettled, Outcome
@@ -113,12 +121,7 @@ async def show(link: Link, name: NameArgument) -> None:
         ("domains that use it", view.domains), ("pending submission", view.pending_submission or "-"),
     ]
     for one in view.certificates:
-        rows += [
-            ("certificate", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
-            ("  names", ", ".join(one.sans)), ("  issuer", one.issuer),
-            ("  until", f"{one.not_after:%Y-%m-%d %H:%M} UTC, {one.days_left} days left"),
-            ("  fingerprint", one.fingerprint),
-        ]
+        rows += certificate_rows(one)
     link.out.table(("", ""), rows)
 
 

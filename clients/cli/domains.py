@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -18,12 +19,20 @@ from shared.contracts.accounts import Suspension
 from shared.contracts.commands import DisableHttps, RemoveDomain
 from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
-from shared.errors import Refused, SettingsError
+from shared.errors import Refused
 
 _KEPT = (s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_CERTIFICATE_DELETE)
 """Commands whose findings config keeps in full."""
 domain_app = typer.Typer(help="Register, show, list and remove accelerated domains.", no_args_is_help=True)
 DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")]
+
+
+class TrustOption(StrEnum):
+    PUBLIC = "public"
+    PRIVATE = "private"
+
+
+TrustChoice = Annotated[TrustOption, typer.Option(help="public (Mozilla's roots) or private (the account's own).")]
 
 
 @command(domain_app, "register", examples=[
@@ -37,15 +46,11 @@ async def register(
         str, typer.Option("--type", "--service-type", help="image_small_file, download, video or live_streaming.")
     ],
     origin: Annotated[str, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")],
-    trust: Annotated[str, typer.Option(help="public (Mozilla's roots) or private (the account's own).")] = "public",
+    trust: TrustChoice = TrustOption.PUBLIC,
 ) -> None:
     """Registers a domain for the account; HTTP is served at once, HTTPS after the first certificate."""
-    if trust not in ("public", "private"):
-        raise SettingsError("--trust is public or private")
     async with link.platform() as platform:
-        ordered = await platform.register(
-            domain, link.account, service_type, origin, trust=cast(Literal["public", "private"], trust)
-        )
+        ordered = await platform.register(domain, link.account, service_type, origin, trust=trust.value)
         await report(link, platform, ordered, "registered")
 
 
@@ -77,7 +82,7 @@ async def submit(
     domain: DomainArgument,
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
     key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here, never leaves in clear.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of the certificate; one is made if absent.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name for the certificate; generated if omitted.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
@@ -106,15 +111,15 @@ async def check(
     domains: Annotated[list[str], typer.Argument(help="One to fifty domains that the pair should serve.")],
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
     key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here.")],
-    trust: Annotated[str, typer.Option(help="public (Mozilla's roots) or private (the account's own).")] = "public",
+    trust: TrustChoice = TrustOption.PUBLIC,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
     """The dry run: what a submission would find. Nothing is stored."""
-    if trust not in ("public", "private"):
-        raise SettingsError("--trust is public or private")
     (chain, private), *more = read_pairs(cert, key)
     async with link.platform() as platform:
-        roots = [root.pem for root in (await platform.roots(link.account)).roots] if trust == "private" else None
+        roots = None
+        if trust is TrustOption.PRIVATE:
+            roots = [root.pem for root in (await platform.roots(link.account)).roots]
         report = await platform.check(domains, link.account, chain, private, more=more, roots=roots, strict=strict)
     if not all(report.accepted.values()):
         raise Refused(report.findings)
@@ -242,14 +247,18 @@ def _view_rows(view: DomainView) -> list[tuple[str, object]]:
         ("pending submission", view.pending_submission or "-"), ("suspension", why(view.suspension)),
     ]
     for one in view.certificates:
-        rows += [
-            ("certificate", f"{one.name or '-'} ({one.source})"),
-            ("  subject", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
-            ("  names", ", ".join(one.sans)), ("  issuer", one.issuer),
-            ("  until", f"{one.not_after:%Y-%m-%d %H:%M} UTC, {one.days_left} days left"),
-            ("  fingerprint", one.fingerprint),
-        ]
+        rows += [("certificate name", f"{one.name or '-'} ({one.source})"), *certificate_rows(one)]
     return rows
+
+
+def certificate_rows(one: CertificateView) -> list[tuple[str, object]]:
+    """What people look for in a certificate."""
+    return [
+        ("certificate", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
+        ("  names", ", ".join(one.sans)), ("  issuer", one.issuer),
+        ("  until", f"{one.not_after:%Y-%m-%d %H:%M} UTC, {one.days_left} days left"),
+        ("  fingerprint", one.fingerprint),
+    ]
 
 
 def hsts_text(hsts: Hsts | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
@@ -39,10 +39,10 @@ def read_pairs(certificates: Sequence[Path], keys: Sequence[Path]) -> list[tuple
     ]
 
 
-def parse_time(text: str) -> datetime:
-    """RFC 3339, or a date; UTC where no zone is given."""
+def parse_time(text: str, zone: tzinfo = UTC) -> datetime:
+    """RFC 3339, or a date or time of ``zone``; in UTC. SettingsError when it is neither."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise SettingsError(f"{text!r} is not a time: write 2026-05-01T12:00:00Z or 2026-05-01") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)

@@ -10,13 +10,7 @@ import typer
 from clients.cli.command import Link, command
 from clients.cli.domains import domain_app
 from clients.platform.queries import DomainFilters
-from shared.contracts.domains import CertificateView, DomainView
-
-
-class StateOption(StrEnum):
-    DISABLED = "disabled"
-    ENABLED = "enabled"
-    SUSPENDED = "suspended"
+from shared.contracts.domains import CertificateView, DomainState, DomainView, ServiceType
 
 
 class SourceOption(StrEnum):
@@ -24,20 +18,13 @@ class SourceOption(StrEnum):
     STORED = "stored"
 
 
-class TypeOption(StrEnum):
-    IMAGE_SMALL_FILE = "image_small_file"
-    DOWNLOAD = "download"
-    VIDEO = "video"
-    LIVE_STREAMING = "live_streaming"
-
-
 async def list_domains(
     link: Link,
-    status: Annotated[StateOption | None, typer.Option(help="Only domains in this state.")] = None,
+    status: Annotated[DomainState | None, typer.Option(help="Only domains in this state.")] = None,
     expires_within: Annotated[int | None, typer.Option(
         min=0, help="Only certificates that end within so many days; 0: those that have ended.")] = None,
     source: Annotated[SourceOption | None, typer.Option(help="Where the certificate comes from.")] = None,
-    service_type: Annotated[TypeOption | None, typer.Option("--type", help="Only this service type.")] = None,
+    service_type: Annotated[ServiceType | None, typer.Option("--type", help="Only this service type.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Names that begin so.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Names that end so.")] = None,
     served_by: Annotated[str | None, typer.Option(help="Served by the certificate of this fingerprint.")] = None,

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from clients.cli.command import Link
+from clients.cli.files import parse_time
 from clients.cli.out import Out
 from clients.export.exact import negated
 from clients.export.focus import Focus
@@ -218,8 +219,8 @@ def _show(link: Link, found: Statement, zone: ZoneInfo) -> None:
         ("opening balance", f"{totals.opening:f}"), ("credits", f"{totals.credits:f}"), ("plans", f"{totals.plans:f}"),
         ("charges", f"{totals.charges:f}"), ("corrections", f"{totals.corrections:f}"),
         ("closing balance", f"{totals.closing:f}"), ("requests, corrections included", totals.requests),
-        ("to be paid for it: the sum of the rounded lines", f"{negated(totals.rounded):.2f}"),
-        ("more than the exact sum by", f"{negated(totals.rounding):f}"),
+        ("amount due (sum of rounded lines)", f"{negated(totals.rounded):.2f}"),
+        ("rounding difference", f"{negated(totals.rounding):f}"),
     ])
 
 
@@ -293,16 +294,7 @@ def _zone(name: str) -> ZoneInfo:
 
 def period(start: str | None, end: str | None, default: timedelta, zone: ZoneInfo = _UTC) -> tuple[datetime, datetime]:
     """Whole hours: the default ends with the running one."""
-    until = _time(end, zone) if end else (
+    until = parse_time(end, zone) if end else (
         datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     )
-    return (_time(start, zone) if start else until - default), until
-
-
-def _time(text: str, zone: ZoneInfo) -> datetime:
-    """RFC 3339, or a date or time of ``zone``."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"{text!r} is not a time: write 2026-05-01T12:00:00Z or 2026-05-01") from None
-    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
+    return (parse_time(start, zone) if start else until - default), until

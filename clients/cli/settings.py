@@ -8,18 +8,12 @@ from typing import Annotated, Literal, cast
 import typer
 
 from clients.cli.command import Link, command
-from clients.cli.domains import DomainArgument, report
+from clients.cli.domains import DomainArgument, TrustOption, report
 from clients.cli.preview import DryRun, show_preview
 from clients.platform.client import settings_change
 from shared.contracts.certificates import RollbackCertificate
-from shared.contracts.domains import Hsts, TlsVersion
+from shared.contracts.domains import Hsts, RedirectMode, TlsVersion
 from shared.errors import SettingsError
-
-
-class RedirectOption(StrEnum):
-    OFF = "off"
-    TO_HTTPS = "to_https"
-    TO_HTTP = "to_http"
 
 
 class StatusOption(StrEnum):
@@ -41,22 +35,17 @@ class TlsOption(StrEnum):
     V13 = "1.3"
 
 
-class TrustOption(StrEnum):
-    PUBLIC = "public"
-    PRIVATE = "private"
-
-
 async def settings(
     link: Link,
     domain: DomainArgument,
-    redirect: Annotated[RedirectOption | None, typer.Option(help="Forcible redirect.")] = None,
+    redirect: Annotated[RedirectMode | None, typer.Option(help="Forcible redirect.")] = None,
     status: Annotated[StatusOption | None, typer.Option(help="Status of the redirect; 307 and 308 keep POST.")] = None,
     http2: Annotated[Switch | None, typer.Option("--http2", help="HTTP/2.")] = None,
     tls_min: Annotated[TlsOption | None, typer.Option(help="Lowest TLS version.")] = None,
     tls_max: Annotated[TlsOption | None, typer.Option(help="Highest TLS version; the range is contiguous.")] = None,
     hsts: Annotated[str | None, typer.Option(help="max-age in seconds (0 to 63072000), or off.")] = None,
     hsts_subdomains: Annotated[bool, typer.Option("--hsts-subdomains", help="HSTS for subdomains too.")] = False,
-    hsts_preload: Annotated[bool, typer.Option("--hsts-preload", help="Agree to browsers' preload lists.")] = False,
+    hsts_preload: Annotated[bool, typer.Option("--hsts-preload", help="Add the HSTS preload directive.")] = False,
     origin: Annotated[str | None, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")] = None,
     trust: Annotated[TrustOption | None, typer.Option(help="Roots that the next certificate is judged by.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until every node has it.")] = False,
@@ -66,7 +55,7 @@ async def settings(
     code = None if status is None else cast(Literal[301, 302, 307, 308], int(status.value))
     header = _hsts(hsts, hsts_subdomains, hsts_preload)
     body = settings_change(
-        domain, link.account, redirect=None if redirect is None else redirect.value, redirect_status=code,
+        domain, link.account, redirect=redirect, redirect_status=code,
         http2=None if http2 is None else http2 is Switch.ON, tls_min=_tls(tls_min), tls_max=_tls(tls_max), hsts=header,
         origin=origin, trust=None if trust is None else trust.value,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -94,6 +95,7 @@ def test_a_time_without_a_zone_is_utc() -> None:
     noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
     assert parse_time("2026-05-01T12:00:00Z") == parse_time("2026-05-01T14:00:00+02:00") == noon
     assert parse_time("2026-05-01T12:00") == noon
+    assert parse_time("2026-05-01T20:00", ZoneInfo("Asia/Shanghai")) == noon
     assert period("2026-05-01", "2026-05-02", noon - noon)[1] == datetime(2026, 5, 2, tzinfo=UTC)
     with pytest.raises(SettingsError, match="not a time"):
         parse_time("noon")
