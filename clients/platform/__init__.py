@@ -2,8 +2,9 @@
 
     async with await connect("nats://127.0.0.1:4222", Path("platform.nk"), Path("submission.key")) as platform:
         ordered = await platform.submit("www.example.com", "acme", chain_pem, key_pem)
-        verdict = await platform.settled(ordered.command_id)
-        live = await platform.converged(verdict.domain, verdict.revision)
+        settled = await platform.settled(ordered.command_id)
+        if settled.revision is not None:  # None after a refusal: see settled.codes
+            live = await platform.converged("www.example.com", settled.revision)
 
 Every command travels under one id at every attempt, so a lost answer never doubles it. A private key is sealed to the
 submission key before it leaves this process. What fails says why: ``Refused`` (with findings), ``Unreachable`` (with

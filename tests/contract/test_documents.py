@@ -1,4 +1,4 @@
-"""A rule that the repository cites has its line in docs/rules.md, and only one."""
+"""What the documents name is there: rules, metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("shared", "services", "clients", "deploy", "tests", "tools", "bench")
 CITED = re.compile(r"\b[Rr]ules? ((?:[A-E]\d+(?:, | and | to |-)?)+)")
 
 
@@ -13,9 +14,17 @@ def test_every_rule_that_is_cited_is_explained() -> None:
     lines = re.findall(r"^\| ([A-E]\d+) \|", (ROOT / "docs" / "rules.md").read_text(), re.MULTILINE)
     assert len(lines) == len(set(lines))
     cited = {}
-    for folder in ("shared", "services", "clients", "deploy", "tests", "tools", "bench"):
+    for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             for rules in CITED.findall(file.read_text()):
                 cited |= dict.fromkeys(re.findall(r"[A-E]\d+", rules), str(file.relative_to(ROOT)))
     assert len(cited) > 20
     assert {rule: file for rule, file in cited.items() if rule not in lines} == {}
+
+
+def test_every_metric_that_operators_are_told_to_watch_is_declared() -> None:
+    code = "".join(file.read_text() for folder in FOLDERS[:3] for file in sorted((ROOT / folder).rglob("*.py")))
+    declared = set(re.findall(r"(?:Counter|Gauge|Histogram)\(\s*\"(edgetls_\w+)\"", code))
+    told = set(re.findall(r"`(edgetls_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
+    assert len(told) > 15
+    assert told <= declared, told - declared
