@@ -112,8 +112,10 @@ async def remove(link: Link, node: NodeArgument) -> None:
     link.out.data({"node": node, "done": "removed", "rekey": sorted(done.domains), **_told(done)})
     link.out.line(f"{node} is removed. {_RELOAD}")
     _report(link, done)
-    link.out.table(("it held the keys of: have new certificates issued",), [(d,) for d in sorted(done.domains)],
-                   empty="it held no keys")
+    link.out.table(
+        ("domains whose keys the node held (reissue their certificates)",), [(d,) for d in sorted(done.domains)],
+        empty="the node held no keys",
+    )
 
 
 @command(fleet_app, "rotate", examples=["edgetls fleet rotate"])

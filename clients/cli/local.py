@@ -94,7 +94,7 @@ def where(data: Path, run: dict[str, Any]) -> list[str]:
     """Where everything is, for people."""
     nodes = [f"  {node['id']:<10} https {node['https']}  http {node['http']}" for node in run["nodes"]]
     return [
-        f"data       {data}", f"all places {data / RUN_FILE}", f"logs       {data / 'logs'}",
+        f"data       {data}", f"addresses  {data / RUN_FILE}", f"logs       {data / 'logs'}",
         f"NATS       {run['nats_url']}", "nodes", *nodes,
         f"trust      {run['trust_roots']} (test CA roots)",
         f"use it     edgetls domain list --data {data}", "stop it    Ctrl-C, or edgetls down",

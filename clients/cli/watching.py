@@ -69,7 +69,7 @@ async def dead_show(link: Link, sequence: SequenceArgument) -> None:
 
 @command(dead_app, "replay", examples=["edgetls dead replay 17"])
 async def dead_replay(link: Link, sequence: SequenceArgument) -> None:
-    """Sends its message again, for when what was wrong is mended."""
+    """Sends its message again, once the cause is fixed."""
     await _settle_dead(link, "replay", sequence)
 
 

@@ -1,4 +1,5 @@
-"""Owners, known nodes and prices in memory, as fresh as the transaction that asks: it holds them still meanwhile."""
+"""Owners, known nodes and prices in memory, as of the asking transaction, whose lock keeps them unchanged
+until it ends."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def hour_of(at: datetime | None, otherwise: int) -> int:
 
 
 def faults(book: PriceBook) -> list[Finding]:
-    """Why a book does not hold together; each names the entry at fault."""
+    """Why a book is inconsistent; each names the entry at fault."""
     texts = [*_entry_faults(book), *_list_faults(book)]
     return [finding(Code.PRICES_INVALID, text, field="request") for text in texts]
 

@@ -228,17 +228,17 @@ def _faults(path: Path, at: datetime) -> Iterator[Finding]:
         block = issuer.block if issuer.block >= 0 else None
         if not issuer.valid_at(at):
             clean = False
-            yield finding(Code.CHAIN_EXPIRED, f"Of the chain, {_place(issuer)} is valid from "
+            yield finding(Code.CHAIN_EXPIRED, f"{_place(issuer)} is valid from "
                           f"{issuer.not_before:%Y-%m-%d} to {issuer.not_after:%Y-%m-%d} only.", field="certificate",
                           block=block)
         for reason in _not_an_issuer(issuer, depth, path):
             clean = False
-            yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, {_place(issuer)} {reason}.", field="certificate",
+            yield finding(Code.CHAIN_UNTRUSTED, f"{_place(issuer)} {reason}.", field="certificate",
                           block=block)
     for child, issuer in pairwise(path):
         if not identifiers_agree(child, issuer):
             clean = False
-            yield finding(Code.CHAIN_UNTRUSTED, f"Of the chain, block {child.block}, {child}, names another key than "
+            yield finding(Code.CHAIN_UNTRUSTED, f"Block {child.block} of the chain, {child}, names another key than "
                           f"that of its issuer, {issuer}, by its authority key identifier, so clients refuse it.",
                           field="certificate", block=child.block)
     if clean and _name_checks(path) > MAX_NAME_CHECKS:
@@ -264,7 +264,7 @@ def _name_checks(path: Path) -> int:
 
 
 def _place(issuer: Certificate) -> str:
-    return f"block {issuer.block}, {issuer}," if issuer.block >= 0 else f"the root {issuer}"
+    return f"Block {issuer.block} of the chain, {issuer}," if issuer.block >= 0 else f"The root {issuer}"
 
 
 def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:

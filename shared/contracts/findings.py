@@ -57,13 +57,13 @@ class Code(StrEnum):
     CERTIFICATE_TOO_LARGE = ("certificate.too_large", R, "The certificate field is over its limit.",
                              "Upload the leaf and its intermediates only: at most 64 KiB, 10 blocks, 1,000 names.",
                              "Block 0 has 1,001 names; 1,000 are allowed.")
-    CERTIFICATE_CONTAINS_KEY = ("certificate.contains_key", R, "A private key stands in the certificate field, or a "
-                                "certificate in the key field.",
+    CERTIFICATE_CONTAINS_KEY = ("certificate.contains_key", R, "A private key is in the certificate field, or a "
+                                "certificate is in the key field.",
                                 "Put the certificates in one field and the key in the other. Consider the key exposed "
                                 "if the text went elsewhere.",
                                 "The certificate field holds a private key (block 2).")
-    CERTIFICATE_UNEXPECTED_BLOCK = ("certificate.unexpected_block", R, "A block that is not a certificate stands in "
-                                    "the certificate field.", "Remove it; leave the leaf and its intermediates.",
+    CERTIFICATE_UNEXPECTED_BLOCK = ("certificate.unexpected_block", R, "A block that is not a certificate is in the "
+                                    "certificate field.", "Remove it; leave the leaf and its intermediates.",
                                     "Block 2 is labelled X509 CRL, not a certificate.")
     CERTIFICATE_NORMALISED = ("certificate.normalised", N, "The certificate text was normalised.",
                               "Nothing to do: what is stored is canonical PEM.",
@@ -73,7 +73,7 @@ class Code(StrEnum):
                            "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), expired on "
                            "2026-03-16 12:00:00 UTC.")
     CERTIFICATE_NOT_YET_VALID = ("certificate.not_yet_valid", R, "The certificate is not valid yet.",
-                                 "Wait for its first day or have it issued again.",
+                                 "Wait until it becomes valid, or have it reissued.",
                                  "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), is "
                                  "valid from 2025-12-16 12:00:00 UTC.")
     CERTIFICATE_EXPIRES_SOON = ("certificate.expires_soon", W, "The certificate expires in fewer than 14 days.",
@@ -81,12 +81,12 @@ class Code(StrEnum):
                                 "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), "
                                 "expires on 2026-03-16 12:00:00 UTC.")
     CERTIFICATE_LIFETIME_LONG = ("certificate.lifetime_long", W, "The certificate is valid for longer than public CAs "
-                                 "may issue.", "Browsers may reject it; have a shorter one issued.",
+                                 "may issue.", "Browsers may reject it; get one with a shorter validity.",
                                  "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), is "
                                  "valid for 400 days; the limit of its day of issue is 398.")
     CERTIFICATE_NO_SCTS = ("certificate.no_scts", W, "The certificate carries no signed certificate timestamps, which "
                            "browsers demand of public CAs.",
-                           "Chrome, Safari and Firefox refuse it: have it issued again, logged in Certificate "
+                           "Chrome, Safari and Firefox refuse it: have it reissued, logged in Certificate "
                            "Transparency.",
                            "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), carries no "
                            "signed certificate timestamps.")
@@ -105,12 +105,12 @@ class Code(StrEnum):
                           "See where: edgetls cert usage NAME; give those domains another certificate first.")
     CERTIFICATE_NAME_TAKEN = ("certificate.name_taken", R, "The account has another certificate of this name.",
                               "Choose another name, or store it with overwrite: every domain that uses it follows.")
-    CERTIFICATE_NAME_INVALID = ("certificate.name_invalid", R, "This is no name for a certificate.",
+    CERTIFICATE_NAME_INVALID = ("certificate.name_invalid", R, "The certificate name is not valid.",
                                 "Use 1 to 128 of letters, digits and _ - . only.")
-    CERTIFICATE_NO_PREVIOUS = ("certificate.no_previous", R, "No certificate is kept that could be rolled back to.",
+    CERTIFICATE_NO_PREVIOUS = ("certificate.no_previous", R, "There is no earlier certificate to roll back to.",
                                "One is kept from a replacement until the next certificate change or a disable.")
     ROOTS_INVALID = ("roots.invalid", R, "The text is not a list of CA certificates in PEM form.",
-                     "Send 1 to 20 CA certificates, 64 KiB at most, and nothing else; no text clears the list.")
+                     "Send 1 to 20 CA certificates, 64 KiB at most, and nothing else; an empty text clears the list.")
     KEY_MISSING = ("key.missing", R, "No private key was found in the key field.",
                    "Paste the PEM text of the key, from -----BEGIN to -----END.")
     KEY_NOT_PEM = ("key.not_pem", R, "The private key is not in PEM form.",
@@ -120,7 +120,7 @@ class Code(StrEnum):
                      "Block 0 of the key field is not base64.")
     KEY_TOO_LARGE = ("key.too_large", R, "The key field is over its limit of 16 KiB.", "Upload one private key only.",
                      "The key field is over 16,384 bytes or 10 blocks.")
-    KEY_SEVERAL = ("key.several", R, "More than one private key stands in the key field.", "Leave the leaf's key only.",
+    KEY_SEVERAL = ("key.several", R, "More than one private key is in the key field.", "Leave the leaf's key only.",
                    "The key field holds 2 private keys.")
     KEY_NORMALISED = ("key.normalised", N, "The key text was normalised.", "Nothing to do.",
                       "Normalised: CRLF line ends.")
@@ -129,7 +129,7 @@ class Code(StrEnum):
     KEY_UNSUPPORTED = ("key.unsupported", R, "Keys of this kind are not supported.",
                        "Use RSA of 2048 to 8192 bits, or ECDSA on P-256, P-384 or P-521.",
                        "The private key is RSA of 1024 bits.")
-    KEY_WEAK = ("key.weak", R, "The private key is weak.", "Make a new key and have the certificate issued again.",
+    KEY_WEAK = ("key.weak", R, "The private key is weak.", "Make a new key and have the certificate reissued for it.",
                 "The private key is weak: its public exponent is even or below 65537.")
     KEY_MISMATCH = ("key.mismatch", R, "The private key does not belong to the certificate.",
                     "Upload the key that the certificate request was made with.",
@@ -138,12 +138,12 @@ class Code(StrEnum):
     PAIR_SAME_KIND = ("pair.same_kind", R, "Both pairs have a key of the same kind.",
                       "Submit one pair with an RSA key and one with an ECDSA key, or one pair only.")
     PAIR_NAMES_DIFFER = ("pair.names_differ", W, "The RSA and the ECDSA certificate have different names.",
-                         "Have both issued for the same names: visitors get one or the other.",
+                         "Get both for the same names: visitors are served one or the other.",
                          "The two certificates have different names: only pair 0 covers other.example.com.")
     KEY_UNOPENABLE = ("key.unopenable", R, "The sealed key cannot be opened.",
                       "Seal it to the current submission key, for this account and submission.")
     DOMAIN_MISMATCH = ("domain.mismatch", R, "No name of the certificate covers the domain.",
-                       "Have a certificate issued with this domain as a DNS name; the common name does not count.",
+                       "Get a certificate with this domain as a DNS name; the common name does not count.",
                        "other.example.com is not covered; the certificate is for www.example.com.")
     CHAIN_UNTRUSTED = ("chain.untrusted", R, "The chain does not lead to a trusted root.",
                        "Use a certificate of a public CA, or upload your private root.",
@@ -166,7 +166,7 @@ class Code(StrEnum):
                            "verify with the key of its issuer, CN=Test Issuing CA.")
     CHAIN_EXPIRED = ("chain.expired", R, "An intermediate certificate is outside its validity.",
                      "Fetch the CA's current intermediates.",
-                     "Of the chain, block 1, CN=Variant CA (SHA-256 5df4ddd80910530e…), is valid from 2016-01-18 to "
+                     "Block 1 of the chain, CN=Variant CA (SHA-256 5df4ddd80910530e…), is valid from 2016-01-18 to "
                      "2026-01-14 only.")
     CHAIN_ROOT_INCLUDED = ("chain.root_included", N, "A root at the end of the chain was dropped.", "Nothing to do.",
                            "Block 2, CN=Test Root CA (SHA-256 5df4ddd80910530e…), is a root and was dropped.")
@@ -177,7 +177,8 @@ class Code(StrEnum):
     ACCOUNT_OVERDUE = ("account.overdue", R, "The account is overdue: its balance is not above 0.",
                        "Credit the balance; then HTTPS can be resumed.")
     DOMAIN_UNKNOWN = ("domain.unknown", R, "The domain is not registered in this account.", "Register it first.")
-    DOMAIN_TAKEN = ("domain.taken", R, "The domain is registered already.", "Check the account, or remove it first.",
+    DOMAIN_TAKEN = ("domain.taken", R, "The domain is registered already.",
+                    "Check which account has it, or remove it there first.",
                     "A wildcard and the hosts under it belong to one account, and another account holds one of "
                     "them.")
     DOMAIN_SERVICE_TYPE_UNSUPPORTED = ("domain.service_type_unsupported", R, "This service type has no HTTPS "
@@ -196,19 +197,21 @@ class Code(StrEnum):
     SUBMISSION_UNDECIDED = ("submission.undecided", R, "The pair was not judged in time.", "Submit it again.")
     SUBMISSION_SUPERSEDED = ("submission.superseded", R, "A later command overtook this submission.",
                              "Nothing to do: the later command counts.")
-    PAIR_CHANGED = ("pair.changed", R, "The pair is not the one that was to be sealed anew.", "Page the pairs again.")
+    PAIR_CHANGED = ("pair.changed", R, "The pair has changed since it was read for resealing.",
+                    "Read the list of sealed pairs again.")
     # Money, queries, the wire
     BALANCE_CURRENCY = ("balance.currency_differs", R, "The account is kept in another currency.",
                         "Amounts never mix currencies: use the account's own.")
     BALANCE_REFERENCE = ("balance.reference_used", R, "This reference was used for another amount.",
-                         "Use a new reference for another credit.")
+                         "Use a new reference for each credit.")
     BALANCE_INSUFFICIENT = ("balance.insufficient", R, "The balance does not cover this.", "Credit the account first.")
     AUDIT_DIFFERS = ("audit.differs", R, "What was recorded is not what the archive says.",
-                     "Keep the database as it is and have the named places examined.")
+                     "Change nothing in the database, and examine the places that are named.")
     PLAN_UNKNOWN = ("plan.unknown", R, "There is no such plan for sale in this currency.",
                     "List them: edgetls prices show")
-    PRICES_INVALID = ("prices.invalid", R, "The price book does not hold together.", "Mend the file and preview it.")
-    PRICES_RETROACTIVE = ("prices.retroactive", R, "The price book changes what hours cost that have begun.",
+    PRICES_INVALID = ("prices.invalid", R, "The price book is inconsistent.",
+                      "Correct the file and preview it again.")
+    PRICES_RETROACTIVE = ("prices.retroactive", R, "The price book changes the price of hours that have already begun.",
                           "Let new prices start at a full hour that is still to come; leave the others as they are.")
     PRICES_CHANGED = ("prices.changed", R, "Another price book was applied since the preview.", "Preview it again.")
     REQUEST_MALFORMED = ("request.malformed", R, "The request does not follow its contract.",
@@ -218,7 +221,7 @@ class Code(StrEnum):
     SERVICE_BUSY = ("service.busy", R, "The service cannot answer now.", "Try again in a few seconds.")
     DEAD_UNKNOWN = ("dead.unknown", R, "There is no such dead letter.", "List them: edgetls dead list")
     DEAD_STILL_REFUSED = ("dead.still_refused", R, "The message is refused as before.",
-                          "Drop it, or have its sender send a good one.")
+                          "Drop it, or have its sender send a corrected one.")
     DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
                      "Have its sender send it again.")
     NODE_UNKNOWN = ("node.unknown", R, "There is no such node.", "List them: edgetls fleet show")

@@ -232,8 +232,8 @@ async def pending_key(connection: Connection, submission_id: str) -> str | None:
 
 
 async def nudge(pool: Pool) -> bool:
-    """Readies what waits for the library and need not any more; whether there was any. Whoever ends such a wait does
-    so himself: this covers that he looked before the waiting one had lain down."""
+    """Readies what waits for the library and need not any more; whether there was any. Normally whoever ends the wait
+    wakes the waiter; this catches the race in which it checked before the waiter was marked held."""
     done = await pool.fetch(
         "update inbox_targets t set state = 'ready' where t.state = 'held' and ("
         " exists (select from deployments d join inbox i on i.message_id = d.command_id where d.domain = t.key and"
