@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from clients.platform.reach import Reach, insist
 from shared import subjects
 from shared.errors import BrokerAway, Unreachable
-from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.direct import StoredMessage, get_batch, headers_of, stream_time
 
 _BATCH: Final = 500
 _LOOK_SECONDS: Final = 1.0
@@ -48,7 +48,7 @@ class Event:
         headers = message.headers
         return cls(
             message.sequence, headers.get("ce-id", ""), headers.get("ce-type", message.subject),
-            headers.get("ce-source", ""), headers.get("ce-subject", ""), _stored_at(headers["Nats-Time-Stamp"]),
+            headers.get("ce-source", ""), headers.get("ce-subject", ""), stream_time(headers["Nats-Time-Stamp"]),
             headers.get("ce-causationid"), json.loads(message.body),
         )
 
@@ -61,8 +61,7 @@ async def last_sequence(reach: Reach) -> int:
             reply = await reach.client.request(subjects.direct_get(subjects.STREAM_EVENTS), body, timeout=3)
         except (NatsError, OSError, TimeoutError) as error:
             raise BrokerAway(f"EVENTS does not answer ({type(error).__name__})") from None
-        headers = {str(getattr(key, "value", key)): value for key, value in (reply.headers or {}).items()}
-        return int(headers.get("Nats-Sequence", 0))
+        return int(headers_of(reply).get("Nats-Sequence", 0))
 
     return await insist(attempt, reach.patience, f"reading EVENTS at {reach.url} as {reach.user!r}")
 
@@ -122,8 +121,3 @@ async def _wait(bell: asyncio.Event, rung_at: float) -> float:
     rang = bell.is_set()
     bell.clear()
     return time.monotonic() if rang else 0.0
-
-
-def _stored_at(text: str) -> datetime:
-    """RFC 3339 with up to nine decimals."""
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")

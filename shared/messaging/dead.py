@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from faststream.nats import NatsRouter
 from nats.aio.client import Client
@@ -17,7 +16,7 @@ from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, O
 from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import Delivery, Outgoing
-from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.direct import StoredMessage, get_batch, stream_time
 from shared.messaging.failures import Handle
 from shared.messaging.publish import Publisher
 
@@ -133,7 +132,7 @@ def _again(message: StoredMessage) -> Delivery:
     sequence = headers.get("edgetls-sequence", "0")
     return Delivery(
         headers.get("edgetls-subject", ""), message.body, own, headers.get("edgetls-stream", ""),
-        int(sequence) if sequence.isdecimal() else 0, _time(headers.get("Nats-Time-Stamp")), 1, "",
+        int(sequence) if sequence.isdecimal() else 0, stream_time(headers.get("Nats-Time-Stamp")), 1, "",
     )
 
 
@@ -145,11 +144,5 @@ def _letter(message: StoredMessage) -> DeadLetter:
         subject=headers.get("edgetls-subject", message.subject), reason=headers.get("edgetls-reason", ""),
         headers={k: v for k, v in headers.items() if k.startswith("ce-")},
         body=message.body.decode(errors="replace")[:100_000] if kept else None,
-        time=_time(headers.get("Nats-Time-Stamp")),
+        time=stream_time(headers.get("Nats-Time-Stamp")),
     )
-
-
-def _time(text: str | None) -> datetime:
-    if not text:
-        return datetime.fromtimestamp(0, UTC)
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -24,6 +25,18 @@ class StoredMessage:
     sequence: int
     body: bytes
     headers: dict[str, str]
+
+
+def headers_of(message: Msg) -> dict[str, str]:
+    """By their plain names: nats-py gives some as members of an enum."""
+    return {str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()}
+
+
+def stream_time(text: str | None) -> datetime:
+    """Of a Nats-Time-Stamp, RFC 3339 with up to nine decimals; 1970 where there is none."""
+    if not text:
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
 
 
 async def get_batch(
@@ -53,7 +66,7 @@ async def _ask(client: Client, api: str, body: bytes, *, single: bool = False) -
             # Not wait_for: before Python 3.12 it loses a cancellation that meets an arrival.
             async with asyncio.timeout(ANSWER_SECONDS):
                 message = await arrived.get()
-            headers = {str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()}
+            headers = headers_of(message)
             status = headers.get("Status")
             if status in ("204", "404"):
                 return found
