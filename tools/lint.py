@@ -40,7 +40,7 @@ PURE = frozenset(
         "services/billing/ranges.py", "services/billing/owners.py", "services/billing/rating.py",
         "services/billing/balance.py", "services/billing/tariffs.py", "services/billing/charging.py",
         "services/billing/audit.py", "services/billing/zones.py", "services/billing/statements.py",
-        "clients/export/focus.py", "clients/export/list_prices.py", "clients/export/exact.py",
+        "clients/export/focus.py", "clients/export/list_prices.py", "shared/money.py",
         "clients/edge_node/verify.py",
     }
 )

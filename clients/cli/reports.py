@@ -18,7 +18,6 @@ import typer
 from clients.cli.command import Link
 from clients.cli.files import parse_time
 from clients.cli.out import Out
-from clients.export.exact import negated
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.progress import followed
@@ -29,6 +28,7 @@ from shared.contracts.ledger import Kind, LedgerRow, QueryLedger, ShowStatement,
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import UsageRow
 from shared.errors import SettingsError, Unreachable
+from shared.money import negated
 
 RowT = TypeVar("RowT")
 TABLE_ROWS: Final = 5000

@@ -25,9 +25,9 @@ from decimal import Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from clients.export.exact import negated, plus, times
 from clients.export.sheets import Column, Sheet, Value
 from shared.contracts.ledger import LedgerRow
+from shared.money import negated, plus, times
 
 UNIT: Final = 10_000
 """Requests that a price is for: ten to the fourth."""

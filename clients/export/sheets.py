@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import Any, Final, Generic, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
-from clients.export.exact import negated
 from shared.contracts.ledger import LedgerRow, StatementLine
 from shared.contracts.usage import UsageRow
+from shared.money import negated
 
 RowT = TypeVar("RowT")
 Value = str | int | bool | Decimal | datetime | None

@@ -13,8 +13,9 @@ from services.billing.cells import minute_fault
 from services.billing.charging import HourCount, Line, Pack, charge
 from services.billing.decode import CellRow
 from services.billing.owners import NOBODY, Period, owner_at
-from services.billing.rating import Tariff, month_of, plus
+from services.billing.rating import Tariff, month_of
 from shared.contracts.audit import Difference
+from shared.money import plus
 
 SHOWN: Final = 100
 What = Literal["usage", "accrual", "charged", "amount", "identity", "ledger", "archive"]

@@ -13,7 +13,6 @@ from services.billing.audit import Billed, Findings, Place, Recount, compare_cha
 from services.billing.cells import valid_domain
 from services.billing.decode import CellRow, unpack_cells
 from services.billing.owners import NOBODY, Period, periods
-from services.billing.rating import plus
 from services.billing.store import audit as store
 from services.billing.store import owners as owner_store
 from services.billing.store import prices
@@ -21,6 +20,7 @@ from services.billing.tariffs import Prices
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
+from shared.money import plus
 from shared.storage.pool import Connection, Pool
 
 MOST: Final = timedelta(days=31)

@@ -12,9 +12,10 @@ from decimal import Decimal, localcontext
 from functools import cached_property
 from typing import Final, Literal
 
-from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, minus, month_of, plain
+from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, month_of
 from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
+from shared.money import minus, plain
 
 HOURS_OF_MEAN: Final = 7
 HOURS_LEFT_AT_LOW: Final = 3

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.rating import Tariff, month_of, share
+from services.billing.rating import Tariff, month_of
+from shared.money import share
 
 TierKey = tuple[int, str]
 """Month, price id."""

@@ -5,18 +5,18 @@ So what a month costs depends on how many there were and not on the order or the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from typing import Final, NamedTuple
+
+from shared.money import per, total
 
 UNIT: Final = 10_000
 """Prices are for so many HTTPS requests."""
 DEFAULT_CURRENCY: Final = "CNY"
 PRICES: Final[Mapping[str, Decimal]] = {"CNY": Decimal("0.05"), "USD": Decimal("0.008")}
-_DIGITS: Final = 76
-"""The default context rounds at 28 digits: fewer than an amount may have."""
 
 
 class Part(NamedTuple):
@@ -61,45 +61,12 @@ LIST: Final = {currency: Tariff(f"list-{currency.lower()}", ((0, price),)) for c
 
 def cost(requests: int, price: Decimal) -> Decimal:
     """Exact; of a negative count (a correction downwards) a negative amount."""
-    with localcontext(prec=_DIGITS):
-        return plain(price * requests / UNIT)
+    return per(price, requests, UNIT)
 
 
 def amount_of(requests: int, currency: str) -> Decimal:
     """At the list price that edgetls comes with."""
     return cost(requests, PRICES[currency])
-
-
-def minus(left: Decimal, right: Decimal) -> Decimal:
-    """Exact."""
-    with localcontext(prec=_DIGITS):
-        return plain(left - right)
-
-
-def plus(left: Decimal, right: Decimal) -> Decimal:
-    """Exact."""
-    with localcontext(prec=_DIGITS):
-        return plain(left + right)
-
-
-def total(amounts: Iterable[Decimal]) -> Decimal:
-    """Exact."""
-    added = Decimal(0)
-    for amount in amounts:
-        added = plus(added, amount)
-    return added
-
-
-def share(amount: Decimal, part: int, whole: int) -> Decimal:
-    """``part`` of ``whole`` of the amount, to the 18 digits that an amount carries."""
-    with localcontext(prec=_DIGITS):
-        return plain((amount * part / whole).quantize(Decimal(1).scaleb(-18)))
-
-
-def plain(amount: Decimal) -> Decimal:
-    """The same value without trailing zeros: ``5.00`` and ``5`` read the same."""
-    with localcontext(prec=_DIGITS):
-        return amount.normalize() + Decimal(0) if amount else Decimal(0)
 
 
 def month_of(hour: int) -> int:

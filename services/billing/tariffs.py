@@ -11,9 +11,10 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final
 
-from services.billing.rating import LIST, PRICES, Tariff, plain
+from services.billing.rating import LIST, PRICES, Tariff
 from shared.contracts.findings import Code, Finding, finding
 from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
+from shared.money import plain
 
 ALWAYS: Final = -(2**31)
 NEVER: Final = 2**31 - 1

@@ -9,7 +9,6 @@ from faststream.nats import NatsRouter
 from services.billing import events
 from services.billing.auditing import Auditor
 from services.billing.balance import Terms
-from services.billing.rating import minus
 from services.billing.statements import month
 from services.billing.store import accounts, completeness, logs, periods, plans, prices, reading, statements
 from services.billing.tariffs import NEVER, Prices, changes
@@ -41,6 +40,7 @@ from shared.contracts.queries import (
     UsagePage,
 )
 from shared.errors import Refused
+from shared.money import minus
 from shared.storage.pool import Pool
 
 QUEUE = "billing"
@@ -52,6 +52,7 @@ def queries_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_USAGE_QUERY, queue=QUEUE, title="usage.query")
     async def usage_query(question: QueryUsage) -> UsagePage:
+        """Requests and bytes by period (rule E3), by page. Refused (request.malformed): no such zone."""
         zone = _zone(question.zone)
         async with reading(pool) as connection:
             rows = await periods.query(connection, question, zone)
@@ -59,12 +60,14 @@ def queries_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_USAGE_LOGS, queue=QUEUE, title="usage.logs")
     async def usage_logs(question: QueryLogs) -> LogsPage:
+        """How far each log of the nodes is in, by page."""
         found = await logs.page_logs(pool, question)
         last = f"{found[-1].node}/{found[-1].log}" if len(found) == question.limit else None
         return LogsPage(logs=found, next=last)
 
     @router.subscriber(subjects.RPC_CHARGES_QUERY, queue=QUEUE, title="charges.query")
     async def charges_query(question: QueryCharges) -> ChargesPage:
+        """The ledger's charges of an account's hours, by page."""
         rows = await accounts.page_charges(pool, question)
         return ChargesPage(
             rows=[row for _, row in rows], next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None
@@ -72,6 +75,7 @@ def queries_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_BALANCE_SHOW, queue=QUEUE, title="balance.show")
     async def balance_show(question: ShowBalance) -> BalanceView:
+        """An account's balance and flags (rule E6); an unknown account has 0."""
         terms = Terms(await prices.current(pool), clock.now())
         return events.view(await accounts.read(pool, question.account, terms))
 
@@ -84,11 +88,13 @@ def prices_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_PRICE_BOOK_SHOW, queue=QUEUE, title="price_book.show")
     async def price_book_show(_question: Nothing) -> PriceBookView:
+        """The price book that is current, and its number."""
         current = await prices.current(pool)
         return PriceBookView(serial=current.serial, book=current.book)
 
     @router.subscriber(subjects.RPC_PRICE_BOOK_PREVIEW, queue=QUEUE, title="price_book.preview")
     async def price_book_preview(question: PreviewPriceBook) -> PricePreview:
+        """What a book would change and would have cost; its faults are findings of the answer."""
         old, now = await prices.current(pool), clock.now()
         order = ApplyPriceBook(base=old.serial, book=question.book)
         found = review(old, order, int(now.timestamp()) // 3600 + 1)
@@ -100,6 +106,7 @@ def prices_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_PLAN_LIST, queue=QUEUE, title="plan.list")
     async def plan_list(question: ListPlans) -> PlansPage:
+        """The plans of an account, soonest to end first, by page."""
         found = await plans.page(pool, question.account, question.after, question.limit, clock.now())
         return PlansPage(plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None)
 
@@ -125,10 +132,12 @@ def audit_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_USAGE_GAPS, queue=QUEUE, title="usage.gaps")
     async def usage_gaps(question: QueryGaps) -> GapsPage:
+        """Byte ranges that are not in, by page (rule E9)."""
         return await completeness.page(pool, question, clock.now())
 
     @router.subscriber(subjects.RPC_USAGE_AUDIT, queue=QUEUE, title="usage.audit")
     async def usage_audit(question: QueryAudit) -> AuditReport:
+        """Whole hours, at most 31 days, recomputed from the archive. Refused (request.*) for other periods."""
         return await auditor.audit(question, clock.now())
 
     return router
@@ -140,12 +149,14 @@ def bills_router(pool: Pool, clock: Clock) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_LEDGER_QUERY, queue=QUEUE, title="ledger.query")
     async def ledger_query(question: QueryLedger) -> LedgerPage:
+        """Lines of the ledger in order of booking, by page."""
         _zone(question.zone)
         async with reading(pool) as connection:
             return await statements.page(connection, question)
 
     @router.subscriber(subjects.RPC_STATEMENT_SHOW, queue=QUEUE, title="statement.show")
     async def statement_show(question: ShowStatement) -> Statement:
+        """A month of an account with a page of its lines."""
         wanted = month(question.month, question.by, _zone(question.zone))
         async with reading(pool) as connection:
             return await statements.statement(connection, question, wanted, clock.now())

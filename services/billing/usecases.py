@@ -14,7 +14,6 @@ from services.billing.balance import Standing, Terms, money_fault, priced
 from services.billing.book import Book
 from services.billing.charging import Line, Pack, charge
 from services.billing.metrics import CHARGES
-from services.billing.rating import minus, plain, plus, total
 from services.billing.store import accounts, owners, plans, prices, usage
 from services.billing.store.accounts import Entry
 from services.billing.tariffs import Prices, faults, retroactive
@@ -25,6 +24,7 @@ from shared.contracts.findings import Code, Finding, finding
 from shared.crypto.signing import parse
 from shared.errors import Malformed
 from shared.messaging.cloudevents import Delivery, Outgoing
+from shared.money import minus, plain, plus, total
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 

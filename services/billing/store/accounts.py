@@ -11,12 +11,12 @@ from typing import Final, Literal, NamedTuple
 
 from services.billing.balance import HOURS_OF_MEAN, Standing, Terms, priced
 from services.billing.charging import Line
-from services.billing.rating import plain, total
 from services.billing.store import Reader
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryCharges
 from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
+from shared.money import plain, total
 from shared.storage.pool import Connection
 
 _COLUMNS: Final = (

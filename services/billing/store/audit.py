@@ -9,7 +9,8 @@ from typing import Final
 
 from services.billing.audit import Billed, Counts, Place
 from services.billing.charging import HourCount, Pack
-from services.billing.rating import DEFAULT_CURRENCY, plain
+from services.billing.rating import DEFAULT_CURRENCY
+from shared.money import plain
 from shared.storage.pool import Connection
 
 SECONDS: Final = 600

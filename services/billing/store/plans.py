@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Final
 
 from services.billing.charging import HourCount, Line, Pack, TierKey
-from services.billing.rating import plain
 from services.billing.store import Reader
 from services.billing.store.accounts import hour_time
 from shared.contracts.prices import PlanView
+from shared.money import plain
 from shared.storage.pool import Connection
 
 _PACKS: Final = """

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from services.billing.rating import DEFAULT_CURRENCY, plain
+from services.billing.rating import DEFAULT_CURRENCY
 from services.billing.statements import Month
 from services.billing.store.accounts import hour_time
 from shared.contracts.findings import Code, finding
@@ -21,6 +21,7 @@ from shared.contracts.ledger import (
     StatementTotals,
 )
 from shared.errors import Refused
+from shared.money import plain
 from shared.storage.pool import Connection
 
 _DIGITS: Final = 2

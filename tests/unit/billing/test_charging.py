@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.charging import HourCount, Line, Pack, TierKey, charge, cover
-from services.billing.rating import Tariff, linear, month_of, total
+from services.billing.rating import Tariff, linear, month_of
+from shared.money import total
 
 D = Decimal
 TIERED = Tariff("tiered", ((0, D("1")), (100, D("0.5")), (1000, D("0.1"))))

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.balance import Standing, Terms, judge, money_fault, priced
-from services.billing.rating import amount_of, minus, plain
+from services.billing.rating import amount_of
 from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
 from shared.contracts.prices import Price, PriceBook, Tier
+from shared.money import minus, plain
 
 D = Decimal
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.export.exact import negated, times
 from clients.export.sheets import Column, Sheet, Value
 from clients.export.writers import BATCH, opened
 from shared.errors import SettingsError
+from shared.money import negated, times
 
 SHEET: Sheet[Sequence[Value]] = Sheet("test", (
     Column("text"), Column("count", "integer"), Column("at", "time"), Column("amount", "decimal"),
