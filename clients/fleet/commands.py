@@ -49,6 +49,8 @@ def enrol(fleet: FleetFile, node: str, at: datetime) -> Command:
 
 
 def enrolment(fleet: FleetFile, node: FleetNode, at: datetime) -> EnrolNode:
+    """The body of an enrolment: every kept epoch's private key, sealed to the node's own. CannotOpen when that is no
+    HPKE public key."""
     key = PublicKey(node.public_key)
     keyring = [
         SealedEpochKey(epoch=epoch, box=key.seal(fleet.epochs[epoch].encode(), epoch_info(node.node, epoch)))

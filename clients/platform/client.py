@@ -97,6 +97,8 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         return await self._order(s.CMD_DOMAIN_REGISTER, body, domain, account, command_id)
 
     async def remove(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
+        """The domain and everything that belongs to it; its name is free again. Refusals come with ``settled``:
+        domain.unknown."""
         body = RemoveDomain(domain=domain, account=account)
         return await self._order(s.CMD_DOMAIN_REMOVE, body, domain, account, command_id)
 
@@ -167,7 +169,8 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         return await self._publish(s.CMD_BALANCE_THRESHOLD, body, account, new_id())
 
     async def close_hour(self, until: datetime) -> str:
-        """Posts the accrued usage of the hours that ended at or before ``until`` (user operator). The command's id."""
+        """Posts the accrued usage of the hours that ended at or before ``until``, a time with a zone
+        (user operator). The command's id."""
         return await self._publish(s.CMD_HOUR_CLOSE, CloseHour(until=until), "platform", new_id())
 
     # Trying out and waiting

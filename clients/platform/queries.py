@@ -74,6 +74,7 @@ class Queries:
     async def all_domains(
         self, account: str | None = None, **filters: Unpack[DomainFilters]
     ) -> AsyncIterator[DomainView]:
+        """As list_domains(), all of them, a page at a time."""
         after: str | None = ""
         while after is not None:
             page = await self.list_domains(account, after=after, limit=500, **filters)
@@ -102,6 +103,7 @@ class Queries:
         return await self._reach.ask(s.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain), ConvergenceView)
 
     async def fleet(self) -> FleetView:
+        """Every node with its state and epochs, the sealing epoch, and how many domains the bucket holds."""
         return await self._reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
 
     async def usage(

@@ -42,6 +42,8 @@ def run() -> NoReturn:
 
 
 async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
+    """What runs until the end: ingest, commands, clocks and the outbox. SettingsError when the signing key or the
+    database cannot be used."""
     settings, client, publisher = runtime.settings, runtime.client, runtime.publisher
     signer = service.read_signer(settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE")
     pool = await open_pool(settings.billing_dsn.get_secret_value())

@@ -37,6 +37,8 @@ def run() -> NoReturn:
 
 
 async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
+    """What runs until the end: the outbox, and everything else while this replica has the lease. SettingsError when the
+    signing key is not one that the trust document names, or the database cannot be used."""
     settings = runtime.settings
     signer = read_signer(settings.edge_sync_signing_key_file, "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE")
     operator_key = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")

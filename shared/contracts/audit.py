@@ -22,7 +22,7 @@ class QueryGaps(Contract):
 
 
 class Gap(Contract):
-    """Bytes [start, end) of a log that are not in.
+    """Bytes of a log that are not in, from offset ``start`` to before ``end``.
 
     ``missing``: something behind them has been read or has come; ``short``: the log is closed at ``end`` and its rest
     never came; ``silent`` (start equals end): an enrolled node whose open log has not spoken for 5 minutes.
