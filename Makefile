@@ -44,7 +44,7 @@ unit: install ## the fast tests
 bench: install ## measures, writes bench/results.json and the table of the README
 	$(BIN)/python -m bench
 
-fmt: install ## import order and what ruff can mend
+fmt: install ## import order and what ruff can fix
 	$(BIN)/ruff check --fix .
 
 lock: install ## pins again what pyproject.toml asks for

@@ -1,7 +1,7 @@
 """The rules of the layout that import-linter cannot see: ``python -m tools.lint`` prints each fault and exits 1.
 
-- subject strings stand in shared/subjects.py only
-- SQL stands in a service's store and in shared/storage only
+- subject strings are in shared/subjects.py only
+- SQL is in a service's store and in shared/storage only
 - pure modules do no I/O and read no clock
 - files stay under 400 lines, functions under 60
 """

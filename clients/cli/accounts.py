@@ -38,7 +38,7 @@ async def resume(link: Link) -> None:
 @command(account_app, "resumption", examples=["edgetls account resumption by_hand --account acme"])
 async def resumption(
     link: Link,
-    way: Annotated[Way, typer.Argument(help="automatic: with a balance above 0; by_hand: by 'account resume'.")],
+    way: Annotated[Way, typer.Argument(help="automatic: once the balance is above 0; by_hand: with 'account resume'.")],
 ) -> None:
     """Sets how the account's suspensions end."""
     async with link.platform() as platform:
@@ -54,5 +54,6 @@ def _rows(view: AccountView) -> list[tuple[str, object]]:
         ("account", view.account), ("HTTPS", why(view.suspension)),
         ("suspensions end", "by themselves" if view.resumption == "automatic" else "by hand"),
         ("domains", view.domains), ("  enabled", view.enabled), ("  disabled", view.disabled),
-        ("  suspended", view.suspended), ("end within 30 days", view.expiring), ("  ended already", view.expired),
+        ("  suspended", view.suspended), ("expire within 30 days", view.expiring),
+        ("expired", view.expired),
     ]

@@ -28,7 +28,7 @@ from shared.errors import Refused
 cert_app = typer.Typer(help="The account's certificate library.", no_args_is_help=True)
 roots_app = typer.Typer(help="The account's own roots, for domains with private trust.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="Letters, digits, _ - and . (128 at most).", metavar="NAME")]
-Wait = Annotated[bool, typer.Option("--wait", help="Until every node serves it.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")]
 
 
 @command(cert_app, "store", examples=[
@@ -39,9 +39,9 @@ async def store(
     link: Link,
     name: NameArgument,
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
-    key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here, never leaves in clear.")],
+    key: Annotated[list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace it; domains that use it follow.")] = False,
-    trust: Annotated[TrustOption, typer.Option(help="Roots that it is judged by.")] = TrustOption.PUBLIC,
+    trust: Annotated[TrustOption, typer.Option(help="Roots to judge it by.")] = TrustOption.PUBLIC,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
     wait: Wait = False,
 ) -> None:
@@ -140,7 +140,7 @@ async def usage(link: Link, name: NameArgument) -> None:
 @command(roots_app, "set", examples=["edgetls roots set roots.pem", "edgetls roots set --none"])
 async def set_roots(
     link: Link,
-    file: Annotated[Path | None, typer.Argument(help="CA certificates in PEM: all of them.", metavar="[FILE]")] = None,
+    file: Annotated[Path | None, typer.Argument(help="All of the CA certificates, in PEM.", metavar="[FILE]")] = None,
     none: Annotated[bool, typer.Option("--none", help="Clear the list.")] = False,
 ) -> None:
     """Sets the account's own roots; they hold for what is judged from then on."""

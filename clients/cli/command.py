@@ -71,7 +71,7 @@ _CONNECTION: Final = (
     _option("nats_url", str | None, None, "EDGETLS_NATS_URL", "Broker of another platform: nats://host:port."),
     _option("nats_ca_file", Path | None, None, "EDGETLS_NATS_CA_FILE", "CAs of the broker's certificate, in PEM."),
     _option("seed_file", Path | None, None, "EDGETLS_NATS_SEED_FILE", "nkey seed of the NATS user."),
-    _option("submission_key_file", Path | None, None, "EDGETLS_SUBMISSION_KEY_FILE", "What keys are sealed to."),
+    _option("submission_key_file", Path | None, None, "EDGETLS_SUBMISSION_KEY_FILE", "Public key to seal keys to."),
     _option("fleet_file", Path | None, None, "EDGETLS_FLEET_FILE", "The operator's fleet file."),
     _option("user", str | None, None, "EDGETLS_NATS_USER", "NATS user of the seed file."),
     _option("account", str, "demo", "EDGETLS_ACCOUNT", "The customer's account."),

@@ -15,8 +15,8 @@ from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 from shared.messaging import rpc
 
-FromOption = Annotated[str | None, typer.Option("--from", help="Inclusive; RFC 3339 or a date, UTC.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Exclusive.")]
+FromOption = Annotated[str | None, typer.Option("--from", help="Start, inclusive: RFC 3339, or a date in UTC.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="End, exclusive.")]
 _DAY = timedelta(days=1)
 _AUDIT_SECONDS = 600
 
@@ -25,7 +25,7 @@ async def gaps(
     link: Link,
     start: FromOption = None,
     end: ToOption = None,
-    node: Annotated[str | None, typer.Option(help="Of this node alone.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
 ) -> None:
     """The byte ranges of the nodes' logs that are not in, by node, log and range. Default: of all time."""
     found: list[Gap] = []

@@ -81,9 +81,9 @@ async def submit(
     link: Link,
     domain: DomainArgument,
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
-    key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here, never leaves in clear.")],
+    key: Annotated[list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")],
     name: Annotated[str | None, typer.Option("--name", help="Name for the certificate; generated if omitted.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
     """Enables HTTPS for a domain, or replaces its certificate; with two pairs each visitor gets what it supports."""
@@ -110,7 +110,7 @@ async def check(
     link: Link,
     domains: Annotated[list[str], typer.Argument(help="One to fifty domains that the pair should serve.")],
     cert: Annotated[list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")],
-    key: Annotated[list[Path], typer.Option("--key", help="Its PEM private key; sealed here.")],
+    key: Annotated[list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")],
     trust: TrustChoice = TrustOption.PUBLIC,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")] = False,
 ) -> None:
@@ -130,7 +130,7 @@ async def check(
 
 async def disable(
     link: Link, domain: DomainArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every node has dropped it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node has dropped it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Switches HTTPS off; nothing of the certificate or key is kept. Enabling again needs a new upload."""

@@ -60,7 +60,7 @@ async def show(link: Link) -> None:
 async def enrol(
     link: Link,
     node: NodeArgument,
-    folder: Annotated[Path | None, typer.Option(help="Where its keys are, or are made: nats.nk, node.hpke.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of its keys nats.nk, node.hpke; made if missing.")] = None,
     nkey: Annotated[str | None, typer.Option(help="Public nkey of a node that made its own keys.")] = None,
     public_key: Annotated[str | None, typer.Option(help="HPKE public key of such a node, base64.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,

@@ -22,17 +22,18 @@ async def list_domains(
     link: Link,
     status: Annotated[DomainState | None, typer.Option(help="Only domains in this state.")] = None,
     expires_within: Annotated[int | None, typer.Option(
-        min=0, help="Only certificates that end within so many days; 0: those that have ended.")] = None,
+        min=0, help="Only certificates that expire within this many days; 0: expired ones.")] = None,
     source: Annotated[SourceOption | None, typer.Option(help="Where the certificate comes from.")] = None,
     service_type: Annotated[ServiceType | None, typer.Option("--type", help="Only this service type.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="Names that begin so.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Names that end so.")] = None,
-    served_by: Annotated[str | None, typer.Option(help="Served by the certificate of this fingerprint.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only names with this beginning.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Only names with this ending.")] = None,
+    served_by: Annotated[str | None, typer.Option(
+        help="Only those served by the certificate with this fingerprint.")] = None,
     covered_by: Annotated[list[str] | None, typer.Option(
-        help="A DNS name of a certificate, several times: domains that it could serve.")] = None,
-    by_expiry: Annotated[bool, typer.Option("--by-expiry", help="The first certificate to end comes first.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=500, help="One page of so many; without it: all.")] = None,
-    after: Annotated[str | None, typer.Option(help="The page after this one's `next`.")] = None,
+        help="Only domains that a certificate with this DNS name could serve; may be repeated.")] = None,
+    by_expiry: Annotated[bool, typer.Option("--by-expiry", help="Sort by expiry, the earliest first.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=500, help="Page size; all of them if omitted.")] = None,
+    after: Annotated[str | None, typer.Option(help="Where the page begins: the `next` of the page before.")] = None,
 ) -> None:
     """The account's domains, by what is asked of them: all that is named must hold."""
     filters: DomainFilters = {

@@ -16,14 +16,14 @@ from clients.cli.out import Out
 from clients.cli.place import DEFAULT_DATA, RUN_FILE
 from shared.errors import Unreachable
 
-DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made when missing.")]
+DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made if missing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
 def up(
     data: DataOption = DEFAULT_DATA,
     nodes: Annotated[int, typer.Option("--nodes", min=0, max=50, help="Edge nodes to run.")] = 3,
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="NATS port; else a free one.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="NATS port; default: any.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Starts NATS, PostgreSQL, the four services and the nodes, and keeps them running until Ctrl-C.

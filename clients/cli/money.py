@@ -16,7 +16,7 @@ from shared.errors import Refused
 from shared.ids import new_id
 
 balance_app = typer.Typer(help="Show an account's balance, credit it, set its low-balance limit.", no_args_is_help=True)
-hour_app = typer.Typer(help="Close hours: post what was used as charges.", no_args_is_help=True)
+hour_app = typer.Typer(help="Close hours: post their usage as charges.", no_args_is_help=True)
 CurrencyOption = Annotated[str, typer.Option(help="The account's currency: CNY or USD.")]
 
 
@@ -63,7 +63,7 @@ async def balance_threshold(
 @command(hour_app, "close", examples=["edgetls hour close", "edgetls hour close --until 2026-05-01T13:00:00Z"])
 async def hour_close(
     link: Link,
-    until: Annotated[str | None, typer.Option(help="Hours that end at or before it; default: now.")] = None,
+    until: Annotated[str | None, typer.Option(help="Close hours that end at or before this; default: now.")] = None,
 ) -> None:
     """Posts the usage of the hours up to a time as charges (operator)."""
     moment = parse_time(until) if until else datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

@@ -13,7 +13,7 @@ from shared.contracts.domains import Outcome
 from shared.contracts.findings import Finding
 from shared.errors import Refused
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would change; change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
 async def show_preview(link: Link, platform: Platform, command: Contract) -> None:

@@ -71,7 +71,7 @@ async def prices_preview(link: Link, file: FileArgument) -> None:
 @command(prices_app, "apply", examples=["edgetls prices apply prices.toml", "edgetls prices apply prices.toml --yes"])
 async def prices_apply(
     link: Link, file: FileArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking, for programs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Previews the file, asks, and makes it the price book. Hours that have begun keep their prices."""
     book = read_book(file)

@@ -62,26 +62,28 @@ class StatementBy(StrEnum):
     HOUR = "hour"
 
 
-FromOption = Annotated[str | None, typer.Option("--from", help="Inclusive; RFC 3339 or a date of the zone.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Exclusive; default: the end of this hour.")]
-ZoneOption = Annotated[str, typer.Option("--zone", envvar="EDGETLS_ZONE", help="Time zone of days, months, the bill.")]
-FormatOption = Annotated[Form, typer.Option("--format", help="The form of the output.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file; else to stdout.")]
+FromOption = Annotated[str | None, typer.Option("--from", help="Start, inclusive: RFC 3339, or a date in the zone.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="End, exclusive; default: the end of this hour.")]
+ZoneOption = Annotated[str, typer.Option("--zone", envvar="EDGETLS_ZONE", help="Time zone of days, months and bills.")]
+FormatOption = Annotated[Form, typer.Option("--format", help="Output format.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")]
 FocusOption = Annotated[bool, typer.Option("--focus", help="Rows of FOCUS 1.2 (with csv, json or parquet).")]
-AllOption = Annotated[bool, typer.Option("--all-accounts", help="Of every account, not of --account alone.")]
+AllOption = Annotated[bool, typer.Option("--all-accounts", help="Every account, not only --account.")]
 ProviderOption = Annotated[str, typer.Option(help="Who sells and invoices, in FOCUS rows.")]
-ProgressOption = Annotated[bool | None, typer.Option("--progress/--no-progress", help="On stderr; else as it fits.")]
+ProgressOption = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Show progress on stderr; default: on a terminal.")
+]
 
 
 async def usage(
     link: Link,
     start: FromOption = None,
     end: ToOption = None,
-    by: Annotated[By, typer.Option(help="What a row is of.")] = By.DOMAIN,
-    granularity: Annotated[Length, typer.Option(help="How long a row is.")] = Length.HOUR,
-    domain: Annotated[str | None, typer.Option(help="Of this domain alone.")] = None,
-    node: Annotated[str | None, typer.Option(help="Of this node alone.")] = None,
-    unattributed: Annotated[bool, typer.Option("--unattributed", help="What no account owns (yet).")] = False,
+    by: Annotated[By, typer.Option(help="What each row is about.")] = By.DOMAIN,
+    granularity: Annotated[Length, typer.Option(help="The period of each row.")] = Length.HOUR,
+    domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
+    unattributed: Annotated[bool, typer.Option("--unattributed", help="Usage that no account owns (yet).")] = False,
     every_account: AllOption = False,
     zone: ZoneOption = "UTC",
     form: FormatOption = Form.TABLE,
@@ -114,7 +116,7 @@ async def charges(
     start: FromOption = None,
     end: ToOption = None,
     every_account: AllOption = False,
-    credit_rows: Annotated[bool, typer.Option("--credits", help="Credits too: the whole ledger.")] = False,
+    credit_rows: Annotated[bool, typer.Option("--credits", help="Include credits: the whole ledger.")] = False,
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
@@ -124,7 +126,7 @@ async def charges(
 ) -> None:
     """What was charged: hours, corrections, plans; one row a line of the ledger. Default: the last 31 days.
 
-    A row lies in the period by the hour of its usage; what came after its month was settled, by its booking."""
+    A row belongs to the period of its hour of usage; what came after its month was settled, to that of its booking."""
     place = _zone(zone)
     since, until = period(start, end, timedelta(days=31), place)
     question = QueryLedger(
@@ -141,7 +143,7 @@ async def charges(
 async def statement(
     link: Link,
     month: Annotated[str | None, typer.Argument(help="Like 2026-05; default: the running month of the zone.")] = None,
-    by: Annotated[StatementBy, typer.Option(help="Charges are added up by it.")] = StatementBy.DAY,
+    by: Annotated[StatementBy, typer.Option(help="Period that charges are summed over.")] = StatementBy.DAY,
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
@@ -256,7 +258,7 @@ async def _table(
     names = [sheet.columns[i].name.replace("_", " ") for i in used]
     link.out.table(names, [[row[i] for i in used] for row in cells], empty=empty)
     if more:
-        link.out.line(f"and {more} rows more: take them with --format csv")
+        link.out.line(f"and {more} more rows: export them with --format csv")
 
 
 _ALWAYS: Final = ("account", "kind", "amount")

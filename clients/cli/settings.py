@@ -47,8 +47,8 @@ async def settings(
     hsts_subdomains: Annotated[bool, typer.Option("--hsts-subdomains", help="HSTS for subdomains too.")] = False,
     hsts_preload: Annotated[bool, typer.Option("--hsts-preload", help="Add the HSTS preload directive.")] = False,
     origin: Annotated[str | None, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")] = None,
-    trust: Annotated[TrustOption | None, typer.Option(help="Roots that the next certificate is judged by.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every node has it.")] = False,
+    trust: Annotated[TrustOption | None, typer.Option(help="Roots to judge the next certificate by.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node has it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Changes what is named; the rest stays. Origin and trust may change while HTTPS is off, too."""
@@ -72,7 +72,7 @@ async def settings(
 
 async def rollback(
     link: Link, domain: DomainArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every node serves it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Back to the certificate before; the two swap places. An expired one is refused."""

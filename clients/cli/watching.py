@@ -17,7 +17,7 @@ from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
 from shared.errors import Refused
 
-dead_app = typer.Typer(help="What no service could handle: list, show, replay or drop it.", no_args_is_help=True)
+dead_app = typer.Typer(help="What no service could handle: list, show, replay or drop.", no_args_is_help=True)
 topology_app = typer.Typer(help="Streams, consumers and buckets: compare or apply.", no_args_is_help=True)
 SequenceArgument = Annotated[int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")]
 AnswerT = TypeVar("AnswerT", bound=Contract)
@@ -25,9 +25,9 @@ AnswerT = TypeVar("AnswerT", bound=Contract)
 
 async def events(
     link: Link,
-    since: Annotated[int | None, typer.Option(min=1, help="From this sequence on; 1: all that is kept.")] = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what comes.")] = True,
-    subject: Annotated[str, typer.Option("--type", help="Which events; wildcards allowed.")] = s.EVENTS_ALL,
+    since: Annotated[int | None, typer.Option(min=1, help="Start at this sequence; 1: all that is kept.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Keep listening for new events.")] = True,
+    subject: Annotated[str, typer.Option("--type", help="Only these events; wildcards allowed.")] = s.EVENTS_ALL,
 ) -> None:
     """Shows events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a line."""
     async with link.platform() as platform:

@@ -63,7 +63,7 @@ class Code(StrEnum):
                                 "if the text went elsewhere.",
                                 "The certificate field holds a private key (block 2).")
     CERTIFICATE_UNEXPECTED_BLOCK = ("certificate.unexpected_block", R, "A block that is not a certificate is in the "
-                                    "certificate field.", "Remove it; leave the leaf and its intermediates.",
+                                    "certificate field.", "Remove it; keep only the leaf and its intermediates.",
                                     "Block 2 is labelled X509 CRL, not a certificate.")
     CERTIFICATE_NORMALISED = ("certificate.normalised", N, "The certificate text was normalised.",
                               "Nothing to do: what is stored is canonical PEM.",
@@ -94,7 +94,8 @@ class Code(StrEnum):
                                 "Ask the CA for a TLS server certificate (X.509 v3, serverAuth, not a CA).",
                                 "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), is not "
                                 "for TLS servers (extended key usage without serverAuth).")
-    CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R, "The pair could not be judged within its limits.",
+    CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R,
+                               "The pair could not be judged within the limits of time and memory.",
                                "Use a common key size and an ordinary chain.")
     CERTIFICATE_NAMES_LOST = ("certificate.names_lost", W, "The new certificate does not cover names that the live one "
                               "covers.", "Check that no visitor uses them.",
@@ -108,7 +109,7 @@ class Code(StrEnum):
     CERTIFICATE_NAME_INVALID = ("certificate.name_invalid", R, "The certificate name is not valid.",
                                 "Use 1 to 128 of letters, digits and _ - . only.")
     CERTIFICATE_NO_PREVIOUS = ("certificate.no_previous", R, "There is no earlier certificate to roll back to.",
-                               "One is kept from a replacement until the next certificate change or a disable.")
+                               "A replaced certificate is kept until the next certificate change or disable.")
     ROOTS_INVALID = ("roots.invalid", R, "The text is not a list of CA certificates in PEM form.",
                      "Send 1 to 20 CA certificates, 64 KiB at most, and nothing else; an empty text clears the list.")
     KEY_MISSING = ("key.missing", R, "No private key was found in the key field.",
@@ -120,7 +121,7 @@ class Code(StrEnum):
                      "Block 0 of the key field is not base64.")
     KEY_TOO_LARGE = ("key.too_large", R, "The key field is over its limit of 16 KiB.", "Upload one private key only.",
                      "The key field is over 16,384 bytes or 10 blocks.")
-    KEY_SEVERAL = ("key.several", R, "More than one private key is in the key field.", "Leave the leaf's key only.",
+    KEY_SEVERAL = ("key.several", R, "More than one private key is in the key field.", "Keep only the key of the leaf.",
                    "The key field holds 2 private keys.")
     KEY_NORMALISED = ("key.normalised", N, "The key text was normalised.", "Nothing to do.",
                       "Normalised: CRLF line ends.")
@@ -129,7 +130,8 @@ class Code(StrEnum):
     KEY_UNSUPPORTED = ("key.unsupported", R, "Keys of this kind are not supported.",
                        "Use RSA of 2048 to 8192 bits, or ECDSA on P-256, P-384 or P-521.",
                        "The private key is RSA of 1024 bits.")
-    KEY_WEAK = ("key.weak", R, "The private key is weak.", "Make a new key and have the certificate reissued for it.",
+    KEY_WEAK = ("key.weak", R, "The private key is weak.",
+                "Generate a new key and have the certificate reissued for it.",
                 "The private key is weak: its public exponent is even or below 65537.")
     KEY_MISMATCH = ("key.mismatch", R, "The private key does not belong to the certificate.",
                     "Upload the key that the certificate request was made with.",
@@ -158,7 +160,7 @@ class Code(StrEnum):
                        "Remove it.",
                        "Block 2, CN=Other Issuing CA (SHA-256 aa38eb427ecd92ea…), did not issue the leaf or its "
                        "issuers.")
-    CHAIN_WRONG_ORDER = ("chain.wrong_order", N, "The chain was not in order and was put in order.",
+    CHAIN_WRONG_ORDER = ("chain.wrong_order", N, "The chain was out of order and was reordered.",
                          "Nothing to do: leaf first, then each issuer.")
     CHAIN_BAD_SIGNATURE = ("chain.bad_signature", R, "A signature in the chain does not verify.",
                            "Fetch the intermediates again from the CA.",
@@ -201,11 +203,11 @@ class Code(StrEnum):
                     "Read the list of sealed pairs again.")
     # Money, queries, the wire
     BALANCE_CURRENCY = ("balance.currency_differs", R, "The account is kept in another currency.",
-                        "Amounts never mix currencies: use the account's own.")
+                        "Use the account's own currency: amounts are never mixed.")
     BALANCE_REFERENCE = ("balance.reference_used", R, "This reference was used for another amount.",
                          "Use a new reference for each credit.")
     BALANCE_INSUFFICIENT = ("balance.insufficient", R, "The balance does not cover this.", "Credit the account first.")
-    AUDIT_DIFFERS = ("audit.differs", R, "What was recorded is not what the archive says.",
+    AUDIT_DIFFERS = ("audit.differs", R, "What was recorded differs from the archive.",
                      "Change nothing in the database, and examine the places that are named.")
     PLAN_UNKNOWN = ("plan.unknown", R, "There is no such plan for sale in this currency.",
                     "List them: edgetls prices show")
@@ -220,7 +222,7 @@ class Code(StrEnum):
     REQUEST_TOO_LARGE = ("request.too_large", R, "The answer would be too large.", "Ask for a smaller page or period.")
     SERVICE_BUSY = ("service.busy", R, "The service cannot answer now.", "Try again in a few seconds.")
     DEAD_UNKNOWN = ("dead.unknown", R, "There is no such dead letter.", "List them: edgetls dead list")
-    DEAD_STILL_REFUSED = ("dead.still_refused", R, "The message is refused as before.",
+    DEAD_STILL_REFUSED = ("dead.still_refused", R, "The message was refused again.",
                           "Drop it, or have its sender send a corrected one.")
     DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
                      "Have its sender send it again.")
