@@ -119,8 +119,11 @@ def sign_trust(fleet: FleetFile, keys: Iterable[TrustedKey], at: datetime) -> Si
 
 
 def publish_trust(fleet: FleetFile) -> Command:
+    """The trust document as it was signed. SettingsError when none was."""
     if fleet.trust is None:
-        raise SettingsError("the fleet file holds no trust document yet: sign one first")
+        raise SettingsError(
+            "the fleet file holds no trust document yet: 'python -m deploy.docker.secrets' beside it signs one"
+        )
     return Command(s.CMD_TRUST_PUBLISH, fleet.trust, "fleet", new_id())
 
 

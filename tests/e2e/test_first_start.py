@@ -25,13 +25,14 @@ async def _nobody(*_: Any) -> list[str]:
 
 
 async def test_the_operators_commands_alone_bring_a_fleet_to_life(
-    other_data: Path, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data = scratch / "first"  # of no other test: a fleet file that was used before would start another epoch
     monkeypatch.setattr(embedded, "announce", _nobody)
     monkeypatch.setattr(embedded, "repeat", _nobody)
-    running = embedded.Platform(other_data, nodes=1, start_seconds=120)
+    running = embedded.Platform(data, nodes=1, start_seconds=120)
     started = asyncio.create_task(running.start())
-    edgetls = Edgetls(other_data)
+    edgetls = Edgetls(data)
 
     async def is_asked_for() -> bool:
         return started.done() or (await edgetls("fleet", "show", "--patience", "1")).code == 0
@@ -47,7 +48,7 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
         enrolled = await edgetls("fleet", "enrol", "node-1")
         assert enrolled.code == 0, enrolled.err
         await started
-        assert await _published_trust(running) == FleetFile.read(fleet_path(other_data)).trust
+        assert await _published_trust(running) == FleetFile.read(fleet_path(data)).trust
     finally:
         started.cancel()
         await running.stop()
