@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 import certifi
 from cryptography import x509
@@ -27,6 +29,12 @@ from shared.nats_config import EDGE_USERS_FILE, ServerPlace, Tls, render
 SERVERS: Final = ("nats-1", "nats-2", "nats-3")
 NODES: Final = ("node-1", "node-2")
 DATABASES: Final = ("config", "edge_sync", "billing")
+POSTGRES: Final = "postgres"
+POSTGRES_CA: Final = "/run/secrets/postgres_ca"
+_ACCESS: Final = """\
+local all all peer
+hostssl all all all scram-sha-256
+"""
 _YEARS_10 = timedelta(days=3653)
 
 
@@ -41,8 +49,7 @@ def write_all(folder: Path, now: datetime) -> None:
     nats = private_folder(folder / "nats")
     keys = ensure_keys(folder, nats / EDGE_USERS_FILE, now, trust_roots=Path(certifi.where()))
     ensure_nodes(keys, list(NODES))
-    if not (nats / "ca.pem").exists():
-        _write_tls(nats, now)
+    _write_tls(nats, SERVERS, now)
     for server in SERVERS:
         inside = Path("/etc/nats")
         place = ServerPlace(
@@ -51,23 +58,26 @@ def write_all(folder: Path, now: datetime) -> None:
             tuple(f"nats-route://{name}:6222" for name in SERVERS),
         )
         write_private(nats / f"{server}.conf", render(place, keys.users))
-    _write_postgres(folder)
+    _write_postgres(folder, now)
 
 
-def _write_tls(folder: Path, now: datetime) -> None:
+def _write_tls(folder: Path, hosts: Sequence[str], now: datetime) -> None:
+    """A CA whose key is thrown away, and a certificate and key for each host, also as seen through a local port."""
+    if (folder / "ca.pem").exists():
+        return
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgetls NATS CA")])
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgetls {folder.name} CA")])
     ca = _certificate(ca_name, ca_name, ca_key.public_key(), now).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(ca_key, hashes.SHA256())
     write_private(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM).decode())
-    for server in SERVERS:
+    for host in hosts:
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, server)])
-        names = x509.SubjectAlternativeName([x509.DNSName(server), x509.IPAddress(ip_address("127.0.0.1"))])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        names = x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(ip_address("127.0.0.1"))])
         made = _certificate(name, ca_name, key.public_key(), now).add_extension(names, critical=False)
-        write_private(folder / f"{server}.pem", made.sign(ca_key, hashes.SHA256()).public_bytes(
+        write_private(folder / f"{host}.pem", made.sign(ca_key, hashes.SHA256()).public_bytes(
             serialization.Encoding.PEM).decode())
-        write_private(folder / f"{server}.key", key.private_bytes(
+        write_private(folder / f"{host}.key", key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode())
 
 
@@ -81,8 +91,13 @@ def _certificate(
     )
 
 
-def _write_postgres(folder: Path) -> None:
-    """Init SQL with one role and database a service, and the DSNs for ``docker compose --env-file``."""
+def _write_postgres(folder: Path, now: datetime) -> None:
+    """Init SQL with one role and database a service, TLS without which nobody gets in over the network, and the DSNs
+    for ``docker compose --env-file``."""
+    postgres = private_folder(folder / "postgres")
+    tls = private_folder(postgres / "tls")
+    _write_tls(tls, (POSTGRES,), now)
+    write_private(tls / "pg_hba.conf", _ACCESS)
     environment = folder / "compose.env"
     if environment.exists():
         return
@@ -94,8 +109,9 @@ def _write_postgres(folder: Path) -> None:
             f"create database edgetls_{name} owner edgetls_{name};",
             f"revoke connect on database edgetls_{name} from public;",
         ]
-        lines.append(f"EDGETLS_{name.upper()}_DSN=postgresql://edgetls_{name}:{password}@postgres/edgetls_{name}")
-    write_private(private_folder(folder / "postgres") / "10-roles.sql", "\n".join(statements) + "\n")
+        place = f"{POSTGRES}/edgetls_{name}?{urlencode({'sslmode': 'verify-full', 'sslrootcert': POSTGRES_CA})}"
+        lines.append(f"EDGETLS_{name.upper()}_DSN=postgresql://edgetls_{name}:{password}@{place}")
+    write_private(private_folder(postgres / "init") / "10-roles.sql", "\n".join(statements) + "\n")
     write_private(folder / "postgres.password", secrets.token_hex(24) + "\n")
     write_private(environment, "\n".join(lines) + "\n")
 

@@ -111,9 +111,7 @@ def _fault(at: int, now_minute: int) -> Malformed:
 
 def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Msg]]:
     """Events under a used identity with another content; a plain duplicate is only dropped."""
-    found = [] if not known else [
-        (row, message) for identity, (row, message) in lot.rows.items() if known.get(identity, row) != row
-    ]
+    found = [lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored]
     for row, message in lot.again:
         if known.get(row[:2], lot.rows[row[:2]][0]) != row:
             found.append((row, message))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import ssl
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from clients.edge_node.settings import NodeSettings
-from deploy.docker.secrets import write_all
+from deploy.docker.secrets import POSTGRES, POSTGRES_CA, write_all
 from services.billing.settings import Settings as Billing
 from services.config.settings import Settings as Config
 from services.edge_sync.settings import Settings as EdgeSync
@@ -45,6 +47,46 @@ def test_a_fleet_file_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="beside the fleet file"):
         write_all(tmp_path, datetime.now(UTC))
     assert (tmp_path / "operator.pub").read_text() == operator
+
+
+def test_a_server_of_the_mounted_files_is_believed_under_its_own_name_only(tmp_path: Path) -> None:
+    """The PostgreSQL of the wheel is built without TLS: here its files are in the hands of another server."""
+    write_all(tmp_path, datetime.now(UTC))
+    tls = tmp_path / "postgres" / "tls"
+    arguments = dict(re.findall(r"- -c(\w+)=(\S+)$", COMPOSE, re.MULTILINE))
+    assert arguments["ssl"] == "on"
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    mounted = (tls / Path(arguments[name]).name for name in ("ssl_cert_file", "ssl_key_file"))
+    server.load_cert_chain(*mounted)
+    client = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+    handshake(server, client, POSTGRES)
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(server, client, "nats-1")
+    access = (tls / Path(arguments["hba_file"]).name).read_text().split("\n")
+    assert {line.split()[0] for line in access if line} == {"local", "hostssl"}
+
+
+def test_services_reach_postgresql_over_tls_that_they_verify(tmp_path: Path) -> None:
+    write_all(tmp_path, datetime.now(UTC))
+    dsns = re.findall(r"^EDGETLS_\w+_DSN=(\S+)$", (tmp_path / "compose.env").read_text(), re.MULTILINE)
+    assert len(dsns) == 3
+    for dsn in dsns:
+        parts = urlsplit(dsn)
+        assert parts.hostname == POSTGRES
+        assert parse_qs(parts.query) == {"sslmode": ["verify-full"], "sslrootcert": [POSTGRES_CA]}
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
+    """In memory, to its end."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (client.wrap_bio(back, there, server_hostname=name), server.wrap_bio(there, back, server_side=True))
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    assert ends[0].version() == ends[1].version() == "TLSv1.3"
 
 
 def test_every_setting_in_compose_yaml_is_one_that_a_program_reads() -> None:
