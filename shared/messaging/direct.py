@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -42,11 +44,12 @@ def stream_time(text: str | None) -> datetime:
 async def get_batch(
     client: Client, stream: str, start: int, count: int, subject: str, max_bytes: int = 4_000_000
 ) -> list[StoredMessage]:
-    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``; BrokerAway without answer.
+    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``, in order; BrokerAway without
+    an answer, or with one that is none.
 
     Empty when there is nothing from there on."""
     request = {"seq": start, "batch": count, "max_bytes": max_bytes, "next_by_subj": subject}
-    return await _ask(client, subjects.direct_get(stream), json.dumps(request).encode())
+    return await _ask(client, subjects.direct_get(stream), json.dumps(request).encode(), start, count)
 
 
 async def get_last(client: Client, stream: str, subject: str) -> StoredMessage | None:
@@ -55,7 +58,15 @@ async def get_last(client: Client, stream: str, subject: str) -> StoredMessage |
     return found[0] if found else None
 
 
-async def _ask(client: Client, api: str, body: bytes, *, single: bool = False) -> list[StoredMessage]:
+def sequence_of(headers: Mapping[str, str]) -> int:
+    """The message's place in its stream, 0 where none is told. Nobody signs a header."""
+    number = headers.get("Nats-Sequence", "")
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else 0
+
+
+async def _ask(
+    client: Client, api: str, body: bytes, start: int = 1, count: int = 1, *, single: bool = False
+) -> list[StoredMessage]:
     inbox = client.new_inbox()
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     subscription = await client.subscribe(inbox, cb=arrived.put)
@@ -72,13 +83,16 @@ async def _ask(client: Client, api: str, body: bytes, *, single: bool = False) -
                 return found
             if status is not None:
                 raise BrokerAway(f"{api} answered {status} {headers.get('Description', '')}")
-            found.append(
-                StoredMessage(headers["Nats-Subject"], int(headers["Nats-Sequence"]), message.data, headers)
-            )
+            sequence = sequence_of(headers)
+            # Whoever reads on from the last one must get further, and come to an end.
+            if sequence < start or len(found) == count:
+                raise BrokerAway(f"{api} answered what was not asked for")
+            start = sequence + 1
+            found.append(StoredMessage(headers["Nats-Subject"], sequence, message.data, headers))
             if single:
                 return found
     except (NatsError, OSError, TimeoutError, KeyError) as error:
         raise BrokerAway(f"{api} does not answer ({type(error).__name__})") from None
     finally:
-        if not client.is_closed:
+        with suppress(NatsError):
             await subscription.unsubscribe()
