@@ -19,7 +19,7 @@ from clients.edge_node.dataplane import DataPlane, DataPlaneError
 from clients.edge_node.desired import Desired, Version
 from clients.edge_node.feed import Feed
 from clients.edge_node.nginx import reopen_logs
-from clients.edge_node.replica import Position, Replica, file_name
+from clients.edge_node.replica import Position, Replica, Tombstone, file_name, why
 from clients.edge_node.report import Report
 from clients.edge_node.settings import NodeSettings
 from clients.edge_node.together import run_together
@@ -71,7 +71,7 @@ class Agent:
                 self._usage.keep_rotating(self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)),
             )
         finally:
-            self._replica.save_position(self._feed.position())
+            self._save_position(self._feed.position())
 
     def _load(self) -> None:
         """What the replica holds, verified; a file that is not what its name says, or not signed, is dropped."""
@@ -89,7 +89,16 @@ class Agent:
             if name == file_name(domain):
                 self._desired.offer(domain, Version(signed.order, signed.hash))
         for domain, tombstone in self._replica.tombstones().items():
-            self._desired.offer(domain, Version(Order(tombstone.revision, tombstone.epoch), tombstone.hash))
+            self._desired.offer(domain, _version(tombstone))
+        # A crash, or a full disk, left the other one beside it.
+        buried = self._buried()
+        self._replica.dig_up(self._replica.tombstones().keys() - buried.keys())
+        self._replica.unlink(buried)
+
+    def _buried(self) -> dict[str, Tombstone]:
+        """The tombstones that count: a domain that was registered again has a bundle of a higher order."""
+        tombstones = self._replica.tombstones().items()
+        return {domain: found for domain, found in tombstones if self._desired.get(domain) == _version(found)}
 
     async def _watch_nginx(self) -> None:
         """A new boot id is an nginx that holds nothing: it is filled from the replica at once."""
@@ -108,7 +117,8 @@ class Agent:
     async def _fill(self, boot: str) -> None:
         served = await self._plane.names_and_revisions()
         metrics.ZONE_FREE.set((await self._plane.zone_usage()).free_bytes)
-        known = set(self._desired.domains()) - self._replica.tombstones().keys()
+        buried = self._buried()
+        known = set(self._desired.domains()) - buried.keys()
         await self._plane.remove_many(served.keys() - known)
         if self._boot:
             metrics.NGINX_RESTARTS.inc()
@@ -116,7 +126,7 @@ class Agent:
             log.warning("nginx.refill", domains=len(known))
         self._boot = boot
         self._applier.nginx_up(boot)
-        self._applier.refill(known, self._replica.tombstones())
+        self._applier.refill(known, buried)
 
     async def _control_plane(self) -> None:
         """Joins it, for ever. A node that has something to serve goes on when its login is refused, and says so."""
@@ -160,9 +170,26 @@ class Agent:
             if self._feed.in_sync:
                 self.health.ready("certificates")
             position = self._feed.position()
-            if (position.incarnation, position.sequence) != (saved.incarnation, saved.sequence):
-                await asyncio.to_thread(self._replica.save_position, position)
+            moved = (position.incarnation, position.sequence) != (saved.incarnation, saved.sequence)
+            if moved and await asyncio.to_thread(self._save_position, position):
                 saved = position
+
+    def _save_position(self, position: Position) -> bool:
+        """Blocking. A full disk ends nothing: what the node serves is in memory, and an older position is read from
+        again."""
+        try:
+            self._replica.save_position(position)
+        except OSError as error:
+            if "disk" not in self.health.missing:
+                log.error("disk.fails", error=why(error))
+            self.health.not_ready("disk", why(error))
+            return False
+        self.health.ready("disk")
+        return True
+
+
+def _version(tombstone: Tombstone) -> Version:
+    return Version(Order(tombstone.revision, tombstone.epoch), tombstone.hash)
 
 
 async def _until_closed(client: Client) -> None:

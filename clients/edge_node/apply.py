@@ -6,9 +6,8 @@ Several domains at once, one bundle of a domain at a time, the newest waiting on
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +17,7 @@ from clients.edge_node import metrics
 from clients.edge_node.dataplane import DataPlane, DataPlaneError
 from clients.edge_node.origins import Origins
 from clients.edge_node.proving import Prover, UnprovenError
-from clients.edge_node.replica import Replica, Tombstone
+from clients.edge_node.replica import Replica, Tombstone, why
 from clients.edge_node.trust import Trusted
 from clients.edge_node.work import Change, Fault, Work, Workshop
 from shared.contracts.edge import BundleKind, Proof
@@ -172,9 +171,11 @@ class Applier:
 
     async def _works(self, changes: list[Change]) -> list[Work]:
         found = await asyncio.to_thread(lambda: [self._workshop.prepare(change) for change in changes])
-        for one in found:
+        for change, one in zip(changes, found, strict=True):
             if isinstance(one, Fault):
                 self._fail(one)
+            elif one is None and change.domain in self._failed:
+                self.submit(self._failed[change.domain])  # the disk did not take it: it is in memory only
         works = [one for one in found if isinstance(one, Work)]
         await self._resolve(works)
         return works
@@ -188,17 +189,14 @@ class Applier:
     async def _put(self, works: list[Work]) -> dict[str, str]:
         """Why a domain was not put, for those."""
         # The sealed pair leaves the disk before anything else: no crash from here on can bring it back.
-        closing = [work for work in works if work.kind is not BundleKind.HTTPS]
-        disk = await self._store(closing)
+        unstored = await self._store([work for work in works if work.kind is not BundleKind.HTTPS])
         entries = {work.domain: work.entry() for work in works}
         if gone := [domain for domain, entry in entries.items() if entry is None]:
             await self._plane.remove_many(gone)
         refused = await self._plane.put_many([entry for entry in entries.values() if entry])
         for work in works:
             work.pairs = ()  # nginx has them: no key in clear waits here for its proof
-        return dict.fromkeys((work.domain for work in closing), disk) | {
-            name: f"nginx did not take it: {why}" for name, why in refused.items()
-        }
+        return unstored | {name: f"nginx did not take it: {reason}" for name, reason in refused.items()}
 
     async def _finish(self, work: Work, fault: str) -> None:
         try:
@@ -210,24 +208,18 @@ class Applier:
             if await self._plane.boot_id() != self._boot:
                 raise DataPlaneError("nginx was started anew") from None
             await self._undo(work)
-            self._fail(Fault(work.change, work.signed.bundle.revision if work.signed else 0, str(error)))
+            self._fail(_fault(work, str(error)))
         else:
             self._succeed(work, served)
-            if work.kind is BundleKind.HTTPS:
-                await self._store([work])
+            if work.kind is BundleKind.HTTPS and (unstored := await self._store([work])):
+                # Served, and proven; but a restart without the control plane would not bring it back.
+                self._fail(_fault(work, unstored[work.domain]))
         self._release(work.change)
 
-    async def _store(self, works: list[Work]) -> str:
-        """What went wrong with the disk, or nothing. What came from the replica is there already."""
+    async def _store(self, works: list[Work]) -> dict[str, str]:
+        """What went wrong with the disk, by domain. What came from the replica is there already."""
         new = [work for work in works if work.change.is_new]
-        if not new:
-            return ""
-        try:
-            await asyncio.to_thread(_store, self._replica, new)
-        except OSError as error:
-            log.error("replica.unwritable", error=os.strerror(error.errno or 0))
-            return f"the replica cannot be written: {os.strerror(error.errno or 0)}"
-        return ""
+        return await asyncio.to_thread(_store, self._replica, new) if new else {}
 
     async def _undo(self, work: Work) -> None:
         """Puts back what was served before an https bundle. What closes a domain is never undone."""
@@ -293,15 +285,26 @@ class Applier:
                 self.submit(Change(domain))
 
 
-def _store(replica: Replica, works: list[Work]) -> None:
-    """Blocking; OSError when the disk does not take it."""
-    kept = [(w.domain, w.signed.body) for w in works if w.signed and w.kind is not BundleKind.REMOVED]
-    replica.write(kept)
+def _fault(work: Work, reason: str) -> Fault:
+    return Fault(work.change, work.signed.bundle.revision if work.signed else 0, reason)
+
+
+def _store(replica: Replica, works: list[Work]) -> dict[str, str]:
+    """Blocking; why a domain is not on the disk, for those. No fault of one keeps another off it."""
+    kept = {w.domain: w.signed.body for w in works if w.signed and w.kind is not BundleKind.REMOVED}
     tombstones = {
         w.domain: Tombstone(w.signed.bundle.revision, w.signed.bundle.epoch, w.signed.hash)
         for w in works if w.signed and w.kind is BundleKind.REMOVED
     }
-    if tombstones:
-        replica.bury(tombstones)
-    if gone := [w.domain for w in works if w.signed is None]:
-        replica.drop(gone)
+    gone = [w.domain for w in works if w.signed is None]
+    steps: tuple[tuple[Collection[str], Callable[[], dict[str, str]]], ...] = (
+        (kept, lambda: replica.write(kept)), (tombstones, lambda: replica.bury(tombstones)),
+        (gone, lambda: replica.drop(gone)),
+    )
+    faults: dict[str, str] = {}
+    for domains, store in steps:
+        try:
+            faults |= store() if domains else {}
+        except OSError as error:
+            faults |= dict.fromkeys(domains, why(error))
+    return faults

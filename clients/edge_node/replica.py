@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -40,8 +41,12 @@ def file_name(domain: str) -> str:
     return f"{readable.lstrip('.')}-{sha256(domain.encode()).hexdigest()[:32]}{_SUFFIX}"
 
 
+def why(error: OSError) -> str:
+    return f"the replica cannot be written: {os.strerror(error.errno or 0)}"
+
+
 class Replica:
-    """Blocking: call it in a thread. Everything is on the disk when a call returns."""
+    """Blocking: call it in a thread. Everything is on the disk when a call returns, but what it names as a fault."""
 
     def __init__(self, node_folder: Path) -> None:
         private_folder(node_folder)
@@ -49,6 +54,7 @@ class Replica:
         self._position = node_folder / "position.json"
         self._tombstones = node_folder / "tombstones.json"
         self._buried = self._read_tombstones()
+        self._noting = threading.Lock()  # several batches are stored at once, each from a thread
         for torn in self._folder.glob(".*"):
             torn.unlink()
 
@@ -63,35 +69,49 @@ class Replica:
         except FileNotFoundError:
             return None
 
-    def write(self, bundles: Iterable[tuple[str, bytes]]) -> None:
-        """Puts each domain's file in the place of the one before, whole or not at all."""
-        written = []
-        for domain, body in bundles:
-            final = self._folder / file_name(domain)
-            fresh = self._folder / f".{sha256(domain.encode()).hexdigest()}"
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(body)
-                file.flush()
-                os.fdatasync(file.fileno())
-            written.append((fresh, final))
-            self._buried.pop(domain, None)
-        for fresh, final in written:
-            fresh.replace(final)
-        if written:
+    def write(self, bundles: Mapping[str, bytes]) -> dict[str, str]:
+        """Puts each domain's file in the place of the one before, whole or not at all. Why one is not on the disk, by
+        domain: then the one before is not there either, since a restart must not bring back what was replaced."""
+        faults = {}
+        for domain, body in bundles.items():
+            try:
+                self._write_or_make_room(domain, body)
+            except OSError as error:
+                faults[domain] = why(error)
+        if bundles:
             self._sync()
+        # After the rename: a crash in between leaves both, and the higher order wins.
+        return faults | self.dig_up(bundles.keys() - faults.keys())
 
-    def bury(self, tombstones: Mapping[str, Tombstone]) -> None:
-        """Unlinks the bundles of removed domains; their tombstones stay."""
-        self._unlink(tombstones)
-        self._buried.update(tombstones)
-        self._save_tombstones()
-
-    def drop(self, domains: Collection[str]) -> None:
-        """Unlinks bundles and tombstones."""
-        self._unlink(domains)
+    def unlink(self, domains: Collection[str]) -> dict[str, str]:
+        """Takes the bundles off the disk, each alone; why one is still there, by domain."""
+        faults = {}
         for domain in domains:
-            self._buried.pop(domain, None)
-        self._save_tombstones()
+            try:
+                self.forget(file_name(domain))
+            except OSError as error:
+                faults[domain] = why(error)
+        if domains:
+            self._sync()
+        return faults
+
+    def bury(self, tombstones: Mapping[str, Tombstone]) -> dict[str, str]:
+        """Unlinks the bundles of removed domains; their tombstones stay. Faults by domain."""
+        faults = self.unlink(tombstones)
+        with self._noting:
+            self._buried.update(tombstones)
+            return self._note_tombstones(tombstones) | faults
+
+    def drop(self, domains: Collection[str]) -> dict[str, str]:
+        """Unlinks bundles and tombstones. Faults by domain."""
+        faults = self.unlink(domains)
+        return self.dig_up(domains) | faults
+
+    def dig_up(self, domains: Collection[str]) -> dict[str, str]:
+        """Ends the tombstones that there are of ``domains``. Faults by domain."""
+        with self._noting:
+            gone = [domain for domain in domains if self._buried.pop(domain, None)]
+            return self._note_tombstones(gone) if gone else {}
 
     def forget(self, name: str) -> None:
         """Unlinks one file by its name."""
@@ -110,6 +130,27 @@ class Replica:
     def save_position(self, position: Position) -> None:
         write_private(self._position, json.dumps(asdict(position)) + "\n")
 
+    def _write_or_make_room(self, domain: str, body: bytes) -> None:
+        final = self._folder / file_name(domain)
+        try:
+            self._write(final, domain, body)
+        except OSError:
+            final.unlink(missing_ok=True)
+            self._write(final, domain, body)
+
+    def _write(self, final: Path, domain: str, body: bytes) -> None:
+        fresh = self._folder / f".{sha256(domain.encode()).hexdigest()}"
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(body)
+                file.flush()
+                os.fdatasync(file.fileno())
+            fresh.replace(final)
+        except OSError:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise
+
     def _read_tombstones(self) -> dict[str, Tombstone]:
         try:
             rows = json.loads(self._tombstones.read_text())
@@ -117,14 +158,14 @@ class Replica:
         except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return {}
 
-    def _save_tombstones(self) -> None:
+    def _note_tombstones(self, domains: Collection[str]) -> dict[str, str]:
+        """All there are. Why it failed, for each of ``domains``: those on whose behalf it was tried."""
         rows = {domain: asdict(tombstone) for domain, tombstone in self._buried.items()}
-        write_private(self._tombstones, json.dumps(rows) + "\n")
-
-    def _unlink(self, domains: Iterable[str]) -> None:
-        for domain in domains:
-            self.forget(file_name(domain))
-        self._sync()
+        try:
+            write_private(self._tombstones, json.dumps(rows) + "\n")
+        except OSError as error:
+            return dict.fromkeys(domains, why(error))
+        return {}
 
     def _sync(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)

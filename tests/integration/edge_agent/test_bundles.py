@@ -83,6 +83,23 @@ async def test_a_removed_host_falls_to_its_wildcard_and_stays_removed_after_a_re
     assert await stage.node.served("a.example.test") == wildcard.fingerprint
 
 
+async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_crash(stage: Stage) -> None:
+    await stage.node.serves("a.test", await stage.https("a.test", 1))
+    await stage.control.put(stage.signers.bundle("a.test", 2, kind=BundleKind.REMOVED))
+    await stage.control.proof("a.test", 2)
+    await stage.control.put(stage.signers.bundle("a.test", 3))
+    back = await stage.https("a.test", 4)
+    await stage.node.serves("a.test", back)
+    await stage.control.agrees(NODE)
+    for programs in (("agent",), ("nginx", "agent")):
+        stage.node.stop(*programs, number=signal.SIGKILL)
+        stage.node.start(*programs)
+        stage.control.statuses.clear()
+        await stage.control.agrees(NODE)
+        await stage.node.serves("a.test", back)
+    assert b"a.test" not in (stage.node.folder / "tombstones.json").read_bytes()
+
+
 async def test_a_pair_that_does_not_fit_is_a_fault_and_the_old_one_is_still_served(stage: Stage) -> None:
     old = await stage.https("a.test", 1)
     await stage.node.serves("a.test", old)
