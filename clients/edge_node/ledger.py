@@ -247,7 +247,11 @@ class Ledger:
                 return
             rows = {name: vars(known) for name, known in self._known.items()}
             text, self._dirty = json.dumps(rows), False
-        write_private(self._file, text + "\n")
+        try:
+            write_private(self._file, text + "\n")
+        except OSError:
+            self._dirty = True  # else the next round would send what is not written down
+            raise
 
 
 def _read(file: Path) -> dict[str, _Log]:

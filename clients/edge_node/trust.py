@@ -47,6 +47,7 @@ class Trusted:
         self._document = _pinned(settings, self._operator)
         self._issued: datetime | None = None
         self._epochs: dict[int, PrivateKey] = {}
+        self._unsaved: dict[Path, str] = {}
         self._wanted = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self._read_copies()
@@ -128,14 +129,24 @@ class Trusted:
                     subjects.kv_subject(subjects.BUCKET_KEYRINGS, key),
                 )
                 if found is not None and found.body and offer(found.body):
+                    self._unsaved[copy] = found.body.decode()
                     self.on_change()
-                    await asyncio.to_thread(write_private, copy, found.body.decode())
                     log.info("trust.updated", what=key.split(".")[0], epochs=self.epochs)
             except (Poison, CannotOpen) as error:
                 metrics.DROPPED.labels("trust", type(error).__name__).inc()
                 log.warning("trust.dropped", what=key.split(".")[0], error=str(error))
             except Transient as error:
                 log.debug("trust.away", error=str(error))
+        await asyncio.to_thread(self._save_copies)
+
+    def _save_copies(self) -> None:
+        """What the disk does not take now is tried again with the next look: it counts already."""
+        for copy, text in list(self._unsaved.items()):
+            try:
+                write_private(copy, text)
+                del self._unsaved[copy]
+            except OSError as error:
+                log.error("trust.unwritable", file=copy.name, error=error.strerror)
 
     def _read_copies(self) -> None:
         for copy, offer in ((self._trust_copy, self.offer_trust), (self._keyring_copy, self.offer_keyring)):

@@ -65,15 +65,24 @@ class Usage:
 
     async def keep_rotating(self, limit: int, reopen: Callable[[], None]) -> None:
         """A log above ``limit`` bytes is followed by a new one. ``reopen`` makes nginx open it."""
-        with suppress(UsageLogError):
-            # A crash between making a log and reopening leaves nginx on the old one.
-            await asyncio.to_thread(reopen)
+        # A crash between making a log and reopening leaves nginx on the old one.
+        await self._unless_disk_fails(reopen)
         while True:
             await asyncio.sleep(_ROTATION_LOOK_SECONDS)
-            with suppress(UsageLogError):
-                if self.logs.size(self.logs.current_id()) >= limit:
-                    old = await asyncio.to_thread(self.logs.rotate, reopen)
-                    log.info("usage.rotated", log=old)
+            await self._unless_disk_fails(lambda: self._rotate_above(limit, reopen))
+
+    def _rotate_above(self, limit: int, reopen: Callable[[], None]) -> None:
+        if self.logs.size(self.logs.current_id()) >= limit:
+            log.info("usage.rotated", log=self.logs.rotate(reopen))
+
+    async def _unless_disk_fails(self, step: Callable[[], None]) -> None:
+        """In a thread. A full disk passes: the log in use grows on, as far as it can, and nothing is lost by trying."""
+        try:
+            await asyncio.to_thread(step)
+        except UsageLogError:
+            pass
+        except OSError as error:
+            log.error("usage.disk", error=error.strerror)
 
     async def _flush(self, publisher: Publisher) -> None:
         try:

@@ -111,6 +111,8 @@ class Workshop:
             work.entry()
         except (Poison, CannotOpen, PairUnusableError) as error:
             return Fault(change, signed.bundle.revision if signed else 0, str(error))
+        except OSError as error:
+            return Fault(change, signed.bundle.revision if signed else 0, f"the machine fails: {error.strerror}")
         else:
             self._loaded[change.domain] = signed.hash
             return work
