@@ -170,8 +170,7 @@ class Agent:
             if self._feed.in_sync:
                 self.health.ready("certificates")
             position = self._feed.position()
-            moved = (position.incarnation, position.sequence) != (saved.incarnation, saved.sequence)
-            if moved and await asyncio.to_thread(self._save_position, position):
+            if position.is_past(saved) and await asyncio.to_thread(self._save_position, position):
                 saved = position
 
     def _save_position(self, position: Position) -> bool:

@@ -1,7 +1,7 @@
 """How bundles reach the node: live, by repair of a gap, and by the checkpoint, which proves the whole set.
 
-Nothing is believed that is not signed, and nothing that is unsigned moves the position for good: what a hostile
-message hides or feigns, the next checkpoint shows.
+Nothing is believed that is not signed. A place in the stream is in no signature: it counts only with a bundle that is
+signed and not behind ours, and what a hostile broker feigns with it, the checkpoints show.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 from clients.edge_node import metrics
 from clients.edge_node.apply import Applier
 from clients.edge_node.desired import Desired, Version
+from clients.edge_node.drops import Drops
 from clients.edge_node.reconcile import Reconciler
 from clients.edge_node.replica import Position
 from clients.edge_node.trust import Trusted
@@ -27,14 +28,19 @@ from shared import subjects
 from shared.contracts.edge import Checkpoint
 from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Poison, Transient, Unsigned
-from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.direct import StoredMessage, get_batch, sequence_of
 
 log = structlog.get_logger()
 _STREAM = subjects.kv_stream(subjects.BUCKET_BUNDLES)
 _ALL = subjects.kv_subject(subjects.BUCKET_BUNDLES, ">")
 _FETCH = 500
 _STALE_SECONDS = 60.0
-_CLOCK_SLACK = 5.0
+# Less than the above: a clock that ran ahead so far and was set right makes no node stale.
+_AHEAD_SECONDS = 30.0
+_SAY_SECONDS = 60.0
+# Who floods a node fills no more of its memory; what is lost by it, a checkpoint shows.
+_LIVE_BYTES, _LIVE_MESSAGES = 64 * 1024 * 1024, 20_000
+_CHECKPOINT_BYTES, _CHECKPOINT_MESSAGES = 1024 * 1024, 100
 _PAUSE_SECONDS = 0.05
 
 
@@ -46,7 +52,12 @@ class Feed:
         self.incarnation, self.sequence = position.incarnation, position.sequence
         self._newest = position.checkpoint
         self._checkpoint: Checkpoint | None = None
+        self._is_fresh = False
+        self._ahead: int | None = None
+        self._feigned = False
+        self._drops = Drops("feed.dropped")
         self._heard = time.monotonic()
+        self._clock_said = -_SAY_SECONDS
         self.flush_seconds = 1.0
         self.in_sync = False
         self._work = asyncio.Event()
@@ -54,7 +65,7 @@ class Feed:
 
     @property
     def stale(self) -> bool:
-        """60 s without a valid checkpoint."""
+        """60 s without a valid checkpoint of now."""
         return time.monotonic() - self._heard > _STALE_SECONDS
 
     def position(self) -> Position:
@@ -65,8 +76,14 @@ class Feed:
 
     async def run(self, client: Client) -> None:
         """Listens and repairs until cancelled."""
-        live = await client.subscribe(subjects.EDGE_LIVE_ALL, cb=self._on_live)
-        checkpoints = await client.subscribe(subjects.EDGE_CHECKPOINT, cb=self._on_checkpoint)
+        live = await client.subscribe(
+            subjects.EDGE_LIVE_ALL, cb=self._on_live,
+            pending_msgs_limit=_LIVE_MESSAGES, pending_bytes_limit=_LIVE_BYTES,
+        )
+        checkpoints = await client.subscribe(
+            subjects.EDGE_CHECKPOINT, cb=self._on_checkpoint,
+            pending_msgs_limit=_CHECKPOINT_MESSAGES, pending_bytes_limit=_CHECKPOINT_BYTES,
+        )
         reconciler = Reconciler(client, self._desired, self._applier, self._take_stored)
         self._gap = True  # what was put while nobody listened
         self._work.set()
@@ -88,18 +105,22 @@ class Feed:
                 await checkpoints.unsubscribe()
 
     async def _on_live(self, message: Msg) -> None:
-        headers = message.headers or {}
-        number = headers.get("Nats-Sequence", "")
-        sequence = int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else 0
+        key = message.subject.removeprefix(subjects.EDGE_LIVE_PREFIX)
+        found = self._open(message.data, subjects.bundle_domain(key), self._verifier())
+        if found is None:
+            return  # if it stands in the stream, the next bundle or checkpoint shows the gap that it leaves
+        sequence = sequence_of(message.headers or {})
+        held = self._desired.get(found.domain)
+        if held is None or found.order >= held.order:
+            self._moves_to(sequence)
+        self._take(found, sequence)
+
+    def _moves_to(self, sequence: int) -> None:
         if sequence == self.sequence + 1:
             self.sequence = sequence
         elif sequence > self.sequence:
             self._gap = True
             self._work.set()
-        key = message.subject.removeprefix(subjects.EDGE_LIVE_PREFIX)
-        found = self._open(message.data, subjects.bundle_domain(key), self._verifier())
-        if found is not None:
-            self._take(found, sequence)
 
     async def _on_checkpoint(self, message: Msg) -> None:
         try:
@@ -108,20 +129,42 @@ class Feed:
         except Poison as error:
             self._dropped("checkpoint", error)
             return
-        time_of_it = checkpoint.time.timestamp()
-        if time_of_it < self._newest:
+        if not self._is_newer(checkpoint.time.timestamp(), time.time()):
             metrics.DROPPED.labels("checkpoint", "replayed").inc()
             return
-        # A clock that runs far ahead and is set right must not make every later checkpoint look like a replay.
-        self._newest = max(self._newest, min(time_of_it, time.time() + _CLOCK_SLACK))
-        self._heard = time.monotonic()
         self._checkpoint = checkpoint
         self.flush_seconds = min(max(checkpoint.flush_seconds, 0.2), 60.0)
         self._trusted.expect_epoch(checkpoint.epoch)
-        if self._differs(checkpoint):
+        if self._is_fresh:
+            self._heard = time.monotonic()
+            self._feigned |= self._is_unreached(checkpoint)
+        if self._feigned or self._differs(checkpoint):
             self._work.set()
-        elif checkpoint.sequence == self.sequence:
+        elif self._is_fresh and checkpoint.sequence == self.sequence:
             self.in_sync = True
+
+    def _is_newer(self, made: float, now: float) -> bool:
+        """Takes note of a checkpoint's time; False when one as new was believed before: the same, said again."""
+        if self._newest > now + _AHEAD_SECONDS:
+            self._newest = 0.0  # noted by a clock that was set back since: it would refuse every later one
+        if made <= self._newest:
+            return False
+        self._is_fresh = -_STALE_SECONDS <= made - now <= _AHEAD_SECONDS
+        if made <= now + _AHEAD_SECONDS:
+            self._newest = made
+        if not self._is_fresh and time.monotonic() - self._clock_said >= _SAY_SECONDS:
+            self._clock_said = time.monotonic()
+            log.error("feed.clocks_differ", seconds=round(made - now), hint="a checkpoint came late, or this machine's "
+                      "clock or that of edge_sync is wrong: it counts as none")
+        return True
+
+    def _is_unreached(self, checkpoint: Checkpoint) -> bool:
+        """Whether edge_sync is not where we were at the checkpoint before: then no put accounts for our position. (At
+        one checkpoint alone we may be ahead: a bundle reaches us before edge_sync knows that it was stored.)"""
+        before, self._ahead = self._ahead, None
+        if checkpoint.incarnation == self.incarnation and checkpoint.sequence < self.sequence:
+            self._ahead = self.sequence
+        return before is not None and self._ahead is not None and checkpoint.sequence < before
 
     def _differs(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.incarnation != self.incarnation or checkpoint.sequence > self.sequence:
@@ -136,6 +179,11 @@ class Feed:
             log.info("feed.resync", incarnation=checkpoint.incarnation)
             metrics.REPAIRS.labels("resync").inc()
             self.incarnation, self.sequence, self._gap = checkpoint.incarnation, 0, True
+        elif checkpoint is not None and self._feigned and checkpoint.sequence < self.sequence:
+            log.warning("feed.position_feigned", ours=self.sequence, signed=checkpoint.sequence)
+            metrics.REPAIRS.labels("position").inc()
+            self.sequence = checkpoint.sequence
+        self._feigned = False
         if self._gap or (checkpoint is not None and checkpoint.sequence > self.sequence):
             self._gap = False
             metrics.REPAIRS.labels("gap").inc()
@@ -144,7 +192,10 @@ class Feed:
                 # Signed: up to there the bucket holds nothing else (what is missing was replaced or erased).
                 self.sequence = max(self.sequence, checkpoint.sequence)
         newest = self._checkpoint
-        if newest is not None and newest.sequence == self.sequence and newest.incarnation == self.incarnation:
+        # An old set must not undo a new one: what is not of now brings what is missing, and proves and drops nothing.
+        if newest is None or not self._is_fresh:
+            return
+        if newest.sequence == self.sequence and newest.incarnation == self.incarnation:
             if newest.root != self._desired.root():
                 self.in_sync = False
                 await reconciler.repair(newest)
@@ -185,8 +236,7 @@ class Feed:
             return None
 
     def _dropped(self, what: str, error: Poison) -> None:
-        metrics.DROPPED.labels(what, error.reason).inc()
-        log.warning("feed.dropped", what=what, error=str(error))
+        self._drops.note(what, error)
         if isinstance(error, Unsigned):
             self._trusted.want()
 

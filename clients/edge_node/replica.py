@@ -15,6 +15,7 @@ from clients.fleet.files import private_folder, write_private
 
 _SUFFIX = ".json"
 _READABLE = 180
+_NOTED_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Position:
     incarnation: str = ""
     sequence: int = 0
     checkpoint: float = 0.0
+
+    def is_past(self, saved: Position) -> bool:
+        """Whether it is worth a write: a checkpoint comes each second, and none is believed for longer than 60."""
+        elsewhere = (self.incarnation, self.sequence) != (saved.incarnation, saved.sequence)
+        return elsewhere or self.checkpoint >= saved.checkpoint + _NOTED_SECONDS
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
+from clients.edge_node.drops import Drops
 from clients.edge_node.ledger import Ledger, Unconfirmed
 from clients.edge_node.trust import Trusted
 from clients.edge_node.usage_log import UsageLogError, UsageLogs
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 _RESEND_SECONDS = 5.0
 _EMPTY_SECONDS = 10.0
 _ROTATION_LOOK_SECONDS = 1.0
+# Who floods a node fills no more of its memory; what is not heard is confirmed again when its range is sent again.
+_CONFIRMATIONS, _CONFIRMATION_BYTES = 5000, 4 * 1024 * 1024
 
 
 class Usage:
@@ -45,6 +48,7 @@ class Usage:
         self._node, self._trusted, self._flush_seconds = node, trusted, flush_seconds
         self.logs = UsageLogs(folder / "usage")
         self._ledger = Ledger(node, self.logs, folder / "usage.json")
+        self._drops = Drops("usage.dropped")
         self._told: tuple[str, float] = ("", 0.0)
 
     def positions(self) -> list[LogPosition]:
@@ -53,7 +57,10 @@ class Usage:
     async def run(self, client: Client) -> None:
         """Reads, sends and hears confirmations until cancelled."""
         publisher = Publisher(client)
-        confirmed = await client.subscribe(subjects.edge_confirmed(self._node), cb=self._on_confirmed)
+        confirmed = await client.subscribe(
+            subjects.edge_confirmed(self._node), cb=self._on_confirmed,
+            pending_msgs_limit=_CONFIRMATIONS, pending_bytes_limit=_CONFIRMATION_BYTES,
+        )
         self._ledger.send_all_again()
         try:
             while True:
@@ -124,8 +131,7 @@ class Usage:
             verifier = self._trusted.verifier("billing")
             word = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
         except Poison as error:
-            metrics.DROPPED.labels("confirmation", error.reason).inc()
-            log.warning("usage.dropped", error=str(error))
+            self._drops.note("confirmation", error)
             return
         if word.node == self._node:
             self._ledger.confirm(word.log, word.end)

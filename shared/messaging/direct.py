@@ -61,7 +61,7 @@ async def get_last(client: Client, stream: str, subject: str) -> StoredMessage |
 def sequence_of(headers: Mapping[str, str]) -> int:
     """The message's place in its stream, 0 where none is told. Nobody signs a header."""
     number = headers.get("Nats-Sequence", "")
-    return int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else 0
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else 0
 
 
 async def _ask(

@@ -51,7 +51,7 @@ class Scene:
     def live(self) -> str:
         return f"{s.EDGE_LIVE_PREFIX}{s.bundle_key(self.domain)}"
 
-    def dropped(self, event: str, what: str = "") -> int:
+    def dropped(self, event: str, what: str) -> int:
         """How often the victim's agent said that it dropped something."""
         lines = self.platform.log(f"{VICTIM}-agent").read_text().splitlines()
         found = (json.loads(line) for line in lines if line.startswith("{"))
@@ -171,7 +171,38 @@ async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(sce
     await scene.serves_on()
 
 
-DROPPED = (("feed.dropped", "bundle"), ("feed.dropped", "checkpoint"), ("usage.dropped", ""))
+DROPPED = (("feed.dropped", "bundle"), ("feed.dropped", "checkpoint"), ("usage.dropped", "confirmation"))
+
+
+async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_stream(
+    scene: Scene, ca: TestCa
+) -> None:
+    """What stands in another bucket, at just the places that come next in that of the bundles."""
+    hostile, victim = await scene.login(f"node-{HOSTILE}"), await scene.login(f"node-{VICTIM}")
+    trust = s.kv_subject(s.BUCKET_KEYRINGS, s.KEYRING_TRUST)
+    put = (await scene.login("edge_sync")).jetstream(timeout=5)
+    document = (await (await scene.login("topology")).jetstream(timeout=5).get_msg(KEYRINGS, subject=trust)).data
+    arrived: list[Msg] = []
+
+    async def note(message: Msg) -> None:
+        arrived.append(message)
+
+    await victim.subscribe(f"{s.EDGE_LIVE_PREFIX}test.evil", cb=note)
+    await victim.flush()
+    place, end, bundle = (await put.publish(trust, document or b"")).seq, 0, await scene.stored(scene.other)
+    while end < place:
+        end = (await put.publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.other)), bundle)).seq
+    await until(lambda: _stands_at(scene, end), "the victim has followed")
+    while place < end + 20:
+        place = (await put.publish(trust, document or b"", timeout=5)).seq
+        if place > end:
+            arrived.clear()
+            await hostile.publish(f"{s.direct_get(KEYRINGS)}.{trust}", b"", reply=f"{s.EDGE_LIVE_PREFIX}test.evil")
+            await until(lambda: arrived, "the reply comes to the victim")
+    assert (arrived[-1].headers or {})["Nats-Sequence"] == str(end + 20)
+    assert await _stands_at(scene, end)
+    await scene.uploads(Pair(*ca.issue([scene.domain], "ecdsa")))
+    await scene.serves_on()
 
 
 async def test_a_hostile_node_speaks_on_no_subject_of_others(scene: Scene) -> None:
@@ -233,6 +264,8 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
     await scene.serves_on()
 
 
+async def _stands_at(scene: Scene, sequence: int) -> bool:
+    return (await scene.status()).sequence == sequence
 
 
 async def _confirmation(scene: Scene) -> bytes:
