@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -88,8 +89,8 @@ def prepare(layout: NginxLayout) -> None:
     After a kill of the master its workers live on, keep the ports and write the log: they are stopped. Raises
     NginxError if an nginx of this folder is running, or if a left over worker does not go.
     """
-    master = processes.live_pid(layout.run_folder / "nginx.pid")
-    if master is not None and master in processes.nginx_with_open_file_in(layout.folder):
+    master = processes.master(layout.run_folder / "nginx.pid", layout.folder)
+    if master is not None:
         raise NginxError(f"nginx already runs in {layout.folder} (pid {master})")
     layout.folder.mkdir(parents=True, exist_ok=True)
     for name in _FOLDERS:
@@ -130,9 +131,10 @@ async def start_nginx(layout: NginxLayout) -> asyncio.subprocess.Process:
 
 def reopen_logs(layout: NginxLayout) -> None:
     """Tells nginx to open `usage/current.log` anew (USR1). Does nothing when nginx is not running."""
-    pid = processes.live_pid(layout.run_folder / "nginx.pid")
+    pid = processes.master(layout.run_folder / "nginx.pid", layout.folder)
     if pid is not None:
-        os.kill(pid, signal.SIGUSR1)
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGUSR1)
 
 
 def _check_free(host: str, port: int) -> None:

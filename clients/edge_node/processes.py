@@ -27,13 +27,19 @@ def nginx_with_open(file: Path) -> list[int]:
     return holders
 
 
-def live_pid(pid_file: Path) -> int | None:
-    """The pid in an nginx pid file, if that process is an nginx that is alive."""
+def master(pid_file: Path, folder: Path) -> int | None:
+    """The pid in an nginx pid file, if it is an nginx of `folder`: after a crash the number may be anybody's, another
+    nginx's too. One that does not show its files is known by its command line (`-p <folder>/`)."""
     try:
         pid = int(pid_file.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return pid if _is_nginx(pid) else None
+    if not _is_nginx(pid):
+        return None
+    inside, files = f"{folder.resolve()}/", _open_files(pid)
+    if files is None:
+        return pid if f"-p {inside} " in _command_line(pid) else None
+    return pid if any(target.startswith(inside) for target in files) else None
 
 
 def stop(pids: list[int], limit: float = 5.0) -> bool:
@@ -77,6 +83,13 @@ def _open_files(pid: int) -> set[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return found
     return found
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _is_ours(pid: int) -> bool:
