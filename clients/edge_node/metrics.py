@@ -11,7 +11,7 @@ APPLY_SECONDS = Histogram(
     "edgetls_node_apply_seconds", "From a bundle's arrival to its proof.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60),
 )
-REPAIRS = Counter("edgetls_node_repairs_total", "Repairs of the set, by kind (gap, resync, digest).", ["kind"])
+REPAIRS = Counter("edgetls_node_repairs_total", "Repairs, by kind (gap, resync, position, digest).", ["kind"])
 STALE = Gauge("edgetls_node_stale", "1 after 60 s without a valid checkpoint.")
 NGINX_RESTARTS = Counter("edgetls_node_nginx_restarts_total", "Times that nginx came back empty and was refilled.")
 ORIGINS_REFUSED = Counter("edgetls_node_origins_refused_total", "Origin addresses that a node must not fetch from.")

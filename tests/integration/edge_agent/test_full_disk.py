@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
+from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.contracts.edge import BundleKind, Proof
 from tests.integration.edge_agent.conftest import Stage
@@ -29,6 +33,7 @@ NOTHING, NO_BUNDLE, ALL = 1, 2500, resource.RLIM_INFINITY
 async def stage(make_stage: Callable[..., Awaitable[Stage]]) -> AsyncIterator[Stage]:
     """The agent's log is on that disk too: it says nothing."""
     made = await make_stage(LOG_LEVEL="critical")
+    made.node.environment["EDGETLS_HEALTH_PORT"] = str(Ports(made.node.base / "ports.json").pick("health"))
     made.node.start()
     for revision, domain in enumerate(("closed.test", "removed.test", "replaced.test", "kept.test"), 1):
         await made.node.serves(domain, await made.https(domain, revision))
@@ -39,6 +44,17 @@ async def stage(make_stage: Callable[..., Awaitable[Stage]]) -> AsyncIterator[St
 
 def faulty(stage: Stage, domain: str) -> list[Proof]:
     return [p for p in stage.control.proofs() if p.domain == domain and p.fault and "cannot be written" in p.fault]
+
+
+def missing(stage: Stage) -> dict[str, str]:
+    """What the node says is wrong with it."""
+    try:
+        with urlopen(f"http://{HOST}:{stage.node.environment['EDGETLS_HEALTH_PORT']}/readyz") as answer:
+            body = answer.read()
+    except HTTPError as error:
+        body = error.read()
+    found: dict[str, str] = json.loads(body)["missing"]
+    return found
 
 
 async def test_what_was_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash(stage: Stage) -> None:
@@ -89,8 +105,11 @@ async def test_what_the_disk_did_not_take_is_written_once_it_has_room(stage: Sta
 async def test_usage_waits_for_the_disk_and_is_counted_once(stage: Stage) -> None:
     allow(stage, NOTHING)
     await visit(stage.node, "kept.test", 5)
+    await stage.control.put(stage.signers.bundle("closed.test", 5))
+    await until(lambda: "cannot be written" in missing(stage).get("disk", ""), "it says that its disk is full")
     before = len(stage.control.statuses)
     await until(lambda: len(stage.control.statuses) > before + 3, "it reports on")
     assert counted(stage) == 0, "a range that is not written down is not sent"
     allow(stage, ALL)
     await until(lambda: counted(stage) == 5, "all are reported")
+    await until(lambda: missing(stage) == {}, "nothing is wrong any more")

@@ -29,6 +29,7 @@ class Rig:
 
     def __init__(self, feed: Feed, heard: dict[str, Callable[[Any], Awaitable[None]]], clock: SimpleNamespace) -> None:
         self.feed, self._heard, self._clock = feed, heard, clock
+        self.reconciled: list[Checkpoint] = []
 
     def passes(self, seconds: float) -> None:
         self._clock.wall += seconds
@@ -37,9 +38,9 @@ class Rig:
     def set_clock(self, wall: float) -> None:
         self._clock.wall = wall
 
-    async def checkpoint(self, made: float, sequence: int = 0) -> bytes:
+    async def checkpoint(self, made: float, sequence: int = 0, root: str = Digest().root()) -> bytes:
         body = Checkpoint(
-            incarnation="one", sequence=sequence, root=Digest().root(), domains=0, epoch=1, flush_seconds=1,
+            incarnation="one", sequence=sequence, root=root, domains=0, epoch=1, flush_seconds=1,
             time=datetime.fromtimestamp(made, UTC),
         )
         signed = EDGE_SYNC.sign(Purpose.CHECKPOINT, body).encode()
@@ -61,7 +62,11 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     async def nothing_stored(*_: object) -> list[object]:
         return []
 
+    async def repair(checkpoint: Checkpoint) -> None:
+        made.reconciled.append(checkpoint)
+
     monkeypatch.setattr(module, "get_batch", nothing_stored)
+    monkeypatch.setattr(module, "Reconciler", lambda *_: SimpleNamespace(repair=repair))
     heard: dict[str, Callable[[Any], Awaitable[None]]] = {}
 
     async def subscribe(subject: str, cb: Callable[[Any], Awaitable[None]], **_: int) -> Any:
@@ -79,9 +84,10 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     )
     applier = SimpleNamespace(oldest_unsettled=lambda: None, room=room)
     feed = Feed(cast(Any, trusted), Desired(), cast(Any, applier), Position("one", 0, START - 1))
+    made = Rig(feed, heard, clock)
     task = asyncio.create_task(feed.run(cast(Any, SimpleNamespace(subscribe=subscribe))))
     await asyncio.sleep(0.01)
-    yield Rig(feed, heard, clock)
+    yield made
     task.cancel()
 
 
@@ -151,6 +157,15 @@ async def test_a_position_that_edge_sync_reaches_is_kept(rig: Rig) -> None:
         rig.feed.sequence = ours
         await rig.checkpoint(START + second, theirs)
         assert rig.feed.sequence == ours
+
+
+async def test_another_set_is_made_ours_by_a_checkpoint_of_now_only(rig: Rig) -> None:
+    """An old one that was held back would have the node drop what it has learnt since, tombstones too."""
+    rig.passes(100)
+    await rig.checkpoint(START + 39, root="0" * 64)
+    assert rig.reconciled == []
+    await rig.checkpoint(START + 99, root="0" * 64)
+    assert len(rig.reconciled) == 1
 
 
 def test_a_newer_checkpoint_is_noted_now_and_then_and_a_move_at_once() -> None:
