@@ -86,7 +86,7 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
     await _first_contact(settings, user, patient)
-    return quicken(await nats.connect(
+    return hardened(await nats.connect(
         **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
         error_cb=_log_error, closed_cb=_closed,
     ))
@@ -104,7 +104,24 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
-    return broker, quicken(await broker.connect())
+    return broker, hardened(await broker.connect())
+
+
+def hardened(client: Client) -> Client:
+    """``client``, whose reader no header can end or slow down.
+
+    The library ends the reader, and still says connected, at headers that are no text or that stop too early; the
+    server passes on whatever bytes a sender put there. Such a message arrives without headers instead."""
+    process = quicken(client)._process_headers
+
+    async def process_or_none(headers: bytes) -> dict[str, str] | None:
+        try:
+            return await process(headers)
+        except (UnicodeDecodeError, IndexError):
+            return None
+
+    client._process_headers = process_or_none  # type: ignore[method-assign]
+    return client
 
 
 def quicken(client: Client) -> Client:

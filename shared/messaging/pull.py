@@ -87,9 +87,9 @@ class Pull:
     async def _arrived(self, message: Msg) -> None:
         """Called for each message: everything here counts (66,000 times a second).
 
-        A delivery's subject is the original one: it answers the oldest request that still owes something."""
-        status = message.headers and message.headers.get("Status")
-        if not status:
+        A delivery's subject is the original one: it answers the oldest request that still owes something. It is told
+        from a status by the reply that acks it: a sender can put any status into the headers of what is stored."""
+        if message.reply:
             for request, owed in self._owed.items():
                 owed[0] -= 1
                 if not owed[0]:
@@ -97,7 +97,9 @@ class Pull:
                 break
             self._waiting.append(message)
             self._there.set()
-        elif status != "100":
+            return
+        status = (message.headers or {}).get("Status")
+        if status != "100":
             self._owed.pop(message.subject, None)
             if status in ("404", "408"):
                 self._wake.set()

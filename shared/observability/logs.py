@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -26,11 +27,13 @@ def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
 
 
 class Stderr:
-    """Writes to what stderr is at the moment: one that was closed since must not end whoever logs."""
+    """Writes to what stderr is at the moment: one that was closed since, or a full disk under it, must not end whoever
+    logs."""
 
     def msg(self, message: str) -> None:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
 
     debug = info = warning = error = critical = msg
 

@@ -76,6 +76,29 @@ async def test_a_published_message_is_handled_within_milliseconds_with_its_heade
         assert found.source == "test"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0 404\r\nA: \xff\r\n\r\n", b"NATS/1.0", b"NATS/1.0 408\r\n\r\n",
+     b"NATS/1.0\r\nA \xff: b\r\n\r\n"],
+    ids=["a status that is no text", "a status and a value", "the version alone", "a status of the server's", "a name"],
+)
+async def test_no_header_ends_the_reader_or_hides_its_message(rig: Backend, headers: bytes) -> None:
+    """Between accounts the server writes the headers anew; inside one it passes on what was sent."""
+    sender, bodies = await rig.client("billing"), [new_id().encode(), new_id().encode()]
+    for body in bodies:
+        parts = (subjects.USAGE_REQUEST.encode(), str(len(headers)).encode(), str(len(headers) + len(body)).encode())
+        await sender._send_command(b"HPUB " + b" ".join(parts) + b"\r\n" + headers + body + b"\r\n")
+    await sender.flush()
+    pull = Pull(await rig.client("billing"), subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
+    found: list[bytes] = []
+    async with asyncio.timeout(5):
+        async for messages in pull.messages():
+            found += [message.data for message in messages]
+            await pull.ack_all(messages)
+            if set(bodies) <= set(found):
+                break
+
+
 async def test_the_same_id_and_body_is_stored_once_and_the_same_id_with_another_body_arrives(rig: Backend) -> None:
     sender = Publisher(await rig.client("platform"))
     identity = new_id()
