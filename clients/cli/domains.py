@@ -16,7 +16,7 @@ from clients.platform import Live, Ordered, Platform, Progressed, findings_of
 from shared import subjects as s
 from shared.contracts.accounts import Suspension
 from shared.contracts.commands import DisableHttps, RemoveDomain
-from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
+from shared.contracts.domains import CommandSettled, DomainView, Hsts, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.errors import Refused, SettingsError
 
@@ -257,10 +257,6 @@ def hsts_text(hsts: Hsts | None) -> str:
         return "off"
     flags = [text for text, on in (("subdomains", hsts.include_subdomains), ("preload", hsts.preload)) if on]
     return ", ".join([f"{hsts.max_age} s", *flags])
-
-
-def _until(certificates: list[CertificateView]) -> str:
-    return f"{min(c.not_after for c in certificates):%Y-%m-%d}" if certificates else "-"
 
 
 def why(suspension: Suspension | None) -> str:

@@ -6,7 +6,7 @@ A code is ``noun.fault`` and stable: programs branch on it. The sentence is for 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,6 @@ class Severity(StrEnum):
     REFUSAL = "refusal"
     WARNING = "warning"
     NOTICE = "notice"
-
-
-class _Fault(NamedTuple):
-    severity: Severity
-    sentence: str
-    hint: str
 
 
 R, W, N = Severity.REFUSAL, Severity.WARNING, Severity.NOTICE

@@ -10,4 +10,3 @@ DEAD_LETTERS = Counter("edgetls_dead_letters_total", "Messages buried in DEAD, b
 OUTBOX_UNSENT = Gauge("edgetls_outbox_unsent", "Messages of committed effects that no PubAck was seen for yet.")
 OUTBOX_SECONDS = Histogram("edgetls_outbox_seconds", "From commit to PubAck.",
                            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60))
-QUERIES = Histogram("edgetls_query_seconds", "Answers to core requests, by subject.", ["subject"])
