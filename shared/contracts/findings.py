@@ -213,7 +213,6 @@ class Code(StrEnum):
                           "Drop it, or have its sender send a good one.")
     DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
                      "Have its sender send it again.")
-    NODE_UNKNOWN = ("node.unknown", R, "There is no such node.", "List them: edgetls fleet show")
 
 
 class Finding(Contract):
