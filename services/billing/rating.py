@@ -65,11 +65,6 @@ def cost(requests: int, price: Decimal) -> Decimal:
         return plain(price * requests / UNIT)
 
 
-def amount_of(requests: int, currency: str) -> Decimal:
-    """At the list price that edgetls comes with."""
-    return cost(requests, PRICES[currency])
-
-
 def minus(left: Decimal, right: Decimal) -> Decimal:
     """Exact."""
     with localcontext(prec=_DIGITS):

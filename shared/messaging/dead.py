@@ -133,7 +133,7 @@ def _again(message: StoredMessage) -> Delivery:
     sequence = headers.get("edgetls-sequence", "0")
     return Delivery(
         headers.get("edgetls-subject", ""), message.body, own, headers.get("edgetls-stream", ""),
-        int(sequence) if sequence.isdecimal() else 0, _time(headers.get("Nats-Time-Stamp")), 1, "",
+        int(sequence) if sequence.isdecimal() else 0, _time(headers.get("Nats-Time-Stamp")), "",
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.balance import Standing, Terms, judge, money_fault, priced
-from services.billing.rating import amount_of, minus, plain
+from services.billing.rating import PRICES, cost, minus, plain
 from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
 from shared.contracts.prices import Price, PriceBook, Tier
@@ -26,16 +26,16 @@ USED = Standing("a", entries=1)
      (5_000, "CNY", "0.025"), (0, "CNY", "0"), (-7, "CNY", "-0.000035"), (2**62, "CNY", "23058430092136.93952")],
 )
 def test_the_price_is_linear_and_exact(requests: int, currency: str, expected: str) -> None:
-    assert amount_of(requests, currency) == D(expected)
+    assert cost(requests, PRICES[currency]) == D(expected)
 
 
 @given(st.lists(st.integers(0, 2**53), max_size=20), st.sampled_from(["CNY", "USD"]))
 def test_the_sum_of_the_parts_costs_what_the_whole_costs(parts: list[int], currency: str) -> None:
     total = D(0)
     for part in parts:
-        assert amount_of(part, currency) >= 0
-        total = minus(total, -amount_of(part, currency))
-    assert total == amount_of(sum(parts), currency)
+        assert cost(part, PRICES[currency]) >= 0
+        total = minus(total, -cost(part, PRICES[currency]))
+    assert total == cost(sum(parts), PRICES[currency])
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**19), max_value=10**19, places=18))
