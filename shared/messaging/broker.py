@@ -12,6 +12,7 @@ import nats
 import structlog
 from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared.errors import BrokerAway, SettingsError
@@ -77,10 +78,10 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
     await _first_contact(settings, user, patient)
-    return quicken(await nats.connect(
+    return keep_cancellations(quicken(await nats.connect(
         **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
         error_cb=_log_error, closed_cb=_closed,
-    ))
+    )))
 
 
 async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, Client]:
@@ -95,7 +96,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
-    return broker, quicken(await broker.connect())
+    return broker, keep_cancellations(quicken(await broker.connect()))
 
 
 def quicken(client: Client) -> Client:
@@ -120,6 +121,23 @@ def quicken(client: Client) -> Client:
         return found
 
     client._parse_header_lines = parse  # type: ignore[method-assign]
+    return client
+
+
+def keep_cancellations(client: Client) -> Client:
+    """The library waits for answers with wait_for, which before Python 3.12 loses a cancellation that meets the answer:
+    a loop of ours went on for ever after SIGTERM, or after its lease was lost."""
+    answered = client.request
+
+    async def request(*arguments: Any, **options: Any) -> Msg:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        answer = await answered(*arguments, **options)
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return answer
+
+    client.request = request  # type: ignore[method-assign]
     return client
 
 
