@@ -391,13 +391,13 @@ class World:
         """As the operator."""
         await send(self.clients["operator"], orders, datetime.now(UTC))
 
-    async def view(self) -> FleetView:
-        return await ask(self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=2)
+    async def view(self, timeout: float = 2) -> FleetView:
+        return await ask(self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=timeout)
 
     async def until_state(self, node: str, state: str) -> None:
         async def holds() -> bool:
-            with contextlib.suppress(BrokerAway):
-                return any(one.node == node and one.state == state for one in (await self.view()).nodes)
+            with contextlib.suppress(BrokerAway):  # a replica that does not lead yet stays silent
+                return any(one.node == node and one.state == state for one in (await self.view(timeout=0.2)).nodes)
             return False
 
         await until(holds, f"{node} is {state}")
