@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.settings import ServiceSettings
 
@@ -16,7 +16,7 @@ class Settings(ServiceSettings):
     for edge_sync to name its highest revision before it goes on without. ``expiry_seconds``: how often certificates are
     looked at (rule C5)."""
 
-    config_dsn: str
+    config_dsn: SecretStr
     allow_private_origins: bool = False
     judging_seconds: Annotated[float, Field(gt=0)] = 10.0
     revision_seconds: Annotated[float, Field(ge=0)] = 3.0

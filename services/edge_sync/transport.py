@@ -37,24 +37,24 @@ class Desk:
 def edge_router(desk: Desk) -> NatsRouter:
     router = NatsRouter()
 
-    @router.subscriber(s.EDGE_STATUS_ALL, title="edge.status")
+    @router.subscriber(s.EDGE_STATUS_ALL)
     async def edge_status(status: NodeStatus, message: NatsMessage) -> None:
         desk.working()[0].heard(message.raw_message.subject.rpartition(".")[2], status)
 
-    @router.subscriber(s.RPC_EDGE_MAX_REVISION, title="edge.max_revision")
+    @router.subscriber(s.RPC_EDGE_MAX_REVISION)
     async def edge_max_revision(question: Nothing) -> MaxRevision:
         return await desk.working()[0].max_revision()
 
-    @router.subscriber(s.RPC_EDGE_DIGEST, title="edge.digest")
+    @router.subscriber(s.RPC_EDGE_DIGEST)
     async def edge_digest(question: DigestQuestion) -> DigestAnswer:
         return desk.working()[0].digest(question.bucket)
 
-    @router.subscriber(s.RPC_EDGE_CONVERGENCE, title="edge.convergence")
+    @router.subscriber(s.RPC_EDGE_CONVERGENCE)
     async def edge_convergence(question: ShowConvergence) -> ConvergenceView:
         term, observer = desk.working()
         return await term.convergence(question.domain, observer)
 
-    @router.subscriber(s.RPC_FLEET_SHOW, title="fleet.show")
+    @router.subscriber(s.RPC_FLEET_SHOW)
     async def fleet_show(question: Nothing) -> FleetView:
         term, observer = desk.working()
         return term.fleet(observer)
