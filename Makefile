@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.synced
 PYTEST := $(BIN)/python -m pytest
+COMPILE = VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+  --no-header --extra embedded --extra export --extra build pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint unit bench up down fmt lock docs
@@ -47,9 +49,9 @@ bench: install ## measures, writes bench/results.json and the table of the READM
 fmt: install ## import order and what ruff can fix
 	$(BIN)/ruff check --fix .
 
-lock: install ## pins again what pyproject.toml asks for
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-	  --no-header --extra embedded --extra export --extra dev pyproject.toml --output-file requirements.lock
+lock: install ## pins again what pyproject.toml asks for: requirements.lock, and without the tools -run.lock
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --output-file requirements-run.lock
 
 docs: install ## docs/asyncapi, docs/findings.md and docs/settings.md from the code
 	$(BIN)/python -m tools.docs

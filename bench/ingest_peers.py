@@ -103,8 +103,10 @@ def main(kind: str, *arguments: str) -> None:
     if kind == "transactions":
         dsn, source, count, domains = arguments
         uvloop.run(transactions(dsn, source, int(count), int(domains)))
+    elif kind == "pull":
+        uvloop.run(pull(*arguments))
     else:
-        uvloop.run({"pull": pull, "faststream": faststream}[kind](*arguments))
+        uvloop.run(faststream(*arguments))
 
 
 if __name__ == "__main__":

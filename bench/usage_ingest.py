@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -91,8 +92,8 @@ class Beside:
 
 
 async def _beside(events: Events, size: Size) -> Beside:
-    pull = {n: await _median(size.runs, lambda n=n: events.pulled(size.events, n)) for n in (1, 2)}
-    raw = {n: await _median(size.runs, lambda n=n: events.transacted(size.events, n)) for n in (1, 2)}
+    pull = {n: await _median(size.runs, partial(events.pulled, size.events, n)) for n in (1, 2)}
+    raw = {n: await _median(size.runs, partial(events.transacted, size.events, n)) for n in (1, 2)}
     return Beside(pull, raw, await events.handled(size.events // 20))
 
 

@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -205,11 +205,11 @@ class _Crowd:
         )
 
 
-async def _paced(one: Callable[[int], object], per_second: int, count: int) -> None:
+async def _paced(one: Callable[[int], Awaitable[object]], per_second: int, count: int) -> None:
     began, tasks = time.perf_counter(), set()
     for number in range(count):
         await asyncio.sleep(max(0.0, began + number / per_second - time.perf_counter()))
-        task = asyncio.ensure_future(one(number))  # type: ignore[arg-type]
+        task = asyncio.ensure_future(one(number))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)

@@ -47,7 +47,6 @@ JUDGE_SUBMISSION: Final = "https.judge.submission.v1"
 VERDICT_SUBMISSION: Final = "https.verdict.submission.v1"
 # Facts (stream EVENTS)
 EVENTS_ALL: Final = "https.event.>"
-EVENT_DOMAIN_ALL: Final = "https.event.domain.>"
 EVENT_NODE_ALL: Final = "https.event.node.>"
 EVENT_DOMAIN_REGISTERED: Final = "https.event.domain.registered.v1"
 EVENT_DOMAIN_REMOVED: Final = "https.event.domain.removed.v1"

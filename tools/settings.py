@@ -7,7 +7,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final, get_args
 
-import click
 import typer
 from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
@@ -100,7 +99,8 @@ def _options() -> list[tuple[str, ...]]:
     return [found[name] for name in sorted(found)]
 
 
-def _commands(one: click.Command) -> Iterator[click.Command]:
+def _commands(one: Any) -> Iterator[Any]:
+    """Of click, as typer packs it: the command, and those below it."""
     yield one
     for below in getattr(one, "commands", {}).values():
         yield from _commands(below)

@@ -268,10 +268,6 @@ def hsts_text(hsts: Hsts | None) -> str:
     return ", ".join([f"{hsts.max_age} s", *flags])
 
 
-def _until(certificates: list[CertificateView]) -> str:
-    return f"{min(c.not_after for c in certificates):%Y-%m-%d}" if certificates else "-"
-
-
 def why(suspension: Suspension | None) -> str:
     """A sentence: what holds, and what ends it."""
     if suspension is None:

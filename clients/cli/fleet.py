@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,13 +19,15 @@ from clients.fleet.keys import NodeCredentials, ensure_node
 from clients.fleet.publish import send
 from clients.platform.reach import Reach
 from shared import subjects as s
+from shared.contracts.edge import NodeView
 from shared.contracts.queries import FleetView, Nothing
 from shared.errors import SettingsError, Unreachable
 
 fleet_app = typer.Typer(
-    help="Nodes, epochs and trust: show, enrol, drain, return, remove, rotate, trust (operator).",
+    help="Nodes, epochs and trust: show, enrol, label, drain, return, remove, rotate, trust (operator).",
     no_args_is_help=True,
 )
+LabelOption = Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")]
 NodeArgument = Annotated[str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")]
 _KNOWN_SECONDS: Final = 15.0
 _RELOAD: Final = "Have nats-server read its users again (SIGHUP; 'edgetls up' does it by itself)"
@@ -63,7 +66,7 @@ async def enrol(
     folder: Annotated[Path | None, typer.Option(help="Folder of its keys nats.nk, node.hpke; made if missing.")] = None,
     nkey: Annotated[str | None, typer.Option(help="Public nkey of a node that made its own keys.")] = None,
     public_key: Annotated[str | None, typer.Option(help="HPKE public key of such a node, base64.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+    label: LabelOption = None,
 ) -> None:
     """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it.
 
@@ -81,11 +84,25 @@ async def enrol(
         fleet.write_users()
     async with link.reach("operator") as reach:
         await send(reach.client, [commands.enrol(FleetFile.read(fleet_file), node, now)], now, patience=link.patience)
-        await _until(reach, node, ("live", "silent"))
+        await _until(reach, node, _is("live", "silent"))
     with FleetFile.edit(fleet_file) as fleet:
         fleet.mark(node, "enrolled")
     link.out.data({"node": node, "done": "enrolled"})
     link.out.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
+
+
+@command(fleet_app, "label", examples=["edgetls fleet label paris-1 --label region=eu --label city=paris"])
+async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> None:
+    """Gives a node these labels instead of those that it had."""
+    labels, now = _labels(label or []), datetime.now(UTC)
+    order = commands.label(FleetFile.read(link.place.fleet()), node, labels, now)
+    async with link.reach("operator") as reach:
+        await send(reach.client, [order], now, patience=link.patience)
+        await _until(reach, node, lambda found: found is not None and found.labels == labels)
+    with FleetFile.edit(link.place.fleet()) as fleet:  # or the next rotation would enrol it with the old ones
+        fleet.put(fleet.node(node).model_copy(update={"labels": labels}))
+    link.out.data({"node": node, "done": "labelled", "labels": labels})
+    link.out.line(f"{node} is labelled")
 
 
 @command(fleet_app, "drain", examples=["edgetls fleet drain paris-1"])
@@ -108,7 +125,7 @@ async def remove(link: Link, node: NodeArgument) -> None:
     FleetFile.read(link.place.fleet()).node(node)
     async with link.reach("operator") as reach:
         done = await rotate(reach, link.place.fleet(), link.out.note, without=node)
-        await _until(reach, node, ("removed",))
+        await _until(reach, node, _is("removed"))
     link.out.data({"node": node, "done": "removed", "rekey": sorted(done.domains), **_told(done)})
     link.out.line(f"{node} is removed. {_RELOAD}")
     _report(link, done)
@@ -151,7 +168,7 @@ async def _drain(link: Link, node: str, *, drained: bool) -> None:
     order = (commands.drain if drained else commands.bring_back)(fleet, node, now)
     async with link.reach("operator") as reach:
         await send(reach.client, [order], now, patience=link.patience)
-        await _until(reach, node, ("drained",) if drained else ("live", "silent"))
+        await _until(reach, node, _is("drained") if drained else _is("live", "silent"))
     with FleetFile.edit(fleet_file) as changed:
         changed.mark(node, "drained" if drained else "enrolled")
     done = "drained" if drained else "returned"
@@ -159,18 +176,27 @@ async def _drain(link: Link, node: str, *, drained: bool) -> None:
     link.out.line(f"{node} is {done}")
 
 
-async def _until(reach: Reach, node: str, states: tuple[str, ...]) -> None:
-    """Until edge_sync shows the node so; a removed one may also be gone from its view."""
+def _is(*states: str) -> Callable[[NodeView | None], bool]:
+    return lambda found: _state(found) in states
+
+
+def _state(found: NodeView | None) -> str:
+    """A removed node may also be gone from edge_sync's view."""
+    return "removed" if found is None else found.state
+
+
+async def _until(reach: Reach, node: str, holds: Callable[[NodeView | None], bool]) -> None:
+    """Until edge_sync shows the node so."""
     deadline = time.monotonic() + _KNOWN_SECONDS
     while True:
         view = await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
-        state = next((one.state for one in view.nodes if one.node == node), "removed")
-        if state in states:
+        found = next((one for one in view.nodes if one.node == node), None)
+        if holds(found):
             return
         if time.monotonic() > deadline:
             raise Unreachable(
-                f"the command is stored, but edge_sync shows {node} as {state} after {_KNOWN_SECONDS:g} s: see its "
-                "log and 'edgetls dead list' (a command that the operator's key did not sign dies there)"
+                f"the command is stored, but edge_sync shows {node} as {_state(found)} after {_KNOWN_SECONDS:g} s: see "
+                "its log and 'edgetls dead list' (a command that the operator's key did not sign dies there)"
             )
         await asyncio.sleep(0.2)
 

@@ -79,9 +79,6 @@ class Applier:
             self._settled.clear()
             await self._settled.wait()
 
-    def is_idle(self) -> bool:
-        return not self._pending and not self._busy
-
     def nginx_down(self) -> None:
         self._up.clear()
 

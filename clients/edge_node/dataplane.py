@@ -30,11 +30,10 @@ class DataPlaneError(EdgetlsError):
 
 @dataclass(frozen=True)
 class ZoneUsage:
-    """The entry dictionary: entries held, bytes of whole free pages, bytes in all."""
+    """The entry dictionary: entries held, bytes of whole free pages."""
 
     entries: int
     free_bytes: int
-    capacity_bytes: int
 
 
 class DataPlane:
@@ -79,7 +78,7 @@ class DataPlane:
     async def zone_usage(self) -> ZoneUsage:
         """How full the entry dictionary is."""
         state = await self._post("/state", [])
-        return ZoneUsage(state["entries"], state["free"], state["capacity"])
+        return ZoneUsage(state["entries"], state["free"])
 
     async def _put_entries(self, entries: list[Entry]) -> dict[str, str]:
         refused: dict[str, str] = {}

@@ -1,6 +1,5 @@
 """The node's nginx: finds the binary, writes its configuration into the node's folder, runs it."""
 
-import asyncio
 import errno
 import importlib
 import os
@@ -120,13 +119,6 @@ def exec_nginx(layout: NginxLayout) -> None:
     os.chdir(layout.folder)
     line = command(layout)
     os.execv(line[0], line)  # noqa: S606 - becoming nginx is the point
-
-
-async def start_nginx(layout: NginxLayout) -> asyncio.subprocess.Process:
-    """Prepares the folder and starts nginx as a child, in the foreground. It is up when `boot_id` answers."""
-    await asyncio.to_thread(prepare, layout)
-    _set_limits()
-    return await asyncio.create_subprocess_exec(*command(layout), cwd=layout.folder, stdin=asyncio.subprocess.DEVNULL)
 
 
 def reopen_logs(layout: NginxLayout) -> None:

@@ -4,7 +4,6 @@
 starts with the time (UUID version 7), so that ids sort in the order in which the logs were written.
 """
 
-import asyncio
 import os
 import secrets
 import time
@@ -15,8 +14,6 @@ from pathlib import Path
 from clients.edge_node import processes
 from clients.edge_node.meter import Range, count, whole_lines
 from shared.errors import EdgetlsError
-
-_POLL_SECONDS = 0.01
 
 
 class UsageLogError(EdgetlsError):
@@ -77,15 +74,6 @@ class UsageLogs:
         self._make_current()
         reopen()
         return old
-
-    async def until_final(self, log_id: str, limit: float = 10.0) -> int:
-        """Waits until a rotated log is final and returns its length. Raises UsageLogError after `limit` seconds."""
-        deadline = time.monotonic() + limit
-        while (length := await asyncio.to_thread(self.final_length, log_id)) is None:
-            if time.monotonic() > deadline:
-                raise UsageLogError(f"log {log_id} is still open after {limit} s")
-            await asyncio.sleep(_POLL_SECONDS)
-        return length
 
     def read_range(self, log_id: str, start: int, end: int) -> Range:
         """Counts exactly the bytes [start, end) again. Raises UsageLogError if the log does not hold them."""

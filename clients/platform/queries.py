@@ -42,7 +42,7 @@ class DomainFilters(TypedDict, total=False):
 
     state: Literal["disabled", "enabled", "suspended"] | None
     service_type: Literal["image_small_file", "download", "video", "live_streaming"] | None
-    source: Literal["custom", "stored", "free"] | None
+    source: Literal["custom", "stored"] | None
     expires_within: int | None
     prefix: str | None
     suffix: str | None

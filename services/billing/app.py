@@ -12,11 +12,12 @@ from services.billing.book import Book
 from services.billing.clocks import HourClock
 from services.billing.facts import Facts
 from services.billing.ingest import Ingest
+from services.billing.queries import Queries
 from services.billing.requests import Requests
 from services.billing.settings import Settings
 from services.billing.store import finance
 from services.billing.store.partitions import Days, Partitions
-from services.billing.transport import audit_router, bills_router, prices_router, queries_router
+from services.billing.transport import audit_router, bills_router, prices_router, usage_router
 from services.billing.trimming import Trimmer
 from services.billing.usecases import Money
 from services.billing.workers import BatchTaker, LotConsumer, burying_events, burying_requests, once
@@ -49,10 +50,9 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     pool = await open_pool(settings.billing_dsn.get_secret_value())
     await migrate(pool, MIGRATIONS)
     await finance.grant(pool)
-    runtime.broker.include_router(queries_router(pool, runtime.clock))
-    runtime.broker.include_router(prices_router(pool, runtime.clock))
-    runtime.broker.include_router(audit_router(pool, runtime.clock))
-    runtime.broker.include_router(bills_router(pool, runtime.clock))
+    queries = Queries(pool, runtime.clock)
+    for router in (usage_router, prices_router, audit_router, bills_router):
+        runtime.broker.include_router(router(queries))
     commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
     book, days = Book(timedelta(hours=settings.billing_overdue_hours)), Days(pool)
     money = Money(pool, book, runtime.clock)

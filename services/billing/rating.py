@@ -64,9 +64,6 @@ def cost(requests: int, price: Decimal) -> Decimal:
     return per(price, requests, UNIT)
 
 
-def amount_of(requests: int, currency: str) -> Decimal:
-    """At the list price that edgetls comes with."""
-    return cost(requests, PRICES[currency])
 
 
 def month_of(hour: int) -> int:

@@ -50,7 +50,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     settings, client, health = runtime.settings, runtime.client, runtime.health
     commands, verdicts, events = subjects.DEAD_OWNERS[NAME]
     buried = {source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)}
-    pool = await open_pool(settings.config_dsn, size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS)
+    pool = await open_pool(settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS)
     await migrate(pool, MIGRATIONS)
     runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
     previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)

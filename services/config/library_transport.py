@@ -28,32 +28,32 @@ def library_router(queries: LibraryQueries, previews: Previews) -> NatsRouter:
     """Any replica answers."""
     router = NatsRouter()
 
-    @router.subscriber(subjects.RPC_CERTIFICATE_SHOW, queue=QUEUE, title="ShowCertificate")
+    @router.subscriber(subjects.RPC_CERTIFICATE_SHOW, queue=QUEUE)
     async def show_certificate(question: ShowCertificate) -> StoredView:
         """A stored certificate, and how many domains it serves."""
         return await queries.show(question)
 
-    @router.subscriber(subjects.RPC_CERTIFICATE_LIST, queue=QUEUE, title="ListCertificates")
+    @router.subscriber(subjects.RPC_CERTIFICATE_LIST, queue=QUEUE)
     async def list_certificates(question: ListCertificates) -> StoredList:
         """The account's library in order of the names, by page."""
         return await queries.list(question)
 
-    @router.subscriber(subjects.RPC_CERTIFICATE_USAGE, queue=QUEUE, title="ShowUsage")
+    @router.subscriber(subjects.RPC_CERTIFICATE_USAGE, queue=QUEUE)
     async def show_usage(question: ShowUsage) -> UsagePage:
         """Which domains a stored certificate serves, by page."""
         return await queries.usage(question)
 
-    @router.subscriber(subjects.RPC_ROOTS_SHOW, queue=QUEUE, title="ShowRoots")
+    @router.subscriber(subjects.RPC_ROOTS_SHOW, queue=QUEUE)
     async def show_roots(question: ShowRoots) -> RootsView:
         """The account's own roots (rule D9)."""
         return await queries.roots(question)
 
-    @router.subscriber(subjects.RPC_COMMAND_SHOW, queue=QUEUE, title="ShowCommand")
+    @router.subscriber(subjects.RPC_COMMAND_SHOW, queue=QUEUE)
     async def show_command(question: ShowCommand) -> CommandView:
         """How a command ended on each of its domains, and where it has not yet."""
         return await queries.command(question)
 
-    @router.subscriber(subjects.RPC_COMMAND_PREVIEW, queue=QUEUE, title="PreviewCommand")
+    @router.subscriber(subjects.RPC_COMMAND_PREVIEW, queue=QUEUE)
     async def preview_command(question: PreviewCommand) -> Preview:
         """What a command would change as things are now; nothing is done."""
         return await previews.preview(question)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.settings import ServiceSettings
 
@@ -10,7 +10,7 @@ from shared.settings import ServiceSettings
 class Settings(ServiceSettings):
     """Of config alone."""
 
-    config_dsn: str = Field(description="its database: postgresql://user:password@host/database")
+    config_dsn: SecretStr = Field(description="its database: postgresql://user:password@host/database")
     allow_private_origins: bool = Field(
         default=False, description="take origins at internal addresses: for tests and closed networks (rule A5)"
     )

@@ -88,7 +88,7 @@ def _certificates(domain: Domain, at: datetime) -> list[CertificateView]:
 
 
 def _certificate(
-    pair: JudgedPair | Facts, domain: str, at: datetime, source: Literal["custom", "stored", "free"], name: str,
+    pair: JudgedPair | Facts, domain: str, at: datetime, source: Literal["custom", "stored"], name: str,
     chain: str = "",
 ) -> CertificateView:
     return CertificateView(

@@ -1,7 +1,7 @@
 """The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong with it.
 
 The graph of who signed whom is ours, each signature verified once, so at most a few simple paths are tried however
-a chain is built; ``cryptography.x509.verification`` then decides each path (RFC 5280, 6).
+a chain is built; ``cryptography.x509.verification`` then decides each path (RFC 5280, 6). Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The private key: what it is, whether it may serve, whether it belongs to the leaf. Never a library load of text.
 
-The form is read by our own DER reader first, so kind and size are known, and refused, before anything heavy.
+The form is read by our own DER reader first, so kind and size are known, and refused, before anything heavy. Pure.
 """
 
 from __future__ import annotations

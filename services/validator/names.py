@@ -1,4 +1,4 @@
-"""Which names a certificate covers (RFC 6125, RFC 9525): DNS SANs only, a wildcard for exactly one whole label."""
+"""Which names a certificate covers (RFC 6125, RFC 9525): DNS SANs only, a wildcard for one whole label. Pure."""
 
 from __future__ import annotations
 

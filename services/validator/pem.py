@@ -1,6 +1,6 @@
 """A tokeniser of PEM (RFC 7468), because a library's reader is too kind: it skips a private key among certificates.
 
-It reads any text in linear time, repairs what can be repaired and says so, and never repeats the text.
+It reads any text in linear time, repairs what can be repaired and says so, and never repeats the text. Pure.
 """
 
 from __future__ import annotations

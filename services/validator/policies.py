@@ -1,6 +1,6 @@
 """The rules for a pair (product rules D1-D12), as a list that one can read aloud; see CHECKS at the end.
 
-A check is pure and says everything it finds; it is silent when what it needs could not be read, because the check
+Pure. A check says everything it finds; it is silent when what it needs could not be read, because the check
 that could not read it has spoken. Messages name blocks, subjects and fingerprints, never what was submitted.
 """
 

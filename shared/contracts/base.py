@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -65,11 +64,3 @@ class SealedKey(Contract):
 
     epoch: Annotated[int, Field(ge=0)]
     box: Base64
-
-
-class Choice(StrEnum):
-    """Base of the enumerations on the wire."""
-
-    @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last_values: list[Any]) -> str:
-        return name.lower()

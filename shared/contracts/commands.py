@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from shared.contracts.base import (
     Account,
     Amount,
     Contract,
     Currency,
-    Hash,
     Identifier,
     Name,
     NodeId,
@@ -225,20 +224,6 @@ class TrustDocument(Contract):
     serial: Annotated[int, Field(ge=1)]
     keys: list[TrustedKey]
     issued_at: Utc
-
-
-class PlainKey(Contract):
-    """A key field in clear, only inside the submitter and the validator's workers."""
-
-    text: SecretStr
-
-
-class PairContext(Contract):
-    """What the sealing of a pair for the fleet is bound to."""
-
-    account: Account
-    pair_id: Identifier
-    leaf_fingerprint: Hash
 
 
 EnrolNode.model_rebuild()

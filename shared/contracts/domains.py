@@ -67,7 +67,7 @@ class DomainState(StrEnum):
 class CertificateView(Contract):
     """What may be seen of a certificate; a key has no field (rule C1)."""
 
-    source: Literal["custom", "stored", "free"]
+    source: Literal["custom", "stored"]
     name: str | None
     subject: str
     sans: list[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from itertools import zip_longest
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,6 @@ class Severity(StrEnum):
     REFUSAL = "refusal"
     WARNING = "warning"
     NOTICE = "notice"
-
-
-class _Fault(NamedTuple):
-    severity: Severity
-    sentence: str
-    hint: str
 
 
 R, W, N = Severity.REFUSAL, Severity.WARNING, Severity.NOTICE
@@ -226,7 +220,6 @@ class Code(StrEnum):
                           "Drop it, or have its sender send a corrected one.")
     DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
                      "Have its sender send it again.")
-    NODE_UNKNOWN = ("node.unknown", R, "There is no such node.", "List them: edgetls fleet show")
 
 
 class Finding(Contract):

@@ -31,7 +31,7 @@ class ListDomains(Contract):
     account: Account | None = None
     state: DomainState | None = None
     service_type: ServiceType | None = None
-    source: Literal["custom", "stored", "free"] | None = None
+    source: Literal["custom", "stored"] | None = None
     expires_within: Annotated[int, Field(ge=0, le=36_500)] | None = None
     prefix: Annotated[str, Field(max_length=253)] | None = None
     suffix: Annotated[str, Field(max_length=253)] | None = None

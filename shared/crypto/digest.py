@@ -1,7 +1,7 @@
 """A two-level digest of a set of (domain, revision, bundle hash): what a checkpoint proves.
 
 1,024 buckets by the domain's SHA-256; a bucket's digest hashes its members in order of the domain, the root hashes the
-buckets. A change costs one bucket; two sets that differ are compared by 32 KB of bucket digests.
+buckets. A change costs one bucket; two sets that differ are compared by 32 KB of bucket digests. Pure.
 """
 
 from __future__ import annotations

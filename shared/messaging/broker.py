@@ -13,6 +13,7 @@ import nats
 import structlog
 from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared.errors import BrokerAway, SettingsError
@@ -86,7 +87,7 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
     await _first_contact(settings, user, patient)
-    return hardened(await nats.connect(
+    return guarded(await nats.connect(
         **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
         error_cb=_log_error, closed_cb=_closed,
     ))
@@ -104,15 +105,18 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
-    return broker, hardened(await broker.connect())
+    return broker, guarded(await broker.connect())
 
 
-def hardened(client: Client) -> Client:
-    """``client``, whose reader no header can end or slow down.
+def guarded(client: Client) -> Client:
+    """``client`` without what its library gets wrong: see each."""
+    return keep_cancellations(survive_headers(quicken(client)))
 
-    The library ends the reader, and still says connected, at headers that are no text or that stop too early; the
+
+def survive_headers(client: Client) -> Client:
+    """The library ends the reader, and still says connected, at headers that are no text or that stop too early; the
     server passes on whatever bytes a sender put there. Such a message arrives without headers instead."""
-    process = quicken(client)._process_headers
+    process = client._process_headers
 
     async def process_or_none(headers: bytes) -> dict[str, str] | None:
         try:
@@ -146,6 +150,23 @@ def quicken(client: Client) -> Client:
         return found
 
     client._parse_header_lines = parse  # type: ignore[method-assign]
+    return client
+
+
+def keep_cancellations(client: Client) -> Client:
+    """The library waits for answers with wait_for, which before Python 3.12 loses a cancellation that meets the answer:
+    a loop of ours went on for ever after SIGTERM, or after its lease was lost."""
+    answered = client.request
+
+    async def request(*arguments: Any, **options: Any) -> Msg:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        answer = await answered(*arguments, **options)
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return answer
+
+    client.request = request  # type: ignore[method-assign]
     return client
 
 

@@ -73,7 +73,6 @@ class Delivery:
     stream: str
     sequence: int
     stream_time: datetime
-    deliveries: int
     reply: str
 
     @classmethod
@@ -81,7 +80,7 @@ class Delivery:
         place = message.metadata
         return cls(
             message.subject, message.data, message.headers or {}, place.stream, place.sequence.stream,
-            place.timestamp.astimezone(UTC), place.num_delivered or 1, message.reply,
+            place.timestamp.astimezone(UTC), message.reply,
         )
 
     @property

@@ -132,7 +132,7 @@ def _again(message: StoredMessage) -> Delivery:
     sequence = headers.get("edgetls-sequence", "0")
     return Delivery(
         headers.get("edgetls-subject", ""), message.body, own, headers.get("edgetls-stream", ""),
-        int(sequence) if sequence.isdecimal() else 0, stream_time(headers.get("Nats-Time-Stamp")), 1, "",
+        int(sequence) if sequence.isdecimal() else 0, stream_time(headers.get("Nats-Time-Stamp")), "",
     )
 
 

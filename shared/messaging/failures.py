@@ -7,7 +7,6 @@ then acked; where a message carried a sealed key only its headers and reason are
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -15,7 +14,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from shared import subjects
-from shared.errors import Malformed, Poison, Transient
+from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
@@ -146,14 +145,3 @@ def _where(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
-
-
-def json_object(body: bytes) -> dict[str, object]:
-    """The body as a JSON object, or Malformed."""
-    try:
-        value = json.loads(body)
-    except ValueError:
-        raise Malformed("not JSON") from None
-    if not isinstance(value, dict):
-        raise Malformed("not a JSON object")
-    return value

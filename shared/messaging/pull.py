@@ -68,10 +68,6 @@ class Pull:
             for message in messages:
                 await self._client.publish(message.reply, b"+ACK")
 
-    async def nak(self, delivery: Delivery, delay: float) -> None:
-        """``delay`` seconds until the next delivery."""
-        await self._client.publish(delivery.reply, b"-NAK " + json.dumps({"delay": int(delay * 1e9)}).encode())
-
     async def in_progress(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+WPI")
 

@@ -11,4 +11,3 @@ OUTBOX_UNSENT = Gauge("edgetls_outbox_unsent", "Messages of committed effects th
                       " counted every 5 s by the replica that sends.")
 OUTBOX_SECONDS = Histogram("edgetls_outbox_seconds", "From writing a message to the PubAck of its lot.",
                            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60))
-QUERIES = Histogram("edgetls_query_seconds", "Answers to core requests, by subject.", ["subject"])

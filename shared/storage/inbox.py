@@ -58,7 +58,7 @@ class Target:
     def delivery(self) -> Delivery:
         """As it came, for a dead letter."""
         headers = {"ce-id": self.message_id, "ce-source": self.source}
-        return Delivery(self.subject, self.body, headers, self.stream, self.sequence, self.stream_time, 1, "")
+        return Delivery(self.subject, self.body, headers, self.stream, self.sequence, self.stream_time, "")
 
 
 @dataclass(frozen=True)

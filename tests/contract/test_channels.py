@@ -9,19 +9,10 @@ import pytest
 
 from shared import subjects, topology
 from shared.contracts.channels import BY_SERVICE, Channel
+from tests.support.subjects import covers
 from tools import docs, settings
 
 ALL = [channel for channels in BY_SERVICE.values() for channel in channels]
-
-
-def _covers(pattern: str, subject: str) -> bool:
-    wanted, given = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
-            return len(given) > index
-        if index >= len(given) or token not in ("*", given[index]):
-            return False
-    return len(wanted) == len(given)
 
 
 @pytest.mark.parametrize("stream", topology.STREAMS, ids=lambda stream: stream.name)
@@ -39,26 +30,26 @@ def test_the_owner_of_a_channel_has_exactly_the_right_that_its_direction_needs(c
     if subject.startswith(subjects.EDGE_LIVE_PREFIX):
         return  # republished by the server itself
     if channel.direction == "send":
-        assert any(_covers(right, subject) for right in user.publish)
+        assert any(covers(right, subject) for right in user.publish)
         return
     taken = [c for c in topology.CONSUMERS if channel.owner.replace("_", "-") in c.durable]
     streams = {s.name: s.subjects for s in topology.STREAMS}
-    by_stream = any(_covers(p, subject) for c in taken for p in (c.filters or streams[c.stream]))
-    assert by_stream or any(_covers(right, subject) for right in user.subscribe)
+    by_stream = any(covers(p, subject) for c in taken for p in (c.filters or streams[c.stream]))
+    assert by_stream or any(covers(right, subject) for right in user.subscribe)
 
 
 def test_no_service_may_publish_what_another_service_owns() -> None:
     facts = {c.subject: c.owner for c in ALL if c.kind == "event" and c.direction == "send"}
     for subject, owner in facts.items():
-        publishers = {u.name for u in topology.USERS if any(_covers(r, subject) for r in u.publish)}
+        publishers = {u.name for u in topology.USERS if any(covers(r, subject) for r in u.publish)}
         assert publishers == {owner}, subject
 
 
 def test_a_node_may_publish_under_its_own_id_only() -> None:
     user = topology.node_user("a")
-    assert any(_covers(right, subjects.usage_batch("a")) for right in user.publish)
-    assert not any(_covers(right, subjects.usage_batch("b")) for right in user.publish)
-    assert not any(_covers(right, subjects.edge_status("b")) for right in user.publish)
+    assert any(covers(right, subjects.usage_batch("a")) for right in user.publish)
+    assert not any(covers(right, subjects.usage_batch("b")) for right in user.publish)
+    assert not any(covers(right, subjects.edge_status("b")) for right in user.publish)
     assert not any("CONSUMER" in right for right in user.publish)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,9 @@ ACCOUNT = "e2e"
 NODES = 2
 
 
-@pytest.fixture(scope="session")
-def scratch() -> Iterator[Path]:
-    """Outside pytest's folders: PostgreSQL runs as a user of its own there when the tests are root's."""
-    folder = Path(tempfile.mkdtemp(prefix="edgetls-e2e-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+@pytest.fixture(scope="session", autouse=True)
+def outage_from_the_start(outage_in_the_background: None) -> None:
+    """These tests take the three minutes that it needs."""
 
 
 @pytest.fixture(scope="session")

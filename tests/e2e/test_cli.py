@@ -11,6 +11,7 @@ import pytest
 
 from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
 from clients.cli.demo.stage import Pair
+from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform.reach import Reach
 from deploy.embedded.platform import Platform
@@ -155,6 +156,22 @@ async def test_money_is_credited_once_a_reference_and_shown(edgetls: Edgetls) ->
     assert (await edgetls("charges", "--json")).json == []
     closed = await edgetls("hour", "close", "--json")
     assert closed.code == 0, closed.err
+
+
+async def test_a_node_is_labelled_in_the_fleets_view_and_in_the_fleet_file(
+    edgetls: Edgetls, platform: Platform
+) -> None:
+    async def labels() -> dict[str, str]:
+        view = (await edgetls("fleet", "show", "--json")).json
+        found: dict[str, str] = next(node["labels"] for node in view["nodes"] if node["node"] == "node-2")
+        return found
+
+    done = await edgetls("fleet", "label", "node-2", "--label", "region=eu", "--label", "city=paris", "--json")
+    assert (done.code, done.json["labels"]) == (0, {"region": "eu", "city": "paris"})
+    assert await labels() == {"region": "eu", "city": "paris"}
+    assert FleetFile.read(Path(platform.run["fleet_file"])).node("node-2").labels == {"region": "eu", "city": "paris"}
+    assert (await edgetls("fleet", "label", "node-2")).code == 0
+    assert await labels() == {}
 
 
 async def test_the_fleet_is_shown_and_a_node_is_drained_and_returned(edgetls: Edgetls) -> None:

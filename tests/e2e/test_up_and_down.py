@@ -43,7 +43,7 @@ async def test_what_up_started_is_used_and_ended_by_down(other_data: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "SIGTERM"])
-async def test_it_ends_cleanly_while_it_is_still_starting(other_data: Path, number: signal.Signals) -> None:
+async def test_up_ends_cleanly_while_it_is_still_starting(other_data: Path, number: signal.Signals) -> None:
     process = await _up(other_data)
     assert process.stderr is not None
     await asyncio.wait_for(process.stderr.readline(), 60)

@@ -194,14 +194,14 @@ async def _beat(staged: Stage, run: Run, blows: list[tuple[str, datetime]]) -> N
             await staged.ready(replica)
         blows.append((victim, datetime.now(UTC)))
         if victim == "a stopped config-2":
-            await _stop_for_a_while(staged, run)
+            await _stop_for_a_while(staged)
         elif victim in REPLICAS:
             staged.kill(victim)
         else:
             staged.backend.kill(victim)
 
 
-async def _stop_for_a_while(staged: Stage, run: Run) -> None:
+async def _stop_for_a_while(staged: Stage) -> None:
     """It keeps its connections and whatever it had locked; the other must go on."""
     staged.pause("config-2", True)
     try:

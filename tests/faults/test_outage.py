@@ -1,4 +1,4 @@
-"""Three minutes without the broker are outlived by every process. (The outage begins with the session.)"""
+"""Three minutes without the broker are outlived by every process. (The outage begins before the end-to-end tests.)"""
 
 from __future__ import annotations
 

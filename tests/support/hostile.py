@@ -107,7 +107,7 @@ def deep_constraints() -> Texts:
     return made.chain_pem, made.key_pem
 
 
-def cross_signed(top: Authority = ROOT) -> Texts:
+def cross_signed() -> Texts:
     """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead nowhere."""
     keys = [ec_key(ec.SECP521R1()) for _ in range(4)]
     own = [sign(distinguished(f"Ring {n}"), key.public_key(), None, key, ca=True) for n, key in enumerate(keys)]

@@ -6,7 +6,7 @@ import pytest
 
 from tools.lint import MAX_FILE, MAX_FUNCTION, check
 
-PURE = "services/billing/rating.py"
+PURE = '"""What it decides. Pure."""\n'
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,12 @@ PURE = "services/billing/rating.py"
         ("an API subject built by f-string", "services/config/app.py", 'x = f"$JS.API.{y}"', "subject string"),
         ("SQL in a use case", "services/config/usecases.py", 'x = "select a from b"', "SQL outside"),
         ("an update in a transport", "services/billing/transport.py", 'x = "update b set c = 1"', "SQL outside"),
-        ("a clock in a pure module", PURE, "import datetime\nx = datetime.datetime.now()", "reads the clock"),
-        ("asyncpg in a pure module", PURE, "import asyncpg", "imports asyncpg"),
-        ("an async function in a pure module", PURE, "async def f(): pass", "async function"),
-        ("a file opened in a pure module", PURE, "x = open('f')", "does I/O"),
+        ("a clock in a pure module", "services/config/x.py", PURE + "x = datetime.now()", "reads the clock"),
+        ("asyncpg in a pure module", "services/config/x.py", PURE + "import asyncpg", "imports asyncpg"),
+        ("an async function in a pure module", "services/config/x.py", PURE + "async def f(): pass", "async function"),
+        ("a file opened in a pure module", "services/config/x.py", PURE + "x = open('f')", "does I/O"),
+        ("a clock in a module of values", "shared/x.py", '"""Values only."""\nx = date.today()', "reads the clock"),
+        ("a clock in a contract", "shared/contracts/x.py", "x = date.today()", "reads the clock"),
         ("a file that is too long", "shared/x.py", "x = 1\n" * (MAX_FILE + 1), "is it still one room"),
         ("a function that is too long", "shared/x.py", "def f():\n" + "    x = 1\n" * MAX_FUNCTION, "lines, over"),
     ],
@@ -36,6 +38,7 @@ def test_a_fault_is_noticed(case: str, name: str, text: str, fault: str) -> None
         ("services/config/store/domains.py", 'x = "insert into a values (1)"'),
         ("services/config/app.py", '"""select a from b; https.cmd.x.v1"""'),
         ("services/config/app.py", 'x = "https://example.com"'),
+        ("services/config/app.py", '"""It waits."""\nimport asyncio'),
     ],
 )
 def test_what_is_allowed_passes(name: str, text: str) -> None:

@@ -186,7 +186,7 @@ function state(r) {
     const entries = ngx.shared.entries;
     return {
         boot: ngx.shared.boot.get('id'), entries: entries.size(),
-        free: entries.freeSpace(), capacity: entries.capacity,
+        free: entries.freeSpace(),
     };
 }
 

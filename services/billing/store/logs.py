@@ -193,7 +193,7 @@ async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
 
 def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
     """As it was delivered once, before it waited."""
-    return Delivery(subjects.usage_batch(node), body, {}, subjects.STREAM_USAGE, 0, at, 1, "")
+    return Delivery(subjects.usage_batch(node), body, {}, subjects.STREAM_USAGE, 0, at, "")
 
 
 async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:

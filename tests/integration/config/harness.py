@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import signal
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -79,7 +78,6 @@ class Stage:
     events: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     questions: dict[str, JudgeSubmission] = field(default_factory=dict)
     asked_at: dict[str, float] = field(default_factory=dict)
-    judged_for: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     max_revision: int | None = 0
     silences: int = 0
     ports_of: dict[str, int] = field(default_factory=dict)
@@ -280,7 +278,6 @@ def _note(stage: Stage, delivery: Delivery) -> None:
     question = JudgeSubmission.model_validate_json(delivery.body)
     stage.questions[question.submission_id] = question
     stage.asked_at.setdefault(question.submission_id, delivery.stream_time.timestamp())
-    stage.judged_for[question.submission_id] += delivery.deliveries == 1
 
 
 def _keys(folder: Path) -> Signer:

@@ -37,7 +37,7 @@ def arrival(
     sequence: int, *, id: str = "", body: bytes = b"{}", key: str | None = "k", made: datetime = FIRST, source: str = ""
 ) -> Arrival:
     headers = {"ce-id": id or f"m{sequence}", "ce-source": source}
-    delivery = Delivery("subject", body, headers, "S", sequence, made, 1, "reply")
+    delivery = Delivery("subject", body, headers, "S", sequence, made, "reply")
     return Arrival(delivery, made, (key,) if key else ())
 
 

@@ -154,7 +154,7 @@ async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_rea
     source = subjects.DEAD_OWNERS["config"][2]
     office = DeadOffice(client, publisher, "config", {source: handle})
     event = Delivery(
-        subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, subjects.STREAM_EVENTS, 17, datetime.now(UTC), 1, ""
+        subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, subjects.STREAM_EVENTS, 17, datetime.now(UTC), ""
     )
     await DeadLetters(publisher, source).bury(event, "malformed: odd")
     found = [x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == event.id]

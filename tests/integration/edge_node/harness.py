@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from clients.edge_node import nginx
 from clients.edge_node.dataplane import DataPlane, DataPlaneError
 from clients.edge_node.entry import Entry, KeyType, Origin, Pair
-from clients.edge_node.nginx import NginxLayout, reopen_logs, start_nginx
 from clients.edge_node.usage_log import UsageLogs
+from tests.support.waiting import until
 
 CA = trustme.CA()
 _KEY_TYPES = {"rsa": trustme.KeyType.RSA, "ecdsa": trustme.KeyType.ECDSA}
@@ -52,16 +53,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float = 10.0) -> None:
-    """Waits until a condition holds."""
-    try:
-        async with asyncio.timeout(limit):
-            while not await condition():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {limit} s: {what}") from None
 
 
 class OriginServer:
@@ -144,7 +135,7 @@ class Visitor:
 class Node:
     """A node's nginx with its control client, its logs and an origin."""
 
-    layout: NginxLayout
+    layout: nginx.NginxLayout
     origin: OriginServer
     process: asyncio.subprocess.Process | None = field(default=None)
 
@@ -157,7 +148,10 @@ class Node:
         return UsageLogs(self.layout.folder / "usage")
 
     async def start(self) -> None:
-        self.process = await start_nginx(self.layout)
+        await asyncio.to_thread(nginx.prepare, self.layout)
+        self.process = await asyncio.create_subprocess_exec(
+            *nginx.command(self.layout), cwd=self.layout.folder, stdin=asyncio.subprocess.DEVNULL
+        )
 
         async def answers() -> bool:
             assert self.process is not None
@@ -167,7 +161,7 @@ class Node:
             except DataPlaneError:
                 return False
 
-        await until(answers, "nginx answers on its control socket")
+        await until(answers, "nginx answers on its control socket", every=0.005)
 
     async def stop(self) -> None:
         if self.process and self.process.returncode is None:
@@ -175,7 +169,13 @@ class Node:
             await self.process.wait()
 
     def reopen(self) -> None:
-        reopen_logs(self.layout)
+        nginx.reopen_logs(self.layout)
+
+    async def until_final(self, log_id: str) -> int:
+        """The length of a rotated log that was written to, once no nginx process has it open."""
+        length = await until(lambda: self.logs.final_length(log_id), f"log {log_id} is final")
+        assert length
+        return length
 
     async def put(self, *entries: Entry) -> None:
         """Puts entries; those without an origin address get this node's origin."""

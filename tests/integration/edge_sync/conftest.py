@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.edge_sync.harness import Ground, World
+from tests.integration.edge_sync.ground import Ground
+from tests.integration.edge_sync.harness import World
 
 
 @pytest.fixture(scope="session")

@@ -8,267 +8,36 @@ import json
 import signal
 import sys
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.keys import NODE_SEED
 from clients.fleet.publish import send
-from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
-from deploy.embedded.nats import Broker, serves_jetstream
-from deploy.embedded.ports import HOST, Ports
-from deploy.embedded.postgres import Postgres
-from deploy.embedded.supervisor import Supervisor, base_environment
+from deploy.embedded.ports import HOST
+from deploy.embedded.supervisor import base_environment
 from services.edge_sync.bucket import Bucket
 from shared import subjects as s
-from shared import topology
-from shared.contracts.base import SealedKey, Signed
-from shared.contracts.domains import DomainChanged, Origin, Settings
-from shared.contracts.edge import Bundle, BundleKind, BundlePage, BundlePair, Checkpoint, NodeStatus, Proof
-from shared.contracts.judging import Attestation
-from shared.contracts.queries import BundleAnswer, BundlesPage, FleetView, GetBundle, Nothing, PageBundles
-from shared.crypto.digest import Digest
-from shared.crypto.signing import Purpose, Signer, Trust, Verifier, parse
+from shared.contracts.base import Signed
+from shared.contracts.edge import Bundle
+from shared.contracts.queries import FleetView, Nothing
+from shared.crypto.signing import Purpose, Signer, Trust, parse
 from shared.errors import BrokerAway
-from shared.messaging.broker import connect
-from shared.messaging.cloudevents import outgoing
-from shared.messaging.direct import get_batch
-from shared.messaging.publish import Publisher
 from shared.messaging.rpc import ask
-from shared.settings import BrokerSettings
+from tests.integration.edge_sync.ground import Ground
+from tests.integration.edge_sync.played import FakeConfig, FakeNode
 from tests.support.waiting import until
 
-NODES = ("node-1", "node-2", "node-3")
 USERS = ("config", "operator", "platform", "edge_sync", "topology")
 QUICK = {
     "LIVE_SECONDS": "1.5", "LAGGING_SECONDS": "1.5", "SEALING_SECONDS": "1.5", "DIGEST_SECONDS": "0.5",
     "SEEN_SECONDS": "0.3", "CHECKPOINT_SECONDS": "0.2",
 }
-
-
-@dataclass
-class Ground:
-    """Broker and database, shared by the tests; everything in them is made anew for each."""
-
-    data: Path
-    keys: Keys
-    broker: Broker
-    postgres: Postgres
-    supervisor: Supervisor
-    ports: Ports
-
-    @classmethod
-    async def start(cls, data: Path) -> Ground:
-        data.chmod(0o755)
-        ports = Ports(data / "ports.json")
-        keys = ensure_keys(data, data / "nats" / "edge_users.conf", datetime.now(UTC))
-        ensure_nodes(keys, list(NODES))
-        ground = cls(
-            data, keys, Broker(data / "nats", ports.pick("nats"), keys.users), Postgres(data, ["edge_sync"]),
-            Supervisor(data), ports,
-        )
-        await ground.supervisor.start(ground.broker.prepare())
-        await ground.supervisor.start(ground.postgres.prepare())
-        await until(ground.postgres.ready, "PostgreSQL starts", limit=30)
-        await ground.postgres.provision()
-        await ground.broker_ready()
-        return ground
-
-    async def broker_ready(self) -> None:
-        await until(
-            lambda: serves_jetstream(self.broker.url, self.keys.seed("topology")), "NATS starts", limit=30
-        )
-
-    async def login(self, user: str) -> Client:
-        return await connect(self._settings(self.keys.seed(user)), user)
-
-    async def login_node(self, node: str) -> Client:
-        return await connect(self._settings(self.keys.node_folder(node) / NODE_SEED), f"node-{node}")
-
-    def _settings(self, seed: Path) -> BrokerSettings:
-        return BrokerSettings(nats_url=self.broker.url, nats_seed_file=seed)
-
-    @property
-    def dsn(self) -> str:
-        return self.postgres.dsn("edge_sync", "edge_sync")
-
-    async def empty(self, topology_user: Client) -> None:
-        """Streams and tables as on the first day."""
-        await lose_streams(topology_user)
-        connection = await asyncpg.connect(self.dsn)
-        await connection.execute("drop schema if exists public cascade; create schema public")
-        await connection.close()
-        fleet = FleetFile.read(self.keys.fleet_file)
-        for node in NODES:
-            fleet.mark(node, "made")
-        fleet.epochs = {1: fleet.epochs[1]}
-        fleet.save()
-
-
-async def lose_streams(topology_user: Client, *names: str) -> None:
-    """Deletes the streams (all by default) and makes them anew, empty."""
-    js = topology_user.jetstream(timeout=10)
-    for name in names or tuple(stream.name for stream in topology.STREAMS):
-        with contextlib.suppress(NotFoundError):
-            await js.delete_stream(name)
-    await topology.apply(js)
-
-
-class FakeConfig:
-    """Answers bundle.get and bundle.page of what the test decided, and tells of changes."""
-
-    def __init__(self, client: Client, validator: Signer) -> None:
-        self._client, self._validator = client, validator
-        self.publisher = Publisher(client)
-        self.bundles: dict[str, Bundle] = {}
-        self.revision = 0
-
-    async def start(self) -> None:
-        await self._client.subscribe(s.RPC_BUNDLE_GET, queue="config", cb=self._get)
-        await self._client.subscribe(s.RPC_BUNDLE_PAGE, queue="config", cb=self._page)
-        await self._client.flush()
-
-    def decide(self, domain: str, kind: BundleKind, *, attested: str | None = None, epoch: int = 1) -> Bundle:
-        """``attested``: the account that the validator vouched for, when it is not the domain's."""
-        self.revision += 1
-        pairs = [self.pair(domain, self.revision, attested or "acme")] if kind is BundleKind.HTTPS else []
-        self.bundles[domain] = Bundle(
-            domain=domain, account="acme", revision=self.revision, epoch=epoch, kind=kind, settings=Settings(),
-            origin=Origin(scheme="http", host="origin.example", port=80), pairs=pairs,
-        )
-        return self.bundles[domain]
-
-    def pair(self, domain: str, number: int, account: str) -> BundlePair:
-        chain = f"-----BEGIN CERTIFICATE-----\n{domain} {number}\n-----END CERTIFICATE-----\n"
-        word = Attestation(
-            account=account, domains=[domain], pair_id=f"pair-{number}", leaf_fingerprint=fingerprint(number),
-            chain_hash=sha256(chain.encode()).hexdigest(),
-        )
-        return BundlePair(
-            pair_id=f"pair-{number}", chain=chain, sealed_key=SealedKey(epoch=1, box="c2VhbGVk"),
-            attestation=self._validator.sign(Purpose.ATTESTATION, word),
-        )
-
-    async def tell(self, bundle: Bundle, command: str = "") -> datetime:
-        """The event of a change; its submission is now."""
-        at = datetime.now(UTC)
-        body = DomainChanged(
-            domain=bundle.domain, account=bundle.account, revision=bundle.revision, change="replaced",
-            command_id=command or f"command-{bundle.revision}", submitted_at=at,
-        )
-        await self.publisher.publish(
-            outgoing(s.EVENT_DOMAIN_CHANGED, body, source="config", about=bundle.domain, at=at)
-        )
-        return at
-
-    async def change(self, domain: str, kind: BundleKind = BundleKind.HTTPS) -> Bundle:
-        bundle = self.decide(domain, kind)
-        await self.tell(bundle)
-        return bundle
-
-    async def _get(self, message: Msg) -> None:
-        bundle = self.bundles.get(parse(GetBundle, message.data).domain)
-        await message.respond(BundleAnswer(payload=None if bundle is None else bundle.encode().decode()).encode())
-
-    async def _page(self, message: Msg) -> None:
-        question = parse(PageBundles, message.data)
-        names = [name for name in sorted(self.bundles) if name > question.after]
-        rows = [
-            BundlePage(domain=b.domain, revision=b.revision, hash=sha256(b.encode()).hexdigest())
-            for b in (self.bundles[name] for name in names[: question.limit])
-        ]
-        more = rows[-1].domain if len(names) > question.limit else None
-        await message.respond(BundlesPage(rows=rows, next=more).encode())
-
-
-def fingerprint(number: int) -> str:
-    return sha256(f"leaf {number}".encode()).hexdigest()
-
-
-@dataclass
-class FakeNode:
-    """Hears live bundles, keeps its digest, proves (when ``proves``) and reports every 0.2 s (when ``reports``)."""
-
-    node: str
-    client: Client
-    trusted: Verifier
-    proves: bool = True
-    reports: bool = True
-    fault: str | None = None
-    epochs: list[int] = field(default_factory=lambda: [1])
-    digest: Digest = field(default_factory=Digest)
-    incarnation: str = ""
-    sequence: int = 0
-    bundles: dict[str, Bundle] = field(default_factory=dict)
-    arrived: dict[tuple[str, int], datetime] = field(default_factory=dict)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-
-    async def start(self) -> None:
-        await self.client.subscribe(s.EDGE_LIVE_ALL, cb=self._live)
-        await self.client.subscribe(s.EDGE_CHECKPOINT, cb=self._checkpoint)
-        await self.client.flush()
-        self._beat = asyncio.create_task(self._report())
-
-    async def stop(self) -> None:
-        self._beat.cancel()
-        await self.client.close()
-
-    async def _live(self, message: Msg) -> None:
-        headers = message.headers or {}
-        proof = self._take(message.data, int(headers["Nats-Sequence"]))
-        if proof is not None and self.proves:
-            await self.report(proof)
-
-    def _take(self, body: bytes, sequence: int) -> Proof | None:
-        bundle = self.trusted.open_bytes(Purpose.BUNDLE, body, Bundle)
-        self.sequence = max(self.sequence, sequence)
-        held = self.bundles.get(bundle.domain)
-        if held is not None and (held.revision, held.epoch) > (bundle.revision, bundle.epoch):
-            return None
-        self.bundles[bundle.domain] = bundle
-        self.arrived[(bundle.domain, bundle.revision)] = datetime.now(UTC)
-        payload = parse(Signed, body).payload.encode()
-        if self.fault is None:
-            self.digest.put(bundle.domain, bundle.revision, sha256(payload).hexdigest())
-        served = fingerprint(int(bundle.pairs[0].pair_id.removeprefix("pair-"))) if bundle.pairs else None
-        return Proof(
-            domain=bundle.domain, revision=bundle.revision, applied_at=datetime.now(UTC), fault=self.fault,
-            served=None if self.fault else served,
-        )
-
-    async def _checkpoint(self, message: Msg) -> None:
-        checkpoint = self.trusted.open_bytes(Purpose.CHECKPOINT, message.data, Checkpoint)
-        self.checkpoints.append(checkpoint)
-        if checkpoint.incarnation != self.incarnation:
-            self.incarnation, self.sequence = checkpoint.incarnation, 0
-            for stored in await get_batch(
-                self.client, s.kv_stream(s.BUCKET_BUNDLES), 1, 500, s.kv_all(s.BUCKET_BUNDLES)
-            ):
-                self._take(stored.body, stored.sequence)
-
-    async def report(self, *proofs: Proof) -> None:
-        await self.client.publish(s.edge_status(self.node), self.status(*proofs).encode())
-
-    def status(self, *proofs: Proof) -> NodeStatus:
-        return NodeStatus(
-            node=self.node, incarnation=self.incarnation, sequence=self.sequence, root=self.digest.root(),
-            epochs=self.epochs, stale=False, proofs=list(proofs), logs=[], nginx_restarts=0, time=datetime.now(UTC),
-        )
-
-    async def _report(self) -> None:
-        while True:
-            if self.reports:
-                await self.report()
-            await asyncio.sleep(0.2)
 
 
 @dataclass
@@ -391,13 +160,13 @@ class World:
         """As the operator."""
         await send(self.clients["operator"], orders, datetime.now(UTC))
 
-    async def view(self) -> FleetView:
-        return await ask(self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=2)
+    async def view(self, timeout: float = 2) -> FleetView:
+        return await ask(self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=timeout)
 
     async def until_state(self, node: str, state: str) -> None:
         async def holds() -> bool:
-            with contextlib.suppress(BrokerAway):
-                return any(one.node == node and one.state == state for one in (await self.view()).nodes)
+            with contextlib.suppress(BrokerAway):  # a replica that does not lead yet stays silent
+                return any(one.node == node and one.state == state for one in (await self.view(timeout=0.2)).nodes)
             return False
 
         await until(holds, f"{node} is {state}")

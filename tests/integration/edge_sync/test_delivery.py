@@ -14,7 +14,8 @@ from shared.contracts.queries import DeadPage, DigestAnswer, DigestQuestion, Lis
 from shared.crypto.digest import bucket_of
 from shared.crypto.signing import Signer
 from shared.messaging.rpc import ask
-from tests.integration.edge_sync.harness import World, lose_streams
+from tests.integration.edge_sync.ground import lose_streams
+from tests.integration.edge_sync.harness import World
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"

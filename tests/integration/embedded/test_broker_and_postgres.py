@@ -180,13 +180,21 @@ async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path:
     assert not long.postgres.socket_folder.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs all other tests as itself")
-def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
+async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_for_itself(servers: Servers) -> None:
+    await servers.start_postgres()
     owner = launch.other_than_root()
-    assert owner is not None
+    expected = os.geteuid() if owner is None else owner.uid
+    assert expected != 0
+    assert Path(f"/proc/{servers.supervisor.pid(postgres.NAME)}").stat().st_uid == expected
+
+
+def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
+    """Root becomes a system user for it; an ordinary user is one already."""
+    owner = launch.other_than_root()
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
-    os.chown(folder, owner.uid, owner.gid)
+    if owner is not None:
+        os.chown(folder, owner.uid, owner.gid)
     tests = f"{__file__}::test_a_second_start_continues_with_the_data_of_the_first"
     argv = (sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/base", tests)
     done = subprocess.run(

@@ -117,7 +117,11 @@ async def test_one_that_ignores_sigterm_is_killed_after_its_limit(tmp_path: Path
 
 async def test_a_stopped_process_is_ended_too(supervisor: Supervisor, tmp_path: Path) -> None:
     await supervisor.start(spec(tmp_path, "one", stop=0.2))
+    stopped = supervisor.pid("one")
+    assert stopped is not None
     supervisor.kill("one", signal.SIGSTOP)
+    await supervisor.stop()
+    assert alive([stopped]) == []
 
 
 async def test_a_program_that_is_not_there_is_one_line(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _text(value: object) -> str:
     return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
-async def test_there_are_examples() -> None:
+async def test_every_example_of_the_document_is_run() -> None:
     assert len(EXAMPLES) == 6
 
 

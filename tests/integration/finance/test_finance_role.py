@@ -29,7 +29,7 @@ async def finance(staged: Stage) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def test_it_reads_every_view_of_finance_and_each_is_explained(finance: Connection) -> None:
+async def test_finance_reads_every_view_and_each_is_explained(finance: Connection) -> None:
     rows = await finance.fetch(
         "select c.relname, obj_description(c.oid) as text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
         " where n.nspname = 'finance' and c.relkind = 'v'"
@@ -40,7 +40,7 @@ async def test_it_reads_every_view_of_finance_and_each_is_explained(finance: Con
         assert row["text"], f"{row['relname']} has a comment"
 
 
-async def test_it_reads_no_table_and_no_sequence(staged: Stage, finance: Connection) -> None:
+async def test_finance_reads_no_table_and_no_sequence(staged: Stage, finance: Connection) -> None:
     names = [
         row["name"] for row in await staged.database.fetch(
             "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n"
@@ -66,7 +66,7 @@ async def test_it_reads_no_table_and_no_sequence(staged: Stage, finance: Connect
         "begin; lock table public.ledger",
     ],
 )
-async def test_it_changes_nothing_even_when_it_asks_to_write(finance: Connection, statement: str) -> None:
+async def test_finance_changes_nothing_even_when_it_asks_to_write(finance: Connection, statement: str) -> None:
     await finance.execute("set default_transaction_read_only = off")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await finance.execute(statement)

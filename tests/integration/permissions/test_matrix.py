@@ -20,6 +20,7 @@ from shared import subjects as s
 from shared import topology as t
 from shared.contracts.channels import BY_SERVICE
 from shared.nats_config import render_edge_users
+from tests.support.subjects import covers
 from tests.support.waiting import until
 
 NODES = ("a", "b")
@@ -53,16 +54,6 @@ def _subjects() -> list[str]:
 
 
 SUBJECTS = _subjects()
-
-
-def covers(pattern: str, subject: str) -> bool:
-    wanted, given = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
-            return len(given) > index
-        if index >= len(given) or token not in ("*", given[index]):
-            return False
-    return len(wanted) == len(given)
 
 
 @dataclass

@@ -23,7 +23,7 @@ ROOTS = TrustRoots.from_pem(ROOT.pem)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_it_is_answered_within_a_second(kind: str) -> None:
+def test_a_hostile_submission_is_answered_within_a_second(kind: str) -> None:
     certificate, key = HOSTILE[kind]()
     began = time.process_time()
     judged = judge([Texts(certificate, key)], [DOMAIN], at=NOW, roots=ROOTS)

@@ -11,7 +11,7 @@ from tests.support.pki import NOW, Authority
 COMMAND = [sys.executable, "-m", "services.validator"]
 
 
-def test_it_answers_line_by_line_while_input_is_open() -> None:
+def test_lines_are_answered_one_by_one_while_input_is_open() -> None:
     root = Authority.create()
     leaf = root.intermediate().issue(["www.example.com"])
     request = {"id": "one", "certificate": leaf.chain_pem, "private_key": leaf.key_pem, "domain": "www.example.com",

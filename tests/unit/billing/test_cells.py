@@ -22,7 +22,7 @@ OWNERS = {
      (NOW - PAST_MINUTES, None), (NOW - PAST_MINUTES - 1, "minute_too_old"), (0, "minute_too_old"),
      (-1, "minute_too_old")],
 )
-def test_how_late_and_how_early(minute: int, expected: str | None) -> None:
+def test_a_minute_too_late_or_too_early_is_refused(minute: int, expected: str | None) -> None:
     assert minute_fault(minute, NOW) == expected
 
 
@@ -38,7 +38,7 @@ def test_registered_names_are_valid(domain: str) -> None:
     ["", "UP.example", "a..b", ".a", "a.", "*", "a.*.b", "*.*.a", "a b", "a\x00", "a\n", "x" * 64, "a." * 127 + "a",
      "é.example"],
 )
-def test_other_names_are_not(domain: str) -> None:
+def test_names_that_nobody_could_register_are_invalid(domain: str) -> None:
     assert not valid_domain(domain)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.balance import Standing, Terms, judge, money_fault, priced
-from services.billing.rating import amount_of
+from services.billing.rating import PRICES, cost
 from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
 from shared.contracts.prices import Price, PriceBook, Tier
@@ -27,16 +27,16 @@ USED = Standing("a", entries=1)
      (5_000, "CNY", "0.025"), (0, "CNY", "0"), (-7, "CNY", "-0.000035"), (2**62, "CNY", "23058430092136.93952")],
 )
 def test_the_price_is_linear_and_exact(requests: int, currency: str, expected: str) -> None:
-    assert amount_of(requests, currency) == D(expected)
+    assert cost(requests, PRICES[currency]) == D(expected)
 
 
 @given(st.lists(st.integers(0, 2**53), max_size=20), st.sampled_from(["CNY", "USD"]))
 def test_the_sum_of_the_parts_costs_what_the_whole_costs(parts: list[int], currency: str) -> None:
     total = D(0)
     for part in parts:
-        assert amount_of(part, currency) >= 0
-        total = minus(total, -amount_of(part, currency))
-    assert total == amount_of(sum(parts), currency)
+        assert cost(part, PRICES[currency]) >= 0
+        total = minus(total, -cost(part, PRICES[currency]))
+    assert total == cost(sum(parts), PRICES[currency])
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**19), max_value=10**19, places=18))
@@ -45,31 +45,33 @@ def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -
     assert "E" not in format(plain(amount), "f")
 
 
-@pytest.mark.parametrize(
-    ("case", "standing", "expected"),
-    [
-        ("no rule is on", replace(USED, ledger=D("0.01")), []),
-        ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
-        ("below its threshold is low", replace(USED, ledger=D("4.99"), threshold=D(5)), ["low"]),
-        ("at its threshold is not", replace(USED, ledger=D(5), threshold=D(5)), []),
-        ("below three mean hours is low",
-         replace(USED, ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
-        ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
-        ("the higher limit counts",
-         replace(USED, ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
-        ("nothing left is depleted", replace(USED, ledger=D(0)), ["depleted"]),
-        ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
-        ("low and depleted at once", replace(USED, ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
-        ("what is flagged is not flagged again",
-         replace(USED, ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
-        ("under 1.2 times the limit it stays low", replace(USED, ledger=D("1.19"), threshold=D(1), low=True), []),
-        ("at 1.2 times the limit it clears", replace(USED, ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
-        ("it clears when the rule goes off", replace(USED, ledger=D("0.1"), low=True), ["recovered"]),
-        ("above zero it is settled", replace(USED, ledger=D("0.1"), depleted=True), ["settled"]),
-        ("accrued usage counts", replace(USED, ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
-    ],
-)
-def test_judge(case: str, standing: Standing, expected: list[str]) -> None:
+CROSSINGS = [
+    ("no rule is on", replace(USED, ledger=D("0.01")), []),
+    ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
+    ("below its threshold is low", replace(USED, ledger=D("4.99"), threshold=D(5)), ["low"]),
+    ("at its threshold is not", replace(USED, ledger=D(5), threshold=D(5)), []),
+    ("below three mean hours is low",
+     replace(USED, ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
+    ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
+    ("the higher limit counts",
+     replace(USED, ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
+    ("nothing left is depleted", replace(USED, ledger=D(0)), ["depleted"]),
+    ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
+    ("low and depleted at once", replace(USED, ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
+    ("what is flagged is not flagged again",
+     replace(USED, ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
+    ("under 1.2 times the limit it stays low", replace(USED, ledger=D("1.19"), threshold=D(1), low=True), []),
+    ("at 1.2 times the limit it clears", replace(USED, ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
+    ("it clears when the rule goes off", replace(USED, ledger=D("0.1"), low=True), ["recovered"]),
+    ("above zero it is settled", replace(USED, ledger=D("0.1"), depleted=True), ["settled"]),
+    ("accrued usage counts", replace(USED, ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
+]
+
+
+@pytest.mark.parametrize(("case", "standing", "expected"), CROSSINGS, ids=[case for case, *_ in CROSSINGS])
+def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
+    case: str, standing: Standing, expected: list[str]
+) -> None:
     decided, crossings = judge(standing, TERMS)
     assert [crossing.change for crossing in crossings] == expected, case
     assert decided.crossing == standing.crossing + len(expected)

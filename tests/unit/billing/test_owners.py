@@ -22,41 +22,43 @@ def removed(revision: int, account: str, when: datetime) -> Fact:
     return Fact(revision, "removed", account, when)
 
 
-@pytest.mark.parametrize(
-    ("case", "facts", "expected"),
-    [
-        ("nobody told anything", [], ()),
-        ("the first owner owns what was before, too", [registered(1, "a", at(10, 5))],
-         (Period("a", BEGINNING, OPEN_END),)),
-        ("a removal counts from the next full minute", [registered(1, "a", at(10)), removed(2, "a", at(20, 1))],
-         (Period("a", BEGINNING, 21),)),
-        ("a removal on the minute counts from that minute", [registered(1, "a", at(10)), removed(2, "a", at(20))],
-         (Period("a", BEGINNING, 20),)),
-        ("the next owner in the same minute follows without a gap",
-         [registered(1, "a", at(10)), removed(2, "a", at(20, 10)), registered(3, "b", at(20, 50))],
-         (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
-        ("after a gap the next owner owns from its first minute",
-         [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30, 50))],
-         (Period("a", BEGINNING, 20), Period("b", 30, OPEN_END))),
-        ("a hand-over without a removal counts from the next full minute",
-         [registered(1, "a", at(10)), registered(2, "b", at(20, 1))],
-         (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
-        ("the same registration again changes nothing", [registered(1, "a", at(10)), registered(2, "a", at(20))],
-         (Period("a", BEGINNING, OPEN_END),)),
-        ("a removal by somebody else is none", [registered(1, "a", at(10)), removed(2, "b", at(20))],
-         (Period("a", BEGINNING, OPEN_END),)),
-        ("a removal alone says nothing yet", [removed(2, "a", at(20))], ()),
-        ("an owner of less than a minute owned nothing",
-         [registered(1, "a", at(10)), removed(2, "a", at(20, 1)), registered(3, "b", at(20, 2)),
-          removed(4, "b", at(20, 3)), registered(5, "c", at(20, 4))],
-         (Period("a", BEGINNING, 21), Period("c", 21, OPEN_END))),
-    ],
-)
-def test_periods(case: str, facts: list[Fact], expected: tuple[Period, ...]) -> None:
+OWNED = [
+    ("nobody told anything", [], ()),
+    ("the first owner owns what was before, too", [registered(1, "a", at(10, 5))],
+     (Period("a", BEGINNING, OPEN_END),)),
+    ("a removal counts from the next full minute", [registered(1, "a", at(10)), removed(2, "a", at(20, 1))],
+     (Period("a", BEGINNING, 21),)),
+    ("a removal on the minute counts from that minute", [registered(1, "a", at(10)), removed(2, "a", at(20))],
+     (Period("a", BEGINNING, 20),)),
+    ("the next owner in the same minute follows without a gap",
+     [registered(1, "a", at(10)), removed(2, "a", at(20, 10)), registered(3, "b", at(20, 50))],
+     (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
+    ("after a gap the next owner owns from its first minute",
+     [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30, 50))],
+     (Period("a", BEGINNING, 20), Period("b", 30, OPEN_END))),
+    ("a hand-over without a removal counts from the next full minute",
+     [registered(1, "a", at(10)), registered(2, "b", at(20, 1))],
+     (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
+    ("the same registration again changes nothing", [registered(1, "a", at(10)), registered(2, "a", at(20))],
+     (Period("a", BEGINNING, OPEN_END),)),
+    ("a removal by somebody else is none", [registered(1, "a", at(10)), removed(2, "b", at(20))],
+     (Period("a", BEGINNING, OPEN_END),)),
+    ("a removal alone says nothing yet", [removed(2, "a", at(20))], ()),
+    ("an owner of less than a minute owned nothing",
+     [registered(1, "a", at(10)), removed(2, "a", at(20, 1)), registered(3, "b", at(20, 2)),
+      removed(4, "b", at(20, 3)), registered(5, "c", at(20, 4))],
+     (Period("a", BEGINNING, 21), Period("c", 21, OPEN_END))),
+]
+
+
+@pytest.mark.parametrize(("case", "facts", "expected"), OWNED, ids=[case for case, *_ in OWNED])
+def test_an_owner_has_the_minutes_from_registration_to_removal(
+    case: str, facts: list[Fact], expected: tuple[Period, ...]
+) -> None:
     assert periods(facts) == expected, case
 
 
-def test_the_owner_of_a_minute() -> None:
+def test_a_minute_belongs_to_who_owned_it() -> None:
     owned = periods([registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30))])
     assert [owner_at(owned, minute) for minute in (5, 19, 20, 29, 30, 99)] == ["a", "a", NOBODY, NOBODY, "b", "b"]
     assert owner_at((), 5) == NOBODY

@@ -15,23 +15,27 @@ class Span:
     end: int
 
 
+FATES = [
+    ("the range at the stored end is taken", 100, 200, 100, None, Fate.ACCEPT),
+    ("the first range of a log is taken", 0, 10, 0, None, Fate.ACCEPT),
+    ("a later one waits", 150, 200, 100, None, Fate.HOLD),
+    ("one that is stored already is a repetition", 0, 100, 100, None, Fate.REPEAT),
+    ("a part of what is stored is a repetition", 20, 30, 100, None, Fate.REPEAT),
+    ("an empty range at the stored end says nothing new", 100, 100, 100, None, Fate.REPEAT),
+    ("an empty range further on waits", 150, 150, 100, None, Fate.HOLD),
+    ("one across the stored end is an overlap", 50, 150, 100, None, Fate.OVERLAP),
+    ("up to the final length is taken", 100, 200, 100, 200, Fate.ACCEPT),
+    ("beyond the final length cannot be", 100, 201, 100, 200, Fate.PAST_FINAL),
+    ("a repetition stays one whatever the final length", 0, 100, 100, 50, Fate.REPEAT),
+]
+
+
 @pytest.mark.parametrize(
-    ("case", "start", "end", "stored_to", "final", "expected"),
-    [
-        ("the range at the stored end is taken", 100, 200, 100, None, Fate.ACCEPT),
-        ("the first range of a log is taken", 0, 10, 0, None, Fate.ACCEPT),
-        ("a later one waits", 150, 200, 100, None, Fate.HOLD),
-        ("one that is stored already is a repetition", 0, 100, 100, None, Fate.REPEAT),
-        ("a part of what is stored is a repetition", 20, 30, 100, None, Fate.REPEAT),
-        ("an empty range at the stored end says nothing new", 100, 100, 100, None, Fate.REPEAT),
-        ("an empty range further on waits", 150, 150, 100, None, Fate.HOLD),
-        ("one across the stored end is an overlap", 50, 150, 100, None, Fate.OVERLAP),
-        ("up to the final length is taken", 100, 200, 100, 200, Fate.ACCEPT),
-        ("beyond the final length cannot be", 100, 201, 100, 200, Fate.PAST_FINAL),
-        ("a repetition stays one whatever the final length", 0, 100, 100, 50, Fate.REPEAT),
-    ],
+    ("case", "start", "end", "stored_to", "final", "expected"), FATES, ids=[case for case, *_ in FATES]
 )
-def test_fate(case: str, start: int, end: int, stored_to: int, final: int | None, expected: Fate) -> None:
+def test_a_range_is_taken_held_or_refused_by_where_its_log_stands(
+    case: str, start: int, end: int, stored_to: int, final: int | None, expected: Fate
+) -> None:
     assert fate(start, end, stored_to, final) is expected, case
 
 

@@ -70,7 +70,7 @@ LEFT: dict[str, Callable[[str], bytes]] = {
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("what", LEFT)
-def test_it_is_found(kind: str, what: str) -> None:
+def test_a_pair_is_found_in_every_form_that_could_be_left_of_it(kind: str, what: str) -> None:
     assert needles(kind).found_in(b"before " + LEFT[what](kind) + b" after")
 
 
@@ -80,7 +80,7 @@ def test_another_pair_of_the_same_ca_and_name_is_not_it(kind: str) -> None:
 
 
 @given(before=st.binary(max_size=7), url_safe=st.booleans(), kind=st.sampled_from(sorted(PAIRS)))
-def test_it_is_found_in_base64_at_every_alignment(before: bytes, url_safe: bool, kind: str) -> None:
+def test_a_pair_is_found_in_base64_at_every_alignment(before: bytes, url_safe: bool, kind: str) -> None:
     encode = base64.urlsafe_b64encode if url_safe else base64.b64encode
     assert FOUND[kind].found_in(encode(before + der(kind)))
     assert FOUND[kind].found_in(encode(before + key_der(kind, PrivateFormat.PKCS8)))

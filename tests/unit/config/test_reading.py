@@ -116,7 +116,7 @@ def test_a_verdict_that_accepts_without_a_pair_or_leaves_the_key_unsealed_is_poi
     (0, None, "ok"), (59, None, "expires_soon"), (89, None, "expired"), (0, ["other.example.com"], "mismatch"),
     (0, ["*.example.com"], "ok"),
 ])
-def test_the_status_of_a_certificate(days: int, sans: list[str] | None, status: str) -> None:
+def test_a_certificate_has_the_status_of_its_days_and_names(days: int, sans: list[str] | None, status: str) -> None:
     assert views.status(pair(sans=sans), NAME, AT + timedelta(days=days)) == status
 
 

@@ -17,7 +17,7 @@ def version(revision: int, epoch: int = 1, content: str = "a") -> Version:
     return Version(Order(revision, epoch), (content * 64)[:64])
 
 
-Offers = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=5)
+Offers = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=4)
 
 
 @given(Offers)

@@ -67,29 +67,31 @@ def test_a_signed_bundle_opens_with_the_hash_of_its_payload(words: Words) -> Non
 Make = Callable[[Words], bytes]
 
 
-@pytest.mark.parametrize(
-    ("case", "make", "error"),
-    [
-        ("nothing", lambda w: b"", Malformed),
-        ("bytes that are no JSON", lambda w: b"\xff\x00", Malformed),
-        ("a bundle without a signature", lambda w: w.signers.bundle(NAME, 1).encode(), Malformed),
-        ("another signer of the same id",
-         lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("edge_sync-1")), Unsigned),
-        ("an unknown signer", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("x")), Unsigned),
-        ("the validator's key", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), w.signers.validator), Unsigned),
-        ("a signature for another purpose", lambda w: w.signers.edge_sync.sign(
-            Purpose.CHECKPOINT, w.signers.bundle(NAME, 1)).encode(), Unsigned),
-        ("another domain's bundle", lambda w: w.signers.signed(w.signers.bundle("b.test", 1)), Unsigned),
-        ("a payload that is no bundle", lambda w: w.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(), Malformed),
-        ("https without a pair", lambda w: w.signers.signed(w.signers.bundle(NAME, 1, kind=BundleKind.HTTPS)),
-         Malformed),
-        ("a removal with an origin", lambda w: w.signers.signed(
-            w.signers.bundle(NAME, 1, kind=BundleKind.REMOVED, origin=w.signers.bundle(NAME, 1).origin)), Malformed),
-        ("a suspension with a pair", lambda w: w.signers.signed(w.signers.bundle(
-            NAME, 1, w.signers.pair(NAME, w.authority.issue([NAME])), kind=BundleKind.SUSPENDED)), Malformed),
-    ],
-)
-def test_it_refuses(words: Words, case: str, make: Make, error: type[Poison]) -> None:
+REFUSED = [
+    ("nothing", lambda w: b"", Malformed),
+    ("bytes that are no JSON", lambda w: b"\xff\x00", Malformed),
+    ("a bundle without a signature", lambda w: w.signers.bundle(NAME, 1).encode(), Malformed),
+    ("another signer of the same id",
+     lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("edge_sync-1")), Unsigned),
+    ("an unknown signer", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("x")), Unsigned),
+    ("the validator's key", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), w.signers.validator), Unsigned),
+    ("a signature for another purpose", lambda w: w.signers.edge_sync.sign(
+        Purpose.CHECKPOINT, w.signers.bundle(NAME, 1)).encode(), Unsigned),
+    ("another domain's bundle", lambda w: w.signers.signed(w.signers.bundle("b.test", 1)), Unsigned),
+    ("a payload that is no bundle", lambda w: w.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(), Malformed),
+    ("https without a pair", lambda w: w.signers.signed(w.signers.bundle(NAME, 1, kind=BundleKind.HTTPS)),
+     Malformed),
+    ("a removal with an origin", lambda w: w.signers.signed(
+        w.signers.bundle(NAME, 1, kind=BundleKind.REMOVED, origin=w.signers.bundle(NAME, 1).origin)), Malformed),
+    ("a suspension with a pair", lambda w: w.signers.signed(w.signers.bundle(
+        NAME, 1, w.signers.pair(NAME, w.authority.issue([NAME])), kind=BundleKind.SUSPENDED)), Malformed),
+]
+
+
+@pytest.mark.parametrize(("case", "make", "error"), REFUSED, ids=[case for case, *_ in REFUSED])
+def test_what_is_no_signed_bundle_for_this_domain_is_refused(
+    words: Words, case: str, make: Make, error: type[Poison]
+) -> None:
     with pytest.raises(error):
         words.open(make(words))
 
@@ -131,7 +133,7 @@ def test_no_bytes_make_it_raise_anything_else(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.test", "*.a.test", "xn--bcher-kva.example", "_x.a.test", "1.2.example"])
-def test_names_that_a_bundle_may_be_for(name: str) -> None:
+def test_a_bundle_may_be_for_such_a_name(name: str) -> None:
     assert is_domain(name)
 
 
@@ -139,7 +141,7 @@ def test_names_that_a_bundle_may_be_for(name: str) -> None:
     "name", ["", "test", "*.", "*", "a.*.test", "A.test", "a..test", "../../x", "a/b.test", "a.test.", "-a.test",
              "a.test\n", f"{'a' * 64}.test", ".".join(["abcdefgh"] * 32), "a\0.test", "bücher.example"]
 )
-def test_names_that_it_may_not_be_for(name: str) -> None:
+def test_a_bundle_may_not_be_for_such_a_name(name: str) -> None:
     assert not is_domain(name)
 
 

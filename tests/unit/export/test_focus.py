@@ -66,7 +66,7 @@ def written(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, str
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_row_conforms(case: str) -> None:
+def test_a_row_of_each_kind_conforms_to_the_specification(case: str) -> None:
     assert list(faults(written([CASES[case]]))) == []
 
 

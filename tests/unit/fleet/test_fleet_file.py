@@ -25,13 +25,13 @@ def with_node(path: Path, folder: Path, node: str = "node-1") -> FleetNode:
         return fleet.node(node)
 
 
-def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_a_fleet_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = made(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_it_is_never_overwritten_by_a_new_one(tmp_path: Path) -> None:
+def test_a_fleet_file_is_never_overwritten_by_a_new_one(tmp_path: Path) -> None:
     path = made(tmp_path)
     before = path.read_bytes()
     with pytest.raises(SettingsError, match="never overwritten"):

@@ -140,7 +140,7 @@ OF_THE_QUESTION = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED}
 
 @pytest.mark.parametrize("strict", [False, True], ids=["normal", "strict"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
-def test_it_is_found_with_its_severity_and_nothing_else_is(case: Case, strict: bool) -> None:
+def test_each_fault_is_found_with_its_severity_and_nothing_else_is(case: Case, strict: bool) -> None:
     judged = case.judged(strict=strict)
     code = case.codes[0]
     assert [f.code for f in judged.findings if f.code in case.codes] == list(case.codes)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 from services.validator import pem as pem_text
 from services.validator.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
 from shared.contracts.findings import Code
-from tests.support.hostile import long_exponent, rsa_of
+from tests.support.hostile import der_integer, der_length, long_exponent, rsa_of
 from tests.support.pki import ec_key, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, of, refusals, report
 
@@ -23,18 +23,6 @@ from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, o
 def numbers(key: rsa_keys.RSAPrivateKey) -> Numbers:
     k = key.private_numbers()
     return Numbers(k.public_numbers.n, k.public_numbers.e, k.d, k.p, k.q, k.dmp1, k.dmq1, k.iqmp)
-
-
-def der_integer(value: int) -> bytes:
-    body = value.to_bytes(value.bit_length() // 8 + 1, "big")
-    return b"\x02" + der_length(len(body)) + body
-
-
-def der_length(length: int) -> bytes:
-    if length < 0x80:
-        return bytes([length])
-    body = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes([0x80 | len(body)]) + body
 
 
 def as_pem(key: Numbers, version: int = 0) -> str:

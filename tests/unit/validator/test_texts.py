@@ -62,7 +62,7 @@ NORMALISED = {
 
 
 @pytest.mark.parametrize("case", NORMALISED)
-def test_it_is_normalised_with_a_notice(case: str) -> None:
+def test_what_can_be_repaired_is_normalised_with_a_notice(case: str) -> None:
     judged = report(NORMALISED[case])
     assert accepted(judged), judged.findings
     assert set(codes(judged)) == {Code.CERTIFICATE_NORMALISED}

@@ -1,0 +1,109 @@
+"""The answers to questions. A page is full when it has ``limit`` rows; its ``next`` is the next one's ``after``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zoneinfo import ZoneInfo
+
+from services.billing import events
+from services.billing.auditing import Auditor
+from services.billing.balance import Terms
+from services.billing.statements import month
+from services.billing.store import accounts, completeness, logs, periods, plans, prices, reading, statements
+from services.billing.tariffs import NEVER, Prices, changes
+from services.billing.usecases import review
+from services.billing.zones import zone_of
+from shared.clock import Clock
+from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
+from shared.contracts.balance import BalanceView
+from shared.contracts.commands import ApplyPriceBook
+from shared.contracts.findings import Code, finding
+from shared.contracts.ledger import LedgerPage, QueryLedger, ShowStatement, Statement
+from shared.contracts.prices import ListPlans, PlansPage, PreviewPriceBook, PriceBookView, PriceEffect, PricePreview
+from shared.contracts.queries import ChargesPage, LogsPage, QueryCharges, QueryLogs, QueryUsage, ShowBalance, UsagePage
+from shared.errors import Refused
+from shared.money import minus
+from shared.storage.pool import Pool
+
+
+class Queries:
+    """Every question of billing's, on its own database."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._pool, self._clock, self._auditor = pool, clock, Auditor(pool)
+
+    async def usage(self, question: QueryUsage) -> UsagePage:
+        zone = _zone(question.zone)
+        async with reading(self._pool) as connection:
+            rows = await periods.query(connection, question, zone)
+        return UsagePage(rows=rows, next=periods.page_mark(rows[-1]) if len(rows) == question.limit else None)
+
+    async def logs(self, question: QueryLogs) -> LogsPage:
+        found = await logs.page_logs(self._pool, question)
+        last = f"{found[-1].node}/{found[-1].log}" if len(found) == question.limit else None
+        return LogsPage(logs=found, next=last)
+
+    async def charges(self, question: QueryCharges) -> ChargesPage:
+        rows = await accounts.page_charges(self._pool, question)
+        return ChargesPage(
+            rows=[row for _, row in rows], next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None
+        )
+
+    async def balance(self, question: ShowBalance) -> BalanceView:
+        terms = Terms(await prices.current(self._pool), self._clock.now())
+        return events.view(await accounts.read(self._pool, question.account, terms))
+
+    async def price_book(self) -> PriceBookView:
+        current = await prices.current(self._pool)
+        return PriceBookView(serial=current.serial, book=current.book)
+
+    async def preview(self, question: PreviewPriceBook) -> PricePreview:
+        """What a new price book would change, and for whom."""
+        old, now = await prices.current(self._pool), self._clock.now()
+        order = ApplyPriceBook(base=old.serial, book=question.book)
+        found = review(old, order, int(now.timestamp()) // 3600 + 1)
+        charged = [] if found else await prices.charged_since(self._pool, now)
+        return PricePreview(
+            base=old.serial, changes=changes(old.book, question.book)[:1000],
+            effects=_effects(old, Prices(0, question.book), charged)[:200], findings=found[:100],
+        )
+
+    async def plans(self, question: ListPlans) -> PlansPage:
+        found = await plans.page(self._pool, question.account, question.after, question.limit, self._clock.now())
+        return PlansPage(plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None)
+
+    async def gaps(self, question: QueryGaps) -> GapsPage:
+        return await completeness.page(self._pool, question, self._clock.now())
+
+    async def audit(self, question: QueryAudit) -> AuditReport:
+        return await self._auditor.audit(question, self._clock.now())
+
+    async def ledger(self, question: QueryLedger) -> LedgerPage:
+        _zone(question.zone)
+        async with reading(self._pool) as connection:
+            return await statements.page(connection, question)
+
+    async def statement(self, question: ShowStatement) -> Statement:
+        wanted = month(question.month, question.by, _zone(question.zone))
+        async with reading(self._pool) as connection:
+            return await statements.statement(connection, question, wanted, self._clock.now())
+
+
+def _effects(old: Prices, new: Prices, charged: Sequence[prices.Charged]) -> list[PriceEffect]:
+    """Most changed first."""
+    effects = [
+        PriceEffect(
+            account=account, currency=currency, requests=requests,
+            now=old.tariff(account, currency, NEVER - 1).amount(0, requests),
+            then=new.tariff(account, currency, NEVER - 1).amount(0, requests),
+        )
+        for account, currency, requests in charged
+    ]
+    return sorted(effects, key=lambda effect: -abs(minus(effect.then, effect.now)))
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return zone_of(name)
+    except LookupError as error:
+        raise Refused([finding(Code.REQUEST_MALFORMED, f"At fault: zone ({error})", field="request")]) from None
