@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import topology as t
+from shared.streams import MAX_PAYLOAD
 
 EDGE_USERS_FILE = "edge_users.conf"
-_MAX_PAYLOAD = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def render(place: ServerPlace, public_keys: Mapping[str, str]) -> str:
 server_name: {json.dumps(place.name)}
 host: {json.dumps(place.host)}
 port: {place.port}
-max_payload: {_MAX_PAYLOAD}
+max_payload: {MAX_PAYLOAD}
 {_tls(place)}{_cluster(place)}\
 # Acked must mean on disk: usage is money.
 jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}

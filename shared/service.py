@@ -127,12 +127,19 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
 async def _watch_broker(client: Client, health: Health) -> None:
     while True:
         if client.is_closed:
-            raise SettingsError("NATS closed the connection for good: this login is no longer valid")
+            raise _closed_for_good(client)
         if client.is_connected:
             health.ready("broker")
         else:
             health.not_ready("broker", "NATS is away")
         await asyncio.sleep(0.25)
+
+
+def _closed_for_good(client: Client) -> EdgetlsError:
+    reason = str(client.last_error or "without a word").removeprefix("nats: ")
+    if "authori" in reason.lower() or "authentication" in reason.lower():
+        return SettingsError(f"NATS closed the connection for good, this login is no longer valid: {reason}")
+    return EdgetlsError(f"NATS closed the connection for good: {reason}")
 
 
 def read_trust(settings: ServiceSettings, at: datetime) -> Trust:

@@ -13,8 +13,10 @@ import structlog
 from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from shared.errors import BrokerAway, SettingsError
+from shared.messaging.cloudevents import size_of
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 
@@ -77,10 +79,10 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
     await _first_contact(settings, user, patient)
-    return quicken(await nats.connect(
+    return careful(quicken(await nats.connect(
         **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
         error_cb=_log_error, closed_cb=_closed,
-    ))
+    )))
 
 
 async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, Client]:
@@ -95,7 +97,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
-    return broker, quicken(await broker.connect())
+    return broker, careful(quicken(await broker.connect()))
 
 
 def quicken(client: Client) -> Client:
@@ -120,6 +122,22 @@ def quicken(client: Client) -> Client:
         return found
 
     client._parse_header_lines = parse  # type: ignore[method-assign]
+    return client
+
+
+def careful(client: Client) -> Client:
+    """The library forgets the headers when it looks whether a message is too large, and the server closes the
+    connection of who sends one: MaxPayloadError before it is sent."""
+    publish = client.publish
+
+    async def publish_what_fits(
+        subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        if headers and len(payload) + size_of(headers) > client.max_payload:
+            raise MaxPayloadError
+        await publish(subject, payload, reply, headers)
+
+    client.publish = publish_what_fits  # type: ignore[method-assign]
     return client
 
 

@@ -1,18 +1,20 @@
 """What happens when handling fails: a fault that passes pauses the consumer, poison becomes a dead letter.
 
 A transient fault is never counted against a message and never dropped. Poison is published to DEAD with its reason,
-then acked; where a message carried a sealed key only its headers and reason are kept.
+then acked; of what carries a key, or is too large to be kept, only its headers and reason are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
 
 import asyncpg
 import structlog
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from shared import subjects
 from shared.errors import Malformed, Poison, Transient
@@ -21,6 +23,7 @@ from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.observability.metrics import DEAD_LETTERS, HANDLED
+from shared.streams import MOST_BYTES
 
 log = structlog.get_logger()
 _SEALED_CARRIERS = frozenset(
@@ -29,6 +32,16 @@ _SEALED_CARRIERS = frozenset(
         subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION,
     }
 )
+_HEADERS = frozenset(
+    {
+        "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time", "ce-causationid", "traceparent",
+        "content-type",
+    }
+)
+_LONGEST_HEADER = 256
+_TOO_LARGE = "too large"
+MOST_BODY = MOST_BYTES - 16 * 1024
+"""Of a dead letter: its headers stay within the rest."""
 _PASSING = (
     Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
@@ -39,7 +52,7 @@ _PASSING = (
 
 def passes(error: BaseException) -> bool:
     """Whether trying again later can help: database or broker away, a deadlock, a time-out."""
-    return isinstance(error, _PASSING)
+    return isinstance(error, _PASSING) and not isinstance(error, MaxPayloadError)
 
 
 class DeadLetters:
@@ -51,19 +64,38 @@ class DeadLetters:
     async def bury(self, delivery: Delivery, reason: str, *, identity: str = "") -> None:
         """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body; ``identity``: of what is buried
         once however often it is delivered, else its place in the stream."""
-        keep_body = delivery.subject not in _SEALED_CARRIERS
-        headers = {k: v for k, v in delivery.headers.items() if not k.lower().startswith("nats-")}
-        headers |= {
+        headers = _kept(delivery.headers) | {
             "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
-            "edgetls-subject": delivery.subject, "edgetls-body": "kept" if keep_body else "dropped",
-            "edgetls-reason": " ".join(reason.split())[:1000],
+            "edgetls-subject": delivery.subject, "edgetls-reason": " ".join(reason.split())[:1000],
             "Nats-Msg-Id": f"dead:{identity or _place(delivery)}",
         }
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
-        body = delivery.body if keep_body else b""
+        why = _why_bodiless(delivery)
+        headers |= {"edgetls-body": "kept"} if why is None else _in_place_of(delivery.body, why)
+        if why == _TOO_LARGE:
+            headers["edgetls-reason"] += f" (its body of {len(delivery.body):,} bytes is not kept: {why})"
+        body = delivery.body if why is None else b""
         await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
         DEAD_LETTERS.labels(source=self.source).inc()
         log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those that mean something here: what else a sender wrote may be anything, and as long as the body."""
+    return {name: value[:_LONGEST_HEADER] for name, value in headers.items() if name in _HEADERS}
+
+
+def _why_bodiless(delivery: Delivery) -> str | None:
+    if delivery.subject in _SEALED_CARRIERS:
+        return "sealed key"
+    return _TOO_LARGE if len(delivery.body) > MOST_BODY else None
+
+
+def _in_place_of(body: bytes, why: str) -> dict[str, str]:
+    return {
+        "edgetls-body": "dropped", "edgetls-body-dropped": why, "edgetls-body-size": str(len(body)),
+        "edgetls-body-sha256": sha256(body).hexdigest(),
+    }
 
 
 def _place(delivery: Delivery) -> str:

@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 
 import pytest
 from nats.aio.client import Client
+from nats.errors import MaxPayloadError
 
-from shared import subjects, topology
+from clients.fleet.keys import ensure_nkey
+from shared import streams, subjects, topology
 from shared.contracts.commands import DisableHttps, SetThreshold
 from shared.contracts.queries import DeadLetter, ListDead, OneDead
-from shared.errors import BrokerAway, Malformed, Refused, SettingsError
+from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, SettingsError, TooLarge
 from shared.ids import new_id
+from shared.messaging import failures
 from shared.messaging.broker import probe
 from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
 from shared.messaging.dead import DeadOffice
@@ -22,6 +25,7 @@ from shared.messaging.failures import Consumer, DeadLetters
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
+from shared.service import _watch_broker
 from tests.support.backend import Backend
 from tests.support.waiting import until
 
@@ -160,6 +164,67 @@ async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Bac
             await office.replay(OneDead(sequence=buried.sequence))
 
 
+async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_is_buried_without_its_body(
+    rig: Backend,
+) -> None:
+    client = await rig.client("config")
+    dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
+    office = DeadOffice(client, Publisher(client), "config")
+    for number, size in enumerate((1_048_400, streams.MOST_BYTES, failures.MOST_BODY + 1)):
+        identity = new_id()
+        # Headers may be as long as a body, and have names that nobody may send.
+        headers = {"ce-id": identity, "x-long": "y" * 900_000, "not a name": "", "ce-source": "s" * 5000}
+        await dead.bury(
+            Delivery(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, subjects.STREAM_COMMANDS_CONFIG,
+                     10**6 + number, datetime.now(UTC), 1, ""),
+            "malformed: not JSON",
+        )
+        letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+        assert letter.body is None
+        assert letter.reason == f"malformed: not JSON (its body of {size:,} bytes is not kept: too large)"
+        assert letter.headers["ce-source"] == "s" * 256
+    assert client.is_connected
+
+
+async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend) -> None:
+    client = await rig.client("config")
+    office = DeadOffice(client, Publisher(client), "config")
+    identity, body = new_id(), b"x" * (streams.MOST_INBOUND - 1000)
+    await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
+        Delivery(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, subjects.STREAM_COMMANDS_CONFIG, 10**7,
+                 datetime.now(UTC), 1, ""),
+        "malformed: not JSON",
+    )
+    letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+    assert letter.body is not None
+    async with Reader(client) as reader:
+        await office.replay(OneDead(sequence=letter.sequence))
+        again = await until(lambda: next((d for d in reader.seen if d.id == identity), None), "it is replayed")
+        assert again.body == body
+
+
+async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_connection(rig: Backend) -> None:
+    client = await rig.client("platform")
+    for size in (streams.MOST_INBOUND, streams.MOST_BYTES, streams.MAX_PAYLOAD - 100, streams.MAX_PAYLOAD + 1):
+        with pytest.raises(TooLarge, match=r"https\.cmd\.domain\.register\.v1 with .* is more than its stream takes"):
+            await Publisher(client).publish(
+                Outgoing(subjects.CMD_DOMAIN_REGISTER, b"x" * size, {"ce-id": new_id(), "ce-source": "t"})
+            )
+    with pytest.raises(MaxPayloadError):
+        await client.publish(subjects.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"})
+    await client.flush()
+    assert client.is_connected
+
+
+async def test_a_connection_that_was_closed_for_good_says_why_and_is_no_fault_of_the_settings(rig: Backend) -> None:
+    loud = await rig.client("platform")
+    await loud._send_command(f"PUB x {streams.MAX_PAYLOAD + 1}\r\n".encode())
+    await loud._flush_pending()
+    with pytest.raises(EdgetlsError, match="for good: maximum payload violation") as error:
+        await asyncio.wait_for(_watch_broker(loud, Health()), 20)
+    assert not isinstance(error.value, SettingsError)
+
+
 async def test_an_unknown_command_gets_no_pub_ack(rig: Backend) -> None:
     sender = Publisher(await rig.client("platform"))
     with pytest.raises(BrokerAway, match="was not stored"):
@@ -190,8 +255,6 @@ async def test_direct_get_reads_a_range_and_the_last_of_a_subject(rig: Backend) 
 
 async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
     settings = rig.settings("platform").model_copy(update={"nats_seed_file": rig.folder / "stranger.nk"})
-    from clients.fleet.keys import ensure_nkey
-
     ensure_nkey(settings.nats_seed_file)
     with pytest.raises(SettingsError, match="refused the login"):
         await probe(settings, "platform")
