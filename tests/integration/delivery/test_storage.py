@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from shared import subjects
+from shared import streams, subjects
 from shared.contracts.domains import DomainRemoved
-from shared.errors import SettingsError
+from shared.errors import SettingsError, TooLarge
 from shared.messaging.cloudevents import Outgoing, outgoing
 from shared.messaging.direct import get_batch
 from shared.messaging.failures import passes
@@ -93,6 +94,42 @@ async def test_a_body_that_carries_a_pair_is_gone_after_its_pub_ack(pool: Pool, 
     bodies = {r["carries_pair"]: r["body"] for r in await pool.fetch("select carries_pair, body from outbox")}
     assert bodies[True] is None
     assert bodies[False] is not None
+
+
+async def test_what_no_stream_takes_is_refused_before_it_is_committed(pool: Pool) -> None:
+    huge = replace(_event("huge.example"), body=b"x" * streams.MOST_BYTES)
+    async with pool.acquire() as connection, connection.transaction():
+        with pytest.raises(TooLarge, match=f"{huge.subject} with 983,.* bytes is more than its stream takes"):
+            await enqueue(connection, [_event("small.example"), huge])
+
+
+async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
+    rig: Backend, pool: Pool, relay: Relay
+) -> None:
+    def too_large(name: str, size: int) -> Outgoing:
+        return replace(_event(name), body=b"x" * size)
+
+    rows = [
+        _event("before.example"), too_large("a.example", streams.MOST_BYTES),
+        too_large("b.example", streams.MAX_PAYLOAD - 200), too_large("c.example", 2 * streams.MAX_PAYLOAD),
+        *(_event(f"after-{number}.example") for number in range(5)),
+    ]
+    await pool.executemany(
+        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, true)",
+        [(m.id, m.subject, m.headers, m.body) for m in rows],
+    )
+
+    async def done() -> bool:
+        open_rows = "select count(*) from outbox where sent_at is null and set_aside_at is null"
+        return not await pool.fetchval(open_rows)
+
+    await until(done, "the rest is sent")
+    ids = await _published(rig)
+    wanted = [m.id for m in (rows[0], *rows[4:])]
+    assert [identity for identity in ids if identity in {m.id for m in rows}] == wanted
+    aside = await pool.fetch("select message_id, body from outbox where set_aside_at is not null order by id")
+    assert [row["message_id"] for row in aside] == [m.id for m in rows[1:4]]
+    assert not any(row["body"] for row in aside), "what carries a pair keeps no body"
 
 
 async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
