@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -30,7 +31,7 @@ from shared.crypto.signing import Purpose, Signer, parse
 from shared.errors import Poison
 from shared.ids import derived_id
 from shared.messaging import cloudevents
-from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.failures import Consumer, DeadLetters, describe
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.service import Runtime
@@ -202,8 +203,18 @@ class Term:
     async def _save_seen(self, observer: Observer) -> None:
         while True:
             await asyncio.sleep(self._settings.edge_sync_seen_seconds)
-            rows = observer.unsaved()
+            await self._save_rows(observer.unsaved())
+
+    async def _save_rows(self, rows: Sequence[tuple[str, datetime, int]]) -> None:
+        """A row that the database refuses ends nothing and keeps no other back."""
+        try:
             await patiently(partial(self._store.save_seen, rows), self._health, "seen")
+        except Exception as error:
+            if len(rows) > 1:
+                for row in rows:
+                    await self._save_rows([row])
+                return
+            log.error("seen.refused", node=rows[0][0] if rows else "", error=describe(error))
 
     async def _seal(self, observer: Observer) -> None:
         """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long enough."""

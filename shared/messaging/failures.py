@@ -47,12 +47,15 @@ _PASSING = (
     asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
     asyncpg.InsufficientResourcesError, asyncpg.InternalClientError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # A login, database or right that was withdrawn while we run: no fault of the message that met it first.
+    asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
 )
 
 
 def passes(error: BaseException) -> bool:
     """Whether trying again later can help: database or broker away, a deadlock, a time-out."""
-    return isinstance(error, _PASSING) and not isinstance(error, MaxPayloadError)
+    return isinstance(error, _PASSING) and not (isinstance(error, MaxPayloadError) or _quotes(error))
 
 
 class DeadLetters:
@@ -162,7 +165,7 @@ async def handle_or_bury(delivery: Delivery, handle: Handle, dead: DeadLetters) 
         if passes(error):
             raise
         HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="dead").inc()
-        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=_where(error))
+        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=where(error))
         await dead.bury(delivery, f"unexpected: {type(error).__name__}")
 
 
@@ -170,10 +173,18 @@ def describe(error: BaseException) -> str:
     """One line without content: some drivers put rows into their messages."""
     if isinstance(error, asyncpg.PostgresError):
         return f"{type(error).__name__} ({getattr(error, 'sqlstate', '?')})"
+    if _quotes(error):
+        return type(error).__name__
     return f"{type(error).__name__}: {error}"[:200]
 
 
-def _where(error: BaseException) -> str:
+def _quotes(error: BaseException) -> bool:
+    """asyncpg's own errors about a value that does not fit its column say the value."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+def where(error: BaseException) -> str:
+    """``function:line`` that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

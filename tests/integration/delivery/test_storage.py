@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from shared import streams, subjects
@@ -15,7 +16,7 @@ from shared.contracts.domains import DomainRemoved
 from shared.errors import SettingsError, TooLarge
 from shared.messaging.cloudevents import Outgoing, outgoing
 from shared.messaging.direct import get_batch
-from shared.messaging.failures import passes
+from shared.messaging.failures import describe, passes
 from shared.messaging.publish import Publisher
 from shared.observability.health import Health
 from shared.storage.lease import Lease
@@ -204,6 +205,26 @@ async def test_migrations_are_applied_once_and_never_changed_behind_our_back(poo
     file.write_text(file.read_text().replace("id int", "id bigint"))
     with pytest.raises(SettingsError, match="add a new one instead"):
         await migrate(pool, folder)
+
+
+async def test_a_withdrawn_login_is_no_fault_of_a_message_and_a_value_that_does_not_fit_is(
+    rig: Backend, pool: Pool
+) -> None:
+    async def fault(work: Awaitable[object]) -> Exception:
+        with pytest.raises(Exception) as error:
+            await work
+        return error.value
+
+    good = rig.dsns["config"]
+    withdrawn = [
+        await fault(asyncpg.connect(good.replace("config:", "config:x"))),
+        await fault(asyncpg.connect(good.replace("/config?", "/nothing?"))),
+        await fault(pool.execute("create role another superuser")),
+    ]
+    assert [passes(error) for error in withdrawn] == [True, True, True], withdrawn
+    unfit = await fault(pool.fetchval("select $1::bigint", 2**63))
+    assert not passes(unfit)
+    assert str(2**63) in str(unfit) and str(2**63) not in describe(unfit)
 
 
 async def test_a_refused_login_and_a_missing_database_are_one_clear_line(rig: Backend) -> None:
