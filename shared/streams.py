@@ -24,6 +24,9 @@ MAX_PAYLOAD: Final = 1_048_576
 """Of body and headers; whoever sends more loses its connection."""
 MOST_BYTES: Final = 960 * 1024
 """What a stream takes: of it, the server and a dead letter have room to add their headers."""
+ERASED: Final = frozenset({s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE})
+"""Where the outside writes: a message with a key in clear is erased from it, for what is taken stays in a block's file
+until the whole block goes. Their readers may do so."""
 MOST_INBOUND: Final = 768 * 1024
 """What a stream of commands takes: so that what becomes of one (the question to the validator) fits, too."""
 

@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError
 from shared import subjects as s
 from shared.errors import SettingsError
 from shared.streams import CONSUMERS as CONSUMERS
+from shared.streams import ERASED
 from shared.streams import STREAMS as STREAMS
 
 InfoT = TypeVar("InfoT")
@@ -98,9 +99,8 @@ class User:
 
 
 def _takes(stream: str, durable: str) -> tuple[str, ...]:
-    return (
-        s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable),
-    )
+    rights = s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable)
+    return (*rights, s.js_message_delete(stream)) if stream in ERASED else rights
 
 
 def _service(name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()) -> User:

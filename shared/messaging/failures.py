@@ -17,13 +17,14 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from shared import subjects
+from shared.crypto.keymarks import holds_key
 from shared.errors import Malformed, Poison, Transient
 from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.observability.metrics import DEAD_LETTERS, HANDLED
-from shared.streams import MOST_BYTES
+from shared.streams import ERASED, MOST_BYTES
 
 log = structlog.get_logger()
 _SEALED_CARRIERS = frozenset(
@@ -39,7 +40,7 @@ _HEADERS = frozenset(
     }
 )
 _LONGEST_HEADER = 256
-_TOO_LARGE = "too large"
+_TOO_LARGE, _KEY = "too large", "key in clear"
 MOST_BODY = MOST_BYTES - 16 * 1024
 """Of a dead letter: its headers stay within the rest."""
 _PASSING = (
@@ -75,20 +76,27 @@ class DeadLetters:
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
         why = _why_bodiless(delivery)
         headers |= {"edgetls-body": "kept"} if why is None else _in_place_of(delivery.body, why)
-        if why == _TOO_LARGE:
+        if why in (_TOO_LARGE, _KEY):
             headers["edgetls-reason"] += f" (its body of {len(delivery.body):,} bytes is not kept: {why})"
         body = delivery.body if why is None else b""
         await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
+        if why == _KEY and delivery.reply and delivery.stream in ERASED:
+            await self._publisher.erase(delivery.stream, delivery.sequence)
         DEAD_LETTERS.labels(source=self.source).inc()
         log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     """Those that mean something here: what else a sender wrote may be anything, and as long as the body."""
-    return {name: value[:_LONGEST_HEADER] for name, value in headers.items() if name in _HEADERS}
+    return {
+        name: value[:_LONGEST_HEADER] for name, value in headers.items()
+        if name in _HEADERS and not holds_key(value.encode(errors="replace"))
+    }
 
 
 def _why_bodiless(delivery: Delivery) -> str | None:
+    if holds_key(delivery.body):
+        return _KEY
     if delivery.subject in _SEALED_CARRIERS:
         return "sealed key"
     return _TOO_LARGE if len(delivery.body) > MOST_BODY else None

@@ -94,6 +94,16 @@ class Publisher:
             return False
         return False
 
+    async def erase(self, stream: str, sequence: int) -> None:
+        """The server overwrites the bytes of one message; one that is gone already is no fault.
+
+        BrokerAway without an answer: where the user may not, for ever."""
+        try:
+            question = json.dumps({"seq": sequence}).encode()
+            await self._client.request(subjects.js_message_delete(stream), question, timeout=ATTEMPT_SECONDS)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BrokerAway(f"{stream} does not erase {sequence}: {type(error).__name__}") from None
+
     async def tell(self, subject: str, body: bytes) -> None:
         """Core publish, not kept: lost while the broker is away, and that is meant."""
         if self._client.is_connected:

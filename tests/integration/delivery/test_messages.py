@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
 from nats.errors import MaxPayloadError
 
@@ -26,6 +30,7 @@ from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.service import _watch_broker
+from tests.support import canary
 from tests.support.backend import Backend
 from tests.support.waiting import until
 
@@ -184,6 +189,36 @@ async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_i
         assert letter.reason == f"malformed: not JSON (its body of {size:,} bytes is not kept: too large)"
         assert letter.headers["ce-source"] == "s" * 256
     assert client.is_connected
+
+
+async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_in_its_dead_letter(
+    rig: Backend,
+) -> None:
+    client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    body = json.dumps({"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}).encode()
+    headers = {"ce-id": new_id(), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
+    await sender.publish(Outgoing(subjects.CMD_ROOTS_SET, body, headers))
+    await sender.publish(_command("a"))  # what is not taken yet keeps the block's file
+    wanted, store = canary.needles(key), rig.folder / "nats" / "store"
+
+    def places() -> list[Path]:
+        return [path for path in store.rglob("*") if path.is_file() and canary.found_in_file(wanted, path)]
+
+    pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
+    async with contextlib.aclosing(pull.batches()) as batches:  # type: ignore[type-var]
+        delivered: list[Delivery] = []
+        while len(delivered) < 2:
+            delivered += await anext(batches)
+        assert places(), "the search finds what is not erased yet"
+        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(delivered[0], "malformed: odd")
+        await pull.ack(delivered[0])
+        assert not places()
+        await pull.ack(delivered[1])
+    letters = (await DeadOffice(client, Publisher(client), "config").list(ListDead(limit=500))).letters
+    letter = next(x for x in letters if x.headers["ce-id"] == headers["ce-id"])
+    assert letter.body is None and "key in clear" in letter.reason
+    assert letter.headers.keys() == {"ce-id"}
 
 
 async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend) -> None:
