@@ -164,7 +164,9 @@ class NodeEvent(Contract):
 
 
 class SealingEpoch(Contract):
-    """The bucket's ``sealing``, Signed by edge_sync: the epoch that the validator seals to."""
+    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the validator seals to.
+
+    A word that is over a minute old counts no more."""
 
     epoch: Epoch
     at: Utc

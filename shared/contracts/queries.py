@@ -16,6 +16,7 @@ from shared.contracts.base import (
     Name,
     NodeId,
     SealedKey,
+    Signed,
     Utc,
     Whole,
     Zone,
@@ -157,8 +158,13 @@ class DigestAnswer(Contract):
 
 
 class FleetView(Contract):
+    """``epoch``: the newest that was started; ``sealing_epoch``: the one that new pairs are sealed to, as edge_sync
+    signed it in ``sealing`` (a SealingEpoch)."""
+
     nodes: list[NodeView]
     epoch: int
+    sealing_epoch: int
+    sealing: Signed | None
     sequence: int
     domains: int
 
