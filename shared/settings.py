@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.clock import Clock
@@ -23,12 +24,21 @@ class BrokerSettings(BaseSettings):
     nats_ca_file: Path | None = None
 
 
+def _level(value: str) -> str:
+    if value.upper() not in logging.getLevelNamesMapping():
+        raise ValueError("not one of debug, info, warning, error, critical")
+    return value
+
+
+LogLevel = Annotated[str, AfterValidator(_level)]
+
+
 class ServiceSettings(BrokerSettings):
     """What every service reads. ``health_port`` 0 picks a free one."""
 
     health_host: str = "127.0.0.1"
     health_port: int = 0
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     operator_key_file: Path
     trust_file: Path
     embedded: bool = False
@@ -62,6 +72,8 @@ def read_secret(path: Path, what: str) -> str:
         text = path.read_text().strip()
     except OSError as error:
         raise SettingsError(f"{what}: cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{what}: {path} is not text") from None
     if not text:
         raise SettingsError(f"{what}: {path} is empty")
     return text

@@ -223,7 +223,7 @@ async def _in_clear(cage: Cage) -> None:
     for user, subjects in (
         ("platform", (s.CMD_ROOTS_SET, s.CMD_DOMAIN_REGISTER, s.CMD_CERTIFICATE_SUBMIT, s.CMD_BALANCE_CREDIT)),
         ("platform", (s.USAGE_REQUEST,)), ("operator", (s.CMD_NODE_ENROL, s.CMD_PRICE_BOOK_APPLY)),
-        (NODES[0], (s.usage_batch(NODES[0]),)),
+        (f"node-{NODES[0]}", (s.usage_batch(NODES[0]),)),
     ):
         js = (await cage.login(user)).jetstream(timeout=5)
         for subject in subjects:
