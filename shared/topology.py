@@ -171,9 +171,19 @@ SERVICES: Final = (
         answers=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT, s.RPC_PRICE_BOOK_PREVIEW),
     ),
 )
+REMADE: Final = (s.STREAM_USAGE,)
+"""Streams whose kind has changed since the first release: they alone may be deleted, while they are empty."""
 TOPOLOGY_USER: Final = User(
     "topology", CORE,
-    publish=s.JS_ADMIN,
+    # What plan and apply ask, of what stands in this platform: no message is read or removed by it.
+    publish=(
+        s.JS_INFO,
+        *(verb(stream.name) for stream in STREAMS
+          for verb in (s.js_stream_info, s.js_stream_create, s.js_stream_update)),
+        *(s.js_stream_delete(name) for name in REMADE),
+        *(verb(consumer.stream, consumer.durable) for consumer in CONSUMERS
+          for verb in (s.js_consumer_info, s.js_consumer_create)),
+    ),
     subscribe=(f"{s.inbox_prefix('topology')}.>",),
 )
 
@@ -243,6 +253,8 @@ async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | Con
 async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
     """The server never changes how a stream is kept to or from a work queue. Its consumers are made after it."""
     name = str(wanted.name)
+    if name not in REMADE:
+        raise SettingsError(f"the stream {name} is kept in another way than it was made: delete it by hand, then apply")
     if (await js.stream_info(name)).state.messages:
         raise SettingsError(f"the stream {name} must be made anew: let its service empty it, then apply again")
     await js.delete_stream(name)

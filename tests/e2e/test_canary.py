@@ -329,7 +329,7 @@ async def _search_what_runs(cage: Cage) -> None:
     platform = cage.platform
     wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
-    found = await search(wanted, platform.run["postgres"], await cage.login("topology"), folders)
+    found = await search(wanted, platform.run["postgres"], await cage.login("searcher"), folders)
     assert not found, "\n".join(found)
 
 

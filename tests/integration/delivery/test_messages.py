@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
 from nats.errors import MaxPayloadError
+from nats.js.api import RetentionPolicy
 
 from clients.fleet.keys import ensure_nkey
 from shared import streams, subjects, topology
@@ -297,10 +298,29 @@ async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
 
 async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(rig: Backend) -> None:
     js = (await rig.client("topology")).jetstream(timeout=10)
+    everything = (await rig.client("storekeeper")).jetstream(timeout=10)
     assert {change.action for change in await topology.plan(js)} == {"same"}
-    await js.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
-    changed = [change for change in await topology.apply(js) if change.action != "same"]
-    assert [change.name for change in changed] == [f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+    await everything.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
+    found = (await js.stream_info(subjects.STREAM_EVENTS)).config
+    await everything.update_stream(found.evolve(max_msg_size=1000))
+    changed = [change.name for change in await topology.apply(js) if change.action != "same"]
+    assert changed == [subjects.STREAM_EVENTS, f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+    assert {change.action for change in await topology.plan(js)} == {"same"}
+
+
+async def test_an_empty_stream_of_another_kind_is_made_anew_and_no_other_is_deleted(rig: Backend) -> None:
+    js = (await rig.client("topology")).jetstream(timeout=10)
+    everything = (await rig.client("storekeeper")).jetstream(timeout=10)
+    for name in (subjects.STREAM_USAGE, subjects.STREAM_JUDGING):
+        found = (await js.stream_info(name)).config
+        kinds = {RetentionPolicy.LIMITS: RetentionPolicy.WORK_QUEUE, RetentionPolicy.WORK_QUEUE: RetentionPolicy.LIMITS}
+        await everything.delete_stream(name)
+        await everything.add_stream(found.evolve(retention=kinds[found.retention]))  # type: ignore[index]
+    with pytest.raises(SettingsError, match="JUDGING is kept in another way than it was made: delete it by hand"):
+        await topology.apply(js)
+    await everything.delete_stream(subjects.STREAM_JUDGING)
+    await topology.apply(js)
+    assert {change.action for change in await topology.plan(js)} == {"same"}
 
 
 async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on(rig: Backend) -> None:

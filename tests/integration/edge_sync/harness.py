@@ -45,10 +45,11 @@ from shared.messaging.direct import get_batch
 from shared.messaging.publish import Publisher
 from shared.messaging.rpc import ask
 from shared.settings import BrokerSettings
+from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
 NODES = ("node-1", "node-2", "node-3")
-USERS = ("config", "operator", "platform", "edge_sync", "topology")
+USERS = ("config", "operator", "platform", "edge_sync", "storekeeper")
 QUICK = {
     "LIVE_SECONDS": "1.5", "LAGGING_SECONDS": "1.5", "SEALING_SECONDS": "1.5", "DIGEST_SECONDS": "0.5",
     "SEEN_SECONDS": "0.3", "CHECKPOINT_SECONDS": "0.2",
@@ -73,8 +74,10 @@ class Ground:
         keys = ensure_keys(data, data / "nats" / "edge_users.conf", datetime.now(UTC))
         ensure_nodes(keys, list(NODES))
         ground = cls(
-            data, keys, Broker(data / "nats", ports.pick("nats"), keys.users), Postgres(data, ["edge_sync"]),
-            Supervisor(data), ports,
+            data, keys,
+            Broker(data / "nats", ports.pick("nats"), with_storekeeper(keys.users, keys.seed("storekeeper")),
+                   (STOREKEEPER,)),
+            Postgres(data, ["edge_sync"]), Supervisor(data), ports,
         )
         await ground.supervisor.start(ground.broker.prepare())
         await ground.supervisor.start(ground.postgres.prepare())
@@ -101,9 +104,9 @@ class Ground:
     def dsn(self) -> str:
         return self.postgres.dsn("edge_sync", "edge_sync")
 
-    async def empty(self, topology_user: Client) -> None:
+    async def empty(self, storekeeper: Client) -> None:
         """Streams and tables as on the first day."""
-        await lose_streams(topology_user)
+        await lose_streams(storekeeper)
         connection = await asyncpg.connect(self.dsn)
         await connection.execute("drop schema if exists public cascade; create schema public")
         await connection.close()
@@ -114,9 +117,9 @@ class Ground:
         fleet.save()
 
 
-async def lose_streams(topology_user: Client, *names: str) -> None:
+async def lose_streams(storekeeper: Client, *names: str) -> None:
     """Deletes the streams (all by default) and makes them anew, empty."""
-    js = topology_user.jetstream(timeout=10)
+    js = storekeeper.jetstream(timeout=10)
     for name in names or tuple(stream.name for stream in topology.STREAMS):
         with contextlib.suppress(NotFoundError):
             await js.delete_stream(name)
@@ -322,7 +325,7 @@ class World:
         ground = self.ground
         for user in USERS:
             self.clients[user] = await ground.login(user)
-        await ground.empty(self.clients["topology"])
+        await ground.empty(self.clients["storekeeper"])
         self.validator = _signer(ground.keys.signer("validator"))
         operator_key = ground.keys.operator_public.read_text().strip()
         trust = parse(Signed, ground.keys.trust.read_bytes())
