@@ -105,10 +105,10 @@ class NodeStatus(Contract):
     incarnation: Incarnation
     sequence: Whole
     root: Hash
-    epochs: Annotated[list[Epoch], Field(max_length=100)]
+    epochs: Annotated[list[Epoch], Field(max_length=1000)]
     stale: bool
     proofs: Annotated[list[Proof], Field(max_length=1000)]
-    logs: Annotated[list[LogPosition], Field(max_length=1000)]
+    logs: Annotated[list[LogPosition], Field(max_length=5000)]
     nginx_restarts: Whole
     time: Utc
 
