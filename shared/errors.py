@@ -8,6 +8,7 @@ EdgetlsError
 ├── Poison             this message can never be handled: dead letter, with its reason
 │   ├── Malformed      not its contract
 │   ├── Unsigned       no valid signature of the key that must speak here
+│   ├── TooLarge       more bytes than a stream takes: sending it again would not help
 │   └── IdConflict     the same id with another content
 ├── CannotOpen         a sealed box that this key, with this context, does not open
 ├── Refused            a command or query that the rules refuse; carries findings
@@ -53,6 +54,10 @@ class Malformed(Poison):
 
 class Unsigned(Poison):
     reason = "unsigned"
+
+
+class TooLarge(Poison):
+    reason = "too_large"
 
 
 class IdConflict(Poison):

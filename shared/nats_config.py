@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared import topology as t
+from shared.streams import MAX_PAYLOAD
 
 EDGE_USERS_FILE = "edge_users.conf"
-_MAX_PAYLOAD = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class ServerPlace:
     cluster_port: int = 6222
 
 
-def render(place: ServerPlace, public_keys: Mapping[str, str]) -> str:
-    """The whole file. ``public_keys``: nkey of every user of topology.USERS by name; node users come by include."""
-    accounts = "\n".join((_core(public_keys), *(_outside(account, public_keys) for account in t.ACCOUNTS)))
+def render(place: ServerPlace, public_keys: Mapping[str, str], more: Sequence[t.User] = ()) -> str:
+    """The whole file. ``public_keys``: nkey of every user of topology.USERS, and of ``more`` users of CORE, by name;
+    node users come by include."""
+    accounts = "\n".join((_core(public_keys, more), *(_outside(account, public_keys) for account in t.ACCOUNTS)))
     return f"""\
 server_name: {json.dumps(place.name)}
 host: {json.dumps(place.host)}
 port: {place.port}
-max_payload: {_MAX_PAYLOAD}
+max_payload: {MAX_PAYLOAD}
 {_tls(place)}{_cluster(place)}\
 # Acked must mean on disk: usage is money.
 jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}
@@ -77,7 +78,7 @@ def _cluster(place: ServerPlace) -> str:
     return f"cluster {{ name: edgetls, listen: {json.dumps(f'{place.host}:{port}')}, routes: {routes}{tls} }}\n"
 
 
-def _core(public_keys: Mapping[str, str]) -> str:
+def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
     services = sorted({subject for account in t.ACCOUNTS for subject in account.services})
     streams = sorted({subject for account in t.ACCOUNTS for subject in account.streams})
     exports = []
@@ -88,7 +89,7 @@ def _core(public_keys: Mapping[str, str]) -> str:
     for subject in streams:
         importers = [account.name for account in t.ACCOUNTS if subject in account.streams]
         exports.append(f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}")
-    users = "".join(_user(user, public_keys[user.name]) for user in t.USERS if user.account == t.CORE)
+    users = "".join(_user(user, public_keys[user.name]) for user in (*t.USERS, *more) if user.account == t.CORE)
     return (
         f"  {t.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n" + "\n".join(exports)
         + "\n   ]\n  }"

@@ -28,7 +28,7 @@ from shared.crypto.signing import Signer, Trust, parse
 from shared.errors import EdgetlsError, SettingsError
 from shared.hardening import forbid_dumps
 from shared.messaging.broker import service_broker
-from shared.messaging.failures import describe
+from shared.messaging.failures import describe, where
 from shared.messaging.publish import Publisher
 from shared.messaging.rpc import answer_refusals
 from shared.observability import logs
@@ -73,7 +73,17 @@ def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoRetu
     except EdgetlsError as error:
         sys.stderr.write(f"edgetls {name}: {error}\n")
         sys.exit(1)
+    except Exception as error:
+        sys.stderr.write(f"edgetls {name}: {_unforeseen(error)}\n")
+        sys.exit(1)
     sys.exit(0)
+
+
+def _unforeseen(error: BaseException) -> str:
+    """What and where: the text of what is not our own may quote a row or a message."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"unexpected {type(error).__name__} at {where(error)}"
 
 
 async def _serve(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
@@ -116,7 +126,7 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
             health.ready("start")
     except BaseExceptionGroup as errors:
         first = errors.exceptions[0]
-        log.error("service.failed", error=describe(first))
+        log.error("service.failed", error=describe(first) if isinstance(first, EdgetlsError) else _unforeseen(first))
         raise (first if isinstance(first, EdgetlsError) else errors) from None
     finally:
         # Not wait_for: drain() outlives its cancellation by the 10 s of a last flush (seen after a broker's death).
@@ -127,12 +137,19 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
 async def _watch_broker(client: Client, health: Health) -> None:
     while True:
         if client.is_closed:
-            raise SettingsError("NATS closed the connection for good: this login is no longer valid")
+            raise _closed_for_good(client)
         if client.is_connected:
             health.ready("broker")
         else:
             health.not_ready("broker", "NATS is away")
         await asyncio.sleep(0.25)
+
+
+def _closed_for_good(client: Client) -> EdgetlsError:
+    reason = str(client.last_error or "without a word").removeprefix("nats: ")
+    if "authori" in reason.lower() or "authentication" in reason.lower():
+        return SettingsError(f"NATS closed the connection for good, this login is no longer valid: {reason}")
+    return EdgetlsError(f"NATS closed the connection for good: {reason}")
 
 
 def read_trust(settings: ServiceSettings, at: datetime) -> Trust:

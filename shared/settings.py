@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.clock import Clock
@@ -25,12 +26,21 @@ class BrokerSettings(BaseSettings):
     )
 
 
+def _level(value: str) -> str:
+    if value.upper() not in logging.getLevelNamesMapping():
+        raise ValueError("not one of debug, info, warning, error, critical")
+    return value
+
+
+LogLevel = Annotated[str, AfterValidator(_level)]
+
+
 class ServiceSettings(BrokerSettings):
     """What every service reads."""
 
     health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
     health_port: int = Field(default=0, description="their port; 0 picks a free one")
-    log_level: str = Field(default="info", description="debug, info, warning or error")
+    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
     operator_key_file: Path = Field(description="the operator's public key, which everything else is trusted by")
     trust_file: Path = Field(description="the trust document that the operator signed")
     embedded: bool = Field(default=False, description="set by 'edgetls up': allows a test clock")
@@ -66,6 +76,8 @@ def read_secret(path: Path, what: str) -> str:
         text = path.read_text().strip()
     except OSError as error:
         raise SettingsError(f"{what}: cannot read {path}: {os.strerror(error.errno or 0)}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{what}: {path} is not text") from None
     if not text:
         raise SettingsError(f"{what}: {path} is empty")
     return text

@@ -225,7 +225,27 @@ def js_message_delete(stream: str) -> str:
     return f"$JS.API.STREAM.MSG.DELETE.{stream}"
 
 
-JS_ADMIN: Final = ("$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.>")
+JS_INFO: Final = "$JS.API.INFO"
+
+
+def js_stream_create(stream: str) -> str:
+    return f"$JS.API.STREAM.CREATE.{stream}"
+
+
+def js_stream_update(stream: str) -> str:
+    return f"$JS.API.STREAM.UPDATE.{stream}"
+
+
+def js_stream_delete(stream: str) -> str:
+    return f"$JS.API.STREAM.DELETE.{stream}"
+
+
+def js_consumer_create(stream: str, durable: str) -> str:
+    return f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{durable}"
+
+
+def js_message_get(stream: str) -> str:
+    return f"$JS.API.STREAM.MSG.GET.{stream}"
 
 
 def bundle_key(domain: str) -> str:

@@ -1,4 +1,4 @@
-"""Accounts, users, streams, consumers and buckets, and who may do what: as data.
+"""Accounts, users and who may do what, as data; the streams are in ``shared/streams.py``.
 
 ``plan`` compares it with a running JetStream, ``apply`` makes the difference true; ``shared/nats_config.py`` renders
 the accounts into the server's configuration. A permission that is not written here does not exist.
@@ -13,127 +13,16 @@ from typing import Final, TypeVar
 
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    RePublish,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
+from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import NotFoundError
 
 from shared import subjects as s
 from shared.errors import SettingsError
+from shared.streams import CONSUMERS as CONSUMERS
+from shared.streams import ERASED
+from shared.streams import STREAMS as STREAMS
 
-DAY: Final = 86_400.0
-GIB: Final = 2**30
 InfoT = TypeVar("InfoT")
-
-
-@dataclass(frozen=True)
-class Stream:
-    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
-    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what
-    is taken, many at once: a work queue syncs the removal of each message by itself (3.9 k acks a second)."""
-
-    name: str
-    subjects: tuple[str, ...]
-    work_queue: bool = True
-    max_age: float = 0
-    max_bytes: int = GIB
-    duplicate_window: float = 120
-    latest_only: bool = False
-    republish_to: str | None = None
-    direct: bool = False
-    atomic: bool = False
-    trimmed: bool = False
-
-    def config(self, replicas: int = 1) -> StreamConfig:
-        return StreamConfig(
-            name=self.name,
-            subjects=list(self.subjects),
-            retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only or self.trimmed else DiscardPolicy.OLD,
-            storage=StorageType.FILE,
-            max_age=self.max_age,
-            max_bytes=self.max_bytes,
-            max_msgs_per_subject=1 if self.latest_only else -1,
-            duplicate_window=self.duplicate_window,
-            allow_direct=self.direct,
-            allow_atomic=self.atomic,
-            allow_rollup_hdrs=self.latest_only,
-            deny_delete=False,
-            deny_purge=False,
-            num_replicas=replicas,
-            republish=RePublish(src=self.subjects[0], dest=self.republish_to) if self.republish_to else None,
-        )
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A durable pull consumer; deliveries are never counted out.
-
-    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed."""
-
-    stream: str
-    durable: str
-    filters: tuple[str, ...] = ()
-    ack_wait: float = 5
-    max_ack_pending: int = 5000
-
-    def config(self) -> ConsumerConfig:
-        return ConsumerConfig(
-            durable_name=self.durable,
-            filter_subject=self.filters[0] if len(self.filters) == 1 else None,
-            filter_subjects=list(self.filters) if len(self.filters) > 1 else None,
-            ack_policy=AckPolicy.EXPLICIT,
-            deliver_policy=DeliverPolicy.ALL,
-            ack_wait=self.ack_wait,
-            max_ack_pending=self.max_ack_pending,
-            max_deliver=-1,
-        )
-
-
-STREAMS: Final = (
-    Stream(s.STREAM_COMMANDS_CONFIG, s.CONFIG_COMMANDS),
-    Stream(s.STREAM_COMMANDS_BILLING, s.BILLING_COMMANDS),
-    Stream(s.STREAM_FLEET, s.FLEET_COMMANDS),
-    Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
-    Stream(
-        s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True, atomic=True
-    ),
-    Stream(
-        s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), work_queue=False, max_bytes=8 * GIB, duplicate_window=0.1,
-        atomic=True, trimmed=True,
-    ),
-    Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
-    Stream(
-        s.kv_stream(s.BUCKET_BUNDLES), (s.kv_all(s.BUCKET_BUNDLES),), work_queue=False, max_bytes=8 * GIB,
-        latest_only=True, republish_to=s.EDGE_LIVE_ALL, direct=True,
-    ),
-    Stream(
-        s.kv_stream(s.BUCKET_KEYRINGS), (s.kv_all(s.BUCKET_KEYRINGS),), work_queue=False, latest_only=True, direct=True
-    ),
-)
-CONSUMERS: Final = (
-    Consumer(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS, ack_wait=2),
-    Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
-    Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES, (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED)),
-    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
-    Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
-    Consumer(
-        s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
-    ),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=60_000),
-)
-
 CORE: Final = "CORE"
 EDGE: Final = "EDGE"
 PLATFORM: Final = "PLATFORM"
@@ -210,9 +99,8 @@ class User:
 
 
 def _takes(stream: str, durable: str) -> tuple[str, ...]:
-    return (
-        s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable),
-    )
+    rights = s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable)
+    return (*rights, s.js_message_delete(stream)) if stream in ERASED else rights
 
 
 def _service(name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()) -> User:
@@ -283,9 +171,19 @@ SERVICES: Final = (
         answers=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT, s.RPC_PRICE_BOOK_PREVIEW),
     ),
 )
+REMADE: Final = (s.STREAM_USAGE,)
+"""Streams whose kind has changed since the first release: they alone may be deleted, while they are empty."""
 TOPOLOGY_USER: Final = User(
     "topology", CORE,
-    publish=s.JS_ADMIN,
+    # What plan and apply ask, of what stands in this platform: no message is read or removed by it.
+    publish=(
+        s.JS_INFO,
+        *(verb(stream.name) for stream in STREAMS
+          for verb in (s.js_stream_info, s.js_stream_create, s.js_stream_update)),
+        *(s.js_stream_delete(name) for name in REMADE),
+        *(verb(consumer.stream, consumer.durable) for consumer in CONSUMERS
+          for verb in (s.js_consumer_info, s.js_consumer_create)),
+    ),
     subscribe=(f"{s.inbox_prefix('topology')}.>",),
 )
 
@@ -355,6 +253,8 @@ async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | Con
 async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
     """The server never changes how a stream is kept to or from a work queue. Its consumers are made after it."""
     name = str(wanted.name)
+    if name not in REMADE:
+        raise SettingsError(f"the stream {name} is kept in another way than it was made: delete it by hand, then apply")
     if (await js.stream_info(name)).state.messages:
         raise SettingsError(f"the stream {name} must be made anew: let its service empty it, then apply again")
     await js.delete_stream(name)

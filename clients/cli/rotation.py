@@ -15,13 +15,15 @@ from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from clients.platform.reach import Reach
 from shared import subjects as s
+from shared.contracts.edge import SealingEpoch
 from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage, SealedPair
-from shared.errors import CannotOpen, Unreachable
+from shared.crypto.signing import Purpose, Trust, Verifier
+from shared.errors import CannotOpen, SettingsError, Unreachable
 
 _SWITCH_SECONDS: Final = 30.0
-_JUDGING_SECONDS: Final = 10.0
-"""Until its deadline a submission that is being judged may come out sealed to the old epoch (docs/architecture.md,
-step 5 of an upload)."""
+_SETTLED_SECONDS: Final = 12.0
+"""A validator learns of the switch within a second or two; a submission that is being judged then may still come out
+sealed to the old epoch until its deadline of 10 s."""
 _LOOK_SECONDS: Final = 0.5
 _AGAIN_SECONDS: Final = 10.0
 _STUCK_SECONDS: Final = 60.0
@@ -44,6 +46,7 @@ async def rotate(reach: Reach, fleet_file: Path, tell: Tell, *, without: str | N
     """Starts an epoch and seals every kept pair to it. ``without``: a node that is removed first: it loses its NATS
     user and gets no key of the new epoch. An interrupted rotation is made good by the next one."""
     now = datetime.now(UTC)
+    edge_sync = _edge_sync(FleetFile.read(fleet_file), now)
     with FleetFile.edit(fleet_file) as fleet:
         if without is not None:
             fleet.mark(without, "removed")
@@ -56,28 +59,40 @@ async def rotate(reach: Reach, fleet_file: Path, tell: Tell, *, without: str | N
     with FleetFile.edit(fleet_file) as changed:
         changed.started = max(changed.started, fleet.epoch)
     tell(f"epoch {fleet.epoch} is started")
-    await _until_sealing(reach, fleet.epoch)
+    await _until_sealing(reach, edge_sync, fleet.epoch)
     switched = time.monotonic()
     tell(f"new pairs are sealed to epoch {fleet.epoch}")
     done = Rotation(fleet.epoch)
     await _reseal_all(reach, fleet, done, tell)
     if not done.unopened:
-        await asyncio.sleep(max(0.0, switched + _JUDGING_SECONDS - time.monotonic()))
+        await asyncio.sleep(max(0.0, switched + _SETTLED_SECONDS - time.monotonic()))
         await _reseal_all(reach, fleet, done, tell)
         with FleetFile.edit(fleet_file) as changed:
             done.destroyed = changed.forget_epochs(fleet.epoch)
     return done
 
 
-async def _until_sealing(reach: Reach, epoch: int) -> None:
+def _edge_sync(fleet: FleetFile, at: datetime) -> Verifier:
+    if fleet.trust is None:
+        raise SettingsError("the fleet file holds no trust document: edge_sync's word on the epoch cannot be checked")
+    return Trust.read(fleet.operator().public_text(), fleet.trust, at).verifier("edge_sync")
+
+
+async def _until_sealing(reach: Reach, edge_sync: Verifier, epoch: int) -> None:
+    """Started is not enough: until new pairs are sealed to it, the old key is needed. By edge_sync's signature, for
+    whoever holds the broker could answer in its name."""
     deadline = time.monotonic() + _SWITCH_SECONDS
-    while (await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)).epoch < epoch:
+    while _sealing(await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView), edge_sync) < epoch:
         if time.monotonic() > deadline:
             raise Unreachable(
                 f"edge_sync does not seal to epoch {epoch} after {_SWITCH_SECONDS:g} s: see its log; then run "
                 "'edgetls fleet rotate' again. No key was destroyed"
             )
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _sealing(view: FleetView, edge_sync: Verifier) -> int:
+    return 0 if view.sealing is None else edge_sync.open(Purpose.SEALING, view.sealing, SealingEpoch).epoch
 
 
 async def _reseal_all(reach: Reach, fleet: FleetFile, done: Rotation, tell: Tell) -> None:

@@ -24,9 +24,16 @@ from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import Spec, base_environment
 from shared.errors import BrokerAway, SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
-from shared.subjects import inbox_prefix
+from shared.streams import STREAMS
+from shared.subjects import inbox_prefix, js_message_get
+from shared.topology import CORE, User
 
 NAME: Final = "nats"
+SEARCHER: Final = User(
+    "searcher", CORE, publish=tuple(js_message_get(stream.name) for stream in STREAMS),
+    subscribe=(f"{inbox_prefix('searcher')}.>",),
+)
+"""Reads every stream, to show that nothing of a pair is left (traces.py). Of the embedded platform only."""
 _LOGIN_SECONDS: Final = 3.0
 _OLDEST: Final = (2, 12)
 """Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get older wheels."""
@@ -34,11 +41,13 @@ _OLDEST: Final = (2, 12)
 
 @dataclass(frozen=True)
 class Broker:
-    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by user name of topology.USERS."""
+    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by name of topology.USERS and of
+    ``more`` users of the account CORE."""
 
     folder: Path
     port: int
     public_keys: Mapping[str, str]
+    more: tuple[User, ...] = ()
 
     @property
     def url(self) -> str:
@@ -54,7 +63,8 @@ class Broker:
         binary = find_binary()
         private_folder(self.folder)
         config = self.folder / "nats.conf"
-        write_private(config, render(ServerPlace(HOST, self.port, self.folder / "store"), self.public_keys))
+        place = ServerPlace(HOST, self.port, self.folder / "store")
+        write_private(config, render(place, self.public_keys, self.more))
         argv = wrapped((str(binary), "-c", str(config)))
         return Spec(NAME, argv, base_environment(), self.folder, rank=0, stop_seconds=15)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from clients.fleet.files import private_folder, write_private
+from clients.fleet.keys import ensure_nkey
 from deploy.embedded import leftovers, nats, postgres
 from deploy.embedded.announce import announce, repeat
 from deploy.embedded.environment import DATABASES, SERVICES, Children, Given, Node
@@ -33,7 +34,7 @@ RUN_FILE: Final = "run.json"
 START_SECONDS: Final = 60.0
 _HOPELESS_DEATHS: Final = 5
 _REPEAT_SECONDS: Final = 10.0
-_USERS = ("platform", "operator", "finance", "topology")
+_USERS = ("platform", "operator", "finance", "topology", nats.SEARCHER.name)
 
 
 class Platform:
@@ -217,7 +218,8 @@ class Platform:
         port = 0 if self._given.nats_url else ports.pick("nats", self._nats_port)
         broker = nats.Broker(self.data / "nats", port, {})
         keys = ensure_keys(self.data, broker.users_file, datetime.now(UTC), self._given.trust_roots)
-        return replace(broker, public_keys=keys.users), keys
+        users = {**keys.users, nats.SEARCHER.name: ensure_nkey(keys.seed(nats.SEARCHER.name))}
+        return replace(broker, public_keys=users, more=(nats.SEARCHER,)), keys
 
     @staticmethod
     def _node(ports: Ports, name: str) -> Node:

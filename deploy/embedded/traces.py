@@ -31,10 +31,10 @@ where table_schema = $1 and table_name = $2 and data_type = 'bytea' order by 1
 
 
 async def leftovers(
-    pairs: Mapping[str, Needles], dsns: Mapping[str, str], topology: Client, node_folders: Iterable[Path]
+    pairs: Mapping[str, Needles], dsns: Mapping[str, str], searcher: Client, node_folders: Iterable[Path]
 ) -> list[str]:
     """Places as text, ``old pair: config.history row 3: serial hex``. ``pairs``: by a name to report them under;
-    ``dsns``: by service; ``topology``: a connection of that NATS user; ``node_folders``: the nodes' data.
+    ``dsns``: by service; ``searcher``: a connection of that NATS user; ``node_folders``: the nodes' data.
 
     Raises what the database or the broker raises: a place that could not be searched is not a clean one."""
     found: list[str] = []
@@ -42,7 +42,7 @@ async def leftovers(
         async for place, hay in _rows(service, dsn):
             found += _report(pairs, place, hay)
     for stream in STREAMS:
-        async for place, hay in _messages(topology, stream.name):
+        async for place, hay in _messages(searcher, stream.name):
             found += _report(pairs, place, hay)
     for folder in node_folders:
         for place, hay in await asyncio.to_thread(_files, folder):

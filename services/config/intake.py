@@ -11,9 +11,11 @@ import structlog
 from nats.aio.client import Client
 
 from services.config import commands
+from services.config.stray import without_keys
 from shared.errors import BrokerAway, Malformed
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.failures import DeadLetters, describe, passes
+from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.storage.inbox import Arrival, Inbox
@@ -32,10 +34,11 @@ class Intake:
         self._pull, self._inbox, self._dead, self._health, self._wake = pull, inbox, dead, health, wake
         self._condition = f"{pull.stream}/{pull.durable}"
         self._incarnations: list[datetime] = []
+        self._publisher, self._stray = Publisher(client), set[int]()
 
     async def run(self) -> None:
         async for batch in self._pull.batches():
-            await self._take(batch)
+            await self._take([self._clean(delivery) for delivery in batch])
 
     async def watch_gaps(self) -> None:
         """A sequence below the ack floor that is not stored never comes: what waits for it may run. Asked at start
@@ -51,6 +54,20 @@ class Intake:
                     raise
                 log.info("intake.gap_unknown", error=describe(error))
             await asyncio.sleep(GAP_SECONDS)
+
+    def _clean(self, delivery: Delivery) -> Delivery:
+        clean = without_keys(delivery)
+        if clean is not delivery:
+            log.warning("intake.key_in_clear", subject=delivery.subject, sequence=delivery.sequence)
+            self._stray.add(delivery.sequence)
+        return clean
+
+    async def _ack(self, delivery: Delivery) -> None:
+        """What held a key in clear is erased first: an ack alone leaves its bytes in the stream's file."""
+        if delivery.sequence in self._stray:
+            await self._publisher.erase(delivery.stream, delivery.sequence)
+            self._stray.discard(delivery.sequence)
+        await self._pull.ack(delivery)
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
         """Returns when every delivery is stored or buried, and acked; waits out every transient fault."""
@@ -78,7 +95,7 @@ class Intake:
             if len(batch) == 1:
                 log.error("intake.failed", error=describe(error))
                 await self._settle(await self._arrival(batch[0]), f"unexpected: {type(error).__name__}")
-                await self._pull.ack(batch[0])
+                await self._ack(batch[0])
                 return
             for delivery in batch:
                 await self._store_or_split([delivery])
@@ -89,7 +106,7 @@ class Intake:
         for conflict in stored.conflicts:
             await self._settle(conflict, "id_conflict: this ce-id came before with another content")
         for delivery in batch:
-            await self._pull.ack(delivery)
+            await self._ack(delivery)
         self._wake.set()
 
     async def _arrival(self, delivery: Delivery) -> Arrival:

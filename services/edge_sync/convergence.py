@@ -11,6 +11,10 @@ from typing import NamedTuple
 from services.edge_sync.fleet import Node
 from shared.contracts.edge import Converged, Lagging, NodeStatus, Progress, Proof
 
+MOST_NAMES = 2000
+MOST_FAULTS = 50
+"""What an event names of a large fleet: a thousand faults of 500 characters would be more than a stream takes."""
+
 
 class Moment(NamedTuple):
     """``wall``: for the time since a submission (a stream's time, so without a test's offset); ``mono``: seconds that
@@ -114,9 +118,11 @@ def lagging(watch: Watch, live: Sequence[str], nodes: Mapping[str, Node]) -> Lag
         missing = [name for name, node in nodes.items() if node.counts]
     if not missing:
         return None
+    missing.sort()
+    at_fault = [node for node in missing if node in watch.faults]
     return Lagging(
         domain=watch.domain, account=watch.account, revision=watch.revision, command_id=watch.command_id,
-        missing=sorted(missing), faults={node: watch.faults[node] for node in sorted(missing) if node in watch.faults},
+        missing=missing[:MOST_NAMES], faults={node: watch.faults[node] for node in at_fault[:MOST_FAULTS]},
     )
 
 
@@ -136,4 +142,4 @@ def percentile(values: Iterable[float], percent: int) -> float:
 
 
 def _others(live: Sequence[str], nodes: Mapping[str, Node]) -> list[str]:
-    return sorted(name for name, node in nodes.items() if not node.removed and name not in live)
+    return sorted(name for name, node in nodes.items() if not node.removed and name not in live)[:MOST_NAMES]

@@ -25,7 +25,7 @@ from shared.contracts.commands import (
 )
 from shared.contracts.edge import SealingEpoch
 from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer, parse
-from shared.errors import BrokerAway, Malformed
+from shared.errors import BrokerAway, Malformed, Poison
 from shared.ids import derived_id
 from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
 from shared.messaging.direct import StoredMessage
@@ -35,7 +35,8 @@ SOURCE = "edge_sync"
 
 
 class Keyrings:
-    """``nodes`` and ``epochs``: the fleet in memory, equal to the database after each command."""
+    """``nodes`` and ``epochs``: the fleet in memory, equal to the database after each command. ``sealing_word``: the
+    last that was said about the epoch to seal to."""
 
     def __init__(
         self, store: Store, bucket: Bucket, trusted: Trusted, signer: Signer, clock: Clock,
@@ -45,6 +46,7 @@ class Keyrings:
         self._clock, self._removed = clock, removed
         self.nodes: dict[str, Node] = {}
         self.epochs: dict[int, Epoch] = {}
+        self.sealing_word: Signed | None = None
         self._handlers: dict[str, Callable[[Delivery], Awaitable[None]]] = {
             s.CMD_NODE_ENROL: self._enrol, s.CMD_NODE_DRAIN: self._drain, s.CMD_NODE_REMOVE: self._remove,
             s.CMD_NODE_LABEL: self._label, s.CMD_EPOCH_START: self._start, s.CMD_TRUST_PUBLISH: self._publish_trust,
@@ -84,14 +86,42 @@ class Keyrings:
     def newest(self) -> Epoch | None:
         return self.epochs[max(self.epochs)] if self.epochs else None
 
+    @property
+    def sealing(self) -> Epoch | None:
+        """The epoch that pairs are sealed to."""
+        return max((e for e in self.epochs.values() if e.sealing is not None), key=lambda e: e.epoch, default=None)
+
     async def seal_to(self, epoch: Epoch) -> None:
         """From now on the validator seals to ``epoch``."""
-        body = SealingEpoch(epoch=epoch.epoch, at=self._clock.now())
-        signed = self._signer.sign(Purpose.SEALING, body).encode()
-        await self._store.save_sealing(epoch.epoch, signed)
-        await self._sync(s.KEYRING_SEALING, signed)
+        await self._store.save_sealing(epoch.epoch, self._word(epoch).encode())
         self.epochs = await self._store.epochs()
+        await self.say_sealing()
         log.info("epoch.sealing", epoch=epoch.epoch)
+
+    async def say_sealing(self) -> None:
+        """The word on the epoch to seal to, with the time: the validator takes no old one. Never a lower epoch than
+        stands there, by a replica that was stopped or a database that was brought back from a copy."""
+        epoch = self.sealing
+        if epoch is None:
+            return
+        held = await self._bucket.last(s.KEYRING_SEALING)
+        if held is not None and self._epoch_in(held.body) > epoch.epoch:
+            self.epochs = await self._store.epochs()
+            log.error("epoch.behind", epoch=epoch.epoch, do="edgetls fleet rotate, if this stays")
+            return
+        self.sealing_word = self._word(epoch)
+        await self._put(s.KEYRING_SEALING, self.sealing_word.encode(), 0 if held is None else held.sequence)
+
+    def _word(self, epoch: Epoch) -> Signed:
+        # Plain time, without a test's offset: the validator compares it with its own.
+        return self._signer.sign(Purpose.SEALING, SealingEpoch(epoch=epoch.epoch, at=Clock().now()))
+
+    def _epoch_in(self, body: bytes) -> int:
+        """0 in what edge_sync did not sign."""
+        try:
+            return self._trusted.own.open_bytes(Purpose.SEALING, body, SealingEpoch).epoch
+        except Poison:
+            return 0
 
     # The commands
 
@@ -173,9 +203,6 @@ class Keyrings:
         for node in self.nodes.values():
             if node.enrolment is not None:
                 desired[s.keyring_node(node.node)] = node.enrolment
-        sealing = [epoch.sealing for _, epoch in sorted(self.epochs.items()) if epoch.sealing is not None]
-        if sealing:
-            desired[s.KEYRING_SEALING] = sealing[-1]
         document = await self._store.trust()
         return desired if document is None else desired | {s.KEYRING_TRUST: document}
 

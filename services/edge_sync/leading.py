@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -30,7 +32,7 @@ from shared.crypto.signing import Purpose, Signer, parse
 from shared.errors import Poison
 from shared.ids import derived_id
 from shared.messaging import cloudevents
-from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.failures import Consumer, DeadLetters, describe
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.service import Runtime
@@ -39,6 +41,7 @@ log = structlog.get_logger()
 COALESCE_SECONDS = 0.02
 TICK_SECONDS = 0.25
 SEAL_LOOK_SECONDS = 0.05
+SAY_SECONDS = 3.0
 EVENTS_AT_ONCE = 32
 FORGET_SECONDS = 3600.0
 PUT_SECONDS = Histogram(
@@ -202,17 +205,33 @@ class Term:
     async def _save_seen(self, observer: Observer) -> None:
         while True:
             await asyncio.sleep(self._settings.edge_sync_seen_seconds)
-            rows = observer.unsaved()
+            await self._save_rows(observer.unsaved())
+
+    async def _save_rows(self, rows: Sequence[tuple[str, datetime, int]]) -> None:
+        """A row that the database refuses ends nothing and keeps no other back."""
+        try:
             await patiently(partial(self._store.save_seen, rows), self._health, "seen")
+        except Exception as error:
+            if len(rows) > 1:
+                for row in rows:
+                    await self._save_rows([row])
+                return
+            log.error("seen.refused", node=rows[0][0] if rows else "", error=describe(error))
 
     async def _seal(self, observer: Observer) -> None:
-        """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long enough."""
+        """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long enough; it is said
+        again every few seconds."""
+        said = -math.inf
         while True:
             newest = self._keyrings.newest
             if newest is not None and newest.sealing is None:
                 confirmed = observer.epochs(time.monotonic())
                 if fleet.may_seal(newest, confirmed, self._clock.now(), self._settings.edge_sync_sealing_seconds):
                     await patiently(partial(self._keyrings.seal_to, newest), self._health, "sealing")
+                    said = time.monotonic()
+            if time.monotonic() - said >= SAY_SECONDS:
+                await patiently(self._keyrings.say_sealing, self._health, "sealing")
+                said = time.monotonic()
             await asyncio.sleep(SEAL_LOOK_SECONDS)
 
     async def _forget(self) -> None:
@@ -252,9 +271,10 @@ class Term:
         )
 
     def fleet(self, observer: Observer) -> FleetView:
-        index, newest = self._delivery.index, self._keyrings.newest
+        index, newest, sealing = self._delivery.index, self._keyrings.newest, self._keyrings.sealing
         return FleetView(
             nodes=observer.views(time.monotonic()), epoch=0 if newest is None else newest.epoch,
+            sealing_epoch=0 if sealing is None else sealing.epoch, sealing=self._keyrings.sealing_word,
             sequence=index.sequence, domains=len(index),
         )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Amount, Contract, Identifier, NodeId, Utc
+from shared.contracts.base import Amount, Contract, Identifier, Mark, NodeId, Utc
 
 
 class QueryGaps(Contract):
@@ -17,7 +17,7 @@ class QueryGaps(Contract):
     node: NodeId | None = None
     start: Utc | None = None
     end: Utc | None = None
-    after: str = ""
+    after: Mark = ""
     limit: Annotated[int, Field(ge=1, le=500)] = 500
 
 

@@ -22,7 +22,10 @@ class Contract(BaseModel):
 def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time needs its zone (RFC 3339)")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time outside the years 1 to 9999") from None
 
 
 def _plain(value: Decimal) -> str:
@@ -45,6 +48,14 @@ NodeId = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+"""A count, sequence or revision: what every reader of JSON holds exactly, and a bigint column."""
+Epoch = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Mark = Annotated[str, Field(max_length=2000)]
+"""Where a page begins: the ``next`` of the one before."""
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=64)
+]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$")]
 """A time zone of the IANA database: ``Asia/Shanghai``."""
@@ -62,5 +73,5 @@ class SealedKey(Contract):
     """A private key (or what may hold one) closed with HPKE to one recipient; ``epoch`` is 0 when that is the
     submission key."""
 
-    epoch: Annotated[int, Field(ge=0)]
+    epoch: Epoch
     box: Base64

@@ -11,7 +11,9 @@ from shared.contracts.base import (
     Amount,
     Contract,
     Currency,
+    Epoch,
     Identifier,
+    Labels,
     Name,
     NodeId,
     SealedKey,
@@ -101,7 +103,7 @@ class ResealPair(Contract):
     certificate: CertificateName | None = None
     account: Account
     pair_id: Identifier
-    old_epoch: int
+    old_epoch: Epoch
     sealed_key: SealedKey
 
 
@@ -143,26 +145,30 @@ class PurchasePlan(Contract):
 class ApplyPriceBook(Contract):
     """https.cmd.price_book.apply.v1 (operator): ``base`` is the serial that was current at its preview."""
 
-    base: Annotated[int, Field(ge=0)]
+    base: Annotated[int, Field(ge=0, le=2**31 - 1)]
     book: PriceBook
+
+
+Key = Annotated[str, Field(max_length=4096)]
+"""A raw public key, box or signature in base64."""
 
 
 class EnrolNode(Contract):
     """https.cmd.node.enrol.v1, the payload of a Signed by the operator. ``public_key``: raw HPKE key, base64."""
 
     node: NodeId
-    public_key: str
+    public_key: Key
     nkey: Annotated[str, Field(pattern=r"^U[A-Z2-7]{55}$")]
-    keyring: list[SealedEpochKey]
-    labels: dict[str, str] = {}
+    keyring: Annotated[list[SealedEpochKey], Field(max_length=1000)]
+    labels: Labels = {}
     issued_at: Utc
 
 
 class SealedEpochKey(Contract):
     """An epoch's private key, sealed to one node's public key."""
 
-    epoch: Annotated[int, Field(ge=1)]
-    box: str
+    epoch: Annotated[Epoch, Field(ge=1)]
+    box: Key
 
 
 class DrainNode(Contract):
@@ -184,15 +190,15 @@ class LabelNode(Contract):
     """https.cmd.node.label.v1 (signed)"""
 
     node: NodeId
-    labels: dict[str, str]
+    labels: Labels
     issued_at: Utc
 
 
 class EpochKey(Contract):
     """An epoch's public key; in the bucket as epoch.<n>, a Signed by the operator."""
 
-    epoch: Annotated[int, Field(ge=1)]
-    public_key: str
+    epoch: Annotated[Epoch, Field(ge=1)]
+    public_key: Key
     issued_at: Utc
 
 
@@ -203,8 +209,8 @@ class StartEpoch(Contract):
     EnrolNode (Purpose.ENROL), as the node will read it from the bucket."""
 
     key: EpochKey
-    key_signature: str
-    keyrings: list[Signed]
+    key_signature: Key
+    keyrings: Annotated[list[Signed], Field(max_length=10_000)]
     issued_at: Utc
 
 
@@ -213,7 +219,7 @@ class TrustedKey(Contract):
 
     purpose: Literal["submission", "validator", "edge_sync", "billing"]
     key_id: Identifier
-    public_key: str
+    public_key: Key
     not_before: Utc
     not_after: Utc
 
@@ -221,8 +227,8 @@ class TrustedKey(Contract):
 class TrustDocument(Contract):
     """https.cmd.trust.publish.v1 (signed) and the bucket's ``trust``: which keys speak for whom."""
 
-    serial: Annotated[int, Field(ge=1)]
-    keys: list[TrustedKey]
+    serial: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    keys: Annotated[list[TrustedKey], Field(max_length=100)]
     issued_at: Utc
 
 

@@ -7,8 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Signed, Utc
+from shared.contracts.base import (
+    Account,
+    Contract,
+    Epoch,
+    Hash,
+    Identifier,
+    Labels,
+    Name,
+    NodeId,
+    SealedKey,
+    Signed,
+    Utc,
+    Whole,
+)
 from shared.contracts.domains import Origin, Settings
+
+Incarnation = Annotated[str, Field(max_length=64)]
+"""When a bucket's stream was made, as the server writes it."""
 
 
 class BundleKind(StrEnum):
@@ -34,19 +50,19 @@ class Bundle(Contract):
 
     domain: Name
     account: Account
-    revision: int
-    epoch: int
+    revision: Whole
+    epoch: Epoch
     kind: BundleKind
     settings: Settings
     origin: Origin | None
-    pairs: list[BundlePair]
+    pairs: Annotated[list[BundlePair], Field(max_length=2)]
 
 
 class BundlePage(Contract):
     """One row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` = SHA-256 of the bundle's bytes."""
 
     domain: Name
-    revision: int
+    revision: Whole
     hash: Hash
 
 
@@ -56,11 +72,11 @@ class Checkpoint(Contract):
     ``incarnation``: when the bucket's stream was made; ``sequence``: its last; ``root``: digest over every domain's
     (revision, bundle hash), see shared/crypto/digest.py; ``flush_seconds``: how often a node sends usage."""
 
-    incarnation: str
-    sequence: int
+    incarnation: Incarnation
+    sequence: Whole
     root: Hash
-    domains: int
-    epoch: int
+    domains: Whole
+    epoch: Epoch
     flush_seconds: float
     time: Utc
 
@@ -70,30 +86,30 @@ class Proof(Contract):
     handshake was refused (as it must be without HTTPS); ``fault`` says why a bundle was not applied."""
 
     domain: Name
-    revision: int
+    revision: Whole
     applied_at: Utc
     served: Hash | None
-    fault: str | None = None
+    fault: Annotated[str, Field(max_length=500)] | None = None
 
 
 class LogPosition(Contract):
     log: Identifier
-    read_to: int
-    confirmed_to: int
+    read_to: Whole
+    confirmed_to: Whole
 
 
 class NodeStatus(Contract):
     """https.edge.status.v1.<node>: cumulative, so a lost one costs nothing; ``proofs`` since the last status."""
 
     node: NodeId
-    incarnation: str
-    sequence: int
+    incarnation: Incarnation
+    sequence: Whole
     root: Hash
-    epochs: list[int]
+    epochs: Annotated[list[Epoch], Field(max_length=1000)]
     stale: bool
-    proofs: list[Proof]
-    logs: list[LogPosition]
-    nginx_restarts: int
+    proofs: Annotated[list[Proof], Field(max_length=1000)]
+    logs: Annotated[list[LogPosition], Field(max_length=5000)]
+    nginx_restarts: Whole
     time: Utc
 
 
@@ -101,7 +117,7 @@ class Progress(Contract):
     """https.edge.progress.v1: on how many nodes a revision is proven; not kept."""
 
     domain: Name
-    revision: int
+    revision: Whole
     nodes: int
     proven: int
     last_node: NodeId | None
@@ -112,11 +128,11 @@ class Converged(Contract):
     """https.event.edge.converged.v1: every live node served ``revision`` in a real handshake.
 
     Milliseconds from the command's stream time to the node's proof, by edge_sync's receipt. ``others``: enrolled
-    nodes that do not count now (drained, or silent for over 5 s)."""
+    nodes that do not count now (drained, or silent for over 5 s), the first by name where they are many."""
 
     domain: Name
     account: Account
-    revision: int
+    revision: Whole
     command_id: Identifier
     nodes: int
     p50_ms: float
@@ -127,11 +143,13 @@ class Converged(Contract):
 
 
 class Lagging(Contract):
-    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision. ``faults`` by node."""
+    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision. ``faults`` by node.
+
+    Of a large fleet the first nodes by name."""
 
     domain: Name
     account: Account
-    revision: int
+    revision: Whole
     command_id: Identifier
     missing: list[NodeId]
     faults: dict[str, str]
@@ -146,16 +164,18 @@ class NodeEvent(Contract):
 
 
 class SealingEpoch(Contract):
-    """The bucket's ``sealing``, Signed by edge_sync: the epoch that the validator seals to."""
+    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the validator seals to.
 
-    epoch: int
+    A word that is over a minute old counts no more."""
+
+    epoch: Epoch
     at: Utc
 
 
 class NodeView(Contract):
     node: NodeId
     state: Literal["live", "silent", "drained", "removed"]
-    labels: dict[str, str]
+    labels: Labels
     enrolled_at: Utc
     last_seen: Utc | None
     sequence: int | None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Utc, Zone
+from shared.contracts.base import Account, Amount, Contract, Currency, Mark, Utc, Whole, Zone
 
 Page = Annotated[int, Field(ge=1, le=500)]
 Kind = Literal["credit", "charge", "correction", "plan"]
@@ -23,8 +23,8 @@ class QueryLedger(Contract):
     start: Utc
     end: Utc
     zone: Zone = "UTC"
-    kinds: list[Kind] = []
-    after: str | None = None
+    kinds: Annotated[list[Kind], Field(max_length=4)] = []
+    after: Mark | None = None
     limit: Page = 500
 
 
@@ -67,7 +67,7 @@ class ShowStatement(Contract):
     month: Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
     zone: Zone = "UTC"
     by: Literal["day", "hour"] = "day"
-    after: int = Field(default=0, ge=0)
+    after: Whole = 0
     limit: Page = 500
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Utc
+from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Mark, Utc
 from shared.contracts.findings import Finding
 
 Requests = Annotated[int, Field(ge=0, le=2**53)]
@@ -113,7 +113,7 @@ class ListPlans(Contract):
     """https.rpc.plan.list.v1, soonest to expire first."""
 
     account: Account
-    after: str | None = None
+    after: Mark | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 500
 
 

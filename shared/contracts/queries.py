@@ -6,7 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Contract, Hash, Identifier, Name, NodeId, SealedKey, Utc, Zone
+from shared.contracts.base import (
+    Account,
+    Contract,
+    Epoch,
+    Hash,
+    Identifier,
+    Mark,
+    Name,
+    NodeId,
+    SealedKey,
+    Signed,
+    Utc,
+    Whole,
+    Zone,
+)
 from shared.contracts.commands import CertificateName
 from shared.contracts.domains import DomainState, DomainView, HistoryEntry, Outcome, ServiceType
 from shared.contracts.edge import BundlePage, NodeView
@@ -52,7 +66,7 @@ class ShowHistory(Contract):
 
     domain: Name
     account: Account | None = None
-    before: int | None = None
+    before: Whole | None = None
     limit: PageSize = 100
 
 
@@ -89,7 +103,7 @@ class BundleAnswer(Contract):
 
 
 class PageBundles(Contract):
-    after: str = ""
+    after: Mark = ""
     limit: PageSize = 500
 
 
@@ -101,8 +115,8 @@ class BundlesPage(Contract):
 class PageSealed(Contract):
     """https.rpc.pair.sealed.v1 (operator): kept pairs that are sealed to an epoch below ``below``."""
 
-    below: int
-    after: str = ""
+    below: Epoch
+    after: Mark = ""
     limit: PageSize = 100
 
 
@@ -144,8 +158,13 @@ class DigestAnswer(Contract):
 
 
 class FleetView(Contract):
+    """``epoch``: the newest that was started; ``sealing_epoch``: the one that new pairs are sealed to, as edge_sync
+    signed it in ``sealing`` (a SealingEpoch)."""
+
     nodes: list[NodeView]
     epoch: int
+    sealing_epoch: int
+    sealing: Signed | None
     sequence: int
     domains: int
 
@@ -176,7 +195,7 @@ class QueryUsage(Contract):
     account: Account | None = None
     domain: Name | None = None
     node: NodeId | None = None
-    after: str | None = None
+    after: Mark | None = None
     limit: PageSize = 500
 
 
@@ -189,7 +208,7 @@ class QueryCharges(Contract):
     account: Account
     start: Utc
     end: Utc
-    after: str | None = None
+    after: Mark | None = None
     limit: PageSize = 500
 
 
@@ -206,7 +225,7 @@ class QueryLogs(Contract):
     """https.rpc.usage.logs.v1: how far each log of a node is in."""
 
     node: NodeId | None = None
-    after: str = ""
+    after: Mark = ""
     limit: PageSize = 500
 
 
@@ -226,12 +245,12 @@ class LogsPage(Contract):
 
 
 class ListDead(Contract):
-    after: int = 0
+    after: Whole = 0
     limit: PageSize = 100
 
 
 class DeadLetter(Contract):
-    """``body`` is None where the message carried a sealed key: only headers and reason were kept."""
+    """``body`` is None where the message carried a key or was too large: only headers and reason were kept."""
 
     sequence: int
     stream: str
@@ -248,7 +267,7 @@ class DeadPage(Contract):
 
 
 class OneDead(Contract):
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[Whole, Field(ge=1)]
 
 
 class DeadDone(Contract):

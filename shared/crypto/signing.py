@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ from shared.contracts.commands import TrustDocument
 from shared.errors import Malformed, Unsigned
 
 ContractT = TypeVar("ContractT", bound=Contract)
+_FIELD = re.compile(r"[a-z0-9_]{1,30}")
 
 
 class Purpose(StrEnum):
@@ -91,8 +93,17 @@ def parse(model: type[ContractT], body: bytes) -> ContractT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        places = sorted({".".join(map(str, e["loc"])) + ": " + e["type"] for e in error.errors(include_input=False)})
-        raise Malformed(f"not a {model.__name__}: {'; '.join(places[:5])}") from None
+        raise Malformed(f"not a {model.__name__}: {'; '.join(faults(error)[:5])}") from None
+
+
+def faults(error: ValidationError) -> list[str]:
+    """``place: kind`` of each, in order. The name of an unknown field and a key of a mapping are input as well: they
+    may be anything, a private key too."""
+    return sorted({f"{'.'.join(map(_part, one['loc']))}: {one['type']}" for one in error.errors(include_input=False)})
+
+
+def _part(part: int | str) -> str:
+    return str(part) if _FIELD.fullmatch(str(part)) else "?"
 
 
 class Trust:

@@ -8,15 +8,19 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nats
+import nkeys  # type: ignore[import-untyped]
 import structlog
 from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from shared.errors import BrokerAway, SettingsError
+from shared.messaging.cloudevents import size_of
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 
@@ -27,9 +31,10 @@ SAY_SECONDS = 10.0
 
 
 def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
-    read_secret(settings.nats_seed_file, "EDGETLS_NATS_SEED_FILE")
+    """SettingsError for what no attempt would make right: said before the first one, which would only find it away."""
+    _check_seed(settings)
     options: dict[str, Any] = {
-        "servers": settings.nats_url.split(","),
+        "servers": _servers(settings.nats_url),
         "name": user,
         "nkeys_seed": str(settings.nats_seed_file),
         "inbox_prefix": inbox_prefix(user),
@@ -38,16 +43,37 @@ def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
         "max_outstanding_pings": 2,
     }
     if settings.nats_ca_file is not None:
-        options["tls"] = _verifying(settings.nats_ca_file)
+        options["tls"] = _tls(settings.nats_ca_file)
     return options
 
 
-def _verifying(ca_file: Path) -> ssl.SSLContext:
+def _check_seed(settings: BrokerSettings) -> None:
+    text = read_secret(settings.nats_seed_file, "EDGETLS_NATS_SEED_FILE")
+    try:
+        nkeys.from_seed(bytearray(text.encode())).wipe()
+    except (nkeys.NkeysError, ValueError):
+        raise SettingsError(f"EDGETLS_NATS_SEED_FILE: {settings.nats_seed_file} is not an nkey seed") from None
+
+
+def _servers(urls: str) -> list[str]:
+    servers = [url.strip() for url in urls.split(",")]
+    for url in servers:
+        try:
+            parts = urlsplit(url)
+            fit = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fit = False
+        if not fit:
+            raise SettingsError(f"EDGETLS_NATS_URL: {url!r} is not nats://host:port (several: by comma)")
+    return servers
+
+
+def _tls(ca_file: Path) -> ssl.SSLContext:
+    read_secret(ca_file, "EDGETLS_NATS_CA_FILE")
     try:
         return ssl.create_default_context(cafile=str(ca_file))
-    except OSError as error:  # A file that is no PEM is an ssl.SSLError, which is one too.
-        reason = "it holds no CA certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise SettingsError(f"EDGETLS_NATS_CA_FILE: cannot use {ca_file}: {reason}") from None
+    except (ssl.SSLError, OSError):
+        raise SettingsError(f"EDGETLS_NATS_CA_FILE: {ca_file} holds no certificates") from None
 
 
 async def probe(settings: BrokerSettings, user: str) -> None:
@@ -76,7 +102,7 @@ async def probe(settings: BrokerSettings, user: str) -> None:
     except (OSError, TimeoutError) as error:
         raise _away(settings, error, reasons) from None
     except ValueError as error:
-        raise SettingsError(f"{settings.nats_seed_file} is not an nkey seed: {error}") from None
+        raise SettingsError(f"EDGETLS_NATS_URL: {settings.nats_url}: {error}") from None
     finally:
         # What never connected has nothing to close; a refused TLS handshake is never seen to close.
         with contextlib.suppress(AssertionError, TimeoutError):
@@ -110,7 +136,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
 
 def guarded(client: Client) -> Client:
     """``client`` without what its library gets wrong: see each."""
-    return keep_cancellations(survive_headers(quicken(client)))
+    return keep_within_limits(keep_cancellations(survive_headers(quicken(client))))
 
 
 def survive_headers(client: Client) -> Client:
@@ -167,6 +193,22 @@ def keep_cancellations(client: Client) -> Client:
         return answer
 
     client.request = request  # type: ignore[method-assign]
+    return client
+
+
+def keep_within_limits(client: Client) -> Client:
+    """The library forgets the headers when it looks whether a message is too large, and the server closes the
+    connection of who sends one: MaxPayloadError before it is sent."""
+    publish = client.publish
+
+    async def publish_what_fits(
+        subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        if headers and len(payload) + size_of(headers) > client.max_payload:
+            raise MaxPayloadError
+        await publish(subject, payload, reply, headers)
+
+    client.publish = publish_what_fits  # type: ignore[method-assign]
     return client
 
 

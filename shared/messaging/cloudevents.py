@@ -26,6 +26,16 @@ class Outgoing:
     def id(self) -> str:
         return self.headers["ce-id"]
 
+    @property
+    def size(self) -> int:
+        """Bytes that count against a server's and a stream's limit."""
+        return len(self.body) + size_of(self.headers)
+
+
+def size_of(headers: Mapping[str, str]) -> int:
+    """As they go over the wire: the first line, ``name: value`` each, an empty line."""
+    return 14 + sum(len(name) + len(value.encode(errors="replace")) + 4 for name, value in headers.items())
+
 
 def outgoing(
     subject: str,

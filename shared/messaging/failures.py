@@ -1,25 +1,29 @@
 """What happens when handling fails: a fault that passes pauses the consumer, poison becomes a dead letter.
 
 A transient fault is never counted against a message and never dropped. Poison is published to DEAD with its reason,
-then acked; where a message carried a sealed key only its headers and reason are kept.
+then acked; of what carries a key, or is too large to be kept, only its headers and reason are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
 
 import asyncpg
 import structlog
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from shared import subjects
+from shared.crypto.keymarks import holds_key
 from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.observability.metrics import DEAD_LETTERS, HANDLED
+from shared.streams import ERASED, MOST_BYTES
 
 log = structlog.get_logger()
 _SEALED_CARRIERS = frozenset(
@@ -28,17 +32,30 @@ _SEALED_CARRIERS = frozenset(
         subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION,
     }
 )
+_HEADERS = frozenset(
+    {
+        "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time", "ce-causationid", "traceparent",
+        "content-type",
+    }
+)
+_LONGEST_HEADER = 256
+_TOO_LARGE, _KEY = "too large", "key in clear"
+MOST_BODY = MOST_BYTES - 16 * 1024
+"""Of a dead letter: its headers stay within the rest."""
 _PASSING = (
     Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
     asyncpg.InsufficientResourcesError, asyncpg.InternalClientError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # A login, database or right that was withdrawn while we run: no fault of the message that met it first.
+    asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
 )
 
 
 def passes(error: BaseException) -> bool:
     """Whether trying again later can help: database or broker away, a deadlock, a time-out."""
-    return isinstance(error, _PASSING)
+    return isinstance(error, _PASSING) and not (isinstance(error, MaxPayloadError) or _quotes(error))
 
 
 class DeadLetters:
@@ -50,19 +67,45 @@ class DeadLetters:
     async def bury(self, delivery: Delivery, reason: str, *, identity: str = "") -> None:
         """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body; ``identity``: of what is buried
         once however often it is delivered, else its place in the stream."""
-        keep_body = delivery.subject not in _SEALED_CARRIERS
-        headers = {k: v for k, v in delivery.headers.items() if not k.lower().startswith("nats-")}
-        headers |= {
+        headers = _kept(delivery.headers) | {
             "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
-            "edgetls-subject": delivery.subject, "edgetls-body": "kept" if keep_body else "dropped",
-            "edgetls-reason": " ".join(reason.split())[:1000],
+            "edgetls-subject": delivery.subject, "edgetls-reason": " ".join(reason.split())[:1000],
             "Nats-Msg-Id": f"dead:{identity or _place(delivery)}",
         }
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
-        body = delivery.body if keep_body else b""
+        why = _why_bodiless(delivery)
+        headers |= {"edgetls-body": "kept"} if why is None else _in_place_of(delivery.body, why)
+        if why in (_TOO_LARGE, _KEY):
+            headers["edgetls-reason"] += f" (its body of {len(delivery.body):,} bytes is not kept: {why})"
+        body = delivery.body if why is None else b""
         await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
+        if why == _KEY and delivery.reply and delivery.stream in ERASED:
+            await self._publisher.erase(delivery.stream, delivery.sequence)
         DEAD_LETTERS.labels(source=self.source).inc()
         log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those that mean something here: what else a sender wrote may be anything, and as long as the body."""
+    return {
+        name: value[:_LONGEST_HEADER] for name, value in headers.items()
+        if name in _HEADERS and not holds_key(value.encode(errors="replace"))
+    }
+
+
+def _why_bodiless(delivery: Delivery) -> str | None:
+    if holds_key(delivery.body):
+        return _KEY
+    if delivery.subject in _SEALED_CARRIERS:
+        return "sealed key"
+    return _TOO_LARGE if len(delivery.body) > MOST_BODY else None
+
+
+def _in_place_of(body: bytes, why: str) -> dict[str, str]:
+    return {
+        "edgetls-body": "dropped", "edgetls-body-dropped": why, "edgetls-body-size": str(len(body)),
+        "edgetls-body-sha256": sha256(body).hexdigest(),
+    }
 
 
 def _place(delivery: Delivery) -> str:
@@ -129,7 +172,7 @@ async def handle_or_bury(delivery: Delivery, handle: Handle, dead: DeadLetters) 
         if passes(error):
             raise
         HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="dead").inc()
-        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=_where(error))
+        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=where(error))
         await dead.bury(delivery, f"unexpected: {type(error).__name__}")
 
 
@@ -137,10 +180,18 @@ def describe(error: BaseException) -> str:
     """One line without content: some drivers put rows into their messages."""
     if isinstance(error, asyncpg.PostgresError):
         return f"{type(error).__name__} ({getattr(error, 'sqlstate', '?')})"
+    if _quotes(error):
+        return type(error).__name__
     return f"{type(error).__name__}: {error}"[:200]
 
 
-def _where(error: BaseException) -> str:
+def _quotes(error: BaseException) -> bool:
+    """asyncpg's own errors about a value that does not fit its column say the value."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+def where(error: BaseException) -> str:
+    """``function:line`` that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

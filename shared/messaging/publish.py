@@ -12,20 +12,26 @@ from collections.abc import Iterable, Sequence
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+from nats.js.errors import APIError
 
 from shared import subjects
-from shared.errors import BrokerAway
+from shared.errors import BrokerAway, TooLarge
 from shared.ids import new_id
 from shared.messaging.cloudevents import Outgoing
+from shared.streams import MOST_BYTES
 
 ATTEMPT_SECONDS = 2.0
 IN_FLIGHT = 500
 _BATCH_AT_LEAST = 4
 _ATOMIC = frozenset(subjects.EVENTS)
+_EXCEEDS_STREAM = 10054
 
 
 class Publisher:
-    """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after ``patience`` s."""
+    """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after ``patience`` s.
+
+    TooLarge at once for what no attempt would get stored."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -34,6 +40,7 @@ class Publisher:
 
     async def publish(self, message: Outgoing, *, patience: float = 10.0) -> int:
         """The stream's sequence of the message (of the first copy, when it is a duplicate)."""
+        check_size(message)
         deadline = time.monotonic() + patience
         delay = 0.05
         while True:
@@ -44,6 +51,8 @@ class Publisher:
                     )
                 return stored.seq
             except (NatsError, OSError, TimeoutError) as error:
+                if _exceeds(error):
+                    raise too_large(message) from None
                 if time.monotonic() + delay > deadline:
                     reason = str(error) or type(error).__name__
                     raise BrokerAway(f"{message.subject} was not stored: {reason}") from None
@@ -53,6 +62,8 @@ class Publisher:
     async def publish_all(self, messages: Iterable[Outgoing], *, patience: float = 10.0) -> None:
         """Events together, up to 500 in flight; BrokerAway when one was not stored (others may have been)."""
         wanted = list(messages)
+        for message in wanted:
+            check_size(message)
         events = [message for message in wanted if _is_event(message)]
         if _BATCH_AT_LEAST <= len(events) <= IN_FLIGHT and await self._stored_together(events):
             wanted = [message for message in wanted if not _is_event(message)]
@@ -83,10 +94,34 @@ class Publisher:
             return False
         return False
 
+    async def erase(self, stream: str, sequence: int) -> None:
+        """The server overwrites the bytes of one message; one that is gone already is no fault.
+
+        BrokerAway without an answer: where the user may not, for ever."""
+        try:
+            question = json.dumps({"seq": sequence}).encode()
+            await self._client.request(subjects.js_message_delete(stream), question, timeout=ATTEMPT_SECONDS)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise BrokerAway(f"{stream} does not erase {sequence}: {type(error).__name__}") from None
+
     async def tell(self, subject: str, body: bytes) -> None:
         """Core publish, not kept: lost while the broker is away, and that is meant."""
         if self._client.is_connected:
             await self._client.publish(subject, body)
+
+
+def check_size(message: Outgoing) -> None:
+    """TooLarge when no stream takes it: the server would even close the connection of who sends it."""
+    if message.size > MOST_BYTES:
+        raise too_large(message)
+
+
+def too_large(message: Outgoing) -> TooLarge:
+    return TooLarge(f"{message.subject} with {message.size:,} bytes is more than its stream takes")
+
+
+def _exceeds(error: Exception) -> bool:
+    return isinstance(error, MaxPayloadError) or (isinstance(error, APIError) and error.err_code == _EXCEEDS_STREAM)
 
 
 def _is_event(message: Outgoing) -> bool:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from shared.contracts.base import Contract
 from shared.contracts.findings import Code, Refusal, finding
-from shared.crypto.signing import parse
+from shared.crypto.signing import faults, parse
 from shared.errors import BrokerAway, Malformed, Refused
 from shared.messaging.failures import describe
 
@@ -31,8 +31,7 @@ def answer_refusals() -> ExceptionMiddleware:
 
     @middleware.add_handler(ValidationError, publish=True)
     def malformed(error: ValidationError) -> Refusal:
-        places = sorted({".".join(map(str, e["loc"])) for e in error.errors(include_input=False)})
-        message = f"At fault: {', '.join(places)[:500]}"
+        message = f"At fault: {', '.join(place.rpartition(':')[0] for place in faults(error))[:500]}"
         return Refusal(refusal=[finding(Code.REQUEST_MALFORMED, message, field="request")])
 
     @middleware.add_handler(Exception, publish=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from shared.errors import SettingsError
+
 _MARKS = ("PRIVATE KEY", "BEGIN CERTIFICATE", "MII", "LS0tLS1CRUdJTi")
 _LIMIT = 2000
 
@@ -39,7 +41,10 @@ class Stderr:
 
 
 def setup(service: str, level: str = "info") -> None:
-    """Once a process. Tracebacks are one line without locals: locals hold bodies."""
+    """Once a process. Tracebacks are one line without locals: locals hold bodies. SettingsError for no such level."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise SettingsError(f"EDGETLS_LOG_LEVEL: {level!r} is not one of debug, info, warning, error, critical")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -48,7 +53,7 @@ def setup(service: str, level: str = "info") -> None:
             guard,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: Stderr(),
         cache_logger_on_first_use=True,
     )

@@ -1,7 +1,7 @@
 """The exact messages that an effect causes, written with it in one transaction; a relay publishes them until stored.
 
 One relay at a time (by lease) keeps the order. It reads unsent rows and never ``id > last``: commits are out of order.
-A body that carries a pair is deleted at the PubAck.
+A body that carries a pair is deleted at the PubAck. What no stream takes is set aside: the rest must not wait for it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import asyncpg
 import structlog
 
-from shared.errors import BrokerAway
+from shared.errors import BrokerAway, TooLarge
 from shared.messaging.cloudevents import Outgoing
 from shared.messaging.failures import passes
-from shared.messaging.publish import Publisher
+from shared.messaging.publish import Publisher, check_size
 from shared.observability.health import Health
-from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_UNSENT
+from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_SET_ASIDE, OUTBOX_UNSENT
 from shared.storage.lease import Lease
 from shared.storage.pool import Connection, Pool, listen
 
@@ -27,12 +27,15 @@ CHANNEL = "outbox"
 BATCH = 500
 KEEP_HOURS = 48
 COUNT_SECONDS = 5
+KEEP_ASIDE_DAYS = 35
 
 
 async def enqueue(connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False) -> None:
-    """In the caller's transaction. Committing it wakes the relay."""
+    """In the caller's transaction. Committing it wakes the relay. TooLarge for what could never be published."""
     if not messages:
         return
+    for message in messages:
+        check_size(message)
     await connection.executemany(
         "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, $5)",
         [(m.id, m.subject, m.headers, m.body, carries_pair) for m in messages],
@@ -66,22 +69,39 @@ class Relay:
         """Sends one batch; whether there may be more."""
         try:
             rows = await self._pool.fetch(
-                "select id, subject, headers, body from outbox where sent_at is null order by id limit $1", BATCH
+                "select id, subject, headers, body from outbox where sent_at is null and set_aside_at is null"
+                " order by id limit $1", BATCH,
             )
             if not rows:
                 OUTBOX_UNSENT.set(0)
                 self._health.ready("outbox")
                 return False
-            await self._publisher.publish_all(
-                [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], patience=5
-            )
-            await self._mark(rows)
+            await self._publish(rows)
             self._health.ready("outbox")
             return True
         except BrokerAway as error:
             self._health.not_ready("outbox", str(error))
             await asyncio.sleep(0.2)
             return True
+
+    async def _publish(self, rows: Sequence[asyncpg.Record]) -> None:
+        try:
+            await self._publisher.publish_all([_outgoing(row) for row in rows], patience=5)
+            await self._mark(rows)
+        except TooLarge as error:
+            if len(rows) == 1:
+                await self._set_aside(rows[0], error)
+                return
+            for row in rows:
+                await self._publish([row])
+
+    async def _set_aside(self, row: asyncpg.Record, error: TooLarge) -> None:
+        OUTBOX_SET_ASIDE.inc()
+        log.error("outbox.set_aside", row=row["id"], subject=row["subject"], error=str(error))
+        await self._pool.execute(
+            "update outbox set set_aside_at = clock_timestamp(), body = case when carries_pair then null else body end"
+            " where id = $1", row["id"],
+        )
 
     async def _mark(self, rows: Sequence[asyncpg.Record]) -> None:
         sent = await self._pool.fetch(
@@ -97,7 +117,9 @@ class Relay:
         try:
             while True:
                 try:
-                    OUTBOX_UNSENT.set(await self._pool.fetchval("select count(*) from outbox where sent_at is null"))
+                    OUTBOX_UNSENT.set(await self._pool.fetchval(
+                        "select count(*) from outbox where sent_at is null and set_aside_at is null"
+                    ))
                 except Exception as error:
                     if not passes(error):
                         raise
@@ -106,13 +128,18 @@ class Relay:
             OUTBOX_UNSENT.set(0)  # whoever has the lease next counts
 
     async def _sweep(self) -> None:
-        """Sent rows are kept for a while: a redelivery finds its answer sent already."""
+        """Sent rows are kept for a while: a redelivery finds its answer sent already. What was set aside longer."""
         while True:
             try:
                 await self._pool.execute(
-                    "delete from outbox where sent_at < now() - make_interval(hours => $1)", KEEP_HOURS
+                    "delete from outbox where sent_at < now() - make_interval(hours => $1)"
+                    " or set_aside_at < now() - make_interval(days => $2)", KEEP_HOURS, KEEP_ASIDE_DAYS,
                 )
             except Exception as error:
                 if not passes(error):
                     raise
             await asyncio.sleep(600)
+
+
+def _outgoing(row: asyncpg.Record) -> Outgoing:
+    return Outgoing(row["subject"], row["body"], row["headers"])

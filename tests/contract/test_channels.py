@@ -9,6 +9,7 @@ import pytest
 
 from shared import subjects, topology
 from shared.contracts.channels import BY_SERVICE, Channel
+from shared.streams import Stream
 from tests.support.subjects import covers
 from tools import docs, settings
 
@@ -16,7 +17,7 @@ ALL = [channel for channels in BY_SERVICE.values() for channel in channels]
 
 
 @pytest.mark.parametrize("stream", topology.STREAMS, ids=lambda stream: stream.name)
-def test_every_subject_of_a_stream_has_a_channel_that_describes_it(stream: topology.Stream) -> None:
+def test_every_subject_of_a_stream_has_a_channel_that_describes_it(stream: Stream) -> None:
     if stream.name.startswith("KV_") or stream.name == subjects.STREAM_DEAD:
         return
     for subject in stream.subjects:

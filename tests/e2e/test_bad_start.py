@@ -111,6 +111,22 @@ async def test_a_busy_port_of_nginx_is_named(port: str, programs: dict[str, Spec
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_setting_that_can_never_be_right_is_named(
+    program: str, programs: dict[str, Spec], tmp_path: Path
+) -> None:
+    spec, garbage = programs[program], tmp_path / "garbage"
+    garbage.write_text("garbage")
+    for name, value, why in (
+        ("NATS_URL", "nats://127.0.0.1:port", "is not nats://host:port"),
+        ("NATS_SEED_FILE", str(garbage), f"{garbage} is not an nkey seed"),
+        ("NATS_CA_FILE", str(garbage), f"{garbage} holds no certificates"),
+        ("LOG_LEVEL", "verbose", "not one of debug, info, warning, error, critical"),
+    ):
+        line = await _line(spec, {**spec.env, f"EDGETLS_{name}": value})
+        assert f"EDGETLS_{name}" in line and why in line
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_refused_login_at_nats_is_named(program: str, programs: dict[str, Spec], tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.nk"
     ensure_nkey(stranger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import resource
 import secrets
@@ -213,6 +214,54 @@ async def _dead_letters(cage: Cage) -> None:
     await until(buried, "both are dead letters")
 
 
+async def _in_clear(cage: Cage) -> None:
+    """By mistake, where a sealed key or none at all belongs, from everybody who may send a command or usage."""
+    box = PublicKey(Path(cage.platform.run["submission_key"]).read_text().strip())
+    topology = (await cage.login("topology")).jetstream(timeout=5)
+    before = (await topology.stream_info(s.STREAM_DEAD)).state.messages
+    sent = 0
+    for user, subjects in (
+        ("platform", (s.CMD_ROOTS_SET, s.CMD_DOMAIN_REGISTER, s.CMD_CERTIFICATE_SUBMIT, s.CMD_BALANCE_CREDIT)),
+        ("platform", (s.USAGE_REQUEST,)), ("operator", (s.CMD_NODE_ENROL, s.CMD_PRICE_BOOK_APPLY)),
+        (f"node-{NODES[0]}", (s.usage_batch(NODES[0]),)),
+    ):
+        js = (await cage.login(user)).jetstream(timeout=5)
+        for subject in subjects:
+            for key in cage.keys.values():
+                for body in _told_in_clear(key):
+                    headers = {"ce-id": secrets.token_hex(8), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
+                    await js.publish(subject, body, headers=headers)
+                    sent += 1
+
+    async def buried() -> bool:
+        return (await topology.stream_info(s.STREAM_DEAD)).state.messages >= before + sent
+
+    await until(buried, "all are dead letters", limit=30)
+    for pair in (cage.rsa, cage.ecdsa):
+        identity = secrets.token_hex(8)
+        sealed = box.seal(pair.key.encode(), submission_info(ACCOUNT, identity))
+        order = SubmitCertificate(
+            domain=DOMAIN, account=ACCOUNT, submission_id=identity,
+            pairs=[SubmittedPair(certificate=pair.chain + pair.key, sealed_key=SealedKey(epoch=0, box=sealed))],
+        )
+        js = (await cage.login("platform")).jetstream(timeout=5)
+        await js.publish(s.CMD_CERTIFICATE_SUBMIT, order.encode(), headers={"ce-id": identity, "ce-source": "stranger"})
+        settled = await cage.customer.settled(identity, limit=60)
+        assert settled.outcome is Outcome.REFUSED and "certificate.contains_key" in settled.codes, settled
+
+
+def _told_in_clear(key: canary.PrivateKey) -> list[bytes]:
+    """Bodies that are no contract's, with the key as people paste it, or as programs escape it."""
+    pem, der = canary.pem(key)["traditional"], canary.der(key)["PKCS8"]
+    told = json.dumps({"account": ACCOUNT, "private_key": pem})
+    escaped = "".join(f"\\u{ord(character):04x}" for character in pem)
+    return [
+        pem.encode(), told.encode(), json.dumps({"payload": told}).encode(), f'{{"key": "{escaped}"}}'.encode(),
+        json.dumps({"certificate": _base64(der)}).encode(), json.dumps({pem: der.hex()}).encode(),
+        _base64(pem.encode()).encode(),
+    ]
+
+
 async def _crashes(cage: Cage) -> None:
     """By SIGSEGV, as a bug would, and by SIGKILL: all that has a key in memory or a sealed one, while it is busy."""
     for number in (signal.SIGSEGV, signal.SIGKILL):
@@ -237,7 +286,7 @@ async def _disable(cage: Cage) -> None:
 
 
 Step = Callable[[Cage], Awaitable[None]]
-STEPS: list[Step] = [_upload, _refusals, _replace_under_load, _unloadable, _dead_letters, _crashes, _disable]
+STEPS: list[Step] = [_upload, _refusals, _replace_under_load, _unloadable, _dead_letters, _in_clear, _crashes, _disable]
 
 
 def _base64(body: bytes) -> str:
@@ -280,7 +329,7 @@ async def _search_what_runs(cage: Cage) -> None:
     platform = cage.platform
     wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
-    found = await search(wanted, platform.run["postgres"], await cage.login("topology"), folders)
+    found = await search(wanted, platform.run["postgres"], await cage.login("searcher"), folders)
     assert not found, "\n".join(found)
 
 

@@ -59,7 +59,7 @@ class Scene:
 
     async def stored(self, domain: str) -> bytes:
         """The signed bundle in the bucket."""
-        js = (await self.login("topology")).jetstream(timeout=5)
+        js = (await self.login("searcher")).jetstream(timeout=5)
         message = await js.get_msg(BUNDLES, subject=s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)))
         return message.data or b""
 

@@ -21,12 +21,13 @@ from shared import topology
 from shared.messaging.broker import connect
 from shared.nats_config import render_edge_users
 from shared.settings import BrokerSettings
+from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
 
 @dataclass
 class Backend:
-    """``dsns`` by database; ``settings(user)`` logs in as any user of the topology or ``node-<id>``."""
+    """``dsns`` by database; ``settings(user)``: of any user of the topology, ``node-<id>`` or ``storekeeper``."""
 
     folder: Path
     url: str
@@ -61,7 +62,10 @@ async def backend(
     keys = private_folder(folder / "keys")
     names = [user.name for user in topology.USERS] + [f"node-{node}" for node in nodes]
     public = {name: ensure_nkey(keys / f"{name}.nk") for name in names}
-    broker = Broker(folder / "nats", Ports(folder / "ports.json").pick("nats"), public)
+    broker = Broker(
+        folder / "nats", Ports(folder / "ports.json").pick("nats"),
+        with_storekeeper(public, keys / "storekeeper.nk"), (STOREKEEPER,),
+    )
     supervisor = Supervisor(folder)
     spec = broker.prepare()
     broker.users_file.write_text(render_edge_users({node: public[f"node-{node}"] for node in nodes}))

@@ -59,7 +59,7 @@ async def _search(stage: Stage) -> list[str]:
     }
     # Finance's role sees views of billing's tables, which are searched as billing.
     databases = {name: dsn for name, dsn in stage.run["postgres"].items() if name != "finance"}
-    return await leftovers(pairs, databases, stage.topology, stage.node_folders)
+    return await leftovers(pairs, databases, stage.searcher, stage.node_folders)
 
 
 async def _can_be_found(stage: Stage) -> None:

@@ -57,7 +57,7 @@ class Stage:
     node_folders: list[Path]
     customer: Platform
     operator: Platform
-    topology: Client
+    searcher: Client
     origin: Origin
     issue: Callable[..., tuple[str, str]]
     result: Result
@@ -100,7 +100,7 @@ class Stage:
     async def sealed_boxes(self, domain: str) -> list[str]:
         """The sealed keys in the domain's bundle, as the bucket holds it."""
         stream, subject = s.kv_stream(s.BUCKET_BUNDLES), s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain))
-        stored = await self.topology.jetstream(timeout=5).get_msg(stream, subject=subject)
+        stored = await self.searcher.jetstream(timeout=5).get_msg(stream, subject=subject)
         bundle = parse(Bundle, parse(Signed, stored.data or b"").payload.encode())
         return [pair.sealed_key.box for pair in bundle.pairs]
 

@@ -80,12 +80,12 @@ async def _set(stack: AsyncExitStack, platform: Platform, result: Result) -> Sta
         await connect(run["nats_url"], seeds["platform"], Path(run["submission_key"]), source="demo")
     )
     operator = await stack.enter_async_context(await connect(run["nats_url"], seeds["operator"], user="operator"))
-    topology = await Reach.open(run["nats_url"], seeds["topology"], "topology", 10)
-    stack.push_async_callback(topology.close)
+    searcher = await Reach.open(run["nats_url"], seeds["searcher"], "searcher", 10)
+    stack.push_async_callback(searcher.close)
     origin = await stack.enter_async_context(Origin())
     issue = TestCa.load(Path(run["trust_roots"]).parent).issue
     folders = [platform.data / "nodes" / node["id"] for node in run["nodes"]]
-    stage = Stage(run, folders, customer, operator, topology.client, origin, issue, result)
+    stage = Stage(run, folders, customer, operator, searcher.client, origin, issue, result)
     stage.since = await customer.last_event()
     return stage
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
+from nats.errors import MaxPayloadError
+from nats.js.api import RetentionPolicy
 
-from shared import subjects, topology
+from clients.fleet.keys import ensure_nkey
+from shared import streams, subjects, topology
 from shared.contracts.commands import DisableHttps, SetThreshold
 from shared.contracts.queries import DeadLetter, ListDead, OneDead
-from shared.errors import BrokerAway, Malformed, Refused, SettingsError
+from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, SettingsError, TooLarge
 from shared.ids import new_id
+from shared.messaging import failures
 from shared.messaging.broker import probe
 from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
 from shared.messaging.dead import DeadOffice
@@ -22,6 +30,8 @@ from shared.messaging.failures import Consumer, DeadLetters
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
+from shared.service import _watch_broker
+from tests.support import canary
 from tests.support.backend import Backend
 from tests.support.waiting import until
 
@@ -183,6 +193,97 @@ async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Bac
             await office.replay(OneDead(sequence=buried.sequence))
 
 
+async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_is_buried_without_its_body(
+    rig: Backend,
+) -> None:
+    client = await rig.client("config")
+    dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
+    office = DeadOffice(client, Publisher(client), "config")
+    for number, size in enumerate((1_048_400, streams.MOST_BYTES, failures.MOST_BODY + 1)):
+        identity = new_id()
+        # Headers may be as long as a body, and have names that nobody may send.
+        headers = {"ce-id": identity, "x-long": "y" * 900_000, "not a name": "", "ce-source": "s" * 5000}
+        await dead.bury(
+            Delivery(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, subjects.STREAM_COMMANDS_CONFIG,
+                     10**6 + number, datetime.now(UTC), ""),
+            "malformed: not JSON",
+        )
+        letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+        assert letter.body is None
+        assert letter.reason == f"malformed: not JSON (its body of {size:,} bytes is not kept: too large)"
+        assert letter.headers["ce-source"] == "s" * 256
+    assert client.is_connected
+
+
+async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_in_its_dead_letter(
+    rig: Backend,
+) -> None:
+    client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    body = json.dumps({"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}).encode()
+    headers = {"ce-id": new_id(), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
+    await sender.publish(Outgoing(subjects.CMD_ROOTS_SET, body, headers))
+    await sender.publish(_command("a"))  # what is not taken yet keeps the block's file
+    wanted, store = canary.needles(key), rig.folder / "nats" / "store"
+
+    def places() -> list[Path]:
+        return [path for path in store.rglob("*") if path.is_file() and canary.found_in_file(wanted, path)]
+
+    pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
+    async with contextlib.aclosing(pull.batches()) as batches:  # type: ignore[type-var]
+        delivered: list[Delivery] = []
+        while len(delivered) < 2:
+            delivered += await anext(batches)
+        assert places(), "the search finds what is not erased yet"
+        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(delivered[0], "malformed: odd")
+        await pull.ack(delivered[0])
+        assert not places()
+        await pull.ack(delivered[1])
+    letters = (await DeadOffice(client, Publisher(client), "config").list(ListDead(limit=500))).letters
+    letter = next(x for x in letters if x.headers["ce-id"] == headers["ce-id"])
+    assert letter.body is None and "key in clear" in letter.reason
+    assert letter.headers.keys() == {"ce-id"}
+
+
+async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend) -> None:
+    client = await rig.client("config")
+    office = DeadOffice(client, Publisher(client), "config")
+    identity, body = new_id(), b"x" * (streams.MOST_INBOUND - 1000)
+    await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
+        Delivery(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, subjects.STREAM_COMMANDS_CONFIG, 10**7,
+                 datetime.now(UTC), ""),
+        "malformed: not JSON",
+    )
+    letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+    assert letter.body is not None
+    async with Reader(client) as reader:
+        await office.replay(OneDead(sequence=letter.sequence))
+        again = await until(lambda: next((d for d in reader.seen if d.id == identity), None), "it is replayed")
+        assert again.body == body
+
+
+async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_connection(rig: Backend) -> None:
+    client = await rig.client("platform")
+    for size in (streams.MOST_INBOUND, streams.MOST_BYTES, streams.MAX_PAYLOAD - 100, streams.MAX_PAYLOAD + 1):
+        with pytest.raises(TooLarge, match=r"https\.cmd\.domain\.register\.v1 with .* is more than its stream takes"):
+            await Publisher(client).publish(
+                Outgoing(subjects.CMD_DOMAIN_REGISTER, b"x" * size, {"ce-id": new_id(), "ce-source": "t"})
+            )
+    with pytest.raises(MaxPayloadError):
+        await client.publish(subjects.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"})
+    await client.flush()
+    assert client.is_connected
+
+
+async def test_a_connection_that_was_closed_for_good_says_why_and_is_no_fault_of_the_settings(rig: Backend) -> None:
+    loud = await rig.client("platform")
+    await loud._send_command(f"PUB x {streams.MAX_PAYLOAD + 1}\r\n".encode())
+    await loud._flush_pending()
+    with pytest.raises(EdgetlsError, match="for good: maximum payload violation") as error:
+        await asyncio.wait_for(_watch_broker(loud, Health()), 20)
+    assert not isinstance(error.value, SettingsError)
+
+
 async def test_an_unknown_command_gets_no_pub_ack(rig: Backend) -> None:
     sender = Publisher(await rig.client("platform"))
     with pytest.raises(BrokerAway, match="was not stored"):
@@ -213,8 +314,6 @@ async def test_direct_get_reads_a_range_and_the_last_of_a_subject(rig: Backend) 
 
 async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
     settings = rig.settings("platform").model_copy(update={"nats_seed_file": rig.folder / "stranger.nk"})
-    from clients.fleet.keys import ensure_nkey
-
     ensure_nkey(settings.nats_seed_file)
     with pytest.raises(SettingsError, match="refused the login"):
         await probe(settings, "platform")
@@ -222,10 +321,29 @@ async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
 
 async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(rig: Backend) -> None:
     js = (await rig.client("topology")).jetstream(timeout=10)
+    everything = (await rig.client("storekeeper")).jetstream(timeout=10)
     assert {change.action for change in await topology.plan(js)} == {"same"}
-    await js.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
-    changed = [change for change in await topology.apply(js) if change.action != "same"]
-    assert [change.name for change in changed] == [f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+    await everything.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
+    found = (await js.stream_info(subjects.STREAM_EVENTS)).config
+    await everything.update_stream(found.evolve(max_msg_size=1000))
+    changed = [change.name for change in await topology.apply(js) if change.action != "same"]
+    assert changed == [subjects.STREAM_EVENTS, f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+    assert {change.action for change in await topology.plan(js)} == {"same"}
+
+
+async def test_an_empty_stream_of_another_kind_is_made_anew_and_no_other_is_deleted(rig: Backend) -> None:
+    js = (await rig.client("topology")).jetstream(timeout=10)
+    everything = (await rig.client("storekeeper")).jetstream(timeout=10)
+    for name in (subjects.STREAM_USAGE, subjects.STREAM_JUDGING):
+        found = (await js.stream_info(name)).config
+        kinds = {RetentionPolicy.LIMITS: RetentionPolicy.WORK_QUEUE, RetentionPolicy.WORK_QUEUE: RetentionPolicy.LIMITS}
+        await everything.delete_stream(name)
+        await everything.add_stream(found.evolve(retention=kinds[found.retention]))  # type: ignore[index]
+    with pytest.raises(SettingsError, match="JUDGING is kept in another way than it was made: delete it by hand"):
+        await topology.apply(js)
+    await everything.delete_stream(subjects.STREAM_JUDGING)
+    await topology.apply(js)
+    assert {change.action for change in await topology.plan(js)} == {"same"}
 
 
 async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on(rig: Backend) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from shared import subjects
+from shared import streams, subjects
 from shared.contracts.domains import DomainRemoved
-from shared.errors import SettingsError
+from shared.errors import SettingsError, TooLarge
 from shared.messaging.cloudevents import Outgoing, outgoing
 from shared.messaging.direct import get_batch
-from shared.messaging.failures import passes
+from shared.messaging.failures import describe, passes
 from shared.messaging.publish import Publisher
 from shared.observability.health import Health
 from shared.storage.lease import Lease
@@ -128,6 +130,42 @@ async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_p
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_what_no_stream_takes_is_refused_before_it_is_committed(pool: Pool) -> None:
+    huge = replace(_event("huge.example"), body=b"x" * streams.MOST_BYTES)
+    async with pool.acquire() as connection, connection.transaction():
+        with pytest.raises(TooLarge, match=f"{huge.subject} with 983,.* bytes is more than its stream takes"):
+            await enqueue(connection, [_event("small.example"), huge])
+
+
+async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
+    rig: Backend, pool: Pool, relay: Relay
+) -> None:
+    def too_large(name: str, size: int) -> Outgoing:
+        return replace(_event(name), body=b"x" * size)
+
+    rows = [
+        _event("before.example"), too_large("a.example", streams.MOST_BYTES),
+        too_large("b.example", streams.MAX_PAYLOAD - 200), too_large("c.example", 2 * streams.MAX_PAYLOAD),
+        *(_event(f"after-{number}.example") for number in range(5)),
+    ]
+    await pool.executemany(
+        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, true)",
+        [(m.id, m.subject, m.headers, m.body) for m in rows],
+    )
+
+    async def done() -> bool:
+        open_rows = "select count(*) from outbox where sent_at is null and set_aside_at is null"
+        return not await pool.fetchval(open_rows)
+
+    await until(done, "the rest is sent")
+    ids = await _published(rig)
+    wanted = [m.id for m in (rows[0], *rows[4:])]
+    assert [identity for identity in ids if identity in {m.id for m in rows}] == wanted
+    aside = await pool.fetch("select message_id, body from outbox where set_aside_at is not null order by id")
+    assert [row["message_id"] for row in aside] == [m.id for m in rows[1:4]]
+    assert not any(row["body"] for row in aside), "what carries a pair keeps no body"
+
+
 async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
     rig: Backend, pool: Pool, relay: Relay
 ) -> None:
@@ -200,6 +238,26 @@ async def test_migrations_are_applied_once_and_never_changed_behind_our_back(poo
     file.write_text(file.read_text().replace("id int", "id bigint"))
     with pytest.raises(SettingsError, match="add a new one instead"):
         await migrate(pool, folder)
+
+
+async def test_a_withdrawn_login_is_no_fault_of_a_message_and_a_value_that_does_not_fit_is(
+    rig: Backend, pool: Pool
+) -> None:
+    async def fault(work: Awaitable[object]) -> Exception:
+        with pytest.raises(Exception) as error:
+            await work
+        return error.value
+
+    good = rig.dsns["config"]
+    withdrawn = [
+        await fault(asyncpg.connect(good.replace("config:", "config:x"))),
+        await fault(asyncpg.connect(good.replace("/config?", "/nothing?"))),
+        await fault(pool.execute("create role another superuser")),
+    ]
+    assert [passes(error) for error in withdrawn] == [True, True, True], withdrawn
+    unfit = await fault(pool.fetchval("select $1::bigint", 2**63))
+    assert not passes(unfit)
+    assert str(2**63) in str(unfit) and str(2**63) not in describe(unfit)
 
 
 async def test_a_refused_login_and_a_missing_database_are_one_clear_line(rig: Backend) -> None:

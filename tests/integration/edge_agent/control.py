@@ -28,6 +28,7 @@ from shared.crypto.signing import Purpose, parse
 from shared.messaging.pull import Pull
 from shared.nats_config import render_edge_users
 from tests.integration.edge_agent.signing import Signers
+from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
 CHECKPOINT_SECONDS = 0.1
@@ -44,7 +45,10 @@ class BrokerProcess:
     @classmethod
     def make(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
         keys = {user.name: ensure_nkey(folder / f"{user.name}.nk") for user in t.USERS}
-        broker = Broker(folder / "nats", Ports(folder / "ports.json").pick("nats"), keys)
+        broker = Broker(
+            folder / "nats", Ports(folder / "ports.json").pick("nats"),
+            with_storekeeper(keys, folder / "storekeeper.nk"), (STOREKEEPER,),
+        )
         broker.prepare()
         broker.users_file.write_text(render_edge_users(nodes))
         return cls(broker, folder)

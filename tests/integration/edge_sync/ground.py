@@ -21,6 +21,7 @@ from deploy.embedded.supervisor import Supervisor
 from shared import topology
 from shared.messaging.broker import connect
 from shared.settings import BrokerSettings
+from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
 NODES = ("node-1", "node-2", "node-3")
@@ -44,8 +45,10 @@ class Ground:
         keys = ensure_keys(data, data / "nats" / "edge_users.conf", datetime.now(UTC))
         ensure_nodes(keys, list(NODES))
         ground = cls(
-            data, keys, Broker(data / "nats", ports.pick("nats"), keys.users), Postgres(data, ["edge_sync"]),
-            Supervisor(data), ports,
+            data, keys,
+            Broker(data / "nats", ports.pick("nats"), with_storekeeper(keys.users, keys.seed("storekeeper")),
+                   (STOREKEEPER,)),
+            Postgres(data, ["edge_sync"]), Supervisor(data), ports,
         )
         await ground.supervisor.start(ground.broker.prepare())
         await ground.supervisor.start(ground.postgres.prepare())
@@ -72,9 +75,9 @@ class Ground:
     def dsn(self) -> str:
         return self.postgres.dsn("edge_sync", "edge_sync")
 
-    async def empty(self, topology_user: Client) -> None:
+    async def empty(self, storekeeper: Client) -> None:
         """Streams and tables as on the first day."""
-        await lose_streams(topology_user)
+        await lose_streams(storekeeper)
         connection = await asyncpg.connect(self.dsn)
         await connection.execute("drop schema if exists public cascade; create schema public")
         await connection.close()
@@ -85,9 +88,9 @@ class Ground:
         fleet.save()
 
 
-async def lose_streams(topology_user: Client, *names: str) -> None:
+async def lose_streams(storekeeper: Client, *names: str) -> None:
     """Deletes the streams (all by default) and makes them anew, empty."""
-    js = topology_user.jetstream(timeout=10)
+    js = storekeeper.jetstream(timeout=10)
     for name in names or tuple(stream.name for stream in topology.STREAMS):
         with contextlib.suppress(NotFoundError):
             await js.delete_stream(name)

@@ -33,7 +33,7 @@ from tests.integration.edge_sync.ground import Ground
 from tests.integration.edge_sync.played import FakeConfig, FakeNode
 from tests.support.waiting import until
 
-USERS = ("config", "operator", "platform", "edge_sync", "topology")
+USERS = ("config", "operator", "platform", "edge_sync", "storekeeper")
 QUICK = {
     "LIVE_SECONDS": "1.5", "LAGGING_SECONDS": "1.5", "SEALING_SECONDS": "1.5", "DIGEST_SECONDS": "0.5",
     "SEEN_SECONDS": "0.3", "CHECKPOINT_SECONDS": "0.2",
@@ -91,7 +91,7 @@ class World:
         ground = self.ground
         for user in USERS:
             self.clients[user] = await ground.login(user)
-        await ground.empty(self.clients["topology"])
+        await ground.empty(self.clients["storekeeper"])
         self.validator = _signer(ground.keys.signer("validator"))
         operator_key = ground.keys.operator_public.read_text().strip()
         trust = parse(Signed, ground.keys.trust.read_bytes())

@@ -74,7 +74,7 @@ async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_pu
     signature = bundle.pairs[0].attestation.signature.encode()
     assert any(signature in block.read_bytes() for block in blocks)
     await world.until_held(await world.config.change(DOMAIN, BundleKind.HTTP_ONLY))
-    js = world.clients["topology"].jetstream()
+    js = world.clients["storekeeper"].jetstream()
     try:
         found = await js.get_msg(s.kv_stream(s.BUCKET_BUNDLES), seq=stored.sequence)
         raise AssertionError(f"still there: {found.seq}")
@@ -89,7 +89,7 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(world: 
     await world.until_held(await world.config.change(DOMAIN))
     await until(lambda: node.checkpoints, "a checkpoint is told")
     quiet = world.config.decide("quiet.example.test", BundleKind.HTTP_ONLY)
-    await lose_streams(world.clients["topology"])
+    await lose_streams(world.clients["storekeeper"])
     await world.until_held(world.config.bundles[DOMAIN], limit=15)
     await world.until_held(quiet)
     await until(lambda: node.checkpoints[-1].domains == 2, "the checkpoint tells both")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from clients.cli.rotation import _until_sealing
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
+from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey
 from shared.contracts.edge import SealingEpoch
 from shared.contracts.queries import DeadPage, ListDead
 from shared.crypto.signing import Purpose, Signer, parse
+from shared.errors import Unsigned
 from shared.messaging.rpc import ask
+from shared.service import read_signer
 from tests.integration.edge_sync.harness import World
 from tests.support.waiting import until
 
@@ -149,3 +156,54 @@ async def _gone(world: World, key: str) -> bool:
 async def _holds(world: World, document: Signed) -> bool:
     stored = await world.keyrings.last(s.KEYRING_TRUST)
     return stored is not None and parse(Signed, stored.body) == document
+
+
+async def test_the_epoch_that_is_sealed_to_is_told_apart_from_the_newest_and_said_again(world: World) -> None:
+    await world.run(SEALING_SECONDS="60")
+    node = await world.node("node-1")
+    await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))
+    await until(lambda: _is(world, 1), "epoch 1 is sealed to")
+    with FleetFile.edit(world.ground.keys.fleet_file) as fleet:
+        assert fleet.new_epoch() == 2
+    await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))
+    await until(lambda: node.checkpoints and node.checkpoints[-1].epoch == 2, "epoch 2 is started")
+    view = await world.view()
+    assert (view.epoch, view.sealing_epoch) == (2, 1)
+
+    reach = Reach(world.clients["operator"], "", "operator", 5)
+    edge_sync = world.trust.verifier("edge_sync")
+    switch = asyncio.create_task(_until_sealing(reach, edge_sync, 2))
+    first = await _word(world)
+    await until(lambda: _newer(world, first), "it is said again")
+    assert not switch.done(), "started is not sealed to"
+    node.epochs = [1, 2]
+    await asyncio.wait_for(switch, 10)
+    view = await world.view()
+    assert (view.epoch, view.sealing_epoch, await sealing(world)) == (2, 2, 2)
+    with pytest.raises(Unsigned):
+        await _until_sealing(reach, world.trust.verifier("validator"), 2)
+
+
+async def test_a_lower_epoch_is_never_said_over_a_higher_one(world: World) -> None:
+    await world.run()
+    await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))
+    await until(lambda: _is(world, 1), "epoch 1 is sealed to")
+    signer = read_signer(world.ground.keys.signer("edge_sync"), "edge_sync")
+    held = await world.keyrings.last(s.KEYRING_SEALING)
+    assert held is not None
+    higher = signer.sign(Purpose.SEALING, SealingEpoch(epoch=7, at=datetime.now(UTC))).encode()
+    await world.keyrings.put(s.KEYRING_SEALING, higher, held.sequence)
+    log = world.replicas[0].log
+    await until(lambda: "epoch.behind" in log.read_text(), "it finds that it is behind")
+    assert await sealing(world) == 7
+
+
+async def _word(world: World) -> SealingEpoch:
+    stored = await world.keyrings.last(s.KEYRING_SEALING)
+    assert stored is not None
+    return world.trust.verifier("edge_sync").open_bytes(Purpose.SEALING, stored.body, SealingEpoch)
+
+
+async def _newer(world: World, than: SealingEpoch) -> bool:
+    word = await _word(world)
+    return word.epoch == than.epoch and word.at > than.at

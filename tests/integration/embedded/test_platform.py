@@ -68,7 +68,7 @@ async def test_run_json_tells_where_everything_is_to_its_owner_only(make: Make) 
     run = json.loads(file.read_text())
     assert run == platform.run
     assert set(run) == KEYS and set(run["postgres"]) == {"config", "edge_sync", "billing", "finance"}
-    assert set(run["credentials"]) == {"platform", "operator", "finance", "topology"}
+    assert set(run["credentials"]) == {"platform", "operator", "finance", "topology", "searcher"}
     assert run["pid"] == os.getpid()
     places = [*run["credentials"].values(), *(run[key] for key in KEYS if key.endswith(("_key", "_file", "trust")))]
     assert all(Path(place).is_file() for place in places)

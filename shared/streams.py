@@ -1,0 +1,136 @@
+"""Streams, consumers and buckets as data: what they hold, how long, how much of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+from shared import subjects as s
+
+DAY: Final = 86_400.0
+GIB: Final = 2**30
+MAX_PAYLOAD: Final = 1_048_576
+"""Of body and headers; whoever sends more loses its connection."""
+MOST_BYTES: Final = 960 * 1024
+"""What a stream takes: of it, the server and a dead letter have room to add their headers."""
+ERASED: Final = frozenset({s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE})
+"""Where the outside writes: a message with a key in clear is erased from it, for what is taken stays in a block's file
+until the whole block goes. Their readers may do so."""
+MOST_INBOUND: Final = 768 * 1024
+"""What a stream of commands takes: so that what becomes of one (the question to the validator) fits, too."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
+    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what
+    is taken, many at once: a work queue syncs the removal of each message by itself (3.9 k acks a second);
+    ``max_message``: bytes of body and headers, more gets no PubAck."""
+
+    name: str
+    subjects: tuple[str, ...]
+    work_queue: bool = True
+    max_age: float = 0
+    max_bytes: int = GIB
+    duplicate_window: float = 120
+    latest_only: bool = False
+    republish_to: str | None = None
+    direct: bool = False
+    atomic: bool = False
+    trimmed: bool = False
+    max_message: int = MOST_BYTES
+
+    def config(self, replicas: int = 1) -> StreamConfig:
+        return StreamConfig(
+            name=self.name,
+            subjects=list(self.subjects),
+            retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only or self.trimmed else DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            max_age=self.max_age,
+            max_bytes=self.max_bytes,
+            max_msg_size=self.max_message,
+            max_msgs_per_subject=1 if self.latest_only else -1,
+            duplicate_window=self.duplicate_window,
+            allow_direct=self.direct,
+            allow_atomic=self.atomic,
+            allow_rollup_hdrs=self.latest_only,
+            deny_delete=False,
+            deny_purge=False,
+            num_replicas=replicas,
+            republish=RePublish(src=self.subjects[0], dest=self.republish_to) if self.republish_to else None,
+        )
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A durable pull consumer; deliveries are never counted out.
+
+    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed."""
+
+    stream: str
+    durable: str
+    filters: tuple[str, ...] = ()
+    ack_wait: float = 5
+    max_ack_pending: int = 5000
+
+    def config(self) -> ConsumerConfig:
+        return ConsumerConfig(
+            durable_name=self.durable,
+            filter_subject=self.filters[0] if len(self.filters) == 1 else None,
+            filter_subjects=list(self.filters) if len(self.filters) > 1 else None,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_wait=self.ack_wait,
+            max_ack_pending=self.max_ack_pending,
+            max_deliver=-1,
+        )
+
+
+STREAMS: Final = (
+    Stream(s.STREAM_COMMANDS_CONFIG, s.CONFIG_COMMANDS, max_message=MOST_INBOUND),
+    Stream(s.STREAM_COMMANDS_BILLING, s.BILLING_COMMANDS, max_message=MOST_INBOUND),
+    Stream(s.STREAM_FLEET, s.FLEET_COMMANDS, max_message=MOST_INBOUND),
+    Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
+    Stream(
+        s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True, atomic=True
+    ),
+    Stream(
+        s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), work_queue=False, max_bytes=8 * GIB, duplicate_window=0.1,
+        atomic=True, trimmed=True,
+    ),
+    Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
+    Stream(
+        s.kv_stream(s.BUCKET_BUNDLES), (s.kv_all(s.BUCKET_BUNDLES),), work_queue=False, max_bytes=8 * GIB,
+        latest_only=True, republish_to=s.EDGE_LIVE_ALL, direct=True,
+    ),
+    Stream(
+        s.kv_stream(s.BUCKET_KEYRINGS), (s.kv_all(s.BUCKET_KEYRINGS),), work_queue=False, latest_only=True, direct=True
+    ),
+)
+CONSUMERS: Final = (
+    Consumer(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS, ack_wait=2),
+    Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
+    Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES, (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED)),
+    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
+    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
+    Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
+    Consumer(
+        s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
+    ),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=60_000),
+)
