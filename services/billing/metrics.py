@@ -14,3 +14,6 @@ COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One lot, from decodi
 BATCH_AGE = Gauge("edgetls_usage_batch_age_seconds", "Age of the oldest batch of the last pull: over 300 is an alarm.")
 CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit).", ["kind"])
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])
+PARKED = Gauge("edgetls_billing_parked", "Messages that could not be handled yet: above 0 is a fault of ours.")
+NOT_CHARGED = Gauge("edgetls_billing_accounts_not_charged", "Accounts that the last close failed for: above 0 is a"
+                    " fault of ours.")

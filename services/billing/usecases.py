@@ -13,7 +13,8 @@ from services.billing.accruals import save_judged
 from services.billing.balance import Standing, Terms, money_fault, priced
 from services.billing.book import Book
 from services.billing.charging import Line, Pack, charge
-from services.billing.metrics import CHARGES
+from services.billing.isolation import CHUNK, alone_where_it_fails
+from services.billing.metrics import CHARGES, NOT_CHARGED
 from services.billing.rating import minus, plain, plus, total
 from services.billing.store import accounts, owners, plans, prices, usage
 from services.billing.store.accounts import Entry
@@ -27,9 +28,6 @@ from shared.errors import Malformed
 from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
-
-_CHUNK = 200
-"""Accounts charged in one transaction: their rows are locked for as long as it takes."""
 
 
 class Money:
@@ -59,9 +57,10 @@ class Money:
 
         The number of lines written; a second call finds nothing left to do."""
         past = int(until.timestamp()) // 3600
-        lines = 0
-        while names := await accounts.accounts_to_charge(self._pool, past, _CHUNK):
-            lines += await self._charge(names, past)
+        lines, failed = 0, set[str]()
+        while names := await accounts.accounts_to_charge(self._pool, past, CHUNK, failed):
+            lines += await alone_where_it_fails(names, partial(self._charge, past=past), failed)
+        NOT_CHARGED.set(len(failed))
         for hour in await usage.hours_to_roll(self._pool, past):
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
                 await usage.roll_hour(connection, hour)
@@ -69,13 +68,17 @@ class Money:
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
-        now = self._clock.now()
-        terms = self._book.terms(now)
-        names = await accounts.long_depleted(self._pool, now - terms.overdue_after, _CHUNK)
-        if names:
-            async with self._pool.acquire() as connection, connection.transaction():
-                terms = await self._terms(connection, now)
-                await save_judged(connection, list((await accounts.lock(connection, names, terms)).values()), terms)
+        since = self._clock.now() - self._book.terms(self._clock.now()).overdue_after
+        judged, seen = 0, set[str]()
+        while names := await accounts.long_depleted(self._pool, since, CHUNK, seen):
+            judged += await alone_where_it_fails(names, self._judge, seen)
+            seen |= set(names)
+        return judged
+
+    async def _judge(self, names: list[str]) -> int:
+        async with self._pool.acquire() as connection, connection.transaction():
+            terms = await self._terms(connection, self._clock.now())
+            await save_judged(connection, list((await accounts.lock(connection, names, terms)).values()), terms)
         return len(names)
 
     async def _terms(self, connection: Connection, now: datetime) -> Terms:
