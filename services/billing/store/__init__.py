@@ -1,6 +1,6 @@
 """All SQL of billing. Every function takes a connection and runs in its caller's transaction.
 
-Locks are taken in one order by everybody: owners (advisory), rows of node_logs, usage_minutes and accounts, each in
+Locks are taken in one order by everybody: owners_gate, rows of node_logs, usage_minutes and accounts, each in
 order of its key. So two processes that share the work cannot wait for each other in a circle.
 """
 

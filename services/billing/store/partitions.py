@@ -15,7 +15,6 @@ from shared.storage.pool import Connection, Pool
 MONTHS_KEPT: Final = 13
 DAYS_KEPT: Final = 36
 """The late window of 35 days, and the day that it begins in."""
-_LOCK = 7_316_248_551_140_311
 _NAME = re.compile(r"batch_archive_(\d{4})(\d{2})\Z")
 _DAY_NAME = re.compile(r"requests_(\d+)\Z")
 _CHILDREN: Final = (
@@ -36,7 +35,7 @@ class Partitions:
         if month in self._known:
             return
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+            await connection.execute("lock table catalogue_gate in exclusive mode")
             await _create(connection, *month)
         self._known.add(month)
 
@@ -53,7 +52,7 @@ class Days:
         if not missing:
             return
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+            await connection.execute("lock table catalogue_gate in exclusive mode")
             there = {row["relname"] for row in await connection.fetch(_CHILDREN, "requests")}
             for day in missing:
                 if f"requests_{day}" not in there:
