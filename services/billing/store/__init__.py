@@ -11,6 +11,8 @@ from shared.storage.pool import Connection, Pool
 
 Reader = Connection | Pool
 """For a single statement: any connection will do."""
+MAINTENANCE_SECONDS = 600
+"""For a statement that tidies up and may have a day's work: what waits for an answer gets the pool's 30 s."""
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Final
 from services.billing.audit import Billed, Counts, Place
 from services.billing.charging import HourCount, Pack
 from services.billing.rating import DEFAULT_CURRENCY, plain
+from services.billing.store.retention import kept
 from shared.storage.pool import Connection
 
 SECONDS: Final = 600
@@ -78,10 +79,9 @@ async def recorded(connection: Connection, first: int, past: int) -> tuple[dict[
         row["hour"]
         for row in await connection.fetch("select hour from touched_hours where hour >= $1 and hour < $2", first, past)
     }
-    kept = {row["hour"] for row in minutes if row["account"]} | touched
-    gone = {row["hour"] for row in hours} - kept
+    whole_from = (await kept(connection)).minutes_from
     return (
-        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] not in gone},
+        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= whole_from},
         {Place(*row[:4]): tuple(row)[4:] for row in hours if row["hour"] not in touched},
     )
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from services.billing.store import retention
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split, stage
@@ -130,3 +131,43 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
     kept = await timed.database.fetch("select hour, account, https_requests from usage_hours where domain = $1", domain)
     assert [tuple(row) for row in kept] == [(hour, account, 10)]
     _shift(timed)
+
+
+async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_elses_usage_of_that_hour(
+    timed: Stage,
+) -> None:
+    (mine, account), unknown, strange = await _account(timed), domain_name(), domain_name()
+    hour = minute_now() // 60 - 4005 * 24
+    for domain, who, requests in ((mine, account, 1_000_000), (unknown, "", 38), (unknown, "", 2), (strange, "", 5)):
+        await timed.database.execute(
+            "insert into usage_minutes values ($1, $2, 'node-1', $3, $4, 0, 0, 0)", domain, hour * 60 + requests % 60,
+            who, requests,
+        )
+    await timed.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await timed.close_hour(datetime.now(UTC))
+    marks = "select count(*) = 0 from touched_hours where hour = $1"
+    await until(lambda: timed.database.fetchval(marks, hour), "it is rolled up")
+    while await retention.forget_minutes(timed.database, datetime.now(UTC), 4000):
+        pass
+    assert await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine) == 0
+    finder = name("acct")
+    await timed.register(unknown, finder)
+
+    async def usage() -> list[tuple[str, str, int]]:
+        rows = await timed.database.fetch(
+            "select domain, account, https_requests from usage_hours where hour = $1 and https_requests > 0", hour
+        )
+        return sorted(tuple(row) for row in rows)
+
+    expected = sorted([(mine, account, 1_000_000), (unknown, finder, 40), (strange, "", 5)])
+
+    async def moved() -> bool:
+        return await usage() == expected
+
+    await until(moved, "the found usage has its owner, the rest is as it was")
+    assert (await timed.balance(finder)).accrued == Decimal("0.0002")
+    await timed.close_hour(datetime.now(UTC))
+    await until(
+        lambda: timed.database.fetchval("select count(*) = 1 from ledger where account = $1", finder), "it is charged"
+    )
+    assert await usage() == expected
