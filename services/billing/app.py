@@ -53,14 +53,14 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     runtime.broker.include_router(audit_router(pool, runtime.clock))
     runtime.broker.include_router(bills_router(pool, runtime.clock))
     commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
-    book, days = Book(timedelta(hours=settings.billing_overdue_hours)), Days(pool)
+    book, months, days = Book(timedelta(hours=settings.billing_overdue_hours)), Partitions(pool), Days(pool)
     money = Money(pool, book, runtime.clock)
-    ingest = Ingest(pool, book, Partitions(pool), runtime.clock)
+    ingest = Ingest(pool, book, months, runtime.clock)
     batches = BatchTaker(ingest, pool, usage, publisher, signer)
     facts = Facts(pool, book, runtime.clock, batches.drain)
     office = DeadOffice(client, publisher, NAME, {events.source: once(facts.take)})
     runtime.broker.include_router(dead_router(office, NAME))
-    hours = HourClock(money, pool, days, runtime.clock, settings)
+    hours = HourClock(money, pool, months, days, runtime.clock, settings)
     parking, requests = Parking(pool, client), Requests(pool, book, days, runtime.clock)
     takes: dict[str, Take] = {
         subjects.DURABLE_BILLING_BATCHES: batches.take,

@@ -23,9 +23,10 @@ and (first_minute is null or (last_minute >= $3 and first_minute < $4))
 _EVENTS: Final = """
 select domain, (at / 60000000)::int as minute, node, count(*)::bigint as requests, sum(bytes)::bigint as bytes
 from requests where day >= $1 / 1440 and day <= ($2 - 1) / 1440 and at >= $1 * 60000000::bigint
-and at < $2 * 60000000::bigint group by 1, 2, 3
+and at < $2 * 60000000::bigint and day not in (select day from request_days_kept where done) group by 1, 2, 3
 union all
 select domain, minute, node, requests, bytes from request_days where minute >= $1 and minute < $2
+and minute / 1440 in (select day from request_days_kept where done)
 """
 _MINUTES: Final = """
 select account, domain, node, minute / 60 as hour, sum(https_requests)::bigint, sum(https_bytes)::bigint,

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from services.billing.store import MAINTENANCE_SECONDS, Reader
 from services.billing.store.owners import hold_owners
-from shared.storage.pool import Connection, Pool
+from shared.storage.pool import Pool
 
 _OLDEST: Final = """
 select oldest.hour from (select min(minute) / 60 as hour from usage_minutes where minute < $1 and account <> '') oldest
@@ -31,32 +31,29 @@ async def kept(connection: Reader) -> Kept:
 
 async def forget_minutes(pool: Pool, now: datetime, days: int) -> bool:
     """The oldest hour, where it is rolled up already and older than ``days``; whether it was. What nobody owns stays:
-    an owner may still be told of. Owners are held: usage that one gets at this moment is moved before or after."""
+    an owner may still be told of.
+
+    First the hour is no longer whole, which whoever changes owners sees; then nobody waits for what is deleted."""
     cutoff = int(now.timestamp()) // 60 - days * 1440
+    hour = await pool.fetchval(_OLDEST, cutoff - cutoff % 60, timeout=MAINTENANCE_SECONDS)
+    if hour is None:
+        return False
     async with pool.acquire() as connection, connection.transaction():
         await hold_owners(connection)
-        hour = await connection.fetchval(_OLDEST, cutoff - cutoff % 60, timeout=MAINTENANCE_SECONDS)
-        if hour is None:
-            return False
-        await connection.execute(
-            "delete from usage_minutes where minute >= $1 * 60 and minute < $1 * 60 + 60 and account <> ''", hour,
-            timeout=MAINTENANCE_SECONDS,
-        )
         await connection.execute("update usage_kept set minutes_from = greatest(minutes_from, $1 + 1)", hour)
+    await pool.execute(
+        "delete from usage_minutes where minute >= $1 * 60 and minute < $1 * 60 + 60 and account <> ''", hour,
+        timeout=MAINTENANCE_SECONDS,
+    )
     return True
 
 
 async def forget_hours(pool: Pool, now: datetime, days: int) -> bool:
     """The oldest hour, where it is older than ``days``; whether it was."""
     cutoff = int(now.timestamp()) // 3600 - days * 24
-    async with pool.acquire() as connection, connection.transaction():
-        hour = await connection.fetchval("select min(hour) from usage_hours where hour < $1", cutoff)
-        if hour is None:
-            return False
-        await _forget_hour(connection, hour)
+    hour = await pool.fetchval("select min(hour) from usage_hours where hour < $1", cutoff)
+    if hour is None:
+        return False
+    await pool.execute("update usage_kept set hours_from = greatest(hours_from, $1 + 1)", hour)
+    await pool.execute("delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS)
     return True
-
-
-async def _forget_hour(connection: Connection, hour: int) -> None:
-    await connection.execute("delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS)
-    await connection.execute("update usage_kept set hours_from = greatest(hours_from, $1 + 1)", hour)

@@ -115,6 +115,13 @@ async def test_days_of_single_events_are_dropped_after_the_late_window_and_what_
     _shift(timed)
 
 
+async def _rolled(staged: Stage, hour: int) -> None:
+    await staged.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await staged.close_hour(datetime.now(UTC))
+    marks = "select count(*) = 0 from touched_hours where hour = $1"
+    await until(lambda: staged.database.fetchval(marks, hour), "it is rolled up")
+
+
 async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: Stage) -> None:
     domain, account = await _account(timed)
     hour = minute_now() // 60 - 4100 * 24
@@ -122,7 +129,7 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
         await timed.database.execute(
             "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)", domain, hour * 60 + offset, account
         )
-    await timed.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await _rolled(timed, hour)
     _shift(timed, days=6)
     await until(
         lambda: timed.database.fetchval("select count(*) = 0 from usage_minutes where domain = $1", domain),
@@ -143,10 +150,7 @@ async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_els
             "insert into usage_minutes values ($1, $2, 'node-1', $3, $4, 0, 0, 0)", domain, hour * 60 + requests % 60,
             who, requests,
         )
-    await timed.database.execute("insert into touched_hours (hour) values ($1)", hour)
-    await timed.close_hour(datetime.now(UTC))
-    marks = "select count(*) = 0 from touched_hours where hour = $1"
-    await until(lambda: timed.database.fetchval(marks, hour), "it is rolled up")
+    await _rolled(timed, hour)
     while await retention.forget_minutes(timed.database, datetime.now(UTC), 4000):
         pass
     assert await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine) == 0
@@ -171,3 +175,22 @@ async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_els
         lambda: timed.database.fetchval("select count(*) = 1 from ledger where account = $1", finder), "it is charged"
     )
     assert await usage() == expected
+
+
+async def test_what_takes_long_to_clean_holds_up_no_close_and_no_decision(timed: Stage) -> None:
+    """Somebody keeps the partitions from being made or dropped for as long as the test lasts."""
+    domain, account = await _account(timed)
+    (batch,) = split(new_id(), [[cell(domain, 1000)]])
+    async with timed.database.acquire() as connection, connection.transaction():
+        await timed.batch(batch)
+        await timed.confirmed_to(batch)
+        await timed.until_said(account, "depleted")
+        await connection.execute("lock table catalogue_gate in exclusive mode")
+        _shift(timed, days=10)
+        assert (await timed.until_said(account, "overdue")).balance == Decimal("-0.005")
+
+        async def charged() -> bool:
+            return (await timed.balance(account)).ledger == Decimal("-0.005")
+
+        await until(charged, "the hour is closed", limit=20)
+    _shift(timed)
