@@ -54,6 +54,14 @@ class Archived(NamedTuple):
     last_minute: int | None
 
 
+class Stored(NamedTuple):
+    """What was archived of a range that comes again."""
+
+    end: int
+    bad_lines: int
+    cells: bytes
+
+
 class Refusal(NamedTuple):
     """``digest``: SHA-256 of the body, so that a batch that is sent again and again is one row."""
 
@@ -154,6 +162,27 @@ async def archive(connection: Connection, batches: Sequence[Archived], now: date
         [b.cell_count for b in batches], [b.cells for b in batches], [b.first_minute for b in batches],
         [b.last_minute for b in batches], now,
     )
+
+
+async def archived_at(connection: Connection, places: Sequence[tuple[LogKey, int]]) -> dict[tuple[LogKey, int], Stored]:
+    """What the archive has of (log, start): one index look-up each."""
+    rows = await connection.fetch(
+        "select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells"
+        " from unnest($1::text[], $2::text[], $3::bigint[]) as g (node, log, start_at) cross join lateral ("
+        " select * from batch_archive where node = g.node and log = g.log and start_at = g.start_at limit 1) a",
+        [key.node for key, _ in places], [key.log for key, _ in places], [start for _, start in places],
+    )
+    return {
+        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(r["end_at"], r["bad_lines"], r["cells"]) for r in rows
+    }
+
+
+async def is_archived_otherwise(connection: Connection, key: LogKey, start: int, end: int) -> bool:
+    """Whether the archive has other ranges of the log that [start, end) touches: no more where they were dropped."""
+    return bool(await connection.fetchval(
+        "select exists (select from batch_archive where node = $1 and log = $2 and start_at < $4 and end_at > $3)",
+        *key, start, end,
+    ))
 
 
 async def refuse(

@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 VIEWS = {
     "ledger", "charges", "usage_minutes", "usage_hours", "unattributed", "balances", "plans", "price_books", "logs",
-    "diverted", "conflicts", "parked",
+    "diverted", "conflicts", "parked", "refused",
 }
 MAY = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) // 60
 
