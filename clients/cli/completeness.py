@@ -27,9 +27,12 @@ async def gaps(
     end: ToOption = None,
     node: Annotated[str | None, typer.Option(help="Of this node alone.")] = None,
 ) -> None:
-    """The byte ranges of the nodes' logs that are not in, by node, log and range. Default: of all time."""
+    """The byte ranges of the nodes' logs that are not in, by node, log and range. Default: of all time.
+
+    Exit 0 whether there are any or not: with --json, an empty list says that there are none."""
     found: list[Gap] = []
     after: str | None = ""
+    events = 0
     async with link.reach("finance") as reach:
         while after is not None:
             question = QueryGaps(
@@ -37,7 +40,7 @@ async def gaps(
             )
             page = await reach.ask(s.RPC_USAGE_GAPS, question, GapsPage)
             found += page.gaps
-            after = page.next
+            after, events = page.next, page.parked_events
     link.out.data(found)
     link.out.table(
         ("node", "log", "from byte", "to byte", "bytes", "kind", "since", "last seen"),
@@ -47,6 +50,8 @@ async def gaps(
         ],
         empty="no gaps: every byte that was read is in",
     )
+    if events:
+        link.out.line(f"{events} single events or changes of owners wait for a fault of the platform to be mended")
 
 
 async def audit(link: Link, start: FromOption = None, end: ToOption = None) -> None:
@@ -79,11 +84,12 @@ async def audit(link: Link, start: FromOption = None, end: ToOption = None) -> N
 def _line(report: AuditReport) -> str:
     money = ", ".join(f"{amount:f} {currency}" for currency, amount in sorted(report.amounts.items())) or "nothing"
     verdict = "agrees" if report.agrees else f"{report.differing} DIFFER"
+    unread = f", {report.bad_lines} lines could not be read" if report.bad_lines else ""
     kept = "" if report.complete else " (part of it is older than the archive)"
     return (
         f"{report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M}: {report.requests} requests from "
         f"{report.batches} batches and {report.single_events} events, {report.charged} charged ({money}), "
-        f"{report.uncharged} not yet: {verdict}{kept}"
+        f"{report.uncharged} not yet{unread}: {verdict}{kept}"
     )
 
 

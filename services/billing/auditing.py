@@ -55,7 +55,7 @@ class _Audit:
         self._recount = Recount(self._hours[0] * 60, self._hours[1] * 60)
         self._findings = Findings()
         self._owners: dict[str, tuple[Period, ...]] = {}
-        self._batches = self._events = 0
+        self._batches = self._events = self._bad_lines = 0
 
     async def run(self, now: datetime) -> AuditReport:
         await self._count_archive()
@@ -67,6 +67,7 @@ class _Audit:
         return AuditReport(
             start=self._start, end=self._end, agrees=not self._findings.differing,
             complete=self._start >= now - KEPT, batches=self._batches, single_events=self._events,
+            bad_lines=self._bad_lines,
             requests=sum(counts[0] for counts in usage.values()), bytes=sum(counts[1] for counts in usage.values()),
             unattributed=sum(counts[0] for place, counts in usage.items() if place.account == NOBODY),
             diverted=self._recount.diverted, charged=charged, uncharged=uncharged, amounts=amounts,
@@ -75,8 +76,9 @@ class _Audit:
 
     async def _count_archive(self) -> None:
         waiting: list[tuple[str, list[CellRow], datetime]] = []
-        async for node, cells, received in store.batches(self._connection, self._start, self._end):
+        async for node, cells, received, bad_lines in store.batches(self._connection, self._start, self._end):
             self._batches += 1
+            self._bad_lines += bad_lines if self._start <= received < self._end else 0
             waiting.append((node, await asyncio.to_thread(unpack_cells, cells), received))
             if len(waiting) >= _CHUNK:
                 await self._add(waiting)

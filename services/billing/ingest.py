@@ -14,7 +14,7 @@ from services.billing.accruals import accrue
 from services.billing.book import Book
 from services.billing.cells import Tally
 from services.billing.decode import Batch, cell_rows, pack_cells, read_batch, unpack_cells
-from services.billing.metrics import BATCHES, CELLS, DIVERTED
+from services.billing.metrics import BAD_LINES, BATCHES, CELLS, DIVERTED
 from services.billing.store import logs, usage
 from services.billing.store.logs import Archived, Diverted, Held, LogKey, LogState, Refusal, Stored
 from services.billing.store.partitions import Partitions
@@ -142,6 +142,7 @@ class Ingest:
         await usage.add(connection, lot.tally.minutes())
         await accrue(connection, lot.tally.accrued(), self._book.terms(lot.now))
         CELLS.inc(sum(len(one.batch.cells) for one in lot.accepted) - len(diverted))
+        BAD_LINES.inc(sum(one.batch.bad_lines for one in lot.accepted))
 
     async def _add_up(self, connection: Connection, lot: _Lot) -> list[Diverted]:
         domains = {cell.domain for one in lot.accepted for cell in one.batch.cells}
@@ -182,6 +183,7 @@ def _place(
     lineup = ranges.line_up(state.stored_to, (*held, *batches), state.final_length)
     state.stored_to = lineup.stored_to
     state.read_to = max(state.read_to, state.stored_to)
+    state.bad_lines += sum(one.batch.bad_lines for one in lineup.accepted)
     lot.accepted += lineup.accepted
     lot.repeated += [one for one in lineup.repeated if one.start < one.end]
     for one, fate in lineup.refused:

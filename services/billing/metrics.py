@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 BATCHES = Counter("edgetls_usage_batches_total", "Usage batches by fate (accept, hold, repeat, conflict, overlap,"
                   " past_final, malformed, unknown_node).", ["fate"])
 CELLS = Counter("edgetls_usage_cells_total", "Cells counted.")
+BAD_LINES = Counter("edgetls_usage_bad_lines_total", "Lines of the nodes' logs that could not be read.")
 DIVERTED = Counter("edgetls_usage_cells_diverted_total", "Cells that could not be counted, by reason.", ["reason"])
 REQUESTS = Counter("edgetls_usage_requests_total", "Single events by fate (count, duplicate, conflict, refused).",
                    ["fate"])

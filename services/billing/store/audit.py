@@ -17,7 +17,7 @@ SECONDS: Final = 600
 _LATE: Final = timedelta(days=35, hours=1)
 _EARLY: Final = timedelta(minutes=6)
 _BATCHES: Final = """
-select node, cells, received_at from batch_archive where received_at >= $1 and received_at < $2
+select node, cells, received_at, bad_lines from batch_archive where received_at >= $1 and received_at < $2
 and (first_minute is null or (last_minute >= $3 and first_minute < $4))
 """
 _EVENTS: Final = """
@@ -55,12 +55,12 @@ left join ledger l on l.account = a.account group by a.account having a.ledger <
 
 async def batches(
     connection: Connection, start: datetime, end: datetime
-) -> AsyncIterator[tuple[str, bytes, datetime]]:
-    """Node, packed cells and time of receipt of every archived batch that may speak of the period."""
+) -> AsyncIterator[tuple[str, bytes, datetime, int]]:
+    """Node, packed cells, time of receipt and unreadable lines of every archived batch that may speak of the period."""
     first, past = int(start.timestamp()) // 60, int(end.timestamp()) // 60
     rows = connection.cursor(_BATCHES, start - _EARLY, end + _LATE, first, past, prefetch=100, timeout=SECONDS)
     async for row in rows:
-        yield row["node"], row["cells"], row["received_at"]
+        yield tuple(row)
 
 
 async def events(

@@ -29,6 +29,7 @@ class LogState:
     stored_to: int
     read_to: int
     final_length: int | None
+    bad_lines: int = 0
 
 
 class Held(NamedTuple):
@@ -96,23 +97,22 @@ async def lock_logs(connection: Connection, keys: Iterable[LogKey], now: datetim
         " order by n collate \"C\", l collate \"C\" on conflict do nothing", *columns, now,
     )
     rows = await connection.fetch(
-        "select node, log, stored_to, read_to, final_length from node_logs where (node, log) in"
+        "select node, log, stored_to, read_to, final_length, bad_lines from node_logs where (node, log) in"
         " (select * from unnest($1::text[], $2::text[])) order by node, log for update", *columns,
     )
-    return {
-        LogKey(r["node"], r["log"]): LogState(r["stored_to"], r["read_to"], r["final_length"]) for r in rows
-    }
+    return {LogKey(node, log): LogState(*state) for node, log, *state in rows}
 
 
 async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: datetime) -> None:
     await connection.execute(
         "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = t.final_length,"
-        " last_seen = greatest(last_seen, $6),"
+        " bad_lines = t.bad_lines, last_seen = greatest(last_seen, $6),"
         " complete_at = case when t.stored_to >= t.read_to then $6 else complete_at end"
-        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
-        " as t (node, log, stored_to, read_to, final_length) where l.node = t.node and l.log = t.log",
+        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[])"
+        " as t (node, log, stored_to, read_to, final_length, bad_lines) where l.node = t.node and l.log = t.log",
         [k.node for k in logs], [k.log for k in logs], [s.stored_to for s in logs.values()],
         [s.read_to for s in logs.values()], [s.final_length for s in logs.values()], now,
+        [s.bad_lines for s in logs.values()],
     )
 
 
@@ -239,9 +239,9 @@ async def page_logs(connection: Reader, question: QueryLogs) -> list[LogView]:
     """In order of (node, log); ``after`` is ``node/log`` of the last one seen."""
     node, _, log = question.after.partition("/")
     rows = await connection.fetch(
-        "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, (select count(*) from held_batches"
-        " h where h.node = l.node and h.log = l.log) as held from node_logs l where (l.node, l.log) > ($1, $2)"
-        " and ($3::text is null or l.node = $3) order by l.node, l.log limit $4",
+        "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, l.bad_lines,"
+        " (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as held from node_logs l"
+        " where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3) order by l.node, l.log limit $4",
         node, log, question.node, question.limit,
     )
     return [LogView(**dict(row)) for row in rows]

@@ -58,10 +58,11 @@ async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -
 
 
 async def add_nodes(connection: Connection, nodes: Sequence[tuple[str, str, datetime]]) -> None:
-    """(node, state, at): the latest ``at`` wins, in whatever order the events come."""
+    """(node, state, at): the latest ``at`` wins, in whatever order the events come. Labels are no state."""
     await connection.executemany(
-        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update"
-        " set state = excluded.state, at = excluded.at where nodes.at <= excluded.at", nodes,
+        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update set at = excluded.at,"
+        " state = case when excluded.state = 'labelled' then nodes.state else excluded.state end"
+        " where nodes.at <= excluded.at", nodes,
     )
 
 

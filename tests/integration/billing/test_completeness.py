@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from shared import subjects as s
 from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared.contracts.edge import NodeEvent
+from shared.contracts.queries import LogsPage, QueryLogs
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
@@ -54,6 +57,79 @@ async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(stage
     rest = UsageBatch(node="node-2", log=first.log, start=100, end=250, read_to=250, cells=[cell(domain, 8)])
     await staged.batch(rest)
     await _until_gaps(staged, first.log, [])
+
+
+async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(staged: Stage) -> None:
+    drained, removed, unheard, stranger = (name("node") for _ in range(4))
+    domain = domain_name()
+
+    async def change(node: str, word: Literal["drained", "removed", "labelled"]) -> None:
+        subject = {"drained": s.EVENT_NODE_DRAINED, "removed": s.EVENT_NODE_REMOVED, "labelled": s.EVENT_NODE_LABELLED}
+        await staged.send("edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC)))
+        await until(
+            lambda: staged.database.fetchval(
+                "select true from nodes where node = $1 and at > now() - interval '10 seconds'", node
+            ), "it is heard",
+        )
+
+    for node in (drained, removed, unheard):
+        await staged.enrol(node)
+    logs = [split(new_id(), [[cell(domain, 1)]], node=node)[0] for node in (drained, removed, stranger)]
+    for batch in logs:
+        await staged.batch(batch)
+    await change(drained, "drained")
+    await change(drained, "labelled")
+    await change(removed, "removed")
+    waits = "select count(*) = 1 from held_batches where node = $1"
+    await until(lambda: staged.database.fetchval(waits, stranger), "the stranger's batch waits")
+    await until(
+        lambda: staged.database.fetchval("select count(*) = 2 from node_logs where log = any($1::text[])",
+                                         [batch.log for batch in logs]), "the others are in",
+    )
+
+    async def gaps(node: str) -> list[tuple[str | None, int, int, str]]:
+        found = (await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node=node), GapsPage)).gaps
+        return [(gap.log, gap.start, gap.end, gap.kind) for gap in found]
+
+    assert await gaps(stranger) == [(logs[2].log, 0, 100, "unknown_node")]
+    for node in (drained, removed, unheard):
+        assert await gaps(node) == [], "five minutes have not passed"
+    long_ago = "update {} set {} = now() - interval '1 hour' where node = any($1::text[])"
+    nodes = [drained, removed, unheard]
+    await staged.database.execute(long_ago.format("nodes", "at"), nodes)
+    await staged.database.execute(long_ago.format("node_logs", "last_seen"), nodes)
+    assert await gaps(drained) == [(logs[0].log, 100, 100, "unfinished")]
+    assert await gaps(removed) == [(logs[1].log, 100, 100, "unfinished")]
+    assert await gaps(unheard) == [(None, 0, 0, "unheard")]
+    later = QueryGaps(node=removed, start=datetime.now(UTC) - timedelta(minutes=1))
+    assert (await staged.ask(s.RPC_USAGE_GAPS, later, GapsPage)).gaps == []
+    await staged.batch(logs[0].model_copy(update={"final": True}))
+    final = "select final_length = 100 from node_logs where log = $1"
+    await until(lambda: staged.database.fetchval(final, logs[0].log), "it is closed")
+    assert await gaps(drained) == []
+    await staged.enrol(stranger)
+    await until(lambda: staged.database.fetchval(waits.replace("= 1", "= 0"), stranger), "it is counted")
+    assert await gaps(stranger) == []
+
+
+async def test_lines_that_no_node_could_read_are_in_every_report(staged: Stage) -> None:
+    (batch,) = split(new_id(), [[cell(domain_name(), 1)]])
+    batch = batch.model_copy(update={"bad_lines": 10})
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+    async def reported() -> int:
+        question = QueryAudit(start=hour - timedelta(hours=1), end=hour + timedelta(hours=1))
+        return (await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)).bad_lines
+
+    before = await reported()
+    for _ in range(2):
+        await staged.batch(batch)
+    await staged.confirmed_to(batch)
+    assert await reported() == before + 10
+    page = await staged.ask(s.RPC_USAGE_LOGS, QueryLogs(node="node-1"), LogsPage)
+    assert next(view for view in page.logs if view.log == batch.log).bad_lines == 10
+    lines = "select bad_lines from finance.logs where log = $1"
+    assert await staged.database.fetchval(lines, batch.log) == 10
 
 
 async def test_gaps_come_page_by_page(staged: Stage) -> None:
