@@ -50,7 +50,8 @@ class GapsPage(Contract):
 
 
 class QueryAudit(Contract):
-    """https.rpc.usage.audit.v1 (finance, operator): whole hours, at most 31 days a question."""
+    """https.rpc.usage.audit.v1 (finance, operator): whole hours, at most 31 days a question. It ends with the hour that
+    runs, whatever ``end`` says; a ``start`` after that is refused."""
 
     start: Utc
     end: Utc
@@ -72,7 +73,8 @@ class AuditReport(Contract):
     read, of the batches that came in the period: their requests are in no count; at most 100
     ``differences`` of ``differing``.
 
-    ``complete``: every usage batch and event of the period is still in the archive (13 months)."""
+    ``complete``: the whole period was compared: all of it is still in the archive (13 months) and in the usage by the
+    hour. What is older is not compared."""
 
     start: Utc
     end: Utc

@@ -88,12 +88,18 @@ class Days:
         await self.ensure(range(today, today + DAYS_AHEAD))
 
 
+def archive_kept_from(now: datetime) -> datetime:
+    """The start of the oldest month that drop_old() leaves."""
+    month = now.year * 12 + now.month - 1 - MONTHS_KEPT
+    return datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
+
+
 async def drop_old(pool: Pool, now: datetime) -> list[str]:
     """Drops the archive's partitions that lie more than MONTHS_KEPT months back; their names."""
     old = []
     for table in await _tables(pool, "batch_archive"):
         match = _NAME.fullmatch(table.name)
-        if match and (now.year - int(match[1])) * 12 + now.month - int(match[2]) > MONTHS_KEPT:
+        if match and datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC) < archive_kept_from(now):
             old += await _drop(pool, "batch_archive", table)
     return old
 

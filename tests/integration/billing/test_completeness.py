@@ -7,11 +7,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import pytest
+
 from shared import subjects as s
 from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.edge import NodeEvent
 from shared.contracts.queries import LogsPage, QueryLogs
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
+from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
 from tests.support.waiting import until
@@ -238,3 +241,48 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     assert not report.agrees
     assert {one.what for one in report.differences if account in one.place} >= {"usage", "accrual"}
     assert (await audit()).agrees
+
+
+async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(staged: Stage) -> None:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+    async def audit(start: timedelta, end: timedelta) -> AuditReport:
+        return await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end), AuditReport)
+
+    report = await audit(-timedelta(hours=2), timedelta(days=300))
+    assert timedelta(hours=1) <= report.end - hour <= timedelta(hours=2)
+    for start, end in ((timedelta(days=2), timedelta(days=3)), (timedelta(0), timedelta(0)),
+                       (-timedelta(hours=1), -timedelta(hours=2))):
+        with pytest.raises(Refused, match=r"request\.malformed"):
+            await audit(start, end)
+
+
+async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(staged: Stage) -> None:
+    """The archive still has them, and the charges are compared all the same."""
+    domain, account = domain_name(), name("acct")
+    await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
+    minute = minute_now() - 20 * 24 * 60
+    (batch,) = split(new_id(), [[cell(domain, 100, minute)]])
+    await staged.batch(batch)
+    await staged.confirmed_to(batch)
+    start = datetime.fromtimestamp(minute // 60 * 3600, UTC)
+
+    async def audit() -> AuditReport:
+        question = QueryAudit(start=start, end=start + timedelta(hours=1))
+        return await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)
+
+    await staged.close_hour(start + timedelta(hours=1))
+    await until(
+        lambda: staged.database.fetchval(
+            "select bool_and(requests = charged) from account_hours where account = $1", account
+        ), "charged",
+    )
+    report = await audit()
+    assert (report.agrees, report.complete, report.requests) == (True, True, 100)
+    forget = "update usage_kept set hours_from = $1, minutes_from = $1"
+    await staged.database.execute(forget, minute // 60 + 1)
+    await staged.database.execute("delete from usage_minutes where domain = $1", domain)
+    await staged.database.execute("delete from usage_hours where domain = $1", domain)
+    report = await audit()
+    assert (report.agrees, report.complete, report.charged) == (True, False, 100), report.differences
+    await staged.database.execute(forget, 0)
