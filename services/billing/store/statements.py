@@ -48,11 +48,10 @@ every line of those times is inside, and would sort them all for each page (meas
 _MONTH: Final = f"""
 with lines as ({_LINES.format(zone="$2", ledger="ledger")}
     where l.account = $1 and l.at < $4::timestamptz + interval '24 hours'),
-placed as (
-    select *, hour is not null and billed_at <> finance.hour_start(hour) as late, billed_at >= $3 as inside
+sorted as (
+    select *, finance.line_class(kind, hour, booked_at, $2) as class, billed_at >= $3 as inside
     from lines where billed_at < $4
-),
-sorted as (select *, case when late then 'correction' else kind end as class from placed)
+)
 """
 _TOTALS: Final = _MONTH + """
 select coalesce(sum(amount) filter (where not inside), 0) as opening, coalesce(sum(amount), 0) as closing,
