@@ -160,6 +160,8 @@ class _Audit:
         first, last = (hour // 24 for hour in self._hours)
         for identity, times in await store.counted_twice(self._connection, first, last):
             self._findings.note("identity", identity, 1, times)
+        for plan, price, parts in await store.plan_costs(self._connection, *self._hours):
+            self._findings.note("amount", plan, price, parts)
         for account, lines, recorded in await store.ledger_sums(self._connection):
             self._findings.note("ledger", account, lines, recorded)
 

@@ -13,7 +13,8 @@ REQUESTS = Counter("edgetls_usage_requests_total", "Single events by fate (count
                    ["fate"])
 COMMIT_SECONDS = Histogram("edgetls_usage_commit_seconds", "One lot, from decoding to commit, by durable.", ["durable"])
 BATCH_AGE = Gauge("edgetls_usage_batch_age_seconds", "Age of the oldest batch of the last pull: over 300 is an alarm.")
-CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit).", ["kind"])
+CHARGES = Counter("edgetls_charges_total", "Ledger lines written, by kind (charge, correction, credit, plan, unused).",
+                  ["kind"])
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])
 PARKED = Gauge("edgetls_billing_parked", "Messages that could not be handled yet: above 0 is a fault of ours.")
 NOT_CHARGED = Gauge("edgetls_billing_accounts_not_charged", "Accounts that the last close failed for: above 0 is a"

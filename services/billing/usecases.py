@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -12,6 +12,7 @@ from services.billing import events
 from services.billing.accruals import save_judged
 from services.billing.balance import Standing, Terms, money_fault, priced
 from services.billing.book import Book
+from services.billing.cells import FUTURE_MINUTES
 from services.billing.charging import Line, Pack, charge
 from services.billing.isolation import CHUNK, alone_where_it_fails
 from services.billing.metrics import CHARGES, NOT_CHARGED
@@ -29,6 +30,8 @@ from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
+_EARLY = timedelta(minutes=FUTURE_MINUTES)
+"""So far ahead usage may be."""
 
 class Money:
     """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says nothing new."""
@@ -48,9 +51,15 @@ class Money:
         elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
             await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_HOUR_CLOSE:
-            await self.close(parse(CloseHour, delivery.body).until)
+            await self._close_to(parse(CloseHour, delivery.body).until)
         else:
             raise Malformed("no command of billing")
+
+    async def _close_to(self, until: datetime) -> None:
+        """Malformed when hours are among them that no usage can be of yet: their plans would end too early."""
+        if until >= (self._clock.now() + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2):
+            raise Malformed("until lies after the hour that runs")
+        await self.close(until)
 
     async def close(self, until: datetime) -> int:
         """Charges what is not charged yet of the hours that end at or before ``until``, rolls their usage up.
@@ -99,9 +108,15 @@ class Money:
                 )
             await accounts.post(connection, made, {name: one.money for name, one in standings.items()}, now)
             await plans.record(connection, made, dues)
+            forfeited = await plans.forfeit(connection, names, made, past, now)
             await plans.end(connection, names, past)
-            await save_judged(connection, await self._charged(connection, standings, made, past, terms), terms)
+            after = [
+                replace(standing, entries=standing.entries + forfeited.get(standing.account, 0))
+                for standing in await self._charged(connection, standings, made, past, terms)
+            ]
+            await save_judged(connection, after, terms)
         lines = [line for each in made.values() for line in each]
+        CHARGES.labels(kind="unused").inc(sum(forfeited.values()))
         for line in lines:
             CHARGES.labels(kind="charge" if line.posting == 1 else "correction").inc()
         return len(lines)

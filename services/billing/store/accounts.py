@@ -204,7 +204,8 @@ async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple
     hour, number = _after(question.after)
     rows = await connection.fetch(
         "select id, account, kind, hour, requests, price, amount, currency, price_id, plan from ledger"
-        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) order by hour, id limit $6",
+        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) and kind <> 'unused'"
+        " order by hour, id limit $6",
         question.account, _hour_up(question.start), _hour_up(question.end), hour, number, question.limit,
     )
     return [

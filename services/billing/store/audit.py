@@ -47,6 +47,12 @@ _TWICE: Final = """
 select source, id, count(*) as times from requests where day >= $1 and day <= $2
 group by source, id having count(*) > 1 limit 1000
 """
+_PLAN_COSTS: Final = """
+select account, reference, amount, parts from plans p cross join lateral (
+    select coalesce(sum(l.plan_cost), 0) as parts from ledger l where l.account = p.account and l.hour >= p.start_hour
+    and l.hour < p.end_hour and l.plan = p.reference
+) l where p.ended and p.end_hour > $1 and p.end_hour <= $2 and parts <> amount limit 1000
+"""
 _SUMS: Final = """
 select a.account, a.ledger as recorded, coalesce(sum(l.amount), 0) as lines from accounts a
 left join ledger l on l.account = a.account group by a.account having a.ledger <> coalesce(sum(l.amount), 0) limit 1000
@@ -120,7 +126,8 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
     for row in await connection.fetch(
         "select l.account, l.hour, sum(l.requests)::bigint as requests, -sum(l.amount) as amount, l.price_id, l.plan"
         " from unnest($1::text[], $2::int[]) as f (account, hour) join ledger l on l.account = f.account"
-        " and l.hour >= f.hour group by l.account, l.hour, l.price_id, l.plan", *period, timeout=SECONDS,
+        " and l.hour >= f.hour and l.kind <> 'unused' group by l.account, l.hour, l.price_id, l.plan", *period,
+        timeout=SECONDS,
     ):
         found[row["account"]].lines.append(
             (row["hour"], row["requests"], plain(row["amount"]), row["price_id"], row["plan"])
@@ -148,6 +155,12 @@ async def ledger_sums(connection: Connection) -> list[tuple[str, Decimal, Decima
     """Accounts whose ledger is not the sum of its lines: account, lines, recorded."""
     rows = await connection.fetch(_SUMS, timeout=SECONDS)
     return [(row["account"], plain(row["lines"]), plain(row["recorded"])) for row in rows]
+
+
+async def plan_costs(connection: Connection, first: int, past: int) -> list[tuple[str, Decimal, Decimal]]:
+    """Plans that ended in the hours [first, past) and whose parts are not their price: plan, price, parts."""
+    rows = await connection.fetch(_PLAN_COSTS, first, past, timeout=SECONDS)
+    return [(f"{row['account']} plan {row['reference']}", plain(row["amount"]), plain(row["parts"])) for row in rows]
 
 
 def month_start(hour: int) -> int:

@@ -64,8 +64,8 @@ class _Reading(NamedTuple):
     kept: Kept
 
     def refuse_forgotten(self, window: _Window, hours: range, cut: Sequence[int]) -> None:
-        """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the minute. Minutes that nobody
-        owns are kept for ever."""
+        """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the minute. What nobody
+        owns is kept by the minute for ever."""
         by_minute = [hour for hour in cut if hour in hours]
         if not hours or window.first < hours[0] * 60:
             by_minute.append(window.first // 60)

@@ -59,7 +59,7 @@ select coalesce(sum(amount) filter (where not inside), 0) as opening, coalesce(s
     coalesce(sum(amount) filter (where inside and class = 'charge'), 0) as charges,
     coalesce(sum(amount) filter (where inside and class = 'correction'), 0) as corrections,
     coalesce(sum(amount) filter (where inside and class = 'plan'), 0) as plans,
-    coalesce(sum(requests) filter (where inside and hour is not null), 0)::bigint as requests
+    coalesce(sum(requests) filter (where inside and class in ('charge', 'correction')), 0)::bigint as requests
 from sorted
 """
 _GROUPS: Final = _MONTH + f""",
@@ -73,7 +73,7 @@ groups as (
 """
 _ROUNDED: Final = _GROUPS + "select coalesce(sum(rounded), 0) from groups where kind <> 'credit'"
 _SHOWN: Final = _GROUPS + """
-select * from groups order by period, array_position(array['credit', 'plan', 'charge', 'correction'], kind),
+select * from groups order by period, array_position(array['credit', 'plan', 'charge', 'correction', 'unused'], kind),
     hour, single, plan nulls first, price_id, price limit $6 offset $7
 """
 

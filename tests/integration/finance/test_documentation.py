@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -14,7 +15,7 @@ import pytest
 
 from clients.platform.queries import Queries
 from clients.platform.reach import Reach
-from shared.contracts.ledger import QueryLedger, ShowStatement
+from shared.contracts.ledger import Kind, QueryLedger, ShowStatement
 from shared.storage.pool import Connection
 from tests.integration.billing.harness import Stage, stage
 from tests.integration.finance.made_months import PRICE, Line, book, set_clock
@@ -122,9 +123,10 @@ async def test_the_statement_and_the_files_have_the_figures_of_the_document(exam
 
 async def test_the_views_agree_with_what_the_commands_show(example: Stage, finance: Connection) -> None:
     """`edgetls charges` and finance.charges: the same lines, with the same figures."""
+    assert set(get_args(Kind)) - {"credit"} == {"charge", "correction", "plan", "unused"}
     queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
     question = QueryLedger(
-        account="acme", start=at(2026, 1, 1), end=at(2027, 1, 1), kinds=["charge", "correction", "plan"]
+        account="acme", start=at(2026, 1, 1), end=at(2027, 1, 1), kinds=["charge", "correction", "plan", "unused"]
     )
     shown = {
         row.id: (row.kind, row.billed_at, row.requests, row.price_id, row.plan, -row.amount)

@@ -156,3 +156,8 @@ def test_an_audit_of_nothing_is_refused_and_what_is_to_come_is_cut_off(
             completeness.audited(start, end, hour)
     else:
         assert tuple(f"{at:%Y-%m-%dT%H:%M}" for at in completeness.audited(start, end, hour)) == expected
+
+
+def test_an_hour_that_is_to_come_is_not_closed() -> None:
+    done = runner.invoke(app, ["hour", "close", "--until", "2090-01-01T00:00:00Z"])
+    assert done.exit_code == Exit.USAGE
