@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -12,7 +12,7 @@ from clients.cli.command import Link, command, group
 from clients.cli.files import parse_time
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, findings_from
-from shared.errors import Refused
+from shared.errors import Refused, SettingsError
 from shared.ids import new_id
 
 balance_app = typer.Typer(help="Show an account's balance, credit it, set its low-balance limit.", no_args_is_help=True)
@@ -65,8 +65,11 @@ async def hour_close(
     link: Link,
     until: Annotated[str | None, typer.Option(help="Close hours that end at or before this; default: now.")] = None,
 ) -> None:
-    """Posts the usage of the hours up to a time as charges (operator)."""
-    moment = parse_time(until) if until else datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    """Posts the usage of the hours up to a time as charges (operator); at the latest of the hour that runs."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    moment = parse_time(until) if until else hour
+    if moment >= hour + timedelta(hours=2):
+        raise SettingsError("--until lies in the future: the hour that runs is the last that can be closed")
     async with link.platform("operator") as platform:
         command_id = await platform.close_hour(moment)
     link.out.data({"command_id": command_id, "until": moment.isoformat()})

@@ -34,7 +34,7 @@ RowT = TypeVar("RowT")
 TABLE_ROWS: Final = 5000
 """A table has to know all its rows to be drawn."""
 _UTC: Final = ZoneInfo("UTC")
-_COSTS: Final[list[Kind]] = ["charge", "correction", "plan"]
+_COSTS: Final[list[Kind]] = ["charge", "correction", "plan", "unused"]
 
 
 class Form(StrEnum):

@@ -8,7 +8,8 @@ Source: FOCUS 1.2 (focus.finops.org/focus-specification/v1-2), "Columns". Where 
   leave those rows out where cost alone is wanted.
 - ChargeClass is Correction only for usage of a month that was settled before ("Charge Class": a correction within the
   current billing period has none). The charge period of such a row is the hour that it corrects.
-- A plan is a commitment discount on usage ("Commitment Discount ID" and the columns after it).
+- A plan is a commitment discount on usage ("Commitment Discount ID" and the columns after it). What was left of it at
+  its end is a row with the status Unused, so that EffectiveCost over its term is what it was billed ("Effective Cost").
 - Contracted prices are the account's own and know no commitment discount, list prices neither ("Contracted Unit Price",
   "List Unit Price"); both costs are the price times PricingQuantity, in units of 10,000 requests ("Unit Format").
 - InvoiceId is null: invoices are written elsewhere, from statements ("Invoice ID").
@@ -72,7 +73,7 @@ class Focus:
     def row(self, line: LedgerRow) -> Mapping[str, Value]:
         """Columns that are not in it are null."""
         start, end = _month(line.billed_at, self.zone)
-        own = {"credit": _credit, "plan": _purchase}.get(line.kind)
+        own = {"credit": _credit, "plan": _purchase, "unused": self._unused}.get(line.kind)
         return {
             "BillingAccountId": line.account, "BillingAccountName": line.account,
             "BillingAccountType": "Customer Account", "BillingCurrency": line.currency,
@@ -82,6 +83,16 @@ class Focus:
             "ChargeClass": "Correction" if line.late else None,
             "x_BookedAt": _second(line.booked_at), "x_LedgerId": line.id, "x_LedgerKind": line.kind,
             "x_Reference": line.reference, **(own(line) if own else _usage(line, self.list_price(line))),
+        }
+
+
+    def _unused(self, line: LedgerRow) -> Mapping[str, Value]:
+        """Nothing was consumed or priced: its quantities are none and 0, its cost is effective all the same."""
+        usage = dict(_usage(line.model_copy(update={"requests": 0}), self.list_price(line)))
+        left = f"Left unused of plan {line.plan}: {line.requests} requests"
+        return usage | {
+            "ChargeDescription": left, "ConsumedQuantity": None, "ConsumedUnit": None,
+            **_commitment(line, line.requests or 0, "Unused"),
         }
 
 

@@ -30,6 +30,19 @@ ADMIN: Final = "postgres"
 FINANCE_ROLE: Final = "edgetls_finance"
 FINANCE_DATABASE: Final = "billing"
 _FINANCE_SECONDS: Final = 300
+CLOSED_TO_FINANCE: Final = """\
+do $$
+declare function regprocedure;
+begin
+    for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace and proname ~
+        '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
+    loop
+        execute format('revoke execute on function %s from public', function);
+    end loop;
+end $$;
+"""
+"""In the database, as superuser: what everybody may call in PostgreSQL though it locks, writes or speaks to others.
+Billing needs none of it. pg_advisory_unlock stays: drivers call it when they give a connection back."""
 _SOCKET_BYTES: Final = 107
 _SOCKET: Final = ".s.PGSQL.5432"
 _SETTINGS: Final = """\
@@ -145,6 +158,11 @@ class Postgres:
         await connection.execute(f"ALTER ROLE {FINANCE_ROLE} PASSWORD '{self._password(FINANCE_ROLE)}'")
         await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET default_transaction_read_only = on")
         await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET statement_timeout = '{_FINANCE_SECONDS}s'")
+        inside = await asyncpg.connect(self.dsn(ADMIN, FINANCE_DATABASE), timeout=5)
+        try:
+            await inside.execute(CLOSED_TO_FINANCE)
+        finally:
+            await inside.close()
 
     def tidy(self) -> None:
         """After the stop: removes a socket folder outside the data folder."""

@@ -13,4 +13,5 @@ the account that owned the domain in that minute and decides the account's flags
 balance = ledger - accrued; the ledger is append-only: what comes after an hour was charged is a correction. What an
 account pays is one function of all that was counted, whatever came first. A flag's event is published once a crossing.
 Any number of these processes share the work.
+A message that cannot be handled for a fault of ours is parked in the database and tried again; only poison is buried.
 """

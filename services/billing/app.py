@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +12,7 @@ from services.billing.book import Book
 from services.billing.clocks import HourClock
 from services.billing.facts import Facts
 from services.billing.ingest import Ingest
+from services.billing.parking import Parking, Take
 from services.billing.queries import Queries
 from services.billing.requests import Requests
 from services.billing.settings import Settings
@@ -54,39 +55,48 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     for router in (usage_router, prices_router, audit_router, bills_router):
         runtime.broker.include_router(router(queries))
     commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
-    book, days = Book(timedelta(hours=settings.billing_overdue_hours)), Days(pool)
+    book, months, days = Book(timedelta(hours=settings.billing_overdue_hours)), Partitions(pool), Days(pool)
     money = Money(pool, book, runtime.clock)
-    ingest = Ingest(pool, book, Partitions(pool), runtime.clock)
+    ingest = Ingest(pool, book, months, runtime.clock)
     batches = BatchTaker(ingest, pool, usage, publisher, signer)
     facts = Facts(pool, book, runtime.clock, batches.drain)
     office = DeadOffice(client, publisher, NAME, {events.source: once(facts.take)})
     runtime.broker.include_router(dead_router(office, NAME))
-    hours = HourClock(money, pool, days, runtime.clock, settings)
+    hours = HourClock(money, pool, months, days, runtime.clock, settings)
+    parking, requests = Parking(pool, client), Requests(pool, book, days, runtime.clock)
+    takes: dict[str, Take] = {
+        subjects.DURABLE_BILLING_BATCHES: batches.take,
+        subjects.DURABLE_BILLING_REQUESTS: burying_requests(requests.take, usage),
+        subjects.DURABLE_BILLING_OWNERS: burying_events(facts.take, events),
+    }
     return (
-        *_usage(runtime, batches, Requests(pool, book, days, runtime.clock), usage),
+        *_lots(runtime, takes, parking),
         Consumer(_pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
                  money.handle, commands, runtime.health).run(),
-        LotConsumer(_pull(runtime, subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS),
-                    burying_events(facts.take, events), events, runtime.health).run(),
         Lease(pool, "billing-hours").hold(hours.run),
+        Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
         Lease(pool, "billing-trim").hold(Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 
 
-def _usage(
-    runtime: Runtime[Settings], batches: BatchTaker, requests: Requests, dead: DeadLetters
+def _lots(
+    runtime: Runtime[Settings], takes: Mapping[str, Take], parking: Parking
 ) -> Sequence[Coroutine[Any, Any, None]]:
+    """The consumers of what comes in lots: (stream, durable, messages a pull, lots at once) of each."""
     settings = runtime.settings
-    batch_pull = _pull(runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches)
-    request_pull = _pull(
-        runtime, subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS, settings.billing_pull_requests
+    wanted = (
+        (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
+        (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS, settings.billing_pull_requests, 2),
+        (subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS, 500, 1),
     )
-    return (
-        LotConsumer(batch_pull, batches.take, dead, runtime.health).run(),
-        LotConsumer(request_pull, burying_requests(requests.take, dead), dead, runtime.health, lots=2).run(),
-    )
+    return [
+        LotConsumer(
+            _pull(runtime, stream, durable, batch), takes[durable], parking, runtime.health, lots=lots
+        ).run()
+        for stream, durable, batch, lots in wanted
+    ]
 
 
 def _pull(runtime: Runtime[Settings], stream: str, durable: str, batch: int = 500) -> Pull:

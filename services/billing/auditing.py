@@ -10,12 +10,14 @@ from functools import partial
 from typing import Final
 
 from services.billing.audit import Billed, Findings, Place, Recount, compare_charges, recharge, say_hour
-from services.billing.cells import valid_domain
+from services.billing.cells import FUTURE_MINUTES, valid_domain
 from services.billing.decode import CellRow, unpack_cells
 from services.billing.owners import NOBODY, Period, periods
 from services.billing.store import audit as store
 from services.billing.store import owners as owner_store
 from services.billing.store import prices
+from services.billing.store.partitions import archive_kept_from
+from services.billing.store.retention import kept
 from services.billing.tariffs import Prices
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.findings import Code, finding
@@ -24,8 +26,7 @@ from shared.money import plus
 from shared.storage.pool import Connection, Pool
 
 MOST: Final = timedelta(days=31)
-KEPT: Final = timedelta(days=395)
-"""The archive keeps 13 months."""
+_EARLY: Final = timedelta(minutes=FUTURE_MINUTES)
 _CHUNK: Final = 200
 
 
@@ -39,6 +40,10 @@ class Auditor:
         start, end = question.start, question.end
         if start >= end or any(at.timestamp() % 3600 for at in (start, end)):
             raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of whole hours, from before to.")])
+        # Usage may be that far ahead: the hour that runs then is the last one.
+        end = min(end, (now + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
+        if start >= end:
+            raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of what has been, not of what is to come.")])
         if end - start > MOST:
             raise Refused([finding(Code.REQUEST_TOO_LARGE, "An audit is of at most 31 days: ask month by month.")])
         async with (
@@ -55,9 +60,13 @@ class _Audit:
         self._recount = Recount(self._hours[0] * 60, self._hours[1] * 60)
         self._findings = Findings()
         self._owners: dict[str, tuple[Period, ...]] = {}
-        self._batches = self._events = 0
+        self._whole_from = self._hours[0]
+        self._batches = self._events = self._bad_lines = 0
 
     async def run(self, now: datetime) -> AuditReport:
+        """What is older than the archive, or than the hours that are kept, is not compared."""
+        archive_from = int(archive_kept_from(now).timestamp()) // 3600
+        self._whole_from = max(self._hours[0], archive_from, (await kept(self._connection)).hours_from)
         await self._count_archive()
         await self._count_events()
         await self._compare_usage()
@@ -66,7 +75,8 @@ class _Audit:
         usage = self._recount.usage
         return AuditReport(
             start=self._start, end=self._end, agrees=not self._findings.differing,
-            complete=self._start >= now - KEPT, batches=self._batches, single_events=self._events,
+            complete=self._whole_from == self._hours[0], batches=self._batches, single_events=self._events,
+            bad_lines=self._bad_lines,
             requests=sum(counts[0] for counts in usage.values()), bytes=sum(counts[1] for counts in usage.values()),
             unattributed=sum(counts[0] for place, counts in usage.items() if place.account == NOBODY),
             diverted=self._recount.diverted, charged=charged, uncharged=uncharged, amounts=amounts,
@@ -75,8 +85,9 @@ class _Audit:
 
     async def _count_archive(self) -> None:
         waiting: list[tuple[str, list[CellRow], datetime]] = []
-        async for node, cells, received in store.batches(self._connection, self._start, self._end):
+        async for node, cells, received, bad_lines in store.batches(self._connection, self._start, self._end):
             self._batches += 1
+            self._bad_lines += bad_lines if self._start <= received < self._end else 0
             waiting.append((node, await asyncio.to_thread(unpack_cells, cells), received))
             if len(waiting) >= _CHUNK:
                 await self._add(waiting)
@@ -105,8 +116,11 @@ class _Audit:
             self._owners[domain] = periods(facts.get(domain, ()))
 
     async def _compare_usage(self) -> None:
-        minutes, hours = await store.recorded(self._connection, *self._hours)
-        ours = {_say(place): tuple(counts) for place, counts in self._recount.usage.items()}
+        minutes, hours = await store.recorded(self._connection, self._whole_from, self._hours[1])
+        ours = {
+            _say(place): tuple(counts) for place, counts in self._recount.usage.items()
+            if place.hour >= self._whole_from
+        }
         whole = minutes | {place: counts for place, counts in hours.items() if place.hour not in _hours_of(minutes)}
         self._findings.compare("usage", ours, {_say(place): counts for place, counts in whole.items()}, (0, 0, 0, 0))
         both = _hours_of(minutes) & _hours_of(hours)
@@ -117,10 +131,11 @@ class _Audit:
 
     async def _compare_money(self) -> tuple[int, int, dict[str, Decimal]]:
         rows = await store.accrued(self._connection, *self._hours)
-        ours = {f"{account} {say_hour(hour)}": n for (account, hour), n in self._recount.accrued.items()}
-        self._findings.compare(
-            "accrual", ours, {f"{account} {say_hour(hour)}": n for account, hour, n, _ in rows}, 0
+        ours, theirs = (
+            {f"{account} {say_hour(hour)}": n for account, hour, n in counts if hour >= self._whole_from}
+            for counts in ([(*key, n) for key, n in self._recount.accrued.items()], [row[:3] for row in rows])
         )
+        self._findings.compare("accrual", ours, theirs, 0)
         book = await prices.current(self._connection)
         charged, amounts = 0, defaultdict[str, Decimal](Decimal)
         names = sorted({account for account, *_ in rows})
@@ -145,6 +160,8 @@ class _Audit:
         first, last = (hour // 24 for hour in self._hours)
         for identity, times in await store.counted_twice(self._connection, first, last):
             self._findings.note("identity", identity, 1, times)
+        for plan, price, parts in await store.plan_costs(self._connection, *self._hours):
+            self._findings.note("amount", plan, price, parts)
         for account, lines, recorded in await store.ledger_sums(self._connection):
             self._findings.note("ledger", account, lines, recorded)
 

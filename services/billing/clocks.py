@@ -1,52 +1,78 @@
-"""What happens because time passes: hours are closed, what is too old goes, who is depleted for long is overdue."""
+"""What happens because time passes: hours are closed, who is depleted for long is overdue, what is too old goes."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
 
 from services.billing.settings import Settings
 from services.billing.store import partitions, retention
-from services.billing.store.partitions import Days
+from services.billing.store.partitions import Days, Partitions
 from services.billing.usecases import Money
 from shared.clock import Clock
+from shared.messaging.failures import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 
 
 class HourClock:
-    """Closes each hour its grace after its end; one at a time, by lease."""
+    """One at a time, by lease. Three things beside each other: none waits for another, or ends with it."""
 
-    def __init__(self, money: Money, pool: Pool, days: Days, clock: Clock, settings: Settings) -> None:
-        self._money, self._pool, self._days, self._clock, self._settings = money, pool, days, clock, settings
+    def __init__(
+        self, money: Money, pool: Pool, months: Partitions, days: Days, clock: Clock, settings: Settings
+    ) -> None:
+        self._money, self._pool, self._months, self._days = money, pool, months, days
+        self._clock, self._settings = clock, settings
+        self._grace = timedelta(seconds=settings.billing_hour_grace_seconds)
 
     async def run(self, fencing: int) -> None:
-        closed, grace = None, timedelta(seconds=self._settings.billing_hour_grace_seconds)
+        log.info("clock.runs", fencing=fencing)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._each_hour(self._close, self._grace))
+            group.create_task(self._each_hour(self._clean, timedelta(0)))
+            group.create_task(self._judge())
+
+    async def _each_hour(self, work: Callable[[datetime], Awaitable[None]], grace: timedelta) -> None:
+        """``work`` on the time of each full hour, ``grace`` after it; again where a fault passes."""
+        done = None
         while True:
-            now = self._clock.now()
-            until = (now - grace).replace(minute=0, second=0, microsecond=0)
-            if closed is None or until > closed:
-                lines = await self._money.close(until)
-                dropped = await self._clean(now)
-                log.info("hour.closed", until=until.isoformat(), lines=lines, dropped=dropped, fencing=fencing)
-                closed = until
-            await self._money.judge_depleted()
+            hour = (self._clock.now() - grace).replace(minute=0, second=0, microsecond=0)
+            if (done is None or hour > done) and await _came_to_pass(work(hour)):
+                done = hour
             await asyncio.sleep(1)
 
-    async def _clean(self, now: datetime) -> list[str]:
-        """Today's and tomorrow's days are made here, so that no lot has to wait for it."""
-        today = int(now.timestamp()) // 86_400
-        self._days.forget(today - partitions.DAYS_KEPT)
-        await self._days.ensure({today, today + 1})
-        dropped = []
-        for drop in (partitions.drop_old, partitions.drop_days):
-            async with self._pool.acquire() as connection, connection.transaction():
-                dropped += await drop(connection, now)
+    async def _judge(self) -> None:
+        while True:
+            await _came_to_pass(self._money.judge_depleted())
+            await asyncio.sleep(1)
+
+    async def _close(self, hour: datetime) -> None:
+        """Each hour that has ended its grace ago."""
+        log.info("hour.closed", until=hour.isoformat(), lines=await self._money.close(hour))
+
+    async def _clean(self, now: datetime) -> None:
+        """Partitions that will be needed are made here, so that no lot has to wait for it."""
+        await self._months.ensure_ahead(now)
+        await self._days.ensure_ahead(now)
+        dropped = await partitions.drop_old(self._pool, now) + await partitions.drop_days(self._pool, now)
         while await retention.forget_minutes(self._pool, now, self._settings.billing_minutes_kept_days):
             await asyncio.sleep(0)
         while await retention.forget_hours(self._pool, now, self._settings.billing_hours_kept_days):
             await asyncio.sleep(0)
-        return dropped
+        log.info("clock.cleaned", dropped=dropped)
+
+
+async def _came_to_pass(work: Awaitable[object]) -> bool:
+    """Whether it was done; a fault that passes is written down."""
+    try:
+        await work
+    except Exception as error:
+        if not passes(error):
+            raise
+        log.warning("clock.later", error=describe(error))
+        return False
+    return True

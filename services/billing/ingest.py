@@ -13,10 +13,10 @@ from services.billing import ranges
 from services.billing.accruals import accrue
 from services.billing.book import Book
 from services.billing.cells import Tally
-from services.billing.decode import Batch, pack_cells, read_batch
-from services.billing.metrics import BATCHES, CELLS, DIVERTED
+from services.billing.decode import Batch, cell_rows, pack_cells, read_batch, unpack_cells
+from services.billing.metrics import BAD_LINES, BATCHES, CELLS, DIVERTED
 from services.billing.store import logs, usage
-from services.billing.store.logs import Archived, Diverted, Held, LogKey, LogState, Refusal
+from services.billing.store.logs import Archived, Diverted, Held, LogKey, LogState, Refusal, Stored
 from services.billing.store.partitions import Partitions
 from shared.clock import Clock
 from shared.contracts.usage import Confirmation
@@ -58,11 +58,13 @@ class Taken:
 
 @dataclass
 class _Lot:
-    """What one transaction will write. ``waited``: bodies, by digest, of refused batches without a delivery."""
+    """What one transaction will write. ``repeated``: ranges with content that came before; ``waited``: bodies, by
+    digest, of refused batches without a delivery."""
 
     now: datetime
     tally: Tally = field(default_factory=Tally)
     accepted: list[Arrived] = field(default_factory=list)
+    repeated: list[Arrived] = field(default_factory=list)
     to_hold: list[Held] = field(default_factory=list)
     to_release: list[Held] = field(default_factory=list)
     refused: list[tuple[Delivery | None, Refusal]] = field(default_factory=list)
@@ -121,6 +123,7 @@ class Ingest:
             for key, batches in by_log.items():
                 _place(key, held[key], batches, states[key], lot)
             await self._write(connection, lot, states)
+            await _refuse_what_differs(connection, lot, states)
         unburied = await logs.refuse(connection, [refusal for _, refusal in lot.refused], lot.waited, lot.now)
         confirmed = [Confirmation(node=k.node, log=k.log, end=states[k].stored_to) for k in sorted(lot.confirmed)]
         once = {
@@ -139,6 +142,7 @@ class Ingest:
         await usage.add(connection, lot.tally.minutes())
         await accrue(connection, lot.tally.accrued(), self._book.terms(lot.now))
         CELLS.inc(sum(len(one.batch.cells) for one in lot.accepted) - len(diverted))
+        BAD_LINES.inc(sum(one.batch.bad_lines for one in lot.accepted))
 
     async def _add_up(self, connection: Connection, lot: _Lot) -> list[Diverted]:
         domains = {cell.domain for one in lot.accepted for cell in one.batch.cells}
@@ -179,7 +183,9 @@ def _place(
     lineup = ranges.line_up(state.stored_to, (*held, *batches), state.final_length)
     state.stored_to = lineup.stored_to
     state.read_to = max(state.read_to, state.stored_to)
+    state.bad_lines += sum(one.batch.bad_lines for one in lineup.accepted)
     lot.accepted += lineup.accepted
+    lot.repeated += [one for one in lineup.repeated if one.start < one.end]
     for one, fate in lineup.refused:
         lot.refuse(one, fate.value, lineup.stored_to)
     waiting = {id(one) for one in lineup.held}
@@ -193,6 +199,30 @@ def _place(
         BATCHES.labels(fate=fate_name).inc(count)
     for _, fate in lineup.refused:
         BATCHES.labels(fate=fate.value).inc()
+
+
+async def _refuse_what_differs(connection: Connection, lot: _Lot, states: dict[LogKey, LogState]) -> None:
+    """A range that comes again is dropped; with other content than what was counted somebody must hear of it: a node
+    whose disk was put back writes other requests to places that were read before."""
+    if not lot.repeated:
+        return
+    stored = await logs.archived_at(connection, [(one.key, one.start) for one in lot.repeated])
+    for one in lot.repeated:
+        before = stored.get((one.key, one.start))
+        differs = (
+            await logs.is_archived_otherwise(connection, one.key, one.start, one.end) if before is None
+            else not _is_the_same(one, before)
+        )
+        if differs:
+            BATCHES.labels(fate="conflict").inc()
+            lot.refuse(one, "conflict: the range was counted with another content", states[one.key].stored_to)
+
+
+def _is_the_same(one: Arrived, before: Stored) -> bool:
+    batch = one.batch
+    return (before.end, before.bad_lines) == (one.end, batch.bad_lines) and (
+        unpack_cells(before.cells) == cell_rows(batch.cells)
+    )
 
 
 def _learn(one: Arrived, states: dict[LogKey, LogState]) -> None:

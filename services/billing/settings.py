@@ -26,7 +26,9 @@ class Settings(ServiceSettings):
         default=184, ge=40, description="how far back usage is kept by the minute, in days (rule E3)"
     )
     billing_hours_kept_days: int = Field(
-        default=366, ge=40, description="how far back usage is kept by the hour, in days (rule E3)"
+        default=430, ge=40,
+        description="how far back usage is kept by the hour, in days (rule E3): as long as the archive that an audit"
+        " compares it with, which is up to 14 months",
     )
     billing_pull_batches: int = Field(default=64, ge=1, le=500, description="usage batches that are taken at once")
     billing_pull_requests: int = Field(

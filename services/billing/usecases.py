@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -12,8 +12,10 @@ from services.billing import events
 from services.billing.accruals import save_judged
 from services.billing.balance import Standing, Terms, money_fault, priced
 from services.billing.book import Book
+from services.billing.cells import FUTURE_MINUTES
 from services.billing.charging import Line, Pack, charge
-from services.billing.metrics import CHARGES
+from services.billing.isolation import CHUNK, alone_where_it_fails
+from services.billing.metrics import CHARGES, NOT_CHARGED
 from services.billing.store import accounts, owners, plans, prices, usage
 from services.billing.store.accounts import Entry
 from services.billing.tariffs import Prices, faults, retroactive
@@ -28,9 +30,8 @@ from shared.money import minus, plain, plus, total
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
-_CHUNK = 200
-"""Accounts charged in one transaction: their rows are locked for as long as it takes."""
-
+_EARLY = timedelta(minutes=FUTURE_MINUTES)
+"""So far ahead usage may be."""
 
 class Money:
     """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says nothing new."""
@@ -50,18 +51,25 @@ class Money:
         elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
             await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_HOUR_CLOSE:
-            await self.close(parse(CloseHour, delivery.body).until)
+            await self._close_to(parse(CloseHour, delivery.body).until)
         else:
             raise Malformed("no command of billing")
+
+    async def _close_to(self, until: datetime) -> None:
+        """Malformed when hours are among them that no usage can be of yet: their plans would end too early."""
+        if until >= (self._clock.now() + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2):
+            raise Malformed("until lies after the hour that runs")
+        await self.close(until)
 
     async def close(self, until: datetime) -> int:
         """Charges what is not charged yet of the hours that end at or before ``until``, rolls their usage up.
 
         The number of lines written; a second call finds nothing left to do."""
         past = int(until.timestamp()) // 3600
-        lines = 0
-        while names := await accounts.accounts_to_charge(self._pool, past, _CHUNK):
-            lines += await self._charge(names, past)
+        lines, failed = 0, set[str]()
+        while names := await accounts.accounts_to_charge(self._pool, past, CHUNK, failed):
+            lines += await alone_where_it_fails(names, partial(self._charge, past=past), failed)
+        NOT_CHARGED.set(len(failed))
         for hour in await usage.hours_to_roll(self._pool, past):
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
                 await usage.roll_hour(connection, hour)
@@ -69,13 +77,17 @@ class Money:
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
-        now = self._clock.now()
-        terms = self._book.terms(now)
-        names = await accounts.long_depleted(self._pool, now - terms.overdue_after, _CHUNK)
-        if names:
-            async with self._pool.acquire() as connection, connection.transaction():
-                terms = await self._terms(connection, now)
-                await save_judged(connection, list((await accounts.lock(connection, names, terms)).values()), terms)
+        since = self._clock.now() - self._book.terms(self._clock.now()).overdue_after
+        judged, seen = 0, set[str]()
+        while names := await accounts.long_depleted(self._pool, since, CHUNK, seen):
+            judged += await alone_where_it_fails(names, self._judge, seen)
+            seen |= set(names)
+        return judged
+
+    async def _judge(self, names: list[str]) -> int:
+        async with self._pool.acquire() as connection, connection.transaction():
+            terms = await self._terms(connection, self._clock.now())
+            await save_judged(connection, list((await accounts.lock(connection, names, terms)).values()), terms)
         return len(names)
 
     async def _terms(self, connection: Connection, now: datetime) -> Terms:
@@ -96,9 +108,15 @@ class Money:
                 )
             await accounts.post(connection, made, {name: one.money for name, one in standings.items()}, now)
             await plans.record(connection, made, dues)
+            forfeited = await plans.forfeit(connection, names, made, past, now)
             await plans.end(connection, names, past)
-            await save_judged(connection, await self._charged(connection, standings, made, past, terms), terms)
+            after = [
+                replace(standing, entries=standing.entries + forfeited.get(standing.account, 0))
+                for standing in await self._charged(connection, standings, made, past, terms)
+            ]
+            await save_judged(connection, after, terms)
         lines = [line for each in made.values() for line in each]
+        CHARGES.labels(kind="unused").inc(sum(forfeited.values()))
         for line in lines:
             CHARGES.labels(kind="charge" if line.posting == 1 else "correction").inc()
         return len(lines)

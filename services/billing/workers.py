@@ -1,7 +1,7 @@
 """Between JetStream and the use cases: what arrived together is committed together, then acked.
 
-A transient fault pauses the whole lot. Any other fault is looked for one message at a time, so that one bad message
-costs itself and nothing else."""
+A transient fault pauses the whole lot. Any other fault is looked for one message at a time, so that one message that
+cannot be handled is parked and costs the others nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from nats.aio.msg import Msg
 
 from services.billing.ingest import Ingest, Taken
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
+from services.billing.parking import Parking, Take
 from services.billing.requests import Refusals
 from services.billing.store import logs
 from shared import subjects
 from shared.crypto.signing import Purpose, Signer
-from shared.errors import Poison, Transient
+from shared.errors import Poison
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.failures import DeadLetters, Handle, describe, passes
 from shared.messaging.publish import Publisher
@@ -29,7 +30,6 @@ from shared.storage.pool import Pool
 log = structlog.get_logger()
 MOST_BYTES = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
-Take = Callable[[Sequence[Msg]], Awaitable[None]]
 
 
 class LotConsumer:
@@ -38,8 +38,8 @@ class LotConsumer:
     ``lots``: how many may be on their way to the database at once. Two let this process read the next one while
     PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays flat when the database is slow."""
 
-    def __init__(self, pull: Pull, take: Take, dead: DeadLetters, health: Health, *, lots: int = 1) -> None:
-        self._pull, self._take, self._dead, self._health = pull, take, dead, health
+    def __init__(self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1) -> None:
+        self._pull, self._take, self._parking, self._health = pull, take, parking, health
         self._name = f"{pull.stream}/{pull.durable}"
         self._slots = asyncio.Semaphore(lots)
 
@@ -59,16 +59,18 @@ class LotConsumer:
             self._slots.release()
 
     async def _settle(self, lot: Sequence[Msg]) -> None:
+        """Returns when each of them is handled, or parked, and acked."""
         delay = 0.1
         while True:
             try:
-                with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
-                    await self._take(lot)
+                if not await self._taken(lot):
+                    for message in lot:
+                        await self._settle([message])
+                    return
                 break
             except Exception as error:
                 if not passes(error):
-                    await self._one_by_one(lot, error)
-                    return
+                    raise
                 self._health.not_ready(self._name, describe(error))
                 log.warning("consumer.paused", consumer=self._name, error=describe(error))
                 await asyncio.sleep(delay)
@@ -76,18 +78,19 @@ class LotConsumer:
         await self._pull.ack_all(lot)
         self._health.ready(self._name)
 
-    async def _one_by_one(self, lot: Sequence[Msg], error: Exception) -> None:
-        log.error("lot.failed", consumer=self._name, messages=len(lot), error=describe(error))
-        if len(lot) > 1:
-            for message in lot:
-                await self._settle([message])
-            return None
-        while True:
-            try:
-                await self._dead.bury(Delivery.of(lot[0]), f"unexpected: {type(error).__name__}")
-                return await self._pull.ack_all(lot)
-            except Transient:
-                self._health.not_ready(self._name, "NATS is away")
+    async def _taken(self, lot: Sequence[Msg]) -> bool:
+        """Whether the lot can be acked. Not when several failed together: which of them is at fault is looked for."""
+        try:
+            with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
+                await self._take(lot)
+        except Exception as error:
+            if passes(error):
+                raise
+            if len(lot) > 1:
+                log.error("lot.failed", consumer=self._name, messages=len(lot), error=describe(error))
+                return False
+            await self._parking.park(self._pull.durable, lot[0], error)
+        return True
 
 
 def in_lots(messages: Sequence[Msg]) -> Iterator[list[Msg]]:

@@ -125,8 +125,8 @@ class SetThreshold(Contract):
 
 
 class CloseHour(Contract):
-    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until``
-    (UTC)."""
+    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until`` (UTC), at the latest
+    the hour that runs. What comes to an hour after that is a correction."""
 
     until: Utc
 

@@ -213,6 +213,8 @@ class Code(StrEnum):
     REQUEST_MALFORMED = ("request.malformed", R, "The request does not follow its contract.",
                          "See the AsyncAPI document of the service.",
                          "At fault: domains")
+    REQUEST_TOO_OLD = ("request.too_old", R, "The period begins before what is kept.", "Ask for a later period.",
+                       "Usage by the hour is kept from 2025-03-01 00:00 UTC on.")
     REQUEST_TOO_LARGE = ("request.too_large", R, "The answer would be too large.", "Ask for a smaller page or period.")
     SERVICE_BUSY = ("service.busy", R, "The service cannot answer now.", "Try again in a few seconds.")
     DEAD_UNKNOWN = ("dead.unknown", R, "There is no such dead letter.", "List them: edgetls dead list")

@@ -9,7 +9,8 @@ from pydantic import Field
 from shared.contracts.base import Account, Amount, Contract, Currency, Mark, Utc, Whole, Zone
 
 Page = Annotated[int, Field(ge=1, le=500)]
-Kind = Literal["credit", "charge", "correction", "plan"]
+Kind = Literal["credit", "charge", "correction", "plan", "unused"]
+"""``unused``: what was left of a plan at its end, in its last hour; its amount is 0, for the plan was paid before."""
 
 
 class QueryLedger(Contract):
@@ -33,8 +34,8 @@ class LedgerRow(Contract):
 
     ``billed_at``: where a bill of the zone that was asked for puts it; ``late``: usage of an hour whose month was
     settled before. ``price``: of 10,000 requests, by ``price_id``; ``plan``: reference of the plan that was bought or
-    used; ``plan_cost``: the part of that plan's price that ``requests`` used up (of usage), or None. Of a plan that was
-    bought ``requests`` is what it holds and ``price_id`` its name in the price book."""
+    used; ``plan_cost``: the part of that plan's price that ``requests`` used up, or left unused, or None. Of a plan
+    that was bought ``requests`` is what it holds and ``price_id`` its name in the price book."""
 
     id: int
     account: Account

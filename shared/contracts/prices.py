@@ -11,13 +11,15 @@ from shared.contracts.findings import Finding
 
 Requests = Annotated[int, Field(ge=0, le=2**53)]
 Cost = Annotated[Amount, Field(ge=0)]
+Rate = Annotated[Amount, Field(ge=0, le=1_000_000, decimal_places=14)]
+"""Of 10,000 requests: one request costs four decimals more, and an amount carries 18."""
 
 
 class Tier(Contract):
     """``price`` is for 10,000 requests, of those beyond the first ``above`` that were charged in the month (UTC)."""
 
     above: Requests = 0
-    price: Cost
+    price: Rate
 
 
 class Price(Contract):

@@ -230,12 +230,15 @@ class QueryLogs(Contract):
 
 
 class LogView(Contract):
+    """``bad_lines``: lines up to ``stored_to`` that the node could not read."""
+
     node: NodeId
     log: Identifier
     stored_to: int
     read_to: int
     final_length: int | None
     held: int
+    bad_lines: int = 0
     last_seen: Utc
 
 

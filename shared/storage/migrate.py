@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import asyncpg
+
 from shared.errors import SettingsError
 from shared.storage.pool import Connection, Pool
 
 SHARED = Path(__file__).parent / "migrations"
-_LOCK = 7_316_248_551_140_201
+_VERSIONS = (
+    "create table if not exists schema_migrations (version text primary key, checksum text not null,"
+    " applied_at timestamptz not null default now())"
+)
 _UP = re.compile(r"^--\s*migrate:up[^\n]*\n(.*?)(?=^--\s*migrate:down|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -19,12 +25,11 @@ async def migrate(pool: Pool, *folders: Path) -> list[str]:
     """Applies what is missing of ``folders`` (shared ones first) and returns the names; replicas wait for each other.
 
     SettingsError when a file that was applied has changed since, or the database knows a file that is gone."""
+    with contextlib.suppress(asyncpg.UniqueViolationError):  # a replica makes it at the same moment
+        await pool.execute(_VERSIONS)
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(
-            "create table if not exists schema_migrations (version text primary key, checksum text not null,"
-            " applied_at timestamptz not null default now())"
-        )
+        # Not an advisory lock: anybody who may log in could hold that.
+        await connection.execute("lock table schema_migrations in exclusive mode")
         rows = await connection.fetch("select version, checksum from schema_migrations")
         return await _apply_missing(connection, {r["version"]: r["checksum"] for r in rows}, _files((SHARED, *folders)))
 

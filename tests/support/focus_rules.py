@@ -6,6 +6,7 @@ the columns are expected to be null."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Final
@@ -119,7 +120,10 @@ RULES: Final[tuple[_Rule, ...]] = (
     ("ContractedCost-C-008-C", _implies(_credit, lambda r: r["ContractedCost"] == r["BilledCost"])),
     ("ConsumedQuantity-C-004-C", _implies(lambda r: r["ChargeCategory"] != "Usage", _null("ConsumedQuantity"))),
     ("ConsumedQuantity-C-006-C", _implies(
-        lambda r: r["ChargeCategory"] == "Usage" and r["ChargeClass"] != "Correction", _given("ConsumedQuantity"))),
+        lambda r: r["ChargeCategory"] == "Usage" and r["ChargeClass"] != "Correction"
+        and r["CommitmentDiscountStatus"] != "Unused", _given("ConsumedQuantity"))),
+    ("ConsumedQuantity of what was not used", _implies(
+        _is("CommitmentDiscountStatus", "Unused"), _null("ConsumedQuantity"))),
     ("ConsumedUnit-C-004/005-C", lambda r: bool(r["ConsumedUnit"]) == bool(r["ConsumedQuantity"])),
     ("PricingUnit-C-005/006-C", lambda r: bool(r["PricingUnit"]) == bool(r["PricingQuantity"])),
     ("SkuMeter-C-004/005-C", lambda r: bool(r["SkuMeter"]) == bool(r["SkuId"])),
@@ -138,6 +142,17 @@ RULES: Final[tuple[_Rule, ...]] = (
     *((f"{c} is a unit", lambda r, c=c: not r[c] or bool(_UNIT.fullmatch(r[c])))  # type: ignore[misc]
       for c in ("ConsumedUnit", "PricingUnit", "CommitmentDiscountUnit")),
 )
+
+
+def unbalanced(rows: list[dict[str, str]]) -> Iterator[str]:
+    """Commitments whose effective cost is not what they were billed: of rows that have the whole of their term."""
+    billed, effective = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal)
+    for row in rows:
+        if row["CommitmentDiscountId"]:
+            billed[row["CommitmentDiscountId"]] += _number(row["BilledCost"])
+            effective[row["CommitmentDiscountId"]] += _number(row["EffectiveCost"])
+    yield from (f"{one}: billed {billed[one]}, effective {effective[one]}" for one in billed
+                if billed[one] != effective[one])
 
 
 def faults(rows: list[dict[str, str]]) -> Iterator[str]:

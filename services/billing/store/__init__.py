@@ -1,6 +1,6 @@
 """All SQL of billing. Every function takes a connection and runs in its caller's transaction.
 
-Locks are taken in one order by everybody: owners (advisory), rows of node_logs, usage_minutes and accounts, each in
+Locks are taken in one order by everybody: owners_gate, rows of node_logs, usage_minutes and accounts, each in
 order of its key. So two processes that share the work cannot wait for each other in a circle.
 """
 
@@ -11,6 +11,8 @@ from shared.storage.pool import Connection, Pool
 
 Reader = Connection | Pool
 """For a single statement: any connection will do."""
+MAINTENANCE_SECONDS = 600
+"""For a statement that tidies up and may have a day's work: what waits for an answer gets the pool's 30 s."""
 
 
 @asynccontextmanager

@@ -124,14 +124,14 @@ async def said(connection: Connection, message_id: str) -> bool:
     return await connection.fetchval("select true from outbox where message_id = $1", message_id) is not None
 
 
-async def accounts_to_charge(connection: Reader, past: int, most: int) -> list[str]:
+async def accounts_to_charge(connection: Reader, past: int, most: int, without: Iterable[str] = ()) -> list[str]:
     """Accounts with an hour before ``past`` whose count and charge differ, or that must be rated anew; with a plan that
     has ended by then."""
     rows = await connection.fetch(
-        "select account from account_hours where hour < $1 and requests <> charged"
+        "select account from (select account from account_hours where hour < $1 and requests <> charged"
         " union select account from accounts where rate_from < $1"
-        " union select account from plans where not ended and end_hour <= $1 order by account limit $2",
-        past, most,
+        " union select account from plans where not ended and end_hour <= $1) due where account <> all($3::text[])"
+        " order by account limit $2", past, most, list(without),
     )
     return [row["account"] for row in rows]
 
@@ -190,11 +190,11 @@ async def tiers(connection: Connection, standings: Sequence[Standing]) -> dict[s
     return {row["account"]: row["requests"] for row in rows}
 
 
-async def long_depleted(connection: Reader, since: datetime, most: int) -> list[str]:
+async def long_depleted(connection: Reader, since: datetime, most: int, without: Iterable[str] = ()) -> list[str]:
     """Accounts that were depleted before ``since`` and are not overdue yet."""
     rows = await connection.fetch(
-        "select account from accounts where depleted and not overdue and depleted_since <= $1 order by account"
-        " limit $2", since, most,
+        "select account from accounts where depleted and not overdue and depleted_since <= $1"
+        " and account <> all($3::text[]) order by account limit $2", since, most, list(without),
     )
     return [row["account"] for row in rows]
 
@@ -204,7 +204,8 @@ async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple
     hour, number = _after(question.after)
     rows = await connection.fetch(
         "select id, account, kind, hour, requests, price, amount, currency, price_id, plan from ledger"
-        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) order by hour, id limit $6",
+        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) and kind <> 'unused'"
+        " order by hour, id limit $6",
         question.account, _hour_up(question.start), _hour_up(question.end), hour, number, question.limit,
     )
     return [

@@ -10,6 +10,7 @@ from typing import Final
 from services.billing.audit import Billed, Counts, Place
 from services.billing.charging import HourCount, Pack
 from services.billing.rating import DEFAULT_CURRENCY
+from services.billing.store.retention import kept
 from shared.money import plain
 from shared.storage.pool import Connection
 
@@ -17,15 +18,16 @@ SECONDS: Final = 600
 _LATE: Final = timedelta(days=35, hours=1)
 _EARLY: Final = timedelta(minutes=6)
 _BATCHES: Final = """
-select node, cells, received_at from batch_archive where received_at >= $1 and received_at < $2
+select node, cells, received_at, bad_lines from batch_archive where received_at >= $1 and received_at < $2
 and (first_minute is null or (last_minute >= $3 and first_minute < $4))
 """
 _EVENTS: Final = """
 select domain, (at / 60000000)::int as minute, node, count(*)::bigint as requests, sum(bytes)::bigint as bytes
 from requests where day >= $1 / 1440 and day <= ($2 - 1) / 1440 and at >= $1 * 60000000::bigint
-and at < $2 * 60000000::bigint group by 1, 2, 3
+and at < $2 * 60000000::bigint and day not in (select day from request_days_kept where done) group by 1, 2, 3
 union all
 select domain, minute, node, requests, bytes from request_days where minute >= $1 and minute < $2
+and minute / 1440 in (select day from request_days_kept where done)
 """
 _MINUTES: Final = """
 select account, domain, node, minute / 60 as hour, sum(https_requests)::bigint, sum(https_bytes)::bigint,
@@ -46,6 +48,12 @@ _TWICE: Final = """
 select source, id, count(*) as times from requests where day >= $1 and day <= $2
 group by source, id having count(*) > 1 limit 1000
 """
+_PLAN_COSTS: Final = """
+select account, reference, amount, parts from plans p cross join lateral (
+    select coalesce(sum(l.plan_cost), 0) as parts from ledger l where l.account = p.account and l.hour >= p.start_hour
+    and l.hour < p.end_hour and l.plan = p.reference
+) l where p.ended and p.end_hour > $1 and p.end_hour <= $2 and parts <> amount limit 1000
+"""
 _SUMS: Final = """
 select a.account, a.ledger as recorded, coalesce(sum(l.amount), 0) as lines from accounts a
 left join ledger l on l.account = a.account group by a.account having a.ledger <> coalesce(sum(l.amount), 0) limit 1000
@@ -54,12 +62,12 @@ left join ledger l on l.account = a.account group by a.account having a.ledger <
 
 async def batches(
     connection: Connection, start: datetime, end: datetime
-) -> AsyncIterator[tuple[str, bytes, datetime]]:
-    """Node, packed cells and time of receipt of every archived batch that may speak of the period."""
+) -> AsyncIterator[tuple[str, bytes, datetime, int]]:
+    """Node, packed cells, time of receipt and unreadable lines of every archived batch that may speak of the period."""
     first, past = int(start.timestamp()) // 60, int(end.timestamp()) // 60
     rows = connection.cursor(_BATCHES, start - _EARLY, end + _LATE, first, past, prefetch=100, timeout=SECONDS)
     async for row in rows:
-        yield row["node"], row["cells"], row["received_at"]
+        yield tuple(row)
 
 
 async def events(
@@ -79,10 +87,9 @@ async def recorded(connection: Connection, first: int, past: int) -> tuple[dict[
         row["hour"]
         for row in await connection.fetch("select hour from touched_hours where hour >= $1 and hour < $2", first, past)
     }
-    kept = {row["hour"] for row in minutes if row["account"]} | touched
-    gone = {row["hour"] for row in hours} - kept
+    whole_from = (await kept(connection)).minutes_from
     return (
-        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] not in gone},
+        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= whole_from},
         {Place(*row[:4]): tuple(row)[4:] for row in hours if row["hour"] not in touched},
     )
 
@@ -120,7 +127,8 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
     for row in await connection.fetch(
         "select l.account, l.hour, sum(l.requests)::bigint as requests, -sum(l.amount) as amount, l.price_id, l.plan"
         " from unnest($1::text[], $2::int[]) as f (account, hour) join ledger l on l.account = f.account"
-        " and l.hour >= f.hour group by l.account, l.hour, l.price_id, l.plan", *period, timeout=SECONDS,
+        " and l.hour >= f.hour and l.kind <> 'unused' group by l.account, l.hour, l.price_id, l.plan", *period,
+        timeout=SECONDS,
     ):
         found[row["account"]].lines.append(
             (row["hour"], row["requests"], plain(row["amount"]), row["price_id"], row["plan"])
@@ -148,6 +156,12 @@ async def ledger_sums(connection: Connection) -> list[tuple[str, Decimal, Decima
     """Accounts whose ledger is not the sum of its lines: account, lines, recorded."""
     rows = await connection.fetch(_SUMS, timeout=SECONDS)
     return [(row["account"], plain(row["lines"]), plain(row["recorded"])) for row in rows]
+
+
+async def plan_costs(connection: Connection, first: int, past: int) -> list[tuple[str, Decimal, Decimal]]:
+    """Plans that ended in the hours [first, past) and whose parts are not their price: plan, price, parts."""
+    rows = await connection.fetch(_PLAN_COSTS, first, past, timeout=SECONDS)
+    return [(f"{row['account']} plan {row['reference']}", plain(row["amount"]), plain(row["parts"])) for row in rows]
 
 
 def month_start(hour: int) -> int:

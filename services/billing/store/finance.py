@@ -7,7 +7,6 @@ from typing import Final
 from shared.storage.pool import Pool
 
 ROLE: Final = "edgetls_finance"
-_LOCK: Final = 7_316_248_551_140_320
 _GRANT: Final = f"""
 do $$ begin
     if exists (select from pg_roles where rolname = '{ROLE}') then
@@ -23,5 +22,5 @@ async def grant(pool: Pool) -> None:
     """Select on the views of the schema ``finance``, where the role exists. Whoever runs PostgreSQL makes the role
     (docs/finance.md): a service has no right to. One at a time: two grants at once fail on the same catalogue row."""
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("lock table catalogue_gate in exclusive mode")
         await connection.execute(_GRANT)

@@ -29,6 +29,7 @@ class LogState:
     stored_to: int
     read_to: int
     final_length: int | None
+    bad_lines: int = 0
 
 
 class Held(NamedTuple):
@@ -52,6 +53,14 @@ class Archived(NamedTuple):
     cells: bytes
     first_minute: int | None
     last_minute: int | None
+
+
+class Stored(NamedTuple):
+    """What was archived of a range that comes again."""
+
+    end: int
+    bad_lines: int
+    cells: bytes
 
 
 class Refusal(NamedTuple):
@@ -88,23 +97,22 @@ async def lock_logs(connection: Connection, keys: Iterable[LogKey], now: datetim
         " order by n collate \"C\", l collate \"C\" on conflict do nothing", *columns, now,
     )
     rows = await connection.fetch(
-        "select node, log, stored_to, read_to, final_length from node_logs where (node, log) in"
+        "select node, log, stored_to, read_to, final_length, bad_lines from node_logs where (node, log) in"
         " (select * from unnest($1::text[], $2::text[])) order by node, log for update", *columns,
     )
-    return {
-        LogKey(r["node"], r["log"]): LogState(r["stored_to"], r["read_to"], r["final_length"]) for r in rows
-    }
+    return {LogKey(node, log): LogState(*state) for node, log, *state in rows}
 
 
 async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: datetime) -> None:
     await connection.execute(
         "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = t.final_length,"
-        " last_seen = greatest(last_seen, $6),"
+        " bad_lines = t.bad_lines, last_seen = greatest(last_seen, $6),"
         " complete_at = case when t.stored_to >= t.read_to then $6 else complete_at end"
-        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
-        " as t (node, log, stored_to, read_to, final_length) where l.node = t.node and l.log = t.log",
+        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[])"
+        " as t (node, log, stored_to, read_to, final_length, bad_lines) where l.node = t.node and l.log = t.log",
         [k.node for k in logs], [k.log for k in logs], [s.stored_to for s in logs.values()],
         [s.read_to for s in logs.values()], [s.final_length for s in logs.values()], now,
+        [s.bad_lines for s in logs.values()],
     )
 
 
@@ -154,6 +162,27 @@ async def archive(connection: Connection, batches: Sequence[Archived], now: date
         [b.cell_count for b in batches], [b.cells for b in batches], [b.first_minute for b in batches],
         [b.last_minute for b in batches], now,
     )
+
+
+async def archived_at(connection: Connection, places: Sequence[tuple[LogKey, int]]) -> dict[tuple[LogKey, int], Stored]:
+    """What the archive has of (log, start): one index look-up each."""
+    rows = await connection.fetch(
+        "select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells"
+        " from unnest($1::text[], $2::text[], $3::bigint[]) as g (node, log, start_at) cross join lateral ("
+        " select * from batch_archive where node = g.node and log = g.log and start_at = g.start_at limit 1) a",
+        [key.node for key, _ in places], [key.log for key, _ in places], [start for _, start in places],
+    )
+    return {
+        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(r["end_at"], r["bad_lines"], r["cells"]) for r in rows
+    }
+
+
+async def is_archived_otherwise(connection: Connection, key: LogKey, start: int, end: int) -> bool:
+    """Whether the archive has other ranges of the log that [start, end) touches: no more where they were dropped."""
+    return bool(await connection.fetchval(
+        "select exists (select from batch_archive where node = $1 and log = $2 and start_at < $4 and end_at > $3)",
+        *key, start, end,
+    ))
 
 
 async def refuse(
@@ -210,9 +239,9 @@ async def page_logs(connection: Reader, question: QueryLogs) -> list[LogView]:
     """In order of (node, log); ``after`` is ``node/log`` of the last one seen."""
     node, _, log = question.after.partition("/")
     rows = await connection.fetch(
-        "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, (select count(*) from held_batches"
-        " h where h.node = l.node and h.log = l.log) as held from node_logs l where (l.node, l.log) > ($1, $2)"
-        " and ($3::text is null or l.node = $3) order by l.node, l.log limit $4",
+        "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, l.bad_lines,"
+        " (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as held from node_logs l"
+        " where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3) order by l.node, l.log limit $4",
         node, log, question.node, question.limit,
     )
     return [LogView(**dict(row)) for row in rows]

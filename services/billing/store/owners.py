@@ -9,17 +9,15 @@ from datetime import datetime
 from services.billing.owners import Fact
 from shared.storage.pool import Connection
 
-_LOCK = 7_316_248_551_140_310
-
 
 async def hold_owners(connection: Connection) -> None:
     """Owners and nodes stay as they are until the end of the transaction; many may hold them at once."""
-    await connection.execute("select pg_advisory_xact_lock_shared($1)", _LOCK)
+    await connection.execute("lock table owners_gate in share mode")
 
 
 async def change_owners(connection: Connection) -> None:
     """Waits until nobody holds the owners, and keeps them out until the end of the transaction."""
-    await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+    await connection.execute("lock table owners_gate in exclusive mode")
 
 
 async def facts_of(connection: Connection, domains: Sequence[str]) -> dict[str, list[Fact]]:
@@ -60,10 +58,11 @@ async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -
 
 
 async def add_nodes(connection: Connection, nodes: Sequence[tuple[str, str, datetime]]) -> None:
-    """(node, state, at): the latest ``at`` wins, in whatever order the events come."""
+    """(node, state, at): the latest ``at`` wins, in whatever order the events come. Labels are no state."""
     await connection.executemany(
-        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update"
-        " set state = excluded.state, at = excluded.at where nodes.at <= excluded.at", nodes,
+        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update set at = excluded.at,"
+        " state = case when excluded.state = 'labelled' then nodes.state else excluded.state end"
+        " where nodes.at <= excluded.at", nodes,
     )
 
 

@@ -3,10 +3,12 @@
 # ruff: noqa: S608 - what is put into statements here is this module's own; everything else is a parameter
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+from services.billing.store.retention import Kept, kept
 from services.billing.zones import periods
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryUsage
@@ -54,10 +56,37 @@ class _Window(NamedTuple):
     after: str | None
 
 
+class _Reading(NamedTuple):
+    """What is asked for, and how far back it can be answered."""
+
+    connection: Connection
+    question: QueryUsage
+    kept: Kept
+
+    def refuse_forgotten(self, window: _Window, hours: range, cut: Sequence[int]) -> None:
+        """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the minute. What nobody
+        owns is kept by the minute for ever."""
+        by_minute = [hour for hour in cut if hour in hours]
+        if not hours or window.first < hours[0] * 60:
+            by_minute.append(window.first // 60)
+        if hours and hours[-1] * 60 + 60 < window.past:
+            by_minute.append(window.past // 60)
+        if by_minute and min(by_minute) < self.kept.minutes_from and not self.question.unattributed:
+            raise _too_old("minute (as are periods that are no whole hours of UTC)", self.kept.minutes_from)
+        if hours and hours[0] < self.kept.hours_from:
+            raise _too_old("hour", self.kept.hours_from)
+
+
+def _too_old(what: str, kept_from: int) -> Refused:
+    text = f"Usage by the {what} is kept from {_time(kept_from * 60):%Y-%m-%d %H:%M} UTC on."
+    return Refused([finding(Code.REQUEST_TOO_OLD, text, field="request")])
+
+
 async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) -> list[UsageRow]:
     """One page in order of (start, key).
 
     The first window is one period; the next ones are larger for as long as the page does not fill."""
+    reading = _Reading(connection, question, await kept(connection))
     first, past = _minute_up(question.start), _minute_up(question.end)
     mark = _after(question.after)
     rows: list[UsageRow] = []
@@ -66,33 +95,32 @@ async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) ->
         begin, first = max(first, bounds[0]), max(first, bounds[1])
         if begin < min(bounds[1], past):
             window = _Window(bounds, begin, min(bounds[1], past), mark.key)
-            rows = await _read(connection, question, window, question.limit)
-    return rows + await _rows(connection, question, zone, (first, past), question.limit - len(rows))
+            rows = await _read(reading, window, question.limit)
+    return rows + await _rows(reading, zone, (first, past), question.limit - len(rows))
 
 
-async def _rows(
-    connection: Connection, question: QueryUsage, zone: ZoneInfo, period: tuple[int, int], limit: int
-) -> list[UsageRow]:
+async def _rows(reading: _Reading, zone: ZoneInfo, period: tuple[int, int], limit: int) -> list[UsageRow]:
     rows: list[UsageRow] = []
     (first, past), count = period, 1
     while first < past and len(rows) < limit:
-        bounds = periods(first, past, question.granularity, zone, count)
+        bounds = periods(first, past, reading.question.granularity, zone, count)
         window = _Window(bounds, first, min(bounds[-1], past), None)
-        rows += await _read(connection, question, window, limit - len(rows))
+        rows += await _read(reading, window, limit - len(rows))
         first, count = bounds[-1], min(count * _GROWTH, _MOST_PERIODS)
     return rows
 
 
-async def _read(connection: Connection, question: QueryUsage, window: _Window, limit: int) -> list[UsageRow]:
+async def _read(reading: _Reading, window: _Window, limit: int) -> list[UsageRow]:
     """Whole hours that no mark names and no period cuts come from usage_hours, the rest by minute."""
-    key = _KEYS[question.by]
+    question, key = reading.question, _KEYS[reading.question.by]
     hours, cut = (-(-window.first // 60), window.past // 60), sorted({b // 60 for b in window.bounds if b % 60})
     short = question.granularity == "5m" or (question.granularity == "hour" and bool(cut))
     by_minute = short or hours[0] >= hours[1]
+    reading.refuse_forgotten(window, range(0) if by_minute else range(*hours), cut)
     arguments = [] if by_minute else [*hours, cut]
     beyond = "" if window.after is None else f" and {key} > ${10 - 3 * by_minute}"
     parts = (_MINUTES if by_minute else _PARTS).format(who=_who(question) + beyond)
-    rows = await connection.fetch(
+    rows = await reading.connection.fetch(
         f"with parts as ({parts}) select width_bucket(minute, $6::int[]) as period, {key} as key, {_SUMS} from parts"
         f" group by 1, 2 order by 1, 2 limit {int(limit)}",
         window.first, window.past, None if question.unattributed else question.account, question.domain, question.node,

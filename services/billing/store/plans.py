@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +34,26 @@ _LEFT: Final = """
 select p.account, sum(p.requests - coalesce((
     select sum(u.requests) from plan_uses u where u.account = p.account and u.reference = p.reference), 0))::bigint
 from plans p where p.account = any($1::text[]) and p.end_hour > $2 group by p.account
+"""
+_FORFEIT: Final = """
+with ending as (
+    select p.account, p.reference, p.end_hour, p.currency, p.unused, p.unused_cost,
+        p.requests - coalesce((select sum(u.requests) from plan_uses u
+            where u.account = p.account and u.reference = p.reference), 0) as requests,
+        p.amount - coalesce((select sum(l.plan_cost) from ledger l
+            where l.account = p.account and l.hour >= p.start_hour and l.hour < p.end_hour and l.plan = p.reference
+            and l.kind <> 'unused'), 0) as cost
+    from plans p where p.account = any($1::text[]) and p.end_hour <= $2
+        and (not p.ended or (p.account, p.reference) in (select * from unnest($4::text[], $5::text[])))
+),
+changed as (select * from ending where requests <> unused or cost <> unused_cost),
+noted as (
+    update plans p set unused = c.requests, unused_cost = c.cost from changed c
+    where p.account = c.account and p.reference = c.reference
+)
+insert into ledger (account, kind, amount, currency, hour, requests, plan, plan_cost, at)
+select account, 'unused', 0, currency, end_hour - 1, requests - unused, reference, cost - unused_cost, $3 from changed
+order by account, reference returning account
 """
 _VIEW: Final = """
 select p.account, p.reference, p.plan, p.requests, p.start_hour, p.end_hour, p.amount, p.currency,
@@ -119,6 +139,18 @@ async def end(connection: Connection, accounts: Sequence[str], past: int) -> Non
     await connection.execute(
         "update plans set ended = true where account = any($1::text[]) and end_hour <= $2 and not ended", accounts, past
     )
+
+
+async def forfeit(
+    connection: Connection, accounts: Sequence[str], made: Mapping[str, Sequence[Line]], past: int, at: datetime
+) -> dict[str, int]:
+    """Writes down what is left of the plans that end at or before ``past``, or what lately changed of it: the requests
+    and the rest of the price that no use has. Lines by account."""
+    touched = {(account, line.plan) for account, lines in made.items() for line in lines if line.plan is not None}
+    rows = await connection.fetch(
+        _FORFEIT, accounts, past, at, [account for account, _ in touched], [reference for _, reference in touched]
+    )
+    return Counter(row["account"] for row in rows)
 
 
 async def buy(connection: Connection, account: str, pack: Pack, plan: str, currency: str, at: datetime) -> None:

@@ -35,22 +35,24 @@ from {ledger} l left join plans p on l.kind = 'plan' and p.account = l.account a
 _PAGE: Final = f"""
 with page as materialized (
     select * from ledger l where ($2::text is null or l.account = $2) and l.at >= $3::timestamptz - interval '1 hour'
-    and l.at < $4::timestamptz + interval '24 hours' and (l.at, l.id) > ($5, $6)
-    and ($7::text[] is null or l.kind = any($7)) order by l.at, l.id limit $8
+    and l.at < finance.month_end($4::timestamptz - interval '1 microsecond', $1) + interval '24 hours'
+    and (l.at >= $3 and l.at < $4 or l.hour >= finance.unix_hour($3) and l.hour < finance.unix_hour($4))
+    and (l.at, l.id) > ($5, $6) and ($7::text[] is null or l.kind = any($7)) order by l.at, l.id limit $8
 ),
 lines as ({_LINES.format(zone="$1", ledger="page")})
 select *, billed_at >= $3 and billed_at < $4 as inside from lines order by booked_at, id
 """
-"""Limited before it is dated: the planner cannot know that nearly every line of those times is inside, and would sort
-them all for each page (measured: 10 s of 300,000 lines, not 20 ms)."""
+"""A line is dated by its hour until the month of that is settled, however short the period that is asked for: it may be
+booked weeks after the period, and still be in no other. Limited before it is dated: the planner cannot know that nearly
+every line of those times is inside, and would sort them all for each page (measured: 10 s of 300,000 lines, not 20 ms).
+"""
 _MONTH: Final = f"""
 with lines as ({_LINES.format(zone="$2", ledger="ledger")}
     where l.account = $1 and l.at < $4::timestamptz + interval '24 hours'),
-placed as (
-    select *, hour is not null and billed_at <> finance.hour_start(hour) as late, billed_at >= $3 as inside
+sorted as (
+    select *, finance.line_class(kind, hour, booked_at, $2) as class, billed_at >= $3 as inside
     from lines where billed_at < $4
-),
-sorted as (select *, case when late then 'correction' else kind end as class from placed)
+)
 """
 _TOTALS: Final = _MONTH + """
 select coalesce(sum(amount) filter (where not inside), 0) as opening, coalesce(sum(amount), 0) as closing,
@@ -58,7 +60,7 @@ select coalesce(sum(amount) filter (where not inside), 0) as opening, coalesce(s
     coalesce(sum(amount) filter (where inside and class = 'charge'), 0) as charges,
     coalesce(sum(amount) filter (where inside and class = 'correction'), 0) as corrections,
     coalesce(sum(amount) filter (where inside and class = 'plan'), 0) as plans,
-    coalesce(sum(requests) filter (where inside and hour is not null), 0)::bigint as requests
+    coalesce(sum(requests) filter (where inside and class in ('charge', 'correction')), 0)::bigint as requests
 from sorted
 """
 _GROUPS: Final = _MONTH + f""",
@@ -72,7 +74,7 @@ groups as (
 """
 _ROUNDED: Final = _GROUPS + "select coalesce(sum(rounded), 0) from groups where kind <> 'credit'"
 _SHOWN: Final = _GROUPS + """
-select * from groups order by period, array_position(array['credit', 'plan', 'charge', 'correction'], kind),
+select * from groups order by period, array_position(array['credit', 'plan', 'charge', 'correction', 'unused'], kind),
     hour, single, plan nulls first, price_id, price limit $6 offset $7
 """
 

@@ -1,6 +1,6 @@
 """Usage per domain, node and minute: written as it comes, rolled up by the hour; read in periods.py."""
 
-# ruff: noqa: S608 - what is put into statements here is the name of a parameter
+# ruff: noqa: S608 - what is put into statements here are names of parameters and columns
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -8,9 +8,17 @@ from typing import Final, NamedTuple
 
 from services.billing.cells import MinuteRow
 from services.billing.owners import Period
-from services.billing.store import Reader
+from services.billing.store import MAINTENANCE_SECONDS, Reader
 from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
+from services.billing.store.retention import kept
 from shared.storage.pool import Connection
+
+_COUNTS: Final = ("https_requests", "https_bytes", "http_requests", "http_bytes")
+
+
+def _sums(table: str) -> str:
+    return ", ".join(f"sum({table}.{count})::bigint as {count}" for count in _COUNTS)
+
 
 _ADD: Final = f"""
 insert into usage_minutes as u
@@ -28,7 +36,7 @@ with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (ac
 wrong as (
     select m.domain, m.minute, m.node, m.account as was, coalesce(p.account, '') as becomes, m.https_requests
     from usage_minutes m left join periods p on m.minute >= p.first and m.minute < p.past
-    where m.domain = $1 and m.account <> coalesce(p.account, '')
+    where m.domain = $1 and m.account <> coalesce(p.account, '') and m.minute >= $5 * 60
 )
 """
 _SHIFT: Final = _PERIODS + """
@@ -38,11 +46,28 @@ _REATTRIBUTE: Final = _PERIODS + """
 update usage_minutes m set account = w.becomes from wrong w
 where m.domain = w.domain and m.minute = w.minute and m.node = w.node
 """
-_ROLL: Final = """
-with past as (delete from touched_hours where hour = $1 returning hour),
-gone as (delete from usage_hours where hour = $1)
-select count(*) from past
+# Of an hour whose other minutes were forgotten: usage_hours is all there is of it, so it is moved there.
+_FIND_OWNER: Final = f"""
+with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (account, first, past)),
+found as (
+    delete from usage_minutes m using periods p where m.domain = $1 and m.account = '' and m.minute < $5 * 60
+    and m.minute >= p.first and m.minute < p.past
+    returning m.minute / 60 as hour, m.node, p.account, {", ".join(_COUNTS)}
+),
+moved as (select hour, node, account, {_sums("found")} from found group by 1, 2, 3),
+taken as (
+    update usage_hours u set {", ".join(f"{c} = u.{c} - f.{c}" for c in _COUNTS)}
+    from (select hour, node, {_sums("moved")} from moved group by 1, 2) f
+    where u.domain = $1 and u.hour = f.hour and u.node = f.node and u.account = ''
+),
+given as (
+    insert into usage_hours as u (domain, hour, node, account, {", ".join(_COUNTS)})
+    select $1, hour, node, account, {", ".join(_COUNTS)} from moved on conflict (domain, hour, node, account)
+    do update set {", ".join(f"{c} = u.{c} + excluded.{c}" for c in _COUNTS)}
+)
+select hour, '' as was, account as becomes, sum(https_requests)::bigint as requests from moved group by 1, 3
 """
+_MARKS: Final = "with past as (delete from touched_hours where hour = $1 returning hour) select count(*) from past"
 _FILL: Final = """
 insert into usage_hours (domain, hour, node, account, https_requests, https_bytes, http_requests, http_bytes)
 select domain, $1, node, account, sum(https_requests), sum(https_bytes), sum(http_requests), sum(http_bytes)
@@ -78,13 +103,16 @@ async def touch(connection: Connection, hours: Iterable[int]) -> None:
 
 
 async def reattribute(connection: Connection, domain: str, owned: Sequence[Period]) -> list[Shift]:
-    """Makes the rows of ``domain`` belong to ``owned``; what moved. The caller holds the owners exclusively."""
-    arguments = domain, [p.account for p in owned], [p.start for p in owned], [p.end for p in owned]
+    """Makes the rows of ``domain`` belong to ``owned``; what moved. The caller holds the owners exclusively.
+
+    Where minutes are forgotten only what nobody owned still moves."""
+    whole_from = (await kept(connection)).minutes_from
+    arguments = domain, [p.account for p in owned], [p.start for p in owned], [p.end for p in owned], whole_from
     rows = await connection.fetch(_SHIFT, *arguments)
-    if not rows:
-        return []
-    await connection.execute(_REATTRIBUTE, *arguments)
-    await touch(connection, {row["hour"] for row in rows})
+    if rows:
+        await connection.execute(_REATTRIBUTE, *arguments)
+        await touch(connection, {row["hour"] for row in rows})
+    rows += await connection.fetch(_FIND_OWNER, *arguments)
     return [Shift(**dict(row)) for row in rows]
 
 
@@ -94,6 +122,8 @@ async def hours_to_roll(connection: Reader, before_hour: int) -> list[int]:
 
 
 async def roll_hour(connection: Connection, hour: int) -> None:
-    """Needs repeatable read: the marks deleted and the minutes added up must be of one snapshot."""
-    if await connection.fetchval(_ROLL, hour):
-        await connection.execute(_FILL, hour)
+    """Needs repeatable read: the marks deleted and the minutes added up must be of one snapshot. Never of an hour whose
+    minutes are not whole: what was added up of them before is all that is left."""
+    if await connection.fetchval(_MARKS, hour) and hour >= (await kept(connection)).minutes_from:
+        await connection.execute("delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS)
+        await connection.execute(_FILL, hour, timeout=MAINTENANCE_SECONDS)

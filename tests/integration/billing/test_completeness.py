@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import pytest
 
 from shared import subjects as s
 from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared.contracts.edge import NodeEvent
+from shared.contracts.queries import LogsPage, QueryLogs
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
+from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
 from tests.support.waiting import until
@@ -54,6 +60,79 @@ async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(stage
     rest = UsageBatch(node="node-2", log=first.log, start=100, end=250, read_to=250, cells=[cell(domain, 8)])
     await staged.batch(rest)
     await _until_gaps(staged, first.log, [])
+
+
+async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(staged: Stage) -> None:
+    drained, removed, unheard, stranger = (name("node") for _ in range(4))
+    domain = domain_name()
+
+    async def change(node: str, word: Literal["drained", "removed", "labelled"]) -> None:
+        subject = {"drained": s.EVENT_NODE_DRAINED, "removed": s.EVENT_NODE_REMOVED, "labelled": s.EVENT_NODE_LABELLED}
+        await staged.send("edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC)))
+        await until(
+            lambda: staged.database.fetchval(
+                "select true from nodes where node = $1 and at > now() - interval '10 seconds'", node
+            ), "it is heard",
+        )
+
+    for node in (drained, removed, unheard):
+        await staged.enrol(node)
+    logs = [split(new_id(), [[cell(domain, 1)]], node=node)[0] for node in (drained, removed, stranger)]
+    for batch in logs:
+        await staged.batch(batch)
+    await change(drained, "drained")
+    await change(drained, "labelled")
+    await change(removed, "removed")
+    waits = "select count(*) = 1 from held_batches where node = $1"
+    await until(lambda: staged.database.fetchval(waits, stranger), "the stranger's batch waits")
+    await until(
+        lambda: staged.database.fetchval("select count(*) = 2 from node_logs where log = any($1::text[])",
+                                         [batch.log for batch in logs]), "the others are in",
+    )
+
+    async def gaps(node: str) -> list[tuple[str | None, int, int, str]]:
+        found = (await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node=node), GapsPage)).gaps
+        return [(gap.log, gap.start, gap.end, gap.kind) for gap in found]
+
+    assert await gaps(stranger) == [(logs[2].log, 0, 100, "unknown_node")]
+    for node in (drained, removed, unheard):
+        assert await gaps(node) == [], "five minutes have not passed"
+    long_ago = "update {} set {} = now() - interval '1 hour' where node = any($1::text[])"
+    nodes = [drained, removed, unheard]
+    await staged.database.execute(long_ago.format("nodes", "at"), nodes)
+    await staged.database.execute(long_ago.format("node_logs", "last_seen"), nodes)
+    assert await gaps(drained) == [(logs[0].log, 100, 100, "unfinished")]
+    assert await gaps(removed) == [(logs[1].log, 100, 100, "unfinished")]
+    assert await gaps(unheard) == [(None, 0, 0, "unheard")]
+    later = QueryGaps(node=removed, start=datetime.now(UTC) - timedelta(minutes=1))
+    assert (await staged.ask(s.RPC_USAGE_GAPS, later, GapsPage)).gaps == []
+    await staged.batch(logs[0].model_copy(update={"final": True}))
+    final = "select final_length = 100 from node_logs where log = $1"
+    await until(lambda: staged.database.fetchval(final, logs[0].log), "it is closed")
+    assert await gaps(drained) == []
+    await staged.enrol(stranger)
+    await until(lambda: staged.database.fetchval(waits.replace("= 1", "= 0"), stranger), "it is counted")
+    assert await gaps(stranger) == []
+
+
+async def test_lines_that_no_node_could_read_are_in_every_report(staged: Stage) -> None:
+    (batch,) = split(new_id(), [[cell(domain_name(), 1)]])
+    batch = batch.model_copy(update={"bad_lines": 10})
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+    async def reported() -> int:
+        question = QueryAudit(start=hour - timedelta(hours=1), end=hour + timedelta(hours=1))
+        return (await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)).bad_lines
+
+    before = await reported()
+    for _ in range(2):
+        await staged.batch(batch)
+    await staged.confirmed_to(batch)
+    assert await reported() == before + 10
+    page = await staged.ask(s.RPC_USAGE_LOGS, QueryLogs(node="node-1"), LogsPage)
+    assert next(view for view in page.logs if view.log == batch.log).bad_lines == 10
+    lines = "select bad_lines from finance.logs where log = $1"
+    assert await staged.database.fetchval(lines, batch.log) == 10
 
 
 async def test_gaps_come_page_by_page(staged: Stage) -> None:
@@ -162,3 +241,48 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     assert not report.agrees
     assert {one.what for one in report.differences if account in one.place} >= {"usage", "accrual"}
     assert (await audit()).agrees
+
+
+async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(staged: Stage) -> None:
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+    async def audit(start: timedelta, end: timedelta) -> AuditReport:
+        return await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end), AuditReport)
+
+    report = await audit(-timedelta(hours=2), timedelta(days=300))
+    assert timedelta(hours=1) <= report.end - hour <= timedelta(hours=2)
+    for start, end in ((timedelta(days=2), timedelta(days=3)), (timedelta(0), timedelta(0)),
+                       (-timedelta(hours=1), -timedelta(hours=2))):
+        with pytest.raises(Refused, match=r"request\.malformed"):
+            await audit(start, end)
+
+
+async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(staged: Stage) -> None:
+    """The archive still has them, and the charges are compared all the same."""
+    domain, account = domain_name(), name("acct")
+    await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
+    minute = minute_now() - 20 * 24 * 60
+    (batch,) = split(new_id(), [[cell(domain, 100, minute)]])
+    await staged.batch(batch)
+    await staged.confirmed_to(batch)
+    start = datetime.fromtimestamp(minute // 60 * 3600, UTC)
+
+    async def audit() -> AuditReport:
+        question = QueryAudit(start=start, end=start + timedelta(hours=1))
+        return await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)
+
+    await staged.close_hour(start + timedelta(hours=1))
+    await until(
+        lambda: staged.database.fetchval(
+            "select bool_and(requests = charged) from account_hours where account = $1", account
+        ), "charged",
+    )
+    report = await audit()
+    assert (report.agrees, report.complete, report.requests) == (True, True, 100)
+    forget = "update usage_kept set hours_from = $1, minutes_from = $1"
+    await staged.database.execute(forget, minute // 60 + 1)
+    await staged.database.execute("delete from usage_minutes where domain = $1", domain)
+    await staged.database.execute("delete from usage_hours where domain = $1", domain)
+    report = await audit()
+    assert (report.agrees, report.complete, report.charged) == (True, False, 100), report.differences
+    await staged.database.execute(forget, 0)

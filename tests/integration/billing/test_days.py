@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from services.billing.store import retention
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split, stage
@@ -102,16 +103,21 @@ async def test_days_of_single_events_are_dropped_after_the_late_window_and_what_
     await until(lambda: timed.database.fetchval("select count(*) = 7 from requests where source = $1", source), "in")
     _shift(timed, days=4)
     await until(
-        lambda: timed.database.fetchval(
-            "select sum(requests)::int from request_days where domain = $1", domain
-        ), "the day is dropped", limit=20,
+        lambda: timed.database.fetchval("select count(*) = 0 from requests where source = $1", source),
+        "the day is dropped", limit=20,
     )
-    assert await timed.database.fetchval("select count(*) from requests where source = $1", source) == 0
     assert await timed.database.fetchval(
         "select sum(requests)::int from request_days where domain = $1", domain
     ) == 7
     assert await timed.counted(domain=domain) == 7
     _shift(timed)
+
+
+async def _rolled(staged: Stage, hour: int) -> None:
+    await staged.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await staged.close_hour(datetime.now(UTC))
+    marks = "select count(*) = 0 from touched_hours where hour = $1"
+    await until(lambda: staged.database.fetchval(marks, hour), "it is rolled up")
 
 
 async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: Stage) -> None:
@@ -121,7 +127,7 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
         await timed.database.execute(
             "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)", domain, hour * 60 + offset, account
         )
-    await timed.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await _rolled(timed, hour)
     _shift(timed, days=6)
     await until(
         lambda: timed.database.fetchval("select count(*) = 0 from usage_minutes where domain = $1", domain),
@@ -129,4 +135,60 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
     )
     kept = await timed.database.fetch("select hour, account, https_requests from usage_hours where domain = $1", domain)
     assert [tuple(row) for row in kept] == [(hour, account, 10)]
+    _shift(timed)
+
+
+async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_elses_usage_of_that_hour(
+    timed: Stage,
+) -> None:
+    (mine, account), unknown, strange = await _account(timed), domain_name(), domain_name()
+    hour = minute_now() // 60 - 4005 * 24
+    for domain, who, requests in ((mine, account, 1_000_000), (unknown, "", 38), (unknown, "", 2), (strange, "", 5)):
+        await timed.database.execute(
+            "insert into usage_minutes values ($1, $2, 'node-1', $3, $4, 0, 0, 0)", domain, hour * 60 + requests % 60,
+            who, requests,
+        )
+    await _rolled(timed, hour)
+    while await retention.forget_minutes(timed.database, datetime.now(UTC), 4000):
+        pass
+    assert await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine) == 0
+    finder = name("acct")
+    await timed.register(unknown, finder)
+
+    async def usage() -> list[tuple[str, str, int]]:
+        rows = await timed.database.fetch(
+            "select domain, account, https_requests from usage_hours where hour = $1 and https_requests > 0", hour
+        )
+        return sorted(tuple(row) for row in rows)
+
+    expected = sorted([(mine, account, 1_000_000), (unknown, finder, 40), (strange, "", 5)])
+
+    async def moved() -> bool:
+        return await usage() == expected
+
+    await until(moved, "the found usage has its owner, the rest is as it was")
+    assert (await timed.balance(finder)).accrued == Decimal("0.0002")
+    await timed.close_hour(datetime.now(UTC))
+    await until(
+        lambda: timed.database.fetchval("select count(*) = 1 from ledger where account = $1", finder), "it is charged"
+    )
+    assert await usage() == expected
+
+
+async def test_what_takes_long_to_clean_holds_up_no_close_and_no_decision(timed: Stage) -> None:
+    """Somebody keeps the partitions from being made or dropped for as long as the test lasts."""
+    domain, account = await _account(timed)
+    (batch,) = split(new_id(), [[cell(domain, 1000)]])
+    async with timed.database.acquire() as connection, connection.transaction():
+        await timed.batch(batch)
+        await timed.confirmed_to(batch)
+        await timed.until_said(account, "depleted")
+        await connection.execute("lock table catalogue_gate in exclusive mode")
+        _shift(timed, days=10)
+        assert (await timed.until_said(account, "overdue")).balance == Decimal("-0.005")
+
+        async def charged() -> bool:
+            return (await timed.balance(account)).ledger == Decimal("-0.005")
+
+        await until(charged, "the hour is closed", limit=20)
     _shift(timed)

@@ -85,6 +85,36 @@ async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_w
     assert [letter.reason for letter in letters] == ["overlap"]
 
 
+async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_plain_repeat_is_not(
+    staged: Stage,
+) -> None:
+    """As from a node whose disk was put back to an earlier state."""
+    domain = domain_name()
+    first, second = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
+    await staged.batch(first)
+    await staged.batch(second)
+    await staged.confirmed_to(second)
+    for _ in range(2):
+        await staged.batch(first)
+        await staged.batch(second.model_copy(update={"read_to": 900}))
+    await staged.batch(first.model_copy(update={"cells": [cell(domain, 7777)]}))
+    await staged.batch(second.model_copy(update={"bad_lines": 3}))
+    await staged.batch(first.model_copy(update={"end": 150}))
+    await staged.batch(first.model_copy(update={"start": 30, "end": 60}))
+    (last,) = split(new_id(), [[cell(domain, 4)]])
+    await staged.batch(last)
+    await staged.confirmed_to(last)
+    rows = await staged.database.fetch(
+        "select reason, start_at, end_at from refused_batches where log = $1 order by start_at, end_at", first.log
+    )
+    assert [(row["reason"].partition(":")[0], row["start_at"], row["end_at"]) for row in rows] == [
+        ("conflict", 0, 100), ("conflict", 0, 150), ("conflict", 30, 60), ("conflict", 100, 200)
+    ]
+    assert await staged.counted(domain=domain) == 7
+    letter = await staged.until_dead("conflict: the range was counted with another content")
+    assert first.log in (letter.body or "")
+
+
 async def test_bad_cells_are_diverted_and_their_range_is_accepted(staged: Stage) -> None:
     domain, now = domain_name(), minute_now()
     bad = [

@@ -234,3 +234,9 @@ async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_r
 async def test_malformed_commands_become_dead_letters(staged: Stage) -> None:
     await staged.raw(s.CMD_BALANCE_CREDIT, b'{"account": "a", "amount": "-1"}')
     await staged.until_dead("malformed: a command needs its ce-id")
+
+
+async def test_hours_that_are_to_come_cannot_be_closed(staged: Stage) -> None:
+    for ahead in (timedelta(hours=3), timedelta(days=1500)):
+        await staged.close_hour(datetime.now(UTC) + ahead)
+    await staged.until_dead("malformed: until lies after the hour that runs")

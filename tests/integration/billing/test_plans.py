@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
 
+from clients.export.focus import Focus
+from clients.export.list_prices import ListPrices
+from clients.export.writers import CsvWriter
 from clients.platform.answers import order
 from clients.platform.plans import buy_plan, plans_of
+from clients.platform.queries import Queries
 from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
+from shared.contracts.ledger import QueryLedger
 from shared.contracts.prices import (
     PlanOffer,
     PreviewPriceBook,
@@ -30,6 +38,7 @@ from shared.errors import Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.support.focus_rules import faults, unbalanced
 from tests.support.waiting import until
 
 D = Decimal
@@ -205,3 +214,73 @@ async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_h
     assert (await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)).book == book
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await staged.database.execute("update price_books set body = ''")
+
+
+async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are_its_price(staged: Stage) -> None:
+    """A third of the price has no end of digits; and late usage takes from what was forfeited."""
+    plan = f"thirds-{new_id()[:6]}"
+    await _with(staged, PlanOffer(id=plan, requests=3, days=1, prices={"CNY": D(1)}))
+    domain, account = await _owned(staged)
+    await staged.credit(account, "1")
+    await staged.until_said(account, "credited")
+    staged.clock_file.write_text(str(-3 * 86_400))
+    try:
+        await buy_plan(_reach(staged, "platform"), account, plan, "CNY", "p")
+    finally:
+        staged.clock_file.write_text("0")
+    within = minute_now() - 3 * 1440 + 120
+    third = D("0.333333333333333333")
+
+    async def unused() -> list[tuple[int, D]]:
+        rows = await staged.database.fetch(
+            "select requests, plan_cost, amount from ledger where account = $1 and kind = 'unused' order by id", account
+        )
+        assert all(row["amount"] == 0 for row in rows)
+        return [(row["requests"], row["plan_cost"]) for row in rows]
+
+    async def until_unused(expected: list[tuple[int, D]]) -> None:
+        async def so() -> bool:
+            return await unused() == expected
+
+        await until(so, f"the rest is {expected}")
+
+    await _use(staged, domain, 1, within)
+    await _close(staged, account)
+    await until_unused([(2, 1 - third)])
+    await _use(staged, domain, 1, within + 60)
+    await _close(staged, account)
+    await until_unused([(2, 1 - third), (-1, -third)])
+    await _use(staged, domain, 5, within + 120)
+    await _close(staged, account)
+    await until_unused([(2, 1 - third), (-1, -third), (-1, -third)])
+    assert sum(cost for _, cost in await unused()) == D("0.000000000000000001")
+
+    queries = Queries(_reach(staged, "finance"))
+    start = datetime.now(UTC) - timedelta(days=40)
+    question = QueryLedger(account=account, start=start, end=start + timedelta(days=41))
+    stream, place = io.StringIO(), ZoneInfo("UTC")
+    sheet = Focus(place, ListPrices((await queries.price_book()).book)).sheet()
+    writer = CsvWriter(stream, sheet, place)
+    async for row in queries.ledger_rows(question):
+        writer.write(sheet.values(row))
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    assert list(faults(rows)) == []
+    assert list(unbalanced(rows)) == []
+    assert {row["CommitmentDiscountStatus"] for row in rows} == {"", "Used", "Unused"}
+    begin = datetime.fromtimestamp(within * 60, UTC).replace(minute=0) - timedelta(hours=4)
+    report = await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=begin, end=begin + timedelta(days=2)), AuditReport)
+    assert report.agrees, report.differences
+    assert {row.kind for row in await _charges(staged, account)} == {"charge"}
+
+
+async def test_the_database_refuses_a_line_in_another_currency_than_the_accounts(staged: Stage) -> None:
+    account = name("acct")
+    await staged.credit(account, "1")
+    await staged.until_said(account, "credited")
+    line = (
+        "insert into ledger (account, kind, amount, currency, reference, at) values ($1, 'credit', 1, $2, $3, now())"
+    )
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await staged.database.execute(line, account, "USD", "dollars")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # not even to look whether lines hold on to it
+        await staged.database.execute("update accounts set currency = 'USD' where account = $1", account)

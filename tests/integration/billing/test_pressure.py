@@ -19,7 +19,7 @@ from tests.support.waiting import until
 EVENTS, TOGETHER = 60_000, 500
 MORE_MEMORY = 60_000_000
 """Bytes that one process may grow by, whatever lies in the stream: what two pulls hold."""
-OWNERS_LOCK = 7_316_248_551_140_310
+HOLD_UP = "lock table owners_gate in exclusive mode"
 """Every transaction of billing that counts takes it, shared."""
 
 
@@ -61,7 +61,7 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
     await pressed.confirmed_to(warm[-1])
     before, most = _memory(pressed), 0
     async with pressed.database.acquire() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", OWNERS_LOCK)
+        await connection.execute(HOLD_UP)
         sending = asyncio.gather(
             _events(pressed, domain, source), *(pressed.batch(b) for b in split(new_id(), [[cell(domain, 1)]] * 300))
         )
@@ -81,7 +81,7 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
 
 async def _waits(staged: Stage) -> bool:
     return bool(await staged.database.fetchval(
-        "select count(*) > 0 from pg_locks where locktype = 'advisory' and not granted"
+        "select count(*) > 0 from pg_locks where relation = 'owners_gate'::regclass and not granted"
     ))
 
 
@@ -98,7 +98,7 @@ async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(
     domain = domain_name()
     (batch,) = split(new_id(), [[cell(domain, 1)]])
     async with pressed.database.acquire() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", OWNERS_LOCK)
+        await connection.execute(HOLD_UP)
         await pressed.batch(batch)
         await until(lambda: _waits(pressed), "billing waits for the database")
         assert await left() == 1

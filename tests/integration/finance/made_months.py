@@ -72,10 +72,11 @@ async def book(staged: Stage, account: str, wanted: list[Line]) -> None:
             sum((line.amount for line in wanted), Decimal(0)), len(wanted),
         )
         await connection.executemany(
-            "insert into ledger (account, kind, amount, currency, at, hour, posting, requests, price, reference)"
-            " values ($1, $2, $3, 'CNY', $4, $5, $6, $7, $8, $9)",
+            "insert into ledger (account, kind, amount, currency, at, hour, posting, requests, price, reference, plan)"
+            " values ($1, $2, $3, 'CNY', $4, $5, $6, $7, $8, $9, $10)",
             [(account, ln.kind, ln.amount, ln.at, ln.hour, ln.posting, ln.requests,
-              None if ln.hour is None else PRICE, ln.reference) for ln in wanted],
+              None if ln.hour is None else PRICE, ln.reference, ln.reference if ln.kind == "plan" else None)
+             for ln in wanted],
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -14,7 +15,7 @@ import pytest
 
 from clients.platform.queries import Queries
 from clients.platform.reach import Reach
-from shared.contracts.ledger import QueryLedger, ShowStatement
+from shared.contracts.ledger import Kind, QueryLedger, ShowStatement
 from shared.storage.pool import Connection
 from tests.integration.billing.harness import Stage, stage
 from tests.integration.finance.made_months import PRICE, Line, book, set_clock
@@ -39,7 +40,9 @@ ACME = [
     line("charge", at(2026, 5, 2, 9), at(2026, 5, 2, 10, 3), 1, 20_000),
     line("correction", at(2026, 5, 2, 9), at(2026, 5, 2, 11, 3), 2, 500),
     line("correction", at(2026, 4, 30, 22), at(2026, 5, 3, 12), 2, 1_000),
+    line("charge", at(2026, 4, 30, 23), at(2026, 5, 3, 12, 5), 1, 2_000),
     Line("credit", Decimal(20), at(2026, 5, 15, 9), reference="pay-1002"),
+    Line("plan", Decimal("-4.5"), at(2026, 5, 20, 8), reference="order-7"),
 ]
 
 
@@ -50,6 +53,11 @@ async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
         set_clock(built)
         await built.start()
         await book(built, "acme", ACME)
+        await built.database.execute(
+            "insert into plans (account, reference, plan, requests, start_hour, end_hour, amount, currency, bought_at)"
+            " values ('acme', 'order-7', 'pack-1m', 1000000, $1, $1 + 180 * 24, 4.5, 'CNY', to_timestamp(0))",
+            int(at(2026, 5, 20, 8).timestamp()) // 3600,
+        )
         for one in ACME:
             if one.hour is not None:
                 await built.database.execute(
@@ -97,14 +105,32 @@ async def test_the_statement_and_the_files_have_the_figures_of_the_document(exam
     queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
     found = await queries.statement(ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai"))
     totals = found.totals
-    assert (totals.opening, totals.credits, totals.closing) == (48, 20, Decimal("61.719665"))
-    assert (totals.charges, totals.corrections) == (Decimal("-6.272835"), Decimal("-0.0075"))
-    assert (-totals.rounded, totals.rounding) == (Decimal("6.28"), Decimal("0.000335"))
+    assert (totals.opening, totals.credits, totals.closing) == (48, 20, Decimal("57.209665"))
+    assert (totals.charges, totals.corrections, totals.plans) == (
+        Decimal("-6.272835"), Decimal("-0.0175"), Decimal("-4.5")
+    )
+    assert (-totals.rounded, totals.rounding) == (Decimal("10.79"), Decimal("0.000335"))
     assert [(one.kind, one.start.astimezone(SHANGHAI).day) for one in found.lines] == [
-        ("charge", 1), ("charge", 2), ("correction", 2), ("correction", 3), ("credit", 15)
+        ("charge", 1), ("charge", 2), ("correction", 2), ("correction", 3), ("correction", 3), ("credit", 15),
+        ("plan", 20),
     ]
     question = QueryLedger(account="acme", start=found.start, end=found.end, zone="Asia/Shanghai")
     lines = [row async for row in queries.ledger_rows(question)]
-    assert -sum(row.amount for row in lines if row.kind != "credit") == Decimal("6.280335")
-    assert -sum(row.amount for row in lines) == Decimal("-13.719665")
-    assert [row.hour for row in lines if row.late] == [at(2026, 4, 30, 22)]
+    assert -sum(row.amount for row in lines if row.kind != "credit") == Decimal("10.790335")
+    assert -sum(row.amount for row in lines) == Decimal("-9.209665")
+    assert [row.hour for row in lines if row.late] == [at(2026, 4, 30, 22), at(2026, 4, 30, 23)]
+
+
+async def test_the_views_agree_with_what_the_commands_show(example: Stage, finance: Connection) -> None:
+    """`edgetls charges` and finance.charges: the same lines, with the same figures."""
+    assert set(get_args(Kind)) - {"credit"} == {"charge", "correction", "plan", "unused"}
+    queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
+    question = QueryLedger(
+        account="acme", start=at(2026, 1, 1), end=at(2027, 1, 1), kinds=["charge", "correction", "plan", "unused"]
+    )
+    shown = {
+        row.id: (row.kind, row.billed_at, row.requests, row.price_id, row.plan, -row.amount)
+        async for row in queries.ledger_rows(question)
+    }
+    rows = await finance.fetch("select id, kind, billed_at, requests, price_id, plan, cost from finance.charges")
+    assert {row["id"]: tuple(row)[1:] for row in rows} == shown

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from deploy.embedded.postgres import CLOSED_TO_FINANCE
+from shared.ids import new_id
 from shared.storage.pool import Connection
-from tests.integration.billing.harness import Stage, domain_name, name
+from tests.integration.billing.harness import Stage, cell, domain_name, name, split
 from tests.integration.finance.made_months import PRICE, Line, book, owner, roll, use, used
 from tests.support.waiting import until
 
 VIEWS = {
     "ledger", "charges", "usage_minutes", "usage_hours", "unattributed", "balances", "plans", "price_books", "logs",
-    "diverted", "conflicts",
+    "diverted", "conflicts", "parked", "refused",
 }
 MAY = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) // 60
 
@@ -58,18 +61,43 @@ async def test_finance_reads_no_table_and_no_sequence(staged: Stage, finance: Co
     "statement",
     [
         "insert into finance.conflicts values ('a', 'b', now())", "update finance.balances set ledger = 0",
-        "delete from finance.ledger", "insert into public.accounts (account) values ('a')", "create table x (a int)",
+        "delete from finance.refused", "insert into public.accounts (account) values ('a')", "create table x (a int)",
         "create table finance.x (a int)", "create temporary table x (a int)", "create schema x",
         "drop view finance.ledger", "truncate public.ledger", "set role billing",
         "select set_config('session_replication_role', 'replica', false)", "copy public.ledger to stdout",
         "alter role edgetls_finance createrole", "select pg_read_file('postgresql.conf')",
-        "begin; lock table public.ledger",
+        "begin; lock table public.ledger", "begin; lock table public.owners_gate", "begin; lock table finance.logs",
+        "select lo_creat(-1)", "select lo_from_bytea(0, 'x')", "select pg_notify('outbox', 'x')",
+        "select pg_logical_emit_message(false, 'x', 'y')", "select pg_advisory_lock(7316248551140310)",
+        "select pg_try_advisory_lock(1)", "select pg_advisory_xact_lock_shared(1, 2)",
+        "select pg_try_advisory_xact_lock(1)",
     ],
 )
 async def test_finance_changes_nothing_even_when_it_asks_to_write(finance: Connection, statement: str) -> None:
     await finance.execute("set default_transaction_read_only = off")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await finance.execute(statement)
+
+
+async def test_whatever_it_locks_and_reads_billing_counts_on(staged: Stage, finance: Connection) -> None:
+    """Everything that it may lock, held in an open transaction."""
+    await finance.execute("begin")
+    for view in VIEWS:
+        await finance.execute(f"lock table finance.{view} in access share mode")
+        await finance.fetch(f"select * from finance.{view} limit 1")
+    await finance.execute("notify outbox")
+    batches = split(new_id(), [[cell(domain_name(), 3)]] * 3)
+    for batch in batches:
+        await staged.batch(batch)
+    await staged.confirmed_to(batches[-1])
+    account = name("acct")
+    await staged.credit(account, "1")
+    await staged.until_said(account, "credited")
+
+
+def test_the_documentation_closes_in_production_what_is_closed_here() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "finance.md").read_text()
+    assert CLOSED_TO_FINANCE in document
 
 
 async def test_the_other_databases_are_closed_to_it(staged: Stage) -> None:

@@ -123,3 +123,40 @@ async def test_usage_that_no_account_owns_is_shown_until_it_is_attributed(staged
 async def test_a_zone_that_there_is_not_is_refused(staged: Stage) -> None:
     with pytest.raises(Refused, match="zone"):
         await rows(staged, start=at(MARCH), end=at(MARCH + 60), zone="Mars/Olympus")
+
+
+async def test_what_is_no_longer_kept_is_refused_and_never_shown_as_less(staged: Stage) -> None:
+    """Half-hour zones need minutes, and so does a period that cuts an hour."""
+    domain, account = await owner(staged)
+    await use(staged, domain, account, MARCH, 3 * 288, 5)
+    await roll(staged, domain, MARCH, MARCH + 3 * 1440)
+    whole = sum(used(m) for m in range(MARCH, MARCH + 3 * 1440, 5))
+
+    async def total(**question: object) -> int:
+        asked = {"start": at(MARCH), "end": at(MARCH + 3 * 1440), "by": "account", "account": account} | question
+        return sum(row.https_requests for row in await rows(staged, **asked))
+
+    questions: list[dict[str, object]] = [
+        {"granularity": "5m"}, {"granularity": "hour", "zone": "Asia/Kolkata"},
+        {"granularity": "day", "zone": "Asia/Kolkata"}, {"granularity": "month", "start": at(MARCH + 17)},
+        {"granularity": "hour", "end": at(MARCH + 1440 + 30)},
+    ]
+    for question in questions:
+        assert await total(**question) > 0
+    keep = "update usage_kept set minutes_from = $1, hours_from = $2"
+    await staged.database.execute(keep, MARCH // 60 + 48, 0)
+    try:
+        for question in questions:
+            with pytest.raises(Refused, match=r"request\.too_old.*minute .*is kept from 2026-03-29 00:00 UTC"):
+                await total(**question)
+        for granularity, zone in (("hour", "UTC"), ("day", "Asia/Shanghai"), ("month", "UTC")):
+            assert await total(granularity=granularity, zone=zone) == whole
+        assert await total(granularity="5m", start=at(MARCH + 2 * 1440)) > 0
+        assert await total(granularity="day", zone="Asia/Kolkata", start=at(MARCH + 2 * 1440)) > 0
+        await staged.database.execute(keep, MARCH // 60 + 48, MARCH // 60 + 1)
+        with pytest.raises(Refused, match=r"request\.too_old.*by the hour is kept from 2026-03-27 01:00 UTC"):
+            await total(granularity="day")
+        first_hour = sum(used(m) for m in range(MARCH, MARCH + 60, 5))
+        assert await total(granularity="day", start=at(MARCH + 60)) == whole - first_hour
+    finally:
+        await staged.database.execute(keep, 0, 0)

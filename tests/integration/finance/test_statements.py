@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
@@ -84,6 +85,27 @@ async def test_a_period_has_its_lines_and_none_of_those_that_were_booked_in_it_f
     assert wanted and wanted != booked
     for limit in (1, 2, 500):
         assert await ledger(staged, account=account, start=start, end=end, limit=limit) == wanted
+
+
+@pytest.mark.parametrize("zone", ZONES)
+async def test_periods_that_follow_each_other_have_every_line_once_however_they_are_cut(
+    staged: Stage, made: tuple[str, list[Line]], zone: str
+) -> None:
+    """Day by day, and at moments that are nothing round."""
+    account, _ = made
+    everything = await ledger(staged, account=account, start=ALL[0], end=ALL[1], zone=zone)
+    chance = random.Random(4)
+    days = [ALL[0] + timedelta(days=n) for n in range((ALL[1] - ALL[0]).days + 1)]
+    odd = sorted(ALL[0] + (ALL[1] - ALL[0]) * chance.random() for _ in range(40))
+    for cuts in (days, [ALL[0], *odd, ALL[1]]):
+        found = [
+            row for start, end in pairwise(cuts)
+            for row in await ledger(staged, account=account, start=start, end=end, zone=zone)
+        ]
+        assert sorted(row.id for row in found) == sorted(row.id for row in everything)
+    statement = await staged.ask(s.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02"), Statement)
+    february = [row for row in everything if statement.start <= row.billed_at < statement.end]
+    assert zone != "UTC" or sum(row.amount for row in february) == statement.totals.closing - statement.totals.opening
 
 
 @pytest.mark.parametrize("zone", ZONES)

@@ -30,6 +30,15 @@ def test_an_accounts_own_price_counts_first_then_the_one_that_started_last() -> 
         prices.tariff("other", "USD", HOUR)
 
 
+def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> None:
+    assert Tier(price=D("0.03333333333333")).price == D("0.03333333333333")
+    for price in ("0.033333333333333", "1000001", "-1", "NaN"):
+        with pytest.raises(ValueError, match="price"):
+            _price("p", price)
+    cost = Prices(1, PriceBook(prices=[_price("p", "0.00000000000001")])).tariff("a", "CNY", HOUR).amount(0, 1)
+    assert cost == D("0.000000000000000001")
+
+
 @pytest.mark.parametrize(("case", "book", "text"), [
     ("an id twice", [LIST, _price("list", start=NOW)], "used twice"),
     ("the same start twice", [LIST, _price("b", start=NOW), _price("c", start=NOW)], "starts at the same hour"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import typer
 from click import Command, Group
 from typer.testing import CliRunner
 
+from clients.cli import completeness
 from clients.cli.command import run_action
 from clients.cli.main import app
 from clients.cli.out import Exit, Out
@@ -144,3 +146,27 @@ def test_text_from_elsewhere_cannot_drive_the_terminal(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "\x07" not in shown
     assert "[red]name" in shown
+
+
+@pytest.mark.parametrize(("start", "end", "expected"), [
+    (None, None, ("2026-05-01T11:00", "2026-05-02T11:00")),
+    ("2026-05-01", None, ("2026-05-01T00:00", "2026-05-02T11:00")),
+    ("2026-05-01", "2026-05-02", ("2026-05-01T00:00", "2026-05-02T00:00")),
+    ("2026-05-01", "2030-01-01", ("2026-05-01T00:00", "2026-05-02T12:00")),
+    ("2026-05-02", "2026-05-01", None), ("2026-05-01", "2026-05-01", None), ("2030-01-01", "2031-01-01", None),
+    ("2026-05-02T11:00Z", None, None),
+])
+def test_an_audit_of_nothing_is_refused_and_what_is_to_come_is_cut_off(
+    start: str | None, end: str | None, expected: tuple[str, str] | None
+) -> None:
+    hour = datetime(2026, 5, 2, 11, tzinfo=UTC)
+    if expected is None:
+        with pytest.raises(SettingsError, match="nothing to audit"):
+            completeness.audited(start, end, hour)
+    else:
+        assert tuple(f"{at:%Y-%m-%dT%H:%M}" for at in completeness.audited(start, end, hour)) == expected
+
+
+def test_an_hour_that_is_to_come_is_not_closed() -> None:
+    done = runner.invoke(app, ["hour", "close", "--until", "2090-01-01T00:00:00Z"])
+    assert done.exit_code == Exit.USAGE

@@ -19,7 +19,7 @@ from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
 from shared.contracts.ledger import LedgerRow
 from shared.contracts.prices import PriceBook
-from tests.support.focus_rules import faults
+from tests.support.focus_rules import faults, unbalanced
 
 HOUR = datetime(2026, 5, 1, 13, tzinfo=UTC)
 BOOK = PriceBook.model_validate({"prices": [
@@ -50,6 +50,9 @@ CASES = {
                                             amount="-0.000035"),
     "usage from a plan": line(price="0", price_id=None, plan="plan-1", plan_cost="0.02", amount="0"),
     "a plan": line("plan", amount="-9.9", plan="plan-1", price_id="pack-1m", requests=10**6),
+    "the rest of a plan": line("unused", price=None, price_id=None, plan="plan-1", plan_cost="9.88", amount="0"),
+    "a correction of a rest": line("unused", price=None, price_id=None, plan="plan-1", plan_cost="-0.02", amount="0",
+                                   requests=-7, late=True, billed_at=HOUR + timedelta(days=40)),
     "a credit": line("credit", amount="100"),
     "dollars": line(currency="USD", price="0.008", price_id="usd", amount="-0.004"),
 }
@@ -74,6 +77,12 @@ def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
     rows = written(list(CASES.values()), "Asia/Shanghai")
     assert list(faults(rows)) == []
     assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(case.amount for case in CASES.values())
+
+
+def test_over_its_term_a_plan_costs_what_it_was_billed() -> None:
+    whole = [CASES[case] for case in ("a plan", "usage from a plan", "the rest of a plan")]
+    assert list(unbalanced(written(whole))) == []
+    assert list(unbalanced(written(whole[:2])))
 
 
 def test_the_rules_notice_what_is_wrong() -> None:
@@ -111,6 +120,12 @@ def test_the_columns_are_in_order_and_each_there_once() -> None:
         ("a plan", "BilledCost", "9.9"),
         ("a plan", "EffectiveCost", "0"),
         ("a plan", "CommitmentDiscountId", "acme/plan-1"),
+        ("the rest of a plan", "BilledCost", "0"),
+        ("the rest of a plan", "EffectiveCost", "9.88"),
+        ("the rest of a plan", "ListCost", "0"),
+        ("the rest of a plan", "CommitmentDiscountStatus", "Unused"),
+        ("the rest of a plan", "CommitmentDiscountQuantity", "5000"),
+        ("the rest of a plan", "ConsumedQuantity", ""),
         ("a credit", "BilledCost", "-100"),
         ("a credit", "ChargeCategory", "Credit"),
     ],

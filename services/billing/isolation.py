@@ -1,0 +1,30 @@
+"""Work on many accounts at once, where one that fails must not hold up the others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from shared.messaging.failures import describe, passes
+
+log = structlog.get_logger()
+CHUNK: Final = 200
+"""Accounts in one transaction: their rows are locked for as long as it takes."""
+
+
+async def alone_where_it_fails(names: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]) -> int:
+    """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone joins ``failed``.
+
+    The sum of what ``work`` gives. A fault that passes is raised."""
+    try:
+        return await work(names)
+    except Exception as error:
+        if passes(error):
+            raise
+        if len(names) == 1:
+            log.error("account.failed", account=names[0], error=describe(error))
+            failed.add(names[0])
+            return 0
+    return sum([await alone_where_it_fails([name], work, failed) for name in names])

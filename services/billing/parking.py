@@ -1,0 +1,70 @@
+"""What could not be handled for a reason of our own is money that nobody has counted yet: it is kept in the database,
+where `edgetls usage gaps` and a metric show it, and tried again. Only poison, which never can be counted, is buried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from services.billing.decode import read_batch
+from services.billing.metrics import PARKED
+from services.billing.store import parked as store
+from services.billing.store.logs import LogKey
+from services.billing.store.parked import Parked, Range
+from shared import subjects
+from shared.errors import Poison, Transient
+from shared.messaging.failures import describe, passes
+from shared.storage.pool import Pool
+
+log = structlog.get_logger()
+Take = Callable[[Sequence[Msg]], Awaitable[None]]
+_RETRY_SECONDS: Final = 5.0
+
+
+class Parking:
+    """``park`` keeps one message; ``retry``, by lease, gives those that are kept to the ``takes`` of their durables."""
+
+    def __init__(self, pool: Pool, client: Client) -> None:
+        self._pool, self._client = pool, client
+
+    async def park(self, durable: str, message: Msg, error: Exception) -> None:
+        """Transient when too many are parked: then the rest waits in its stream, and the service is not ready."""
+        kept = await store.park(self._pool, durable, message, describe(error), _range(durable, message))
+        if not kept:
+            raise Transient(f"{store.MOST} messages are parked: something is wrong with all of them")
+        log.error("message.parked", durable=durable, subject=message.subject, error=describe(error))
+
+    async def retry(self, takes: Mapping[str, Take]) -> None:
+        while True:
+            for parked in await store.waiting(self._pool):
+                await self._try(parked, takes[parked.durable])
+            PARKED.set(await store.count(self._pool))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _try(self, parked: Parked, take: Take) -> None:
+        message = Msg(self._client, parked.subject, parked.reply, parked.body, parked.headers)
+        try:
+            await take([message])
+        except Exception as error:
+            if passes(error):
+                raise
+            await self.park(parked.durable, message, error)
+            return
+        await store.release(self._pool, parked)
+        log.info("message.unparked", durable=parked.durable, subject=parked.subject)
+
+
+def _range(durable: str, message: Msg) -> Range | None:
+    """What a usage batch is of; None of anything else."""
+    if durable != subjects.DURABLE_BILLING_BATCHES:
+        return None
+    try:
+        batch = read_batch(message.data)
+    except Poison:
+        return None
+    return Range(LogKey(batch.node, batch.log), batch.start, batch.end)

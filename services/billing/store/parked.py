@@ -1,0 +1,64 @@
+"""Messages that could not be handled yet: each once, until it is."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from nats.aio.msg import Msg
+
+from services.billing.store import Reader
+from services.billing.store.logs import LogKey
+
+MOST: Final = 1000
+"""More than these are no messages of ill fate: something is wrong with all of them."""
+
+
+class Range(NamedTuple):
+    """What a parked usage batch speaks of."""
+
+    key: LogKey
+    start: int
+    end: int
+
+
+class Parked(NamedTuple):
+    durable: str
+    digest: bytes
+    subject: str
+    reply: str
+    headers: dict[str, str]
+    body: bytes
+
+
+async def park(connection: Reader, durable: str, message: Msg, reason: str, place: Range | None) -> bool:
+    """Whether it is kept: not when MOST others are."""
+    row = await connection.fetchval(
+        "insert into parked_messages as p (durable, digest, subject, reply, headers, body, reason, node, log, start_at,"
+        " end_at) select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
+        " where (select count(*) from parked_messages) < $12"
+        " or exists (select from parked_messages where durable = $1 and digest = $2) on conflict (durable, digest)"
+        " do update set tries = p.tries + 1, reason = excluded.reason, last_at = now() returning true",
+        durable, sha256(message.subject.encode() + b"\0" + message.data).digest(), message.subject, message.reply,
+        dict(message.headers or {}), message.data, reason, *(place.key if place else (None, None)),
+        place and place.start, place and place.end, MOST,
+    )
+    return row is not None
+
+
+async def waiting(connection: Reader, limit: int = 50) -> list[Parked]:
+    """Those that were tried the longest ago."""
+    rows = await connection.fetch(
+        "select durable, digest, subject, reply, headers, body from parked_messages order by last_at limit $1", limit
+    )
+    return [Parked(**dict(row)) for row in rows]
+
+
+async def release(connection: Reader, parked: Parked) -> None:
+    await connection.execute(
+        "delete from parked_messages where durable = $1 and digest = $2", parked.durable, parked.digest
+    )
+
+
+async def count(connection: Reader) -> int:
+    return int(await connection.fetchval("select count(*) from parked_messages"))
