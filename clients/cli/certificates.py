@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +22,8 @@ from clients.cli.domains import (
 from clients.cli.files import read_pairs, read_text
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Platform, findings_of
-from shared.contracts.certificates import DeleteCertificate, DeployCertificate, StoredView
-from shared.contracts.domains import CommandSettled, Outcome
+from shared.contracts.certificates import CommandResult, DeleteCertificate, DeployCertificate, StoredView
+from shared.contracts.domains import Outcome
 from shared.errors import Refused
 
 cert_app = typer.Typer(help="The account's certificate library.", no_args_is_help=True)
@@ -169,7 +170,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(roots_app, name="roots")
 
 
-async def _tell(link: Link, platform: Platform, ended: list[CommandSettled], wait: bool) -> dict[str, Any]:
+async def _tell(link: Link, platform: Platform, ended: Sequence[CommandResult], wait: bool) -> dict[str, Any]:
     """A line for each domain, and with ``wait`` how many nodes serve them all."""
     link.out.table(
         ("domain", "outcome", "revision", "codes"),

@@ -14,15 +14,12 @@ from clients.cli.files import read_pairs
 from clients.cli.out import milliseconds
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Live, Ordered, Platform, Progressed, findings_of
-from shared import subjects as s
 from shared.contracts.accounts import Suspension
 from shared.contracts.commands import DisableHttps, RemoveDomain
 from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
-from shared.errors import Refused
+from shared.errors import Refused, Unreachable
 
-_KEPT = (s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_CERTIFICATE_DELETE)
-"""Commands whose findings config keeps in full."""
 domain_app = typer.Typer(help="Register, show, list and remove accelerated domains.", no_args_is_help=True)
 DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")]
 
@@ -195,12 +192,12 @@ async def findings_in_full(platform: Platform, settled: CommandSettled) -> list[
     """In full; the codes alone where a later disable took the detail away already."""
     if not settled.codes:
         return []
-    if settled.command not in _KEPT:
-        return findings_of(settled)
     try:
-        return (await platform.submission(settled.command_id, settled.account)).findings or findings_of(settled)
-    except Refused:
+        view = await platform.command(settled.command_id, settled.account)
+    except Unreachable:
         return findings_of(settled)
+    here = (settled.domain, settled.certificate)
+    return findings_of(next((one for one in view.results if (one.domain, one.certificate) == here), settled))
 
 
 def refuse(settled: CommandSettled, findings: list[Finding]) -> None:

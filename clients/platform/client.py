@@ -21,6 +21,7 @@ from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.base import Contract, SealedKey
+from shared.contracts.certificates import CommandResult
 from shared.contracts.commands import (
     ChangeSettings,
     CloseHour,
@@ -191,13 +192,13 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
 
     async def settled(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> CommandSettled:
         """How a command to config ended; Unreachable when it did not within ``limit`` seconds. A refusal is a value
-        here: look at ``outcome``, and at ``submission`` for a submission's findings in full. Of several domains the
-        first that ended: ``results`` waits for all."""
+        here: look at ``outcome``; ``results`` has the findings in full. Of several domains the first that ended:
+        ``results`` waits for all."""
         return await self._settlements.settled(command_id, limit)
 
-    async def results(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> list[CommandSettled]:
-        """How a command to config ended on each of its domains (``domain`` None: in the library); Unreachable when it
-        did not within ``limit`` seconds, naming where."""
+    async def results(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> list[CommandResult]:
+        """How a command to config ended on each of its domains (``domain`` None: in the library), with what was found;
+        Unreachable when it did not within ``limit`` seconds, naming where."""
         return await self._settlements.results(command_id, limit)
 
     async def converged(

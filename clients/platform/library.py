@@ -89,9 +89,10 @@ class Library(Queries):
         question = PreviewCommand(command=_subject(command), body=command.model_dump_json())
         return await self._reach.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
 
-    async def command(self, command_id: str, account: str | None = None) -> CommandView:
-        """How a command ended so far, for each of its domains, and where it is still waited for."""
-        question = ShowCommand(command_id=command_id, account=account)
+    async def command(self, command_id: str, account: str | None = None, *, after: int = 0) -> CommandView:
+        """How a command ended so far, for each of its domains, and where it is still waited for; ``next`` is the
+        ``after`` of the next page."""
+        question = ShowCommand(command_id=command_id, account=account, after=after)
         return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView)
 
     async def certificate(self, name: str, account: str) -> StoredView:

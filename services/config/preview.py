@@ -104,13 +104,12 @@ class Previews:
         settled = [event for event in events if isinstance(event, Settled) and event.cause.command_id == "preview"]
         if not settled:
             return None
-        inside = place.key.startswith(library.MARK)
         changes = [
             Difference(field=field, before=before.get(field), after=after.get(field))
             for field in dict.fromkeys([*before, *after]) if before.get(field) != after.get(field)
         ]
         return Effect(
-            domain=None if inside else place.shown, certificate=library.owner(place.key)[1] if inside else None,
+            domain=place.where.domain, certificate=place.where.certificate,
             outcome=settled[-1].outcome, findings=list(settled[-1].findings), changes=changes,
         )
 

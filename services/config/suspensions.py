@@ -12,7 +12,7 @@ from services.config import machine
 from services.config.effects import Effects
 from services.config.orders import Resume, Settled, Suspend
 from services.config.revisions import Revisions
-from services.config.state import Cause
+from services.config.state import Cause, Where
 from services.config.store import accounts, domains
 from services.config.store.revisions import draw
 from shared import subjects
@@ -98,6 +98,6 @@ class Suspender:
                 before = replace(known[turn.domain], suspended=turn.suspended)
                 asked = Resume(turn.cause) if turn.suspended else Suspend(turn.cause)
                 events = machine.decide(before, asked, revision=number, at=effects.at)
-                effects.keep(turn.domain, before, machine.evolve_all(before, events), events)
+                effects.keep(Where(turn.domain), before, machine.evolve_all(before, events), events)
             await effects.write(connection)
         return len(turns)

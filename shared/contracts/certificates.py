@@ -132,17 +132,27 @@ class RootsView(Contract):
 
 
 class ShowCommand(Contract):
-    """https.rpc.command.show.v1: how a command ended, for each of its domains."""
+    """https.rpc.command.show.v1: how a command ended, for each of its domains, in the order that it did. ``after``: the
+    ``next`` of the page before."""
 
     command_id: Identifier
     account: Account | None = None
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: PageSize = 100
+
+
+class CommandResult(CommandSettled):
+    """``findings``: what was found, in full. A disable of the domain drops them (rule B3); the codes stay."""
+
+    findings: list[Finding]
 
 
 class CommandView(Contract):
-    """``waiting``: domains on which it has not come to its end."""
+    """``waiting``: domains on which it has not come to its end, 500 of them at most."""
 
-    results: list[CommandSettled]
+    results: list[CommandResult]
     waiting: list[str]
+    next: int | None
 
 
 class PreviewCommand(Contract):

@@ -169,9 +169,9 @@ class Outcome(StrEnum):
 
 class CommandSettled(Contract):
     """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was found, no detail.
-    ``domain`` None: its end in the account's library (``certificate``: of this name) or for its roots.
+    ``domain`` None: its end in the account's library (``certificate``: of this name), or for the account itself.
 
-    The detail of a submission's findings is asked for by https.rpc.submission.show.v1."""
+    The findings in full are asked for by https.rpc.command.show.v1."""
 
     command_id: Identifier
     command: str

@@ -62,10 +62,8 @@ create table roots (
 -- Library commands stand under no domain ('').
 alter table history add column certificate text;
 create index history_command on history (command_id);
-alter table submissions add column certificate text;
 
 -- migrate:down
-alter table submissions drop column certificate;
 drop index history_command;
 alter table history drop column certificate;
 drop table roots;

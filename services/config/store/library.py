@@ -11,21 +11,17 @@ from typing import Any
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.config.library import Entry, Event, Known, Resolved, StoreBegan, Stored
-from services.config.messages import codes
+from services.config.library import Entry, Event, Known, Resolved, Stored
 from services.config.orders import Settled
-from services.config.state import Cause, Certificate, Pending
+from services.config.state import Cause, Certificate, Pending, Where
+from services.config.store import records
 from services.config.store.domains import cause_in, cause_out
-from services.config.store.records import FINDINGS
-from shared import subjects
 from shared.contracts.certificates import RootView
 from shared.contracts.judging import JudgedPair
 from shared.storage.pool import Connection, Pool
 
 Named = tuple[str, str, str]
 ROOTS = TypeAdapter(list[RootView])
-_KEPT = (subjects.CMD_CERTIFICATE_STORE, subjects.CMD_CERTIFICATE_DELETE)
-"""Commands whose findings are kept in full, to be asked for."""
 COLUMNS = (
     "key, account, name, entry, trust, version, submission_id, stored_at, pending_request, pending_cause,"
     " pending_trust"
@@ -91,18 +87,11 @@ async def save(connection: Connection, key: str, before: Entry | None, after: En
         )
 
 
-async def record(
-    connection: Connection, account: str, name: str, key: str, events: Sequence[Event], at: datetime
-) -> None:
-    """History and findings under no domain; what is still to be done on domains."""
+async def record(connection: Connection, where: Where, key: str, events: Sequence[Event], at: datetime) -> None:
+    """History under no domain; what is still to be done on domains."""
     for event in events:
-        if isinstance(event, StoreBegan):
-            await connection.execute(
-                "insert into submissions (submission_id, domain, account, certificate) values ($1, '', $2, $3)"
-                " on conflict do nothing", event.pending.cause.command_id, account, name,
-            )
-        elif isinstance(event, Settled):
-            await _settled(connection, account, name, event, at)
+        if isinstance(event, Settled):
+            await records.settle(connection, [records.Ended(where, event)], at)
         elif isinstance(event, Resolved):
             await connection.executemany(
                 "insert into deployments (command_id, domain, key, entry, follow, cause)"
@@ -116,23 +105,6 @@ async def record(
                 " and entry = $4 on conflict do nothing",
                 event.cause.command_id, key, cause_out(event.cause), event.certificate.entry,
             )
-
-
-async def _settled(connection: Connection, account: str, name: str, event: Settled, at: datetime) -> None:
-    cause = event.cause
-    await connection.execute(
-        "insert into history (domain, account, command_id, command, source, outcome, codes, received_at, settled_at,"
-        " certificate) values ('', $1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
-        account, cause.command_id, cause.command, cause.source, event.outcome.value, codes(event), cause.received_at,
-        at, name,
-    )
-    if cause.command in _KEPT:
-        await connection.execute(
-            "insert into submissions (submission_id, domain, account, certificate, outcome, findings)"
-            " values ($1, '', $2, $3, $4, $5) on conflict (submission_id) do update set outcome = excluded.outcome,"
-            " findings = excluded.findings, updated_at = now()",
-            cause.command_id, account, name, event.outcome.value, FINDINGS.dump_json(list(event.findings)).decode(),
-        )
 
 
 async def known(connection: Connection, key: str, account: str, name: str, entry: str | None) -> Known:

@@ -9,6 +9,7 @@ import pytest
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import (
+    CommandResult,
     CommandView,
     DeleteCertificate,
     DeployCertificate,
@@ -29,7 +30,7 @@ from shared.contracts.commands import ChangeSettings, ResealPair, SubmittedPair
 from shared.contracts.domains import CommandSettled, Origin, Outcome
 from shared.contracts.findings import Code
 from shared.contracts.judging import JudgedPair, Verdict
-from shared.contracts.queries import PageSealed, SealedPage, ShowSubmission, SubmissionView
+from shared.contracts.queries import PageSealed, SealedPage
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import CANARY, Stage, name
@@ -73,7 +74,7 @@ async def deploy(stage: Stage, title: str, domains: list[str], account: str = AC
     return await stage.send(s.CMD_CERTIFICATE_DEPLOY, body)
 
 
-async def results(stage: Stage, command: str) -> dict[str | None, CommandSettled]:
+async def results(stage: Stage, command: str) -> dict[str | None, CommandResult]:
     async def ended() -> CommandView | None:
         view = await stage.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=command, account=ACCOUNT), CommandView)
         return view if view.results and not view.waiting else None
@@ -152,7 +153,7 @@ async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domain
     delete = DeleteCertificate(name=title, account=ACCOUNT)
     refused = await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
     assert refused.codes == ["certificate.in_use"]
-    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused.command_id), SubmissionView)
+    shown = (await results(staged, refused.command_id))[None]
     assert all(domain in shown.findings[0].message for domain in domains)
     for domain in domains:
         await staged.settled(await staged.disable(domain))
@@ -190,6 +191,21 @@ async def test_a_domain_of_its_own_pace_does_not_hold_up_the_others(staged: Stag
     assert {one.outcome for one in ended.values()} == {Outcome.APPLIED}
     assert (await staged.settled(pending)).outcome is Outcome.SUPERSEDED
     assert (await staged.settled(held)).codes == ["https.not_enabled"]
+
+
+async def test_a_deployment_that_is_refused_leaves_the_submission_before_it_alone(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    submission = await staged.submit(domain)
+    question = await staged.asked(submission)
+    mistyped = await deploy(staged, f"mistyped-{new_id()}", [domain])
+    await until(
+        lambda: staged.database.fetchval("select count(*) from deployments where command_id = $1", mistyped),
+        "the library has come to it",
+    )
+    await staged.verdict(question, pairs=[staged.pair(domain)])
+    assert (await staged.settled(submission)).outcome is Outcome.APPLIED
+    assert (await results(staged, mistyped))[domain].codes == ["certificate.unknown"]
 
 
 async def test_what_waits_for_the_library_is_overtaken_by_a_disable(staged: Stage) -> None:
