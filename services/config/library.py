@@ -163,9 +163,10 @@ def decide(state: Entry | None, asked: Input, *, at: datetime, known: Known) -> 
             return _reseal(state, asked)
 
 
-def overtakes(state: Entry, asked: Input) -> bool:
-    """A store that may replace ends one that is being judged instead of waiting for its verdict."""
-    return state.pending is not None and isinstance(asked, Store) and asked.overwrite
+def overtakes(asked: Input, known: Known) -> bool:
+    """A store that may replace, and is not refused at once, ends one that is being judged instead of waiting for its
+    verdict."""
+    return isinstance(asked, Store) and asked.overwrite and not known.taken
 
 
 def supersede(state: Entry) -> list[Event]:
@@ -228,7 +229,7 @@ def run(state: Entry | None, orders: Sequence[Asked], *, at: datetime, known: Kn
     for index, order in enumerate(orders):
         current = done.state
         if current is not None and current.pending is not None:
-            if not any(overtakes(current, later) for later in orders[index:]):
+            if not any(overtakes(later, known) for later in orders[index:]):
                 break
             done.add(supersede(current))
         unsettled = known.unsettled or any(isinstance(event, Resolved) for event in done.events)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from services.config import commands, fitness, library, machine, names, ordering, roots, settings_rules
 from services.config.library import Delete, Entry, Known, Resolve, Resolved, Store, Stored
-from services.config.orders import Deploy, Follow, Installed, Order, Reseal, Rollback, Settled, Timeout
+from services.config.orders import Follow, Installed, Order, Reseal, Rollback, Settled, Timeout
 from services.config.state import Certificate, Domain
+from services.config.state import Known as DomainKnown
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
@@ -27,10 +28,12 @@ from tests.unit.config.made import (
     AT,
     NAME,
     OWNER,
+    TITLE,
     accept,
     cause,
+    deploy,
     disable,
-    pair,
+    kept,
     redirect,
     refuse,
     register,
@@ -40,7 +43,6 @@ from tests.unit.config.made import (
 )
 from tests.unit.config.test_machine import ENABLED, outcomes, play
 
-TITLE = "wild"
 SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
 
 
@@ -61,7 +63,7 @@ def told(story: Sequence[library.Input], known: Known | None = None) -> tuple[En
     state: Entry | None = None
     events: list[library.Event] = []
     for asked in story:
-        more = library.supersede(state) if state and library.overtakes(state, asked) else []
+        more = library.supersede(state) if state and library.overtakes(asked, known or Known()) else []
         state = library.evolve_all(state, more)
         more += (decided := library.decide(state, asked, at=AT, known=known or Known()))
         state = library.evolve_all(state, decided)
@@ -105,6 +107,12 @@ def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
     assert "d0.example.com" in settled.findings[0].message and "and 10 more" in settled.findings[0].message
 
 
+def test_a_replacement_that_is_refused_does_not_end_the_one_that_is_judged() -> None:
+    state, _ = told([store("a")])
+    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)).events == []
+    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
+
+
 def test_a_deletion_waits_for_the_deployments_before_it() -> None:
     state, _ = told([store("a"), accept("a")])
     done = library.run(state, [resolve("d"), delete()], at=AT, known=Known())
@@ -120,15 +128,6 @@ def test_a_name_given_again_is_another_entry() -> None:
 
 
 # --- On domains ---
-
-
-def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
-    made = pair(leaf, sans=others.pop("sans", ["*.example.com"]))
-    return Certificate(version, (made.model_copy(update=others),), "stored", TITLE, "entry")
-
-
-def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
-    return Deploy(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), certificate, ready)
 
 
 def follow(id: str, certificate: Certificate | None) -> Follow:
@@ -272,7 +271,7 @@ class World:
 
     def at_shelf(self, asked: library.Input) -> None:
         if self.entry is not None and self.entry.pending is not None:
-            if library.overtakes(self.entry, asked):
+            if library.overtakes(asked, Known()):
                 self.overtaken.add(self.entry.pending.cause.command_id)
                 self._shelve(library.supersede(self.entry))
             elif not isinstance(asked, library.Judged | Timeout):
@@ -292,7 +291,7 @@ class World:
 
     def at_domain(self, name: str, asked: machine.Input) -> None:
         state = self.domains[name]
-        if state is not None and machine.overtakes(state, asked) and state.pending is not None:
+        if state is not None and state.pending and machine.overtakes(state, asked, at=AT, known=DomainKnown()):
             self.overtaken.add(state.pending.cause.command_id)
         self.revision += 1
         events = machine.decide(state, asked, revision=self.revision, at=AT)
