@@ -27,6 +27,7 @@ from shared.contracts.commands import (
     CloseHour,
     CreditBalance,
     DisableHttps,
+    HstsChange,
     RedirectChange,
     RegisterDomain,
     RemoveDomain,
@@ -127,10 +128,11 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         self, domain: str, account: str, *, redirect: RedirectMode | str | None = None,
         redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
         tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None,
-        hsts: Hsts | Literal["off"] | None = None, origin: str | Origin | None = None,
+        hsts: Hsts | HstsChange | Literal["off"] | None = None, origin: str | Origin | None = None,
         trust: Literal["public", "private"] | None = None, command_id: str | None = None,
     ) -> Ordered:
-        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``origin`` and ``trust`` may change
+        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``hsts``: all of it (Hsts), or only what
+        an HstsChange names. ``origin`` and ``trust`` may change
         while HTTPS is off, too."""
         body = settings_change(
             domain, account, redirect=redirect, redirect_status=redirect_status, http2=http2, tls_min=tls_min,
@@ -256,14 +258,16 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
 def settings_change(
     domain: str, account: str, *, redirect: RedirectMode | str | None = None,
     redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
-    tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None, hsts: Hsts | Literal["off"] | None = None,
+    tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None,
+    hsts: Hsts | HstsChange | Literal["off"] | None = None,
     origin: str | Origin | None = None, trust: Literal["public", "private"] | None = None,
 ) -> ChangeSettings:
     """The command that changes what is named."""
     mode = RedirectMode(redirect) if redirect is not None else None
     change = None if mode is None and redirect_status is None else RedirectChange(mode=mode, status=redirect_status)
+    header = HstsChange.model_validate(hsts.model_dump()) if isinstance(hsts, Hsts) else hsts
     return ChangeSettings(
-        domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=hsts,
+        domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=header,
         origin=parse_origin(origin) if isinstance(origin, str) else origin, trust=trust,
     )
 

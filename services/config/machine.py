@@ -242,6 +242,9 @@ def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
     cause, wanted = asked.cause, asked.wanted
     if state.live is None and settings_rules.names_https(wanted):
         return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
+    missing = settings_rules.incomplete(state.settings, wanted)
+    if missing:
+        return [_refused(cause, *missing)]
     settings = settings_rules.merge(state.settings, wanted)
     origin, trust = wanted.origin or state.origin, wanted.trust or state.trust
     if (settings, origin, trust) == (state.settings, state.origin, state.trust):

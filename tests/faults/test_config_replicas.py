@@ -20,13 +20,14 @@ from shared.contracts.base import Contract, SealedKey
 from shared.contracts.commands import (
     ChangeSettings,
     DisableHttps,
+    HstsChange,
     RedirectChange,
     RegisterDomain,
     RemoveDomain,
     SubmitCertificate,
     SubmittedPair,
 )
-from shared.contracts.domains import Hsts, Origin, RedirectMode
+from shared.contracts.domains import Origin, RedirectMode
 from shared.contracts.edge import Bundle
 from shared.messaging.cloudevents import Outgoing, outgoing
 from shared.messaging.publish import Publisher
@@ -67,7 +68,7 @@ class Run:
         ]
         if index % 4:
             return [
-                *changes, self._settings(index, 7, hsts=Hsts(max_age=3600)), self._register(index, 8, "another"),
+                *changes, self._settings(index, 7, hsts=HstsChange(max_age=3600)), self._register(index, 8, "another"),
                 self._settings(index, 9, tls_min="1.3"),
             ]
         body = DisableHttps(domain=self.domain(index), account=ACCOUNT)
