@@ -22,7 +22,7 @@ from clients.cli.domains import (
 from clients.cli.files import read_pairs, read_text
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Platform, findings_of
-from shared.contracts.certificates import CommandResult, DeleteCertificate, DeployCertificate, StoredView
+from shared.contracts.certificates import CommandResult, DeleteCertificate, DeployCertificate, StoredView, Use
 from shared.contracts.domains import Outcome
 from shared.errors import Refused
 
@@ -128,12 +128,12 @@ async def show(link: Link, name: NameArgument) -> None:
 
 @command(cert_app, "usage", examples=["edgetls cert usage wild-2026"])
 async def usage(link: Link, name: NameArgument) -> None:
-    """The domains that a stored certificate serves."""
+    """The domains that a stored certificate serves, and those that keep it for a rollback."""
     async with link.platform() as platform:
         found = await platform.certificate_usage(name, link.account)
     link.out.data(found)
     link.out.table(
-        ("domain", "serves"), [(use.domain, "the present one" if use.current else "the one before") for use in found],
+        ("domain", "serves"), [(use.domain, _served(use)) for use in found],
         empty="no domain uses it",
     )
 
@@ -184,6 +184,12 @@ async def _tell(link: Link, platform: Platform, ended: Sequence[CommandResult], 
             link.out.note(f"{one.domain}: {live_line(live, live.slowest_ms)}")
             nodes[one.domain] = live.nodes
     return {"nodes": nodes} if wait else {}
+
+
+def _served(use: Use) -> str:
+    if not use.live:
+        return "another one; kept for a rollback"
+    return "the present one" if use.current else "the one before"
 
 
 def _names(view: StoredView) -> str:

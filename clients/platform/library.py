@@ -110,7 +110,7 @@ class Library(Queries):
             after = page.next
 
     async def certificate_usage(self, name: str, account: str) -> list[Use]:
-        """The domains that it serves, in order of their names."""
+        """The domains that it serves or that keep it for a rollback, in order of their names."""
         found: list[Use] = []
         after: str | None = ""
         while after is not None:

@@ -89,10 +89,12 @@ Input = Asked | Judged | Timeout
 @dataclass(frozen=True)
 class Known:
     """``taken``: a domain of the account has a custom certificate of this name. ``users``: domains that the entry
-    serves. ``unsettled``: an earlier deployment has not come to its end on every domain."""
+    serves; ``kept``: those that could only be rolled back to it. ``unsettled``: an earlier deployment has not come to
+    its end on every domain."""
 
     taken: bool = False
     users: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     unsettled: bool = False
 
 
@@ -250,11 +252,22 @@ def _store(state: Entry | None, asked: Store, known: Known) -> list[Event]:
 def _delete(state: Entry | None, asked: Delete, known: Known) -> list[Event]:
     if state is None or state.certificate is None:
         return [_refused(asked.cause, finding(Code.CERTIFICATE_UNKNOWN, field="request"))]
-    if known.users:
-        more = f" and {len(known.users) - _NAMED} more" if len(known.users) > _NAMED else ""
-        message = f"It serves {len(known.users)} domains: {', '.join(known.users[:_NAMED])}{more}."[:4000]
-        return [_refused(asked.cause, finding(Code.CERTIFICATE_IN_USE, message, field="request"))]
+    if known.users or known.kept:
+        return [_refused(asked.cause, _in_use(known))]
     return [Deleted(asked.cause), Settled(asked.cause, Outcome.APPLIED)]
+
+
+def _in_use(known: Known) -> Finding:
+    """A rollback would bring back as stored what the library has no more: what is kept for one is in use, too."""
+    told = [f"It serves {_listed(known.users)}."] if known.users else []
+    told += [f"Kept for a rollback by {_listed(known.kept)}."] if known.kept else []
+    hint = "" if known.users else "Such a copy goes with the domain's next certificate change, and with a disable."
+    return finding(Code.CERTIFICATE_IN_USE, " ".join(told)[:4000], field="request", hint=hint)
+
+
+def _listed(domains: Sequence[str]) -> str:
+    more = f" and {len(domains) - _NAMED} more" if len(domains) > _NAMED else ""
+    return f"{len(domains)} domains: {', '.join(domains[:_NAMED])}{more}"
 
 
 def _reseal(state: Entry | None, asked: Reseal) -> list[Event]:

@@ -15,6 +15,10 @@ from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 
 MOST, BYTES = 20, 64 * 1024
+# What reading a certificate raises has no base of its own but Exception.
+_UNREADABLE: Final = (
+    ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion,
+)
 _BLOCK: Final = re.compile(r"-----BEGIN ([^-]*)-----.*?-----END \1-----", re.DOTALL)
 
 
@@ -39,16 +43,17 @@ def _root(match: re.Match[str], index: int) -> RootView:
     try:
         certificate = x509.load_pem_x509_certificate(match[0].encode())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        subject = certificate.subject.rfc4514_string()[:300]
-    except (ValueError, x509.ExtensionNotFound):
+        root = RootView(
+            subject=certificate.subject.rfc4514_string()[:300],
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            not_after=certificate.not_valid_after_utc.astimezone(UTC),
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+    except _UNREADABLE:
         raise _fault(f"block {index} cannot be read as a CA certificate") from None
     if not constraints.ca:
         raise _fault(f"block {index} is not a CA's")
-    return RootView(
-        subject=subject, fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        not_after=certificate.not_valid_after_utc.astimezone(UTC),
-        pem=certificate.public_bytes(Encoding.PEM).decode(),
-    )
+    return root
 
 
 def _fault(why: str) -> Refused:

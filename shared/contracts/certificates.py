@@ -95,7 +95,8 @@ class StoredList(Contract):
 
 
 class ShowUsage(Contract):
-    """Which domains a stored certificate serves. ``after``: the ``next`` of the page before."""
+    """Which domains a stored certificate serves, and which keep it for a rollback. ``after``: the ``next`` of the page
+    before."""
 
     name: CertificateName
     account: Account
@@ -104,10 +105,12 @@ class ShowUsage(Contract):
 
 
 class Use(Contract):
-    """``current``: it serves the entry's present certificate, not the one before."""
+    """``current``: it has the entry's present certificate, not the one before. ``live`` False: it serves another one,
+    and keeps this for a rollback."""
 
     domain: Name
     current: bool
+    live: bool = True
 
 
 class UsagePage(Contract):

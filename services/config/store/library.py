@@ -115,23 +115,28 @@ async def known(connection: Connection, key: str, account: str, name: str, entry
         " where d.key = $1 and not d.follow)", key,
     )
     users = await connection.fetch(
-        "select domain from pairs where slot = 'live' and position = 0 and entry = $1 order by domain", entry
+        "select domain, bool_or(slot = 'live') as live from pairs where position = 0 and entry = $1 group by domain"
+        " order by domain", entry,
     ) if entry else []
     taken = await taken_names(connection, [(account, name, "")], library=False)
-    return Known(bool(taken), tuple(row["domain"] for row in users), bool(unsettled))
+    return Known(
+        bool(taken), tuple(row["domain"] for row in users if row["live"]),
+        tuple(row["domain"] for row in users if not row["live"]), bool(unsettled),
+    )
 
 
 async def taken_names(connection: Connection, wanted: Iterable[Named], *, library: bool = True) -> set[Named]:
     """Of certificate names (account, name, domain), those that another domain's custom certificate has in the account,
-    live or being judged, or (``library``) a library entry. Their locks are held until the transaction ends: two
-    commands for one name see each other. Of several domains that want one name now the first gets it."""
+    live, kept for a rollback or being judged, or (``library``) a library entry. Their locks are held until the
+    transaction ends: two commands for one name see each other. Of several domains that want one name now the first
+    gets it."""
     found: set[Named] = set()
     given: set[tuple[str, str]] = set()
     for account, name, domain in sorted(wanted):
         await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"name {account}/{name}")
         taken = await connection.fetchval(
             "select exists (select from pairs p join domains d on d.name = p.domain where p.name = $2 and"
-            " p.slot = 'live' and p.position = 0 and p.source = 'custom' and d.account = $1 and d.name <> $3)"
+            " p.position = 0 and p.source = 'custom' and d.account = $1 and d.name <> $3)"
             " or exists (select from domains where pending_id is not null and account = $1 and name <> $3"
             " and pending_cause ->> 'name' = $2)"
             " or ($4 and exists (select from certificates where account = $1 and name = $2))",

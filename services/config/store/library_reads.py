@@ -43,11 +43,11 @@ async def entries(pool: Pool, account: str, *, only: str | None = None, after: s
 async def uses(pool: Pool, key: str, after: str, limit: int) -> list[Use]:
     """In order of the domain."""
     rows = await pool.fetch(
-        "select p.domain, p.submission_id = c.submission_id as current from certificates c join pairs p on"
-        " p.entry = c.entry and p.slot = 'live' and p.position = 0 where c.key = $1 and p.domain > $2"
-        " order by p.domain limit $3", key, after, limit,
+        "select distinct on (p.domain) p.domain, p.slot = 'live' as live, p.submission_id = c.submission_id as current"
+        " from certificates c join pairs p on p.entry = c.entry and p.position = 0 where c.key = $1 and p.domain > $2"
+        " order by p.domain, p.slot limit $3", key, after, limit,
     )
-    return [Use(domain=row["domain"], current=row["current"]) for row in rows]
+    return [Use(domain=row["domain"], current=row["current"], live=row["live"]) for row in rows]
 
 
 async def roots(pool: Pool, account: str) -> tuple[list[RootView], datetime | None]:

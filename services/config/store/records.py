@@ -42,7 +42,6 @@ async def write(connection: Connection, recorded: Sequence[Recorded], at: dateti
         await connection.execute(
             "update history set findings = '[]' where domain = any($1::text[]) and findings <> '[]'", bare
         )
-        await connection.execute("delete from expiry_notices where domain = any($1::text[])", bare)
     await settle(connection, [ended for one in recorded for ended in _ended(one)], at)
 
 

@@ -130,7 +130,8 @@ async def test_a_replaced_entry_is_followed_by_every_domain_that_uses_it(staged:
         assert (await staged.bundle(domain)).pairs[0].pair_id == pair.pair_id
     assert (await staged.bundle(domains[2])).pairs[0].pair_id != pair.pair_id
     usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
-    assert [(use.domain, use.current) for use in usage.uses] == [(domain, True) for domain in domains[:2]]
+    told = [(use.domain, use.live, use.current) for use in usage.uses]
+    assert told == [*((domain, True, True) for domain in domains[:2]), (domains[2], False, False)]
 
 
 async def test_a_domain_that_the_new_pair_does_not_cover_keeps_the_old_one(staged: Stage) -> None:
@@ -141,7 +142,7 @@ async def test_a_domain_that_the_new_pair_does_not_cover_keeps_the_old_one(stage
     before = await staged.bundle(domain)
     settled = await stored(staged, title, wildcard(staged, name("else")), overwrite=True)
     ended = await results(staged, settled.command_id)
-    assert (ended[None].outcome, ended[domain].codes) == (Outcome.APPLIED, ["domain.mismatch"])
+    assert (ended[None].outcome, ended[domain].codes[0]) == (Outcome.APPLIED, "domain.mismatch")
     assert (await staged.bundle(domain)).pairs == before.pairs
 
 
@@ -294,6 +295,34 @@ async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(
     await staged.enable(domain, name=f"{domain}-3")
     refused = await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))
     assert refused.codes == ["certificate.expired"]
+
+
+async def test_a_name_that_a_rollback_could_bring_back_stays_taken(staged: Stage) -> None:
+    first, second, title = name(), name(), f"cert-{new_id()}"
+    for domain in (first, second):
+        await staged.register(domain)
+    for titled in (title, f"{title}-2"):
+        submission = await staged.submit(first, title=titled)
+        await staged.verdict(await staged.asked(submission), pairs=[staged.pair(first)])
+        await staged.settled(submission)
+    assert (await staged.settled(await staged.submit(second, title=title))).codes == ["certificate.name_taken"]
+    assert (await staged.settled(await store(staged, title))).codes == ["certificate.name_taken"]
+
+
+async def test_what_a_rollback_could_bring_back_cannot_be_deleted(staged: Stage) -> None:
+    family, title = name("lib"), new_id()
+    (domain,) = await hosts(staged, family, 1)
+    await stored(staged, title, wildcard(staged, family))
+    await results(staged, await deploy(staged, title, [domain]))
+    await staged.enable(domain)
+    usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
+    assert [(use.domain, use.current, use.live) for use in usage.uses] == [(domain, True, False)]
+    delete = DeleteCertificate(name=title, account=ACCOUNT)
+    refused = (await results(staged, await staged.send(s.CMD_CERTIFICATE_DELETE, delete)))[None]
+    assert (refused.codes, domain in refused.findings[0].message) == (["certificate.in_use"], True)
+    assert "rollback" in refused.findings[0].message
+    await staged.enable(domain)
+    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))).outcome is Outcome.APPLIED
 
 
 async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_private(staged: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,8 +20,8 @@ from services.config.state import Known as DomainKnown
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
-from shared.contracts.commands import SubmittedPair
-from shared.contracts.domains import Origin, Outcome, Redirect, RedirectMode, Settings
+from shared.contracts.commands import ChangeSettings, SubmittedPair
+from shared.contracts.domains import Hsts, Origin, Outcome, Redirect, RedirectMode, Settings
 from shared.contracts.findings import Code
 from shared.errors import Refused
 from tests.support.pki import Authority
@@ -31,6 +32,7 @@ from tests.unit.config.made import (
     TITLE,
     accept,
     cause,
+    change,
     deploy,
     disable,
     kept,
@@ -143,6 +145,12 @@ def back(id: str = "b") -> Rollback:
     ("what is not in the library", [register(), deploy("d", None)], ["r applied", "d refused certificate.unknown"]),
     ("twice is once", [register(), deploy("d", kept()), deploy("e", kept())],
      ["r applied", "d applied", "e unchanged"]),
+    ("names that are lost are warned of", [
+        register(), deploy("d", kept(sans=["*.example.com", "example.com"])), deploy("e", kept("new", "v2")), back()],
+     ["r applied", "d applied", "e applied certificate.names_lost", "b applied"]),
+    ("also by who follows and goes back", [
+        register(), deploy("d", kept()), follow("f", kept("new", "v2", sans=[NAME, "x.other.com"])), back()],
+     ["r applied", "d applied", "f applied certificate.names_lost", "b applied certificate.names_lost"]),
     ("another domain's names", [register(), deploy("d", kept(sans=["*.other.com"]))],
      ["r applied", "d refused domain.mismatch"]),
     ("an expired one", [register(), deploy("d", kept(not_after=AT))], ["r applied", "d refused certificate.expired"]),
@@ -163,7 +171,7 @@ def back(id: str = "b") -> Rollback:
     ("a deployment overtakes a submission", [register(), submit("s1"), deploy("d", kept()), accept("s1")],
      ["r applied", "s1 superseded submission.superseded", "d applied"]),
     ("back, and forth again", [*ENABLED, deploy("d", kept()), back("b1"), back("b2")],
-     ["r applied", "s1 applied", "d applied", "b1 applied", "b2 applied"]),
+     ["r applied", "s1 applied", "d applied", "b1 applied certificate.names_lost", "b2 applied"]),
     ("nothing to go back to", [*ENABLED, back()], ["r applied", "s1 applied", "b refused certificate.no_previous"]),
     ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
     ("a foreign rollback", [*ENABLED, Rollback(cause("b", "mallory"))],
@@ -245,6 +253,37 @@ def test_http2_needs_tls_1_2() -> None:
     assert [one.code for one in found] == [Code.SETTINGS_CONFLICT]
 
 
+@pytest.mark.parametrize(("sentence", "current", "wanted", "merged"), [
+    ("a max-age alone leaves the rest", Hsts(max_age=60, include_subdomains=True, preload=True), {"max_age": 90},
+     Hsts(max_age=90, include_subdomains=True, preload=True)),
+    ("a switch leaves the max-age", Hsts(max_age=60, include_subdomains=True), {"include_subdomains": False},
+     Hsts(max_age=60)),
+    ("a max-age switches it on", None, {"max_age": 0}, Hsts(max_age=0)),
+    ("nothing named is nothing changed", None, {}, None),
+    ("off is off", Hsts(max_age=60, preload=True), "off", None),
+])
+def test_a_change_of_hsts_touches_only_what_it_names(
+    sentence: str, current: Hsts | None, wanted: Any, merged: Hsts | None
+) -> None:
+    body = ChangeSettings.model_validate({"domain": NAME, "account": OWNER, "hsts": wanted})
+    assert not settings_rules.incomplete(Settings(hsts=current), body)
+    assert settings_rules.merge(Settings(hsts=current), body).hsts == merged, sentence
+
+
+def test_hsts_needs_a_max_age_to_be_switched_on() -> None:
+    _, events = play([*ENABLED, change(hsts={"preload": True})])
+    assert outcomes(events)[-1] == "c refused settings.conflict"
+
+
+def test_roots_that_cannot_be_read_are_refused_whatever_is_wrong_with_them() -> None:
+    sound = ssl.PEM_cert_to_DER_cert(Authority.create().pem)
+    key_identifier, basic_constraints = b"\x55\x1d\x0e", b"\x55\x1d\x13"
+    assert key_identifier in sound and basic_constraints in sound
+    twice = ssl.DER_cert_to_PEM_cert(sound.replace(key_identifier, basic_constraints))
+    with pytest.raises(Refused, match=r"roots\.invalid"):
+        roots.read(twice)
+
+
 def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     authority = Authority.create()
     assert len(roots.read(f"{authority.pem}\n{authority.pem}")) == 1
@@ -276,9 +315,9 @@ class World:
                 self._shelve(library.supersede(self.entry))
             elif not isinstance(asked, library.Judged | Timeout):
                 return
-        users = tuple(name for name, state in self.domains.items() if state and state.live
-                      and self.entry and self.entry.id and state.live.entry == self.entry.id)
-        events = library.decide(self.entry, asked, at=AT, known=Known(users=users))
+        users = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.live))
+        spare = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.previous))
+        events = library.decide(self.entry, asked, at=AT, known=Known(users=users, kept=spare))
         self._shelve(events)
         for event in events:
             if isinstance(event, Resolved):
@@ -297,6 +336,11 @@ class World:
         events = machine.decide(state, asked, revision=self.revision, at=AT)
         self.events[name] += events
         self.domains[name] = machine.evolve_all(state, events)
+
+    def _from_shelf(self, certificate: Certificate | None) -> bool:
+        return certificate is not None and certificate.entry is not None and certificate.entry == (
+            self.entry.id if self.entry else None
+        )
 
     def _shelve(self, events: list[library.Event]) -> None:
         self.shelf += events
@@ -362,6 +406,8 @@ def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_hist
                 assert after.previous is None and after.settings == Settings() and "chain of" not in repr(after)
             state = after
         assert state == world.domains[name]
+        used = [one for one in (state.live, state.previous) if one and one.source == "stored"] if state else []
+        assert all(world.entry is not None and one.entry == world.entry.id for one in used)
         ended = [event.cause.command_id for event in events if isinstance(event, Settled)]
         assert len(ended) == len(set(ended))
     stored = [event.certificate.submission_id for event in world.shelf if isinstance(event, Stored)]
