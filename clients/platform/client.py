@@ -14,12 +14,13 @@ from clients.platform import convergence, events
 from clients.platform.convergence import Live, OnProgress
 from clients.platform.credits import Booking
 from clients.platform.library import Library
+from clients.platform.limits import close_hour, set_threshold
 from clients.platform.plans import buy_plan, plans_of
 from clients.platform.reach import Reach
 from clients.platform.settlement import Ordered, Settlements
 from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
-from shared.contracts.balance import BalanceEvent
+from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.base import Contract, SealedKey
 from shared.contracts.certificates import CommandResult
 from shared.contracts.commands import (
@@ -37,6 +38,7 @@ from shared.contracts.commands import (
 )
 from shared.contracts.domains import CommandSettled, Hsts, Origin, RedirectMode, TlsVersion
 from shared.contracts.judging import CheckCertificate, CheckReport
+from shared.contracts.ledger import HourClosed
 from shared.contracts.prices import PlanEvent, PlanView
 from shared.crypto.sealing import PublicKey, submission_info
 from shared.errors import CannotOpen, SettingsError
@@ -165,16 +167,17 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         Refused: plan.unknown, balance.insufficient, balance.reference_used, balance.currency_differs."""
         return await buy_plan(self._reach, account, plan, currency, reference, self._source)
 
-    async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> str:
-        """The account's own low-balance limit; None switches it off. The command's id."""
+    async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> BalanceView:
+        """Sets the account's own low-balance limit, None switches it off, and waits until the balance shows it.
+        Refused: balance.currency_differs."""
         limit = None if threshold is None else Decimal(threshold)
         body = SetThreshold(account=account, threshold=limit, currency=currency)
-        return await self._publish(s.CMD_BALANCE_THRESHOLD, body, account, new_id())
+        return await set_threshold(self._reach, body, self._source)
 
-    async def close_hour(self, until: datetime) -> str:
-        """Posts the accrued usage of the hours that ended at or before ``until``, a time with a zone
-        (user operator). The command's id."""
-        return await self._publish(s.CMD_HOUR_CLOSE, CloseHour(until=until), "platform", new_id())
+    async def close_hour(self, until: datetime) -> HourClosed:
+        """Posts the accrued usage of the hours that ended at or before ``until``, a time with a zone (user operator),
+        and waits until it is charged."""
+        return await close_hour(self._reach, CloseHour(until=until), self._source)
 
     # Trying out and waiting
 
@@ -289,8 +292,9 @@ def parse_origin(text: str) -> Origin:
 
 
 def _submission_key(key: str | Path) -> PublicKey:
-    text = read_secret(key, "the submission key") if isinstance(key, Path) else key.strip()
     try:
-        return PublicKey(text)
+        return PublicKey(read_secret(key, "the submission key") if isinstance(key, Path) else key.strip())
+    except UnicodeDecodeError:
+        raise SettingsError("the submission key is not one: it is no text") from None
     except (CannotOpen, ValueError) as error:
         raise SettingsError(f"the submission key is not one: {error}") from None

@@ -50,7 +50,7 @@ class Money:
         elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
             await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_HOUR_CLOSE:
-            await self.close(parse(CloseHour, delivery.body).until)
+            await self._close(parse(CloseHour, delivery.body).until, delivery.id)
         else:
             raise Malformed("no command of billing")
 
@@ -66,6 +66,11 @@ class Money:
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
                 await usage.roll_hour(connection, hour)
         return lines
+
+    async def _close(self, until: datetime, command_id: str) -> None:
+        lines = await self.close(until)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _say(connection, events.hour_closed(until, lines, command_id, self._clock.now()))
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
