@@ -22,7 +22,7 @@ from shared.clock import Clock
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import SetRoots
 from shared.contracts.domains import Outcome
-from shared.errors import Malformed, Refused
+from shared.errors import Malformed
 from shared.messaging.cloudevents import Outgoing
 from shared.messaging.failures import describe, passes
 from shared.storage import inbox, outbox
@@ -187,16 +187,10 @@ async def _set_roots(connection: Connection, key: str, command: Command, cause: 
     body = command.body
     if not isinstance(body, SetRoots):
         raise ValueError(f"{command.subject} does not set roots")
-    try:
-        wanted = roots.read(body.roots)
-    except Refused as refused:
-        settled = Settled(cause, Outcome.REFUSED, tuple(refused.findings))
-    else:
-        before = (await store.roots_of(connection, [body.account])).get(body.account, [])
-        same = before == [root.pem for root in wanted]
-        settled = Settled(cause, Outcome.UNCHANGED if same else Outcome.APPLIED)
-        if not same:
-            await store.save_roots(connection, body.account, wanted, work.at)
+    before = (await store.roots_of(connection, [body.account])).get(body.account, [])
+    settled, wanted = roots.settle(cause, body.roots, before)
+    if settled.outcome is Outcome.APPLIED:
+        await store.save_roots(connection, body.account, wanted, work.at)
     await work.keep(connection, key, None, None, [settled])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
@@ -10,7 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from services.config.orders import Settled
+from services.config.state import Cause
 from shared.contracts.certificates import RootView
+from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 
@@ -35,6 +39,16 @@ def read(text: str) -> list[RootView]:
         raise _fault("a PEM block has no end")
     roots = [_root(match, index) for index, match in enumerate(blocks)]
     return list({root.fingerprint: root for root in roots}.values())
+
+
+def settle(cause: Cause, text: str, before: Sequence[str]) -> tuple[Settled, list[RootView]]:
+    """How setting them ends, and what is kept then. ``before``: each in PEM."""
+    try:
+        wanted = read(text)
+    except Refused as refused:
+        return Settled(cause, Outcome.REFUSED, tuple(refused.findings)), []
+    same = list(before) == [root.pem for root in wanted]
+    return Settled(cause, Outcome.UNCHANGED if same else Outcome.APPLIED), wanted
 
 
 def _root(match: re.Match[str], index: int) -> RootView:

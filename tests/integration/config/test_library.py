@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared import subjects as s
-from shared.contracts.base import SealedKey
+from shared.contracts.accounts import ResumeAccount, SetResumption
+from shared.contracts.base import Contract, SealedKey
 from shared.contracts.certificates import (
     CommandResult,
     CommandView,
@@ -26,10 +27,10 @@ from shared.contracts.certificates import (
     StoredView,
     UsagePage,
 )
-from shared.contracts.commands import ChangeSettings, ResealPair, SubmittedPair
+from shared.contracts.commands import ChangeSettings, DisableHttps, ResealPair, SubmittedPair
 from shared.contracts.domains import CommandSettled, Origin, Outcome
 from shared.contracts.findings import Code
-from shared.contracts.judging import JudgedPair, Verdict
+from shared.contracts.judging import JudgedPair
 from shared.contracts.queries import PageSealed, SealedPage
 from shared.errors import Refused
 from shared.ids import new_id
@@ -55,12 +56,7 @@ def wildcard(stage: Stage, family: str, account: str = ACCOUNT, days: int = 90) 
 
 
 async def accept(stage: Stage, submission: str, pair: JudgedPair) -> None:
-    question = await stage.asked(submission)
-    body = Verdict(
-        submission_id=submission, account=question.account, accepted=dict.fromkeys(pair.sans, True), findings=[],
-        pairs=[pair],
-    )
-    await stage.send(s.VERDICT_SUBMISSION, body, user="validator")
+    await stage.verdict(await stage.asked(submission), pairs=[pair])
 
 
 async def stored(stage: Stage, title: str, pair: JudgedPair, **others: object) -> CommandSettled:
@@ -375,6 +371,26 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     )
     assert [found.code for found in preview.effects[0].findings] == [Code.CERTIFICATE_NO_PREVIOUS]
     assert (await staged.show(domain)) == before
+
+
+@pytest.mark.parametrize(("subject", "body", "outcome", "told"), [
+    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots="no PEM"), Outcome.REFUSED, "roots.invalid"),
+    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=Authority.create("Tried Root").pem), Outcome.APPLIED, "Tried"),
+    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=""), Outcome.UNCHANGED, ""),
+    (s.CMD_ACCOUNT_RESUME, ResumeAccount(account="tried"), Outcome.UNCHANGED, ""),
+    (s.CMD_ACCOUNT_RESUMPTION, SetResumption(account="tried", resumption="by_hand"), Outcome.APPLIED, "by_hand"),
+    (s.CMD_CERTIFICATE_DELETE, DeleteCertificate(account="tried", name="bad name"), Outcome.REFUSED, "'bad name'"),
+    (s.CMD_HTTPS_DISABLE, DisableHttps(account="tried", domain="no.example.com"), Outcome.REFUSED,
+     "domain='no.example.com'"),
+])
+async def test_every_command_but_a_submission_has_a_preview(
+    staged: Stage, subject: str, body: Contract, outcome: Outcome, told: str
+) -> None:
+    question = PreviewCommand(command=subject, body=body.model_dump_json())
+    preview = await staged.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
+    (effect,) = preview.effects
+    assert effect.outcome is outcome and told in str(preview)
+    assert "@" not in str(preview)
 
 
 async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not(staged: Stage) -> None:
