@@ -55,13 +55,15 @@ create table history (
     codes text[] not null,
     -- In full, JSON as text; those of a domain go with its pair at a disable.
     findings text not null,
+    -- What it changed, without pairs: services/config/replay.py. Null where nothing was.
+    change jsonb,
     revision bigint,
     received_at timestamptz not null,
     settled_at timestamptz not null,
     unique (domain, command_id)
 );
 create index history_domain on history (domain, id desc);
-create index history_findings on history (domain) where findings <> '[]';
+create index history_findings on history (domain) where findings <> '[]' or change ? 'certificate';
 
 -- The PostgreSQL cluster in which the sequence was last known to be past every revision that the fleet has.
 create table revision_home (

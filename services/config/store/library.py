@@ -12,7 +12,6 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from services.config.library import Entry, Event, Known, Resolved, Stored
-from services.config.orders import Settled
 from services.config.state import Cause, Certificate, Pending, Where
 from services.config.store import records
 from services.config.store.domains import cause_in, cause_out
@@ -89,10 +88,9 @@ async def save(connection: Connection, key: str, before: Entry | None, after: En
 
 async def record(connection: Connection, where: Where, key: str, events: Sequence[Event], at: datetime) -> None:
     """History under no domain; what is still to be done on domains."""
+    await records.write(connection, [records.Recorded(where, events)], at)
     for event in events:
-        if isinstance(event, Settled):
-            await records.settle(connection, [records.Ended(where, event)], at)
-        elif isinstance(event, Resolved):
+        if isinstance(event, Resolved):
             await connection.executemany(
                 "insert into deployments (command_id, domain, key, entry, follow, cause)"
                 " values ($1, $2, $3, $4, false, $5) on conflict do nothing",

@@ -9,6 +9,8 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from services.config import replay
+from services.config.library import Event as LibraryEvent
 from services.config.messages import codes
 from services.config.orders import Event, FindingsDropped, Settled
 from services.config.state import Where
@@ -23,52 +25,47 @@ class Recorded:
     """What happened at one place, in order."""
 
     where: Where
-    events: Sequence[Event]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """``dropped``: its findings went with a disable that came after it."""
-
-    where: Where
-    settled: Settled
-    dropped: bool = False
+    events: Sequence[Event | LibraryEvent]
 
 
 async def write(connection: Connection, recorded: Sequence[Recorded], at: datetime) -> None:
-    """A disable drops what was found on its domain before it (rule B3): codes stay."""
+    """Each place has a command once. A disable drops what was found on its domain before it, and of its certificates
+    (rule B3): codes stay."""
     bare = [one.where.domain for one in recorded if any(isinstance(event, FindingsDropped) for event in one.events)]
     if bare:
         await connection.execute(
-            "update history set findings = '[]' where domain = any($1::text[]) and findings <> '[]'", bare
+            "update history set findings = '[]', change = change - 'certificate' where domain = any($1::text[]) and"
+            " (findings <> '[]' or change ? 'certificate')", bare,
         )
-    await settle(connection, [ended for one in recorded for ended in _ended(one)], at)
+    rows = [row for one in recorded for row in _rows(one, at)]
+    if rows:
+        await connection.executemany(
+            "insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings,"
+            " change, revision, received_at, settled_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+            " $13) on conflict do nothing", rows,
+        )
 
 
-async def settle(connection: Connection, ended: Sequence[Ended], at: datetime) -> None:
-    """Each place has a command once."""
-    if not ended:
-        return
-    await connection.executemany(
-        "insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings,"
-        " revision, received_at, settled_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-        " on conflict do nothing", [_row(one, at) for one in ended],
-    )
-
-
-def _ended(one: Recorded) -> list[Ended]:
+def _rows(one: Recorded, at: datetime) -> list[tuple[object, ...]]:
     drops = [place for place, event in enumerate(one.events) if isinstance(event, FindingsDropped)]
     last = drops[-1] if drops else -1
+    changes = {event.cause.command_id: event for event in one.events if isinstance(event, replay.Change)}
     return [
-        Ended(one.where, event, place < last) for place, event in enumerate(one.events) if isinstance(event, Settled)
+        _row(one.where, event, changes.get(event.cause.command_id), at, dropped=place < last)
+        for place, event in enumerate(one.events) if isinstance(event, Settled)
     ]
 
 
-def _row(one: Ended, at: datetime) -> tuple[object, ...]:
-    cause, settled = one.settled.cause, one.settled
-    found = [] if one.dropped else list(settled.findings)
+def _row(
+    where: Where, settled: Settled, change: replay.Change | None, at: datetime, *, dropped: bool
+) -> tuple[object, ...]:
+    cause = settled.cause
+    found = [] if dropped else list(settled.findings)
+    told = None if change is None else replay.kept(change)
+    if told is not None and dropped:
+        told.pop("certificate", None)
     return (
-        one.where.domain or "", one.where.certificate, cause.account, cause.command_id, cause.command, cause.source,
-        settled.outcome.value, codes(settled), FINDINGS.dump_json(found).decode(), settled.revision,
+        where.domain or "", where.certificate, cause.account, cause.command_id, cause.command, cause.source,
+        settled.outcome.value, codes(settled), FINDINGS.dump_json(found).decode(), told, settled.revision,
         cause.received_at, at,
     )

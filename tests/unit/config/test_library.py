@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.config import commands, fitness, library, machine, names, ordering, roots, settings_rules
+from services.config import commands, fitness, library, machine, names, ordering, replay, roots, settings_rules
 from services.config.library import Delete, Entry, Known, Resolve, Resolved, Store, Stored
 from services.config.orders import Follow, Installed, Order, Reseal, Rollback, Settled, Timeout
 from services.config.state import Certificate, Domain
@@ -412,6 +413,41 @@ def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_hist
         assert len(ended) == len(set(ended))
     stored = [event.certificate.submission_id for event in world.shelf if isinstance(event, Stored)]
     assert not world.overtaken & set(stored)
+
+
+@settings(max_examples=150)
+@given(st.lists(STEPS, max_size=40))
+def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(steps: list[tuple[str, int]]) -> None:
+    world = play_world(list(enumerate(steps)))
+    for name, events in world.events.items():
+        state: Domain | None = None
+        for event in _through_json(events):
+            state = machine.evolve(state, event)
+        assert state == _bare(world.domains[name])
+    entry: Entry | None = None
+    for event in _through_json(world.shelf):
+        entry = library.evolve(entry or Entry(OWNER, TITLE, "public"), event)
+    before = replace(world.entry, pending=None, awaited="public") if world.entry and world.entry.certificate else None
+    assert entry == (replace(before, certificate=_without_pairs(before.certificate)) if before else None)
+
+
+def _through_json(events: Sequence[Any]) -> list[Any]:
+    """What is kept of the events, as it comes back."""
+    return [
+        replay.change(json.loads(json.dumps(replay.kept(event))), event.cause)
+        for event in events if isinstance(event, replay.Change)
+    ]
+
+
+def _bare(state: Domain | None) -> Domain | None:
+    if state is None:
+        return None
+    live, previous = _without_pairs(state.live), _without_pairs(state.previous)
+    return replace(state, live=live, previous=previous, pending=None)
+
+
+def _without_pairs(certificate: Certificate | None) -> Certificate | None:
+    return None if certificate is None else replace(certificate, pairs=())
 
 
 @settings(max_examples=150)
