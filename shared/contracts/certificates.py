@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Contract, Hash, Identifier, Name, Utc
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, Search, Utc
 from shared.contracts.commands import CertificateName, SubmittedPair
 from shared.contracts.domains import CertificateView, CommandSettled, Outcome
 from shared.contracts.findings import Finding
@@ -85,7 +85,7 @@ class ListCertificates(Contract):
     """In order of their name. ``after``: the ``next`` of the page before."""
 
     account: Account
-    after: str = ""
+    after: Search = ""
     limit: PageSize = 100
 
 
@@ -100,7 +100,7 @@ class ShowUsage(Contract):
 
     name: CertificateName
     account: Account
-    after: str = ""
+    after: Search = ""
     limit: PageSize = 100
 
 

@@ -64,6 +64,9 @@ class DomainState(StrEnum):
     SUSPENDED = "suspended"
 
 
+CertificateStatus = Literal["ok", "expires_soon", "expired", "mismatch"]
+
+
 class CertificateView(Contract):
     """What may be seen of a certificate; a key has no field (rule C1)."""
 
@@ -79,7 +82,7 @@ class CertificateView(Contract):
     days_left: int
     fingerprint: Hash
     chain: str
-    status: Literal["ok", "expires_soon", "expired", "mismatch"]
+    status: CertificateStatus
 
 
 class DomainView(Contract):
@@ -185,8 +188,12 @@ class CommandSettled(Contract):
 
 
 class HistoryEntry(Contract):
-    """Rule C4: one command and its outcome. ``findings`` are gone after a disable."""
+    """Rule C4: one command and its outcome, on a ``domain`` or (None) on the account's library, on a ``certificate`` of
+    it, or on the account itself."""
 
+    domain: str | None
+    certificate: str | None
+    account: Account
     command_id: Identifier
     command: str
     source: str

@@ -62,8 +62,10 @@ create table roots (
 -- Library commands stand under no domain ('').
 alter table history add column certificate text;
 create index history_command on history (command_id);
+create index history_account on history (account, id desc) where domain = '';
 
 -- migrate:down
+drop index history_account;
 drop index history_command;
 alter table history drop column certificate;
 drop table roots;

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from services.config.names import WILDCARD
 from services.config.store import accounts
+from services.config.views import SOON
 from shared.contracts.accounts import Suspension
-from shared.contracts.domains import DomainState
+from shared.contracts.domains import CertificateStatus, DomainState
 from shared.contracts.queries import ListDomains
 from shared.storage.pool import Connection, Pool
 
@@ -25,6 +26,12 @@ _STATES = {
     DomainState.DISABLED: "served_until is null",
     DomainState.ENABLED: "served_until is not null and not suspended",
     DomainState.SUSPENDED: "served_until is not null and suspended",
+}
+# As views.status() does: the gravest that holds of any of its pairs.
+_CERTIFICATES: Final[dict[CertificateStatus, str]] = {
+    "expired": "served_until <= {0}", "mismatch": "served_until > {0} and mismatched",
+    "expires_soon": "served_until > {0} and served_until <= {1} and not mismatched",
+    "ok": "served_until > {1} and not mismatched",
 }
 
 
@@ -45,7 +52,7 @@ class _Query:
     conditions: list[str] = field(default_factory=lambda: ["not removed"])
 
     def add(self, condition: str, *values: Any) -> None:
-        """``{}`` in the condition stands for each value in turn."""
+        """``{}`` in the condition stands for each value in turn, ``{0}`` for the first, as often as it is there."""
         self.conditions.append(condition.format(*(self.place(value) for value in values)))
 
     def place(self, value: Any) -> str:
@@ -80,6 +87,8 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
         query.add("service_type = {}", question.service_type.value)
     if question.source is not None:
         query.add("served_source = {}", question.source)
+    if question.certificate is not None:
+        query.add(_CERTIFICATES[question.certificate], at, at + SOON)
     if question.expires_within is not None:
         query.add("served_until <= {}", at + timedelta(days=question.expires_within))
     if question.prefix:

@@ -48,7 +48,7 @@ async def show(pool: Pool, name: str) -> Seen | None:
 
 
 async def history(pool: Pool, domain: str, account: str | None, before: int | None, limit: int) -> list[asyncpg.Record]:
-    """Newest first, with ``id``; of one account or of all."""
+    """Newest first, with ``id``; of one account or of all. ``domain`` empty: what stands under none."""
     return await pool.fetch(
         "select * from history where domain = $1 and ($2::text is null or account = $2) and ($3::bigint is null or"
         " id < $3) order by id desc limit $4", domain, account, before, limit,
@@ -57,6 +57,7 @@ async def history(pool: Pool, domain: str, account: str | None, before: int | No
 
 def history_entry(row: asyncpg.Record) -> HistoryEntry:
     return HistoryEntry(
+        domain=row["domain"] or None, certificate=row["certificate"], account=row["account"],
         command_id=row["command_id"], command=row["command"], source=row["source"], outcome=row["outcome"],
         codes=row["codes"], revision=row["revision"], received_at=row["received_at"], settled_at=row["settled_at"],
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from shared import subjects as s
+from shared.contracts.accounts import SetResumption
 from shared.contracts.base import Contract
 from shared.contracts.certificates import CommandResult, CommandView, DeployCertificate, SetRoots, ShowCommand
 from shared.contracts.commands import ChangeSettings
-from shared.contracts.queries import ShowSubmission, SubmissionView
+from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
+from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, Stage, name
 from tests.integration.config.test_library import deploy, hosts, results, store, stored, wildcard
@@ -102,6 +106,23 @@ async def test_results_come_in_pages(staged: Stage) -> None:
         told += [one.domain for one in page.results]
         after = page.next
     assert sorted(filter(None, told)) == domains
+
+
+async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(staged: Stage) -> None:
+    account, title = f"told-{new_id()[:8]}", new_id()
+    pair = wildcard(staged, name("lib"), account)
+    await stored(staged, title, pair, account=account)
+    await ended(staged, s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
+    await ended(staged, s.CMD_ACCOUNT_RESUMPTION, SetResumption(account=account, resumption="by_hand"))
+    await staged.register(name(), account)
+    first = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2), History)
+    assert [(one.command, one.account, one.domain) for one in first.entries] == [
+        (s.CMD_ACCOUNT_RESUMPTION, account, None), (s.CMD_ROOTS_SET, account, None)
+    ]
+    rest = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next), History)
+    assert [(one.certificate, one.outcome) for one in rest.entries] == [(title, "applied")]
+    with pytest.raises(Refused, match=r"request\.malformed"):
+        await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(), History)
 
 
 async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
