@@ -99,6 +99,8 @@ async def test_a_deployment_in_part_tells_each_domain_and_ends_with_one(edgetls:
     ended = {one["domain"]: one for one in done.json["results"]}
     assert ended[LIVE]["outcome"] == "unchanged" and done.json["nodes"] == {LIVE: 2}
     assert ended[ELSEWHERE]["findings"][0]["code"] == "domain.mismatch"
+    tried = await edgetls("cert", "deploy", KEPT, LIVE, ELSEWHERE, "--dry-run", "--json")
+    assert tried.code == 1 and {one["outcome"] for one in tried.json["effects"]} == {"unchanged", "refused"}
     shown = await edgetls("cert", "deploy", KEPT, LIVE, ELSEWHERE)
     assert shown.code == 1 and ELSEWHERE in shown.err and "what to do" in shown.err
 

@@ -350,4 +350,4 @@ async def _short_pauses(staged: Stage, run: Run, blows: Sequence[tuple[str, date
             continue
         settled = await staged.database.fetchval("select min(settled_at) from history where settled_at > $1", at)
         sent = await staged.database.fetchval("select min(sent_at) from outbox where sent_at > $1", at)
-        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}"
+        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}, blows: {blows}"
