@@ -28,10 +28,11 @@ _STATES = {
     DomainState.SUSPENDED: "served_until is not null and suspended",
 }
 # As views.status() does: the gravest that holds of any of its pairs.
-_CERTIFICATES: Final[dict[CertificateStatus, str]] = {
-    "expired": "served_until <= {0}", "mismatch": "served_until > {0} and mismatched",
-    "expires_soon": "served_until > {0} and served_until <= {1} and not mismatched",
-    "ok": "served_until > {1} and not mismatched",
+_NOW: Final = timedelta()
+_CERTIFICATES: Final[dict[CertificateStatus, tuple[str, tuple[timedelta, ...]]]] = {
+    "expired": ("served_until <= {}", (_NOW,)), "mismatch": ("served_until > {} and mismatched", (_NOW,)),
+    "expires_soon": ("served_until > {} and served_until <= {} and not mismatched", (_NOW, SOON)),
+    "ok": ("served_until > {} and not mismatched", (SOON,)),
 }
 
 
@@ -52,7 +53,7 @@ class _Query:
     conditions: list[str] = field(default_factory=lambda: ["not removed"])
 
     def add(self, condition: str, *values: Any) -> None:
-        """``{}`` in the condition stands for each value in turn, ``{0}`` for the first, as often as it is there."""
+        """``{}`` in the condition stands for each value in turn."""
         self.conditions.append(condition.format(*(self.place(value) for value in values)))
 
     def place(self, value: Any) -> str:
@@ -88,7 +89,8 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
     if question.source is not None:
         query.add("served_source = {}", question.source)
     if question.certificate is not None:
-        query.add(_CERTIFICATES[question.certificate], at, at + SOON)
+        condition, within = _CERTIFICATES[question.certificate]
+        query.add(condition, *(at + time for time in within))
     if question.expires_within is not None:
         query.add("served_until <= {}", at + timedelta(days=question.expires_within))
     if question.prefix:
