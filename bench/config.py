@@ -252,7 +252,7 @@ def questions() -> list[ListDomains]:
         {"service_type": ServiceType.DOWNLOAD, "source": "stored", "expires_within": 1},
         {"account": "big", "covered_by": ["*.t8.example.com", "d000001.t1.example.com"]},
         {"covered_by": [f"*.t{n}.example.com" for n in range(50)]},
-        {"served_by": "0" * 64},
+        {"served_by": "0" * 64}, {"certificate": "mismatch"}, {"certificate": "expires_soon", "account": "big"},
     ]
     return [ListDomains.model_validate({"limit": 500, **one}) for one in asked]
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from clients.cli.command import Link, command
-from clients.cli.domains import report, why
-from shared.contracts.accounts import AccountView
+from clients.cli.domains import After, Limit, report, show_history, why
+from clients.cli.preview import DryRun, show_preview
+from shared.contracts.accounts import AccountView, ResumeAccount, SetResumption
 
 account_app = typer.Typer(help="An account's HTTPS as a whole.", no_args_is_help=True)
 
@@ -29,9 +30,12 @@ async def show(link: Link) -> None:
 
 
 @command(account_app, "resume", examples=["edgetls account resume --account acme"])
-async def resume(link: Link) -> None:
+async def resume(link: Link, dry_run: DryRun = False) -> None:
     """Ends a suspension by hand; refused while the balance is not above 0."""
     async with link.platform() as platform:
+        if dry_run:
+            await show_preview(link, platform, ResumeAccount(account=link.account))
+            return
         await report(link, platform, await platform.resume_account(link.account), "resumed")
 
 
@@ -39,10 +43,23 @@ async def resume(link: Link) -> None:
 async def resumption(
     link: Link,
     way: Annotated[Way, typer.Argument(help="automatic: once the balance is above 0; by_hand: with 'account resume'.")],
+    dry_run: DryRun = False,
 ) -> None:
     """Sets how the account's suspensions end."""
     async with link.platform() as platform:
-        await report(link, platform, await platform.set_resumption(link.account, way.value), f"resumed {way.value}")
+        if dry_run:
+            await show_preview(link, platform, SetResumption(account=link.account, resumption=way.value))
+            return
+        ends = "by themselves" if way is Way.AUTOMATIC else "by hand"
+        await report(link, platform, await platform.set_resumption(link.account, way.value), f"suspensions end {ends}")
+
+
+@command(account_app, "history", examples=["edgetls account history", "edgetls account history --limit 10 --json"])
+async def history(link: Link, limit: Limit = 50, after: After = None) -> None:
+    """Every command on the account's library, its roots and itself, and how it ended, newest first."""
+    async with link.platform() as platform:
+        found = await platform.history(None, link.account, before=after, limit=limit)
+    show_history(link, found)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +18,14 @@ from clients.cli.domains import (
     report,
     result_of,
     teller,
+    told_anyway,
 )
 from clients.cli.files import read_pairs, read_text
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Platform, findings_of
-from shared.contracts.certificates import DeleteCertificate, DeployCertificate, StoredView
-from shared.contracts.domains import CommandSettled, Outcome
-from shared.errors import Refused
+from shared.contracts.certificates import CommandResult, DeleteCertificate, DeployCertificate, SetRoots, StoredView, Use
+from shared.contracts.domains import Outcome
+from shared.errors import Refused, SettingsError
 
 cert_app = typer.Typer(help="The account's certificate library.", no_args_is_help=True)
 roots_app = typer.Typer(help="The account's own roots, for domains with private trust.", no_args_is_help=True)
@@ -58,9 +60,8 @@ async def store(
         followed = [one for one in await platform.results(ordered.command_id) if one.domain is not None]
         link.out.line(f"{name}: {'stored' if own.outcome is Outcome.APPLIED else own.outcome.value}")
         link.out.findings(findings)
-        nodes = await _tell(link, platform, followed, wait)
-    link.out.data({**result_of(own, findings), "name": name, "followed": [one.model_dump(mode="json")
-                                                                        for one in followed], **nodes})
+        result: dict[str, Any] = {**result_of(own, findings), "name": name, "followed": followed}
+        await _tell(link, platform, followed, result, wait)
 
 
 @command(cert_app, "deploy", examples=[
@@ -80,10 +81,7 @@ async def deploy(
             return
         ordered = await platform.deploy(name, link.account, domains)
         ended = await platform.results(ordered.command_id)
-        nodes = await _tell(link, platform, ended, wait)
-    link.out.data({"command_id": ordered.command_id, "results": ended, **nodes})
-    if not any(one.outcome in (Outcome.APPLIED, Outcome.UNCHANGED) for one in ended):
-        raise Refused([found for one in ended for found in findings_of(one)])
+        await _tell(link, platform, ended, {"command_id": ordered.command_id, "results": ended}, wait)
 
 
 @command(cert_app, "delete", examples=["edgetls cert delete wild-2026", "edgetls cert delete wild-2026 --dry-run"])
@@ -127,27 +125,35 @@ async def show(link: Link, name: NameArgument) -> None:
 
 @command(cert_app, "usage", examples=["edgetls cert usage wild-2026"])
 async def usage(link: Link, name: NameArgument) -> None:
-    """The domains that a stored certificate serves."""
+    """The domains that a stored certificate serves, and those that keep it for a rollback."""
     async with link.platform() as platform:
         found = await platform.certificate_usage(name, link.account)
     link.out.data(found)
     link.out.table(
-        ("domain", "serves"), [(use.domain, "the present one" if use.current else "the one before") for use in found],
+        ("domain", "serves"), [(use.domain, _served(use)) for use in found],
         empty="no domain uses it",
     )
 
 
-@command(roots_app, "set", examples=["edgetls roots set roots.pem", "edgetls roots set --none"])
+@command(roots_app, "set", examples=[
+    "edgetls roots set roots.pem", "edgetls roots set roots.pem --dry-run", "edgetls roots set --none",
+])
 async def set_roots(
     link: Link,
     file: Annotated[Path | None, typer.Argument(help="All of the CA certificates, in PEM.", metavar="[FILE]")] = None,
     none: Annotated[bool, typer.Option("--none", help="Clear the list.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Sets the account's own roots; they hold for what is judged from then on."""
     if (file is None) != none:
         raise typer.BadParameter("name a file, or --none")
     text = "" if file is None else read_text(file, "the roots")
+    if file is not None and not text.strip():
+        raise SettingsError(f"{file} holds nothing: clear the list with --none")
     async with link.platform() as platform:
+        if dry_run:
+            await show_preview(link, platform, SetRoots(account=link.account, roots=text))
+            return
         await report(link, platform, await platform.set_roots(link.account, text), "set")
 
 
@@ -169,20 +175,38 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(roots_app, name="roots")
 
 
-async def _tell(link: Link, platform: Platform, ended: list[CommandSettled], wait: bool) -> dict[str, Any]:
-    """A line for each domain, and with ``wait`` how many nodes serve them all."""
-    link.out.table(
-        ("domain", "outcome", "revision", "codes"),
-        [(one.domain, one.outcome.value, one.revision or "-", ", ".join(one.codes)) for one in ended],
-        empty="no domain uses it",
-    )
-    nodes: dict[str, int] = {}
-    for one in ended if wait else ():
+async def _tell(
+    link: Link, platform: Platform, ended: Sequence[CommandResult], result: dict[str, Any], wait: bool
+) -> None:
+    """Each domain's end, with ``wait`` when every node serves it, and the result; Refused where one was not done."""
+    if ended:
+        rows = [(one.domain, one.outcome.value, one.revision or "-", ", ".join(one.codes)) for one in ended]
+        link.out.table(("domain", "outcome", "revision", "codes"), rows)
+    found = [each.model_copy(update={"domain": one.domain}) for one in ended for each in findings_of(one)]
+    if wait:
+        nodes: dict[str, int] = {}
+        with told_anyway(link, {**result, "nodes": nodes}):
+            await _live(link, platform, ended, nodes)
+        result = {**result, "nodes": nodes}
+    link.out.data(result)
+    if not all(one.outcome in (Outcome.APPLIED, Outcome.UNCHANGED) for one in ended):
+        raise Refused(found)
+    link.out.findings(found)
+
+
+async def _live(link: Link, platform: Platform, ended: Sequence[CommandResult], nodes: dict[str, int]) -> None:
+    """``nodes``: how many serve each domain."""
+    for one in ended:
         if one.domain is not None and one.revision is not None:
             live = await platform.converged(one.domain, one.revision, teller(link))
             link.out.note(f"{one.domain}: {live_line(live, live.slowest_ms)}")
             nodes[one.domain] = live.nodes
-    return {"nodes": nodes} if wait else {}
+
+
+def _served(use: Use) -> str:
+    if not use.live:
+        return "another one; kept for a rollback"
+    return "the present one" if use.current else "the one before"
 
 
 def _names(view: StoredView) -> str:

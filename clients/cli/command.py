@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -60,10 +61,19 @@ class Link:
             await reach.close()
 
 
-def _option(name: str, kind: Any, default: Any, env: str, text: str) -> inspect.Parameter:
+def _option(name: str, kind: Any, default: Any, env: str, text: str, **others: Any) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
-    info = typer.Option(flag, envvar=env, help=text, rich_help_panel=_PANEL, show_default=default is not None)
+    info = typer.Option(
+        flag, envvar=env, help=text, rich_help_panel=_PANEL, show_default=default is not None, **others
+    )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _finite(seconds: float) -> float:
+    """Neither NaN nor endless: a wait has an end."""
+    if not math.isfinite(seconds):
+        raise typer.BadParameter("not a number of seconds")
+    return seconds
 
 
 _CONNECTION: Final = (
@@ -75,7 +85,7 @@ _CONNECTION: Final = (
     _option("fleet_file", Path | None, None, "EDGETLS_FLEET_FILE", "The operator's fleet file."),
     _option("user", str | None, None, "EDGETLS_NATS_USER", "NATS user of the seed file."),
     _option("account", str, "demo", "EDGETLS_ACCOUNT", "The customer's account."),
-    _option("patience", float, 10.0, "EDGETLS_PATIENCE", "Seconds to keep trying."),
+    _option("patience", float, 10.0, "EDGETLS_PATIENCE", "Seconds to keep trying.", min=0.1, callback=_finite),
 )
 _JSON: Final = inspect.Parameter(
     "as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
@@ -162,8 +172,15 @@ def run_action(action: Coroutine[Any, Any, None], out: Out, *, errors_as_json: b
         # Whoever read has enough (``edgetls events | head``); what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
+    except OSError as error:
+        code = Exit.UNREACHABLE if error.filename is None else Exit.USAGE
+        out.fault(f"{error.filename or type(error).__name__}: {error.strerror or error}", code)
+        return code
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except Exception as error:
+        out.fault(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}", Exit.UNREACHABLE)
+        return Exit.UNREACHABLE
     return Exit.DONE
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,20 +13,23 @@ import typer
 
 from clients.cli.command import Link, command
 from clients.cli.files import read_pairs
-from clients.cli.out import milliseconds
+from clients.cli.out import Exit, milliseconds
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Live, Ordered, Platform, Progressed, findings_of
-from shared import subjects as s
+from clients.platform.client import parse_origin
 from shared.contracts.accounts import Suspension
-from shared.contracts.commands import DisableHttps, RemoveDomain
+from shared.contracts.commands import DisableHttps, RegisterDomain, RemoveDomain
 from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
-from shared.errors import Refused
+from shared.contracts.queries import History
+from shared.errors import Refused, Unreachable
 
-_KEPT = (s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_CERTIFICATE_DELETE)
-"""Commands whose findings config keeps in full."""
 domain_app = typer.Typer(help="Register, show, list and remove accelerated domains.", no_args_is_help=True)
 DomainArgument = Annotated[str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")]
+
+
+Limit = Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")]
+After = Annotated[int | None, typer.Option(min=1, help="Where the page begins: the `next` of the page before.")]
 
 
 class TrustOption(StrEnum):
@@ -47,9 +52,17 @@ async def register(
     ],
     origin: Annotated[str, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")],
     trust: TrustChoice = TrustOption.PUBLIC,
+    dry_run: DryRun = False,
 ) -> None:
     """Registers a domain for the account; HTTP is served at once, HTTPS after the first certificate."""
     async with link.platform() as platform:
+        if dry_run:
+            body = RegisterDomain(
+                domain=domain, account=link.account, service_type=service_type, origin=parse_origin(origin),
+                trust=trust.value,
+            )
+            await show_preview(link, platform, body)
+            return
         ordered = await platform.register(domain, link.account, service_type, origin, trust=trust.value)
         await report(link, platform, ordered, "registered")
 
@@ -99,7 +112,8 @@ async def submit(
         link.out.findings(findings)
         result: dict[str, Any] = {**result_of(settled, findings), "accepted_ms": round(accepted_ms, 1)}
         if wait and settled.revision is not None:
-            live = await platform.converged(settled.domain or ordered.domain, settled.revision, teller(link))
+            with told_anyway(link, result):
+                live = await platform.converged(settled.domain or ordered.domain, settled.revision, teller(link))
             live_ms = (time.monotonic() - began) * 1000
             link.out.line(live_line(live, live_ms))
             result |= {"live_ms": round(live_ms, 1), "nodes": live.nodes, "slowest_node_ms": live.slowest_ms}
@@ -143,21 +157,27 @@ async def disable(
 
 async def history(
     link: Link, domain: DomainArgument,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")] = 50,
+    limit: Limit = 50, after: After = None,
 ) -> None:
     """Every command for a domain and how it ended, newest first."""
     async with link.platform() as platform:
-        found = await platform.history(domain, link.account, limit=limit)
+        found = await platform.history(domain, link.account, before=after, limit=limit)
+    show_history(link, found)
+
+
+def show_history(link: Link, found: History) -> None:
     link.out.data(found)
     link.out.table(
-        ("received", "command", "outcome", "revision", "codes", "by", "id"),
+        ("received", "command", "outcome", "revision", "codes", "certificate", "by", "id"),
         [
             (f"{e.received_at:%Y-%m-%d %H:%M:%S}", e.command, e.outcome, e.revision or "-", ", ".join(e.codes),
-             e.source, e.command_id)
+             e.certificate or "-", e.source, e.command_id)
             for e in found.entries
         ],
         empty="no commands yet",
     )
+    if found.next is not None:
+        link.out.note(f"more: --after {found.next}")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -171,7 +191,9 @@ def add_to(app: typer.Typer) -> None:
     command(app, "disable", examples=[
         "edgetls disable www.example.com --wait", "edgetls disable www.example.com --dry-run",
     ])(disable)
-    command(app, "history", examples=["edgetls history www.example.com --limit 10"])(history)
+    command(app, "history", examples=[
+        "edgetls history www.example.com --limit 10", "edgetls history www.example.com --after 4711",
+    ])(history)
 
 
 async def report(link: Link, platform: Platform, ordered: Ordered, done: str, *, wait: bool = False) -> None:
@@ -185,7 +207,8 @@ async def report(link: Link, platform: Platform, ordered: Ordered, done: str, *,
     link.out.findings(findings)
     result = result_of(settled, findings)
     if wait and settled.domain is not None and settled.revision is not None:
-        live = await platform.converged(settled.domain, settled.revision, teller(link))
+        with told_anyway(link, result):
+            live = await platform.converged(settled.domain, settled.revision, teller(link))
         link.out.line(live_line(live, live.slowest_ms))
         result["nodes"] = live.nodes
     link.out.data(result)
@@ -195,12 +218,12 @@ async def findings_in_full(platform: Platform, settled: CommandSettled) -> list[
     """In full; the codes alone where a later disable took the detail away already."""
     if not settled.codes:
         return []
-    if settled.command not in _KEPT:
-        return findings_of(settled)
     try:
-        return (await platform.submission(settled.command_id, settled.account)).findings or findings_of(settled)
-    except Refused:
+        view = await platform.command(settled.command_id, settled.account)
+    except Unreachable:
         return findings_of(settled)
+    here = (settled.domain, settled.certificate)
+    return findings_of(next((one for one in view.results if (one.domain, one.certificate) == here), settled))
 
 
 def refuse(settled: CommandSettled, findings: list[Finding]) -> None:
@@ -219,6 +242,16 @@ def result_of(settled: CommandSettled, findings: list[Finding]) -> dict[str, Any
         "command_id": settled.command_id, "domain": settled.domain, "outcome": settled.outcome.value,
         "revision": settled.revision, "findings": findings,
     }
+
+
+@contextmanager
+def told_anyway(link: Link, result: dict[str, Any]) -> Iterator[None]:
+    """What was carried out is told to programs although waiting for the nodes ends without them."""
+    try:
+        yield
+    except Unreachable as error:
+        link.out.data({**result, "error": str(error), "exit": int(Exit.UNREACHABLE)})
+        raise
 
 
 def teller(link: Link) -> Any:

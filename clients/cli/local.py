@@ -97,5 +97,5 @@ def where(data: Path, run: dict[str, Any]) -> list[str]:
         f"data       {data}", f"addresses  {data / RUN_FILE}", f"logs       {data / 'logs'}",
         f"NATS       {run['nats_url']}", "nodes", *nodes,
         f"trust      {run['trust_roots']} (test CA roots)",
-        f"use it     edgetls domain list --data {data}", "stop it    Ctrl-C, or edgetls down",
+        f"use it     edgetls domain list --data {data}", f"stop it    Ctrl-C, or edgetls down --data {data}",
     ]

@@ -53,11 +53,11 @@ async def balance_threshold(
     threshold: Annotated[str, typer.Argument(help="Flag the balance as low below this amount; 'off' for none.")],
     currency: CurrencyOption = "CNY",
 ) -> None:
-    """Sets the account's own low-balance limit."""
+    """Sets the account's own low-balance limit and waits until it holds."""
     async with link.platform() as platform:
-        command_id = await platform.threshold(link.account, None if threshold == "off" else threshold, currency)
-    link.out.data({"command_id": command_id})
-    link.out.line(f"ordered: the low-balance limit of {link.account} becomes {threshold}")
+        view = await platform.threshold(link.account, None if threshold == "off" else threshold, currency)
+    link.out.data(view)
+    link.out.line(f"the low-balance limit of {link.account} is {threshold}")
 
 
 @command(hour_app, "close", examples=["edgetls hour close", "edgetls hour close --until 2026-05-01T13:00:00Z"])
@@ -65,15 +65,16 @@ async def hour_close(
     link: Link,
     until: Annotated[str | None, typer.Option(help="Close hours that end at or before this; default: now.")] = None,
 ) -> None:
-    """Posts the usage of the hours up to a time as charges (operator); at the latest of the hour that runs."""
+    """Posts the usage of the hours up to a time as charges (operator), at the latest of the hour that runs; waits until
+    it is done."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     moment = parse_time(until) if until else hour
     if moment >= hour + timedelta(hours=2):
         raise SettingsError("--until lies in the future: the hour that runs is the last that can be closed")
     async with link.platform("operator") as platform:
-        command_id = await platform.close_hour(moment)
-    link.out.data({"command_id": command_id, "until": moment.isoformat()})
-    link.out.line(f"ordered: hours until {moment:%Y-%m-%d %H:%M} UTC will be closed")
+        closed = await platform.close_hour(moment)
+    link.out.data(closed)
+    link.out.line(f"hours until {closed.until:%Y-%m-%d %H:%M} UTC are closed: {closed.lines} charges")
 
 
 def add_to(app: typer.Typer) -> None:

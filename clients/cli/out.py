@@ -30,9 +30,17 @@ class Out:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self._said = False
 
     def data(self, value: Any) -> None:
-        """The result for programs; nothing without ``--json``."""
+        """The result for programs; nothing without ``--json``. A command has one: what comes after it, as the refusal
+        of a part, is told by the exit code."""
+        if not self._said:
+            self.each(value)
+        self._said = True
+
+    def each(self, value: Any) -> None:
+        """One of many results, a line each."""
         if self.as_json:
             sys.stdout.write(json.dumps(jsonable(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
@@ -63,8 +71,7 @@ class Out:
             _console(sys.stderr).print(_table(("code", "severity", "where", "message", "what to do"), rows))
 
     def fault(self, message: str, code: Exit) -> None:
-        if self.as_json:
-            sys.stdout.write(json.dumps({"error": message, "exit": int(code)}, ensure_ascii=False) + "\n")
+        self.data({"error": message, "exit": int(code)})
         sys.stderr.write(f"edgetls: {plain(message)}\n")
 
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from pydantic import BaseModel
 
 from shared.errors import SettingsError, Unreachable
 
 Role = Literal["platform", "operator", "finance", "topology"]
 RUN_FILE: Final = "run.json"
 DEFAULT_DATA: Final = Path(".edgetls")
+
+
+class RunFile(BaseModel):
+    """What a command needs of a running platform's run.json, which holds more. ``credentials``: seeds by user."""
+
+    nats_url: str
+    credentials: dict[str, Path]
+    submission_key: Path
+    fleet_file: Path
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,8 @@ class Place:
         """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part is missing."""
         if self.nats_url is None:
             run, user = self.run(), self.user or role
-            seed = self.seed_file or self._seed(run["credentials"], user)
-            return Login(run["nats_url"], seed, user, self._key(run), self.nats_ca_file)
+            seed = self.seed_file or self._seed(run.credentials, user)
+            return Login(run.nats_url, seed, user, self.submission_key_file or run.submission_key, self.nats_ca_file)
         if self.seed_file is None:
             raise SettingsError(
                 f"--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey seed of the user {role!r}"
@@ -44,15 +55,15 @@ class Place:
             return self.fleet_file
         if self.nats_url is not None:
             raise SettingsError("--fleet-file (EDGETLS_FLEET_FILE) is needed with --nats-url")
-        return Path(self.run()["fleet_file"])
+        return self.run().fleet_file
 
     @property
     def run_file(self) -> Path:
         return self.data / RUN_FILE
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunFile:
         try:
-            found: dict[str, Any] = json.loads(self.run_file.read_text())
+            return RunFile.model_validate_json(self.run_file.read_text())
         except FileNotFoundError:
             raise Unreachable(
                 f"no platform was started in {self.data}: there is no {self.run_file}. Start one with 'edgetls up', "
@@ -62,19 +73,15 @@ class Place:
             raise SettingsError(f"cannot read {self.run_file}: {os.strerror(error.errno or 0)}") from None
         except ValueError:
             raise SettingsError(f"{self.run_file} is not the JSON of a running platform") from None
-        return found
 
-    def _seed(self, credentials: dict[str, str], user: str) -> Path:
+    def _seed(self, credentials: Mapping[str, Path], user: str) -> Path:
         if user not in credentials:
             known = ", ".join(sorted(credentials))
             raise SettingsError(
                 f"{self.run_file} names no credentials of the user {user!r}, only of {known}: choose one of them with "
                 "--user (EDGETLS_NATS_USER), or name a seed with --seed-file (EDGETLS_NATS_SEED_FILE)"
             )
-        return Path(credentials[user])
-
-    def _key(self, run: dict[str, Any]) -> Path | None:
-        return self.submission_key_file or Path(run["submission_key"])
+        return credentials[user]
 
 
 @dataclass(frozen=True)

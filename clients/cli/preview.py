@@ -17,11 +17,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change;
 
 
 async def show_preview(link: Link, platform: Platform, command: Contract) -> None:
-    """Refused when the command would be refused everywhere."""
+    """Refused when the command would be refused somewhere; where it would be done in part, that is told before."""
     preview = await platform.preview(command)
     findings: list[Finding] = [found for effect in preview.effects for found in effect.findings]
-    done = (Outcome.APPLIED, Outcome.UNCHANGED)
-    if preview.effects and not any(effect.outcome in done for effect in preview.effects):
+    refused = [effect for effect in preview.effects if effect.outcome not in (Outcome.APPLIED, Outcome.UNCHANGED)]
+    if refused and len(refused) == len(preview.effects):
         raise Refused(findings)
     link.out.data(preview)
     rows: list[tuple[str, ...]] = []
@@ -31,4 +31,6 @@ async def show_preview(link: Link, platform: Platform, command: Contract) -> Non
             (where, outcome, "-", "-", "-")
         ]
     link.out.table(("where", "would be", "field", "before", "after"), rows, empty="nothing would change")
+    if refused:
+        raise Refused(findings)
     link.out.findings(findings)

@@ -12,7 +12,8 @@ from clients.cli.domains import DomainArgument, TrustOption, report
 from clients.cli.preview import DryRun, show_preview
 from clients.platform.client import settings_change
 from shared.contracts.certificates import RollbackCertificate
-from shared.contracts.domains import Hsts, RedirectMode, TlsVersion
+from shared.contracts.commands import HstsChange
+from shared.contracts.domains import RedirectMode, TlsVersion
 from shared.errors import SettingsError
 
 
@@ -44,8 +45,10 @@ async def settings(
     tls_min: Annotated[TlsOption | None, typer.Option(help="Lowest TLS version.")] = None,
     tls_max: Annotated[TlsOption | None, typer.Option(help="Highest TLS version; the range is contiguous.")] = None,
     hsts: Annotated[str | None, typer.Option(help="max-age in seconds (0 to 63072000), or off.")] = None,
-    hsts_subdomains: Annotated[bool, typer.Option("--hsts-subdomains", help="HSTS for subdomains too.")] = False,
-    hsts_preload: Annotated[bool, typer.Option("--hsts-preload", help="Add the HSTS preload directive.")] = False,
+    hsts_subdomains: Annotated[bool | None, typer.Option(
+        "--hsts-subdomains/--no-hsts-subdomains", help="HSTS for subdomains too.", show_default=False)] = None,
+    hsts_preload: Annotated[bool | None, typer.Option(
+        "--hsts-preload/--no-hsts-preload", help="Add the HSTS preload directive.", show_default=False)] = None,
     origin: Annotated[str | None, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")] = None,
     trust: Annotated[TrustOption | None, typer.Option(help="Roots to judge the next certificate by.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until every node has it.")] = False,
@@ -61,7 +64,8 @@ async def settings(
     )
     if not body.model_dump(exclude={"domain", "account"}, exclude_none=True):
         raise SettingsError(
-            "nothing to change: name --redirect, --status, --http2, --tls-min, --tls-max, --hsts, --origin or --trust"
+            "nothing to change: name --redirect, --status, --http2, --tls-min, --tls-max, --hsts, --hsts-subdomains, "
+            "--hsts-preload, --origin or --trust"
         )
     async with link.platform() as platform:
         if dry_run:
@@ -88,6 +92,7 @@ def add_to(app: typer.Typer) -> None:
         "edgetls settings www.example.com --redirect to_https --status 308",
         "edgetls settings www.example.com --http2 on --tls-min 1.2 --tls-max 1.3 --wait",
         "edgetls settings www.example.com --hsts 31536000 --hsts-subdomains",
+        "edgetls settings www.example.com --no-hsts-subdomains",
         "edgetls settings www.example.com --hsts off --dry-run",
         "edgetls settings www.example.com --origin https://origin.example.com",
     ])(settings)
@@ -100,11 +105,14 @@ def _tls(option: TlsOption | None) -> TlsVersion | None:
     return None if option is None else option.value
 
 
-def _hsts(text: str | None, subdomains: bool, preload: bool) -> Hsts | Literal["off"] | None:
-    if text is None and (subdomains or preload):
-        raise SettingsError("--hsts-subdomains and --hsts-preload go with --hsts SECONDS")
-    if text is None or text == "off":
-        return None if text is None else "off"
-    if not text.isdecimal():
+def _hsts(text: str | None, subdomains: bool | None, preload: bool | None) -> HstsChange | Literal["off"] | None:
+    flags = (subdomains, preload) != (None, None)
+    if text == "off":
+        if flags:
+            raise SettingsError("--hsts off goes without --hsts-subdomains and --hsts-preload: they end with it")
+        return "off"
+    if text is not None and not (text.isascii() and text.isdecimal()):
         raise SettingsError("--hsts is a number of seconds, or off")
-    return Hsts(max_age=int(text), include_subdomains=subdomains, preload=preload)
+    if text is None and not flags:
+        return None
+    return HstsChange(max_age=None if text is None else int(text), include_subdomains=subdomains, preload=preload)

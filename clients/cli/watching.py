@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import re
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -15,12 +16,13 @@ from shared import topology
 from shared.contracts.base import Contract
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
-from shared.errors import Refused
+from shared.errors import Refused, SettingsError
 
 dead_app = typer.Typer(help="What no service could handle: list, show, replay or drop.", no_args_is_help=True)
 topology_app = typer.Typer(help="Streams, consumers and buckets: compare or apply.", no_args_is_help=True)
 SequenceArgument = Annotated[int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")]
 AnswerT = TypeVar("AnswerT", bound=Contract)
+_TYPE: Final = re.compile(re.escape(s.EVENTS_ALL.removesuffix(".>")) + r"(\.[A-Za-z0-9_-]+|\.\*)*(\.>)?")
 
 
 async def events(
@@ -30,9 +32,11 @@ async def events(
     subject: Annotated[str, typer.Option("--type", help="Only these events; wildcards allowed.")] = s.EVENTS_ALL,
 ) -> None:
     """Shows events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a line."""
+    if _TYPE.fullmatch(subject) is None:
+        raise SettingsError(f"--type {subject!r} names no events: write {s.EVENTS_ALL!r}, or one type of them")
     async with link.platform() as platform:
         async for event in platform.events(since, follow=follow, subject=subject):
-            link.out.data(_event_json(event))
+            link.out.each(_event_json(event))
             link.out.line(_event_line(event))
 
 
@@ -142,6 +146,9 @@ def _event_json(event: Event) -> dict[str, Any]:
 
 def _event_line(event: Event) -> str:
     what = event.type.removeprefix(s.EVENTS_ALL.removesuffix(">")).removesuffix(".v1")
-    told = ("outcome", "change", "revision", "codes", "nodes", "slowest_ms", "balance", "currency", "missing")
+    told = (
+        "outcome", "change", "revision", "codes", "days", "not_after", "nodes", "slowest_ms", "balance", "currency",
+        "missing",
+    )
     detail = " ".join(f"{key}={event.body[key]}" for key in told if event.body.get(key) not in (None, [], ""))
     return plain(f"{event.sequence:>6} {event.time:%H:%M:%S.%f}"[:-3] + f" {what:<18} {event.about} {detail}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -19,11 +19,16 @@ from shared.messaging.cloudevents import Outgoing
 from shared.messaging.direct import get_batch
 
 _LOOK_SECONDS: Final = 1.0
+_SHOWN_SECONDS: Final = 0.1
+Shown = Callable[[], Awaitable[Contract | None]]
 _Take = Callable[[str, bytes, str | None], None]
 
 
-async def order(reach: Reach, message: Outgoing, answers: Mapping[str, type[Contract]]) -> Contract:
-    """Publishes the command and waits for the first event of ``answers`` (subject: body) that it causes.
+async def order(
+    reach: Reach, message: Outgoing, answers: Mapping[str, type[Contract]], shown: Shown | None = None
+) -> Contract:
+    """Publishes the command and waits for the first event of ``answers`` (subject: body) that it causes. ``shown``:
+    asked besides, for what no event tells; what it returns is the answer, None as long as it cannot be seen.
 
     Unreachable when none came within the patience; the same command can be sent again."""
     heard: asyncio.Future[Contract] = asyncio.get_running_loop().create_future()
@@ -46,7 +51,9 @@ async def order(reach: Reach, message: Outgoing, answers: Mapping[str, type[Cont
         await reach.publish(message)
         deadline = time.monotonic() + reach.patience
         while not heard.done() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait({heard}, timeout=min(_LOOK_SECONDS, left))
+            if shown is not None and (seen := await shown()) is not None:
+                return seen
+            await asyncio.wait({heard}, timeout=min(_LOOK_SECONDS if shown is None else _SHOWN_SECONDS, left))
             if not heard.done():
                 await _look(reach, since, answers, take)
         if heard.done():

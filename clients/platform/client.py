@@ -14,18 +14,21 @@ from clients.platform import convergence, events
 from clients.platform.convergence import Live, OnProgress
 from clients.platform.credits import Booking
 from clients.platform.library import Library
+from clients.platform.limits import close_hour, set_threshold
 from clients.platform.plans import buy_plan, plans_of
 from clients.platform.reach import Reach
 from clients.platform.settlement import Ordered, Settlements
 from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
-from shared.contracts.balance import BalanceEvent
+from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.base import Contract, SealedKey
+from shared.contracts.certificates import CommandResult
 from shared.contracts.commands import (
     ChangeSettings,
     CloseHour,
     CreditBalance,
     DisableHttps,
+    HstsChange,
     RedirectChange,
     RegisterDomain,
     RemoveDomain,
@@ -35,6 +38,7 @@ from shared.contracts.commands import (
 )
 from shared.contracts.domains import CommandSettled, Hsts, Origin, RedirectMode, TlsVersion
 from shared.contracts.judging import CheckCertificate, CheckReport
+from shared.contracts.ledger import HourClosed
 from shared.contracts.prices import PlanEvent, PlanView
 from shared.crypto.sealing import PublicKey, submission_info
 from shared.errors import CannotOpen, SettingsError
@@ -126,10 +130,11 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         self, domain: str, account: str, *, redirect: RedirectMode | str | None = None,
         redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
         tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None,
-        hsts: Hsts | Literal["off"] | None = None, origin: str | Origin | None = None,
+        hsts: Hsts | HstsChange | Literal["off"] | None = None, origin: str | Origin | None = None,
         trust: Literal["public", "private"] | None = None, command_id: str | None = None,
     ) -> Ordered:
-        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``origin`` and ``trust`` may change
+        """What is None stays as it is. ``redirect``: off, to_https or to_http. ``hsts``: all of it (Hsts), or only what
+        an HstsChange names. ``origin`` and ``trust`` may change
         while HTTPS is off, too."""
         body = settings_change(
             domain, account, redirect=redirect, redirect_status=redirect_status, http2=http2, tls_min=tls_min,
@@ -162,16 +167,17 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         Refused: plan.unknown, balance.insufficient, balance.reference_used, balance.currency_differs."""
         return await buy_plan(self._reach, account, plan, currency, reference, self._source)
 
-    async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> str:
-        """The account's own low-balance limit; None switches it off. The command's id."""
+    async def threshold(self, account: str, threshold: Decimal | str | None, currency: str) -> BalanceView:
+        """Sets the account's own low-balance limit, None switches it off, and waits until the balance shows it.
+        Refused: balance.currency_differs."""
         limit = None if threshold is None else Decimal(threshold)
         body = SetThreshold(account=account, threshold=limit, currency=currency)
-        return await self._publish(s.CMD_BALANCE_THRESHOLD, body, account, new_id())
+        return await set_threshold(self._reach, body, self._source)
 
-    async def close_hour(self, until: datetime) -> str:
-        """Posts the accrued usage of the hours that ended at or before ``until``, a time with a zone
-        (user operator). The command's id."""
-        return await self._publish(s.CMD_HOUR_CLOSE, CloseHour(until=until), "platform", new_id())
+    async def close_hour(self, until: datetime) -> HourClosed:
+        """Posts the accrued usage of the hours that ended at or before ``until``, a time with a zone (user operator),
+        and waits until it is charged."""
+        return await close_hour(self._reach, CloseHour(until=until), self._source)
 
     # Trying out and waiting
 
@@ -191,13 +197,13 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
 
     async def settled(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> CommandSettled:
         """How a command to config ended; Unreachable when it did not within ``limit`` seconds. A refusal is a value
-        here: look at ``outcome``, and at ``submission`` for a submission's findings in full. Of several domains the
-        first that ended: ``results`` waits for all."""
+        here: look at ``outcome``; ``results`` has the findings in full. Of several domains the first that ended:
+        ``results`` waits for all."""
         return await self._settlements.settled(command_id, limit)
 
-    async def results(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> list[CommandSettled]:
-        """How a command to config ended on each of its domains (``domain`` None: in the library); Unreachable when it
-        did not within ``limit`` seconds, naming where."""
+    async def results(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> list[CommandResult]:
+        """How a command to config ended on each of its domains (``domain`` None: in the library), with what was found;
+        Unreachable when it did not within ``limit`` seconds, naming where."""
         return await self._settlements.results(command_id, limit)
 
     async def converged(
@@ -255,14 +261,16 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
 def settings_change(
     domain: str, account: str, *, redirect: RedirectMode | str | None = None,
     redirect_status: Literal[301, 302, 307, 308] | None = None, http2: bool | None = None,
-    tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None, hsts: Hsts | Literal["off"] | None = None,
+    tls_min: TlsVersion | None = None, tls_max: TlsVersion | None = None,
+    hsts: Hsts | HstsChange | Literal["off"] | None = None,
     origin: str | Origin | None = None, trust: Literal["public", "private"] | None = None,
 ) -> ChangeSettings:
     """The command that changes what is named."""
     mode = RedirectMode(redirect) if redirect is not None else None
     change = None if mode is None and redirect_status is None else RedirectChange(mode=mode, status=redirect_status)
+    header = HstsChange.model_validate(hsts.model_dump()) if isinstance(hsts, Hsts) else hsts
     return ChangeSettings(
-        domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=hsts,
+        domain=domain, account=account, redirect=change, http2=http2, tls_min=tls_min, tls_max=tls_max, hsts=header,
         origin=parse_origin(origin) if isinstance(origin, str) else origin, trust=trust,
     )
 
@@ -284,8 +292,9 @@ def parse_origin(text: str) -> Origin:
 
 
 def _submission_key(key: str | Path) -> PublicKey:
-    text = read_secret(key, "the submission key") if isinstance(key, Path) else key.strip()
     try:
-        return PublicKey(text)
+        return PublicKey(read_secret(key, "the submission key") if isinstance(key, Path) else key.strip())
+    except UnicodeDecodeError:
+        raise SettingsError("the submission key is not one: it is no text") from None
     except (CannotOpen, ValueError) as error:
         raise SettingsError(f"the submission key is not one: {error}") from None

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.edge import Converged, Progress
-from shared.contracts.queries import ConvergenceView, ShowConvergence
+from shared.contracts.queries import ConvergenceView, FleetView, Nothing, ShowConvergence
 from shared.crypto.signing import parse
 from shared.errors import Malformed, Refused, Unreachable
 
@@ -46,7 +46,8 @@ OnProgress = Callable[[Progressed], None]
 async def wait_converged(
     reach: Reach, domain: str, revision: int, on_progress: OnProgress | None, limit: float
 ) -> Live:
-    """A later revision counts too. Unreachable after ``limit`` s, naming the nodes that do not serve it yet."""
+    """A later revision counts too. Unreachable after ``limit`` s, naming the nodes that do not serve it yet; at once
+    where no node counts."""
     watch = _Watch(domain, revision, on_progress)
     subscriptions = [
         await reach.client.subscribe(s.EDGE_PROGRESS, cb=watch.hear_progress),
@@ -57,6 +58,11 @@ async def wait_converged(
         while (left := deadline - time.monotonic()) > 0:
             if live := await watch.ask(reach):
                 return live
+            if not (watch.proven or watch.missing) and await _nobody_counts(reach):
+                raise Unreachable(
+                    f"no node counts at present, so {domain} is live nowhere at revision {revision}: none is enrolled, "
+                    "or all are drained"
+                )
             done, _ = await asyncio.wait({watch.live}, timeout=min(_ASK_SECONDS, left))
             if done:
                 return watch.live.result()
@@ -71,9 +77,18 @@ async def wait_converged(
     )
 
 
+async def _nobody_counts(reach: Reach) -> bool:
+    try:
+        fleet = await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView, patience=_ASK_SECONDS)
+    except (Refused, Unreachable):
+        return False
+    return not any(node.state in ("live", "silent") for node in fleet.nodes)
+
+
 class _Watch:
     def __init__(self, domain: str, revision: int, on_progress: OnProgress | None) -> None:
         self.domain, self.revision = domain, revision
+        self.proven: list[str] = []
         self.missing: list[str] = []
         self.live: asyncio.Future[Live] = asyncio.get_running_loop().create_future()
         self._tell = on_progress or (lambda progressed: None)
@@ -103,7 +118,7 @@ class _Watch:
             )
         except (Refused, Unreachable):
             return None
-        self.missing = list(view.missing)
+        self.proven, self.missing = list(view.proven), list(view.missing)
         if view.converged_revision is None or view.converged_revision < self.revision:
             return None
         # What is ``missing`` now came after the convergence, or its digest is a second old: all live nodes counted.

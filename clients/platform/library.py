@@ -9,6 +9,7 @@ from typing import Final, Literal
 from clients.platform.queries import Queries
 from clients.platform.settlement import Ordered
 from shared import subjects as s
+from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.base import Contract
 from shared.contracts.certificates import (
     CommandView,
@@ -31,6 +32,8 @@ from shared.contracts.certificates import (
     Use,
 )
 from shared.contracts.commands import ChangeSettings, DisableHttps, RegisterDomain, RemoveDomain, SubmittedPair
+from shared.contracts.domains import DomainView
+from shared.contracts.names import covered
 from shared.ids import new_id
 
 
@@ -89,9 +92,10 @@ class Library(Queries):
         question = PreviewCommand(command=_subject(command), body=command.model_dump_json())
         return await self._reach.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
 
-    async def command(self, command_id: str, account: str | None = None) -> CommandView:
-        """How a command ended so far, for each of its domains, and where it is still waited for."""
-        question = ShowCommand(command_id=command_id, account=account)
+    async def command(self, command_id: str, account: str | None = None, *, after: int = 0) -> CommandView:
+        """How a command ended so far, for each of its domains, and where it is still waited for; ``next`` is the
+        ``after`` of the next page."""
+        question = ShowCommand(command_id=command_id, account=account, after=after)
         return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView)
 
     async def certificate(self, name: str, account: str) -> StoredView:
@@ -109,7 +113,7 @@ class Library(Queries):
             after = page.next
 
     async def certificate_usage(self, name: str, account: str) -> list[Use]:
-        """The domains that it serves, in order of their names."""
+        """The domains that it serves or that keep it for a rollback, in order of their names."""
         found: list[Use] = []
         after: str | None = ""
         while after is not None:
@@ -119,14 +123,28 @@ class Library(Queries):
             after = page.next
         return found
 
+    async def certificate_fits(self, name: str, account: str) -> AsyncIterator[DomainView]:
+        """The account's domains that it could serve: every pair of it covers them."""
+        pairs = (await self.certificate(name, account)).certificates
+        names = {san for pair in pairs for san in pair.sans}
+        common = sorted(san for san in names if all(covered(pair.sans, san) for pair in pairs))
+        told: set[str] = set()
+        for start in range(0, len(common), _NAMES):
+            async for view in self.all_domains(account, covered_by=common[start : start + _NAMES]):
+                if view.domain not in told:
+                    yield view
+                told.add(view.domain)
+
     async def roots(self, account: str) -> RootsView:
         return await self._reach.ask(s.RPC_ROOTS_SHOW, ShowRoots(account=account), RootsView)
 
 
+_NAMES: Final = 1000
 _PREVIEWED: Final[dict[type[Contract], str]] = {
     RegisterDomain: s.CMD_DOMAIN_REGISTER, RemoveDomain: s.CMD_DOMAIN_REMOVE, DisableHttps: s.CMD_HTTPS_DISABLE,
     ChangeSettings: s.CMD_SETTINGS_CHANGE, DeployCertificate: s.CMD_CERTIFICATE_DEPLOY,
     RollbackCertificate: s.CMD_CERTIFICATE_ROLLBACK, DeleteCertificate: s.CMD_CERTIFICATE_DELETE,
+    SetRoots: s.CMD_ROOTS_SET, ResumeAccount: s.CMD_ACCOUNT_RESUME, SetResumption: s.CMD_ACCOUNT_RESUMPTION,
 }
 
 

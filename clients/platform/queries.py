@@ -10,7 +10,7 @@ from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.balance import BalanceView
-from shared.contracts.domains import DomainView
+from shared.contracts.domains import CertificateStatus, DomainView
 from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBookView
 from shared.contracts.queries import (
@@ -43,6 +43,7 @@ class DomainFilters(TypedDict, total=False):
     state: Literal["disabled", "enabled", "suspended"] | None
     service_type: Literal["image_small_file", "download", "video", "live_streaming"] | None
     source: Literal["custom", "stored"] | None
+    certificate: CertificateStatus | None
     expires_within: int | None
     prefix: str | None
     suffix: str | None
@@ -87,9 +88,10 @@ class Queries:
         return await self._reach.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
 
     async def history(
-        self, domain: str, account: str | None = None, *, before: int | None = None, limit: int = 100
+        self, domain: str | None, account: str | None = None, *, before: int | None = None, limit: int = 100
     ) -> History:
-        """Every command and its outcome, newest first; ``next`` is the ``before`` of the next page."""
+        """Every command and its outcome, newest first; ``domain`` None: those on the account's library, its roots and
+        itself. ``next`` is the ``before`` of the next page."""
         question = ShowHistory(domain=domain, account=account, before=before, limit=limit)
         return await self._reach.ask(s.RPC_DOMAIN_HISTORY, question, History)
 

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from clients.platform.reach import Reach
 from shared import subjects as s
-from shared.contracts.certificates import CommandView, ShowCommand
+from shared.contracts.certificates import CommandResult, CommandView, ShowCommand
 from shared.contracts.domains import CommandSettled
 from shared.contracts.findings import Finding, findings_from
 from shared.crypto.signing import parse
@@ -39,8 +39,9 @@ class Ordered:
 
 
 def findings_of(settled: CommandSettled) -> list[Finding]:
-    """The codes of a settled command with their sentences and hints (a submission's detail: Platform.submission)."""
-    return findings_from(settled.codes)
+    """What was found, in full where it is a CommandResult; else, and after a disable, the codes with their sentences
+    and hints."""
+    return (settled.findings if isinstance(settled, CommandResult) else []) or findings_from(settled.codes)
 
 
 class Settlements:
@@ -107,7 +108,7 @@ class Settlements:
         if future is not None and not future.done():
             future.set_result(settled)
 
-    async def results(self, command_id: str, limit: float) -> list[CommandSettled]:
+    async def results(self, command_id: str, limit: float) -> list[CommandResult]:
         """Every end of a command; Unreachable when it has not come to all of them within ``limit`` seconds."""
         deadline = time.monotonic() + limit
         waiting = "config does not know it yet"
@@ -116,11 +117,20 @@ class Settlements:
             with suppress(Refused, Unreachable):
                 view = await self._show(command_id)
                 if view.results and not view.waiting:
-                    return view.results
+                    return [*view.results, *await self._following(command_id, view.next)]
                 waiting = f"waiting for {', '.join(view.waiting[:10])}" if view.waiting else waiting
             await asyncio.sleep(min(delay, left))
             delay = min(delay * 1.5, _LONGEST_LOOK)
         raise Unreachable(f"the command {command_id} has not come to its end within {limit:g} s: {waiting}")
+
+    async def _following(self, command_id: str, after: int | None) -> list[CommandResult]:
+        """The pages that come after the first."""
+        found: list[CommandResult] = []
+        while after is not None:
+            page = await self._show(command_id, after)
+            found += page.results
+            after = page.next
+        return found
 
     async def _asked(self, command_id: str) -> CommandSettled | None:
         """What config says of it; None while it is not settled, unknown, or config is away."""
@@ -130,6 +140,6 @@ class Settlements:
             return None
         return view.results[0] if view.results else None
 
-    async def _show(self, command_id: str) -> CommandView:
-        question = ShowCommand(command_id=command_id, account=self._accounts.get(command_id))
+    async def _show(self, command_id: str, after: int = 0) -> CommandView:
+        question = ShowCommand(command_id=command_id, account=self._accounts.get(command_id), after=after)
         return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView, patience=_ASK_SECONDS)

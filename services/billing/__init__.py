@@ -4,8 +4,9 @@ In: byte ranges of the nodes' logs (https.usage.batch.v1.<node>), single events 
 thresholds, plan purchases, price books and hour closes (COMMANDS_BILLING), owners of domains and nodes (domain and node
 events).
 Out: confirmations, signed (https.edge.confirmed.v1.<node>); https.event.balance.low, depleted, overdue, recovered,
-settled, credited, refused; plan.purchased, price_book.applied, price_book.refused; answers to usage.query, usage.logs,
-usage.gaps, usage.audit, charges.query, ledger.query, statement.show, balance.show, plan.list, price_book.show, preview.
+settled, credited, refused; plan.purchased, price_book.applied, price_book.refused, hour.closed; answers to usage.query,
+usage.logs, usage.gaps, usage.audit, charges.query, ledger.query, statement.show, balance.show, plan.list,
+price_book.show, preview.
 
 Guarantees: every request counts once, whatever is delivered twice, late or out of order: a range is taken only at the
 stored end of its log, a single event once by (source, id). One transaction archives a batch, adds it up, accrues it to

@@ -10,6 +10,7 @@ from services.billing.balance import Crossing, Standing
 from shared import subjects
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, Finding
+from shared.contracts.ledger import HourClosed
 from shared.contracts.prices import PlanEvent, PlanView, PriceBookEvent
 from shared.ids import derived_id
 from shared.messaging.cloudevents import Outgoing, outgoing
@@ -60,6 +61,13 @@ def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: da
     return outgoing(
         subject, body, source=SOURCE, about="price_book", at=at, id=derived_id(SOURCE, "price_book", command_id),
         cause=command_id,
+    )
+
+
+def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
+    return outgoing(
+        subjects.EVENT_HOUR_CLOSED, HourClosed(until=until, lines=lines, at=at), source=SOURCE, about="hours", at=at,
+        id=derived_id(SOURCE, "hour_closed", command_id), cause=command_id,
     )
 
 

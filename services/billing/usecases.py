@@ -51,15 +51,9 @@ class Money:
         elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
             await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
         elif delivery.subject == subjects.CMD_HOUR_CLOSE:
-            await self._close_to(parse(CloseHour, delivery.body).until)
+            await self._close(parse(CloseHour, delivery.body).until, delivery.id)
         else:
             raise Malformed("no command of billing")
-
-    async def _close_to(self, until: datetime) -> None:
-        """Malformed when hours are among them that no usage can be of yet: their plans would end too early."""
-        if until >= (self._clock.now() + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2):
-            raise Malformed("until lies after the hour that runs")
-        await self.close(until)
 
     async def close(self, until: datetime) -> int:
         """Charges what is not charged yet of the hours that end at or before ``until``, rolls their usage up.
@@ -74,6 +68,14 @@ class Money:
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
                 await usage.roll_hour(connection, hour)
         return lines
+
+    async def _close(self, until: datetime, command_id: str) -> None:
+        """Malformed when hours are among them that no usage can be of yet: their plans would end too early."""
+        if until >= (self._clock.now() + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2):
+            raise Malformed("until lies after the hour that runs")
+        lines = await self.close(until)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _say(connection, events.hour_closed(until, lines, command_id, self._clock.now()))
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""

@@ -13,9 +13,11 @@ Guarantees
 - Every command ends in exactly one command.settled for each of its domains (for the library, one without a domain),
   with an outcome that history keeps.
 - A domain's commands take effect in the order of their stream, each once, with any number of replicas; a submission
-  that is being judged holds the later ones back, unless a later submission, deployment, disable or removal overtakes
-  it. So do an entry's in the library; a deployment takes its turn in the library first, then on each domain.
-- State, history and messages are one transaction; every change has a revision above all before it.
+  that is being judged holds the later ones back, unless a later submission, deployment, disable or removal that is
+  not refused itself overtakes it. So do an entry's in the library; a deployment takes its turn in the library first,
+  then on each domain.
+- State, history and messages are one transaction; every change has a revision above all before it. What the history
+  keeps of a change rebuilds the rows, but for the pairs.
 - Each notice of a certificate's end is given once, by the certificate that is served. An overdue account's domains are
   suspended, later ones too, and resumed as it is set.
 - A refused, undecided or superseded submission leaves the live certificate as it was. After a disable nothing of the

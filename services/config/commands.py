@@ -10,7 +10,7 @@ from typing import Final
 
 from services.config import library, names, origins
 from services.config.orders import Change, Disable, Hopeless, Order, Register, Remove, Reseal, Rollback, Submit
-from services.config.state import Cause
+from services.config.state import Cause, Where
 from shared import subjects
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import (
@@ -62,12 +62,12 @@ MODELS: Final[dict[str, type[Message]]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command takes effect. ``key``: commands of one key run one after the other; ``shown``: how events and
-    history name it; ``name``: a domain in normal form, or a key of the account's library; None when it is neither
-    (``why`` refuses it then; such places share a few keys that nothing else has)."""
+    """Where a command takes effect. ``key``: commands of one key run one after the other; ``name``: a domain in normal
+    form, or a key of the account's library; None when it is neither (``why`` refuses it then; such places share a few
+    keys that nothing else has)."""
 
     key: str
-    shown: str
+    where: Where
     name: str | None
     why: Refused | None = None
 
@@ -128,27 +128,27 @@ def _places(body: Message) -> list[Place]:
 
 def _once(places: Iterable[Place]) -> list[Place]:
     """Each place once: it gets one command.settled."""
-    return list({(place.key, place.shown): place for place in places}.values())
+    return list({(place.key, place.where): place for place in places}.values())
 
 
 def _domain(text: str) -> Place:
     try:
         name = names.normalise(text)
     except Refused as refused:
-        return Place(_unknown_key(text), _printable(text), None, refused)
-    return Place(name, name, name)
+        return Place(_unknown_key(text), Where(_printable(text)), None, refused)
+    return Place(name, Where(name), name)
 
 
 def _entry(account: str, name: str) -> Place:
     try:
         return _library(account, names.certificate(name))
     except Refused as refused:
-        return Place(_unknown_key(name), library.entry_key(account, _printable(name)), None, refused)
+        return Place(_unknown_key(name), Where(None, _printable(name)), None, refused)
 
 
 def _library(account: str, name: str) -> Place:
     key = library.entry_key(account, name)
-    return Place(key, key, key)
+    return Place(key, Where(None, name or None), key)
 
 
 def _unknown_key(text: str) -> str:

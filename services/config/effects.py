@@ -8,7 +8,7 @@ from datetime import datetime
 
 from services.config import messages
 from services.config.orders import Event, JudgingBegan
-from services.config.state import Domain
+from services.config.state import Domain, Where
 from services.config.store import domains, records
 from shared.messaging.cloudevents import Outgoing
 from shared.storage import inbox, outbox
@@ -30,13 +30,13 @@ class Effects:
     ran: list[Target] = field(default_factory=list)
     held: list[Target] = field(default_factory=list)
 
-    def keep(self, name: str, before: Domain | None, after: Domain | None, events: Sequence[Event]) -> None:
-        """One domain's change, with its history and messages."""
+    def keep(self, where: Where, before: Domain | None, after: Domain | None, events: Sequence[Event]) -> None:
+        """What a command did at one place, with its history and messages."""
         if after is not None and after != before:
             self.saved.append(domains.Saved(before, after))
-        self.recorded.append(records.Recorded(name, events))
+        self.recorded.append(records.Recorded(where, events))
         for event in events:
-            self.outgoing += messages.caused(name, event, self.at)
+            self.outgoing += messages.caused(where, event, self.at)
             if isinstance(event, JudgingBegan) and after is not None and event.pending == after.pending:
                 self.questions.append(messages.question(after, event, self.roots.get(after.account, ()), self.at))
 

@@ -14,7 +14,7 @@ from services.config.effects import Effects
 from services.config.library import Entry, Event, StoreBegan, Stored
 from services.config.orders import Follow, Judged, Settled, Timeout
 from services.config.revisions import Revisions
-from services.config.state import Cause
+from services.config.state import Cause, Where
 from services.config.store import domains
 from services.config.store import library as store
 from services.config.store.revisions import draw
@@ -22,7 +22,7 @@ from shared.clock import Clock
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import SetRoots
 from shared.contracts.domains import Outcome
-from shared.errors import Malformed, Refused
+from shared.errors import Malformed
 from shared.messaging.cloudevents import Outgoing
 from shared.messaging.failures import describe, passes
 from shared.storage import inbox, outbox
@@ -93,7 +93,7 @@ class Librarian:
                     before, Follow(one.cause, one.entry, one.stored), revision=next(numbers), at=effects.at
                 )
                 after = machine.evolve_all(before, events)
-                effects.keep(one.domain, before, after, events)
+                effects.keep(Where(one.domain), before, after, events)
                 if after is not None:
                     states[one.domain] = after
             await effects.write(connection)
@@ -157,12 +157,13 @@ class _Work:
         self, connection: Connection, key: str, before: Entry | None, after: Entry | None, events: Sequence[Event]
     ) -> None:
         account, name = library.owner(key)
+        where = Where(None, name or None)
         if after != before:
             await store.save(connection, key, before, after)
-        await store.record(connection, account, name, key, events, self.at)
+        await store.record(connection, where, key, events, self.at)
         for event in events:
             if isinstance(event, Settled):
-                self._outgoing += messages.caused(key, event, self.at)
+                self._outgoing += messages.caused(where, event, self.at)
             elif isinstance(event, library.Resolved):
                 self._released |= set(event.domains)
             elif isinstance(event, StoreBegan) and after is not None and after.pending == event.pending:
@@ -186,16 +187,10 @@ async def _set_roots(connection: Connection, key: str, command: Command, cause: 
     body = command.body
     if not isinstance(body, SetRoots):
         raise ValueError(f"{command.subject} does not set roots")
-    try:
-        wanted = roots.read(body.roots)
-    except Refused as refused:
-        settled = Settled(cause, Outcome.REFUSED, tuple(refused.findings))
-    else:
-        before = (await store.roots_of(connection, [body.account])).get(body.account, [])
-        same = before == [root.pem for root in wanted]
-        settled = Settled(cause, Outcome.UNCHANGED if same else Outcome.APPLIED)
-        if not same:
-            await store.save_roots(connection, body.account, wanted, work.at)
+    before = (await store.roots_of(connection, [body.account])).get(body.account, [])
+    settled, wanted = roots.settle(cause, body.roots, before)
+    if settled.outcome is Outcome.APPLIED:
+        await store.save_roots(connection, body.account, wanted, work.at)
     await work.keep(connection, key, None, None, [settled])
 
 

@@ -89,10 +89,12 @@ Input = Asked | Judged | Timeout
 @dataclass(frozen=True)
 class Known:
     """``taken``: a domain of the account has a custom certificate of this name. ``users``: domains that the entry
-    serves. ``unsettled``: an earlier deployment has not come to its end on every domain."""
+    serves; ``kept``: those that could only be rolled back to it. ``unsettled``: an earlier deployment has not come to
+    its end on every domain."""
 
     taken: bool = False
     users: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     unsettled: bool = False
 
 
@@ -163,9 +165,10 @@ def decide(state: Entry | None, asked: Input, *, at: datetime, known: Known) -> 
             return _reseal(state, asked)
 
 
-def overtakes(state: Entry, asked: Input) -> bool:
-    """A store that may replace ends one that is being judged instead of waiting for its verdict."""
-    return state.pending is not None and isinstance(asked, Store) and asked.overwrite
+def overtakes(asked: Input, known: Known) -> bool:
+    """A store that may replace, and is not refused at once, ends one that is being judged instead of waiting for its
+    verdict."""
+    return isinstance(asked, Store) and asked.overwrite and not known.taken
 
 
 def supersede(state: Entry) -> list[Event]:
@@ -228,7 +231,7 @@ def run(state: Entry | None, orders: Sequence[Asked], *, at: datetime, known: Kn
     for index, order in enumerate(orders):
         current = done.state
         if current is not None and current.pending is not None:
-            if not any(overtakes(current, later) for later in orders[index:]):
+            if not any(overtakes(later, known) for later in orders[index:]):
                 break
             done.add(supersede(current))
         unsettled = known.unsettled or any(isinstance(event, Resolved) for event in done.events)
@@ -249,11 +252,22 @@ def _store(state: Entry | None, asked: Store, known: Known) -> list[Event]:
 def _delete(state: Entry | None, asked: Delete, known: Known) -> list[Event]:
     if state is None or state.certificate is None:
         return [_refused(asked.cause, finding(Code.CERTIFICATE_UNKNOWN, field="request"))]
-    if known.users:
-        more = f" and {len(known.users) - _NAMED} more" if len(known.users) > _NAMED else ""
-        message = f"It serves {len(known.users)} domains: {', '.join(known.users[:_NAMED])}{more}."[:4000]
-        return [_refused(asked.cause, finding(Code.CERTIFICATE_IN_USE, message, field="request"))]
+    if known.users or known.kept:
+        return [_refused(asked.cause, _in_use(known))]
     return [Deleted(asked.cause), Settled(asked.cause, Outcome.APPLIED)]
+
+
+def _in_use(known: Known) -> Finding:
+    """A rollback would bring back as stored what the library has no more: what is kept for one is in use, too."""
+    told = [f"It serves {_listed(known.users)}."] if known.users else []
+    told += [f"Kept for a rollback by {_listed(known.kept)}."] if known.kept else []
+    hint = "" if known.users else "Such a copy goes with the domain's next certificate change, and with a disable."
+    return finding(Code.CERTIFICATE_IN_USE, " ".join(told)[:4000], field="request", hint=hint)
+
+
+def _listed(domains: Sequence[str]) -> str:
+    more = f" and {len(domains) - _NAMED} more" if len(domains) > _NAMED else ""
+    return f"{len(domains)} domains: {', '.join(domains[:_NAMED])}{more}"
 
 
 def _reseal(state: Entry | None, asked: Reseal) -> list[Event]:

@@ -56,8 +56,14 @@ class LibraryQueries:
     async def command(self, question: ShowCommand) -> CommandView:
         """``waiting`` is read first: what ends between the two is among the results."""
         waiting = await reads.waiting(self._pool, question.command_id)
-        results = await reads.results(self._pool, question.command_id, question.account)
-        return CommandView(results=results, waiting=[place for place in waiting if not place.startswith(MARK)])
+        found = await reads.results(
+            self._pool, question.command_id, question.account, question.after, question.limit + 1
+        )
+        shown, more = fit(found, question.limit, lambda one: size(one[1]))
+        return CommandView(
+            results=[result for _, result in shown], waiting=[place for place in waiting if not place.startswith(MARK)],
+            next=shown[-1][0] if more else None,
+        )
 
     def _view(self, shelved: reads.Shelved) -> StoredView:
         return views.stored_view(shelved.entry, shelved.domains, self._clock.now())

@@ -63,15 +63,22 @@ def decide(
             return [_superseded(asked.cause)]
     if state is None or not state.owned_by(asked.cause.account):
         return [_refused(asked.cause, finding(Code.DOMAIN_UNKNOWN))]
-    before = supersede(state) if overtakes(state, asked) else []
-    return before + _owned(state, asked, revision, at, known or Known())
+    known = known or Known()
+    before = supersede(state) if overtakes(state, asked, at=at, known=known) else []
+    return before + _owned(state, asked, revision, at, known)
 
 
-def overtakes(state: Domain, asked: Input) -> bool:
-    """Whether it ends a submission that is being judged instead of waiting for its verdict."""
-    if state.pending is None or not isinstance(asked, Submit | Deploy | Disable | Remove):
+def overtakes(state: Domain, asked: Input, *, at: datetime, known: Known) -> bool:
+    """Whether it ends a submission that is being judged, or a deployment that waits for the library, instead of
+    waiting itself: it settles the certificate anew and is not refused at once."""
+    if not isinstance(asked, Submit | Deploy | Disable | Remove) or not state.owned_by(asked.cause.account):
         return False
-    return state.owned_by(asked.cause.account)
+    match asked:
+        case Submit():
+            return not _is_taken(asked, known)
+        case Deploy():
+            return asked.stored is not None and not fitness.refuses(fitness.findings(asked.stored, state, at))
+    return True
 
 
 def supersede(state: Domain) -> list[Event]:
@@ -138,7 +145,8 @@ def _register(state: Domain | None, asked: Register, revision: int, at: datetime
         return [_refused(cause, finding(Code.DOMAIN_TAKEN))]
     if known.holders - {cause.account}:
         message = "A wildcard and the hosts under it belong to one account, and another account holds one of them."
-        return [_refused(cause, finding(Code.DOMAIN_TAKEN, message))]
+        hint = "Register it for that account, or choose another name."
+        return [_refused(cause, finding(Code.DOMAIN_TAKEN, message, hint=hint))]
     return [
         Registered(cause, asked.name, asked.service_type, asked.origin, asked.trust, revision, at),
         _applied(cause, revision),
@@ -154,7 +162,7 @@ def _owned(
     match asked:
         case Remove():
             return [Removed(cause, revision), _applied(cause, revision), FindingsDropped()]
-        case Submit() if asked.name in known.taken:
+        case Submit() if _is_taken(asked, known):
             return [_refused(cause, finding(Code.CERTIFICATE_NAME_TAKEN, field="request"))]
         case Submit():
             return [JudgingBegan(Pending(cause, asked.request_id, asked.name), asked.pairs, asked.strict)]
@@ -172,6 +180,10 @@ def _owned(
             return _reseal(state, asked)
         case Suspend() | Resume():
             return _suspend(state, cause, isinstance(asked, Suspend), revision)
+
+
+def _is_taken(asked: Submit, known: Known) -> bool:
+    return (asked.cause.account, asked.name) in known.taken
 
 
 def _deploy(state: Domain, asked: Deploy, revision: int, at: datetime) -> list[Event]:
@@ -230,6 +242,9 @@ def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
     cause, wanted = asked.cause, asked.wanted
     if state.live is None and settings_rules.names_https(wanted):
         return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
+    missing = settings_rules.incomplete(state.settings, wanted)
+    if missing:
+        return [_refused(cause, *missing)]
     settings = settings_rules.merge(state.settings, wanted)
     origin, trust = wanted.origin or state.origin, wanted.trust or state.trust
     if (settings, origin, trust) == (state.settings, state.origin, state.trust):

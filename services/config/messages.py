@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from services.config import judging
-from services.config.library import MARK, Entry, StoreBegan, owner
+from services.config.library import Entry, StoreBegan
 from services.config.orders import (
     Disabled,
     Event,
@@ -21,7 +21,7 @@ from services.config.orders import (
     Settled,
     SuspensionChanged,
 )
-from services.config.state import Cause, Domain
+from services.config.state import Cause, Domain, Where
 from shared import subjects
 from shared.contracts.base import Contract
 from shared.contracts.domains import CommandSettled, DomainChanged, DomainRegistered, DomainRemoved
@@ -31,11 +31,15 @@ from shared.messaging.cloudevents import Outgoing, outgoing
 SOURCE = "config"
 
 
-def caused(name: str, event: Event, at: datetime) -> list[Outgoing]:
+def caused(where: Where, event: Event, at: datetime) -> list[Outgoing]:
     """Events for everybody: ids, codes and revisions, nothing of a pair."""
-    found: list[tuple[str, Contract, Cause]] = []
     if isinstance(event, Settled):
-        found.append((subjects.EVENT_COMMAND_SETTLED, _settled(name, event, at), event.cause))
+        return [_message(subjects.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at)]
+    return [] if where.domain is None else _of_domain(where.domain, event, at)
+
+
+def _of_domain(name: str, event: Event, at: datetime) -> list[Outgoing]:
+    found: list[tuple[str, Contract, Cause]] = []
     if isinstance(event, Registered):
         registered = DomainRegistered(
             domain=name, account=event.cause.account, service_type=event.service_type, revision=event.revision, at=at
@@ -47,7 +51,7 @@ def caused(name: str, event: Event, at: datetime) -> list[Outgoing]:
     change = _change(event)
     if change is not None:
         found.append((subjects.EVENT_DOMAIN_CHANGED, _changed(name, *change), change[1]))
-    return [_message(subject, name, body, cause, at) for subject, body, cause in found]
+    return [_message(subject, Where(name), body, cause, at) for subject, body, cause in found]
 
 
 def question(domain: Domain, began: JudgingBegan, roots: Sequence[str], at: datetime) -> Outgoing:
@@ -97,10 +101,10 @@ def _changed(name: str, move: Moves, cause: Cause, revision: int) -> DomainChang
     )
 
 
-def _settled(name: str, event: Settled, at: datetime) -> CommandSettled:
-    domain, certificate = (None, owner(name)[1] or None) if name.startswith(MARK) else (name, None)
+def _settled(where: Where, event: Settled, at: datetime) -> CommandSettled:
     return CommandSettled(
-        command_id=event.cause.command_id, command=event.cause.command, domain=domain, certificate=certificate,
+        command_id=event.cause.command_id, command=event.cause.command, domain=where.domain,
+        certificate=where.certificate,
         account=event.cause.account, outcome=event.outcome, codes=codes(event), revision=event.revision, at=at,
     )
 
@@ -110,8 +114,9 @@ def codes(event: Settled) -> list[str]:
     return list(dict.fromkeys(found.code.value for found in event.findings))
 
 
-def _message(subject: str, name: str, body: Contract, cause: Cause, at: datetime) -> Outgoing:
+def _message(subject: str, where: Where, body: Contract, cause: Cause, at: datetime) -> Outgoing:
+    identity = derived_id(cause.command_id, where.domain or "", where.certificate or "", subject)
     return outgoing(
-        subject, body, source=SOURCE, about=name, at=at, id=derived_id(cause.command_id, name, subject),
-        cause=cause.command_id, traceparent=cause.traceparent,
+        subject, body, source=SOURCE, about=where.domain or cause.account, at=at, id=identity, cause=cause.command_id,
+        traceparent=cause.traceparent,
     )

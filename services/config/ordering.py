@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.config.machine import decide, evolve_all, overtakes, supersede
-from services.config.orders import Deploy, Disable, Event, Order, Remove, Settled, Submit
+from services.config.orders import Deploy, Event, Order, Settled
 from services.config.state import Domain, Known
 from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
@@ -31,18 +31,18 @@ def run(
 ) -> Run:
     """Runs ``orders`` (in the order of their stream) until one must wait for a verdict.
 
-    A submission that is being judged holds back what comes after it, unless a later submission, disable or removal
-    of the same owner is among that: this one overtakes it, and what stood between them runs in its turn. So does a
-    deployment that the library has not come to yet."""
+    A submission that is being judged holds back what comes after it, unless something that overtakes it is among
+    that: what stands between the two runs in its turn then. So does a deployment that the library has not come to."""
+    known = known or Known()
     done = Run(state)
     for index, order in enumerate(orders):
-        if done.state is not None and done.state.pending is not None:
-            current = done.state
-            if not any(overtakes(current, later) for later in orders[index:]):
+        current = done.state
+        if current is not None and current.pending is not None:
+            if not _is_overtaken(current, orders[index:], at, known):
                 break
             done.add(supersede(current))
-        if isinstance(order, Deploy) and _waits(done.state, order):
-            if not any(_ends(done.state, later) for later in orders[index + 1 :]):
+        if isinstance(order, Deploy) and current is not None and _waits(current, order):
+            if not _is_overtaken(current, orders[index + 1 :], at, known):
                 break
             done.add([Settled(order.cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))])
             done.ran += 1
@@ -52,13 +52,19 @@ def run(
     return done
 
 
-def _waits(state: Domain | None, order: Deploy) -> bool:
+def _is_overtaken(state: Domain, orders: Sequence[Order], at: datetime, known: Known) -> bool:
+    """Whether one of ``orders`` overtakes when its turn comes: what stands before it may have it refused (a change of
+    the trust, and then a deployment), so that is tried first."""
+    ahead: Domain | None = replace(state, pending=None)
+    for revision, order in enumerate(orders, start=state.revision + 1):
+        if ahead is None or (isinstance(order, Deploy) and _waits(ahead, order)):
+            continue
+        if overtakes(ahead, order, at=at, known=known):
+            return True
+        ahead = evolve_all(ahead, decide(ahead, order, revision=revision, at=at, known=known))
+    return False
+
+
+def _waits(state: Domain, order: Deploy) -> bool:
     """The library has not come to the deployment yet; to be refused needs no waiting."""
-    return not order.ready and state is not None and state.owned_by(order.cause.account)
-
-
-def _ends(state: Domain | None, later: Order) -> bool:
-    """Whether ``later`` overtakes a deployment that waits, as it would a submission that is being judged."""
-    if state is None or not isinstance(later, Submit | Deploy | Disable | Remove):
-        return False
-    return state.owned_by(later.cause.account)
+    return not order.ready and state.owned_by(order.cause.account)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from services.config import commands, library, machine, views
+from services.config import commands, library, machine, roots, suspensions, views
 from services.config.commands import Command, Place
 from services.config.orders import Deploy, Settled
 from services.config.state import Cause, Domain
-from services.config.store import domains
+from services.config.store import accounts, domains
 from services.config.store import library as store
 from services.config.store.families import Families
 from shared import subjects
 from shared.clock import Clock
-from shared.contracts.certificates import DeployCertificate, Difference, Effect, Preview, PreviewCommand, SetRoots
+from shared.contracts.accounts import ResumeAccount, SetResumption
+from shared.contracts.certificates import (
+    DeployCertificate,
+    Difference,
+    Effect,
+    Preview,
+    PreviewCommand,
+    RootView,
+    SetRoots,
+)
+from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
 from shared.errors import Malformed, Refused
 from shared.storage.pool import Connection, Pool
@@ -53,7 +63,9 @@ class Previews:
         self, connection: Connection, command: Command, place: Place, cause: Cause
     ) -> Effect | None:
         """None for a deployment's place in the library, where nothing ends."""
-        if place.key.startswith(library.MARK):
+        if place.name is not None and place.key.startswith(library.MARK):
+            if isinstance(command.body, SetRoots | SetResumption | ResumeAccount):
+                return await self._of_account(connection, command.body, place, cause)
             return await self._in_library(connection, command, place, cause)
         before = (await domains.load(connection, [place.key])).get(place.key) if place.name else None
         order = commands.order(command, place, cause, allow_private_origins=self._allow_private)
@@ -75,7 +87,7 @@ class Previews:
     async def _in_library(
         self, connection: Connection, command: Command, place: Place, cause: Cause
     ) -> Effect | None:
-        if isinstance(command.body, DeployCertificate | SetRoots):
+        if isinstance(command.body, DeployCertificate):
             return None
         account, name = library.owner(place.key)
         entry = (await store.load(connection, [place.key])).get(place.key)
@@ -90,6 +102,24 @@ class Previews:
         ]
         return self._told(events, place, *shown)
 
+    async def _of_account(
+        self, connection: Connection, body: SetRoots | SetResumption | ResumeAccount, place: Place, cause: Cause
+    ) -> Effect | None:
+        if isinstance(body, SetRoots):
+            before = (await store.roots_of(connection, [body.account])).get(body.account, [])
+            settled, wanted = roots.settle(cause, body.roots, before)
+            after = roots.read("".join(before)) if settled.outcome is Outcome.REFUSED else wanted
+            return self._told([settled], place, _listed(roots.read("".join(before))), _listed(after))
+        resumption, suspension = await accounts.lock(connection, body.account)
+        settled = suspensions.settle(body, cause, resumption, suspension)
+        ended = suspensions.resumes(body, suspension)
+        chosen = body.resumption if isinstance(body, SetResumption) else resumption
+        shown = [
+            {"resumption": way, "suspended": str(suspended).lower()}
+            for way, suspended in ((resumption, suspension is not None), (chosen, suspension is not None and not ended))
+        ]
+        return self._told([settled], place, *shown)
+
     def _view(self, domain: Domain | None, cause: Cause) -> dict[str, Value]:
         """Empty where the command's account sees no domain."""
         if domain is None or not domain.owned_by(cause.account):
@@ -99,20 +129,24 @@ class Previews:
 
     @staticmethod
     def _told(
-        events: Sequence[object], place: Place, before: dict[str, Value], after: dict[str, Value]
+        events: Sequence[object], place: Place, before: Mapping[str, Value], after: Mapping[str, Value]
     ) -> Effect | None:
         settled = [event for event in events if isinstance(event, Settled) and event.cause.command_id == "preview"]
         if not settled:
             return None
-        inside = place.key.startswith(library.MARK)
         changes = [
             Difference(field=field, before=before.get(field), after=after.get(field))
             for field in dict.fromkeys([*before, *after]) if before.get(field) != after.get(field)
         ]
         return Effect(
-            domain=None if inside else place.shown, certificate=library.owner(place.key)[1] if inside else None,
-            outcome=settled[-1].outcome, findings=list(settled[-1].findings), changes=changes,
+            domain=place.where.domain, certificate=place.where.certificate,
+            outcome=settled[-1].outcome, changes=changes,
+            findings=[found.model_copy(update={"domain": place.where.domain}) for found in settled[-1].findings],
         )
+
+
+def _listed(found: Sequence[RootView]) -> dict[str, Value]:
+    return {f"roots.{root.fingerprint[:16]}": root.subject for root in found}
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Value]]:

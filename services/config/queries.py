@@ -71,9 +71,11 @@ class Queries:
 
     async def history(self, question: ShowHistory) -> History:
         """Kept after a removal: an account sees what it ordered, not what the owner before or after it did."""
-        name = names.normalise(question.domain)
+        if question.domain is None and question.account is None:
+            raise Refused([finding(Code.REQUEST_MALFORMED, "Name a domain or an account.", field="request")])
+        name = "" if question.domain is None else names.normalise(question.domain)
         rows = await reads.history(self._pool, name, question.account, question.before, question.limit + 1)
-        if not rows and question.before is None:
+        if name and not rows and question.before is None:
             raise _unknown()
         shown, more = fit(rows, question.limit, lambda row: size(reads.history_entry(row)))
         entries = [reads.history_entry(row) for row in shown]

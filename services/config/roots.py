@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
@@ -10,11 +11,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from services.config.orders import Settled
+from services.config.state import Cause
 from shared.contracts.certificates import RootView
+from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 
 MOST, BYTES = 20, 64 * 1024
+# What reading a certificate raises has no base of its own but Exception.
+_UNREADABLE: Final = (
+    ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion,
+)
 _BLOCK: Final = re.compile(r"-----BEGIN ([^-]*)-----.*?-----END \1-----", re.DOTALL)
 
 
@@ -33,22 +41,33 @@ def read(text: str) -> list[RootView]:
     return list({root.fingerprint: root for root in roots}.values())
 
 
+def settle(cause: Cause, text: str, before: Sequence[str]) -> tuple[Settled, list[RootView]]:
+    """How setting them ends, and what is kept then. ``before``: each in PEM."""
+    try:
+        wanted = read(text)
+    except Refused as refused:
+        return Settled(cause, Outcome.REFUSED, tuple(refused.findings)), []
+    same = list(before) == [root.pem for root in wanted]
+    return Settled(cause, Outcome.UNCHANGED if same else Outcome.APPLIED), wanted
+
+
 def _root(match: re.Match[str], index: int) -> RootView:
     if match[1] != "CERTIFICATE":
         raise _fault(f"block {index} is no certificate")
     try:
         certificate = x509.load_pem_x509_certificate(match[0].encode())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        subject = certificate.subject.rfc4514_string()[:300]
-    except (ValueError, x509.ExtensionNotFound):
+        root = RootView(
+            subject=certificate.subject.rfc4514_string()[:300],
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            not_after=certificate.not_valid_after_utc.astimezone(UTC),
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+    except _UNREADABLE:
         raise _fault(f"block {index} cannot be read as a CA certificate") from None
     if not constraints.ca:
         raise _fault(f"block {index} is not a CA's")
-    return RootView(
-        subject=subject, fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        not_after=certificate.not_valid_after_utc.astimezone(UTC),
-        pem=certificate.public_bytes(Encoding.PEM).decode(),
-    )
+    return root
 
 
 def _fault(why: str) -> Refused:

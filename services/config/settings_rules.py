@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from shared.contracts.commands import ChangeSettings
-from shared.contracts.domains import Origin, Redirect, RedirectMode, Settings
+from typing import Any, Literal
+
+from shared.contracts.commands import ChangeSettings, HstsChange
+from shared.contracts.domains import Hsts, Origin, Redirect, RedirectMode, Settings
 from shared.contracts.findings import Code, Finding, finding
 
 
 def merge(current: Settings, wanted: ChangeSettings) -> Settings:
-    """``current`` with what ``wanted`` names; what is absent stays as it is."""
+    """``current`` with what ``wanted`` names; what is absent stays as it is. Ask ``incomplete`` first."""
     redirect = current.redirect
     if wanted.redirect is not None:
         mode = redirect.mode if wanted.redirect.mode is None else wanted.redirect.mode
         status = redirect.status if wanted.redirect.status is None else wanted.redirect.status
         redirect = Redirect(mode=mode, status=status)
-    hsts = current.hsts
-    if wanted.hsts is not None:
-        hsts = None if wanted.hsts == "off" else wanted.hsts
     return Settings(
         redirect=redirect,
         http2=current.http2 if wanted.http2 is None else wanted.http2,
         tls_min=wanted.tls_min or current.tls_min,
         tls_max=wanted.tls_max or current.tls_max,
-        hsts=hsts,
+        hsts=_hsts(current.hsts, wanted.hsts),
     )
+
+
+def incomplete(current: Settings, wanted: ChangeSettings) -> list[Finding]:
+    """What cannot be merged: a field of HSTS while HSTS is off, without the max-age that it needs."""
+    named = _named(wanted.hsts)
+    if current.hsts is not None or not named or "max_age" in named:
+        return []
+    hint = "Name the max-age with it."
+    return [finding(Code.SETTINGS_CONFLICT, "HSTS is off: it needs a max-age.", field="settings", hint=hint)]
+
+
+def _hsts(current: Hsts | None, wanted: HstsChange | Literal["off"] | None) -> Hsts | None:
+    if wanted == "off":
+        return None
+    named = _named(wanted)
+    if not named:
+        return current
+    return Hsts.model_validate({**(current.model_dump() if current else {}), **named})
+
+
+def _named(wanted: HstsChange | Literal["off"] | None) -> dict[str, Any]:
+    """The fields that a change of HSTS names."""
+    return wanted.model_dump(exclude_none=True) if isinstance(wanted, HstsChange) else {}
 
 
 def names_https(wanted: ChangeSettings) -> bool:

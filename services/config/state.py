@@ -26,6 +26,15 @@ class Cause:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where a command ends, as events and history name it: on a ``domain``, or (None) in the account's library, on a
+    ``certificate`` of it where the command names one."""
+
+    domain: str | None
+    certificate: str | None = None
+
+
+@dataclass(frozen=True)
 class Certificate:
     """An accepted certificate: one pair for each key type (at most two), keys sealed to the fleet.
 
@@ -95,8 +104,8 @@ class Domain:
 @dataclass(frozen=True)
 class Known:
     """What a command needs to know beyond its domain. ``holders``: the accounts that hold the wildcard above it, or a
-    host under it (rule A2). ``taken``: certificate names that the library or another domain of the account has
-    (rule B10)."""
+    host under it (rule A2). ``taken``: (account, certificate name) that the account's library or another domain of
+    it has (rule B10)."""
 
     holders: frozenset[str] = frozenset()
-    taken: frozenset[str] = frozenset()
+    taken: frozenset[tuple[str, str]] = frozenset()

@@ -12,12 +12,12 @@ from services.config import machine
 from services.config.effects import Effects
 from services.config.orders import Resume, Settled, Suspend
 from services.config.revisions import Revisions
-from services.config.state import Cause
+from services.config.state import Cause, Where
 from services.config.store import accounts, domains
 from services.config.store.revisions import draw
 from shared import subjects
 from shared.clock import Clock
-from shared.contracts.accounts import ResumeAccount, SetResumption
+from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption, Suspension
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
@@ -52,17 +52,29 @@ class Balances:
 
 async def by_hand(connection: Connection, body: SetResumption | ResumeAccount, cause: Cause) -> Settled:
     """Sets how suspensions end, or ends one: only with a balance above 0. The Suspender sees it within 2 s."""
-    suspension = await accounts.lock(connection, body.account)
+    resumption, suspension = await accounts.lock(connection, body.account)
     if isinstance(body, SetResumption):
-        changed = await accounts.set_resumption(connection, body.account, body.resumption)
-        if suspension is None or not suspension.settled or body.resumption == "by_hand":
-            return Settled(cause, Outcome.APPLIED if changed else Outcome.UNCHANGED)
-    if suspension is None:
-        return Settled(cause, Outcome.UNCHANGED)
-    if not suspension.settled:
+        await accounts.set_resumption(connection, body.account, body.resumption)
+    if resumes(body, suspension):
+        await accounts.resume(connection, cause)
+    return settle(body, cause, resumption, suspension)
+
+
+def settle(
+    body: SetResumption | ResumeAccount, cause: Cause, resumption: Resumption, suspension: Suspension | None
+) -> Settled:
+    """How the command ends, by what was so before it."""
+    if isinstance(body, ResumeAccount) and suspension is not None and not suspension.settled:
         return Settled(cause, Outcome.REFUSED, (finding(Code.ACCOUNT_OVERDUE),))
-    await accounts.resume(connection, cause)
-    return Settled(cause, Outcome.APPLIED)
+    changed = isinstance(body, SetResumption) and body.resumption != resumption
+    return Settled(cause, Outcome.APPLIED if changed or resumes(body, suspension) else Outcome.UNCHANGED)
+
+
+def resumes(body: SetResumption | ResumeAccount, suspension: Suspension | None) -> bool:
+    """Only with a balance above 0. To have suspensions end by themselves ends one that waits for a hand."""
+    if suspension is None or not suspension.settled:
+        return False
+    return isinstance(body, ResumeAccount) or body.resumption == "automatic"
 
 
 class Suspender:
@@ -98,6 +110,6 @@ class Suspender:
                 before = replace(known[turn.domain], suspended=turn.suspended)
                 asked = Resume(turn.cause) if turn.suspended else Suspend(turn.cause)
                 events = machine.decide(before, asked, revision=number, at=effects.at)
-                effects.keep(turn.domain, before, machine.evolve_all(before, events), events)
+                effects.keep(Where(turn.domain), before, machine.evolve_all(before, events), events)
             await effects.write(connection)
         return len(turns)

@@ -12,7 +12,7 @@ from services.config.effects import Effects
 from services.config.librarian import Librarian, read_target
 from services.config.orders import Deploy, Order, Settled, Timeout
 from services.config.revisions import Revisions
-from services.config.state import Cause, Certificate, Domain
+from services.config.state import Cause, Certificate, Domain, Where
 from services.config.store import domains
 from services.config.store import library as library_store
 from services.config.store.families import Families
@@ -96,7 +96,7 @@ class Decider:
             effects = Effects(self._clock.now())
             asked = said if isinstance(said, Timeout) else judging.judged(said, name)
             events = machine.decide(before, asked, revision=number, at=effects.at)
-            effects.keep(name, before, machine.evolve_all(before, events), events)
+            effects.keep(Where(name), before, machine.evolve_all(before, events), events)
             await effects.write(connection)
             await inbox.release(connection, [name])
             return bool(events)
@@ -113,7 +113,7 @@ class Decider:
                     command, cause = read_target(target)
                     settled = Settled(cause, Outcome.REFUSED, (finding(Code.SERVICE_BUSY),))
                     for place in command.at(key):
-                        effects.keep(place.shown, None, None, [settled])
+                        effects.keep(place.where, None, None, [settled])
                 await effects.write(connection)
             await inbox.release(connection, [key])
 
@@ -127,14 +127,14 @@ class Decider:
                 for place in command.at(key):
                     done = ordering.run(None, [self._order(command, place, cause, around)], revisions=numbers,
                                         at=effects.at)
-                    effects.keep(place.shown, None, None, done.events)
+                    effects.keep(place.where, None, None, done.events)
             effects.ran += targets
             return
         orders = [self._order(command, command.at(key)[0], cause, around) for _, command, cause in queue]
         known = replace(families.known(key), taken=around.taken(key))
         done = ordering.run(before, orders, revisions=numbers, at=effects.at, known=known)
         families.note(key, done.state)
-        effects.keep(key, before, done.state, done.events)
+        effects.keep(Where(key), before, done.state, done.events)
         effects.ran += targets[: done.ran]
         effects.held += targets[done.ran :]
 
@@ -171,8 +171,8 @@ class _Around:
             found._deployable = await library_store.deployable(connection, found._deployments)
         return found
 
-    def taken(self, domain: str) -> frozenset[str]:
-        return frozenset(name for _, name, by in self._taken if by == domain)
+    def taken(self, domain: str) -> frozenset[tuple[str, str]]:
+        return frozenset((account, name) for account, name, by in self._taken if by == domain)
 
     def deployment(self, command_id: str, domain: str, cause: Cause) -> Deploy:
         place = (command_id, domain)

@@ -12,6 +12,7 @@ from shared.contracts.accounts import Suspension
 from shared.contracts.base import Contract, Hash, Utc
 from shared.contracts.certificates import StoredView
 from shared.contracts.domains import (
+    CertificateStatus,
     CertificateView,
     DomainState,
     DomainView,
@@ -22,7 +23,6 @@ from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
 
 SOON: Final = timedelta(days=30)
-Status = Literal["ok", "expires_soon", "expired", "mismatch"]
 
 
 class Row(Protocol):
@@ -112,7 +112,7 @@ def stored_view(entry: Entry, domains: int, at: datetime) -> StoredView:
     )
 
 
-def status(pair: JudgedPair | Facts, domain: str, at: datetime) -> Status:
+def status(pair: JudgedPair | Facts, domain: str, at: datetime) -> CertificateStatus:
     """The gravest that holds."""
     if at >= pair.not_after:
         return "expired"

@@ -38,6 +38,12 @@ def _finite(value: Decimal) -> Decimal:
     return value
 
 
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("U+0000 is in no name")
+    return text
+
+
 Utc = Annotated[datetime, AfterValidator(_utc)]
 Amount = Annotated[
     Decimal, Field(max_digits=38, decimal_places=18), AfterValidator(_finite), PlainSerializer(_plain, return_type=str)
@@ -46,6 +52,8 @@ Account = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 NodeId = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
+Search = Annotated[str, Field(max_length=400), AfterValidator(_storable)]
+"""What a list is searched by, or goes on after."""
 Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, le=2**53)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Contract, Hash, Identifier, Mark, Name, Utc
+from shared.contracts.base import Account, Contract, Hash, Identifier, Name, Search, Utc, Whole
 from shared.contracts.commands import CertificateName, SubmittedPair
 from shared.contracts.domains import CertificateView, CommandSettled, Outcome
 from shared.contracts.findings import Finding
@@ -85,7 +85,7 @@ class ListCertificates(Contract):
     """In order of their name. ``after``: the ``next`` of the page before."""
 
     account: Account
-    after: Mark = ""
+    after: Search = ""
     limit: PageSize = 100
 
 
@@ -95,19 +95,22 @@ class StoredList(Contract):
 
 
 class ShowUsage(Contract):
-    """Which domains a stored certificate serves. ``after``: the ``next`` of the page before."""
+    """Which domains a stored certificate serves, and which keep it for a rollback. ``after``: the ``next`` of the page
+    before."""
 
     name: CertificateName
     account: Account
-    after: Mark = ""
+    after: Search = ""
     limit: PageSize = 100
 
 
 class Use(Contract):
-    """``current``: it serves the entry's present certificate, not the one before."""
+    """``current``: it has the entry's present certificate, not the one before. ``live`` False: it serves another one,
+    and keeps this for a rollback."""
 
     domain: Name
     current: bool
+    live: bool = True
 
 
 class UsagePage(Contract):
@@ -132,17 +135,27 @@ class RootsView(Contract):
 
 
 class ShowCommand(Contract):
-    """https.rpc.command.show.v1: how a command ended, for each of its domains."""
+    """https.rpc.command.show.v1: how a command ended, for each of its domains, in the order that it did. ``after``: the
+    ``next`` of the page before."""
 
     command_id: Identifier
     account: Account | None = None
+    after: Whole = 0
+    limit: PageSize = 100
+
+
+class CommandResult(CommandSettled):
+    """``findings``: what was found, in full. A disable of the domain drops them (rule B3); the codes stay."""
+
+    findings: list[Finding]
 
 
 class CommandView(Contract):
-    """``waiting``: domains on which it has not come to its end."""
+    """``waiting``: domains on which it has not come to its end, 500 of them at most."""
 
-    results: list[CommandSettled]
+    results: list[CommandResult]
     waiting: list[str]
+    next: int | None
 
 
 class PreviewCommand(Contract):

@@ -161,6 +161,7 @@ BILLING: Final = (
     _event("billing", s.EVENT_PLAN_PURCHASED, prices.PlanEvent),
     _event("billing", s.EVENT_PRICE_BOOK_APPLIED, prices.PriceBookEvent),
     _event("billing", s.EVENT_PRICE_BOOK_REFUSED, prices.PriceBookEvent),
+    _event("billing", s.EVENT_HOUR_CLOSED, ledger.HourClosed),
     _query("billing", s.RPC_USAGE_QUERY, queries.QueryUsage, queries.UsagePage),
     _query("billing", s.RPC_USAGE_LOGS, queries.QueryLogs, queries.LogsPage),
     _query("billing", s.RPC_USAGE_GAPS, audit.QueryGaps, audit.GapsPage),

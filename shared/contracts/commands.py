@@ -20,7 +20,7 @@ from shared.contracts.base import (
     Signed,
     Utc,
 )
-from shared.contracts.domains import Hsts, Origin, RedirectMode, TlsVersion
+from shared.contracts.domains import Origin, RedirectMode, TlsVersion
 from shared.contracts.prices import PriceBook
 
 
@@ -80,6 +80,14 @@ class RedirectChange(Contract):
     status: Literal[301, 302, 307, 308] | None = None
 
 
+class HstsChange(Contract):
+    """What is absent stays as it is; with HSTS off, ``max_age`` (seconds) switches it on and must be there."""
+
+    max_age: Annotated[int, Field(ge=0, le=63_072_000)] | None = None
+    include_subdomains: bool | None = None
+    preload: bool | None = None
+
+
 class ChangeSettings(Contract):
     """https.cmd.settings.change.v1: what is absent stays as it is (rule B7). ``origin`` and ``trust`` may change while
     HTTPS is off, too; another ``trust`` holds for the next certificate."""
@@ -90,7 +98,7 @@ class ChangeSettings(Contract):
     http2: bool | None = None
     tls_min: TlsVersion | None = None
     tls_max: TlsVersion | None = None
-    hsts: Hsts | Literal["off"] | None = None
+    hsts: HstsChange | Literal["off"] | None = None
     origin: Origin | None = None
     trust: Literal["public", "private"] | None = None
 

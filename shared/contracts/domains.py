@@ -64,6 +64,9 @@ class DomainState(StrEnum):
     SUSPENDED = "suspended"
 
 
+CertificateStatus = Literal["ok", "expires_soon", "expired", "mismatch"]
+
+
 class CertificateView(Contract):
     """What may be seen of a certificate; a key has no field (rule C1)."""
 
@@ -79,7 +82,7 @@ class CertificateView(Contract):
     days_left: int
     fingerprint: Hash
     chain: str
-    status: Literal["ok", "expires_soon", "expired", "mismatch"]
+    status: CertificateStatus
 
 
 class DomainView(Contract):
@@ -169,9 +172,9 @@ class Outcome(StrEnum):
 
 class CommandSettled(Contract):
     """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was found, no detail.
-    ``domain`` None: its end in the account's library (``certificate``: of this name) or for its roots.
+    ``domain`` None: its end in the account's library (``certificate``: of this name), or for the account itself.
 
-    The detail of a submission's findings is asked for by https.rpc.submission.show.v1."""
+    The findings in full are asked for by https.rpc.command.show.v1."""
 
     command_id: Identifier
     command: str
@@ -185,8 +188,12 @@ class CommandSettled(Contract):
 
 
 class HistoryEntry(Contract):
-    """Rule C4: one command and its outcome. ``findings`` are gone after a disable."""
+    """Rule C4: one command and its outcome, on a ``domain`` or (None) on the account's library, on a ``certificate`` of
+    it, or on the account itself."""
 
+    domain: str | None
+    certificate: str | None
+    account: Account
     command_id: Identifier
     command: str
     source: str

@@ -220,6 +220,8 @@ class Code(StrEnum):
     DEAD_UNKNOWN = ("dead.unknown", R, "There is no such dead letter.", "List them: edgetls dead list")
     DEAD_STILL_REFUSED = ("dead.still_refused", R, "The message was refused again.",
                           "Drop it, or have its sender send a corrected one.")
+    DEAD_SETTLED = ("dead.settled", R, "The command was settled as refused when it died: its id counts as done.",
+                    "Send it again under a new id, then drop this letter.")
     DEAD_BODILESS = ("dead.bodiless", R, "This dead letter carried a sealed key, so its body was not kept.",
                      "Have its sender send it again.")
 

@@ -120,3 +120,12 @@ class Statement(Contract):
     totals: StatementTotals
     lines: list[StatementLine]
     next: int | None
+
+
+class HourClosed(Contract):
+    """https.event.hour.closed.v1, the answer to a command: the hours that ended at or before ``until`` are charged.
+    ``lines``: how many the ledger got by it; none where all was charged before."""
+
+    until: Utc
+    lines: int
+    at: Utc

@@ -16,13 +16,14 @@ from shared.contracts.base import (
     Name,
     NodeId,
     SealedKey,
+    Search,
     Signed,
     Utc,
     Whole,
     Zone,
 )
 from shared.contracts.commands import CertificateName
-from shared.contracts.domains import DomainState, DomainView, HistoryEntry, Outcome, ServiceType
+from shared.contracts.domains import CertificateStatus, DomainState, DomainView, HistoryEntry, Outcome, ServiceType
 from shared.contracts.edge import BundlePage, NodeView
 from shared.contracts.findings import Finding
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
@@ -39,20 +40,22 @@ class ListDomains(Contract):
     """What is named must hold, all of it. ``after``: the ``next`` of the page before, with the same filters.
 
     ``expires_within`` days: certificates that end by then, expired ones included (0: those alone). ``served_by``: the
-    leaf fingerprint of a certificate that serves the domain. ``covered_by``: DNS names of a certificate: domains that
+    leaf fingerprint of a certificate that serves the domain. ``certificate``: the gravest that holds of the one that is
+    served (expires_soon: within 30 days). ``covered_by``: DNS names of a certificate: domains that
     it could serve. ``order`` ``expiry`` lists only domains with a certificate, the first to end first."""
 
     account: Account | None = None
     state: DomainState | None = None
     service_type: ServiceType | None = None
     source: Literal["custom", "stored"] | None = None
+    certificate: CertificateStatus | None = None
     expires_within: Annotated[int, Field(ge=0, le=36_500)] | None = None
-    prefix: Annotated[str, Field(max_length=253)] | None = None
-    suffix: Annotated[str, Field(max_length=253)] | None = None
+    prefix: Annotated[Search, Field(max_length=253)] | None = None
+    suffix: Annotated[Search, Field(max_length=253)] | None = None
     served_by: Hash | None = None
-    covered_by: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+    covered_by: Annotated[list[Search], Field(min_length=1, max_length=1000)] | None = None
     order: Literal["name", "expiry"] = "name"
-    after: Annotated[str, Field(max_length=400)] = ""
+    after: Search = ""
     limit: PageSize = 100
 
 
@@ -62,9 +65,10 @@ class DomainList(Contract):
 
 
 class ShowHistory(Contract):
-    """Newest first; ``before``: the ``next`` of the page before."""
+    """Newest first; ``before``: the ``next`` of the page before. Without a ``domain`` the commands on the ``account``'s
+    library, its roots and itself."""
 
-    domain: Name
+    domain: Name | None = None
     account: Account | None = None
     before: Whole | None = None
     limit: PageSize = 100
@@ -103,7 +107,7 @@ class BundleAnswer(Contract):
 
 
 class PageBundles(Contract):
-    after: Mark = ""
+    after: Search = ""
     limit: PageSize = 500
 
 
@@ -116,7 +120,7 @@ class PageSealed(Contract):
     """https.rpc.pair.sealed.v1 (operator): kept pairs that are sealed to an epoch below ``below``."""
 
     below: Epoch
-    after: Mark = ""
+    after: Search = ""
     limit: PageSize = 100
 
 

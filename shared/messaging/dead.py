@@ -21,6 +21,8 @@ from shared.messaging.failures import Handle
 from shared.messaging.publish import Publisher
 
 PAGE_BYTES = 400_000
+SETTLED = "edgetls-settled"
+"""Header of a letter whose message was settled when it died: under its id it counts as done."""
 
 
 class DeadOffice:
@@ -67,6 +69,8 @@ class DeadOffice:
         message = await self._find(question.sequence)
         if message.headers.get("edgetls-body") != "kept":
             raise Refused([finding(Code.DEAD_BODILESS)])
+        if SETTLED in message.headers:
+            raise Refused([finding(Code.DEAD_SETTLED)])
         if handle := self._local.get(message.subject):
             try:
                 await handle(_again(message))

@@ -110,7 +110,7 @@ def test_the_documents_in_the_repository_are_the_generated_ones() -> None:
 
 def test_a_summary_is_the_whole_first_paragraph() -> None:
     operation = docs.asyncapi("config")["operations"]["send-event-command-settled"]
-    assert operation["summary"].endswith("or for its roots.")
+    assert operation["summary"].endswith("or for the account itself.")
 
 
 def test_a_setting_of_a_program_is_described_with_its_bounds_and_its_default() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def written(folder: Path, pair: Pair) -> list[str]:
     (folder / f"{name}.pem").write_text(pair.chain)
     (folder / f"{name}.key").write_text(pair.key)
     return ["--cert", str(folder / f"{name}.pem"), "--key", str(folder / f"{name}.key")]
+
+
+def _as_openssl(view: dict[str, Any]) -> str:
+    """The fingerprint in capitals, with colons."""
+    return bytes.fromhex(view["certificates"][0]["fingerprint"]).hex(":").upper()
 
 
 async def serve(platform: Platform, nodes: list[Endpoint], domain: str, pair: Pair) -> None:
@@ -64,6 +70,15 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
         await serve(platform, nodes, domain, second)
     assert (await edgetls("rollback", domains[0], "--wait")).code == 0
     await serve(platform, nodes, domains[0], first)
+    fits = await edgetls("cert", "fits", "wild", "--json")
+    assert [view["domain"] for view in fits.json] == domains
+    listed = await edgetls("domain", "list", "--all-accounts", "--served-by", _as_openssl(fits.json[1]), "--json")
+    assert [view["domain"] for view in listed.json] == [domains[1]]
+    told = await edgetls("account", "history", "--json")
+    assert [one["certificate"] for one in told.json["entries"]][:3] == ["wild"] * 3
+    last = await edgetls("history", domains[0], "--limit", "1", "--json")
+    again = await edgetls("history", domains[0], "--after", str(last.json["next"]), "--json")
+    assert last.json["entries"][0]["command"] not in [one["command"] for one in again.json["entries"]]
     usage = await edgetls("cert", "usage", "wild", "--json")
     assert [(use["domain"], use["current"]) for use in usage.json] == [(domains[0], False), (domains[1], True)]
     refused = await edgetls("cert", "delete", "wild", "--json")

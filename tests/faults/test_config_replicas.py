@@ -1,4 +1,5 @@
-"""Two replicas of config, killed and stopped in turn with the broker and PostgreSQL, while 2,000 commands come in.
+"""Two replicas of config, killed and stopped in turn with the broker and PostgreSQL, while 2,000 commands come in:
+every kind of a domain's, and a library whose certificates are deployed, replaced, followed and deleted meanwhile.
 
 The same commands run once undisturbed, for other domains: the final states must be equal.
 """
@@ -17,23 +18,32 @@ import pytest
 
 from shared import subjects as s
 from shared.contracts.base import Contract, SealedKey
+from shared.contracts.certificates import (
+    DeleteCertificate,
+    DeployCertificate,
+    RollbackCertificate,
+    StoreCertificate,
+)
 from shared.contracts.commands import (
     ChangeSettings,
     DisableHttps,
+    HstsChange,
     RedirectChange,
     RegisterDomain,
     RemoveDomain,
     SubmitCertificate,
     SubmittedPair,
 )
-from shared.contracts.domains import Hsts, Origin, RedirectMode
+from shared.contracts.domains import Origin, RedirectMode
 from shared.contracts.edge import Bundle
+from shared.contracts.judging import JudgedPair, JudgeSubmission
 from shared.messaging.cloudevents import Outgoing, outgoing
 from shared.messaging.publish import Publisher
 from tests.integration.config.harness import CANARY, Stage, stage
 from tests.support.waiting import until
 
 DOMAINS, PER_DOMAIN = 200, 10
+WILD, SPARE = ("wild-0", "wild-1"), ("spare-0", "spare-1")
 ACCOUNT = "replicas"
 REPLICAS = ("config", "config-2")
 VICTIMS = ("config", "nats", "config-2", "postgres", "a stopped config-2")
@@ -54,28 +64,69 @@ class Run:
 
     def first(self, index: int) -> list[Outgoing]:
         """Registered and enabled, and carried out before the others: what overtakes what then is certain."""
-        return [self._register(index, 0, ACCOUNT), self._submit(index, 1, "a")]
+        return [self._register(index, 0, self.account), self._submit(index, 1, "a")]
 
     def others(self, index: int) -> list[Outgoing]:
-        """In this order. Every fourth domain is disabled and enabled again, every eighth removed at the end."""
+        """In this order. Of four domains one is disabled and enabled again (every second of these removed at the end),
+        one rolled back, one given a certificate of the library, which may overtake its submission."""
         changes = [
             self._settings(index, 2, redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)),
             self._settings(index, 3, redirect=RedirectChange(status=308)),
-            self._register(index, 4, ACCOUNT),
+            self._register(index, 4, self.account),
             self._submit(index, 5, "b"),
             self._settings(index, 6, http2=True),
         ]
         if index % 4:
             return [
-                *changes, self._settings(index, 7, hsts=Hsts(max_age=3600)), self._register(index, 8, "another"),
+                *changes, self._settings(index, 7, hsts=HstsChange(max_age=3600)), self._eighth(index),
                 self._settings(index, 9, tls_min="1.3"),
             ]
-        body = DisableHttps(domain=self.domain(index), account=ACCOUNT)
+        body = DisableHttps(domain=self.domain(index), account=self.account)
         changes += [self._message(index, 7, s.CMD_HTTPS_DISABLE, body), self._submit(index, 8, "c")]
         if index % 8:
             return [*changes, self._settings(index, 9, http2=True)]
-        gone = RemoveDomain(domain=self.domain(index), account=ACCOUNT)
+        gone = RemoveDomain(domain=self.domain(index), account=self.account)
         return [*changes, self._message(index, 9, s.CMD_DOMAIN_REMOVE, gone)]
+
+    def stores(self) -> list[Outgoing]:
+        """Certificates for all domains, and some for none."""
+        return [self._store(title, 1) for title in (*WILD, *SPARE)]
+
+    def replacements(self) -> list[Outgoing]:
+        """What uses the first follows; the others go."""
+        gone = [DeleteCertificate(name=title, account=self.account) for title in SPARE]
+        return [
+            *(self._store(title, 2) for title in WILD),
+            *(self._of_library(f"{body.name}-gone", s.CMD_CERTIFICATE_DELETE, body) for body in gone),
+        ]
+
+    @property
+    def account(self) -> str:
+        """Names of certificates are an account's."""
+        return f"{ACCOUNT}-{self.name}"
+
+    def _eighth(self, index: int) -> Outgoing:
+        domain = self.domain(index)
+        if index % 4 == 1:
+            body = RollbackCertificate(domain=domain, account=self.account)
+            return self._message(index, 8, s.CMD_CERTIFICATE_ROLLBACK, body)
+        if index % 4 == 2:
+            wild = DeployCertificate(name=WILD[index // 4 % len(WILD)], account=self.account, domains=[domain])
+            return self._message(index, 8, s.CMD_CERTIFICATE_DEPLOY, wild)
+        return self._register(index, 8, "another")
+
+    def _store(self, title: str, version: int) -> Outgoing:
+        identity = f"lib-{self.name}-{title}-{version}"
+        pair = SubmittedPair(certificate=f"{title}-{version}", sealed_key=SealedKey(epoch=0, box=CANARY))
+        body = StoreCertificate(
+            name=title, account=self.account, submission_id=identity, pairs=[pair], overwrite=version > 1
+        )
+        return self._of_library(f"{title}-{version}", s.CMD_CERTIFICATE_STORE, body)
+
+    def _of_library(self, number: str, subject: str, body: Contract) -> Outgoing:
+        return outgoing(
+            subject, body, source="platform", about=self.account, at=datetime.now(UTC), id=f"lib-{self.name}-{number}"
+        )
 
     def _register(self, index: int, number: int, account: str) -> Outgoing:
         origin = Origin(scheme="http", host="origin.example.com", port=80)
@@ -85,12 +136,12 @@ class Run:
     def _submit(self, index: int, number: int, certificate: str) -> Outgoing:
         pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=CANARY))
         body = SubmitCertificate(
-            domain=self.domain(index), account=ACCOUNT, submission_id=self._id(index, number), pairs=[pair]
+            domain=self.domain(index), account=self.account, submission_id=self._id(index, number), pairs=[pair]
         )
         return self._message(index, number, s.CMD_CERTIFICATE_SUBMIT, body)
 
     def _settings(self, index: int, number: int, **wanted: Any) -> Outgoing:
-        body = ChangeSettings(domain=self.domain(index), account=ACCOUNT, **wanted)
+        body = ChangeSettings(domain=self.domain(index), account=self.account, **wanted)
         return self._message(index, number, s.CMD_SETTINGS_CHANGE, body)
 
     def _id(self, index: int, number: int) -> str:
@@ -121,10 +172,17 @@ async def _judge(staged: Stage) -> None:
         for identity, question in list(staged.questions.items()):
             if identity not in done:
                 done.add(identity)
-                index, certificate = question.domains[0].split(".")[0], question.pairs[0].certificate
-                pair = staged.pair(question.domains[0], ACCOUNT, name=f"{index}-{certificate}")
-                await staged.verdict(question, pairs=[pair])
+                await staged.verdict(question, pairs=[_pair(staged, question)])
         await asyncio.sleep(0.01)
+
+
+def _pair(staged: Stage, question: JudgeSubmission) -> JudgedPair:
+    certificate = question.pairs[0].certificate
+    if not question.domains:
+        return staged.pair(f"*.{question.account.removeprefix(ACCOUNT + '-')}.example.com", question.account,
+                           name=certificate)
+    (domain,) = question.domains
+    return staged.pair(domain, question.account, name=f"{domain.split('.')[0]}-{certificate}")
 
 
 async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_run(staged: Stage) -> None:
@@ -143,16 +201,22 @@ async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_ru
     assert await _states(staged, hit) == await _states(staged, calm)
     await _each_command_once(staged, calm)
     await _each_command_once(staged, hit)
+    shelved = [(title, 2, f"pair-{title}-2") for title in WILD]
+    assert (await _library(staged, calm), await _library(staged, hit)) == (shelved, shelved)
     await _nothing_twice(staged)
     await _short_pauses(staged, hit, blows)
 
 
 async def _carry_out(staged: Stage, run: Run) -> None:
     indices = range(DOMAINS)
-    await _send(staged, [run.first(index) for index in indices])
+    await _send(staged, [run.stores(), *(run.first(index) for index in indices)])
     await _settled(staged, run, 2 * DOMAINS)
-    await _send(staged, [run.others(index) for index in indices])
+    await _library_settled(staged, run, len(run.stores()))
+    others = [run.others(index) for index in indices]
+    # Half of what is deployed follows, the other half finds what it would have followed.
+    await _send(staged, [*others[: DOMAINS // 2], run.replacements(), *others[DOMAINS // 2 :]])
     await _settled(staged, run, PER_DOMAIN * DOMAINS)
+    await _library_settled(staged, run, len(run.stores()) + len(run.replacements()))
 
 
 async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
@@ -181,6 +245,28 @@ async def _settled(staged: Stage, run: Run, goal: int) -> None:
         return await _count(staged, run) >= goal
 
     await until(reached, f"{goal} commands of the run {run.name} are settled", limit=90, every=0.05)
+
+
+async def _library_settled(staged: Stage, run: Run, goal: int) -> None:
+    """And nothing is left to follow."""
+    async def reached() -> bool:
+        try:
+            return bool(await staged.database.fetchval(
+                "select (select count(*) from history where command_id like $1 and domain = '') = $2 and not exists"
+                " (select from deployments)", f"lib-{run.name}-%", goal, timeout=5,
+            ))
+        except Exception:
+            return False
+
+    await until(reached, f"{goal} commands of the library of {run.name} are settled", limit=90, every=0.05)
+
+
+async def _library(staged: Stage, run: Run) -> list[tuple[str, int, str]]:
+    rows = await staged.database.fetch(
+        "select c.name, c.version, p.pair_id from certificates c join certificate_pairs p using (key)"
+        " where account = $1 order by name", run.account,
+    )
+    return [tuple(row) for row in rows]
 
 
 async def _beat(staged: Stage, run: Run, blows: list[tuple[str, datetime]]) -> None:
@@ -264,4 +350,4 @@ async def _short_pauses(staged: Stage, run: Run, blows: Sequence[tuple[str, date
             continue
         settled = await staged.database.fetchval("select min(settled_at) from history where settled_at > $1", at)
         sent = await staged.database.fetchval("select min(sent_at) from outbox where sent_at > $1", at)
-        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}"
+        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}, blows: {blows}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from clients.cli.demo.handshakes import REFUSED, Agreed, Endpoint, agree
@@ -85,7 +86,7 @@ async def policies(story: Story, stage: Stage) -> None:
         detail("by handshakes and requests at every node, changed without a reload")
 
 
-async def _live(stage: Stage, ended: list[CommandSettled], count: int) -> None:
+async def _live(stage: Stage, ended: Sequence[CommandSettled], count: int) -> None:
     """Every result applied, and converged."""
     check(len(ended) == count, f"{len(ended)} results for {count} domains")
     bad = [f"{one.domain}: {one.outcome.value} {one.codes}" for one in ended if one.outcome is not Outcome.APPLIED]

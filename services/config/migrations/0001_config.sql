@@ -44,18 +44,6 @@ create table pairs (
 );
 create index pairs_epoch on pairs (epoch, domain);
 
--- What was found in a submission; findings go with the pair at a disable.
-create table submissions (
-    submission_id text primary key,
-    domain text collate "C" not null,
-    account text not null,
-    outcome text,
-    revision bigint,
-    findings text not null default '[]',
-    updated_at timestamptz not null default now()
-);
-create index submissions_domain on submissions (domain);
-
 create table history (
     id bigint generated always as identity primary key,
     domain text collate "C" not null,
@@ -65,12 +53,17 @@ create table history (
     source text not null,
     outcome text not null,
     codes text[] not null,
+    -- In full, JSON as text; those of a domain go with its pair at a disable.
+    findings text not null,
+    -- What it changed, without pairs: services/config/replay.py. Null where nothing was.
+    change jsonb,
     revision bigint,
     received_at timestamptz not null,
     settled_at timestamptz not null,
     unique (domain, command_id)
 );
 create index history_domain on history (domain, id desc);
+create index history_findings on history (domain) where findings <> '[]' or change ? 'certificate';
 
 -- The PostgreSQL cluster in which the sequence was last known to be past every revision that the fleet has.
 create table revision_home (
@@ -82,7 +75,6 @@ create table revision_home (
 -- migrate:down
 drop table revision_home;
 drop table history;
-drop table submissions;
 drop table pairs;
 drop table domains;
 drop sequence revision;

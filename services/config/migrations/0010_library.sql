@@ -5,8 +5,8 @@ alter table pairs
     add column name text collate "C" not null default '',
     add column entry text,
     add column trust text not null default 'public';
-create index pairs_entry on pairs (entry, domain) where slot = 'live' and position = 0 and entry is not null;
-create index pairs_name on pairs (name) where slot = 'live' and position = 0 and source = 'custom';
+create index pairs_entry on pairs (entry, domain) where position = 0 and entry is not null;
+create index pairs_name on pairs (name) where position = 0 and source = 'custom';
 
 -- The certificate library of an account. ``key``: under which its commands wait their turn; ``entry``: the id of this
 -- entry, as a name can be given again after a deletion; null until the first certificate is accepted.
@@ -62,10 +62,10 @@ create table roots (
 -- Library commands stand under no domain ('').
 alter table history add column certificate text;
 create index history_command on history (command_id);
-alter table submissions add column certificate text;
+create index history_account on history (account, id desc) where domain = '';
 
 -- migrate:down
-alter table submissions drop column certificate;
+drop index history_account;
 drop index history_command;
 alter table history drop column certificate;
 drop table roots;

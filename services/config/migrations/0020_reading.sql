@@ -1,6 +1,8 @@
 -- migrate:up
--- Of the live certificate, null without HTTPS: when its first pair expires, and where it comes from.
-alter table domains add column served_until timestamptz, add column served_source text;
+-- Of the live certificate, null without HTTPS: when its first pair expires, and where it comes from; and whether a pair
+-- of it does not cover the domain.
+alter table domains add column served_until timestamptz, add column served_source text,
+    add column mismatched boolean not null default false;
 update domains d set served_until = p.until, served_source = 'custom' from (
     select domain, min((pair::json ->> 'not_after')::timestamptz) as until from pairs where slot = 'live' group by domain
 ) p where p.domain = d.name;
@@ -22,16 +24,16 @@ create index pairs_fingerprint on pairs (fingerprint, domain) where slot = 'live
 -- Lists filter on the index alone: however few rows fit, a page of 100,000 domains stays a matter of milliseconds.
 drop index domains_account;
 create index domains_account on domains (account, name)
-    include (service_type, suspended, served_until, served_source) where not removed;
+    include (service_type, suspended, served_until, served_source, mismatched) where not removed;
 create index domains_listed on domains (name)
-    include (account, service_type, suspended, served_until, served_source) where not removed;
+    include (account, service_type, suspended, served_until, served_source, mismatched) where not removed;
 drop index domains_parent;
 create index domains_parent on domains (parent, name)
-    include (account, service_type, suspended, served_until, served_source) where not removed;
+    include (account, service_type, suspended, served_until, served_source, mismatched) where not removed;
 create index domains_expiry on domains (served_until, name)
-    include (account, service_type, suspended, served_source) where not removed and served_until is not null;
+    include (account, service_type, suspended, served_source, mismatched) where not removed and served_until is not null;
 create index domains_account_expiry on domains (account, served_until, name)
-    include (service_type, suspended, served_source) where not removed and served_until is not null;
+    include (service_type, suspended, served_source, mismatched) where not removed and served_until is not null;
 
 -- migrate:down
 drop index domains_account_expiry;
@@ -43,4 +45,4 @@ drop index domains_account;
 create index domains_account on domains (account, name);
 drop index pairs_fingerprint;
 alter table pairs drop column fingerprint, drop column facts;
-alter table domains drop column served_until, drop column served_source;
+alter table domains drop column served_until, drop column served_source, drop column mismatched;

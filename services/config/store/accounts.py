@@ -40,18 +40,19 @@ async def tell(connection: Connection, cause: Cause, crossing: int, overdue: boo
     ))
 
 
-async def set_resumption(connection: Connection, account: str, resumption: Resumption) -> bool:
-    """False when it was so already."""
-    return bool(await connection.fetchval(
+async def set_resumption(connection: Connection, account: str, resumption: Resumption) -> None:
+    await connection.execute(
         "insert into accounts as a (account, resumption) values ($1, $2) on conflict (account) do update set"
-        " resumption = $2 where a.resumption <> $2 returning true", account, resumption,
-    ))
+        " resumption = $2", account, resumption,
+    )
 
 
-async def lock(connection: Connection, account: str) -> Suspension | None:
-    """The account's suspension; its row is locked until the transaction ends."""
+async def lock(connection: Connection, account: str) -> tuple[Resumption, Suspension | None]:
+    """How the account's suspensions end, and the present one; its row is locked until the transaction ends."""
     row = await connection.fetchrow("select * from accounts where account = $1 for update", account)
-    return suspension(row) if row is not None and row["suspended"] else None
+    if row is None:
+        return "automatic", None
+    return row["resumption"], suspension(row) if row["suspended"] else None
 
 
 async def resume(connection: Connection, cause: Cause) -> None:

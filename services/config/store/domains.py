@@ -15,6 +15,7 @@ from services.config.bundles import desired
 from services.config.state import Cause, Certificate, Domain, Pending
 from shared.contracts.domains import Origin, ServiceType, Settings
 from shared.contracts.judging import JudgedPair
+from shared.contracts.names import covered
 from shared.storage.pool import Connection
 
 TOMBSTONE_DAYS = 35
@@ -29,9 +30,9 @@ PAIR_COLUMNS = "domain, slot, submission_id, source, name, entry, trust, pair"
 _SAVE = """
 insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed, removed_at,
     revision, registered_revision, registered_at, pending_id, pending_request, pending_cause, bundle, bundle_hash,
-    bundle_epoch, served_until, served_source)
+    bundle_epoch, served_until, served_source, mismatched)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $9 then $10::timestamptz end, $11, $12, $13, $14, $15, $16, $17,
-    $18, $19, $20, $21)
+    $18, $19, $20, $21, $22)
 on conflict (name) do update set
     account = excluded.account, service_type = excluded.service_type, origin = excluded.origin, trust = excluded.trust,
     settings = excluded.settings, suspended = excluded.suspended, removed = excluded.removed,
@@ -41,7 +42,7 @@ on conflict (name) do update set
     pending_id = excluded.pending_id, pending_request = excluded.pending_request,
     pending_cause = excluded.pending_cause, bundle = excluded.bundle, bundle_hash = excluded.bundle_hash,
     bundle_epoch = excluded.bundle_epoch, served_until = excluded.served_until,
-    served_source = excluded.served_source
+    served_source = excluded.served_source, mismatched = excluded.mismatched
 """
 
 
@@ -107,6 +108,7 @@ def _row(domain: Domain, at: datetime) -> tuple[Any, ...]:
         {**cause_out(pending.cause), "name": pending.name} if pending else None, bundle.payload, bundle.hash,
         bundle.epoch,
         domain.live.until if domain.live else None, domain.live.source if domain.live else None,
+        domain.live is not None and not all(covered(pair.sans, domain.name) for pair in domain.live.pairs),
     )
 
 

@@ -11,21 +11,16 @@ from typing import Any
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.config.library import Entry, Event, Known, Resolved, StoreBegan, Stored
-from services.config.messages import codes
-from services.config.orders import Settled
-from services.config.state import Cause, Certificate, Pending
+from services.config.library import Entry, Event, Known, Resolved, Stored
+from services.config.state import Cause, Certificate, Pending, Where
+from services.config.store import records
 from services.config.store.domains import cause_in, cause_out
-from services.config.store.records import FINDINGS
-from shared import subjects
 from shared.contracts.certificates import RootView
 from shared.contracts.judging import JudgedPair
 from shared.storage.pool import Connection, Pool
 
 Named = tuple[str, str, str]
 ROOTS = TypeAdapter(list[RootView])
-_KEPT = (subjects.CMD_CERTIFICATE_STORE, subjects.CMD_CERTIFICATE_DELETE)
-"""Commands whose findings are kept in full, to be asked for."""
 COLUMNS = (
     "key, account, name, entry, trust, version, submission_id, stored_at, pending_request, pending_cause,"
     " pending_trust"
@@ -91,19 +86,11 @@ async def save(connection: Connection, key: str, before: Entry | None, after: En
         )
 
 
-async def record(
-    connection: Connection, account: str, name: str, key: str, events: Sequence[Event], at: datetime
-) -> None:
-    """History and findings under no domain; what is still to be done on domains."""
+async def record(connection: Connection, where: Where, key: str, events: Sequence[Event], at: datetime) -> None:
+    """History under no domain; what is still to be done on domains."""
+    await records.write(connection, [records.Recorded(where, events)], at)
     for event in events:
-        if isinstance(event, StoreBegan):
-            await connection.execute(
-                "insert into submissions (submission_id, domain, account, certificate) values ($1, '', $2, $3)"
-                " on conflict do nothing", event.pending.cause.command_id, account, name,
-            )
-        elif isinstance(event, Settled):
-            await _settled(connection, account, name, event, at)
-        elif isinstance(event, Resolved):
+        if isinstance(event, Resolved):
             await connection.executemany(
                 "insert into deployments (command_id, domain, key, entry, follow, cause)"
                 " values ($1, $2, $3, $4, false, $5) on conflict do nothing",
@@ -118,23 +105,6 @@ async def record(
             )
 
 
-async def _settled(connection: Connection, account: str, name: str, event: Settled, at: datetime) -> None:
-    cause = event.cause
-    await connection.execute(
-        "insert into history (domain, account, command_id, command, source, outcome, codes, received_at, settled_at,"
-        " certificate) values ('', $1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
-        account, cause.command_id, cause.command, cause.source, event.outcome.value, codes(event), cause.received_at,
-        at, name,
-    )
-    if cause.command in _KEPT:
-        await connection.execute(
-            "insert into submissions (submission_id, domain, account, certificate, outcome, findings)"
-            " values ($1, '', $2, $3, $4, $5) on conflict (submission_id) do update set outcome = excluded.outcome,"
-            " findings = excluded.findings, updated_at = now()",
-            cause.command_id, account, name, event.outcome.value, FINDINGS.dump_json(list(event.findings)).decode(),
-        )
-
-
 async def known(connection: Connection, key: str, account: str, name: str, entry: str | None) -> Known:
     """Asked after the entry's row is locked: whoever copied it before has committed."""
     unsettled = await connection.fetchval(
@@ -143,23 +113,28 @@ async def known(connection: Connection, key: str, account: str, name: str, entry
         " where d.key = $1 and not d.follow)", key,
     )
     users = await connection.fetch(
-        "select domain from pairs where slot = 'live' and position = 0 and entry = $1 order by domain", entry
+        "select domain, bool_or(slot = 'live') as live from pairs where position = 0 and entry = $1 group by domain"
+        " order by domain", entry,
     ) if entry else []
     taken = await taken_names(connection, [(account, name, "")], library=False)
-    return Known(bool(taken), tuple(row["domain"] for row in users), bool(unsettled))
+    return Known(
+        bool(taken), tuple(row["domain"] for row in users if row["live"]),
+        tuple(row["domain"] for row in users if not row["live"]), bool(unsettled),
+    )
 
 
 async def taken_names(connection: Connection, wanted: Iterable[Named], *, library: bool = True) -> set[Named]:
     """Of certificate names (account, name, domain), those that another domain's custom certificate has in the account,
-    live or being judged, or (``library``) a library entry. Their locks are held until the transaction ends: two
-    commands for one name see each other. Of several domains that want one name now the first gets it."""
+    live, kept for a rollback or being judged, or (``library``) a library entry. Their locks are held until the
+    transaction ends: two commands for one name see each other. Of several domains that want one name now the first
+    gets it."""
     found: set[Named] = set()
     given: set[tuple[str, str]] = set()
     for account, name, domain in sorted(wanted):
         await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"name {account}/{name}")
         taken = await connection.fetchval(
             "select exists (select from pairs p join domains d on d.name = p.domain where p.name = $2 and"
-            " p.slot = 'live' and p.position = 0 and p.source = 'custom' and d.account = $1 and d.name <> $3)"
+            " p.position = 0 and p.source = 'custom' and d.account = $1 and d.name <> $3)"
             " or exists (select from domains where pending_id is not null and account = $1 and name <> $3"
             " and pending_cause ->> 'name' = $2)"
             " or ($4 and exists (select from certificates where account = $1 and name = $2))",

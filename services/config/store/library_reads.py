@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+
 from services.config.library import Entry
 from services.config.store.library import COLUMNS, ROOTS, assemble
-from shared.contracts.certificates import RootView, Use
-from shared.contracts.domains import CommandSettled
+from services.config.store.records import FINDINGS
+from shared.contracts.certificates import CommandResult, RootView, Use
 from shared.storage.pool import Pool
+
+_NAMED = 500
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ async def entries(pool: Pool, account: str, *, only: str | None = None, after: s
 async def uses(pool: Pool, key: str, after: str, limit: int) -> list[Use]:
     """In order of the domain."""
     rows = await pool.fetch(
-        "select p.domain, p.submission_id = c.submission_id as current from certificates c join pairs p on"
-        " p.entry = c.entry and p.slot = 'live' and p.position = 0 where c.key = $1 and p.domain > $2"
-        " order by p.domain limit $3", key, after, limit,
+        "select distinct on (p.domain) p.domain, p.slot = 'live' as live, p.submission_id = c.submission_id as current"
+        " from certificates c join pairs p on p.entry = c.entry and p.position = 0 where c.key = $1 and p.domain > $2"
+        " order by p.domain, p.slot limit $3", key, after, limit,
     )
-    return [Use(domain=row["domain"], current=row["current"]) for row in rows]
+    return [Use(domain=row["domain"], current=row["current"], live=row["live"]) for row in rows]
 
 
 async def roots(pool: Pool, account: str) -> tuple[list[RootView], datetime | None]:
@@ -51,20 +55,15 @@ async def roots(pool: Pool, account: str) -> tuple[list[RootView], datetime | No
     return (ROOTS.validate_python(row["roots"]), row["set_at"]) if row else ([], None)
 
 
-async def results(pool: Pool, command_id: str, account: str | None) -> list[CommandSettled]:
-    """A command's ends, in the order that they came."""
+async def results(
+    pool: Pool, command_id: str, account: str | None, after: int, limit: int
+) -> list[tuple[int, CommandResult]]:
+    """A command's ends with their number, in the order that they came."""
     rows = await pool.fetch(
-        "select * from history where command_id = $1 and ($2::text is null or account = $2) order by id",
-        command_id, account,
+        "select * from history where command_id = $1 and ($2::text is null or account = $2) and id > $3 order by id"
+        " limit $4", command_id, account, after, limit,
     )
-    return [
-        CommandSettled(
-            command_id=command_id, command=row["command"], domain=row["domain"] or None,
-            certificate=row["certificate"] or None, account=row["account"], outcome=row["outcome"], codes=row["codes"],
-            revision=row["revision"], at=row["settled_at"],
-        )
-        for row in rows
-    ]
+    return [(row["id"], _result(row)) for row in rows]
 
 
 async def waiting(pool: Pool, command_id: str) -> list[str]:
@@ -73,6 +72,14 @@ async def waiting(pool: Pool, command_id: str) -> list[str]:
         "select t.key as place from inbox i join inbox_targets t using (stream, incarnation, sequence)"
         " where i.message_id = $1 union select domain from deployments where command_id = $1"
         " union select name from domains where pending_id = $1 union select key from certificates where pending_id = $1"
-        " order by 1", command_id,
+        " order by 1 limit $2", command_id, _NAMED,
     )
     return [row["place"] for row in rows]
+
+
+def _result(row: asyncpg.Record) -> CommandResult:
+    return CommandResult(
+        command_id=row["command_id"], command=row["command"], domain=row["domain"] or None,
+        certificate=row["certificate"], account=row["account"], outcome=row["outcome"], codes=row["codes"],
+        revision=row["revision"], at=row["settled_at"], findings=FINDINGS.validate_json(row["findings"]),
+    )

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from services.config.names import WILDCARD
 from services.config.store import accounts
+from services.config.views import SOON
 from shared.contracts.accounts import Suspension
-from shared.contracts.domains import DomainState
+from shared.contracts.domains import CertificateStatus, DomainState
 from shared.contracts.queries import ListDomains
 from shared.storage.pool import Connection, Pool
 
@@ -25,6 +26,13 @@ _STATES = {
     DomainState.DISABLED: "served_until is null",
     DomainState.ENABLED: "served_until is not null and not suspended",
     DomainState.SUSPENDED: "served_until is not null and suspended",
+}
+# As views.status() does: the gravest that holds of any of its pairs.
+_NOW: Final = timedelta()
+_CERTIFICATES: Final[dict[CertificateStatus, tuple[str, tuple[timedelta, ...]]]] = {
+    "expired": ("served_until <= {}", (_NOW,)), "mismatch": ("served_until > {} and mismatched", (_NOW,)),
+    "expires_soon": ("served_until > {} and served_until <= {} and not mismatched", (_NOW, SOON)),
+    "ok": ("served_until > {} and not mismatched", (SOON,)),
 }
 
 
@@ -80,6 +88,9 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
         query.add("service_type = {}", question.service_type.value)
     if question.source is not None:
         query.add("served_source = {}", question.source)
+    if question.certificate is not None:
+        condition, within = _CERTIFICATES[question.certificate]
+        query.add(condition, *(at + time for time in within))
     if question.expires_within is not None:
         query.add("served_until <= {}", at + timedelta(days=question.expires_within))
     if question.prefix:

@@ -25,15 +25,16 @@ with due as (
         where n.domain = d.name and n.certificate = p.submission_id and n.days = stretch.days)
     order by d.served_until limit $2
 ), taken as (
-    insert into expiry_notices (domain, certificate, served_until, days, sent_at)
-    select name, submission_id, served_until, days, $1::timestamptz from due on conflict do nothing
+    insert into expiry_notices (domain, certificate, days, sent_at)
+    select name, submission_id, days, $1::timestamptz from due on conflict do nothing
     returning domain, certificate, days
 )
 select t.*, d.account, d.served_until from taken t join due d on d.name = t.domain order by d.served_until
 """
 _FORGET = """
-delete from expiry_notices n where served_until < $1::timestamptz - interval '35 days' and not exists
-    (select from pairs p where p.domain = n.domain and p.submission_id = n.certificate)
+delete from expiry_notices n where sent_at < $1::timestamptz - interval '35 days'
+    and not exists (select from pairs p where p.domain = n.domain and p.submission_id = n.certificate)
+    and not exists (select from certificates c where c.submission_id = n.certificate)
 """
 _LEFT = """
 select count(*) filter (where days <= 0) as expired, count(*) filter (where days > 0 and days <= 1) as one,
@@ -63,7 +64,7 @@ async def take(connection: Connection, at: datetime, limit: int) -> list[Notice]
 
 
 async def forget(connection: Connection, at: datetime) -> None:
-    """Of certificates that are neither served nor kept for a rollback."""
+    """Of certificates that are neither served, nor kept for a rollback or in the library: they do not come back."""
     await connection.execute(_FORGET, at)
 
 

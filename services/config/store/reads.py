@@ -11,12 +11,23 @@ from services.config.state import Domain
 from services.config.store import accounts
 from services.config.store.domains import COLUMNS, PAIR_COLUMNS, assemble
 from services.config.store.records import FINDINGS
+from shared import subjects
 from shared.contracts.accounts import Suspension
 from shared.contracts.domains import HistoryEntry
 from shared.contracts.edge import BundlePage
 from shared.contracts.judging import JudgedPair
 from shared.contracts.queries import SealedPair, SubmissionView
 from shared.storage.pool import Connection, Pool
+
+_SUBMISSIONS = (subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_CERTIFICATE_STORE)
+# Asked first: what ends between the two questions is in the history then.
+_PENDING = """
+select name as domain, null as certificate, account, null as outcome, null::bigint as revision, '[]' as findings
+    from domains where pending_id = $1
+union all
+select '', name, account, null, null, '[]' from certificates where pending_id = $1
+"""
+_JUDGED = "select * from history where command_id = $1 and command = any($2::text[]) order by domain limit 1"
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ async def show(pool: Pool, name: str) -> Seen | None:
 
 
 async def history(pool: Pool, domain: str, account: str | None, before: int | None, limit: int) -> list[asyncpg.Record]:
-    """Newest first, with ``id``; of one account or of all."""
+    """Newest first, with ``id``; of one account or of all. ``domain`` empty: what stands under none."""
     return await pool.fetch(
         "select * from history where domain = $1 and ($2::text is null or account = $2) and ($3::bigint is null or"
         " id < $3) order by id desc limit $4", domain, account, before, limit,
@@ -46,19 +57,21 @@ async def history(pool: Pool, domain: str, account: str | None, before: int | No
 
 def history_entry(row: asyncpg.Record) -> HistoryEntry:
     return HistoryEntry(
+        domain=row["domain"] or None, certificate=row["certificate"], account=row["account"],
         command_id=row["command_id"], command=row["command"], source=row["source"], outcome=row["outcome"],
         codes=row["codes"], revision=row["revision"], received_at=row["received_at"], settled_at=row["settled_at"],
     )
 
 
 async def submission(pool: Pool, submission_id: str) -> SubmissionView | None:
-    row = await pool.fetchrow("select * from submissions where submission_id = $1", submission_id)
+    """None where it is unknown, or waits for its turn. A stored pair's own end comes before its followers'."""
+    row = await pool.fetchrow(_PENDING, submission_id) or await pool.fetchrow(_JUDGED, submission_id, _SUBMISSIONS)
     if row is None:
         return None
     return SubmissionView(
-        submission_id=row["submission_id"], domain=row["domain"] or None, certificate=row["certificate"],
-        account=row["account"], outcome=row["outcome"],
-        revision=row["revision"], findings=FINDINGS.validate_json(row["findings"]),
+        submission_id=submission_id, domain=row["domain"] or None, certificate=row["certificate"],
+        account=row["account"], outcome=row["outcome"], revision=row["revision"],
+        findings=FINDINGS.validate_json(row["findings"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""What was settled: history and submissions, written with the change itself."""
+"""History: how every command ended at each of its places, written with the change itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from services.config import replay
+from services.config.library import Event as LibraryEvent
 from services.config.messages import codes
-from services.config.orders import Event, FindingsDropped, JudgingBegan, Settled
-from shared import subjects
+from services.config.orders import Event, FindingsDropped, Settled
+from services.config.state import Where
 from shared.contracts.findings import Finding
 from shared.storage.pool import Connection
 
@@ -20,58 +22,50 @@ FINDINGS: Final = TypeAdapter(list[Finding])
 
 @dataclass(frozen=True)
 class Recorded:
-    """What happened to one domain, in order."""
+    """What happened at one place, in order."""
 
-    domain: str
-    events: Sequence[Event]
+    where: Where
+    events: Sequence[Event | LibraryEvent]
 
 
 async def write(connection: Connection, recorded: Sequence[Recorded], at: datetime) -> None:
-    """In the order of a domain's events: a disable drops what was found before it."""
-    settled = [(one.domain, event) for one in recorded for event in one.events if isinstance(event, Settled)]
-    await _history(connection, settled, at)
-    before = [Recorded(one.domain, one.events[: _drop(one.events)]) for one in recorded]
-    after = [Recorded(one.domain, one.events[_drop(one.events) :]) for one in recorded]
-    await _submissions(connection, before)
-    dropped = [one.domain for one in after if one.events and isinstance(one.events[0], FindingsDropped)]
-    if dropped:
-        await connection.execute("update submissions set findings = '[]' where domain = any($1::text[])", dropped)
-        await connection.execute("delete from expiry_notices where domain = any($1::text[])", dropped)
-    await _submissions(connection, after)
-
-
-def _drop(events: Sequence[Event]) -> int:
-    """Where the last drop of findings is; the end, where there is none."""
-    places = [place for place, event in enumerate(events) if isinstance(event, FindingsDropped)]
-    return places[-1] if places else len(events)
-
-
-async def _submissions(connection: Connection, recorded: Sequence[Recorded]) -> None:
-    began = [(one.domain, event.pending.cause) for one in recorded for event in one.events
-             if isinstance(event, JudgingBegan)]
-    ended = [(one.domain, event) for one in recorded for event in one.events
-             if isinstance(event, Settled) and event.cause.command == subjects.CMD_CERTIFICATE_SUBMIT]
-    if began:
-        await connection.executemany(
-            "insert into submissions (submission_id, domain, account) values ($1, $2, $3) on conflict do nothing",
-            [(cause.command_id, domain, cause.account) for domain, cause in began],
+    """Each place has a command once. A disable drops what was found on its domain before it, and of its certificates
+    (rule B3): codes stay."""
+    bare = [one.where.domain for one in recorded if any(isinstance(event, FindingsDropped) for event in one.events)]
+    if bare:
+        await connection.execute(
+            "update history set findings = '[]', change = change - 'certificate' where domain = any($1::text[]) and"
+            " (findings <> '[]' or change ? 'certificate')", bare,
         )
-    if ended:
+    rows = [row for one in recorded for row in _rows(one, at)]
+    if rows:
         await connection.executemany(
-            "insert into submissions (submission_id, domain, account, outcome, revision, findings)"
-            " values ($1, $2, $3, $4, $5, $6) on conflict (submission_id) do update set outcome = excluded.outcome,"
-            " revision = excluded.revision, findings = excluded.findings, updated_at = now()",
-            [(event.cause.command_id, domain, event.cause.account, event.outcome.value, event.revision,
-              FINDINGS.dump_json(list(event.findings)).decode()) for domain, event in ended],
+            "insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings,"
+            " change, revision, received_at, settled_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+            " $13) on conflict do nothing", rows,
         )
 
 
-async def _history(connection: Connection, settled: Sequence[tuple[str, Settled]], at: datetime) -> None:
-    if not settled:
-        return
-    await connection.executemany(
-        "insert into history (domain, account, command_id, command, source, outcome, codes, revision, received_at,"
-        " settled_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing",
-        [(domain, event.cause.account, event.cause.command_id, event.cause.command, event.cause.source,
-          event.outcome.value, codes(event), event.revision, event.cause.received_at, at) for domain, event in settled],
+def _rows(one: Recorded, at: datetime) -> list[tuple[object, ...]]:
+    drops = [place for place, event in enumerate(one.events) if isinstance(event, FindingsDropped)]
+    last = drops[-1] if drops else -1
+    changes = {event.cause.command_id: event for event in one.events if isinstance(event, replay.Change)}
+    return [
+        _row(one.where, event, changes.get(event.cause.command_id), at, dropped=place < last)
+        for place, event in enumerate(one.events) if isinstance(event, Settled)
+    ]
+
+
+def _row(
+    where: Where, settled: Settled, change: replay.Change | None, at: datetime, *, dropped: bool
+) -> tuple[object, ...]:
+    cause = settled.cause
+    found = [] if dropped else list(settled.findings)
+    told = None if change is None else replay.kept(change)
+    if told is not None and dropped:
+        told.pop("certificate", None)
+    return (
+        where.domain or "", where.certificate, cause.account, cause.command_id, cause.command, cause.source,
+        settled.outcome.value, codes(settled), FINDINGS.dump_json(found).decode(), told, settled.revision,
+        cause.received_at, at,
     )

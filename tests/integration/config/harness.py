@@ -128,9 +128,10 @@ class Stage:
         self, question: JudgeSubmission, *, pairs: list[JudgedPair] | None = None, codes: tuple[Code, ...] = ()
     ) -> None:
         """Accepts when there are pairs."""
+        judged = question.domains or [name for pair in pairs or [] for name in pair.sans]
         body = Verdict(
             submission_id=question.submission_id, account=question.account,
-            accepted={domain: bool(pairs) for domain in question.domains},
+            accepted=dict.fromkeys(judged, bool(pairs)),
             findings=[finding(code) for code in codes], pairs=pairs or [],
         )
         await self.send(s.VERDICT_SUBMISSION, body, user="validator")

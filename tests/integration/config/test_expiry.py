@@ -11,7 +11,9 @@ import pytest
 
 from shared import subjects as s
 from shared.contracts.domains import CertificateExpired, CertificateExpiring
+from shared.ids import new_id
 from tests.integration.config.harness import HOST, Stage, name, stage
+from tests.integration.config.test_library import deploy, hosts, results, stored, wildcard
 from tests.support.waiting import until
 
 NOTICES = (s.EVENT_CERTIFICATE_EXPIRING, s.EVENT_CERTIFICATE_EXPIRED)
@@ -98,12 +100,23 @@ async def test_a_replacement_clears_the_notices_and_the_new_certificate_has_its_
     await until_told(staged, domain, [7, 7])
 
 
-async def test_a_disable_ends_the_notices_and_leaves_none_behind(staged: Stage) -> None:
+async def test_a_disable_ends_the_notices(staged: Stage) -> None:
     domain = await served(staged, 20)
     await until_told(staged, domain, [30])
     await staged.settled(await staged.disable(domain))
-    assert not await staged.database.fetchval("select count(*) from expiry_notices where domain = $1", domain)
     await looked_again(staged, 15)
+    assert days(staged, domain) == [30]
+
+
+async def test_a_stored_certificate_that_comes_back_after_a_disable_is_not_told_twice(staged: Stage) -> None:
+    family, title = name("lib"), new_id()
+    (domain,) = await hosts(staged, family, 1)
+    await stored(staged, title, wildcard(staged, family, days=20))
+    for _ in range(2):
+        await results(staged, await deploy(staged, title, [domain]))
+        await until_told(staged, domain, [30])
+        await looked_again(staged)
+        await staged.settled(await staged.disable(domain))
     assert days(staged, domain) == [30]
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shared import subjects as s
 from shared import topology
+from shared.contracts.certificates import SetRoots
 from shared.contracts.commands import RegisterDomain
 from shared.contracts.domains import DomainState, Origin, Outcome, ServiceType
 from shared.contracts.edge import Converged
+from shared.contracts.queries import DeadDone, DeadLetter, OneDead
+from shared.errors import Refused
+from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, Stage, name
+from tests.support.pki import Authority
 from tests.support.waiting import until
 
 
@@ -141,5 +148,21 @@ async def test_a_domain_that_cannot_be_read_stops_no_other_and_its_command_is_a_
     commands = [await staged.disable(domain) for domain in (broken, *others)]
     settled = [await staged.settled(command) for command in commands]
     assert [one.codes for one in settled] == [["service.busy"], *[[] for _ in others]]
-    assert (await staged.until_dead(commands[0])).reason == "unexpected: ValueError"
+    letter = await staged.until_dead(commands[0])
+    assert letter.reason == "unexpected: ValueError"
+    one = OneDead(sequence=letter.sequence)
+    with pytest.raises(Refused, match=r"dead\.settled"):
+        await staged.ask(s.rpc_dead("replay", "config"), one, DeadDone, "operator")
+    assert await staged.ask(s.rpc_dead("show", "config"), one, DeadLetter, "operator") == letter
     await staged.database.execute("update domains set service_type = 'video' where name = $1", broken)
+
+
+async def test_a_library_command_that_cannot_be_run_ends_under_no_domain(staged: Stage) -> None:
+    account = f"broken-{new_id()[:8]}"
+    await staged.database.execute(
+        "insert into roots (account, roots, set_at) values ($1, '[{}]', now())", account
+    )
+    command = await staged.send(s.CMD_ROOTS_SET, SetRoots(account=account, roots=Authority.create().pem))
+    settled = await staged.settled(command)
+    assert (settled.codes, settled.domain, settled.certificate) == (["service.busy"], None, None)
+    assert await staged.database.fetchval("select domain from history where command_id = $1", command) == ""

@@ -9,11 +9,10 @@ import pytest
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import (
+    CommandResult,
     CommandView,
     DeleteCertificate,
     DeployCertificate,
-    Preview,
-    PreviewCommand,
     RollbackCertificate,
     RootsView,
     SetRoots,
@@ -27,9 +26,8 @@ from shared.contracts.certificates import (
 )
 from shared.contracts.commands import ChangeSettings, ResealPair, SubmittedPair
 from shared.contracts.domains import CommandSettled, Origin, Outcome
-from shared.contracts.findings import Code
-from shared.contracts.judging import JudgedPair, Verdict
-from shared.contracts.queries import PageSealed, SealedPage, ShowSubmission, SubmissionView
+from shared.contracts.judging import JudgedPair
+from shared.contracts.queries import PageSealed, SealedPage
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import CANARY, Stage, name
@@ -54,12 +52,7 @@ def wildcard(stage: Stage, family: str, account: str = ACCOUNT, days: int = 90) 
 
 
 async def accept(stage: Stage, submission: str, pair: JudgedPair) -> None:
-    question = await stage.asked(submission)
-    body = Verdict(
-        submission_id=submission, account=question.account, accepted=dict.fromkeys(pair.sans, True), findings=[],
-        pairs=[pair],
-    )
-    await stage.send(s.VERDICT_SUBMISSION, body, user="validator")
+    await stage.verdict(await stage.asked(submission), pairs=[pair])
 
 
 async def stored(stage: Stage, title: str, pair: JudgedPair, **others: object) -> CommandSettled:
@@ -73,7 +66,7 @@ async def deploy(stage: Stage, title: str, domains: list[str], account: str = AC
     return await stage.send(s.CMD_CERTIFICATE_DEPLOY, body)
 
 
-async def results(stage: Stage, command: str) -> dict[str | None, CommandSettled]:
+async def results(stage: Stage, command: str) -> dict[str | None, CommandResult]:
     async def ended() -> CommandView | None:
         view = await stage.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=command, account=ACCOUNT), CommandView)
         return view if view.results and not view.waiting else None
@@ -129,7 +122,8 @@ async def test_a_replaced_entry_is_followed_by_every_domain_that_uses_it(staged:
         assert (await staged.bundle(domain)).pairs[0].pair_id == pair.pair_id
     assert (await staged.bundle(domains[2])).pairs[0].pair_id != pair.pair_id
     usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
-    assert [(use.domain, use.current) for use in usage.uses] == [(domain, True) for domain in domains[:2]]
+    told = [(use.domain, use.live, use.current) for use in usage.uses]
+    assert told == [*((domain, True, True) for domain in domains[:2]), (domains[2], False, False)]
 
 
 async def test_a_domain_that_the_new_pair_does_not_cover_keeps_the_old_one(staged: Stage) -> None:
@@ -140,7 +134,7 @@ async def test_a_domain_that_the_new_pair_does_not_cover_keeps_the_old_one(stage
     before = await staged.bundle(domain)
     settled = await stored(staged, title, wildcard(staged, name("else")), overwrite=True)
     ended = await results(staged, settled.command_id)
-    assert (ended[None].outcome, ended[domain].codes) == (Outcome.APPLIED, ["domain.mismatch"])
+    assert (ended[None].outcome, ended[domain].codes[0]) == (Outcome.APPLIED, "domain.mismatch")
     assert (await staged.bundle(domain)).pairs == before.pairs
 
 
@@ -152,7 +146,7 @@ async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domain
     delete = DeleteCertificate(name=title, account=ACCOUNT)
     refused = await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
     assert refused.codes == ["certificate.in_use"]
-    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused.command_id), SubmissionView)
+    shown = (await results(staged, refused.command_id))[None]
     assert all(domain in shown.findings[0].message for domain in domains)
     for domain in domains:
         await staged.settled(await staged.disable(domain))
@@ -190,6 +184,21 @@ async def test_a_domain_of_its_own_pace_does_not_hold_up_the_others(staged: Stag
     assert {one.outcome for one in ended.values()} == {Outcome.APPLIED}
     assert (await staged.settled(pending)).outcome is Outcome.SUPERSEDED
     assert (await staged.settled(held)).codes == ["https.not_enabled"]
+
+
+async def test_a_deployment_that_is_refused_leaves_the_submission_before_it_alone(staged: Stage) -> None:
+    domain = name()
+    await staged.register(domain)
+    submission = await staged.submit(domain)
+    question = await staged.asked(submission)
+    mistyped = await deploy(staged, f"mistyped-{new_id()}", [domain])
+    await until(
+        lambda: staged.database.fetchval("select count(*) from deployments where command_id = $1", mistyped),
+        "the library has come to it",
+    )
+    await staged.verdict(question, pairs=[staged.pair(domain)])
+    assert (await staged.settled(submission)).outcome is Outcome.APPLIED
+    assert (await results(staged, mistyped))[domain].codes == ["certificate.unknown"]
 
 
 async def test_what_waits_for_the_library_is_overtaken_by_a_disable(staged: Stage) -> None:
@@ -280,6 +289,34 @@ async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(
     assert refused.codes == ["certificate.expired"]
 
 
+async def test_a_name_that_a_rollback_could_bring_back_stays_taken(staged: Stage) -> None:
+    first, second, title = name(), name(), f"cert-{new_id()}"
+    for domain in (first, second):
+        await staged.register(domain)
+    for titled in (title, f"{title}-2"):
+        submission = await staged.submit(first, title=titled)
+        await staged.verdict(await staged.asked(submission), pairs=[staged.pair(first)])
+        await staged.settled(submission)
+    assert (await staged.settled(await staged.submit(second, title=title))).codes == ["certificate.name_taken"]
+    assert (await staged.settled(await store(staged, title))).codes == ["certificate.name_taken"]
+
+
+async def test_what_a_rollback_could_bring_back_cannot_be_deleted(staged: Stage) -> None:
+    family, title = name("lib"), new_id()
+    (domain,) = await hosts(staged, family, 1)
+    await stored(staged, title, wildcard(staged, family))
+    await results(staged, await deploy(staged, title, [domain]))
+    await staged.enable(domain)
+    usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
+    assert [(use.domain, use.current, use.live) for use in usage.uses] == [(domain, True, False)]
+    delete = DeleteCertificate(name=title, account=ACCOUNT)
+    refused = (await results(staged, await staged.send(s.CMD_CERTIFICATE_DELETE, delete)))[None]
+    assert (refused.codes, domain in refused.findings[0].message) == (["certificate.in_use"], True)
+    assert "rollback" in refused.findings[0].message
+    await staged.enable(domain)
+    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))).outcome is Outcome.APPLIED
+
+
 async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_private(staged: Stage) -> None:
     account, domain = f"roots-{new_id()[:8]}", name()
     pem = Authority.create().pem
@@ -307,29 +344,6 @@ async def test_a_pair_judged_by_other_roots_is_not_deployed(staged: Stage) -> No
     await stored(staged, title, wildcard(staged, family), trust="private")
     ended = await results(staged, await deploy(staged, title, [domain]))
     assert ended[domain].codes == ["chain.untrusted"]
-
-
-async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    await staged.enable(domain)
-    before = await staged.show(domain)
-    body = ChangeSettings(
-        domain=domain, account=ACCOUNT, http2=True, origin=Origin(scheme="https", host="new.example.com", port=443)
-    )
-    question = PreviewCommand(command=s.CMD_SETTINGS_CHANGE, body=body.model_dump_json())
-    preview = await staged.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
-    (effect,) = preview.effects
-    assert effect.outcome is Outcome.APPLIED
-    changed = {one.field: (one.before, one.after) for one in effect.changes}
-    assert changed["settings.http2"] == ("false", "true")
-    assert changed["origin.host"] == ("origin.example.com", "new.example.com")
-    back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    preview = await staged.ask(
-        s.RPC_COMMAND_PREVIEW, PreviewCommand(command=s.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()), Preview
-    )
-    assert [found.code for found in preview.effects[0].findings] == [Code.CERTIFICATE_NO_PREVIOUS]
-    assert (await staged.show(domain)) == before
 
 
 async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not(staged: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ async def found(staged: Stage, **asked: Any) -> list[str]:
         names += [one.domain for one in answer.domains]
         after = answer.next
     return [name.split(".")[0] for name in names]
+
+
+async def test_a_list_by_the_status_of_the_certificate_is_what_the_views_say(listed: Stage) -> None:
+    for status, expected in (("ok", ["v2"]), ("expires_soon", ["v0", "v1"]), ("expired", ["v3"]), ("mismatch", [])):
+        assert await found(listed, certificate=status) == expected, status
+    await listed.database.execute("update domains set mismatched = true where name = $1", f"v2.{TREE}")
+    assert await found(listed, certificate="mismatch") == ["v2"]
+    await listed.database.execute("update domains set mismatched = false where name = $1", f"v2.{TREE}")
+
+
+@pytest.mark.parametrize("asked", [{"prefix": "a\0"}, {"suffix": "\0"}, {"after": "\0"}, {"covered_by": ["\0"]}])
+async def test_what_no_name_holds_is_a_fault_of_the_question(listed: Stage, asked: dict[str, Any]) -> None:
+    question = {"account": ACCOUNT, **asked}
+    reply = await listed.clients["platform"].request(s.RPC_DOMAIN_LIST, json.dumps(question).encode(), timeout=5)
+    assert [one["code"] for one in json.loads(reply.data)["refusal"]] == ["request.malformed"]
 
 
 async def test_pages_come_in_order_of_the_name_and_miss_and_double_nothing(listed: Stage) -> None:

@@ -19,9 +19,10 @@ from clients.cli.command import run_action
 from clients.cli.main import app
 from clients.cli.out import Exit, Out
 from shared.contracts.findings import Code, finding
-from shared.errors import BrokerAway, EdgetlsError, Refused, SettingsError, Unreachable
+from shared.errors import BrokerAway, Refused, SettingsError, Unreachable
 
 runner = CliRunner()
+SEED = "SUAIBDPBAUTWCWBKIO6XHQNINK5FWJW4OHLXC3HQ2KFE4PEJUA44CNHTC4"
 
 
 def commands() -> Iterator[tuple[str, Command]]:
@@ -49,13 +50,44 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
         ["domain", "show"], ["submit", "www.example.com", "--cert", "c.pem"], ["nothing"], ["usage", "--by", "moon"],
         ["settings", "www.example.com", "--redirect", "sideways"], ["settings", "www.example.com"],
         ["dead", "show", "0"], ["up", "--port", "70000"], ["usage", "--from", "yesterday"],
-        ["fleet", "enrol", "n1", "--nkey", "U"],
+        ["fleet", "enrol", "n1", "--nkey", "U"], ["settings", "www.example.com", "--hsts", "off", "--hsts-subdomains"],
+        ["settings", "www.example.com", "--hsts", "often"], ["domain", "list", "--patience", "-1"],
+        ["domain", "list", "--patience", "nan"], ["events", "--type", "foo bar"], ["events", "--type", "https.cmd.>"],
+        ["up", "--data", "/dev/null"],
+        ["domain", "list", "--nats-url", "nats://127.0.0.1:99999999", "--seed-file", "s.nk"],
+        ["domain", "list", "--nats-url", "ftp://127.0.0.1", "--seed-file", "s.nk"],
     ],
     ids=" ".join,
 )
 def test_what_is_not_understood_ends_with_two(words: list[str], tmp_path: Path) -> None:
     result = runner.invoke(app, words, env={"EDGETLS_DATA": str(tmp_path)})
     assert result.exit_code == Exit.USAGE
+
+
+@pytest.mark.parametrize("held", ['{"x": 1}', "[]", "null", "no JSON", '{"credentials": []}'])
+def test_a_run_file_of_something_else_is_one_line(held: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(held)
+    result = runner.invoke(app, ["domain", "list", "--data", str(tmp_path)])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (Exit.USAGE, 1)
+
+
+@pytest.mark.parametrize("option", ["--seed-file", "--submission-key-file"])
+def test_a_key_file_of_something_else_is_one_line(option: str, tmp_path: Path) -> None:
+    seed, other = tmp_path / "seed", tmp_path / "other"
+    seed.write_text(SEED)
+    other.write_bytes(bytes(range(256)))
+    words = ["domain", "list", "--nats-url", "nats://127.0.0.1:1", "--seed-file", str(seed), "--patience", "0.3"]
+    result = runner.invoke(app, [*words, option, str(other)])
+    if option == "--seed-file":
+        assert (result.exit_code, len(result.stderr.splitlines())) == (Exit.USAGE, 1)
+    assert result.exit_code in (Exit.USAGE, Exit.UNREACHABLE) and "Traceback" not in result.stderr
+
+
+def test_a_blank_file_does_not_clear_the_roots(tmp_path: Path) -> None:
+    blank = tmp_path / "roots.pem"
+    blank.write_text(" \n")
+    result = runner.invoke(app, ["roots", "set", str(blank)], env={"EDGETLS_DATA": str(tmp_path)})
+    assert result.exit_code == Exit.USAGE and "--none" in result.stderr
 
 
 def test_the_command_line_does_without_the_embedded_platform() -> None:
@@ -74,7 +106,7 @@ def test_without_a_platform_it_ends_with_three_and_says_where_it_looked(tmp_path
 
 def test_a_broker_that_is_away_ends_with_three_and_says_what_was_tried(tmp_path: Path) -> None:
     seed = tmp_path / "seed"
-    seed.write_text("SUAIBDPBAUTWCWBKIO6XHQNINK5FWJW4OHLXC3HQ2KFE4PEJUA44CNHTC4")
+    seed.write_text(SEED)
     words = ["balance", "show", "--nats-url", "nats://127.0.0.1:1", "--seed-file", str(seed), "--patience", "0.3"]
     result = runner.invoke(app, [*words, "--json"])
     assert result.exit_code == Exit.UNREACHABLE
@@ -103,20 +135,37 @@ def test_a_key_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     [
         (Refused([finding(Code.KEY_MISMATCH)]), Exit.REFUSED), (SettingsError("x"), Exit.USAGE),
         (Unreachable("x"), Exit.UNREACHABLE), (BrokerAway("x"), Exit.UNREACHABLE), (ValueError("x"), Exit.USAGE),
+        (NotADirectoryError(20, "Not a directory", "/x"), Exit.USAGE), (KeyError("a bug\nof ours"), Exit.UNREACHABLE),
         (None, Exit.DONE),
     ],
-    ids=["refused", "a setting", "unreachable", "the broker is away", "a bad value", "done"],
+    ids=[
+        "refused", "a setting", "unreachable", "the broker is away", "a bad value", "a file", "what nobody expected",
+        "done",
+    ],
 )
 def test_how_it_ended_is_the_exit_code(
-    error: EdgetlsError | None, code: Exit, capsys: pytest.CaptureFixture[str]
+    error: Exception | None, code: Exit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def action() -> None:
         if error is not None:
             raise error
 
     assert run_action(action(), Out(as_json=True)) == code
-    printed = capsys.readouterr().out
-    assert (json.loads(printed) if printed else None) is not None or error is None
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out) if printed.out else None) is not None or error is None
+    assert len(printed.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("error", [Refused([finding(Code.KEY_MISMATCH)]), Unreachable("x"), SettingsError("x")])
+def test_a_result_that_was_told_is_the_only_value(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(as_json=True)
+
+    async def action() -> None:
+        out.data({"done": "in part"})
+        raise error
+
+    assert run_action(action(), out) != Exit.DONE
+    assert json.loads(capsys.readouterr().out) == {"done": "in part"}
 
 
 def test_a_refusal_is_a_table_of_code_severity_place_message_and_hint(capsys: pytest.CaptureFixture[str]) -> None:

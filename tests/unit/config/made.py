@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from services.config.orders import Change, Disable, Judged, Register, Remove, Reseal, Submit
-from services.config.state import Cause
+from services.config.orders import Change, Deploy, Disable, Judged, Register, Remove, Reseal, Submit
+from services.config.state import Cause, Certificate
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.commands import ChangeSettings, RedirectChange, SubmittedPair
@@ -18,6 +18,7 @@ from shared.contracts.judging import JudgedPair
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 NAME = "www.example.com"
 OWNER = "acme"
+TITLE = "wild"
 ORIGIN = Origin(scheme="https", host="origin.example.com", port=443)
 
 
@@ -52,6 +53,16 @@ def accept(id: str, *leaves: str, epoch: int = 1) -> Judged:
 
 def refuse(id: str, *findings: Finding) -> Judged:
     return Judged(id, (), findings)
+
+
+def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
+    """A certificate of the library, for every host of the family."""
+    made = pair(leaf, sans=others.pop("sans", ["*.example.com"]))
+    return Certificate(version, (made.model_copy(update=others),), "stored", TITLE, "entry")
+
+
+def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
+    return Deploy(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), certificate, ready)
 
 
 def disable(id: str = "d", account: str = OWNER) -> Disable:

@@ -1,25 +1,24 @@
-"""The library's pure machine, alone and with the domains that it serves: stories, and what holds in every story."""
+"""The library's pure machine, alone and with the domains that it serves."""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from services.config import commands, fitness, library, machine, names, ordering, roots, settings_rules
-from services.config.library import Delete, Entry, Known, Resolve, Resolved, Store, Stored
-from services.config.orders import Deploy, Follow, Installed, Order, Reseal, Rollback, Settled, Timeout
-from services.config.state import Certificate, Domain
+from services.config.library import Delete, Entry, Known, Resolve, Store
+from services.config.orders import Follow, Order, Rollback, Settled, Timeout
+from services.config.state import Certificate
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
-from shared.contracts.commands import SubmittedPair
-from shared.contracts.domains import Origin, Outcome, Redirect, RedirectMode, Settings
+from shared.contracts.commands import ChangeSettings, SubmittedPair
+from shared.contracts.domains import Hsts, Origin, Redirect, RedirectMode, Settings
 from shared.contracts.findings import Code
 from shared.errors import Refused
 from tests.support.pki import Authority
@@ -27,20 +26,21 @@ from tests.unit.config.made import (
     AT,
     NAME,
     OWNER,
+    TITLE,
     accept,
     cause,
+    change,
+    deploy,
     disable,
-    pair,
+    kept,
     redirect,
     refuse,
     register,
-    remove,
     reseal,
     submit,
 )
 from tests.unit.config.test_machine import ENABLED, outcomes, play
 
-TITLE = "wild"
 SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
 
 
@@ -61,7 +61,7 @@ def told(story: Sequence[library.Input], known: Known | None = None) -> tuple[En
     state: Entry | None = None
     events: list[library.Event] = []
     for asked in story:
-        more = library.supersede(state) if state and library.overtakes(state, asked) else []
+        more = library.supersede(state) if state and library.overtakes(asked, known or Known()) else []
         state = library.evolve_all(state, more)
         more += (decided := library.decide(state, asked, at=AT, known=known or Known()))
         state = library.evolve_all(state, decided)
@@ -105,6 +105,12 @@ def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
     assert "d0.example.com" in settled.findings[0].message and "and 10 more" in settled.findings[0].message
 
 
+def test_a_replacement_that_is_refused_does_not_end_the_one_that_is_judged() -> None:
+    state, _ = told([store("a")])
+    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)).events == []
+    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
+
+
 def test_a_deletion_waits_for_the_deployments_before_it() -> None:
     state, _ = told([store("a"), accept("a")])
     done = library.run(state, [resolve("d"), delete()], at=AT, known=Known())
@@ -122,15 +128,6 @@ def test_a_name_given_again_is_another_entry() -> None:
 # --- On domains ---
 
 
-def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
-    made = pair(leaf, sans=others.pop("sans", ["*.example.com"]))
-    return Certificate(version, (made.model_copy(update=others),), "stored", TITLE, "entry")
-
-
-def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
-    return Deploy(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), certificate, ready)
-
-
 def follow(id: str, certificate: Certificate | None) -> Follow:
     return Follow(cause(id, command=s.CMD_CERTIFICATE_STORE), "entry", certificate)
 
@@ -144,6 +141,12 @@ def back(id: str = "b") -> Rollback:
     ("what is not in the library", [register(), deploy("d", None)], ["r applied", "d refused certificate.unknown"]),
     ("twice is once", [register(), deploy("d", kept()), deploy("e", kept())],
      ["r applied", "d applied", "e unchanged"]),
+    ("names that are lost are warned of", [
+        register(), deploy("d", kept(sans=["*.example.com", "example.com"])), deploy("e", kept("new", "v2")), back()],
+     ["r applied", "d applied", "e applied certificate.names_lost", "b applied"]),
+    ("also by who follows and goes back", [
+        register(), deploy("d", kept()), follow("f", kept("new", "v2", sans=[NAME, "x.other.com"])), back()],
+     ["r applied", "d applied", "f applied certificate.names_lost", "b applied certificate.names_lost"]),
     ("another domain's names", [register(), deploy("d", kept(sans=["*.other.com"]))],
      ["r applied", "d refused domain.mismatch"]),
     ("an expired one", [register(), deploy("d", kept(not_after=AT))], ["r applied", "d refused certificate.expired"]),
@@ -164,7 +167,7 @@ def back(id: str = "b") -> Rollback:
     ("a deployment overtakes a submission", [register(), submit("s1"), deploy("d", kept()), accept("s1")],
      ["r applied", "s1 superseded submission.superseded", "d applied"]),
     ("back, and forth again", [*ENABLED, deploy("d", kept()), back("b1"), back("b2")],
-     ["r applied", "s1 applied", "d applied", "b1 applied", "b2 applied"]),
+     ["r applied", "s1 applied", "d applied", "b1 applied certificate.names_lost", "b2 applied"]),
     ("nothing to go back to", [*ENABLED, back()], ["r applied", "s1 applied", "b refused certificate.no_previous"]),
     ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
     ("a foreign rollback", [*ENABLED, Rollback(cause("b", "mallory"))],
@@ -246,6 +249,37 @@ def test_http2_needs_tls_1_2() -> None:
     assert [one.code for one in found] == [Code.SETTINGS_CONFLICT]
 
 
+@pytest.mark.parametrize(("sentence", "current", "wanted", "merged"), [
+    ("a max-age alone leaves the rest", Hsts(max_age=60, include_subdomains=True, preload=True), {"max_age": 90},
+     Hsts(max_age=90, include_subdomains=True, preload=True)),
+    ("a switch leaves the max-age", Hsts(max_age=60, include_subdomains=True), {"include_subdomains": False},
+     Hsts(max_age=60)),
+    ("a max-age switches it on", None, {"max_age": 0}, Hsts(max_age=0)),
+    ("nothing named is nothing changed", None, {}, None),
+    ("off is off", Hsts(max_age=60, preload=True), "off", None),
+])
+def test_a_change_of_hsts_touches_only_what_it_names(
+    sentence: str, current: Hsts | None, wanted: Any, merged: Hsts | None
+) -> None:
+    body = ChangeSettings.model_validate({"domain": NAME, "account": OWNER, "hsts": wanted})
+    assert not settings_rules.incomplete(Settings(hsts=current), body)
+    assert settings_rules.merge(Settings(hsts=current), body).hsts == merged, sentence
+
+
+def test_hsts_needs_a_max_age_to_be_switched_on() -> None:
+    _, events = play([*ENABLED, change(hsts={"preload": True})])
+    assert outcomes(events)[-1] == "c refused settings.conflict"
+
+
+def test_roots_that_cannot_be_read_are_refused_whatever_is_wrong_with_them() -> None:
+    sound = ssl.PEM_cert_to_DER_cert(Authority.create().pem)
+    key_identifier, basic_constraints = b"\x55\x1d\x0e", b"\x55\x1d\x13"
+    assert key_identifier in sound and basic_constraints in sound
+    twice = ssl.DER_cert_to_PEM_cert(sound.replace(key_identifier, basic_constraints))
+    with pytest.raises(Refused, match=r"roots\.invalid"):
+        roots.read(twice)
+
+
 def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     authority = Authority.create()
     assert len(roots.read(f"{authority.pem}\n{authority.pem}")) == 1
@@ -254,145 +288,3 @@ def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     for text in ("nonsense", leaf.chain_pem, authority.pem + leaf.key_pem, authority.pem * 21, "-----BEGIN X-----"):
         with pytest.raises(Refused, match=r"roots\.invalid"):
             roots.read(text)
-
-
-# --- What holds in every story of a library and two domains ---
-
-
-@dataclass
-class World:
-    """A library entry and two domains, and everything that happened to them."""
-
-    entry: Entry | None = None
-    domains: dict[str, Domain | None] = field(default_factory=lambda: {"a": None, "b": None})
-    shelf: list[library.Event] = field(default_factory=list)
-    events: dict[str, list[Any]] = field(default_factory=lambda: {"a": [], "b": []})
-    revision: int = 0
-    overtaken: set[str] = field(default_factory=set)
-
-    def at_shelf(self, asked: library.Input) -> None:
-        if self.entry is not None and self.entry.pending is not None:
-            if library.overtakes(self.entry, asked):
-                self.overtaken.add(self.entry.pending.cause.command_id)
-                self._shelve(library.supersede(self.entry))
-            elif not isinstance(asked, library.Judged | Timeout):
-                return
-        users = tuple(name for name, state in self.domains.items() if state and state.live
-                      and self.entry and self.entry.id and state.live.entry == self.entry.id)
-        events = library.decide(self.entry, asked, at=AT, known=Known(users=users))
-        self._shelve(events)
-        for event in events:
-            if isinstance(event, Resolved):
-                for name in self.domains:
-                    current = self.entry.certificate if self.entry and event.entry else None
-                    self.at_domain(name, deploy(event.cause.command_id, current))
-            if isinstance(event, Stored) and event.replaces and event.certificate.entry:
-                for name in users:
-                    self.at_domain(name, Follow(event.cause, event.certificate.entry, event.certificate))
-
-    def at_domain(self, name: str, asked: machine.Input) -> None:
-        state = self.domains[name]
-        if state is not None and machine.overtakes(state, asked) and state.pending is not None:
-            self.overtaken.add(state.pending.cause.command_id)
-        self.revision += 1
-        events = machine.decide(state, asked, revision=self.revision, at=AT)
-        self.events[name] += events
-        self.domains[name] = machine.evolve_all(state, events)
-
-    def _shelve(self, events: list[library.Event]) -> None:
-        self.shelf += events
-        self.entry = library.evolve_all(self.entry, events)
-
-
-SUBMISSIONS = st.integers(0, 4)
-STEPS = st.one_of(
-    st.tuples(st.sampled_from(["store", "overwrite", "delete", "deploy"]), st.just(0)),
-    st.tuples(st.sampled_from(["shelf-accept", "shelf-refuse", "shelf-timeout", "shelf-reseal"]), SUBMISSIONS),
-    st.tuples(st.sampled_from(["register", "submit", "disable", "remove", "back", "redirect"]), st.integers(0, 1)),
-    st.tuples(st.sampled_from(["accept", "refuse"]), SUBMISSIONS), st.tuples(st.just("again"), SUBMISSIONS),
-)
-
-
-def play_world(steps: Sequence[tuple[int, tuple[str, int]]]) -> World:
-    """``steps`` with their numbers, which make the ids."""
-    world, stored, submitted = World(), [], []
-    for number, (kind, detail) in steps:
-        identity, domain = f"{kind}-{number}", "ab"[detail % 2]
-        if kind in ("store", "overwrite"):
-            stored.append(identity)
-            world.at_shelf(store(identity, overwrite=kind == "overwrite"))
-        elif kind.startswith("shelf") and stored:
-            of = stored[-1 - detail % len(stored)]
-            world.at_shelf({
-                "shelf-accept": accept(of, of), "shelf-refuse": refuse(of), "shelf-timeout": Timeout(of),
-                "shelf-reseal": Reseal(cause(identity), f"pair-{of}", 1, SealedKey(epoch=2, box="bmV3")),
-            }[kind])
-        elif kind == "delete":
-            world.at_shelf(delete(identity))
-        elif kind == "deploy":
-            world.at_shelf(resolve(identity))
-        elif kind in ("accept", "refuse", "again") and submitted:
-            of, where = submitted[-1 - detail % len(submitted)]
-            world.at_domain(where, refuse(of) if kind == "refuse" else accept(of, of))
-        elif kind in ("register", "submit", "disable", "remove", "back", "redirect"):
-            if kind == "submit":
-                submitted.append((identity, domain))
-            world.at_domain(domain, {
-                "register": register, "submit": submit, "disable": disable, "remove": remove, "back": back,
-                "redirect": lambda id: redirect("to_https", id),
-            }[kind](identity))
-    return world
-
-
-@settings(max_examples=300)
-@given(st.lists(STEPS, max_size=40))
-def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_history_rebuilds_the_rows(
-    steps: list[tuple[str, int]],
-) -> None:
-    world = play_world(list(enumerate(steps)))
-    assert library.evolve_all(None, world.shelf) == world.entry
-    for name, events in world.events.items():
-        state: Domain | None = None
-        for event in events:
-            after = machine.evolve(state, event)
-            assert state is None or after is None or after.revision >= state.revision
-            if isinstance(event, Installed):
-                assert event.certificate.submission_id not in world.overtaken
-                assert after is not None and state is not None and after.revision > state.revision
-            if after is not None and after.live is None:
-                assert after.previous is None and after.settings == Settings() and "chain of" not in repr(after)
-            state = after
-        assert state == world.domains[name]
-        ended = [event.cause.command_id for event in events if isinstance(event, Settled)]
-        assert len(ended) == len(set(ended))
-    stored = [event.certificate.submission_id for event in world.shelf if isinstance(event, Stored)]
-    assert not world.overtaken & set(stored)
-
-
-@settings(max_examples=150)
-@given(st.lists(STEPS, max_size=30))
-def test_verdicts_that_come_again_change_nothing(steps: list[tuple[str, int]]) -> None:
-    """The state depends only on the order of the commands and of the first verdicts."""
-    verdicts = ("accept", "refuse", "shelf-accept", "shelf-refuse", "shelf-timeout")
-    numbered = list(enumerate(steps))
-    doubled = [one for number, step in numbered for one in [(number, step)] * (2 if step[0] in verdicts else 1)]
-    once, twice = play_world(numbered), play_world(doubled)
-    assert (once.entry, outcomes(once.shelf)) == (twice.entry, outcomes(twice.shelf))  # type: ignore[arg-type]
-    for name, state in once.domains.items():
-        assert _without_revision(state) == _without_revision(twice.domains[name])
-        assert outcomes(once.events[name]) == outcomes(twice.events[name])
-
-
-def _without_revision(state: Domain | None) -> Domain | None:
-    """A decision that changes nothing leaves its number unused."""
-    return None if state is None else replace(state, revision=0, registered_revision=0)
-
-
-def test_an_outcome_is_named_for_every_step() -> None:
-    story = [("register", 0), ("store", 0), ("shelf-accept", 0), ("deploy", 0), ("overwrite", 0), ("shelf-accept", 0),
-             ("back", 0), ("delete", 0)]
-    world = play_world(list(enumerate(story)))
-    ends = [event.outcome for event in world.events["a"] if isinstance(event, Settled)]
-    assert ends == [Outcome.APPLIED] * 4
-    assert world.domains["a"] is not None and world.domains["a"].live is not None
-    assert world.domains["a"].live.submission_id == "store-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from services.config import bundles, machine, ordering
 from services.config.machine import Input, decide, evolve_all
 from services.config.orders import Event, Installed, Judged, JudgingBegan, Resume, Settled, Suspend, Timeout
 from services.config.state import Domain, Known
-from shared.contracts.domains import DomainState, RedirectMode, Settings
+from shared import subjects as s
+from shared.contracts.domains import DomainState, Outcome, RedirectMode, Settings
 from shared.contracts.edge import Bundle, BundleKind
 from shared.contracts.findings import Code, finding
 from tests.unit.config.made import (
@@ -23,7 +25,9 @@ from tests.unit.config.made import (
     accept,
     cause,
     change,
+    deploy,
     disable,
+    kept,
     redirect,
     refuse,
     register,
@@ -72,6 +76,11 @@ def outcomes(events: Sequence[Event]) -> list[str]:
      ["r applied", "s1 applied", "s2 superseded submission.superseded", "d applied"]),
     ("a removal supersedes", [register(), submit("s1"), remove(), accept("s1")],
      ["r applied", "s1 superseded submission.superseded", "x applied"]),
+    ("a deployment of what is not there does not", [register(), submit("s1"), deploy("d", None), accept("s1")],
+     ["r applied", "d refused certificate.unknown", "s1 applied"]),
+    ("nor one of other names",
+     [register(), submit("s1"), deploy("d", kept(sans=["*.other.com"])), accept("s1")],
+     ["r applied", "d refused domain.mismatch", "s1 applied"]),
     ("a foreign disable does not", [register(), submit("s1"), disable("d", "mallory"), accept("s1")],
      ["r applied", "d refused domain.unknown", "s1 applied"]),
     ("a disable without HTTPS changes nothing", [register(), disable()], ["r applied", "d unchanged"]),
@@ -176,7 +185,16 @@ STEPS = st.one_of(
     st.tuples(st.just("redirect"), MODES), st.tuples(st.just("accept"), st.integers(0, 3)),
     st.tuples(st.just("refuse"), st.integers(0, 3)), st.tuples(st.just("timeout"), st.integers(0, 3)),
     st.tuples(st.just("reseal"), st.integers(1, 3)),
+    st.tuples(st.just("deploy"), st.sampled_from(["wild", "unknown", "other", "private"])),
+    st.tuples(st.just("trust"), st.sampled_from(["public", "private"])), st.just(("taken", OWNER)),
 )
+
+
+STORED = {
+    "wild": kept(), "unknown": None, "other": kept(sans=["*.other.com"]), "private": replace(kept(), trust="private"),
+}
+TAKEN = "another's"
+KNOWN = Known(taken=frozenset({(OWNER, TAKEN)}))
 
 
 def asked_for(step: tuple[str, Any], number: int, submissions: list[str]) -> Input | None:
@@ -188,12 +206,14 @@ def asked_for(step: tuple[str, Any], number: int, submissions: list[str]) -> Inp
         of = submissions[-1 - detail % len(submissions)]
         answers = {"accept": accept(of, of), "refuse": refuse(of), "timeout": Timeout(of)}
         return answers[kind]
-    if kind == "submit":
+    if kind in ("submit", "taken"):
         submissions.append(identity)
     made: dict[str, Any] = {
         "register": lambda: register(identity, detail), "submit": lambda: submit(identity, detail),
         "disable": lambda: disable(identity, detail), "remove": lambda: remove(identity, detail),
         "redirect": lambda: redirect(detail, identity),
+        "taken": lambda: replace(submit(identity, detail), name=TAKEN),
+        "trust": lambda: change(identity, trust=detail), "deploy": lambda: deploy(identity, STORED[detail]),
         "reseal": lambda: reseal(f"pair-{submissions[-1] if submissions else 'none'}", detail, detail + 1, identity),
     }
     built: Input = made[kind]()
@@ -213,10 +233,11 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
         asked = asked_for(step, number, submissions)
         if asked is None:
             continue
-        if state is not None and machine.overtakes(state, asked) and state.pending is not None:
-            overtaken.add(state.pending.cause.command_id)
         before = state
-        events = decide(state, asked, revision=number, at=AT)
+        events = decide(state, asked, revision=number, at=AT, known=KNOWN)
+        if state is not None and state.pending is not None and machine.supersede(state) == events[:2]:
+            overtaken.add(state.pending.cause.command_id)
+            assert not [one for one in events[2:] if isinstance(one, Settled) and one.outcome is Outcome.REFUSED]
         state = evolve_all(state, events)
         for event in events:
             if isinstance(event, Settled):
@@ -241,18 +262,32 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
 def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, Any]]) -> None:
     """A replica may find a queue of any length: how it is cut changes nothing."""
     orders: list[Any] = [asked_for(step, number, []) for number, step in enumerate(steps, start=1)]
-    whole = ordering.run(None, orders, revisions=iter(range(1, 1000)), at=AT)
+    whole = ordering.run(None, orders, revisions=iter(range(1, 1000)), at=AT, known=KNOWN)
     state: Domain | None = None
     queue: list[Any] = []
     told: list[Event] = []
     numbers = iter(range(1, 100_000))
     for order in orders:
         queue.append(order)
-        part = ordering.run(state, queue, revisions=numbers, at=AT)
+        part = ordering.run(state, queue, revisions=numbers, at=AT, known=KNOWN)
         state, queue = part.state, queue[part.ran :]
         told += part.events
     assert outcomes(told) == outcomes(whole.events)
     assert len(queue) == len(orders) - whole.ran
+    _overtaken_by_what_is_carried_out(whole.events)
+
+
+def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
+    """Whatever was superseded: something that decides about the certificate came after it and was not refused."""
+    deciding = {s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_DEPLOY, s.CMD_HTTPS_DISABLE, s.CMD_DOMAIN_REMOVE}
+    for place, event in enumerate(events):
+        if not isinstance(event, Settled) or event.outcome is not Outcome.SUPERSEDED:
+            continue
+        after = events[place + 1 :]
+        assert any(isinstance(one, JudgingBegan) for one in after) or any(
+            isinstance(one, Settled) and one.cause.command in deciding and one.outcome is not Outcome.REFUSED
+            for one in after
+        )
 
 
 def test_a_submission_holds_back_what_comes_after_it_until_its_verdict() -> None:
@@ -263,6 +298,22 @@ def test_a_submission_holds_back_what_comes_after_it_until_its_verdict() -> None
     state = evolve_all(done.state, decide(done.state, judged, revision=9, at=AT))
     rest = ordering.run(state, orders[2:], revisions=iter([10]), at=AT)
     assert (rest.ran, outcomes(rest.events)) == (1, ["c applied"])
+
+
+def test_what_is_refused_in_its_turn_overtakes_nothing() -> None:
+    """The trust that is changed before it makes the deployment a refused one."""
+    orders = [register(), submit("s1"), change("c", trust="private"), deploy("d", kept())]
+    done = ordering.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
+    waiting = [register(), deploy("w", None, ready=False), deploy("d", None)]
+    done = ordering.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
+
+
+def test_a_name_that_is_taken_in_another_account_is_free_in_this_one() -> None:
+    known = Known(taken=frozenset({("mallory", TAKEN)}))
+    state, _ = play([register(), replace(submit("s1"), name=TAKEN), accept("s1")], known)
+    assert state is not None and state.live is not None
 
 
 def test_what_stands_between_a_submission_and_its_overtaker_runs_in_its_turn() -> None:

@@ -10,6 +10,7 @@ import pytest
 from services.config import commands, judging, messages, views
 from services.config.attendance import Attendance
 from services.config.orders import Hopeless, Register, Settled
+from services.config.state import Where
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
@@ -53,7 +54,7 @@ def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
 def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
     command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
     (place,) = command.places
-    assert (place.name, place.shown) == (None, "a?b.example.com")
+    assert (place.name, place.where) == (None, Where("a?b.example.com"))
     assert place.key.startswith("!") and len(place.key) == 3
     order = commands.order(command, place, cause("a"), allow_private_origins=False)
     assert isinstance(order, Hopeless) and order.findings[0].message.startswith("At position 2")
@@ -122,7 +123,7 @@ def test_a_certificate_has_the_status_of_its_days_and_names(days: int, sans: lis
 
 def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
     found = finding(Code.KEY_MISMATCH, "canary")
-    (message,) = messages.caused(NAME, Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
+    (message,) = messages.caused(Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
     assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
     assert message.headers["ce-causationid"] == "a"
 

@@ -1,0 +1,81 @@
+"""What the history keeps rebuilds what stands in the other tables, but for the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from services.config import machine, replay
+from services.config.state import Cause, Certificate, Domain
+from services.config.store import domains
+from shared import subjects as s
+from shared.contracts.certificates import RollbackCertificate
+from shared.contracts.commands import ChangeSettings, HstsChange
+from shared.contracts.domains import Outcome
+from shared.ids import new_id
+from shared.storage.pool import Pool, open_pool
+from tests.integration.config.harness import ACCOUNT, Stage, name
+from tests.integration.config.test_library import deploy, hosts, results, stored, wildcard
+
+
+@pytest.fixture
+async def pool(staged: Stage) -> AsyncIterator[Pool]:
+    """As config opens it."""
+    opened = await open_pool(staged.backend.dsns["config"], size=2)
+    yield opened
+    await opened.close()
+
+
+async def rebuilt(pool: Pool, domain: str) -> Domain | None:
+    """From the history alone."""
+    state: Domain | None = None
+    for row in await pool.fetch("select * from history where domain = $1 order by id", domain):
+        cause = Cause(row["command_id"], row["command"], row["source"], row["account"], row["received_at"])
+        if row["change"] is not None:
+            state = machine.evolve(state, replay.change(row["change"], cause))
+    return state
+
+
+async def kept(pool: Pool, domain: str) -> Domain:
+    """As it stands in its row, without pairs."""
+    async with pool.acquire() as connection:
+        state = (await domains.load(connection, [domain]))[domain]
+    return replace(state, live=_bare(state.live), previous=_bare(state.previous), pending=None)
+
+
+def _bare(certificate: Certificate | None) -> Certificate | None:
+    return None if certificate is None else replace(certificate, pairs=())
+
+
+async def changed(staged: Stage, domain: str, **wanted: object) -> None:
+    body = ChangeSettings.model_validate({"domain": domain, "account": ACCOUNT, **wanted})
+    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, body))).outcome is Outcome.APPLIED
+
+
+async def test_a_row_is_rebuilt_from_its_history(staged: Stage, pool: Pool) -> None:
+    family, title = name("lib"), new_id()
+    (domain,) = await hosts(staged, family, 1)
+    await stored(staged, title, wildcard(staged, family))
+    assert await rebuilt(pool, domain) == await kept(pool, domain)
+    await staged.enable(domain)
+    await changed(staged, domain, http2=True, hsts=HstsChange(max_age=60), origin={
+        "scheme": "https", "host": "other.example.com", "port": 8443,
+    })
+    await results(staged, await deploy(staged, title, [domain]))
+    back = RollbackCertificate(domain=domain, account=ACCOUNT)
+    await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))
+    state = await rebuilt(pool, domain)
+    assert state == await kept(pool, domain)
+    assert state is not None and state.previous is not None and state.previous.name == title
+    await staged.settled(await staged.disable(domain))
+    assert await rebuilt(pool, domain) == await kept(pool, domain)
+    assert not await staged.database.fetchval(
+        "select count(*) from history where domain = $1 and change ? 'certificate'", domain
+    )
+    await staged.enable(domain)
+    assert await rebuilt(pool, domain) == await kept(pool, domain)
+    await staged.settled(await staged.remove(domain))
+    await staged.register(domain, "another")
+    assert await rebuilt(pool, domain) == await kept(pool, domain)
