@@ -27,7 +27,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     epoch = CurrentEpoch(runtime.client, runtime.trust(), runtime.health)
     judging = Judging(
         _secrets(runtime), settings.trust_roots_file, settings.validator_workers, epoch, runtime.publisher,
-        runtime.clock,
+        runtime.clock, lambda: runtime.client.max_payload,
     )
     await judging.start()
     runtime.broker.include_router(router(judging))

@@ -21,6 +21,7 @@ from services.validator.fact import fact
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 MAX_SUBJECT = 300
+SHOWN_OIDS = 10
 MAX_ISSUER_BITS = 8192
 MAX_EXPONENT_BITS = 64
 MAX_KEY_IDENTIFIER = 32
@@ -216,6 +217,14 @@ class Certificate:
         ]
 
     @property
+    def told_unknown_critical(self) -> str:
+        """A clause for people; a hostile certificate has thousands of them, a message a few."""
+        found = self.unknown_critical
+        more = f" and {len(found) - SHOWN_OIDS} more" if len(found) > SHOWN_OIDS else ""
+        kind = "a critical extension" if len(found) == 1 else "critical extensions"
+        return f"has {kind} that clients do not know ({', '.join(found[:SHOWN_OIDS])}{more})"
+
+    @property
     def is_proxy(self) -> bool:
         """RFC 3820: issued by an end entity. OpenSSL loads none."""
         return any(extension.oid == _PROXY for extension in self.extensions)
@@ -251,7 +260,7 @@ class Certificate:
     def unfit_as_issuer(self) -> tuple[str, ...]:
         """Why it may not issue a TLS server's certificate, whatever the path: clauses for people."""
         basic, usage = self.extension(x509.BasicConstraints), self.extension(x509.KeyUsage)
-        reasons = [f"has a critical extension that clients do not know ({oid})" for oid in self.unknown_critical]
+        reasons = [self.told_unknown_critical] if self.unknown_critical else []
         if basic is None or not basic.ca:
             reasons.append("is not a CA")
         if usage is not None and not usage.key_cert_sign:

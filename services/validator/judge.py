@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.validator import names
+from services.validator.bounds import bounded
 from services.validator.policies import CHECKS, shown
 from services.validator.roots import TrustRoots
 from services.validator.submission import Submission
@@ -82,7 +83,7 @@ def judge(
         findings += _unproved(submissions)
     accepted = verdicts(domains, findings)
     fit = [_fit_pair(index, s) for index, s in enumerate(submissions)] if any(accepted.values()) else []
-    return Report(accepted, tuple(findings), tuple(pair for pair in fit if pair))
+    return Report(accepted, bounded(findings), tuple(pair for pair in fit if pair))
 
 
 def judge_pair(submission: Submission, *, strict: bool = False) -> list[Finding]:

@@ -18,7 +18,7 @@ LINE = 64
 
 _MARK = re.compile(r"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 #.]{0,63})-----")
 _CANONICAL = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
-_BEGIN = "-----BEGIN "
+_BEGIN, _END = "-----BEGIN ", "-----END "
 _ENCRYPTION = ("Proc-Type:", "DEK-Info:")
 _BOM = "\ufeff"
 
@@ -78,8 +78,8 @@ class Document:
 
 
 def count(text: str) -> int:
-    """How many blocks begin in ``text``; cheap, to be asked before ``tokenise``."""
-    return text.count(_BEGIN)
+    """How many blocks begin in ``text``, or end, whichever is more; cheap, to be asked before ``tokenise``."""
+    return max(text.count(_BEGIN), text.count(_END))
 
 
 def encode(label: str, body: bytes) -> str:

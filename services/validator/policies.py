@@ -332,8 +332,8 @@ def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:
     if usage is not None and not usage.digital_signature:
         # Every cipher suite with ECDHE, and all of TLS 1.3, signs with the leaf's key.
         yield "may not sign handshakes (key usage without digitalSignature)"
-    for oid in leaf.unknown_critical:
-        yield f"has a critical extension that clients do not know ({oid})"
+    if leaf.unknown_critical:
+        yield leaf.told_unknown_critical
     if leaf.weak_signature:
         yield f"is signed with {leaf.weak_signature}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, overload
 
 from pydantic import Field
 
@@ -129,6 +129,14 @@ class SealedJudge:
             sealed_key=SealedKey(epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)),
             attestation=self._signer.sign(Purpose.ATTESTATION, attestation),
         )
+
+
+@overload
+def unjudgeable(request: JudgeSubmission) -> Verdict: ...
+
+
+@overload
+def unjudgeable(request: CheckCertificate) -> CheckReport: ...
 
 
 def unjudgeable(request: JudgeSubmission | CheckCertificate) -> Verdict | CheckReport:

@@ -75,12 +75,17 @@ def serve(source: IO[bytes], sink: IO[bytes], answer: Answer) -> None:
 
 def read_frame(source: IO[bytes]) -> bytes | None:
     """None at the end of input."""
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    (length,) = LENGTH.unpack(head)
-    body = source.read(length)
-    return body if len(body) == length else None
+    head = _exactly(source, LENGTH.size)
+    return None if head is None else _exactly(source, LENGTH.unpack(head)[0])
+
+
+def _exactly(source: IO[bytes], length: int) -> bytes | None:
+    """Read until it is all there: an unbuffered pipe gives at most the 64 KiB that it holds."""
+    parts = []
+    while length and (part := source.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return None if length else b"".join(parts)
 
 
 def write_frame(sink: IO[bytes], body: bytes) -> None:

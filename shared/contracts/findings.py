@@ -97,6 +97,8 @@ class Code(StrEnum):
     CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R,
                                "The pair could not be judged within the limits of time and memory.",
                                "Use a common key size and an ordinary chain.")
+    REPORT_SHORTENED = ("report.shortened", N, "The report does not hold every finding.",
+                        "Mend what is listed and have it judged again.", "12 more findings are not listed.")
     CERTIFICATE_NAMES_LOST = ("certificate.names_lost", W, "The new certificate does not cover names that the live one "
                               "covers.", "Check that no visitor uses them.",
                               "The live certificate covers, and this one does not: old.example.com.")
