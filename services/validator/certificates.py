@@ -17,6 +17,7 @@ from cryptography.x509.verification import Store
 
 from services.validator import pem
 from services.validator.fact import fact
+from services.validator.layout import names_its_curve
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -46,8 +47,7 @@ _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 # What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
 _KNOWN_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-    ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.CERTIFICATE_POLICIES,
 }
 _NS_CERT_TYPE, _PROXY = x509.ObjectIdentifier("2.16.840.1.113730.1.1"), x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 _NS_SERVER_BIT = 0x40
@@ -136,7 +136,9 @@ class Certificate:
             key = self.parsed.public_key()
         except (ValueError, UnsupportedAlgorithm):
             return None
-        return key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) else None
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return key if names_its_curve(self.der) else None
+        return key if isinstance(key, rsa.RSAPublicKey) else None
 
     @fact
     def spki(self) -> bytes | None:
@@ -155,7 +157,10 @@ class Certificate:
             return f"RSA of {key.key_size} bits" + (f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else "")
         if isinstance(key, ec.EllipticCurvePublicKey):
             return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
-        return _KINDS.get(self.parsed.public_key_algorithm_oid.dotted_string, "an unknown kind of key")
+        kind = self.parsed.public_key_algorithm_oid
+        if kind == PublicKeyAlgorithmOID.EC_PUBLIC_KEY and not names_its_curve(self.der):
+            return "ECDSA with explicit curve parameters"
+        return _KINDS.get(kind.dotted_string, "an unknown kind of key")
 
     @fact
     def key_fits(self) -> bool:
@@ -298,13 +303,14 @@ class Certificate:
 
 
 def signed_by(child: Certificate, issuer: Certificate) -> bool:
-    """Do names and signature agree? Keys of no supported kind, or of a size made to cost time, sign nothing.
+    """Do names and signature agree?
 
-    The library verifies no broken hash: there names and key identifiers decide, and every such certificate but a
-    trusted root is refused for its hash."""
-    if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.is_slow_to_verify:
+    What cannot be verified is taken at its word: names and key identifiers decide, so that the path can be told, and
+    refused for what it is: the key of such an issuer does not fit (a kind that is not supported, a size made to cost
+    time), and a broken hash, which the library does not verify, is refused in all but a trusted root."""
+    if child.issuer_name != issuer.subject_name:
         return False
-    if child.weak_signature:
+    if child.weak_signature or issuer.public_key is None or issuer.is_slow_to_verify:
         return identifiers_agree(child, issuer)
     try:
         child.parsed.verify_directly_issued_by(issuer.parsed)

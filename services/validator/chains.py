@@ -93,7 +93,7 @@ class _Graph:
 
     def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
         self.leaf, self._others, self._roots = leaf, others, roots
-        self._signed: dict[tuple[str, str], bool] = {}
+        self._signed: dict[tuple[str, str], bool] = {}  # as far as it was worth verifying
         self.depth: dict[Certificate, int] = {leaf: 0}
         self.doubtful: dict[Certificate, Certificate] = {}
         self._walk()
@@ -111,7 +111,7 @@ class _Graph:
         named = [*self._others, *self._roots.named(child.issuer_name)]
         return [
             c for c in named
-            if c is not child and c.subject_name == child.issuer_name and not self._signs(c, child)
+            if c is not child and not self._signs(c, child) and (c.fingerprint, child.fingerprint) in self._signed
             and identifiers_agree(child, c)
         ]
 
@@ -152,10 +152,10 @@ class _Graph:
         if child.issuer_name != issuer.subject_name:
             return False
         key = (issuer.fingerprint, child.fingerprint)
-        if key not in self._signed:
-            # Roots of an account may all have one name: the work is bounded whatever stands in them.
-            self._signed[key] = len(self._signed) < MAX_SIGNATURES and signed_by(child, issuer)
-        return self._signed[key]
+        # Roots of an account may all have one name: the work is bounded whatever stands in them.
+        if key not in self._signed and len(self._signed) < MAX_SIGNATURES:
+            self._signed[key] = signed_by(child, issuer)
+        return self._signed.get(key, False)
 
 
 def _is_sorted(numbers: Sequence[int]) -> bool:

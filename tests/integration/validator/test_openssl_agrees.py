@@ -60,6 +60,8 @@ def crls(critical: bool) -> Any:
 
 ODD_KEY_ID = (x509.AuthorityKeyIdentifier(b"another key's id....", None, None), False)
 ODD_SERIAL = (x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Somebody"))], 4711), False)
+CRITICAL_AKI = (x509.AuthorityKeyIdentifier(None, None, None), True)
+CRITICAL_SKI = (x509.SubjectKeyIdentifier(b"a key's identifier.."), True)
 
 CA_HOW: list[dict[str, Any]] = [
     {"path_length": 0}, {"path_length": 1}, {"basic_constraints": False}, {"not_after": AT - DAY},
@@ -78,7 +80,8 @@ CA_HOW: list[dict[str, Any]] = [
         (x509.SubjectAlternativeName(names("ca.example.net")), False), aia(True), policies(True), crls(True),
     )),
     {"identifiers": False}, {"identifiers": False, "extensions": [ODD_KEY_ID]},
-    {"identifiers": False, "extensions": [ODD_SERIAL]},
+    {"identifiers": False, "extensions": [ODD_SERIAL]}, {"identifiers": False, "extensions": [CRITICAL_AKI]},
+    {"identifiers": False, "extensions": [CRITICAL_SKI]},
 ]
 LEAF_HOW: list[dict[str, Any]] = [
     {"eku": None}, {"eku": [Eku.CLIENT_AUTH]}, {"eku": [Eku.ANY_EXTENDED_KEY_USAGE]},
@@ -86,6 +89,7 @@ LEAF_HOW: list[dict[str, Any]] = [
     {"key_usage": key_usage("digital_signature", "key_cert_sign")}, {"basic_constraints": False}, {"ca": True},
     {"not_after": AT - DAY}, {"not_before": AT + DAY}, {"identifiers": False},
     {"identifiers": False, "extensions": [ODD_KEY_ID]}, {"identifiers": False, "extensions": [ODD_SERIAL]},
+    {"identifiers": False, "extensions": [CRITICAL_AKI]}, {"identifiers": False, "extensions": [CRITICAL_SKI]},
     *({"extensions": [e]} for e in (
         odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
         odd_extension(NS_CERT_TYPE, b"\x03\x02\x06\x40"), odd_extension(NS_CERT_TYPE, b"\x03\x02\x07\x80"),

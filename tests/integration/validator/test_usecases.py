@@ -47,7 +47,7 @@ def delivery(body: bytes) -> Delivery:
     return Delivery(subjects.JUDGE_SUBMISSION, body, {}, "JUDGING", 1, NOW, 1, "")
 
 
-@pytest.mark.parametrize(("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 1000, [Code.CERTIFICATE_UNJUDGEABLE])])
+@pytest.mark.parametrize(("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])])
 async def test_a_verdict_that_no_message_holds_is_unjudgeable(room: int, codes: list[Code] | None) -> None:
     published = Published()
     use_cases = judging(published, room)
