@@ -14,6 +14,7 @@ from cryptography import x509
 
 from services.validator import foreign, keys, names, pem
 from services.validator.certificates import Certificate, Unreadable
+from services.validator.strays import KEY_FORMS, key_in
 from services.validator.submission import (
     MAX_BLOCKS,
     MAX_CERTIFICATE_BYTES,
@@ -64,7 +65,7 @@ def certificate_is_pem(submission: Submission) -> Iterator[Finding]:
     document = submission.certificate_document
     if document is None:
         return
-    if not document.blocks and not document.faults:
+    if not document.blocks and not document.faults and not submission.certificate_field_has_stray_key:
         yield from _no_certificate(submission.certificate_text)
     for block in document.blocks:
         form = foreign.by_label(block.label) or (foreign.by_body(block.body) if is_certificate(block) else None)
@@ -74,8 +75,6 @@ def certificate_is_pem(submission: Submission) -> Iterator[Finding]:
 
 def _no_certificate(text: str) -> Iterator[Finding]:
     form = foreign.by_text(text)
-    if pem.KEY_SUFFIX + "-----" in text or form in (foreign.Form.KEY, foreign.Form.ENCRYPTED_KEY):
-        return
     if form in foreign.CONVERT_CERTIFICATE:
         yield _not_pem(form, None)
     elif "BEGIN CERTIFICATE" in text.upper():
@@ -93,14 +92,10 @@ def fields_are_not_mixed(submission: Submission) -> Iterator[Finding]:
     """D3: a key among certificates, or a certificate in the key field."""
     document = submission.certificate_document
     if document:
-        places = [block.index for block in document.blocks if block.is_key]
+        places = [block.index for block in document.blocks if _is_key(block)]
         places += [fault.index for fault in document.faults if fault.is_key]
-        places += [b.index for b in document.blocks if is_certificate(b) and foreign.by_body(b.body) in _KEY_FORMS]
-        unmarked = not places and (
-            pem.KEY_SUFFIX + "-----" in submission.certificate_text
-            or (not document.blocks and foreign.by_text(submission.certificate_text) in _KEY_FORMS)
-        )
-        for place in [*sorted(places), *([None] if unmarked else [])]:
+        stray = not places and submission.certificate_field_has_stray_key
+        for place in [*sorted(places), *([None] if stray else [])]:
             yield finding(Code.CERTIFICATE_CONTAINS_KEY, "The certificate field holds a private key"
                           + (f" (block {place})." if place is not None else "."), field=_CERTIFICATE, block=place)
     if submission.key_document:
@@ -108,16 +103,19 @@ def fields_are_not_mixed(submission: Submission) -> Iterator[Finding]:
             if is_certificate(block):
                 yield finding(Code.CERTIFICATE_CONTAINS_KEY, f"Block {block.index} of the key field is a certificate.",
                               field=_KEY, block=block.index)
+        if submission.key_field_has_stray_certificate:
+            yield finding(Code.CERTIFICATE_CONTAINS_KEY, "The key field holds a certificate.", field=_KEY)
 
 
-_KEY_FORMS = (foreign.Form.KEY, foreign.Form.ENCRYPTED_KEY)
+def _is_key(block: pem.Block) -> bool:
+    return block.is_key or (block.encrypted and not is_certificate(block)) or foreign.by_body(block.body) in KEY_FORMS
 
 
 def certificate_field_holds_certificates_only(submission: Submission) -> Iterator[Finding]:
     """D2: nothing but the leaf and its intermediates."""
     document = submission.certificate_document
     for block in document.blocks if document else ():
-        if is_certificate(block) or block.is_key or foreign.by_label(block.label) in _CONTAINERS:
+        if is_certificate(block) or _is_key(block) or foreign.by_label(block.label) in _CONTAINERS:
             continue
         what = f"labelled {block.label}" if block.label in _ALIEN_LABELS else "of another kind"
         form = foreign.by_label(block.label)
@@ -140,7 +138,7 @@ def certificates_are_readable(submission: Submission) -> Iterator[Finding]:
                           block=fault.index)
     blocks = [block for block in document.blocks if is_certificate(block)]
     for block, read in zip(blocks, submission.certificates, strict=True):
-        if isinstance(read, Unreadable) and foreign.by_body(block.body) not in (*_CONTAINERS, *_KEY_FORMS):
+        if isinstance(read, Unreadable) and foreign.by_body(block.body) not in (*_CONTAINERS, *KEY_FORMS):
             yield finding(Code.CERTIFICATE_MALFORMED, f"Block {block.index} cannot be read: {read}.",
                           field=_CERTIFICATE, block=block.index)
 
@@ -203,7 +201,7 @@ def _no_key(text: str, document: pem.Document) -> Finding:
     if form in foreign.CONVERT_KEY:
         return finding(Code.KEY_NOT_PEM, f"The key field holds {form.value}, not PEM.", field=_KEY,
                        hint=foreign.CONVERT_KEY[form])
-    if not document.blocks and pem.KEY_SUFFIX in text.upper():
+    if not document.blocks and key_in(text):
         return finding(Code.KEY_MALFORMED, "The BEGIN line of the key is damaged.", field=_KEY)
     return finding(Code.KEY_MISSING, field=_KEY)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.validator import chains, keys, pem
+from services.validator import chains, foreign, keys, pem, strays
 from services.validator.certificates import Certificate, Unreadable
 from services.validator.chains import Chain
 from services.validator.fact import fact
@@ -50,6 +50,22 @@ class Submission:
     @fact
     def key_document(self) -> pem.Document | None:
         return pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
+
+    @fact
+    def certificate_field_has_stray_key(self) -> bool:
+        """A private key outside of the blocks, or in one that cannot be read."""
+        document = self.certificate_document
+        if document is None:
+            return False
+        if document.blocks or document.faults:
+            return any(map(strays.key_in, document.strays))
+        form = foreign.by_text(self.certificate_text)
+        return strays.key_in(self.certificate_text) if form is None else form in strays.KEY_FORMS
+
+    @fact
+    def key_field_has_stray_certificate(self) -> bool:
+        document = self.key_document
+        return document is not None and any(map(strays.certificate_in, document.strays))
 
     @fact
     def certificates(self) -> tuple[Certificate | Unreadable, ...]:
