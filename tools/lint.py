@@ -36,6 +36,7 @@ PURE = frozenset(
         "services/validator/pem.py", "services/validator/keys.py", "services/validator/chains.py",
         "services/validator/names.py", "services/validator/policies.py", "services/validator/judge.py",
         "services/validator/bounds.py", "services/validator/layout.py", "services/validator/strays.py",
+        "services/validator/constraints.py", "services/validator/distinguished.py", "services/validator/profile.py",
         "services/config/names.py", "services/config/origins.py", "services/config/machine.py",
         "services/edge_sync/bundles.py", "services/edge_sync/convergence.py", "services/edge_sync/fleet.py",
         "services/billing/ranges.py", "services/billing/owners.py", "services/billing/rating.py",

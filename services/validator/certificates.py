@@ -11,13 +11,21 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import (
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    NameOID,
+    PublicKeyAlgorithmOID,
+    SignatureAlgorithmOID,
+)
 from cryptography.x509.verification import Store
 
-from services.validator import pem
+from services.validator import pem, profile
+from services.validator.constraints import Names, Uncheckable, names_of
+from services.validator.distinguished import Canonical, canonical
 from services.validator.fact import fact
-from services.validator.layout import names_its_curve
+from services.validator.layout import names_its_curve, raw_extensions
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -42,6 +50,12 @@ _WEAK_SIGNATURES = {
     "1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.3": "MD4", "1.2.840.113549.1.1.4": "MD5",
     "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10045.4.1": "SHA-1",
     "1.2.840.10040.4.3": "SHA-1",
+}
+_SIGNATURES = {
+    "1.2.840.113549.1.1.14": "RSA with SHA-224", "1.2.840.113549.1.1.11": "RSA with SHA-256, its parameters missing",
+    "1.2.840.113549.1.1.10": "RSASSA-PSS with uncommon parameters", "1.2.840.10045.4.3.1": "ECDSA with SHA-224",
+    "1.3.101.112": "Ed25519", "1.3.101.113": "Ed448", "1.2.156.10197.1.501": "SM2 with SM3",
+    "2.16.840.1.101.3.4.3.2": "DSA with SHA-256",
 }
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 # What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
@@ -191,9 +205,18 @@ class Certificate:
         basic = self.extension(x509.BasicConstraints)
         return basic is not None and basic.ca
 
-    @property
+    @fact
+    def subject_key(self) -> Canonical:
+        """The subject as names are compared."""
+        return canonical(self.subject_name)
+
+    @fact
+    def issuer_key(self) -> Canonical:
+        return canonical(self.issuer_name)
+
+    @fact
     def is_self_issued(self) -> bool:
-        return self.subject_name == self.issuer_name
+        return self.subject_name == self.issuer_name or self.subject_key == self.issuer_key
 
     @fact
     def organisation(self) -> str:
@@ -210,7 +233,38 @@ class Certificate:
     @fact
     def weak_signature(self) -> str | None:
         """The name of the broken hash that it is signed with."""
-        return _WEAK_SIGNATURES.get(self.parsed.signature_algorithm_oid.dotted_string)
+        kind = self.parsed.signature_algorithm_oid
+        if kind == SignatureAlgorithmOID.RSASSA_PSS:
+            return _weak_hash_of_pss(self.parsed)
+        return _WEAK_SIGNATURES.get(kind.dotted_string)
+
+    @fact
+    def unprofiled(self) -> tuple[str, ...]:
+        """What clients do not accept about its form, whatever it is used for: clauses for people."""
+        return tuple(profile.faults(self.der))
+
+    @fact
+    def odd_signature(self) -> str | None:
+        """The name of an algorithm, not broken, that clients do not accept all the same."""
+        if self.weak_signature or profile.signed_as_usual(self.der):
+            return None
+        kind = self.parsed.signature_algorithm_oid.dotted_string
+        return _SIGNATURES.get(kind, kind)
+
+    @fact
+    def constraints(self) -> x509.NameConstraints | None:
+        """Uncheckable when they hold more than the library tells (a minimum or maximum)."""
+        found = self.extension(x509.NameConstraints)
+        if found is not None:
+            raw = dict(raw_extensions(self.der)).get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
+            if raw != found.public_bytes():
+                raise Uncheckable("a minimum or maximum")
+        return found
+
+    @fact
+    def names(self) -> Names:
+        """What name constraints are held against; Uncheckable."""
+        return names_of(self.subject_name, self.extension(x509.SubjectAlternativeName))
 
     @fact
     def unknown_critical(self) -> list[str]:
@@ -308,15 +362,36 @@ def signed_by(child: Certificate, issuer: Certificate) -> bool:
     What cannot be verified is taken at its word: names and key identifiers decide, so that the path can be told, and
     refused for what it is: the key of such an issuer does not fit (a kind that is not supported, a size made to cost
     time), and a broken hash, which the library does not verify, is refused in all but a trusted root."""
-    if child.issuer_name != issuer.subject_name:
+    if child.issuer_key != issuer.subject_key:
         return False
     if child.weak_signature or issuer.public_key is None or issuer.is_slow_to_verify:
         return identifiers_agree(child, issuer)
+    return _verifies(child.parsed, issuer.public_key)
+
+
+def _verifies(child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bool:
+    """Not the library's own check, which compares names byte by byte."""
+    signature, signed = child.signature, child.tbs_certificate_bytes
     try:
-        child.parsed.verify_directly_issued_by(issuer.parsed)
+        how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
+        if isinstance(key, rsa.RSAPublicKey) and isinstance(how, padding.PKCS1v15 | padding.PSS) and digest:
+            key.verify(signature, signed, how, digest)
+            return True
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
+            key.verify(signature, signed, how)
+            return True
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
-    return True
+    return False
+
+
+def _weak_hash_of_pss(parsed: x509.Certificate) -> str | None:
+    try:
+        digest = parsed.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return None
+    weak = {"sha1": "SHA-1", "md5": "MD5"}.get(digest.name if digest else "")
+    return f"RSASSA-PSS and {weak}" if weak else None
 
 
 def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
@@ -332,7 +407,7 @@ def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
     if serial is not None and serial != issuer.parsed.serial_number:
         return False
     named = [n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)]
-    return not named or named[0] == issuer.parsed.issuer
+    return not named or canonical(named[0].public_bytes()) == issuer.issuer_key
 
 
 def _organisation(name: x509.Name) -> str:

@@ -46,3 +46,12 @@ def names_its_curve(data: bytes) -> bool:
     except der.NotDer:
         return False
     return len(parts) == 2 and parts[1].tag == der.OID
+
+
+def raw_extensions(data: bytes) -> list[tuple[str, bytes]]:
+    """OID and value of every extension, as they stand; NotDer."""
+    found = layout(data).extensions
+    if found is None:
+        return []
+    parts = (der.children(data, one) for one in der.children(data, der.read(data, found.start, found.end)))
+    return [(der.oid(data, part[0]), data[part[-1].start : part[-1].end]) for part in parts if len(part) > 1]

@@ -23,7 +23,7 @@ from services.validator.submission import (
     Submission,
     is_certificate,
 )
-from shared.contracts.findings import Code, Finding, Severity, finding
+from shared.contracts.findings import Code, Finding, finding
 
 _Field = Literal["certificate", "private_key"]
 Check = Callable[[Submission], Iterable[Finding]]
@@ -310,9 +310,8 @@ def leaf_serves_tls(submission: Submission) -> Iterator[Finding]:
                       field=_CERTIFICATE, block=leaf.block)
     features = leaf.extension(x509.TLSFeature)
     if features and x509.TLSFeatureType.status_request in features:
-        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
-                      "the nodes do not send; Firefox refuses it.", field=_CERTIFICATE, block=leaf.block,
-                      severity=Severity.WARNING, hint="Have it issued without must-staple.")
+        yield finding(Code.CERTIFICATE_MUST_STAPLE, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
+                      "the nodes do not send.", field=_CERTIFICATE, block=leaf.block)
 
 
 def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:

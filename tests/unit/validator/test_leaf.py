@@ -148,7 +148,7 @@ def test_a_cas_certificate_is_no_leaf() -> None:
 def test_must_staple_is_warned_of() -> None:
     staple = x509.TLSFeature([x509.TLSFeatureType.status_request])
     judged = of(ISSUING.issue([DOMAIN], extensions=[(staple, False)]))
-    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CERTIFICATE_NOT_A_SERVER, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CERTIFICATE_MUST_STAPLE, Severity.WARNING)]
 
 
 def test_names_that_would_be_lost_are_a_warning_that_names_them() -> None:
