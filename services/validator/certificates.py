@@ -6,22 +6,16 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509.oid import (
-    ExtendedKeyUsageOID,
-    ExtensionOID,
-    NameOID,
-    PublicKeyAlgorithmOID,
-    SignatureAlgorithmOID,
-)
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from cryptography.x509.verification import Store
 
-from services.validator import pem, profile
+from services.validator import algorithms, pem, profile
 from services.validator.constraints import Names, Uncheckable, names_of
 from services.validator.distinguished import Canonical, canonical
 from services.validator.fact import fact
@@ -35,29 +29,6 @@ MAX_ISSUER_BITS = 8192
 MAX_EXPONENT_BITS = 64
 MAX_KEY_IDENTIFIER = 32
 
-_KINDS = {
-    "1.2.840.113549.1.1.1": "RSA",
-    "1.2.840.113549.1.1.10": "RSASSA-PSS",
-    "1.2.840.10045.2.1": "ECDSA on a curve that is not supported",
-    "1.2.840.10040.4.1": "DSA",
-    "1.3.101.112": "Ed25519",
-    "1.3.101.113": "Ed448",
-    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
-    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-_WEAK_SIGNATURES = {
-    "1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.3": "MD4", "1.2.840.113549.1.1.4": "MD5",
-    "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10045.4.1": "SHA-1",
-    "1.2.840.10040.4.3": "SHA-1",
-}
-_SIGNATURES = {
-    "1.2.840.113549.1.1.14": "RSA with SHA-224", "1.2.840.113549.1.1.11": "RSA with SHA-256, its parameters missing",
-    "1.2.840.113549.1.1.10": "RSASSA-PSS with uncommon parameters", "1.2.840.10045.4.3.1": "ECDSA with SHA-224",
-    "1.3.101.112": "Ed25519", "1.3.101.113": "Ed448", "1.2.156.10197.1.501": "SM2 with SM3",
-    "2.16.840.1.101.3.4.3.2": "DSA with SHA-256",
-}
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 # What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
 _KNOWN_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
@@ -170,11 +141,11 @@ class Certificate:
             long = key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
             return f"RSA of {key.key_size} bits" + (f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else "")
         if isinstance(key, ec.EllipticCurvePublicKey):
-            return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
+            return f"ECDSA on {algorithms.CURVES.get(key.curve.name, key.curve.name)}"
         kind = self.parsed.public_key_algorithm_oid
         if kind == PublicKeyAlgorithmOID.EC_PUBLIC_KEY and not names_its_curve(self.der):
             return "ECDSA with explicit curve parameters"
-        return _KINDS.get(kind.dotted_string, "an unknown kind of key")
+        return algorithms.KINDS.get(kind.dotted_string, "an unknown kind of key")
 
     @fact
     def key_fits(self) -> bool:
@@ -182,7 +153,7 @@ class Certificate:
         key = self.public_key
         if isinstance(key, rsa.RSAPublicKey):
             return 2048 <= key.key_size <= 8192 and not self.is_slow_to_verify
-        return key is not None and key.curve.name in _CURVES
+        return key is not None and key.curve.name in algorithms.CURVES
 
     @fact
     def is_slow_to_verify(self) -> bool:
@@ -233,10 +204,7 @@ class Certificate:
     @fact
     def weak_signature(self) -> str | None:
         """The name of the broken hash that it is signed with."""
-        kind = self.parsed.signature_algorithm_oid
-        if kind == SignatureAlgorithmOID.RSASSA_PSS:
-            return _weak_hash_of_pss(self.parsed)
-        return _WEAK_SIGNATURES.get(kind.dotted_string)
+        return algorithms.weak(self.parsed)
 
     @fact
     def unprofiled(self) -> tuple[str, ...]:
@@ -248,8 +216,11 @@ class Certificate:
         """The name of an algorithm, not broken, that clients do not accept all the same."""
         if self.weak_signature or profile.signed_as_usual(self.der):
             return None
-        kind = self.parsed.signature_algorithm_oid.dotted_string
-        return _SIGNATURES.get(kind, kind)
+        return algorithms.named(self.parsed)
+
+    @fact
+    def is_constrained(self) -> bool:
+        return self.extension(x509.NameConstraints) is not None
 
     @fact
     def constraints(self) -> x509.NameConstraints | None:
@@ -331,8 +302,7 @@ class Certificate:
         return tuple(reasons)
 
     def extension(self, kind: type[ExtensionT]) -> ExtensionT | None:
-        found = self._by_kind.get(kind)
-        return found if isinstance(found, kind) else None
+        return cast("ExtensionT | None", self._by_kind.get(kind))
 
     @fact
     def _by_kind(self) -> dict[type, x509.ExtensionType]:
@@ -383,15 +353,6 @@ def _verifies(child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurveP
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return False
-
-
-def _weak_hash_of_pss(parsed: x509.Certificate) -> str | None:
-    try:
-        digest = parsed.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return None
-    weak = {"sha1": "SHA-1", "md5": "MD5"}.get(digest.name if digest else "")
-    return f"RSASSA-PSS and {weak}" if weak else None
 
 
 def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:

@@ -213,4 +213,5 @@ class _Tokeniser:
 
 def _label(mark: re.Match[str]) -> str:
     """With single spaces between its words."""
-    return " ".join(mark[2].split())
+    label = mark[2]
+    return " ".join(label.split()) if "  " in label or label[-1] == " " else label
