@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import IO, Any
 
-from services.validator import judge, names, pem
+from services.validator import judge, pem
 from services.validator.certificates import Unreadable
 from services.validator.guard import Guard, Stuck
 from services.validator.roots import TrustRoots, mozilla
@@ -87,12 +87,8 @@ def _judged(request: dict[str, Any], now: Now) -> list[Finding]:
     at, roots, strict = _moment(request, now), _roots(request), request.get("strict")
     if not isinstance(strict, bool | None):
         raise BadLine("strict is not a boolean")
-    name = names.a_label(domain)
-    before = [] if name else [finding(Code.DOMAIN_INVALID, field="domain")]
-    report = judge.judge(
-        [judge.Texts(certificate, private_key)], [name] if name else [], at=at, roots=roots, strict=bool(strict),
-        before=before,
-    )
+    pair = judge.Texts(certificate, private_key)
+    report = judge.judge([pair], [domain], at=at, roots=roots, strict=bool(strict))
     # One domain, so a refusal of it is a refusal.
     return [f.model_copy(update={"domain": None}) for f in report.findings]
 

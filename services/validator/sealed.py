@@ -61,7 +61,7 @@ class SealedJudge:
         request = job.request
         if isinstance(request, CheckCertificate):
             roots, before = self._roots(request.private_roots)
-            report = self._judge(request, job, roots, (), request.strict, before)
+            report = self._judge(request, job, roots, request.live_names, request.strict, before)
             return CheckReport(accepted=report.accepted, findings=list(report.findings))
         roots, before = self._roots(request.context.private_roots)
         report = self._judge(request, job, roots, request.context.live_names, request.context.strict, before)

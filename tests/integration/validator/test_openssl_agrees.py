@@ -105,7 +105,7 @@ SANS = [
     ["w*.example.com"], ["*.www.example.com"], [], [DOMAIN, "other.example.net"], ["*.example.com", "example.org"],
     ["under_score.example.com"], [DOMAIN + "."],
 ]
-HOSTS = [DOMAIN, DOMAIN, DOMAIN, DOMAIN, "a_b.example.com", "under_score.example.com", "a.www.example.com"]
+HOSTS = [DOMAIN, DOMAIN, DOMAIN, DOMAIN, "other.example.com", "a.www.example.com", "example.com"]
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,22 @@ async def test_a_certificate_sealed_for_another_submission_is_not_opened(make_wo
     assert verdict.accepted == {"www.example.com": False}
 
 
+async def test_a_dry_run_names_domains_as_a_submission_does_and_tells_what_would_be_lost(
+    make_workers: MakeWorkers,
+) -> None:
+    workers = await make_workers()
+    asked = request().model_dump(include={"submission_id", "account", "pairs"})
+    question = CheckCertificate(
+        **asked, domains=["WWW.Example.com", "www.example.com", "a..b"], private_roots=[ROOT.pem],
+        live_names=["old.example.com"],
+    )
+    report = await workers.judge_sealed(question, at=NOW)
+    assert report.accepted == {"www.example.com": True, "a..b": False}
+    assert [(f.code, f.domain) for f in report.findings] == [
+        (Code.DOMAIN_INVALID, "a..b"), (Code.CERTIFICATE_NAMES_LOST, None)
+    ]
+
+
 async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.worker")
     verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)

@@ -157,7 +157,7 @@ def test_offline_refuses_what_a_request_may_not_hold_and_keeps_its_id() -> None:
 
 
 def test_offline_takes_a_domain_in_any_form() -> None:
-    assert run(line(domain="WWW.Example.com."))[0]["verdict"] == "accepted"
+    assert run(line(domain="WWW.Example.com"))[0]["verdict"] == "accepted"
     refused = run(line(domain="not a name"))[0]
     assert [f["code"] for f in refused["findings"]] == ["domain.invalid"]  # type: ignore[attr-defined]
 
