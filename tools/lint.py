@@ -38,6 +38,7 @@ PURE = frozenset(
         "services/validator/bounds.py", "services/validator/layout.py", "services/validator/strays.py",
         "services/validator/algorithms.py", "services/validator/paths.py", "services/validator/constraints.py",
         "services/validator/distinguished.py", "services/validator/profile.py",
+        "services/validator/fields.py", "services/validator/unreadable.py", "shared/domain_names.py",
         "services/config/names.py", "services/config/origins.py", "services/config/machine.py",
         "services/edge_sync/bundles.py", "services/edge_sync/convergence.py", "services/edge_sync/fleet.py",
         "services/billing/ranges.py", "services/billing/owners.py", "services/billing/rating.py",

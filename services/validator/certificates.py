@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from cryptography.x509.verification import Store
 
-from services.validator import algorithms, pem, profile
+from services.validator import algorithms, pem, profile, unreadable
 from services.validator.constraints import Names, Uncheckable, names_of
 from services.validator.distinguished import Canonical, canonical
 from services.validator.fact import fact
@@ -51,6 +51,8 @@ class Certificate:
     block: int
     der: bytes = field(repr=False)
     parsed: x509.Certificate = field(repr=False)
+    subject_parsed: x509.Name = field(repr=False)
+    issuer_parsed: x509.Name = field(repr=False)
     subject_name: bytes = field(repr=False)
     issuer_name: bytes = field(repr=False)
     not_before: datetime
@@ -64,17 +66,18 @@ class Certificate:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # oddities that the library will refuse one day
                 parsed = x509.load_der_x509_certificate(der)
+                subject, issuer = parsed.subject, parsed.issuer
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
-                block, der, parsed, parsed.subject.public_bytes(), parsed.issuer.public_bytes(),
+                block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(),
                 parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.extensions,
             )
             _ = certificate.sans, certificate.version
         except Unreadable:
             raise
-        except Exception:  # The library has a dozen kinds without a common base; all say the same to us.
-            raise Unreadable("it is not an X.509 certificate in DER") from None
+        except Exception:  # The library has a dozen kinds without a common base; which part it was is found out.
+            raise Unreadable(unreadable.why(der)) from None
         return certificate
 
     @property
@@ -84,11 +87,11 @@ class Certificate:
     @fact
     def subject(self) -> str:
         """RFC 4514, for people."""
-        return _text(self.parsed.subject)
+        return _text(self.subject_parsed)
 
     @fact
     def issuer(self) -> str:
-        return _text(self.parsed.issuer)
+        return _text(self.issuer_parsed)
 
     @fact
     def fingerprint(self) -> str:
@@ -191,11 +194,11 @@ class Certificate:
 
     @fact
     def organisation(self) -> str:
-        return _organisation(self.parsed.subject)
+        return _organisation(self.subject_parsed)
 
     @fact
     def issuer_organisation(self) -> str:
-        return _organisation(self.parsed.issuer)
+        return _organisation(self.issuer_parsed)
 
     @fact
     def is_self_signed(self) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 CERTIFICATE = "CERTIFICATE"
-EC_PARAMETERS = "EC PARAMETERS"
 KEY_SUFFIX = "PRIVATE KEY"
 LINE = 64
 
@@ -36,6 +35,8 @@ class Oddity(StrEnum):
     HEADERS = "headers inside a block"
     TEXT = "text around the blocks"
     MARK = "white space inside a BEGIN or END line"
+    INSIDE = "white space inside a line"
+    PADDING = "base64 whose last bits are not zero"
     LABEL = "a label that does not fit its block"
     REPEATED = "a certificate that stands twice"
 
@@ -172,11 +173,14 @@ class _Tokeniser:
             self._blocks.append(Block(index, label, b"", encrypted=True))
             return
         try:
-            body = base64.b64decode("".join(self._body_lines(raw, index)), validate=True)
+            packed = "".join(self._body_lines(raw, index))
+            body = base64.b64decode(packed, validate=True)
         except (binascii.Error, ValueError):
             self._fault(index, begin, "is not base64", raw)
             return
         if body:
+            if packed[-1] == "=" and not packed.endswith(base64.b64encode(body[len(body) // 3 * 3 :]).decode("ascii")):
+                self._note(Oddity.PADDING, index)
             self._blocks.append(Block(index, label, body))
         else:
             self._fault(index, begin, "is empty", raw)
@@ -197,6 +201,8 @@ class _Tokeniser:
             self._note(Oddity.WHITE_SPACE, index)
         if any(len(line) != LINE for line in full[:-1]) or (full and len(full[-1]) > LINE):
             self._note(Oddity.LINE_LENGTHS, index)
+        if any(len(line.split()) > 1 for line in full):
+            self._note(Oddity.INSIDE, index)
         return ["".join(line.split()) for line in full]
 
     def _without_headers(self, lines: list[str], index: int) -> list[str]:

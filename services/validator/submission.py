@@ -20,6 +20,8 @@ MAX_KEY_BYTES = 16 * 1024
 MAX_BLOCKS = 10
 MAX_SANS = 1000
 MAX_KNOWN_CAS = 256
+PARAMETERS = ("EC PARAMETERS", "DSA PARAMETERS")
+"""Labels of blocks that stand before a key and are dropped: the key says the same."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Submission:
         document = self.key_document
         if document is None or document.faults:
             return None
-        blocks = [block for block in document.blocks if block.label != pem.EC_PARAMETERS]
+        blocks = [block for block in document.blocks if block.label not in PARAMETERS]
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
     @fact

@@ -126,7 +126,7 @@ class Code(StrEnum):
     KEY_MALFORMED = ("key.malformed", R, "The private key cannot be read.", "Export the key again, unchanged.",
                      "Block 0 of the key field is not base64.")
     KEY_TOO_LARGE = ("key.too_large", R, "The key field is over its limit of 16 KiB.", "Upload one private key only.",
-                     "The key field is over 16,384 bytes or 10 blocks.")
+                     "The key field has 16,385 bytes; 16,384 are allowed.")
     KEY_SEVERAL = ("key.several", R, "More than one private key is in the key field.", "Keep only the key of the leaf.",
                    "The key field holds 2 private keys.")
     KEY_NORMALISED = ("key.normalised", N, "The key text was normalised.", "Nothing to do.",

@@ -52,6 +52,13 @@ def test_longer_than_the_limit_of_its_day_of_issue_is_warned_of(issued: str, day
         assert (codes(judged), accepted(judged)) == (expected, True)
 
 
+def test_a_second_too_long_is_told_as_that() -> None:
+    start = datetime(2026, 3, 15, tzinfo=UTC)
+    made = ISSUING.issue([DOMAIN], not_before=start, not_after=start + 200 * DAY + SECOND)
+    assert "is valid for 200 days and 1 seconds; the limit of its day of issue is 200." in of(
+        made, at=start + DAY).findings[0].message
+
+
 @pytest.mark.parametrize(
     ("case", "sans", "domain", "covered"),
     [

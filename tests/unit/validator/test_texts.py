@@ -300,3 +300,56 @@ def test_a_certificate_in_odd_armour_in_the_key_field_is_refused() -> None:
 def test_a_label_with_odd_spaces_is_normalised() -> None:
     judged = report(CHAIN.replace("CERTIFICATE-----", "CERTIFICATE -----"), KEY.replace("PRIVATE KEY", "PRIVATE  KEY"))
     assert (accepted(judged), codes(judged)) == (True, [Code.CERTIFICATE_NORMALISED, Code.KEY_NORMALISED])
+
+
+@pytest.mark.parametrize(("data", "command"), [(DER_LEAF, "> cert.der"), (P7_DER, "> chain.p7b"), (P12, "> pair.pfx")])
+def test_base64_without_armour_is_to_be_decoded_first(data: bytes, command: str) -> None:
+    hint = report(as_text(data, "base64")).findings[0].hint
+    assert "base64 -d" in hint and command in hint
+    assert "base64 -d" not in report(as_text(data, "latin-1")).findings[0].hint
+
+
+def test_a_base64_key_without_armour_is_to_be_decoded_first() -> None:
+    assert "base64 -d key.b64 > key.der" in report(key=BARE_KEY).findings[0].hint
+
+
+def test_keys_of_ssh_programs_are_refused_with_the_command_that_converts_them() -> None:
+    openssh = LEAF.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()).decode()
+    for key, code, command in ((openssh, Code.KEY_UNSUPPORTED, "ssh-keygen -p -m PKCS8"),
+                               (STRAY_KEYS["PuTTY"], Code.KEY_NOT_PEM, "puttygen")):
+        judged = report(key=key)
+        assert (refusals(judged), command in judged.findings[0].hint) == ([code], True)
+
+
+def test_strict_refuses_a_space_inside_a_line() -> None:
+    first, body, *others = CHAIN.split("\n")
+    packed = "".join([body, *others[: others.index("-----END CERTIFICATE-----")]])
+    lines = [packed[:32] + " " + packed[32:63], *textwrap.wrap(packed[63:], 64)]
+    text = "\n".join([first, *lines, "-----END CERTIFICATE-----\n"]) + pem(LEAF.issuers)
+    assert codes(report(text)) == [Code.CERTIFICATE_NORMALISED]
+    assert refusals(report(text, strict=True)) == [Code.CERTIFICATE_NORMALISED]
+
+
+def test_strict_refuses_last_bits_that_are_not_zero() -> None:
+    made = next(made for n in range(1000) if "==\n" in pem(
+        (made := ISSUING.issue([DOMAIN, "x" * (n % 20 + 1) + ".example.com"], key=LEAF.key)).certificate))
+    text = made.chain_pem
+    at = text.index("==\n") - 1
+    odd = text[:at] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[at]] + text[at + 1 :]
+    assert codes(report(text)) == []
+    assert codes(report(odd)) == [Code.CERTIFICATE_NORMALISED]
+    assert refusals(report(odd, strict=True)) == [Code.CERTIFICATE_NORMALISED]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "said"),
+    [
+        (padded(CHAIN, MAX_CERTIFICATE_BYTES + 1), KEY, "The certificate field has 65,537 bytes; 65,536 are allowed."),
+        (CHAIN + pem(ROOT.certificate) * 9, KEY, "The certificate field has 11 blocks; 10 are allowed."),
+        (CHAIN, padded(KEY, MAX_KEY_BYTES + 1), "The key field has 16,385 bytes; 16,384 are allowed."),
+        (CHAIN, KEY * 11, "The key field has 11 blocks; 10 are allowed."),
+    ],
+)
+def test_the_limit_that_was_broken_is_told(certificate: str, key: str, said: str) -> None:
+    assert [f.message for f in report(certificate, key).findings] == [said]
