@@ -143,3 +143,4 @@ def test_a_child_dumps_no_core_and_is_bounded_in_memory() -> None:
         guard.close()
     assert rows["Max core file size"][:2] == ["0", "0"]
     assert rows["Max address space"][0] == str(Patience().memory_bytes)
+    assert int(rows["Max cpu time"][0]) < 60

@@ -320,6 +320,17 @@ async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeW
     assert line["Max address space"][0] == str(Limits().memory_bytes)
 
 
+async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(seconds=60, starved_seconds=60, strikes=1)
+    began = time.monotonic()
+    verdict = await workers.judge_sealed(request("stall-1"), at=NOW, sealing=SEALING)
+    assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
+    assert time.monotonic() - began < 30
+    await until(lambda: len(workers.pids) == 1)
+    for number in range(3):
+        assert (await workers.judge_sealed(request(f"sub-{number}"), at=NOW, sealing=SEALING)).pairs
+
+
 async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.worker")
     for part in ("cmdline", "environ"):
