@@ -11,6 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.validator import der
 from services.validator import pem as pem_text
@@ -20,6 +21,13 @@ from tests.support.pki import der as der_of
 NULL = b"\x05\x00"
 PRINTABLE, UTF8, T61, IA5, BMP = 0x13, 0x0C, 0x14, 0x16, 0x1E
 COMMON_NAME, ORGANISATION, COUNTRY, EMAIL = "2.5.4.3", "2.5.4.10", "2.5.4.6", "1.2.840.113549.1.9.1"
+
+# P-256 (SEC 2, 2.4.2)
+_P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
+_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+_X = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
+_Y = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
+_N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
@@ -115,3 +123,19 @@ def text(*certificates: bytes | x509.Certificate) -> str:
     return "".join(
         pem_text.encode("CERTIFICATE", c if isinstance(c, bytes) else der_of(c)) for c in certificates
     )
+
+
+def explicit(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The SubjectPublicKeyInfo of a P-256 key with the curve spelt out (SEC 1, C.2)."""
+    field = sequence(oid("1.2.840.10045.1.1"), integer(_P))
+    curve = sequence(tlv(der.OCTET_STRING, (_P - 3).to_bytes(32, "big")), tlv(der.OCTET_STRING, _B.to_bytes(32, "big")))
+    base = b"\x04" + _X.to_bytes(32, "big") + _Y.to_bytes(32, "big")
+    parameters = sequence(integer(1), field, curve, tlv(der.OCTET_STRING, base), integer(_N), integer(1))
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return sequence(sequence(oid("1.2.840.10045.2.1"), parameters), tlv(der.BIT_STRING, b"\0" + point))
+
+
+def compressed(key: ec.EllipticCurvePrivateKey) -> bytes:
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    algorithm = sequence(oid("1.2.840.10045.2.1"), oid("1.2.840.10045.3.1.7"))
+    return sequence(algorithm, tlv(3, b"\0" + point))

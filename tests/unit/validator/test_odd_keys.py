@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code
-from tests.support.odd import NULL, altered, integer, oid, sequence, text, tlv
-from tests.support.pki import Authority, ec_key, pem, pkcs8, rsa_key
+from tests.support.odd import NULL, altered, compressed, explicit, integer, oid, sequence, text, tlv
+from tests.support.pki import Authority, ec_key, pem, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, refusals, report
 
 EXPLICIT = "ECDSA with explicit curve parameters"
-
-
-def explicit(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Its SubjectPublicKeyInfo with the curve spelt out."""
-    return subprocess.run(
-        ["openssl", "pkey", "-pubout", "-outform", "DER", "-ec_param_enc", "explicit"], input=pkcs8(key).encode(),
-        capture_output=True, check=True,
-    ).stdout
-
-
-def compressed(key: ec.EllipticCurvePrivateKey) -> bytes:
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-    algorithm = sequence(oid("1.2.840.10045.2.1"), oid("1.2.840.10045.3.1.7"))
-    return sequence(algorithm, tlv(3, b"\0" + point))
 
 
 def plain(key: rsa.RSAPrivateKey, parameters: bytes) -> bytes:
