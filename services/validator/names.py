@@ -28,7 +28,8 @@ def normalised(domains: Iterable[str]) -> tuple[list[str], list[Finding]]:
         try:
             names[normalise(text)] = None
         except Refused as refused:
-            refusals += (f.model_copy(update={"domain": text[:MAX_NAME]}) for f in refused.findings)
+            told = text[:MAX_NAME].encode("utf-8", "replace").decode()  # a lone surrogate is in no message
+            refusals += (f.model_copy(update={"domain": told}) for f in refused.findings)
     return list(names), refusals
 
 

@@ -158,8 +158,9 @@ def test_offline_refuses_what_a_request_may_not_hold_and_keeps_its_id() -> None:
 
 def test_offline_takes_a_domain_in_any_form() -> None:
     assert run(line(domain="WWW.Example.com"))[0]["verdict"] == "accepted"
-    refused = run(line(domain="not a name"))[0]
-    assert [f["code"] for f in refused["findings"]] == ["domain.invalid"]  # type: ignore[attr-defined]
+    for text in ("not a name", "w\ud800w.com", "www.example.com.", "", "\0"):
+        refused = run(line(domain=text))[0]
+        assert [f["code"] for f in refused["findings"]] == ["domain.invalid"]  # type: ignore[attr-defined]
 
 
 def test_offline_refuses_a_line_without_end() -> None:
