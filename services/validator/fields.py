@@ -22,7 +22,7 @@ from shared.contracts.findings import Code, Finding, finding
 _Field = Literal["certificate", "private_key"]
 _CERTIFICATE: Final = "certificate"
 _KEY: Final = "private_key"
-REISSUE = "Have it issued again without that, or with it in order: many clients refuse it."
+REISSUE = "Have it reissued without that, or with it in order: many clients refuse it."
 _ALIEN_LABELS = {
     "TRUSTED CERTIFICATE": "Convert it: openssl x509 -in cert.pem -out plain.pem", "X509 CRL": "", "DH PARAMETERS": "",
     "EC PARAMETERS": "", "PUBLIC KEY": "", "CERTIFICATE REQUEST": "", "NEW CERTIFICATE REQUEST": "",

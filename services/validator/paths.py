@@ -25,7 +25,7 @@ from shared.contracts.findings import Code, Finding, finding
 MAX_NAME_CHECKS = 200_000
 MAX_DEPTH = 10
 ANOTHER_ISSUER = "Ask the CA for another intermediate, or for a certificate below another: clients refuse this one."
-ISSUED_ANEW = "Have it issued again: clients hold certificates to RFC 5280."
+ISSUED_ANEW = "Have it reissued: clients hold certificates to RFC 5280."
 ISSUED_ELSEWHERE = "Have the certificate issued by a CA that may issue these names, and without those it may not."
 
 Path = tuple[Certificate, ...]

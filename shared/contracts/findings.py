@@ -95,7 +95,7 @@ class Code(StrEnum):
                                 "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), is not "
                                 "for TLS servers (extended key usage without serverAuth).")
     CERTIFICATE_MUST_STAPLE = ("certificate.must_staple", W, "The certificate demands OCSP stapling, which the nodes "
-                               "do not send.", "Have it issued without must-staple: Firefox refuses it.",
+                               "do not send.", "Have it reissued without must-staple: Firefox refuses it.",
                                "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), demands "
                                "OCSP stapling (must-staple), which the nodes do not send.")
     CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R,

@@ -112,7 +112,7 @@ def test_an_odd_form_is_told_of_the_element_that_has_it(said: str, where: str, c
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     found = judged.findings[-1]
     assert (found.block, said in found.message) == (0 if where == "leaf" else 1, True), found.message
-    assert "issued again" in found.hint
+    assert "reissued" in found.hint
 
 
 def test_a_roots_own_form_is_no_matter() -> None:

@@ -57,7 +57,7 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
     judged = report(text(leaf, *LEAF.issuers), LEAF.key_pem)
     assert codes(judged) == [Code.CERTIFICATE_MALFORMED]
     assert (judged.findings[0].block, named in judged.findings[0].message) == (0, True)
-    assert "issued again" in judged.findings[0].hint
+    assert "reissued" in judged.findings[0].hint
 
 
 @pytest.mark.parametrize(
