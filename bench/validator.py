@@ -28,8 +28,8 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from bench.report import Result, main
 from services.validator import offline
-from services.validator.chains import CA_POLICY, LEAF_POLICY
 from services.validator.judge import Texts, judge
+from services.validator.paths import CA_POLICY, LEAF_POLICY
 from services.validator.roots import TrustRoots, mozilla
 from services.validator.sealed import Secrets
 from services.validator.workers import Busy, Limits, Workers

@@ -14,8 +14,8 @@ Guarantees
 - The same submission gets the same pair ids, so that a redelivery agrees with the first verdict.
 - No field, log line, error or dump repeats what was submitted; messages name blocks, subjects and fingerprints.
 - A hostile submission costs at most three workers and then is refused (``certificate.unjudgeable``); others flow.
-
-- What OpenSSL refuses for its name or path is refused; more is (see tests/integration/validator).
+- A report fits any message: it counts the findings that it does not list, and a verdict that fits none is a refusal.
+- What OpenSSL refuses for its name or path is refused; what more is stands on a list (test_openssl_agrees.py).
 
 Read policies.py first: the rules as a list. ``python -m services.validator check --jsonl`` judges offline, in a child
 that is killed and replaced where a line stalls it (guard.py).

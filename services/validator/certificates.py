@@ -6,47 +6,33 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from cryptography.x509.verification import Store
 
-from services.validator import pem
+from services.validator import algorithms, pem, profile, unreadable
+from services.validator.constraints import Names, Uncheckable, names_of
+from services.validator.distinguished import Canonical, canonical
 from services.validator.fact import fact
+from services.validator.layout import names_its_curve, raw_extensions
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 MAX_SUBJECT = 300
+SHOWN_OIDS = 10
 MAX_ISSUER_BITS = 8192
 MAX_EXPONENT_BITS = 64
 MAX_KEY_IDENTIFIER = 32
 
-_KINDS = {
-    "1.2.840.113549.1.1.1": "RSA",
-    "1.2.840.113549.1.1.10": "RSASSA-PSS",
-    "1.2.840.10045.2.1": "ECDSA on a curve that is not supported",
-    "1.2.840.10040.4.1": "DSA",
-    "1.3.101.112": "Ed25519",
-    "1.3.101.113": "Ed448",
-    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
-    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-_WEAK_SIGNATURES = {
-    "1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.3": "MD4", "1.2.840.113549.1.1.4": "MD5",
-    "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10045.4.1": "SHA-1",
-    "1.2.840.10040.4.3": "SHA-1",
-}
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 # What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
 _KNOWN_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-    ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.CERTIFICATE_POLICIES,
 }
 _NS_CERT_TYPE, _PROXY = x509.ObjectIdentifier("2.16.840.1.113730.1.1"), x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 _NS_SERVER_BIT = 0x40
@@ -65,6 +51,8 @@ class Certificate:
     block: int
     der: bytes = field(repr=False)
     parsed: x509.Certificate = field(repr=False)
+    subject_parsed: x509.Name = field(repr=False)
+    issuer_parsed: x509.Name = field(repr=False)
     subject_name: bytes = field(repr=False)
     issuer_name: bytes = field(repr=False)
     not_before: datetime
@@ -78,17 +66,18 @@ class Certificate:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # oddities that the library will refuse one day
                 parsed = x509.load_der_x509_certificate(der)
+                subject, issuer = parsed.subject, parsed.issuer
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
-                block, der, parsed, parsed.subject.public_bytes(), parsed.issuer.public_bytes(),
+                block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(),
                 parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.extensions,
             )
             _ = certificate.sans, certificate.version
         except Unreadable:
             raise
-        except Exception:  # The library has a dozen kinds without a common base; all say the same to us.
-            raise Unreadable("it is not an X.509 certificate in DER") from None
+        except Exception:  # The library has a dozen kinds without a common base; which part it was is found out.
+            raise Unreadable(unreadable.why(der)) from None
         return certificate
 
     @property
@@ -98,11 +87,11 @@ class Certificate:
     @fact
     def subject(self) -> str:
         """RFC 4514, for people."""
-        return _text(self.parsed.subject)
+        return _text(self.subject_parsed)
 
     @fact
     def issuer(self) -> str:
-        return _text(self.parsed.issuer)
+        return _text(self.issuer_parsed)
 
     @fact
     def fingerprint(self) -> str:
@@ -135,7 +124,9 @@ class Certificate:
             key = self.parsed.public_key()
         except (ValueError, UnsupportedAlgorithm):
             return None
-        return key if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) else None
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return key if names_its_curve(self.der) else None
+        return key if isinstance(key, rsa.RSAPublicKey) else None
 
     @fact
     def spki(self) -> bytes | None:
@@ -153,8 +144,11 @@ class Certificate:
             long = key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
             return f"RSA of {key.key_size} bits" + (f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else "")
         if isinstance(key, ec.EllipticCurvePublicKey):
-            return f"ECDSA on {_CURVES.get(key.curve.name, key.curve.name)}"
-        return _KINDS.get(self.parsed.public_key_algorithm_oid.dotted_string, "an unknown kind of key")
+            return f"ECDSA on {algorithms.CURVES.get(key.curve.name, key.curve.name)}"
+        kind = self.parsed.public_key_algorithm_oid
+        if kind == PublicKeyAlgorithmOID.EC_PUBLIC_KEY and not names_its_curve(self.der):
+            return "ECDSA with explicit curve parameters"
+        return algorithms.KINDS.get(kind.dotted_string, "an unknown kind of key")
 
     @fact
     def key_fits(self) -> bool:
@@ -162,7 +156,7 @@ class Certificate:
         key = self.public_key
         if isinstance(key, rsa.RSAPublicKey):
             return 2048 <= key.key_size <= 8192 and not self.is_slow_to_verify
-        return key is not None and key.curve.name in _CURVES
+        return key is not None and key.curve.name in algorithms.CURVES
 
     @fact
     def is_slow_to_verify(self) -> bool:
@@ -185,17 +179,26 @@ class Certificate:
         basic = self.extension(x509.BasicConstraints)
         return basic is not None and basic.ca
 
-    @property
+    @fact
+    def subject_key(self) -> Canonical:
+        """The subject as names are compared."""
+        return canonical(self.subject_name)
+
+    @fact
+    def issuer_key(self) -> Canonical:
+        return canonical(self.issuer_name)
+
+    @fact
     def is_self_issued(self) -> bool:
-        return self.subject_name == self.issuer_name
+        return self.subject_name == self.issuer_name or self.subject_key == self.issuer_key
 
     @fact
     def organisation(self) -> str:
-        return _organisation(self.parsed.subject)
+        return _organisation(self.subject_parsed)
 
     @fact
     def issuer_organisation(self) -> str:
-        return _organisation(self.parsed.issuer)
+        return _organisation(self.issuer_parsed)
 
     @fact
     def is_self_signed(self) -> bool:
@@ -204,7 +207,38 @@ class Certificate:
     @fact
     def weak_signature(self) -> str | None:
         """The name of the broken hash that it is signed with."""
-        return _WEAK_SIGNATURES.get(self.parsed.signature_algorithm_oid.dotted_string)
+        return algorithms.weak(self.parsed)
+
+    @fact
+    def unprofiled(self) -> tuple[str, ...]:
+        """What clients do not accept about its form, whatever it is used for: clauses for people."""
+        return tuple(profile.faults(self.der))
+
+    @fact
+    def odd_signature(self) -> str | None:
+        """The name of an algorithm, not broken, that clients do not accept all the same."""
+        if self.weak_signature or profile.signed_as_usual(self.der):
+            return None
+        return algorithms.named(self.parsed)
+
+    @fact
+    def is_constrained(self) -> bool:
+        return self.extension(x509.NameConstraints) is not None
+
+    @fact
+    def constraints(self) -> x509.NameConstraints | None:
+        """Uncheckable when they hold more than the library tells (a minimum or maximum)."""
+        found = self.extension(x509.NameConstraints)
+        if found is not None:
+            raw = dict(raw_extensions(self.der)).get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
+            if raw != found.public_bytes():
+                raise Uncheckable("a minimum or maximum")
+        return found
+
+    @fact
+    def names(self) -> Names:
+        """What name constraints are held against; Uncheckable."""
+        return names_of(self.subject_name, self.extension(x509.SubjectAlternativeName))
 
     @fact
     def unknown_critical(self) -> list[str]:
@@ -214,6 +248,14 @@ class Certificate:
             if extension.critical and extension.oid not in _KNOWN_EXTENSIONS
             and not (self.is_ca and extension.oid == ExtensionOID.NAME_CONSTRAINTS)
         ]
+
+    @property
+    def told_unknown_critical(self) -> str:
+        """A clause for people; a hostile certificate has thousands of them, a message a few."""
+        found = self.unknown_critical
+        more = f" and {len(found) - SHOWN_OIDS} more" if len(found) > SHOWN_OIDS else ""
+        kind = "a critical extension" if len(found) == 1 else "critical extensions"
+        return f"has {kind} that clients do not know ({', '.join(found[:SHOWN_OIDS])}{more})"
 
     @property
     def is_proxy(self) -> bool:
@@ -251,7 +293,7 @@ class Certificate:
     def unfit_as_issuer(self) -> tuple[str, ...]:
         """Why it may not issue a TLS server's certificate, whatever the path: clauses for people."""
         basic, usage = self.extension(x509.BasicConstraints), self.extension(x509.KeyUsage)
-        reasons = [f"has a critical extension that clients do not know ({oid})" for oid in self.unknown_critical]
+        reasons = [self.told_unknown_critical] if self.unknown_critical else []
         if basic is None or not basic.ca:
             reasons.append("is not a CA")
         if usage is not None and not usage.key_cert_sign:
@@ -263,8 +305,7 @@ class Certificate:
         return tuple(reasons)
 
     def extension(self, kind: type[ExtensionT]) -> ExtensionT | None:
-        found = self._by_kind.get(kind)
-        return found if isinstance(found, kind) else None
+        return cast("ExtensionT | None", self._by_kind.get(kind))
 
     @fact
     def _by_kind(self) -> dict[type, x509.ExtensionType]:
@@ -289,19 +330,32 @@ class Certificate:
 
 
 def signed_by(child: Certificate, issuer: Certificate) -> bool:
-    """Do names and signature agree? Keys of no supported kind, or of a size made to cost time, sign nothing.
+    """Do names and signature agree?
 
-    The library verifies no broken hash: there names and key identifiers decide, and every such certificate but a
-    trusted root is refused for its hash."""
-    if child.issuer_name != issuer.subject_name or issuer.public_key is None or issuer.is_slow_to_verify:
+    What cannot be verified is taken at its word: names and key identifiers decide, so that the path can be told, and
+    refused for what it is: the key of such an issuer does not fit (a kind that is not supported, a size made to cost
+    time), and a broken hash, which the library does not verify, is refused in all but a trusted root."""
+    if child.issuer_key != issuer.subject_key:
         return False
-    if child.weak_signature:
+    if child.weak_signature or issuer.public_key is None or issuer.is_slow_to_verify:
         return identifiers_agree(child, issuer)
+    return _verifies(child.parsed, issuer.public_key)
+
+
+def _verifies(child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bool:
+    """Not the library's own check, which compares names byte by byte."""
+    signature, signed = child.signature, child.tbs_certificate_bytes
     try:
-        child.parsed.verify_directly_issued_by(issuer.parsed)
+        how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
+        if isinstance(key, rsa.RSAPublicKey) and isinstance(how, padding.PKCS1v15 | padding.PSS) and digest:
+            key.verify(signature, signed, how, digest)
+            return True
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
+            key.verify(signature, signed, how)
+            return True
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
-    return True
+    return False
 
 
 def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
@@ -317,7 +371,7 @@ def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
     if serial is not None and serial != issuer.parsed.serial_number:
         return False
     named = [n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)]
-    return not named or named[0] == issuer.parsed.issuer
+    return not named or canonical(named[0].public_bytes()) == issuer.issuer_key
 
 
 def _organisation(name: x509.Name) -> str:

@@ -1,7 +1,7 @@
 """The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong with it.
 
 The graph of who signed whom is ours, each signature verified once, so at most a few simple paths are tried however
-a chain is built; ``cryptography.x509.verification`` then decides each path (RFC 5280, 6). Pure.
+a chain is built; ``paths`` judges each. Pure.
 """
 
 from __future__ import annotations
@@ -11,25 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from cryptography import x509
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    Policy,
-    PolicyBuilder,
-    VerificationError,
-)
-
 from services.validator.certificates import Certificate, identifiers_agree, signed_by
+from services.validator.paths import MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
 from services.validator.roots import TrustRoots
-from shared.contracts.findings import Code, Finding, Severity, finding
+from shared.contracts.findings import Code, Finding, finding
 
 MAX_PATHS = 16
 MAX_SIGNATURES = 200
-MAX_NAME_CHECKS = 200_000
 _DEPTH = 10
-
-Path = tuple[Certificate, ...]
 
 
 @dataclass(frozen=True)
@@ -56,18 +45,18 @@ def _ordinary(
     """The root of a chain that stands in its order, has one path only, and no fault: what nearly all uploads are, and
     all that is to be said of them. It spares the graph, which would verify every signature a second time."""
     upload = (leaf, *others)
-    names = [c.subject_name for c in upload]
-    if leaf.block != 0 or not leaf.key_fits or len(set(names)) < len(names):
+    names = {c.subject_key for c in others}
+    if leaf.block != 0 or len(names) < len(others):
         return None
     for issuer, child in zip(others, upload, strict=False):
-        if issuer.subject_name != child.issuer_name or issuer in roots or roots.named(child.issuer_name):
+        if issuer.subject_key != child.issuer_key or issuer in roots or roots.named(child.issuer_key):
             return None
-    anchors = roots.named(upload[-1].issuer_name)
-    if len(anchors) != 1 or upload[-1].issuer_name in names:
+    anchors = roots.named(upload[-1].issuer_key)
+    if len(anchors) != 1 or upload[-1].issuer_key in names:
         return None
     path = (*upload, anchors[0])
-    sound = not any(_faults(path, at)) and not leaf.weak_signature and not leaf.unknown_critical
-    return anchors[0] if sound else None
+    # The library alone has verified the signatures of such a path.
+    return anchors[0] if library_reads(path, at) and not any(faults_of(path, at, by_library=True)) else None
 
 
 def _disentangled(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime) -> Chain:
@@ -76,9 +65,9 @@ def _disentangled(leaf: Certificate, others: Sequence[Certificate], roots: Trust
     kept = [c for c in related if not c.is_self_signed]
     ordered = sorted(kept, key=lambda c: (graph.depth.get(c, _DEPTH), c.fingerprint))
     in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, _DEPTH) for c in related])
-    findings = [] if in_order else [finding(Code.CHAIN_WRONG_ORDER, field="certificate")]
+    findings = [] if in_order else [_put_in_order([leaf, *ordered])]
     findings += _roots_dropped(others, related, graph, roots)
-    findings += _unrelated(others, related, graph, roots)
+    findings += _unrelated(others, related, graph)
     path, faults = _best_path(graph, at)
     findings += faults
     if not faults:
@@ -93,7 +82,7 @@ class _Graph:
 
     def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
         self.leaf, self._others, self._roots = leaf, others, roots
-        self._signed: dict[tuple[str, str], bool] = {}
+        self._signed: dict[tuple[str, str], bool] = {}  # as far as it was worth verifying
         self.depth: dict[Certificate, int] = {leaf: 0}
         self.doubtful: dict[Certificate, Certificate] = {}
         self._walk()
@@ -104,16 +93,34 @@ class _Graph:
 
     def anchors(self, child: Certificate) -> list[Certificate]:
         """Trusted roots that signed ``child``; a certificate that is itself trusted needs none."""
-        return [root for root in self._roots.named(child.issuer_name) if self._signs(root, child)]
+        return [root for root in self._roots.named(child.issuer_key) if self._signs(root, child)]
 
     def suspects(self, child: Certificate) -> list[Certificate]:
         """Of upload and roots: the issuer by name and key identifier, though the signature does not verify."""
-        named = [*self._others, *self._roots.named(child.issuer_name)]
+        named = [*self._others, *self._roots.named(child.issuer_key)]
         return [
             c for c in named
-            if c is not child and c.subject_name == child.issuer_name and not self._signs(c, child)
+            if c is not child and not self._signs(c, child) and (c.fingerprint, child.fingerprint) in self._signed
             and identifiers_agree(child, c)
         ]
+
+    def stranded(self) -> list[Certificate]:
+        """CAs of the upload that lead to a trusted root but not from the leaf, while there is no path: what is missing
+        is between."""
+        if _is_complete(self):
+            return []
+        return [c for c in self._others if c.is_ca and c not in self.depth and self._leads_to_a_root(c)]
+
+    def _leads_to_a_root(self, start: Certificate) -> bool:
+        seen, queue = {start}, [start]
+        while queue:
+            c = queue.pop()
+            if c in self._roots or self.anchors(c):
+                return True
+            further = [issuer for issuer in self.issuers(c) if issuer not in seen]
+            seen.update(further)
+            queue += further
+        return False
 
     def knows_organisation(self, top: Certificate) -> bool:
         """Does a trusted root belong to the issuer's organisation? Then it is the step to that root that is missing."""
@@ -131,8 +138,8 @@ class _Graph:
             if len(path) > 1 and path[-1] in self._roots:
                 found += 1
                 yield path
-            seen = {(c.subject_name, c.spki) for c in path}
-            steps = [c for c in self.issuers(path[-1]) if (c.subject_name, c.spki) not in seen]
+            seen = {(c.subject_key, c.spki) for c in path}
+            steps = [c for c in self.issuers(path[-1]) if (c.subject_key, c.spki) not in seen]
             queue += [(*path, c) for c in steps if len(queue) < MAX_PATHS * _DEPTH]
 
     def _walk(self) -> None:
@@ -149,13 +156,18 @@ class _Graph:
                     queue.append(issuer)
 
     def _signs(self, issuer: Certificate, child: Certificate) -> bool:
-        if child.issuer_name != issuer.subject_name:
+        if child.issuer_key != issuer.subject_key:
             return False
         key = (issuer.fingerprint, child.fingerprint)
-        if key not in self._signed:
-            # Roots of an account may all have one name: the work is bounded whatever stands in them.
-            self._signed[key] = len(self._signed) < MAX_SIGNATURES and signed_by(child, issuer)
-        return self._signed[key]
+        # Roots of an account may all have one name: the work is bounded whatever stands in them.
+        if key not in self._signed and len(self._signed) < MAX_SIGNATURES:
+            self._signed[key] = signed_by(child, issuer)
+        return self._signed.get(key, False)
+
+
+def _put_in_order(chain: Iterable[Certificate]) -> Finding:
+    blocks = ", ".join(str(c.block) for c in chain)
+    return finding(Code.CHAIN_WRONG_ORDER, f"The chain was put in order: blocks {blocks}.", field="certificate")
 
 
 def _is_sorted(numbers: Sequence[int]) -> bool:
@@ -172,10 +184,12 @@ def _roots_dropped(
 
 
 def _unrelated(
-    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
+    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph
 ) -> Iterator[Finding]:
-    for c in others:
-        if c not in related and not (c.is_self_signed and c in roots and not _is_complete(graph)):
+    strangers = [c for c in others if c not in related]
+    stranded = graph.stranded() if strangers else []
+    for c in strangers:
+        if c not in stranded:
             yield finding(Code.CHAIN_UNRELATED, f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
                           field="certificate", block=c.block)
 
@@ -189,10 +203,10 @@ def _best_path(graph: _Graph, at: datetime) -> tuple[Path, list[Finding]]:
     best: tuple[Path, list[Finding]] | None = None
     checks = 0
     for path in graph.paths():
-        checks += _name_checks(path)
+        checks += name_checks(path)
         if best is not None and checks > MAX_NAME_CHECKS:
             break
-        faults = list(_faults(path, at))
+        faults = list(faults_of(path, at, by_library=library_reads(path, at)))
         if not faults:
             return path, []
         if best is None or len(faults) < len(best[1]):
@@ -208,120 +222,22 @@ def _why_no_path(graph: _Graph) -> Iterator[Finding]:
         return
     top = max((c for c in graph.depth if not graph.issuers(c) or c.is_self_signed), key=lambda c: graph.depth[c],
               default=graph.leaf)
+    key = f" (key identifier {top.authority_key})" if top.authority_key else ""
     if top.is_self_signed:
         yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}, which signed itself and is "
                       "not a trusted root.", field="certificate", block=top.block)
-    elif top is graph.leaf or graph.knows_organisation(top):
-        key = f" (key identifier {top.authority_key})" if top.authority_key else ""
+    elif top is graph.leaf or graph.stranded() or graph.knows_organisation(top):
         yield finding(Code.CHAIN_INCOMPLETE, f"The issuer of block {top.block}, {top.issuer}{key}, is neither in the "
                       "upload nor a trusted root.", field="certificate", block=top.block)
     else:
-        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}; its issuer, {top.issuer}, is "
-                      "not a trusted root.", field="certificate", block=top.block)
-
-
-def _faults(path: Path, at: datetime) -> Iterator[Finding]:
-    """What is wrong with a path whose signatures verify."""
-    leaf, *issuers = path
-    clean = True
-    for depth, issuer in enumerate(issuers):
-        block = issuer.block if issuer.block >= 0 else None
-        if not issuer.valid_at(at):
-            clean = False
-            yield finding(Code.CHAIN_EXPIRED, f"{_place(issuer)} is valid from "
-                          f"{issuer.not_before:%Y-%m-%d} to {issuer.not_after:%Y-%m-%d} only.", field="certificate",
-                          block=block)
-        for reason in _not_an_issuer(issuer, depth, path):
-            clean = False
-            yield finding(Code.CHAIN_UNTRUSTED, f"{_place(issuer)} {reason}.", field="certificate",
-                          block=block)
-    for child, issuer in pairwise(path):
-        if not identifiers_agree(child, issuer):
-            clean = False
-            yield finding(Code.CHAIN_UNTRUSTED, f"Block {child.block} of the chain, {child}, names another key than "
-                          f"that of its issuer, {issuer}, by its authority key identifier, so clients refuse it.",
-                          field="certificate", block=child.block)
-    if clean and _name_checks(path) > MAX_NAME_CHECKS:
-        clean = False
-        yield finding(Code.CHAIN_UNTRUSTED, "The CAs of the chain constrain so many names, and the certificates have "
-                      "so many, that clients give up checking them.", field="certificate")
-    # What the leaf itself lacks is told by its own checks; here it would only be told twice.
-    if clean and leaf.key_fits and not leaf.weak_signature and not leaf.unknown_critical:
-        refusal = _refused_by_library(path, min(max(at, leaf.not_before), leaf.not_after))
-        if refusal:
-            yield finding(Code.CHAIN_UNTRUSTED, f"The path to the root is not valid: {refusal}.", field="certificate")
-
-
-def _name_checks(path: Path) -> int:
-    """How often path validation compares a name with a constraint; 0.3 µs each, and the library stops at a million."""
-    names, checks = 0, 0
-    for c in path:
-        constraints = c.extension(x509.NameConstraints)
-        if constraints is not None:
-            checks += names * (len(constraints.permitted_subtrees or ()) + len(constraints.excluded_subtrees or ()))
-        names += c.san_count
-    return checks
-
-
-def _place(issuer: Certificate) -> str:
-    return f"Block {issuer.block} of the chain, {issuer}," if issuer.block >= 0 else f"The root {issuer}"
-
-
-def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:
-    """``depth``: issuers below it, which RFC 5280, 4.2.1.9 counts without self-issued ones."""
-    yield from issuer.unfit_as_issuer
-    basic = issuer.extension(x509.BasicConstraints)
-    if basic is not None and basic.path_length is not None:
-        below = sum(not c.is_self_issued for c in path[1 : depth + 1])
-        if below > basic.path_length:
-            yield f"allows {basic.path_length} intermediates below it, not {below}"
-    if issuer is not path[-1] and issuer.weak_signature:
-        yield f"is signed with {issuer.weak_signature}"
-
-
-def _require_ca(policy: Policy, certificate: x509.Certificate, basic: x509.BasicConstraints) -> None:
-    if not basic.ca:
-        raise ValueError("not a CA")
-
-
-# Private CAs often leave out what the web's profile demands of issuers (key identifiers, key usage); what they do
-# state is checked above. The leaf has its own checks (D8, D10).
-# Critical policies bind no client that asks for none (RFC 5280, 6.1); told to permit all, the library refuses them.
-LEAF_POLICY = ExtensionPolicy.permit_all().may_be_present(x509.CertificatePolicies, Criticality.AGNOSTIC, None)
-CA_POLICY = LEAF_POLICY.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
-
-
-def _refused_by_library(path: Path, at: datetime) -> str | None:
-    """RFC 5280 path validation of exactly this path: name constraints, critical extensions, algorithms, periods."""
-    leaf, *issuers = path
-    verifier = (
-        PolicyBuilder().store(issuers[-1].store).time(at).max_chain_depth(_DEPTH)
-        .extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY).build_client_verifier()
-    )
-    try:
-        verified = verifier.verify(leaf.parsed, [c.parsed for c in issuers[:-1]])
-    except VerificationError as error:
-        return _in_our_words(str(error))
-    except ValueError:
-        return "a name in it cannot be read"
-    return None if len(verified.chain) == len(path) else "a part of it is not needed"
-
-
-def _in_our_words(text: str) -> str:
-    for sign, words in (
-        ("name constraint", "a name of the leaf is outside the name constraints of a CA"),
-        ("critical extension", "a CA has a critical extension that is not known"),
-        ("not valid at", "a certificate is outside its validity"),
-        ("algorithm", "an algorithm in it is not accepted"),
-    ):
-        if sign in text:
-            return words
-    return "RFC 5280 path validation refuses it"
+        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}; its issuer, "
+                      f"{top.issuer}{key}, is not a trusted root.", field="certificate", block=top.block,
+                      hint="Use a certificate of a public CA, or upload your private root; where an intermediate is "
+                           "missing between, append it.")
 
 
 def _expired_extras(kept: Iterable[Certificate], path: Path, at: datetime) -> Iterator[Finding]:
     for c in kept:
         if c not in path and not c.valid_at(at):
-            yield finding(Code.CHAIN_EXPIRED, f"Block {c.block}, {c}, is outside its validity; the chain holds "
-                          "without it.", field="certificate", block=c.block, severity=Severity.WARNING,
-                          hint="Leave it out.")
+            yield finding(Code.CHAIN_SPARE_EXPIRED, f"Block {c.block}, {c}, is outside its validity; the chain holds "
+                          "without it.", field="certificate", block=c.block)

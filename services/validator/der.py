@@ -78,3 +78,11 @@ def oid(data: bytes, element: Element) -> str:
             value = 0
     top = min(arcs[0] // 40, 2)
     return ".".join(map(str, [top, arcs[0] - 40 * top, *arcs[1:]]))
+
+
+def tlv(tag: int, body: bytes) -> bytes:
+    """An element with its length."""
+    if len(body) < 0x80:
+        return bytes([tag, len(body)]) + body
+    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + body

@@ -41,6 +41,15 @@ CONVERT_KEY = {
     Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore pair.pfx -deststoretype PKCS12, "
               "then openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
 }
+CONVERT_OPENSSH = "ssh-keygen -p -m PKCS8 -f key.pem (it changes the file; an empty password)"
+DECODE = {
+    Form.CERTIFICATE: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d cert.b64 > cert.der. ",
+    Form.PKCS7: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d chain.b64 > chain.p7b. ",
+    Form.PKCS12: "It is base64. Decode it first: base64 -d pair.b64 > pair.pfx. ",
+    Form.JKS: "It is base64. Decode it first: base64 -d pair.b64 > pair.jks. ",
+    Form.KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d key.b64 > key.der. ",
+    Form.ENCRYPTED_KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d key.b64 > key.der. ",
+}
 _LABELS = {
     "PKCS7": Form.PKCS7, "CMS": Form.PKCS7, "PKCS #7 SIGNED DATA": Form.PKCS7, "PKCS#7": Form.PKCS7,
     "PKCS12": Form.PKCS12, "PKCS #12": Form.PKCS12, "PFX": Form.PKCS12,
@@ -56,9 +65,8 @@ def by_label(label: str) -> Form | None:
 def by_text(text: str) -> Form | None:
     """The form of a text without PEM marks: base64 of it, or its bytes read as Latin-1, UTF-8 or with replacements."""
     head = text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
-    compact = "".join(head.split())[:_HEAD]
-    if len(compact) >= 16 and _BASE64.fullmatch(compact):
-        bare = compact.rstrip("=")
+    if is_base64(text):
+        bare = "".join(head.split())[:_HEAD].rstrip("=")
         try:
             return by_body(base64.b64decode(bare[: len(bare) // 4 * 4]))
         except (binascii.Error, ValueError):
@@ -66,6 +74,13 @@ def by_text(text: str) -> Form | None:
     if _REPLACEMENT in head[:_HEAD]:
         return _by_mangled(_bytes(text[:_HEAD]))
     return by_body(_bytes(text[:_HEAD]))
+
+
+def is_base64(text: str) -> bool:
+    """By its beginning."""
+    head = text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
+    compact = "".join(head.split())[:_HEAD]
+    return len(compact) >= 16 and _BASE64.fullmatch(compact) is not None
 
 
 def by_body(body: bytes) -> Form | None:

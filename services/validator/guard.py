@@ -10,9 +10,10 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from services.validator.process import processor_seconds
-from services.validator.worker import die_with, read_frame, write_frame
+from services.validator.worker import allow_processor, die_with, read_frame, write_frame
 from shared.hardening import forbid_dumps
 
 Answer = Callable[[bytes], bytes]
@@ -97,6 +98,7 @@ class Guard:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             with os.fdopen(requests, "rb") as source, os.fdopen(replies, "wb") as sink:
                 while (request := read_frame(source)) is not None:
+                    allow_processor(ceil(self._patience.seconds) + 1)
                     write_frame(sink, self._answer(request))
         finally:
             os._exit(1)

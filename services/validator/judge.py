@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.validator import names
+from services.validator.bounds import bounded
 from services.validator.policies import CHECKS, shown
 from services.validator.roots import TrustRoots
 from services.validator.submission import Submission
@@ -40,7 +41,8 @@ class FitPair:
 
 @dataclass(frozen=True)
 class Report:
-    """``accepted``: by domain, whether every pair fits it. ``pairs`` is empty when no domain is accepted."""
+    """``accepted``: by domain (in A-labels; a text that is no name as it was given), whether every pair fits it.
+    ``pairs`` is empty when no domain is accepted."""
 
     accepted: dict[str, bool]
     findings: tuple[Finding, ...]
@@ -65,24 +67,25 @@ def judge(
     strict: bool = False,
     before: Iterable[Finding] = (),
 ) -> Report:
-    """Every finding of every pair. ``domains``: lower-case A-labels, none: every name that all pairs cover;
-    ``before``: findings made before the judging."""
+    """Every finding of every pair. ``domains``: as they were given, none: every name that all pairs cover; ``before``:
+    findings made before the judging."""
+    wanted, no_names = names.normalised(domains)
     submissions = [
-        Submission(p.certificate, p.private_key, tuple(domains), at, roots, tuple(live_names)) for p in pairs
+        Submission(p.certificate, p.private_key, tuple(wanted), at, roots, tuple(live_names)) for p in pairs
     ]
-    findings = list(before)
+    findings = [*before, *no_names]
     for index, submission in enumerate(submissions):
         findings += (f.model_copy(update={"pair": index}) for f in judge_pair(submission, strict=strict))
     findings += [*_same_kind(submissions), *_other_names(submissions)]
     if not domains:
-        domains = _own_names(submissions)
-        if not domains and any(submission.leaf for submission in submissions):
+        wanted = _own_names(submissions)
+        if not wanted and any(submission.leaf for submission in submissions):
             findings.append(finding(Code.DOMAIN_MISMATCH, "The certificate has no DNS name.", field="certificate"))
-    if any(verdicts(domains, findings).values()):
+    if any(verdicts(wanted, findings).values()):
         findings += _unproved(submissions)
-    accepted = verdicts(domains, findings)
+    accepted = verdicts([*wanted, *(f.domain for f in no_names if f.domain is not None)], findings)
     fit = [_fit_pair(index, s) for index, s in enumerate(submissions)] if any(accepted.values()) else []
-    return Report(accepted, tuple(findings), tuple(pair for pair in fit if pair))
+    return Report(accepted, bounded(findings), tuple(pair for pair in fit if pair))
 
 
 def judge_pair(submission: Submission, *, strict: bool = False) -> list[Finding]:
@@ -133,7 +136,7 @@ def _other_names(submissions: Sequence[Submission]) -> list[Finding]:
 def _own_names(submissions: Sequence[Submission]) -> list[str]:
     """The names that every leaf covers, in their order; one that is no domain name is left out."""
     sans = [submission.leaf.san_set for submission in submissions if submission.leaf]
-    listed = dict.fromkeys(name for s in submissions if s.leaf for name in s.leaf.sans if names.a_label(name) == name)
+    listed = dict.fromkeys(name for s in submissions if s.leaf for name in s.leaf.sans if names.is_domain(name))
     return [name for name in listed if all(names.covered(covering, name) for covering in sans)]
 
 

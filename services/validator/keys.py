@@ -115,7 +115,7 @@ def load(body: bytes, described: Shape) -> PrivateKey:
         raise MalformedKey("its kind is not supported")
     try:
         # Sound only because rsa.weaknesses() and the signature proof replace the check that is skipped.
-        key = serialization.load_der_private_key(body, None, unsafe_skip_rsa_key_validation=True)
+        key = serialization.load_der_private_key(_first_version(body), None, unsafe_skip_rsa_key_validation=True)
         if not isinstance(key, rsa_keys.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise MalformedKey("its kind is not supported")
         spki = key.public_key().public_bytes(
@@ -124,6 +124,14 @@ def load(body: bytes, described: Shape) -> PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedKey("its values do not make a key") from None
     return PrivateKey("rsa" if isinstance(key, rsa_keys.RSAPrivateKey) else "ecdsa", key.key_size, spki, key)
+
+
+def _first_version(body: bytes) -> bytes:
+    """PKCS#8 without the public key that its second version (RFC 5958) may hold, which the library does not read."""
+    parts = der.whole(body)
+    if len(parts) < 3 or parts[1].tag != der.SEQUENCE or body[parts[0].start : parts[0].end] != b"\x01":
+        return body
+    return der.tlv(der.SEQUENCE, b"\x02\x01\x00" + body[parts[0].end : parts[2].end])
 
 
 def _pkcs8(body: bytes, parts: list[der.Element]) -> Shape:

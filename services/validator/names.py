@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable
 
-import idna
-
+from shared.contracts.findings import Finding
 from shared.contracts.names import covered
+from shared.domain_names import normalise
+from shared.errors import Refused
 
-__all__ = ["a_label", "covered", "lost"]
+__all__ = ["covered", "is_domain", "lost", "normalised"]
 
-_A_LABELS = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-
+MAX_NAME = 253
 
 
 def lost(live: Iterable[str], sans: Container[str]) -> list[str]:
@@ -20,15 +19,23 @@ def lost(live: Iterable[str], sans: Container[str]) -> list[str]:
     return [name for name in live if not covered(sans, name)]
 
 
-def a_label(domain: str) -> str | None:
-    """``domain`` as lower-case A-labels (IDNA 2008); None when it is not a name."""
-    bare = domain.strip().lower().removesuffix(".")
-    if not bare or len(bare) > 253:
-        return None
+def normalised(domains: Iterable[str]) -> tuple[list[str], list[Finding]]:
+    """The domains in lower-case A-labels, each once, and a refusal of each text that is no name (rule A3), cut to the
+    length of one."""
+    names: dict[str, None] = {}
+    refusals: list[Finding] = []
+    for text in domains:
+        try:
+            names[normalise(text)] = None
+        except Refused as refused:
+            told = text[:MAX_NAME].encode("utf-8", "replace").decode()  # a lone surrogate is in no message
+            refusals += (f.model_copy(update={"domain": told}) for f in refused.findings)
+    return list(names), refusals
+
+
+def is_domain(name: str) -> bool:
+    """Is ``name`` a domain as it is stored?"""
     try:
-        if not bare.isascii():
-            star = "*." if bare.startswith("*.") else ""
-            bare = star + idna.encode(bare[len(star) :], uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
-        return None
-    return bare if len(bare) <= 253 and _A_LABELS.fullmatch(bare) else None
+        return normalise(name) == name
+    except Refused:
+        return False

@@ -8,12 +8,13 @@ In: ``{"id", "certificate", "private_key", "domain", "at", "roots", "strict"}``;
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Any
 
-from services.validator import judge, names, pem
+from services.validator import judge, pem
 from services.validator.certificates import Unreadable
 from services.validator.guard import Guard, Stuck
 from services.validator.roots import TrustRoots, mozilla
@@ -22,6 +23,11 @@ from shared.contracts.findings import Code, Finding, finding
 MAX_LINE = 8 * 1024 * 1024
 MAX_ROOTS_BYTES, MAX_ROOTS = 1024 * 1024, 1000
 _ROOTS_KEPT = 16
+
+# ISO 8601 has many forms more, of which none is meant.
+_RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+                       r"([Zz]|[+-][0-9]{2}:[0-9]{2})")
+_LEAP_SECOND = re.compile(r"(T[0-9]{2}:[0-9]{2}:)60")
 
 Now = Callable[[], datetime]
 
@@ -87,12 +93,8 @@ def _judged(request: dict[str, Any], now: Now) -> list[Finding]:
     at, roots, strict = _moment(request, now), _roots(request), request.get("strict")
     if not isinstance(strict, bool | None):
         raise BadLine("strict is not a boolean")
-    name = names.a_label(domain)
-    before = [] if name else [finding(Code.DOMAIN_INVALID, field="domain")]
-    report = judge.judge(
-        [judge.Texts(certificate, private_key)], [name] if name else [], at=at, roots=roots, strict=bool(strict),
-        before=before,
-    )
+    pair = judge.Texts(certificate, private_key)
+    report = judge.judge([pair], [domain], at=at, roots=roots, strict=bool(strict))
     # One domain, so a refusal of it is a refusal.
     return [f.model_copy(update={"domain": None}) for f in report.findings]
 
@@ -129,13 +131,12 @@ def _moment(request: dict[str, Any], now: Now) -> datetime:
     value = request.get("at")
     if value is None:
         return now()
+    if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
+        raise BadLine("at is not an RFC 3339 time with its zone")
     try:
-        at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise BadLine("at is not an RFC 3339 time") from None
-    if at.tzinfo is None:
-        raise BadLine("at has no zone")
-    return at
+        return datetime.fromisoformat(_LEAP_SECOND.sub(r"\g<1>59", value.upper())).astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise BadLine("at is not an RFC 3339 time with its zone") from None
 
 
 def _roots(request: dict[str, Any]) -> TrustRoots:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 CERTIFICATE = "CERTIFICATE"
-EC_PARAMETERS = "EC PARAMETERS"
 KEY_SUFFIX = "PRIVATE KEY"
 LINE = 64
 
 _MARK = re.compile(r"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 #.]{0,63})-----")
 _CANONICAL = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
-_BEGIN = "-----BEGIN "
+_BEGIN, _END = "-----BEGIN ", "-----END "
 _ENCRYPTION = ("Proc-Type:", "DEK-Info:")
 _BOM = "\ufeff"
 
@@ -35,6 +34,9 @@ class Oddity(StrEnum):
     ONE_LINE = "a block that is not on lines of its own"
     HEADERS = "headers inside a block"
     TEXT = "text around the blocks"
+    MARK = "white space inside a BEGIN or END line"
+    INSIDE = "white space inside a line"
+    PADDING = "base64 whose last bits are not zero"
     LABEL = "a label that does not fit its block"
     REPEATED = "a certificate that stands twice"
 
@@ -70,16 +72,18 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text holds. ``oddities`` names the first block with each oddity (None: outside of blocks)."""
+    """What a text holds. ``oddities`` names the first block with each oddity (None: outside of blocks); ``strays``:
+    every piece of text that is in no readable block's body, which ``repr`` hides."""
 
     blocks: tuple[Block, ...]
     faults: tuple[Fault, ...]
     oddities: tuple[tuple[Oddity, int | None], ...]
+    strays: tuple[str, ...] = field(default=(), repr=False)
 
 
 def count(text: str) -> int:
-    """How many blocks begin in ``text``; cheap, to be asked before ``tokenise``."""
-    return text.count(_BEGIN)
+    """How many blocks begin in ``text``, or end, whichever is more; cheap, to be asked before ``tokenise``."""
+    return max(text.count(_BEGIN), text.count(_END))
 
 
 def encode(label: str, body: bytes) -> str:
@@ -99,6 +103,7 @@ class _Tokeniser:
         self._blocks: list[Block] = []
         self._faults: list[Fault] = []
         self._oddities: dict[Oddity, int | None] = {}
+        self._strays: list[str] = []
         self._text = self._unify(text)
 
     def document(self) -> Document:
@@ -107,7 +112,7 @@ class _Tokeniser:
         for mark in _MARK.finditer(self._text):
             if mark[1] == "BEGIN":
                 if opened:
-                    self._faults.append(Fault(index, opened[2], "has no END line"))
+                    self._fault(index, opened, "has no END line", self._text[opened.end() : mark.start()])
                 else:
                     self._look_at_gap(self._text[gap_from : mark.start()], index, first=index < 0)
                 opened, index = mark, index + 1
@@ -115,13 +120,19 @@ class _Tokeniser:
                 self._close(index, opened, mark)
                 opened, gap_from = None, mark.end()
             else:
-                self._faults.append(Fault(index + 1, mark[2], "has no BEGIN line"))
+                self._fault(index + 1, mark, "has no BEGIN line", self._text[gap_from : mark.start()])
                 gap_from = mark.end()
         if opened:
-            self._faults.append(Fault(index, opened[2], "has no END line"))
+            self._fault(index, opened, "has no END line", self._text[opened.end() :])
         else:
             self._look_at_gap(self._text[gap_from:], index, last=True)
-        return Document(tuple(self._blocks), tuple(self._faults), tuple(self._oddities.items()))
+        return Document(
+            tuple(self._blocks), tuple(self._faults), tuple(self._oddities.items()), tuple(self._strays)
+        )
+
+    def _fault(self, index: int, mark: re.Match[str], reason: str, text: str) -> None:
+        self._faults.append(Fault(index, _label(mark), reason))
+        self._strays.append(text)
 
     def _note(self, oddity: Oddity, index: int | None) -> None:
         self._oddities.setdefault(oddity, index)
@@ -142,6 +153,7 @@ class _Tokeniser:
         place = index if index >= 0 else None
         ends = gap.count("\n")
         if gap.strip():
+            self._strays.append(gap)
             self._note(Oddity.TEXT, place)
         elif ends > (0 if first else 1):
             self._note(Oddity.BLANK_LINES, place)
@@ -151,22 +163,27 @@ class _Tokeniser:
             self._note(Oddity.ONE_LINE, place)
 
     def _close(self, index: int, begin: re.Match[str], end: re.Match[str]) -> None:
-        if begin[2] != end[2]:
-            self._faults.append(Fault(index, begin[2], "ends with another label"))
+        raw, label = self._text[begin.end() : end.start()], _label(begin)
+        if label != _label(end):
+            self._fault(index, begin, "ends with another label", raw)
             return
-        raw = self._text[begin.end() : end.start()]
+        if not label == begin[2] == end[2]:
+            self._note(Oddity.MARK, index)
         if any(header in raw for header in _ENCRYPTION):
-            self._blocks.append(Block(index, begin[2], b"", encrypted=True))
+            self._blocks.append(Block(index, label, b"", encrypted=True))
             return
         try:
-            body = base64.b64decode("".join(self._body_lines(raw, index)), validate=True)
+            packed = "".join(self._body_lines(raw, index))
+            body = base64.b64decode(packed, validate=True)
         except (binascii.Error, ValueError):
-            self._faults.append(Fault(index, begin[2], "is not base64"))
+            self._fault(index, begin, "is not base64", raw)
             return
         if body:
-            self._blocks.append(Block(index, begin[2], body))
+            if packed[-1] == "=" and not packed.endswith(base64.b64encode(body[len(body) // 3 * 3 :]).decode("ascii")):
+                self._note(Oddity.PADDING, index)
+            self._blocks.append(Block(index, label, body))
         else:
-            self._faults.append(Fault(index, begin[2], "is empty"))
+            self._fault(index, begin, "is empty", raw)
 
     def _body_lines(self, raw: str, index: int) -> list[str]:
         if _CANONICAL.fullmatch(raw):
@@ -184,6 +201,8 @@ class _Tokeniser:
             self._note(Oddity.WHITE_SPACE, index)
         if any(len(line) != LINE for line in full[:-1]) or (full and len(full[-1]) > LINE):
             self._note(Oddity.LINE_LENGTHS, index)
+        if any(len(line.split()) > 1 for line in full):
+            self._note(Oddity.INSIDE, index)
         return ["".join(line.split()) for line in full]
 
     def _without_headers(self, lines: list[str], index: int) -> list[str]:
@@ -193,5 +212,12 @@ class _Tokeniser:
         self._note(Oddity.HEADERS, index)
         for at, line in enumerate(lines):
             if not line.strip():
+                self._strays.append("\n".join(lines[:at]))
                 return lines[at + 1 :]
         return lines
+
+
+def _label(mark: re.Match[str]) -> str:
+    """With single spaces between its words."""
+    label = mark[2]
+    return " ".join(label.split()) if "  " in label or label[-1] == " " else label

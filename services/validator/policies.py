@@ -8,29 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from cryptography import x509
 
-from services.validator import foreign, keys, names, pem
-from services.validator.certificates import Certificate, Unreadable
-from services.validator.submission import (
-    MAX_BLOCKS,
-    MAX_CERTIFICATE_BYTES,
-    MAX_KEY_BYTES,
-    MAX_SANS,
-    Submission,
-    is_certificate,
-)
-from shared.contracts.findings import Code, Finding, Severity, finding
+from services.validator import fields, names
+from services.validator.certificates import Certificate
+from services.validator.submission import Submission
+from shared.contracts.findings import Code, Finding, finding
 
-_Field = Literal["certificate", "private_key"]
 Check = Callable[[Submission], Iterable[Finding]]
 
 EXPIRES_SOON = timedelta(days=14)
 SHOWN_NAMES = 30
 _CERTIFICATE: Final = "certificate"
-_KEY: Final = "private_key"
 # CA/Browser Forum Baseline Requirements 6.3.2, by date of issue, newest first.
 _LIFETIMES: Final = tuple(
     (datetime(*since, tzinfo=UTC), timedelta(days=days))
@@ -39,231 +30,6 @@ _LIFETIMES: Final = tuple(
         ((2015, 4, 1), 1187), ((2012, 7, 1), 1826),
     )
 )
-_ALIEN_LABELS = {
-    "TRUSTED CERTIFICATE": "Convert it: openssl x509 -in cert.pem -out plain.pem", "X509 CRL": "", "DH PARAMETERS": "",
-    "EC PARAMETERS": "", "PUBLIC KEY": "", "CERTIFICATE REQUEST": "", "NEW CERTIFICATE REQUEST": "",
-    "ATTRIBUTE CERTIFICATE": "",
-}
-
-
-# The certificate field
-
-def certificate_is_within_limits(submission: Submission) -> Iterator[Finding]:
-    """D11: at most 64 KiB, 10 blocks, 1,000 names a certificate."""
-    if not submission.certificate_is_small:
-        yield finding(Code.CERTIFICATE_TOO_LARGE, f"The certificate field is over {MAX_CERTIFICATE_BYTES:,} bytes or "
-                      f"{MAX_BLOCKS} blocks.", field=_CERTIFICATE)
-    for c in submission.certificates:
-        if isinstance(c, Certificate) and c.san_count > MAX_SANS:
-            yield finding(Code.CERTIFICATE_TOO_LARGE, f"Block {c.block} has {c.san_count:,} names; {MAX_SANS:,} are "
-                          "allowed.", field=_CERTIFICATE, block=c.block)
-
-
-def certificate_is_pem(submission: Submission) -> Iterator[Finding]:
-    """D1: PEM only; other forms are named, with the command that converts them."""
-    document = submission.certificate_document
-    if document is None:
-        return
-    if not document.blocks and not document.faults:
-        yield from _no_certificate(submission.certificate_text)
-    for block in document.blocks:
-        form = foreign.by_label(block.label) or (foreign.by_body(block.body) if is_certificate(block) else None)
-        if form in (foreign.Form.PKCS7, foreign.Form.PKCS12, foreign.Form.JKS):
-            yield _not_pem(form, block.index)
-
-
-def _no_certificate(text: str) -> Iterator[Finding]:
-    form = foreign.by_text(text)
-    if pem.KEY_SUFFIX + "-----" in text or form in (foreign.Form.KEY, foreign.Form.ENCRYPTED_KEY):
-        return
-    if form in foreign.CONVERT_CERTIFICATE:
-        yield _not_pem(form, None)
-    elif "BEGIN CERTIFICATE" in text.upper():
-        yield finding(Code.CERTIFICATE_MALFORMED, "The BEGIN line of the certificate is damaged.", field=_CERTIFICATE)
-    else:
-        yield finding(Code.CERTIFICATE_MISSING, field=_CERTIFICATE)
-
-
-def _not_pem(form: foreign.Form, block: int | None) -> Finding:
-    return finding(Code.CERTIFICATE_NOT_PEM, f"The certificate field holds {form.value}, not PEM.", field=_CERTIFICATE,
-                   block=block, hint=foreign.CONVERT_CERTIFICATE[form])
-
-
-def fields_are_not_mixed(submission: Submission) -> Iterator[Finding]:
-    """D3: a key among certificates, or a certificate in the key field."""
-    document = submission.certificate_document
-    if document:
-        places = [block.index for block in document.blocks if block.is_key]
-        places += [fault.index for fault in document.faults if fault.is_key]
-        places += [b.index for b in document.blocks if is_certificate(b) and foreign.by_body(b.body) in _KEY_FORMS]
-        unmarked = not places and (
-            pem.KEY_SUFFIX + "-----" in submission.certificate_text
-            or (not document.blocks and foreign.by_text(submission.certificate_text) in _KEY_FORMS)
-        )
-        for place in [*sorted(places), *([None] if unmarked else [])]:
-            yield finding(Code.CERTIFICATE_CONTAINS_KEY, "The certificate field holds a private key"
-                          + (f" (block {place})." if place is not None else "."), field=_CERTIFICATE, block=place)
-    if submission.key_document:
-        for block in submission.key_document.blocks:
-            if is_certificate(block):
-                yield finding(Code.CERTIFICATE_CONTAINS_KEY, f"Block {block.index} of the key field is a certificate.",
-                              field=_KEY, block=block.index)
-
-
-_KEY_FORMS = (foreign.Form.KEY, foreign.Form.ENCRYPTED_KEY)
-
-
-def certificate_field_holds_certificates_only(submission: Submission) -> Iterator[Finding]:
-    """D2: nothing but the leaf and its intermediates."""
-    document = submission.certificate_document
-    for block in document.blocks if document else ():
-        if is_certificate(block) or block.is_key or foreign.by_label(block.label) in _CONTAINERS:
-            continue
-        what = f"labelled {block.label}" if block.label in _ALIEN_LABELS else "of another kind"
-        form = foreign.by_label(block.label)
-        hint = foreign.CONVERT_CERTIFICATE.get(form, "") if form else _ALIEN_LABELS.get(block.label, "")
-        yield finding(Code.CERTIFICATE_UNEXPECTED_BLOCK, f"Block {block.index} is {what}, not a certificate.",
-                      field=_CERTIFICATE, block=block.index, hint=hint)
-
-
-_CONTAINERS = (foreign.Form.PKCS7, foreign.Form.PKCS12)
-
-
-def certificates_are_readable(submission: Submission) -> Iterator[Finding]:
-    """Every block is base64 of one X.509 certificate in DER."""
-    document = submission.certificate_document
-    if document is None:
-        return
-    for fault in document.faults:
-        if not fault.is_key:
-            yield finding(Code.CERTIFICATE_MALFORMED, f"Block {fault.index} {fault.reason}.", field=_CERTIFICATE,
-                          block=fault.index)
-    blocks = [block for block in document.blocks if is_certificate(block)]
-    for block, read in zip(blocks, submission.certificates, strict=True):
-        if isinstance(read, Unreadable) and foreign.by_body(block.body) not in (*_CONTAINERS, *_KEY_FORMS):
-            yield finding(Code.CERTIFICATE_MALFORMED, f"Block {block.index} cannot be read: {read}.",
-                          field=_CERTIFICATE, block=block.index)
-
-
-def certificate_text_is_canonical(submission: Submission) -> Iterator[Finding]:
-    """D2: what was normalised is told; ``strict`` refuses it."""
-    if submission.certificate_document:
-        yield from _oddities(submission.certificate_document, Code.CERTIFICATE_NORMALISED, _CERTIFICATE)
-        for block in submission.certificate_document.blocks:
-            if is_certificate(block) and block.label != pem.CERTIFICATE:
-                yield _normalised(Code.CERTIFICATE_NORMALISED, pem.Oddity.LABEL, _CERTIFICATE, block.index)
-    for c in submission.repeated:
-        yield _normalised(Code.CERTIFICATE_NORMALISED, pem.Oddity.REPEATED, _CERTIFICATE, c.block)
-
-
-def _oddities(document: pem.Document, code: Code, field: _Field) -> Iterator[Finding]:
-    for oddity, block in document.oddities if document.blocks else ():
-        yield _normalised(code, oddity, field, block)
-
-
-def _normalised(code: Code, oddity: pem.Oddity, field: _Field, block: int | None) -> Finding:
-    place = f" (block {block})" if block is not None and block >= 0 else ""
-    return finding(code, f"Normalised: {oddity.value}{place}.", field=field, block=block)
-
-
-# The key field
-
-def key_is_within_limits(submission: Submission) -> Iterator[Finding]:
-    """D11: at most 16 KiB."""
-    if not submission.key_is_small:
-        yield finding(Code.KEY_TOO_LARGE, f"The key field is over {MAX_KEY_BYTES:,} bytes or {MAX_BLOCKS} blocks.",
-                      field=_KEY)
-
-
-def key_is_pem(submission: Submission) -> Iterator[Finding]:
-    """D1: one private key in PEM; PKCS#8, PKCS#1 and SEC 1 alike."""
-    document = submission.key_document
-    if document is None:
-        return
-    for fault in document.faults:
-        yield finding(Code.KEY_MALFORMED, f"Block {fault.index} of the key field {fault.reason}.", field=_KEY,
-                      block=fault.index)
-    found = [block for block in document.blocks if block.is_key]
-    if not found and not document.faults:
-        yield _no_key(submission.key_text or "", document)
-    if len(found) > 1:
-        yield finding(Code.KEY_SEVERAL, f"The key field holds {len(found)} private keys.", field=_KEY,
-                      block=found[1].index)
-    for block in document.blocks:
-        if found and not block.is_key and not is_certificate(block) and block.label != pem.EC_PARAMETERS:
-            yield finding(Code.KEY_MALFORMED, f"Block {block.index} of the key field is not a private key.",
-                          field=_KEY, block=block.index)
-
-
-def _no_key(text: str, document: pem.Document) -> Finding:
-    form = next((f for block in document.blocks if (f := foreign.by_label(block.label))), None)
-    form = form or (None if document.blocks else foreign.by_text(text))
-    if form is foreign.Form.ENCRYPTED_KEY:
-        return finding(Code.KEY_ENCRYPTED, field=_KEY, hint=foreign.CONVERT_KEY[form])
-    if form in foreign.CONVERT_KEY:
-        return finding(Code.KEY_NOT_PEM, f"The key field holds {form.value}, not PEM.", field=_KEY,
-                       hint=foreign.CONVERT_KEY[form])
-    if not document.blocks and pem.KEY_SUFFIX in text.upper():
-        return finding(Code.KEY_MALFORMED, "The BEGIN line of the key is damaged.", field=_KEY)
-    return finding(Code.KEY_MISSING, field=_KEY)
-
-
-def key_is_readable(submission: Submission) -> Iterator[Finding]:
-    """Its DER is a private key whose values make one."""
-    for fault in (submission.key_shape, submission.loaded_key):
-        if isinstance(fault, keys.MalformedKey) and not submission.weaknesses:
-            yield finding(Code.KEY_MALFORMED, f"The private key cannot be read: {fault}.", field=_KEY,
-                          block=_key_block(submission))
-
-
-def key_has_no_password(submission: Submission) -> Iterator[Finding]:
-    """D4: neither PKCS#8 nor legacy PEM encryption."""
-    if isinstance(submission.key_shape, keys.EncryptedKey):
-        yield finding(Code.KEY_ENCRYPTED, field=_KEY, block=_key_block(submission))
-
-
-def key_text_is_canonical(submission: Submission) -> Iterator[Finding]:
-    """D2, for the key: told, and refused when ``strict``. EC PARAMETERS are dropped without a word (D1)."""
-    if submission.key_document:
-        yield from _oddities(submission.key_document, Code.KEY_NORMALISED, _KEY)
-    shape, block = submission.key_shape, submission.key_block
-    if block and isinstance(shape, keys.Shape) and shape.form != block.label:
-        yield _normalised(Code.KEY_NORMALISED, pem.Oddity.LABEL, _KEY, block.index)
-
-
-def key_is_of_a_supported_kind(submission: Submission) -> Iterator[Finding]:
-    """D6: RSA 2048-8192, ECDSA on P-256, P-384, P-521."""
-    shape = submission.key_shape
-    if isinstance(shape, keys.Shape) and not shape.supported:
-        yield finding(Code.KEY_UNSUPPORTED, f"The private key is {shape.name}.", field=_KEY,
-                      block=_key_block(submission))
-
-
-def leaf_key_is_of_a_supported_kind(submission: Submission) -> Iterator[Finding]:
-    """D6, by the leaf; said once, by the key if there is one."""
-    leaf, shape = submission.leaf, submission.key_shape
-    told = isinstance(shape, keys.Shape) and not shape.supported
-    if leaf and not leaf.key_fits and not told:
-        yield finding(Code.KEY_UNSUPPORTED, f"The key of the certificate in block {leaf.block} is {leaf.key_name}.",
-                      field=_CERTIFICATE, block=leaf.block)
-
-
-def key_is_not_weak(submission: Submission) -> Iterator[Finding]:
-    """D6: exponent, small factors, ROCA, close primes, parameters that disagree."""
-    for weakness in submission.weaknesses:
-        yield finding(Code.KEY_WEAK, f"The private key is weak: {weakness}.", field=_KEY, block=_key_block(submission))
-
-
-def key_belongs_to_the_leaf(submission: Submission) -> Iterator[Finding]:
-    """D5: equal public keys, proved by a signature."""
-    leaf = submission.leaf
-    if leaf and submission.key_belongs is False:
-        yield finding(Code.KEY_MISMATCH, f"The private key does not belong to the certificate in block {leaf.block}, "
-                      f"{leaf}, whose key is {leaf.key_name}.", field=_KEY, block=_key_block(submission))
-
-
-def _key_block(submission: Submission) -> int | None:
-    return submission.key_block.index if submission.key_block else None
 
 
 # The leaf
@@ -289,9 +55,10 @@ def leaf_is_not_valid_for_too_long(submission: Submission) -> Iterator[Finding]:
     leaf = submission.leaf
     limit = next((days for since, days in _LIFETIMES if leaf and leaf.not_before >= since), None)
     if leaf and limit and leaf.not_after - leaf.not_before > limit:
-        yield finding(Code.CERTIFICATE_LIFETIME_LONG, f"{_named(leaf)} is valid for "
-                      f"{(leaf.not_after - leaf.not_before).days} days; the limit of its day of issue is {limit.days}.",
-                      field=_CERTIFICATE, block=leaf.block)
+        length = leaf.not_after - leaf.not_before
+        rest = f" and {length.seconds} seconds" if length.days == limit.days else ""
+        yield finding(Code.CERTIFICATE_LIFETIME_LONG, f"{_named(leaf)} is valid for {length.days} days{rest}; the "
+                      f"limit of its day of issue is {limit.days}.", field=_CERTIFICATE, block=leaf.block)
 
 
 def leaf_was_logged(submission: Submission) -> Iterator[Finding]:
@@ -312,9 +79,8 @@ def leaf_serves_tls(submission: Submission) -> Iterator[Finding]:
                       field=_CERTIFICATE, block=leaf.block)
     features = leaf.extension(x509.TLSFeature)
     if features and x509.TLSFeatureType.status_request in features:
-        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
-                      "the nodes do not send; Firefox refuses it.", field=_CERTIFICATE, block=leaf.block,
-                      severity=Severity.WARNING, hint="Have it issued without must-staple.")
+        yield finding(Code.CERTIFICATE_MUST_STAPLE, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
+                      "the nodes do not send.", field=_CERTIFICATE, block=leaf.block)
 
 
 def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:
@@ -332,8 +98,8 @@ def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:
     if usage is not None and not usage.digital_signature:
         # Every cipher suite with ECDHE, and all of TLS 1.3, signs with the leaf's key.
         yield "may not sign handshakes (key usage without digitalSignature)"
-    for oid in leaf.unknown_critical:
-        yield f"has a critical extension that clients do not know ({oid})"
+    if leaf.unknown_critical:
+        yield leaf.told_unknown_critical
     if leaf.weak_signature:
         yield f"is signed with {leaf.weak_signature}"
 
@@ -375,21 +141,21 @@ def chain_leads_to_a_trusted_root(submission: Submission) -> Iterable[Finding]:
 
 
 CHECKS: Final[tuple[Check, ...]] = (
-    certificate_is_within_limits,
-    certificate_is_pem,
-    fields_are_not_mixed,
-    certificate_field_holds_certificates_only,
-    certificates_are_readable,
-    certificate_text_is_canonical,
-    key_is_within_limits,
-    key_is_pem,
-    key_is_readable,
-    key_has_no_password,
-    key_text_is_canonical,
-    key_is_of_a_supported_kind,
-    leaf_key_is_of_a_supported_kind,
-    key_is_not_weak,
-    key_belongs_to_the_leaf,
+    fields.certificate_is_within_limits,
+    fields.certificate_is_pem,
+    fields.fields_are_not_mixed,
+    fields.certificate_field_holds_certificates_only,
+    fields.certificates_are_readable,
+    fields.certificate_text_is_canonical,
+    fields.key_is_within_limits,
+    fields.key_is_pem,
+    fields.key_is_readable,
+    fields.key_has_no_password,
+    fields.key_text_is_canonical,
+    fields.key_is_of_a_supported_kind,
+    fields.leaf_key_is_of_a_supported_kind,
+    fields.key_is_not_weak,
+    fields.key_belongs_to_the_leaf,
     leaf_is_in_its_period,
     leaf_is_not_valid_for_too_long,
     leaf_was_logged,

@@ -9,6 +9,7 @@ import certifi
 
 from services.validator import pem
 from services.validator.certificates import Certificate, Unreadable
+from services.validator.distinguished import Canonical
 from services.validator.fact import fact
 
 
@@ -18,9 +19,9 @@ class TrustRoots:
     def __init__(self, certificates: Iterable[Certificate], public: Iterable[Certificate] = ()) -> None:
         self.certificates = tuple(certificates)
         self._public = frozenset(certificate.der for certificate in public)
-        self._by_subject: dict[bytes, list[Certificate]] = {}
+        self._by_subject: dict[Canonical, list[Certificate]] = {}
         for certificate in self.certificates:
-            self._by_subject.setdefault(certificate.subject_name, []).append(certificate)
+            self._by_subject.setdefault(certificate.subject_key, []).append(certificate)
         self._ders = frozenset(certificate.der for certificate in self.certificates)
 
     @classmethod
@@ -37,8 +38,8 @@ class TrustRoots:
                 found.append(Certificate.read(block.body))
         return cls(found)
 
-    def named(self, subject_name: bytes) -> list[Certificate]:
-        return self._by_subject.get(subject_name, [])
+    def named(self, subject: Canonical) -> list[Certificate]:
+        return self._by_subject.get(subject, [])
 
     def is_public(self, root: Certificate) -> bool:
         return root.der in self._public

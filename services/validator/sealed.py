@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, overload
 
 from pydantic import Field
 
@@ -61,7 +61,7 @@ class SealedJudge:
         request = job.request
         if isinstance(request, CheckCertificate):
             roots, before = self._roots(request.private_roots)
-            report = self._judge(request, job, roots, (), request.strict, before)
+            report = self._judge(request, job, roots, request.live_names, request.strict, before)
             return CheckReport(accepted=report.accepted, findings=list(report.findings))
         roots, before = self._roots(request.context.private_roots)
         report = self._judge(request, job, roots, request.context.live_names, request.context.strict, before)
@@ -129,6 +129,14 @@ class SealedJudge:
             sealed_key=SealedKey(epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)),
             attestation=self._signer.sign(Purpose.ATTESTATION, attestation),
         )
+
+
+@overload
+def unjudgeable(request: JudgeSubmission) -> Verdict: ...
+
+
+@overload
+def unjudgeable(request: CheckCertificate) -> CheckReport: ...
 
 
 def unjudgeable(request: JudgeSubmission | CheckCertificate) -> Verdict | CheckReport:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.validator import chains, keys, pem
+from services.validator import chains, foreign, keys, pem, strays
 from services.validator.certificates import Certificate, Unreadable
 from services.validator.chains import Chain
 from services.validator.fact import fact
@@ -20,6 +20,8 @@ MAX_KEY_BYTES = 16 * 1024
 MAX_BLOCKS = 10
 MAX_SANS = 1000
 MAX_KNOWN_CAS = 256
+PARAMETERS = ("EC PARAMETERS", "DSA PARAMETERS")
+"""Labels of blocks that stand before a key and are dropped: the key says the same."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ class Submission:
     @fact
     def key_document(self) -> pem.Document | None:
         return pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
+
+    @fact
+    def certificate_field_has_stray_key(self) -> bool:
+        """A private key outside of the blocks, or in one that cannot be read."""
+        document = self.certificate_document
+        if document is None:
+            return False
+        if document.blocks or document.faults:
+            return any(map(strays.key_in, document.strays))
+        form = foreign.by_text(self.certificate_text)
+        return strays.key_in(self.certificate_text) if form is None else form in strays.KEY_FORMS
+
+    @fact
+    def key_field_has_stray_certificate(self) -> bool:
+        document = self.key_document
+        return document is not None and any(map(strays.certificate_in, document.strays))
 
     @fact
     def certificates(self) -> tuple[Certificate | Unreadable, ...]:
@@ -92,7 +110,7 @@ class Submission:
         document = self.key_document
         if document is None or document.faults:
             return None
-        blocks = [block for block in document.blocks if block.label != pem.EC_PARAMETERS]
+        blocks = [block for block in document.blocks if block.label not in PARAMETERS]
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
     @fact

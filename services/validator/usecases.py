@@ -8,11 +8,11 @@ from pathlib import Path
 import structlog
 
 from services.validator.epoch import CurrentEpoch
-from services.validator.sealed import Secrets
+from services.validator.sealed import Secrets, unjudgeable
 from services.validator.workers import Limits, Workers
 from shared import subjects
 from shared.clock import Clock
-from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission
+from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission, Verdict
 from shared.crypto.signing import parse
 from shared.errors import EdgetlsError
 from shared.ids import derived_id
@@ -20,10 +20,12 @@ from shared.messaging.cloudevents import Delivery, outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.settings import read_secret
+from shared.streams import MOST_BYTES
 
 log = structlog.get_logger()
 PROGRESS_SECONDS = 0.8
 LOOK_SECONDS = 1.0
+HEADER_BYTES = 4096
 
 
 class Judging:
@@ -31,10 +33,11 @@ class Judging:
 
     def __init__(
         self, secrets: Secrets, roots_file: Path | None, workers: int, epoch: CurrentEpoch, publisher: Publisher,
-        clock: Clock,
+        clock: Clock, room: int = MOST_BYTES,
     ) -> None:
+        """``room``: bytes that a stream takes in one message."""
         self._secrets, self._roots_file, self._count = secrets, roots_file, workers
-        self._epoch, self._publisher, self._clock = epoch, publisher, clock
+        self._epoch, self._publisher, self._clock, self._room = epoch, publisher, clock, room
         self._stamp: tuple[int, int] | None = None
         self._stamp = self._roots_stamp()
         self._pool = self._new_pool()
@@ -46,7 +49,8 @@ class Judging:
         await self._pool.close()
 
     async def check(self, question: CheckCertificate) -> CheckReport:
-        return await self._pool.judge_sealed(question, at=self._clock.now())
+        report = await self._pool.judge_sealed(question, at=self._clock.now())
+        return report if self._fits(report) else unjudgeable(question)
 
     async def judge(self, delivery: Delivery, pull: Pull) -> None:
         """Publishes the verdict; its id derives from the submission, so the first one wins."""
@@ -58,12 +62,21 @@ class Judging:
             keeping.cancel()
         await self._publisher.publish(
             outgoing(
-                subjects.VERDICT_SUBMISSION, verdict, source="validator",
+                subjects.VERDICT_SUBMISSION, verdict if self._fits(verdict) else unjudgeable(request),
+                source="validator",
                 about=next(iter(request.domains), request.account), at=self._clock.now(),
                 id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
                 traceparent=delivery.traceparent,
             )
         )
+
+    def _fits(self, answer: Verdict | CheckReport) -> bool:
+        """What no message can hold would be published in vain for ever."""
+        size = len(answer.encode())
+        if size + HEADER_BYTES <= self._room:
+            return True
+        log.error("answer.too_large", size=size)
+        return False
 
     async def watch_roots(self) -> None:
         """Runs for ever: a changed file of roots is used within seconds."""

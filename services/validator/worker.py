@@ -13,7 +13,9 @@ import resource
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -27,6 +29,7 @@ from shared.hardening import forbid_dumps
 
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
+JOB_SECONDS = 2  # the parent loses its patience long before (Limits.seconds)
 
 Answer = Callable[[Job], Verdict | CheckReport]
 
@@ -62,6 +65,7 @@ def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
 def serve(source: IO[bytes], sink: IO[bytes], answer: Answer) -> None:
     """Answers jobs until the end of input."""
     while (frame := read_frame(source)) is not None:
+        allow_processor(JOB_SECONDS)
         job = Job.model_validate_json(frame)
         try:
             reply = answer(job)
@@ -73,14 +77,26 @@ def serve(source: IO[bytes], sink: IO[bytes], answer: Answer) -> None:
         write_frame(sink, reply.encode())
 
 
+def allow_processor(seconds: int) -> None:
+    """So much more of the processor's time (RLIMIT_CPU); then the kernel ends the process, whoever else looks."""
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = ceil(time.process_time()) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+
+
 def read_frame(source: IO[bytes]) -> bytes | None:
     """None at the end of input."""
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    (length,) = LENGTH.unpack(head)
-    body = source.read(length)
-    return body if len(body) == length else None
+    head = _exactly(source, LENGTH.size)
+    return None if head is None else _exactly(source, LENGTH.unpack(head)[0])
+
+
+def _exactly(source: IO[bytes], length: int) -> bytes | None:
+    """Read until it is all there: an unbuffered pipe gives at most the 64 KiB that it holds."""
+    parts = []
+    while length and (part := source.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return None if length else b"".join(parts)
 
 
 def write_frame(sink: IO[bytes], body: bytes) -> None:

@@ -88,9 +88,15 @@ class Code(StrEnum):
                                 "Ask the CA for a TLS server certificate (X.509 v3, serverAuth, not a CA).",
                                 "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), is not "
                                 "for TLS servers (extended key usage without serverAuth).")
+    CERTIFICATE_MUST_STAPLE = ("certificate.must_staple", W, "The certificate demands OCSP stapling, which the nodes "
+                               "do not send.", "Have it reissued without must-staple: Firefox refuses it.",
+                               "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), demands "
+                               "OCSP stapling (must-staple), which the nodes do not send.")
     CERTIFICATE_UNJUDGEABLE = ("certificate.unjudgeable", R,
                                "The pair could not be judged within the limits of time and memory.",
                                "Use a common key size and an ordinary chain.")
+    REPORT_SHORTENED = ("report.shortened", N, "The report does not hold every finding.",
+                        "Mend what is listed and have it judged again.", "12 more findings are not listed.")
     CERTIFICATE_NAMES_LOST = ("certificate.names_lost", W, "The new certificate does not cover names that the live one "
                               "covers.", "Check that no visitor uses them.",
                               "The live certificate covers, and this one does not: old.example.com.")
@@ -114,7 +120,7 @@ class Code(StrEnum):
     KEY_MALFORMED = ("key.malformed", R, "The private key cannot be read.", "Export the key again, unchanged.",
                      "Block 0 of the key field is not base64.")
     KEY_TOO_LARGE = ("key.too_large", R, "The key field is over its limit of 16 KiB.", "Upload one private key only.",
-                     "The key field is over 16,384 bytes or 10 blocks.")
+                     "The key field has 16,385 bytes; 16,384 are allowed.")
     KEY_SEVERAL = ("key.several", R, "More than one private key is in the key field.", "Keep only the key of the leaf.",
                    "The key field holds 2 private keys.")
     KEY_NORMALISED = ("key.normalised", N, "The key text was normalised.", "Nothing to do.",
@@ -144,7 +150,8 @@ class Code(StrEnum):
     CHAIN_UNTRUSTED = ("chain.untrusted", R, "The chain does not lead to a trusted root.",
                        "Use a certificate of a public CA, or upload your private root.",
                        "The chain ends at block 1, CN=Other Issuing CA (SHA-256 aa38eb427ecd92ea…); its issuer, "
-                       "CN=Other Root CA, is not a trusted root.")
+                       "CN=Other Root CA (key identifier 8B:31:05:6C:27:62:7E:2C:79:65:DB:96:EB:A3:14:CB:E0:66:AC:A3), "
+                       "is not a trusted root.")
     CHAIN_INCOMPLETE = ("chain.incomplete", R, "An intermediate certificate is missing.",
                         "Append the CA's intermediate certificates after the leaf.",
                         "The issuer of block 0, CN=Test Issuing CA (key identifier "
@@ -155,7 +162,8 @@ class Code(StrEnum):
                        "Block 2, CN=Other Issuing CA (SHA-256 aa38eb427ecd92ea…), did not issue the leaf or its "
                        "issuers.")
     CHAIN_WRONG_ORDER = ("chain.wrong_order", N, "The chain was out of order and was reordered.",
-                         "Nothing to do: leaf first, then each issuer.")
+                         "Nothing to do: leaf first, then each issuer.",
+                         "The chain was put in order: blocks 1, 0.")
     CHAIN_BAD_SIGNATURE = ("chain.bad_signature", R, "A signature in the chain does not verify.",
                            "Fetch the intermediates again from the CA.",
                            "The signature of block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), does not "
@@ -164,6 +172,10 @@ class Code(StrEnum):
                      "Fetch the CA's current intermediates.",
                      "Block 1 of the chain, CN=Variant CA (SHA-256 5df4ddd80910530e…), is valid from 2016-01-18 to "
                      "2026-01-14 only.")
+    CHAIN_SPARE_EXPIRED = ("chain.spare_expired", W, "An intermediate certificate that is not needed is outside its "
+                           "validity.", "Leave it out.",
+                           "Block 2, CN=Test Root CA (SHA-256 5df4ddd80910530e…), is outside its validity; the chain "
+                           "holds without it.")
     CHAIN_ROOT_INCLUDED = ("chain.root_included", N, "A root at the end of the chain was dropped.", "Nothing to do.",
                            "Block 2, CN=Test Root CA (SHA-256 5df4ddd80910530e…), is a root and was dropped.")
     # Domains and HTTPS (rules A, B)

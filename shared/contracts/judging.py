@@ -88,13 +88,16 @@ class Verdict(Contract):
 class CheckCertificate(Contract):
     """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing is stored.
 
-    ``private_roots``: what private trust would judge by (they are the account's to show); None for public trust."""
+    ``private_roots``: what private trust would judge by (they are the account's to show); None for public trust;
+    ``live_names``: what the pairs in use cover, to be told which of them would be lost. ``domains``: as the user
+    writes them; the report names them in A-labels."""
 
     submission_id: Identifier
     account: Account
     domains: Annotated[list[Name], Field(min_length=1, max_length=50)]
     pairs: Annotated[list[SubmittedPair], Field(min_length=1, max_length=2)]
     private_roots: PrivateRoots | None = None
+    live_names: DnsNames = []
     strict: bool = False
 
 

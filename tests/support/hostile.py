@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from services.validator import pem as pem_text
+from tests.support.odd import integer, sequence
 from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
 
 Texts = tuple[str, str]
@@ -21,22 +22,9 @@ ROOT = Authority.create("Hostile Root", key=ROOT_KEY)
 _RANDOM = random.Random(4)
 
 
-def der_integer(value: int) -> bytes:
-    body = value.to_bytes(value.bit_length() // 8 + 1, "big")
-    return b"\x02" + der_length(len(body)) + body
-
-
-def der_length(length: int) -> bytes:
-    if length < 0x80:
-        return bytes([length])
-    body = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes([0x80 | len(body)]) + body
-
-
 def pkcs1_of(*numbers: int) -> str:
     """``RSA PRIVATE KEY`` of n, e, d, p, q, dP, dQ, qInv, whatever they are."""
-    body = b"".join(map(der_integer, (0, *numbers)))
-    return pem_text.encode("RSA PRIVATE KEY", b"\x30" + der_length(len(body)) + body)
+    return pem_text.encode("RSA PRIVATE KEY", sequence(*map(integer, (0, *numbers))))
 
 
 @cache
@@ -127,7 +115,7 @@ def nested_der() -> Texts:
     """A certificate that is a SEQUENCE in a SEQUENCE, ten thousand deep."""
     body = b""
     for _ in range(10_000):
-        body = b"\x30" + der_length(len(body)) + body
+        body = sequence(body)
     return pem_text.encode("CERTIFICATE", body), pem_text.encode("PRIVATE KEY", body[-10_000:])
 
 

@@ -123,6 +123,15 @@ def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(fault: Ca
         guard.close()
 
 
+def test_an_answer_longer_than_a_pipe_holds_arrives_whole() -> None:
+    guard = Guard(lambda request: request * 300_000)
+    try:
+        assert guard(b"x") == b"x" * 300_000
+        assert guard(b"y") == b"y" * 300_000
+    finally:
+        guard.close()
+
+
 def test_a_child_dumps_no_core_and_is_bounded_in_memory() -> None:
     def limits(_: bytes) -> bytes:
         return Path("/proc/self/limits").read_bytes()
@@ -134,3 +143,4 @@ def test_a_child_dumps_no_core_and_is_bounded_in_memory() -> None:
         guard.close()
     assert rows["Max core file size"][:2] == ["0", "0"]
     assert rows["Max address space"][0] == str(Patience().memory_bytes)
+    assert int(rows["Max cpu time"][0]) < 60

@@ -109,6 +109,22 @@ async def test_a_certificate_sealed_for_another_submission_is_not_opened(make_wo
     assert verdict.accepted == {"www.example.com": False}
 
 
+async def test_a_dry_run_names_domains_as_a_submission_does_and_tells_what_would_be_lost(
+    make_workers: MakeWorkers,
+) -> None:
+    workers = await make_workers()
+    asked = request().model_dump(include={"submission_id", "account", "pairs"})
+    question = CheckCertificate(
+        **asked, domains=["WWW.Example.com", "www.example.com", "a..b"], private_roots=[ROOT.pem],
+        live_names=["old.example.com"],
+    )
+    report = await workers.judge_sealed(question, at=NOW)
+    assert report.accepted == {"www.example.com": True, "a..b": False}
+    assert [(f.code, f.domain) for f in report.findings] == [
+        (Code.DOMAIN_INVALID, "a..b"), (Code.CERTIFICATE_NAMES_LOST, None)
+    ]
+
+
 async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.worker")
     verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
@@ -297,6 +313,17 @@ async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeW
     line = {row[:25].strip(): row[25:].split() for row in limits.splitlines()}
     assert line["Max core file size"][:2] == ["0", "0"]
     assert line["Max address space"][0] == str(Limits().memory_bytes)
+
+
+async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(make_workers: MakeWorkers) -> None:
+    workers = await make_workers(seconds=60, starved_seconds=60, strikes=1)
+    began = time.monotonic()
+    verdict = await workers.judge_sealed(request("stall-1"), at=NOW, sealing=SEALING)
+    assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
+    assert time.monotonic() - began < 30
+    await until(lambda: len(workers.pids) == 1, "a worker in its place")
+    for number in range(3):
+        assert (await workers.judge_sealed(request(f"sub-{number}"), at=NOW, sealing=SEALING)).pairs
 
 
 async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: MakeWorkers) -> None:

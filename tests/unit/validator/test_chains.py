@@ -254,7 +254,7 @@ def test_a_cross_signed_root_is_kept_for_clients_that_need_it() -> None:
 
 def test_an_expired_cross_signature_that_is_not_needed_is_a_warning() -> None:
     judged = report(LEAF.chain_pem + pem(cross_signed(not_after=NOW - DAY)))
-    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CHAIN_EXPIRED, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CHAIN_SPARE_EXPIRED, Severity.WARNING)]
     assert accepted(judged)
 
 

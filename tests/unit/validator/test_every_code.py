@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
+from cryptography.x509 import TLSFeature, TLSFeatureType
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import services.validator
@@ -20,7 +21,7 @@ from services.validator.judge import Report, Texts, judge
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code, Severity, finding
 from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
-from tests.unit.validator.test_chains import OTHER, with_changed_signature
+from tests.unit.validator.test_chains import OTHER, cross_signed, with_changed_signature
 from tests.unit.validator.test_texts import P7_PEM
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, report
 
@@ -107,6 +108,8 @@ CASES = [
          (C.CERTIFICATE_LIFETIME_LONG,)),
     Case("a publicly trusted leaf that was not logged", texts(roots=PUBLIC), (C.CERTIFICATE_NO_SCTS,)),
     Case("a client's certificate", leaf_of(eku=[ExtendedKeyUsageOID.CLIENT_AUTH]), (C.CERTIFICATE_NOT_A_SERVER,)),
+    Case("a certificate that must staple", leaf_of(extensions=[(TLSFeature([TLSFeatureType.status_request]), False)]),
+         (C.CERTIFICATE_MUST_STAPLE,)),
     Case("silence that is not proof", lambda **mode: judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW,
                                                            roots=ROOTS, **mode), (C.CERTIFICATE_UNJUDGEABLE,)),
     Case("fewer names than the live one", texts(live_names=[DOMAIN, "old.example.com"]), (C.CERTIFICATE_NAMES_LOST,)),
@@ -133,9 +136,12 @@ CASES = [
     Case("issuer before leaf", texts(pem(reversed(LEAF.chain))), (C.CHAIN_WRONG_ORDER,)),
     Case("a changed signature", texts(with_changed_signature(LEAF)), (C.CHAIN_BAD_SIGNATURE,)),
     Case("an expired intermediate", below_an_expired_ca, (C.CHAIN_EXPIRED,)),
+    Case("a cross-signature that has expired and is not needed",
+         texts(LEAF.chain_pem + pem(cross_signed(not_after=NOW - DAY))), (C.CHAIN_SPARE_EXPIRED,)),
     Case("the root after the chain", texts(LEAF.chain_pem + ROOT.pem), (C.CHAIN_ROOT_INCLUDED,)),
 ]
-OF_THE_QUESTION = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED}
+ELSEWHERE = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED, Code.REPORT_SHORTENED}
+"""Of the question, and of all findings together: they have tests of their own."""
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["normal", "strict"])
@@ -161,7 +167,7 @@ def test_the_documents_example_is_its_message(case: Case) -> None:
 def test_every_code_that_the_validator_knows_has_a_case() -> None:
     sources = Path(services.validator.__file__).parent.glob("*.py")
     used = {name for source in sources for name in re.findall(r"\bCode\.([A-Z_]+)", source.read_text())}
-    assert {case.codes[0] for case in CASES} == {Code[name] for name in used} - OF_THE_QUESTION
+    assert {case.codes[0] for case in CASES} == {Code[name] for name in used} - ELSEWHERE
 
 
 def _shape(message: str) -> str:

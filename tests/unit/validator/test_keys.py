@@ -12,10 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 
+from services.validator import der
 from services.validator import pem as pem_text
 from services.validator.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
 from shared.contracts.findings import Code
-from tests.support.hostile import der_integer, der_length, long_exponent, rsa_of
+from tests.support.hostile import long_exponent, rsa_of
+from tests.support.odd import integer, sequence, tlv, whole
 from tests.support.pki import ec_key, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, of, refusals, report
 
@@ -26,8 +28,7 @@ def numbers(key: rsa_keys.RSAPrivateKey) -> Numbers:
 
 
 def as_pem(key: Numbers, version: int = 0) -> str:
-    body = b"".join(map(der_integer, (version, *key)))
-    return pem_text.encode("RSA PRIVATE KEY", b"\x30" + der_length(len(body)) + body)
+    return pem_text.encode("RSA PRIVATE KEY", sequence(*map(integer, (version, *key))))
 
 
 def is_prime(n: int) -> bool:
@@ -237,3 +238,22 @@ def test_rsa_keys_end_at_8192_bits(bits: int, fits: bool) -> None:
 def test_an_rsa_leaf_with_an_exponent_over_64_bits_is_unsupported() -> None:
     certificate, key = long_exponent()
     assert Code.KEY_UNSUPPORTED in codes(report(certificate, key))
+
+
+def test_a_dsa_key_after_its_parameters_is_refused_by_name() -> None:
+    block = "-----BEGIN {0}-----\nMAMCAQA=\n-----END {0}-----\n"
+    judged = report(key=block.format("DSA PARAMETERS") + block.format("DSA PRIVATE KEY"))
+    assert refusals(judged) == [Code.KEY_UNSUPPORTED]
+    assert "DSA" in judged.findings[0].message
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_the_second_version_of_pkcs8_with_its_public_key_is_taken(kind: str) -> None:
+    made = ISSUING.issue([DOMAIN], key=rsa_key() if kind == "rsa" else ec_key())
+    body = pem_text.tokenise(made.key_pem).blocks[0].body
+    first, algorithm, key = (whole(body, part) for part in der.whole(body)[:3])
+    assert first == integer(0)
+    newer = sequence(integer(1), algorithm, key, tlv(0x81, b"\0" + b"a public key"))
+    judged = report(made.chain_pem, pem_text.encode("PRIVATE KEY", newer))
+    assert (accepted(judged), codes(judged)) == (True, [])
+    assert judged.pairs[0].key == made.key_pem

@@ -157,9 +157,10 @@ def test_offline_refuses_what_a_request_may_not_hold_and_keeps_its_id() -> None:
 
 
 def test_offline_takes_a_domain_in_any_form() -> None:
-    assert run(line(domain="WWW.Example.com."))[0]["verdict"] == "accepted"
-    refused = run(line(domain="not a name"))[0]
-    assert [f["code"] for f in refused["findings"]] == ["domain.invalid"]  # type: ignore[attr-defined]
+    assert run(line(domain="WWW.Example.com"))[0]["verdict"] == "accepted"
+    for text in ("not a name", "w\ud800w.com", "www.example.com.", "", "\0"):
+        refused = run(line(domain=text))[0]
+        assert [f["code"] for f in refused["findings"]] == ["domain.invalid"]  # type: ignore[attr-defined]
 
 
 def test_offline_refuses_a_line_without_end() -> None:
@@ -171,3 +172,15 @@ def test_offline_refuses_a_line_without_end() -> None:
 @given(junk=st.binary(max_size=60).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")))
 def test_offline_answers_any_line(junk: bytes) -> None:
     assert len(run(junk, line())) == (2 if junk.strip(b"\r\n") else 1)
+
+
+def test_offline_takes_every_form_of_rfc_3339_and_no_other_of_iso_8601() -> None:
+    taken = ["2026-01-15T12:00:00Z", "2026-01-15t12:00:00z", "2026-01-15T20:00:00+08:00", "2026-01-15T12:00:00.5Z",
+             "2026-01-15T12:00:00.123456789Z", "2026-01-15T23:59:60Z"]
+    assert {answer["verdict"] for answer in run(*(line(at=at) for at in taken))} == {"accepted"}
+    refused = ["2026-W03-4T12:00:00Z", "20260115T120000Z", "2026-01-15T12Z", "2026-01-15T12:00Z", "2026-01-15",
+               "2026-01-15 12:00:00Z", "2026-01-15T12:00:00", "2026-01-15T12:00:00+0000", "2026-01-15T12:00:00,5Z",
+               "2026-01-15T12:00:00+00:00:30", "2026-13-15T12:00:00Z", "9999-12-31T23:59:59-12:00",
+               "0001-01-01T00:00:00+12:00", "2026-01-15T12:00:00Z\n", "\u0662026-01-15T12:00:00Z", ""]
+    for answer, at in zip(run(*(line(at=at) for at in refused)), refused, strict=True):
+        assert [f["code"] for f in answer["findings"]] == ["request.malformed"], at  # type: ignore[attr-defined]

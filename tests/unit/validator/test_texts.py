@@ -233,3 +233,123 @@ def test_the_representation_of_what_is_judged_hides_the_key() -> None:
     judged = report()
     body = "".join(KEY.split("\n")[1:2])
     assert body not in repr(judged)
+
+
+BARE_KEY = base64.b64encode(DER_KEY).decode()
+STRAY_KEYS = {
+    "four dashes": KEY.replace("-----", "----"),
+    "dashes of a word processor": KEY.replace("-----", "\u2014\u2013"),
+    "lower case": KEY.replace("BEGIN PRIVATE KEY", "begin private key").replace("END PRIVATE KEY", "end private key"),
+    "an underscore": KEY.replace("PRIVATE KEY", "PRIVATE_KEY"),
+    "a NUL in the label": KEY.replace("PRIVATE KEY", "PRIVATE\0KEY"),
+    "a space before the dashes": KEY.replace("KEY-----", "KEY -----"),
+    "a space after the dashes": KEY.replace("-----BEGIN", "----- BEGIN"),
+    "two spaces": KEY.replace("PRIVATE KEY", "PRIVATE  KEY"),
+    "another label": KEY.replace("PRIVATE KEY", "DATA"),
+    "legacy encryption under another label": encrypted_legacy(RSA_LEAF.key).replace("RSA PRIVATE KEY", "DATA"),
+    "no armour": BARE_KEY + "\n",
+    "no armour, on lines of 64": textwrap.fill(BARE_KEY, 64) + "\n",
+    "no armour, quoted by a mail program": "> " + textwrap.fill(BARE_KEY, 64).replace("\n", "\n> "),
+    "no armour, encrypted": as_text(LEAF.key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"x")), "base64"),
+    "no armour, SEC 1": "".join(sec1(LEAF.key).splitlines()[1:-1]),
+    "no armour, PKCS#1": "".join(pkcs1(RSA_LEAF.key).splitlines()[1:-1]),
+    "DER": as_text(DER_KEY, "latin-1"),
+    "PuTTY": "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPrivate-Lines: 8\nAAAA\n",
+    "SSH2": "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n---- END SSH2 ENCRYPTED PRIVATE KEY ----\n",
+    "JWK": '{"kty": "EC", "crv": "P-256", "d": "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}',
+    "as openssl prints it": "Private-Key: (256 bit)\npriv:\n    34:4b:a4\n",
+}
+
+
+@pytest.mark.parametrize("place", ["after", "before", "alone", "between"])
+@pytest.mark.parametrize("case", STRAY_KEYS)
+def test_a_key_in_odd_armour_in_the_certificate_field_is_refused(case: str, place: str) -> None:
+    stray = STRAY_KEYS[case]
+    if case == "DER" and place == "before":
+        stray += "\n"
+    first, others = pem(LEAF.certificate), pem(LEAF.issuers)
+    text = {"after": CHAIN + stray, "before": stray + CHAIN, "alone": stray, "between": first + stray + others}[place]
+    judged = report(text)
+    assert refusals(judged) == [Code.CERTIFICATE_CONTAINS_KEY]
+    assert judged.pairs == ()
+
+
+def test_a_key_as_a_header_inside_a_certificates_block_is_refused() -> None:
+    first, rest = CHAIN.split("\n", 1)
+    body = textwrap.fill(BARE_KEY, 64)
+    assert refusals(report(f"{first}\nX-Key: 1\n{body}\n\n{rest}")) == [Code.CERTIFICATE_CONTAINS_KEY]
+
+
+@pytest.mark.parametrize("text", [
+    "Your private key is not in this message; it begins where you made the request.\n",
+    "Bag Attributes\n    localKeyID: 01\nKey Attributes: <No Attributes>\nsubject=/CN=www.example.com\n",
+    "MIME MIIC MAIL MEMORANDUM\n",
+])
+def test_text_that_only_speaks_of_keys_is_a_notice(text: str) -> None:
+    assert codes(report(text + CHAIN)) == [Code.CERTIFICATE_NORMALISED]
+
+
+def test_a_certificate_in_odd_armour_in_the_key_field_is_refused() -> None:
+    bare = base64.b64encode(DER_LEAF).decode()
+    for stray in (CHAIN.replace("-----", "----"), bare, "X: " + bare):
+        assert refusals(report(key=KEY + stray)) == [Code.CERTIFICATE_CONTAINS_KEY]
+
+
+def test_a_label_with_odd_spaces_is_normalised() -> None:
+    judged = report(CHAIN.replace("CERTIFICATE-----", "CERTIFICATE -----"), KEY.replace("PRIVATE KEY", "PRIVATE  KEY"))
+    assert (accepted(judged), codes(judged)) == (True, [Code.CERTIFICATE_NORMALISED, Code.KEY_NORMALISED])
+
+
+@pytest.mark.parametrize(("data", "command"), [(DER_LEAF, "> cert.der"), (P7_DER, "> chain.p7b"), (P12, "> pair.pfx")])
+def test_base64_without_armour_is_to_be_decoded_first(data: bytes, command: str) -> None:
+    hint = report(as_text(data, "base64")).findings[0].hint
+    assert "base64 -d" in hint and command in hint
+    assert "base64 -d" not in report(as_text(data, "latin-1")).findings[0].hint
+
+
+def test_a_base64_key_without_armour_is_to_be_decoded_first() -> None:
+    assert "base64 -d key.b64 > key.der" in report(key=BARE_KEY).findings[0].hint
+
+
+def test_keys_of_ssh_programs_are_refused_with_the_command_that_converts_them() -> None:
+    openssh = LEAF.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()).decode()
+    for key, code, command in ((openssh, Code.KEY_UNSUPPORTED, "ssh-keygen -p -m PKCS8"),
+                               (STRAY_KEYS["PuTTY"], Code.KEY_NOT_PEM, "puttygen")):
+        judged = report(key=key)
+        assert (refusals(judged), command in judged.findings[0].hint) == ([code], True)
+
+
+def test_strict_refuses_a_space_inside_a_line() -> None:
+    first, body, *others = CHAIN.split("\n")
+    packed = "".join([body, *others[: others.index("-----END CERTIFICATE-----")]])
+    lines = [packed[:32] + " " + packed[32:63], *textwrap.wrap(packed[63:], 64)]
+    text = "\n".join([first, *lines, "-----END CERTIFICATE-----\n"]) + pem(LEAF.issuers)
+    assert codes(report(text)) == [Code.CERTIFICATE_NORMALISED]
+    assert refusals(report(text, strict=True)) == [Code.CERTIFICATE_NORMALISED]
+
+
+def test_strict_refuses_last_bits_that_are_not_zero() -> None:
+    made = next(made for n in range(1000) if "==\n" in pem(
+        (made := ISSUING.issue([DOMAIN, "x" * (n % 20 + 1) + ".example.com"], key=LEAF.key)).certificate))
+    text = made.chain_pem
+    at = text.index("==\n") - 1
+    odd = text[:at] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[at]] + text[at + 1 :]
+    assert codes(report(text)) == []
+    assert codes(report(odd)) == [Code.CERTIFICATE_NORMALISED]
+    assert refusals(report(odd, strict=True)) == [Code.CERTIFICATE_NORMALISED]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "said"),
+    [
+        (padded(CHAIN, MAX_CERTIFICATE_BYTES + 1), KEY, "The certificate field has 65,537 bytes; 65,536 are allowed."),
+        (CHAIN + pem(ROOT.certificate) * 9, KEY, "The certificate field has 11 blocks; 10 are allowed."),
+        (CHAIN, padded(KEY, MAX_KEY_BYTES + 1), "The key field has 16,385 bytes; 16,384 are allowed."),
+        (CHAIN, KEY * 11, "The key field has 11 blocks; 10 are allowed."),
+    ],
+)
+def test_the_limit_that_was_broken_is_told(certificate: str, key: str, said: str) -> None:
+    assert [f.message for f in report(certificate, key).findings] == [said]

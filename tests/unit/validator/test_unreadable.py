@@ -1,0 +1,94 @@
+"""A certificate that the library does not read is told with the part that it does not read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from cryptography import x509
+
+from services.validator import unreadable
+from services.validator.certificates import Certificate
+from shared.contracts.findings import Code
+from tests.support.odd import (
+    COMMON_NAME,
+    NULL,
+    T61,
+    altered,
+    extension,
+    general,
+    integer,
+    name,
+    oid,
+    sequence,
+    subject_names,
+    text,
+    tlv,
+)
+from tests.support.pki import der, distinguished, ec_key, sign
+from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, codes, report
+
+KEY = ec_key()
+BARE = sign(distinguished(DOMAIN), KEY.public_key(), ISSUING.certificate, ISSUING.key, basic_constraints=False)
+OTHER_ALGORITHM = sequence(oid("1.2.840.10045.4.3.2"), NULL)
+
+EXTENSIONS = {
+    "2.5.29.19 (basicConstraints)": [
+        extension("2.5.29.19", sequence(integer(0)), True), extension("2.5.29.19", sequence(b"\x01\x01\x00"), True),
+    ],
+    "1.3.6.1.5.5.7.1.1 (authorityInfoAccess)": [extension("1.3.6.1.5.5.7.1.1", b"\x30\x02\x05")],
+    "1.3.6.1.4.1.11129.2.4.2 (signedCertificateTimestampList)": [
+        extension("1.3.6.1.4.1.11129.2.4.2", tlv(4, b"junk"))],
+    "2.5.29.17 (subjectAltName)": [
+        subject_names(general(2, DOMAIN), tlv(0xA3)), subject_names(general(2, DOMAIN), general(7, b"\1\2\3")),
+        subject_names(general(2, "m\xfcnchen.de".encode("latin-1"))),
+    ],
+    "1.2.3.4": [extension("1.2.3.4", NULL, b"\x01\x01\x00")],
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "odd"), [(named, odd) for named, several in EXTENSIONS.items() for odd in several]
+)
+def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
+    leaf = altered(BARE, ISSUING.key, more=(odd,))
+    assert unreadable.why(leaf) == f"it is an X.509 certificate, but its extension {named} cannot be read"
+    judged = report(text(leaf, *LEAF.issuers), LEAF.key_pem)
+    assert codes(judged) == [Code.CERTIFICATE_MALFORMED]
+    assert (judged.findings[0].block, named in judged.findings[0].message) == (0, True)
+    assert "reissued" in judged.findings[0].hint
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        ("its subject", {"subject": name((COMMON_NAME, T61, b"www\xe9"))}),
+        ("its issuer", {"issuer": name((COMMON_NAME, T61, b"www\xe9"))}),
+        ("its period of validity", {"validity": sequence(tlv(0x17, b"2601010000Z"), tlv(0x17, b"2701010000Z"))}),
+        ("the algorithm that it is signed with",
+         {"signed_algorithm": OTHER_ALGORITHM, "algorithm": OTHER_ALGORITHM}),
+    ],
+)
+def test_a_part_is_named(said: str, parts: dict[str, bytes]) -> None:
+    odd = altered(BARE, ISSUING.key, **parts)
+    assert unreadable.why(odd) == f"it is an X.509 certificate, but {said} cannot be read"
+
+
+def test_an_extension_that_stands_twice_is_named() -> None:
+    leaf = altered(LEAF.certificate, ISSUING.key, more=(subject_names(general(2, DOMAIN)),))
+    assert "the extension 2.5.29.17 (subjectAltName) more than once" in unreadable.why(leaf)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]])
+def test_what_is_no_certificate_is_not_called_one(body: bytes) -> None:
+    assert unreadable.why(body) == unreadable.NO_CERTIFICATE
+
+
+def test_an_odd_length_of_a_name_prints_no_warning() -> None:
+    leaf = altered(BARE, ISSUING.key, subject=name((COMMON_NAME, 0x0C, "A" * 413), ("2.5.4.6", 0x13, "USA")))
+    program = "import sys; from services.validator.certificates import Certificate\n" \
+              "c = Certificate.read(bytes.fromhex(sys.argv[1])); print(c.subject, c.issuer, c.organisation)"
+    done = subprocess.run([sys.executable, "-c", program, leaf.hex()], capture_output=True, check=True)
+    assert (b"CN=AAA" in done.stdout, done.stderr) == (True, b"")
+    assert isinstance(Certificate.read(leaf).parsed, x509.Certificate)
