@@ -66,12 +66,12 @@ class Certificate:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # oddities that the library will refuse one day
                 parsed = x509.load_der_x509_certificate(der)
-                subject, issuer = parsed.subject, parsed.issuer
+                subject, issuer, extensions = parsed.subject, parsed.issuer, parsed.extensions
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
                 block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(),
-                parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.extensions,
+                parsed.not_valid_before_utc, parsed.not_valid_after_utc, extensions,
             )
             _ = certificate.sans, certificate.version
         except Unreadable:

@@ -15,7 +15,7 @@ _ENCODINGS = {
     0x0C: "utf-8", 0x13: "latin-1", 0x14: "latin-1", IA5_STRING: "latin-1", 0x1A: "latin-1", 0x1C: "utf-32-be",
     0x1E: "utf-16-be",
 }
-Canonical = tuple[tuple[object, ...], ...]
+Canonical = tuple[bytes, ...]
 """One item for each relative name. Equal names have equal forms; one that is the beginning of another holds it."""
 
 
@@ -30,10 +30,10 @@ def canonical(name: bytes) -> Canonical:
     """Of a Name in DER. Case is folded in ASCII alone, as OpenSSL does; what cannot be read stands for itself."""
     try:
         return tuple(
-            tuple(sorted(_comparable(attribute) for attribute in relative)) for relative in _relatives(name)
+            repr(sorted(_comparable(attribute) for attribute in relative)).encode() for relative in _relatives(name)
         )
     except der.NotDer:
-        return ((name,),)
+        return (name,)
 
 
 def attributes(name: bytes) -> list[Attribute]:

@@ -32,6 +32,7 @@ _OTHER_KINDS = {
     "1.3.101.113": "Ed448", "1.2.156.10197.1.301": "SM2", "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
     "2.16.840.1.101.3.4.3.18": "ML-DSA-65", "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
 }
+_SECOND_VERSION = b"\x02\x01\x01\x30"  # after the outer tag and length: INTEGER 1, then a SEQUENCE
 _BY_LABEL = {"OPENSSH PRIVATE KEY": "OpenSSH", "DSA PRIVATE KEY": "DSA", "SM2 PRIVATE KEY": "SM2"}
 
 
@@ -128,9 +129,9 @@ def load(body: bytes, described: Shape) -> PrivateKey:
 
 def _first_version(body: bytes) -> bytes:
     """PKCS#8 without the public key that its second version (RFC 5958) may hold, which the library does not read."""
-    parts = der.whole(body)
-    if len(parts) < 3 or parts[1].tag != der.SEQUENCE or body[parts[0].start : parts[0].end] != b"\x01":
+    if _SECOND_VERSION not in body[:8]:
         return body
+    parts = der.whole(body)
     return der.tlv(der.SEQUENCE, b"\x02\x01\x00" + body[parts[0].end : parts[2].end])
 
 

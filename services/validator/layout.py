@@ -39,14 +39,27 @@ def layout(data: bytes) -> Layout:
 
 
 def names_its_curve(data: bytes) -> bool:
-    """Is the EC key of a certificate on a curve that is named, not spelt out (RFC 5480, 2.1.1)? OpenSSL refuses the
-    latter, and the library does not tell them apart."""
-    try:
-        algorithm = der.read(data, layout(data).public_key.start)
-        parts = der.children(data, algorithm)
-    except der.NotDer:
-        return False
-    return len(parts) == 2 and parts[1].tag == der.OID
+    """Is the EC key of a certificate that the library has read on a curve that is named, not spelt out (RFC 5480,
+    2.1.1)? OpenSSL refuses the latter, and the library does not tell them apart. Asked of every leaf, so in a hurry."""
+    at = _content(data, _content(data, 0))
+    for _ in range(6 if data[at] == der.CONTEXT_0 else 5):
+        at = _after(data, at)
+    algorithm = _content(data, at)
+    parameters = _after(data, _content(data, algorithm))
+    return parameters < _after(data, algorithm) and data[parameters] == der.OID
+
+
+def _content(data: bytes, at: int) -> int:
+    length = data[at + 1]
+    return at + 2 if length < 0x80 else at + 2 + (length & 0x7F)
+
+
+def _after(data: bytes, at: int) -> int:
+    length = data[at + 1]
+    if length < 0x80:
+        return at + 2 + length
+    start = at + 2 + (length & 0x7F)
+    return start + int.from_bytes(data[at + 2 : start], "big")
 
 
 def raw_extensions(data: bytes) -> list[tuple[str, bytes]]:

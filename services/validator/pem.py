@@ -163,11 +163,12 @@ class _Tokeniser:
             self._note(Oddity.ONE_LINE, place)
 
     def _close(self, index: int, begin: re.Match[str], end: re.Match[str]) -> None:
-        raw, label = self._text[begin.end() : end.start()], _label(begin)
-        if label != _label(end):
-            self._fault(index, begin, "ends with another label", raw)
-            return
-        if not label == begin[2] == end[2]:
+        raw, label = self._text[begin.end() : end.start()], begin[2]
+        if label != end[2] or label[-1] == " " or "  " in label:
+            label = _label(begin)
+            if label != _label(end):
+                self._fault(index, begin, "ends with another label", raw)
+                return
             self._note(Oddity.MARK, index)
         if any(header in raw for header in _ENCRYPTION):
             self._blocks.append(Block(index, label, b"", encrypted=True))
@@ -219,5 +220,4 @@ class _Tokeniser:
 
 def _label(mark: re.Match[str]) -> str:
     """With single spaces between its words."""
-    label = mark[2]
-    return " ".join(label.split()) if "  " in label or label[-1] == " " else label
+    return " ".join(mark[2].split())

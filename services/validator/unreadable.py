@@ -76,7 +76,7 @@ def _reads(data: bytes) -> bool:
             warnings.simplefilter("ignore")
             parsed = x509.load_der_x509_certificate(data)
             _ = parsed.subject, parsed.issuer, parsed.serial_number, parsed.extensions
-            _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.signature_algorithm_oid
+        _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.signature_algorithm_oid
     except Exception:  # as in Certificate.read
         return False
     return True

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+from tests.support.odd import COMMON_NAME, COUNTRY, PRINTABLE, UTF8, altered, integer, name, text
 from tests.support.pki import NOW, Authority
 
 COMMAND = [sys.executable, "-m", "services.validator"]
@@ -32,3 +33,16 @@ def test_other_arguments_are_explained() -> None:
     done = subprocess.run([*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage" in done.stderr
+
+
+def test_oddities_of_a_certificate_print_no_warning() -> None:
+    root = Authority.create()
+    leaf = root.issue(["www.example.com"])
+    odd = altered(leaf.certificate, root.key, serial=integer(-5),
+                  subject=name((COMMON_NAME, UTF8, "A" * 413), (COUNTRY, PRINTABLE, "USA")))
+    request = {"certificate": text(odd), "private_key": leaf.key_pem, "domain": "www.example.com",
+               "at": NOW.isoformat(), "roots": root.pem}
+    done = subprocess.run([*COMMAND, "check", "--jsonl"], input=json.dumps(request), capture_output=True, text=True,
+                          timeout=20, check=True)
+    assert "negative serial number" in done.stdout
+    assert done.stderr == ""

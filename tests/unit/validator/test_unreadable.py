@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
-from cryptography import x509
 
 from services.validator import unreadable
-from services.validator.certificates import Certificate
 from shared.contracts.findings import Code
 from tests.support.odd import (
     COMMON_NAME,
@@ -83,12 +78,3 @@ def test_an_extension_that_stands_twice_is_named() -> None:
 @pytest.mark.parametrize("body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]])
 def test_what_is_no_certificate_is_not_called_one(body: bytes) -> None:
     assert unreadable.why(body) == unreadable.NO_CERTIFICATE
-
-
-def test_an_odd_length_of_a_name_prints_no_warning() -> None:
-    leaf = altered(BARE, ISSUING.key, subject=name((COMMON_NAME, 0x0C, "A" * 413), ("2.5.4.6", 0x13, "USA")))
-    program = "import sys; from services.validator.certificates import Certificate\n" \
-              "c = Certificate.read(bytes.fromhex(sys.argv[1])); print(c.subject, c.issuer, c.organisation)"
-    done = subprocess.run([sys.executable, "-c", program, leaf.hex()], capture_output=True, check=True)
-    assert (b"CN=AAA" in done.stdout, done.stderr) == (True, b"")
-    assert isinstance(Certificate.read(leaf).parsed, x509.Certificate)
