@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
 
 import structlog
 from nats.aio.client import Client
@@ -14,12 +13,10 @@ from services.config.attendance import Attendance
 from services.config.orders import Timeout
 from services.config.store import domains
 from services.config.usecases import KEYS_AT_ONCE, Decider
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.dead import SETTLED
 from shared.messaging.failures import DeadLetters, describe, passes
 from shared.observability.health import Health
 from shared.storage import inbox
-from shared.storage.inbox import Inbox, Target
+from shared.storage.inbox import Inbox
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -73,13 +70,7 @@ class Runner:
             if passes(error):
                 raise
             reason = f"unexpected: {type(error).__name__}"
-            await self._decider.give_up(key, lambda target: self._dead.bury(_settled(target), reason))
-
-
-def _settled(target: Target) -> Delivery:
-    """The letter of a command that ends with it: a replay under the same id would do nothing."""
-    delivery = target.delivery()
-    return replace(delivery, headers={**delivery.headers, SETTLED: "yes"})
+            await self._decider.give_up(key, lambda target: self._dead.bury(target.delivery(), reason, settled=True))
 
 
 class Deadlines:

@@ -17,12 +17,10 @@ from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import Delivery, Outgoing
 from shared.messaging.direct import StoredMessage, get_batch, stream_time
-from shared.messaging.failures import Handle
+from shared.messaging.failures import SETTLED, Handle
 from shared.messaging.publish import Publisher
 
 PAGE_BYTES = 400_000
-SETTLED = "edgetls-settled"
-"""Header of a letter whose message was settled when it died: under its id it counts as done."""
 
 
 class DeadOffice:

@@ -58,20 +58,26 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, _PASSING) and not (isinstance(error, MaxPayloadError) or _quotes(error))
 
 
+SETTLED = "edgetls-settled"
+
+
 class DeadLetters:
     """Buries messages under ``https.dead.<source>``; ``source`` is a name of subjects.DEAD_OWNERS."""
 
     def __init__(self, publisher: Publisher, source: str) -> None:
         self._publisher, self.source = publisher, source
 
-    async def bury(self, delivery: Delivery, reason: str, *, identity: str = "") -> None:
+    async def bury(self, delivery: Delivery, reason: str, *, identity: str = "", settled: bool = False) -> None:
         """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body; ``identity``: of what is buried
-        once however often it is delivered, else its place in the stream."""
+        once however often it is delivered, else its place in the stream; ``settled``: under its id it counts as done,
+        so a replay would do nothing."""
         headers = _kept(delivery.headers) | {
             "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
             "edgetls-subject": delivery.subject, "edgetls-reason": " ".join(reason.split())[:1000],
             "Nats-Msg-Id": f"dead:{identity or _place(delivery)}",
         }
+        if settled:
+            headers[SETTLED] = "yes"
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
         why = _why_bodiless(delivery)
         headers |= {"edgetls-body": "kept"} if why is None else _in_place_of(delivery.body, why)
