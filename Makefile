@@ -7,7 +7,7 @@ COMPILE = VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal 
   --no-header --extra embedded --extra export --extra build pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint unit bench up down fmt lock docs
+.PHONY: help install demo test test-one-half test-other-half lint unit bench up down fmt lock docs
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,7 +38,16 @@ lint: install ## ruff, mypy, import-linter, the layout's own rules, generated do
 	$(BIN)/python -m tools.docs --check
 
 test: lint ## lint, then every test
-	$(PYTEST) tests/unit tests/contract tests/integration tests/e2e tests/faults
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-one-half test-other-half
+	$(PYTEST) tests/e2e tests/faults
+
+# Most of an integration test is waiting: two halves at once leave a processor for each.
+ONE_HALF := tests/unit tests/integration/billing tests/integration/config tests/integration/delivery
+test-one-half: install
+	$(PYTEST) $(ONE_HALF)
+
+test-other-half: install
+	$(PYTEST) tests/contract tests/integration $(addprefix --ignore=,$(ONE_HALF))
 
 unit: install ## the fast tests
 	$(PYTEST) tests/unit tests/contract

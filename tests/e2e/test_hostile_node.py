@@ -181,7 +181,7 @@ async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_st
     hostile, victim = await scene.login(f"node-{HOSTILE}"), await scene.login(f"node-{VICTIM}")
     trust = s.kv_subject(s.BUCKET_KEYRINGS, s.KEYRING_TRUST)
     put = (await scene.login("edge_sync")).jetstream(timeout=5)
-    document = (await (await scene.login("topology")).jetstream(timeout=5).get_msg(KEYRINGS, subject=trust)).data
+    document = (await (await scene.login("searcher")).jetstream(timeout=5).get_msg(KEYRINGS, subject=trust)).data
     arrived: list[Msg] = []
 
     async def note(message: Msg) -> None:
