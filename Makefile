@@ -42,7 +42,7 @@ test: lint ## lint, then every test
 	$(PYTEST) tests/e2e tests/faults
 
 # Most of an integration test is waiting: two halves at once leave a processor for each.
-ONE_HALF := tests/unit tests/integration/billing tests/integration/config tests/integration/delivery
+ONE_HALF := tests/unit $(addprefix tests/integration/,billing config delivery edge_sync)
 test-one-half: install
 	$(PYTEST) $(ONE_HALF)
 
