@@ -36,9 +36,12 @@ async def enqueue(connection: Connection, messages: Sequence[Outgoing], *, carri
         return
     for message in messages:
         check_size(message)
-    await connection.executemany(
-        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, $5)",
-        [(m.id, m.subject, m.headers, m.body, carries_pair) for m in messages],
+    await connection.execute(
+        "insert into outbox (message_id, subject, headers, body, carries_pair) select id, subject, headers, body, $5"
+        " from unnest($1::text[], $2::text[], $3::jsonb[], $4::bytea[]) with ordinality"
+        " as m (id, subject, headers, body, place) order by place",
+        [m.id for m in messages], [m.subject for m in messages], [m.headers for m in messages],
+        [m.body for m in messages], carries_pair,
     )
     await connection.execute(f"notify {CHANNEL}")
 

@@ -18,6 +18,18 @@ from shared.contracts.findings import Finding
 from shared.storage.pool import Connection
 
 FINDINGS: Final = TypeAdapter(list[Finding])
+_WRITE: Final = """
+insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings, change,
+    revision, received_at, settled_at)
+select domain, certificate, account, command_id, command, source, outcome, string_to_array(codes, ' '), findings, change,
+    revision, received_at, $13
+from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::text[], $10::jsonb[], $11::bigint[], $12::timestamptz[]) with ordinality
+    as h (domain, certificate, account, command_id, command, source, outcome, codes, findings, change, revision,
+    received_at, place)
+order by place
+on conflict do nothing
+"""
 
 
 @dataclass(frozen=True)
@@ -37,27 +49,23 @@ async def write(connection: Connection, recorded: Sequence[Recorded], at: dateti
             "update history set findings = '[]', change = change - 'certificate' where domain = any($1::text[]) and"
             " (findings <> '[]' or change ? 'certificate')", bare,
         )
-    rows = [row for one in recorded for row in _rows(one, at)]
+    rows = [row for one in recorded for row in _rows(one)]
     if rows:
-        await connection.executemany(
-            "insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings,"
-            " change, revision, received_at, settled_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
-            " $13) on conflict do nothing", rows,
-        )
+        await connection.execute(_WRITE, *(list(column) for column in zip(*rows, strict=True)), at)
 
 
-def _rows(one: Recorded, at: datetime) -> list[tuple[object, ...]]:
+def _rows(one: Recorded) -> list[tuple[object, ...]]:
     drops = [place for place, event in enumerate(one.events) if isinstance(event, FindingsDropped)]
     last = drops[-1] if drops else -1
     changes = {event.cause.command_id: event for event in one.events if isinstance(event, replay.Change)}
     return [
-        _row(one.where, event, changes.get(event.cause.command_id), at, dropped=place < last)
+        _row(one.where, event, changes.get(event.cause.command_id), dropped=place < last)
         for place, event in enumerate(one.events) if isinstance(event, Settled)
     ]
 
 
 def _row(
-    where: Where, settled: Settled, change: replay.Change | None, at: datetime, *, dropped: bool
+    where: Where, settled: Settled, change: replay.Change | None, *, dropped: bool
 ) -> tuple[object, ...]:
     cause = settled.cause
     found = [] if dropped else list(settled.findings)
@@ -66,6 +74,6 @@ def _row(
         told.pop("certificate", None)
     return (
         where.domain or "", where.certificate, cause.account, cause.command_id, cause.command, cause.source,
-        settled.outcome.value, codes(settled), FINDINGS.dump_json(found).decode(), told, settled.revision,
-        cause.received_at, at,
+        settled.outcome.value, " ".join(codes(settled)), FINDINGS.dump_json(found).decode(), told, settled.revision,
+        cause.received_at,
     )
