@@ -21,8 +21,8 @@ FINDINGS: Final = TypeAdapter(list[Finding])
 _WRITE: Final = """
 insert into history (domain, certificate, account, command_id, command, source, outcome, codes, findings, change,
     revision, received_at, settled_at)
-select domain, certificate, account, command_id, command, source, outcome, string_to_array(codes, ' '), findings, change,
-    revision, received_at, $13
+select domain, certificate, account, command_id, command, source, outcome, string_to_array(codes, ' '), findings,
+    change, revision, received_at, $13
 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
     $9::text[], $10::jsonb[], $11::bigint[], $12::timestamptz[]) with ordinality
     as h (domain, certificate, account, command_id, command, source, outcome, codes, findings, change, revision,
