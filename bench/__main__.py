@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.report import Result, show
+from bench.report import Result, figure, show
 
 ROOT = Path(__file__).parent.parent
 BENCHES = ("accept_to_live", "usage_ingest", "validator", "config")
@@ -47,8 +47,8 @@ def _write_table(results: list[Result], where: str, command: str) -> None:
     readme = ROOT / "README.md"
     lines = ["| what | measured | beside it, same run | ratio | goal |", "| --- | ---: | ---: | ---: | ---: |"]
     for r in results:
-        goal = "" if r.goal is None else f"{r.goal:,.0f} {'met' if r.met else 'MISSED'}"
-        lines.append(f"| {r.metric} | {r.value:,.1f} {r.unit} | {r.raw:,.1f} {r.unit} | {r.ratio:.2f} | {goal} |")
+        goal = "" if r.goal is None else f"{figure(r.goal)} {'met' if r.met else 'MISSED'}"
+        lines.append(f"| {r.metric} | {figure(r.value)} {r.unit} | {figure(r.raw)} {r.unit} | {r.ratio:.2f} | {goal} |")
     text = readme.read_text()
     head, rest = text.split(START, 1)
     tail = rest.split(END, 1)[1]

@@ -55,10 +55,15 @@ async def _run(measure: Callable[[bool], Awaitable[Sequence[Result]]], quick: bo
     return await measure(quick)
 
 
+def figure(value: float) -> str:
+    """With as many digits as mean something."""
+    return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
 def show(results: Sequence[Result]) -> None:
     table = Table("what", "measured", "beside (same run)", "ratio", "goal", "met")
     for result in results:
-        table.add_row(result.metric, f"{result.value:,.1f} {result.unit}", f"{result.raw:,.1f} {result.unit}",
-                      f"{result.ratio:.2f}", "" if result.goal is None else f"{result.goal:,.0f}",
+        table.add_row(result.metric, f"{figure(result.value)} {result.unit}", f"{figure(result.raw)} {result.unit}",
+                      f"{result.ratio:.2f}", "" if result.goal is None else figure(result.goal),
                       "yes" if result.met else "NO")
     Console().print(table)
