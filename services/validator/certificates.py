@@ -55,6 +55,7 @@ class Certificate:
     issuer_parsed: x509.Name = field(repr=False)
     subject_name: bytes = field(repr=False)
     issuer_name: bytes = field(repr=False)
+    serial: int
     not_before: datetime
     not_after: datetime
     extensions: x509.Extensions = field(repr=False)
@@ -67,10 +68,11 @@ class Certificate:
                 warnings.simplefilter("ignore")  # oddities that the library will refuse one day
                 parsed = x509.load_der_x509_certificate(der)
                 subject, issuer, extensions = parsed.subject, parsed.issuer, parsed.extensions
+                serial = parsed.serial_number
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
-                block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(),
+                block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(), serial,
                 parsed.not_valid_before_utc, parsed.not_valid_after_utc, extensions,
             )
             _ = certificate.sans, certificate.version
@@ -368,7 +370,7 @@ def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
     if wanted.key_identifier is not None and offered is not None and wanted.key_identifier != offered.digest:
         return False
     serial = wanted.authority_cert_serial_number
-    if serial is not None and serial != issuer.parsed.serial_number:
+    if serial is not None and serial != issuer.serial:
         return False
     named = [n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)]
     return not named or canonical(named[0].public_bytes()) == issuer.issuer_key

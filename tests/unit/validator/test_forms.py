@@ -115,6 +115,14 @@ def test_an_odd_form_is_told_of_the_element_that_has_it(said: str, where: str, c
     assert "reissued" in found.hint
 
 
+def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None:
+    """The library warns each time that it is asked for such a number, and will not read it one day."""
+    named = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ROOT.certificate.subject)], 4711)
+    leaf = ISSUING.issue([DOMAIN], identifiers=False, extensions=[(named, False)])
+    issuer = altered(ISSUING.certificate, ROOT.key, serial=integer(-5))
+    assert Code.CHAIN_UNTRUSTED in refusals(report(text(leaf.certificate, issuer), leaf.key_pem))
+
+
 def test_a_roots_own_form_is_no_matter() -> None:
     root = altered(ROOT.certificate, ROOT.key, serial=integer(-5), validity=sequence(
         tlv(0x18, b"20200101000000Z"), tlv(0x18, b"20300101000000Z")))
