@@ -39,11 +39,12 @@ class Result:
 
 
 def main(doc: str | None, measure: Callable[[bool], Awaitable[Sequence[Result]]]) -> None:
-    """The command line of one bench: ``[--quick] [--json]``."""
-    parser = argparse.ArgumentParser(description=doc)
+    """The command line of one bench: ``[--quick] [--json] [--full-size]``."""
+    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="fewer runs, under 40 s")
     parser.add_argument("--json", action="store_true", help="a list of results on stdout")
-    options, _ = parser.parse_known_args()
+    parser.add_argument("--full-size", action="store_true", help="usage_ingest: 100 million stored events")
+    options = parser.parse_args()
     results = asyncio.run(_run(measure, options.quick))
     if options.json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")

@@ -28,7 +28,7 @@ from shared.crypto.signing import Signer, Trust, parse
 from shared.errors import EdgetlsError, SettingsError
 from shared.hardening import forbid_dumps
 from shared.messaging.broker import service_broker
-from shared.messaging.failures import describe, where
+from shared.messaging.failures import describe, unforeseen
 from shared.messaging.publish import Publisher
 from shared.messaging.rpc import answer_refusals
 from shared.observability import logs
@@ -74,16 +74,9 @@ def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoRetu
         sys.stderr.write(f"edgetls {name}: {error}\n")
         sys.exit(1)
     except Exception as error:
-        sys.stderr.write(f"edgetls {name}: {_unforeseen(error)}\n")
+        sys.stderr.write(f"edgetls {name}: {unforeseen(error)}\n")
         sys.exit(1)
     sys.exit(0)
-
-
-def _unforeseen(error: BaseException) -> str:
-    """What and where: the text of what is not our own may quote a row or a message."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"unexpected {type(error).__name__} at {where(error)}"
 
 
 async def _serve(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
@@ -126,7 +119,7 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
             health.ready("start")
     except BaseExceptionGroup as errors:
         first = errors.exceptions[0]
-        log.error("service.failed", error=describe(first) if isinstance(first, EdgetlsError) else _unforeseen(first))
+        log.error("service.failed", error=describe(first) if isinstance(first, EdgetlsError) else unforeseen(first))
         raise (first if isinstance(first, EdgetlsError) else errors) from None
     finally:
         # Not wait_for: drain() outlives its cancellation by the 10 s of a last flush (seen after a broker's death).

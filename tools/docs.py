@@ -148,17 +148,11 @@ def _summary(channel: Channel) -> str:
 
 def findings() -> str:
     """docs/findings.md from the enum."""
-    lines = ["# Findings", "", "Made from the code by `make docs`. A program branches on the code; the sentence is for",
-             "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes notices refusals).", "",
-             "| code | severity | what happened | for example | how to fix it |", "| --- | --- | --- | --- | --- |"]
-    for code in Code:
-        cells = [f"`{code.value}`", code.severity.value, code.sentence, code.example, code.hint]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    head = ["# Findings", "", "Made from the code by `make docs`. A program branches on the code; the sentence is for",
+            "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes notices refusals).", ""]
+    columns = ("code", "severity", "what happened", "for example", "how to fix it")
+    rows = ((f"`{code.value}`", code.severity.value, code.sentence, code.example, code.hint) for code in Code)
+    return "\n".join([*head, settings.table(columns, rows)])
 
 
 def _text(document: dict[str, Any]) -> str:

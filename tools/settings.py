@@ -48,9 +48,9 @@ starting or making its own, and passes `EDGETLS_LOG_LEVEL` on.
 def page() -> str:
     """The whole document. ValueError names a setting without a description."""
     return "\n".join((
-        _HEAD, "## Programs", _table(("setting", "type", "default", "of", "what it is"), _programs()), _UP,
+        _HEAD, "## Programs", table(("setting", "type", "default", "of", "what it is"), _programs()), _UP,
         "## Command line", "Of `edgetls`; each is also an option of the commands that use it.", "",
-        _table(("setting", "option", "default", "what it is"), _options()),
+        table(("setting", "option", "default", "what it is"), _options()),
     ))
 
 
@@ -110,6 +110,11 @@ def _shown(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value}`"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

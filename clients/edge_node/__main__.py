@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import traceback
-from pathlib import Path
 from typing import NoReturn
 
 from clients.edge_node.agent import serve
@@ -13,6 +11,7 @@ from clients.edge_node.hardening import no_dumps
 from clients.edge_node.nginx import NginxError, exec_nginx
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from shared.errors import EdgetlsError, SettingsError
+from shared.messaging.failures import unforeseen
 from shared.observability import logs
 from shared.settings import load
 
@@ -37,7 +36,7 @@ def run(arguments: list[str]) -> NoReturn:
     except OSError as error:
         _end(program, f"{error.filename or 'the machine'}: {error.strerror}", EXIT_SETTINGS)
     except Exception as error:
-        _end(program, _where(error), 1)
+        _end(program, unforeseen(error), 1)
     sys.exit(0)
 
 
@@ -45,15 +44,6 @@ def _agent() -> None:
     settings = load(NodeSettings)
     logs.setup(settings.user, settings.log_level)
     asyncio.run(serve(settings))
-
-
-def _where(error: BaseException) -> str:
-    """What and where, without its text: what is not our own error may quote its input."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "start"
-    return f"{type(error).__name__} at {place}"
 
 
 def _end(program: str, text: str, code: int) -> NoReturn:

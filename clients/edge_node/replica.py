@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from clients.fleet.files import private_folder, write_private
+from clients.fleet.files import private_folder, sync_folder, write_private
 
 _SUFFIX = ".json"
 _READABLE = 180
@@ -85,7 +85,7 @@ class Replica:
             except OSError as error:
                 faults[domain] = why(error)
         if bundles:
-            self._sync()
+            sync_folder(self._folder)
         # After the rename: a crash in between leaves both, and the higher order wins.
         return faults | self.dig_up(bundles.keys() - faults.keys())
 
@@ -98,7 +98,7 @@ class Replica:
             except OSError as error:
                 faults[domain] = why(error)
         if domains:
-            self._sync()
+            sync_folder(self._folder)
         return faults
 
     def bury(self, tombstones: Mapping[str, Tombstone]) -> dict[str, str]:
@@ -172,10 +172,3 @@ class Replica:
         except OSError as error:
             return dict.fromkeys(domains, why(error))
         return {}
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clients.edge_node.nginx import NginxLayout
 from shared.contracts.base import NodeId
-from shared.settings import BrokerSettings
+from shared.settings import BrokerSettings, LogLevel
 
 
 def _host_and_port(value: str) -> str:
@@ -66,7 +66,7 @@ class NodeSettings(NginxSettings, BrokerSettings):
     usage_log_bytes: int = Field(
         default=64 * 1024 * 1024, ge=4096, description="a usage log that has grown to it is rotated"
     )
-    log_level: str = Field(default="info", description="debug, info, warning or error")
+    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
     health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
     health_port: int | None = Field(default=None, description="their port; 0 picks a free one, none opens without it")
 

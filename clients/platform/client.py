@@ -294,7 +294,5 @@ def parse_origin(text: str) -> Origin:
 def _submission_key(key: str | Path) -> PublicKey:
     try:
         return PublicKey(read_secret(key, "the submission key") if isinstance(key, Path) else key.strip())
-    except UnicodeDecodeError:
-        raise SettingsError("the submission key is not one: it is no text") from None
     except (CannotOpen, ValueError) as error:
         raise SettingsError(f"the submission key is not one: {error}") from None

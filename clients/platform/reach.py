@@ -7,14 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client
-from nkeys import NkeysError  # type: ignore[import-untyped]
 
 from shared.contracts.base import Contract
 from shared.contracts.findings import Code
-from shared.errors import BrokerAway, Refused, SettingsError, Transient, Unreachable
+from shared.errors import BrokerAway, Refused, Transient, Unreachable
 from shared.messaging import broker, rpc
 from shared.messaging.cloudevents import Outgoing
 from shared.messaging.publish import Publisher
@@ -24,7 +22,6 @@ ANSWER_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5.0
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 1.0
-_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 ResultT = TypeVar("ResultT")
 AnswerT = TypeVar("AnswerT", bound=Contract)
 
@@ -41,8 +38,6 @@ class Reach:
         cls, url: str, seed_file: Path, user: str, patience: float, ca_file: Path | None = None
     ) -> Reach:
         """Unreachable when nobody answers within ``patience`` s; SettingsError when the login is refused."""
-        for server in url.split(","):
-            _check_address(server)
         settings = BrokerSettings(nats_url=url, nats_seed_file=seed_file, nats_ca_file=ca_file)
 
         async def attempt() -> Client:
@@ -50,8 +45,6 @@ class Reach:
                 return await asyncio.wait_for(broker.connect(settings, user), _CONNECT_SECONDS)
             except TimeoutError:
                 raise BrokerAway(f"NATS at {url} does not answer") from None
-            except NkeysError as error:
-                raise SettingsError(f"{seed_file} is not an nkey seed: {error}") from None
 
         return cls(
             await insist(attempt, patience, f"connecting to NATS at {url} as {user!r}"), url, user, patience
@@ -77,17 +70,6 @@ class Reach:
     async def close(self) -> None:
         if not self.client.is_closed:
             await self.client.close()
-
-
-def _check_address(server: str) -> None:
-    """What could never be reached is told at once."""
-    try:
-        parts = urlsplit(server if "://" in server else f"{_SCHEMES[0]}://{server}")
-        usable = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(f"{server!r} is no address of a broker: write nats://host:port, several by comma")
 
 
 async def insist(attempt: Callable[[], Awaitable[ResultT]], patience: float, doing: str) -> ResultT:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from services.billing.audit import Billed, Findings, Place, Recount, compare_charges, recharge, say_hour
-from services.billing.cells import FUTURE_MINUTES, valid_domain
+from services.billing.cells import usage_ends, valid_domain
 from services.billing.decode import CellRow, unpack_cells
 from services.billing.owners import NOBODY, Period, periods
 from services.billing.store import audit as store
@@ -26,7 +26,6 @@ from shared.money import plus
 from shared.storage.pool import Connection, Pool
 
 MOST: Final = timedelta(days=31)
-_EARLY: Final = timedelta(minutes=FUTURE_MINUTES)
 _CHUNK: Final = 200
 
 
@@ -40,8 +39,7 @@ class Auditor:
         start, end = question.start, question.end
         if start >= end or any(at.timestamp() % 3600 for at in (start, end)):
             raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of whole hours, from before to.")])
-        # Usage may be that far ahead: the hour that runs then is the last one.
-        end = min(end, (now + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
+        end = min(end, usage_ends(now))
         if start >= end:
             raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of what has been, not of what is to come.")])
         if end - start > MOST:
@@ -66,10 +64,11 @@ class _Audit:
     async def run(self, now: datetime) -> AuditReport:
         """What is older than the archive, or than the hours that are kept, is not compared."""
         archive_from = int(archive_kept_from(now).timestamp()) // 3600
-        self._whole_from = max(self._hours[0], archive_from, (await kept(self._connection)).hours_from)
+        still = await kept(self._connection)
+        self._whole_from = max(self._hours[0], archive_from, still.hours_from)
         await self._count_archive()
         await self._count_events()
-        await self._compare_usage()
+        await self._compare_usage(still.minutes_from)
         charged, uncharged, amounts = await self._compare_money()
         await self._compare_rest()
         usage = self._recount.usage
@@ -115,15 +114,16 @@ class _Audit:
         for domain in missing:
             self._owners[domain] = periods(facts.get(domain, ()))
 
-    async def _compare_usage(self) -> None:
-        minutes, hours = await store.recorded(self._connection, self._whole_from, self._hours[1])
+    async def _compare_usage(self, minutes_from: int) -> None:
+        minutes, hours = await store.recorded(self._connection, self._whole_from, self._hours[1], minutes_from)
         ours = {
             _say(place): tuple(counts) for place, counts in self._recount.usage.items()
             if place.hour >= self._whole_from
         }
-        whole = minutes | {place: counts for place, counts in hours.items() if place.hour not in _hours_of(minutes)}
+        by_minute = _hours_of(minutes)
+        whole = minutes | {place: counts for place, counts in hours.items() if place.hour not in by_minute}
         self._findings.compare("usage", ours, {_say(place): counts for place, counts in whole.items()}, (0, 0, 0, 0))
-        both = _hours_of(minutes) & _hours_of(hours)
+        both = by_minute & _hours_of(hours)
         self._findings.compare(
             "usage", {f"by the hour: {_say(p)}": c for p, c in minutes.items() if p.hour in both},
             {f"by the hour: {_say(p)}": c for p, c in hours.items() if p.hour in both}, (0, 0, 0, 0),

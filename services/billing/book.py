@@ -26,7 +26,7 @@ class Book:
         self._owners: dict[str, tuple[Period, ...]] = {}
         self._nodes: set[str] = set()
         self._version: int | None = None
-        self._overdue_after = overdue_after
+        self.overdue_after = overdue_after
         self._prices = Prices()
 
     async def open(self, connection: Connection) -> None:
@@ -43,7 +43,7 @@ class Book:
 
     def terms(self, at: datetime) -> Terms:
         """In a transaction that has opened the book."""
-        return Terms(self._prices, at, self._overdue_after)
+        return Terms(self._prices, at, self.overdue_after)
 
     async def owners(self, connection: Connection, domains: Iterable[str]) -> Owners:
         """Knows every valid one of ``domains``; of one that nobody registered, that it has no owner."""

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -78,6 +79,12 @@ class Tally:
             if account != NOBODY and requests:
                 counts[account, minute // 60] += requests  # type: ignore[index, operator]
         return counts
+
+
+def usage_ends(now: datetime) -> datetime:
+    """The end of the last hour that usage can be of: it may be FUTURE_MINUTES ahead."""
+    ahead = now + timedelta(minutes=FUTURE_MINUTES)
+    return ahead.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
 
 
 @lru_cache(100_000)

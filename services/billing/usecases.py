@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,7 +12,7 @@ from services.billing import events
 from services.billing.accruals import save_judged
 from services.billing.balance import Standing, Terms, money_fault, priced
 from services.billing.book import Book
-from services.billing.cells import FUTURE_MINUTES
+from services.billing.cells import usage_ends
 from services.billing.charging import Line, Pack, charge
 from services.billing.isolation import CHUNK, alone_where_it_fails
 from services.billing.metrics import CHARGES, NOT_CHARGED
@@ -30,8 +30,6 @@ from shared.money import minus, plain, plus, total
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
-_EARLY = timedelta(minutes=FUTURE_MINUTES)
-"""So far ahead usage may be."""
 
 class Money:
     """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says nothing new."""
@@ -71,7 +69,7 @@ class Money:
 
     async def _close(self, until: datetime, command_id: str) -> None:
         """Malformed when hours are among them that no usage can be of yet: their plans would end too early."""
-        if until >= (self._clock.now() + _EARLY).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2):
+        if until >= usage_ends(self._clock.now()) + timedelta(hours=1):
             raise Malformed("until lies after the hour that runs")
         lines = await self.close(until)
         async with self._pool.acquire() as connection, connection.transaction():
@@ -79,7 +77,7 @@ class Money:
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
-        since = self._clock.now() - self._book.terms(self._clock.now()).overdue_after
+        since = self._clock.now() - self._book.overdue_after
         judged, seen = 0, set[str]()
         while names := await accounts.long_depleted(self._pool, since, CHUNK, seen):
             judged += await alone_where_it_fails(names, self._judge, seen)
@@ -112,10 +110,7 @@ class Money:
             await plans.record(connection, made, dues)
             forfeited = await plans.forfeit(connection, names, made, past, now)
             await plans.end(connection, names, past)
-            after = [
-                replace(standing, entries=standing.entries + forfeited.get(standing.account, 0))
-                for standing in await self._charged(connection, standings, made, past, terms)
-            ]
+            after = await self._charged(connection, standings, made, forfeited, past, terms)
             await save_judged(connection, after, terms)
         lines = [line for each in made.values() for line in each]
         CHARGES.labels(kind="unused").inc(sum(forfeited.values()))
@@ -124,10 +119,11 @@ class Money:
         return len(lines)
 
     async def _charged(
-        self, connection: Connection, standings: dict[str, Standing], made: dict[str, list[Line]], past: int,
-        terms: Terms,
+        self, connection: Connection, standings: dict[str, Standing], made: dict[str, list[Line]],
+        forfeited: Mapping[str, int], past: int, terms: Terms,
     ) -> list[Standing]:
-        """What was accrued is now in the ledger; the limit moves. The first charge sets the currency."""
+        """What was accrued is now in the ledger; the limit moves. The first charge sets the currency. ``forfeited``:
+        lines of plans that ended, by account."""
         recent = await accounts.recent(connection, list(standings))
         left = await plans.left(connection, list(standings), terms.hour)
         tiers = await accounts.tiers(connection, list(standings.values()))
@@ -137,7 +133,7 @@ class Money:
             again = standing.rate_from is not None and standing.rate_from >= past
             after.append(replace(
                 standing, currency=standing.money if lines else standing.currency,
-                entries=standing.entries + len(lines),
+                entries=standing.entries + len(lines) + forfeited.get(name, 0),
                 accrued_requests=standing.accrued_requests - sum(line.requests for line in lines),
                 ledger=minus(standing.ledger, total(line.amount for line in lines)),
                 recent_amount=recent[name][0], recent_hours=recent[name][1],

@@ -64,7 +64,7 @@ def decide(
     if state is None or not state.owned_by(asked.cause.account):
         return [_refused(asked.cause, finding(Code.DOMAIN_UNKNOWN))]
     known = known or Known()
-    before = supersede(state) if overtakes(state, asked, at=at, known=known) else []
+    before = supersede(state) if state.pending and overtakes(state, asked, at=at, known=known) else []
     return before + _owned(state, asked, revision, at, known)
 
 

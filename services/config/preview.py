@@ -108,8 +108,9 @@ class Previews:
         if isinstance(body, SetRoots):
             before = (await store.roots_of(connection, [body.account])).get(body.account, [])
             settled, wanted = roots.settle(cause, body.roots, before)
-            after = roots.read("".join(before)) if settled.outcome is Outcome.REFUSED else wanted
-            return self._told([settled], place, _listed(roots.read("".join(before))), _listed(after))
+            kept = roots.read("".join(before))
+            after = kept if settled.outcome is Outcome.REFUSED else wanted
+            return self._told([settled], place, _listed(kept), _listed(after))
         resumption, suspension = await accounts.lock(connection, body.account)
         settled = suspensions.settle(body, cause, resumption, suspension)
         ended = suspensions.resumes(body, suspension)

@@ -5,7 +5,7 @@ A disable drops of the certificates before it what could be left (rule B3): what
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
@@ -24,11 +24,7 @@ from services.config.state import Cause
 Change = (
     Registered | Removed | Installed | RolledBack | Disabled | SettingsChanged | SuspensionChanged | Stored | Deleted
 )
-_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (
-        Registered, Removed, Installed, RolledBack, Disabled, SettingsChanged, SuspensionChanged, Stored, Deleted,
-    )
-}
+_KINDS: Final[dict[str, TypeAdapter[Any]]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Change)}
 
 
 def kept(event: Change) -> dict[str, Any]:

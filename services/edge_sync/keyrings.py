@@ -76,7 +76,7 @@ class Keyrings:
         for key, body in (await self._desired()).items():
             held = found.get(key)
             if held is None or held.body != body:
-                await self._put(key, body, 0 if held is None else held.sequence)
+                await self._put(key, body, held)
         for node in self.nodes.values():
             left = found.get(s.keyring_node(node.node))
             if node.removed and left is not None:
@@ -110,7 +110,7 @@ class Keyrings:
             log.error("epoch.behind", epoch=epoch.epoch, do="edgetls fleet rotate, if this stays")
             return
         self.sealing_word = self._word(epoch)
-        await self._put(s.KEYRING_SEALING, self.sealing_word.encode(), 0 if held is None else held.sequence)
+        await self._put(s.KEYRING_SEALING, self.sealing_word.encode(), held)
 
     def _word(self, epoch: Epoch) -> Signed:
         # Plain time, without a test's offset: the validator compares it with its own.
@@ -218,10 +218,10 @@ class Keyrings:
             if held is not None:
                 await self._bucket.erase(held.sequence)
         elif held is None or held.body != body:
-            await self._put(key, body, 0 if held is None else held.sequence)
+            await self._put(key, body, held)
 
-    async def _put(self, key: str, body: bytes, expected: int) -> None:
+    async def _put(self, key: str, body: bytes, held: StoredMessage | None) -> None:
         try:
-            await self._bucket.put(key, body, expected)
+            await self._bucket.put(key, body, 0 if held is None else held.sequence)
         except Moved:
             raise BrokerAway(f"somebody else wrote {key} of {self._bucket.name}") from None

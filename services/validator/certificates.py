@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, Pu
 from cryptography.x509.verification import Store
 
 from services.validator import algorithms, pem, profile, unreadable
-from services.validator.constraints import Names, Uncheckable, names_of
+from services.validator.constraints import Names, Sides, Uncheckable, names_of, sides
 from services.validator.distinguished import Canonical, canonical
 from services.validator.fact import fact
 from services.validator.layout import names_its_curve, raw_extensions
@@ -228,14 +228,15 @@ class Certificate:
         return self.extension(x509.NameConstraints) is not None
 
     @fact
-    def constraints(self) -> x509.NameConstraints | None:
+    def constraints(self) -> Sides | None:
         """Uncheckable when they hold more than the library tells (a minimum or maximum)."""
         found = self.extension(x509.NameConstraints)
-        if found is not None:
-            raw = dict(raw_extensions(self.der)).get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
-            if raw != found.public_bytes():
-                raise Uncheckable("a minimum or maximum")
-        return found
+        if found is None:
+            return None
+        raw = dict(raw_extensions(self.der)).get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
+        if raw != found.public_bytes():
+            raise Uncheckable("a minimum or maximum")
+        return sides(found)
 
     @fact
     def names(self) -> Names:

@@ -12,13 +12,12 @@ from datetime import datetime
 from itertools import pairwise
 
 from services.validator.certificates import Certificate, identifiers_agree, signed_by
-from services.validator.paths import MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
+from services.validator.paths import MAX_DEPTH, MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_PATHS = 16
 MAX_SIGNATURES = 200
-_DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ def _disentangled(leaf: Certificate, others: Sequence[Certificate], roots: Trust
     graph = _Graph(leaf, others, roots)
     related = [c for c in others if c in graph.depth or c in graph.doubtful]
     kept = [c for c in related if not c.is_self_signed]
-    ordered = sorted(kept, key=lambda c: (graph.depth.get(c, _DEPTH), c.fingerprint))
-    in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, _DEPTH) for c in related])
+    ordered = sorted(kept, key=lambda c: (graph.depth.get(c, MAX_DEPTH), c.fingerprint))
+    in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, MAX_DEPTH) for c in related])
     findings = [] if in_order else [_put_in_order([leaf, *ordered])]
     findings += _roots_dropped(others, related, graph, roots)
     findings += _unrelated(others, related, graph)
@@ -140,7 +139,7 @@ class _Graph:
                 yield path
             seen = {(c.subject_key, c.spki) for c in path}
             steps = [c for c in self.issuers(path[-1]) if (c.subject_key, c.spki) not in seen]
-            queue += [(*path, c) for c in steps if len(queue) < MAX_PATHS * _DEPTH]
+            queue += [(*path, c) for c in steps if len(queue) < MAX_PATHS * MAX_DEPTH]
 
     def _walk(self) -> None:
         queue = [self.leaf]

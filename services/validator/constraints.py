@@ -6,9 +6,10 @@ letters. Stricter in one place: a wildcard may not reach into what is excluded, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -19,6 +20,7 @@ MAX_DNS = 255
 _SHOWN = 80
 _MAILBOX = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")  # an address that is not ASCII
 
+NameT = TypeVar("NameT")
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -59,6 +61,10 @@ class Names:
         return self
 
 
+Sides = tuple[Names, Names]
+"""What is permitted, and what is excluded."""
+
+
 def names_of(subject: bytes, alternative: x509.SubjectAlternativeName | None) -> Names:
     """What constraints are compared with: the subject (a Name in DER), its e-mail addresses, and the alternatives.
     Uncheckable."""
@@ -76,10 +82,13 @@ def names_of(subject: bytes, alternative: x509.SubjectAlternativeName | None) ->
     return found
 
 
-def violation(constraints: x509.NameConstraints, names: Names) -> str | None:
+def sides(constraints: x509.NameConstraints) -> Sides:
+    return Names().add(constraints.permitted_subtrees or ()), Names().add(constraints.excluded_subtrees or ())
+
+
+def violation(constraints: Sides, names: Names) -> str | None:
     """What of ``names`` the constraints do not allow, as a clause for people; None when all is allowed. Uncheckable."""
-    permitted = Names().add(constraints.permitted_subtrees or ())
-    excluded = Names().add(constraints.excluded_subtrees or ())
+    permitted, excluded = constraints
     _refuse_what_is_beyond(permitted, excluded, names)
     return next(_violations(permitted, excluded, names), None)
 
@@ -92,26 +101,22 @@ def _violations(permitted: Names, excluded: Names, names: Names) -> Iterator[str
             yield _not_permitted(dns)
         if not forbidden.isdisjoint(_above(dns)) or (dns.startswith("*.") and dns[2:] in parents):
             yield _excluded(dns)
-    for address in names.addresses:
-        if permitted.addresses and not any(_holds(network, address) for network in permitted.addresses):
-            yield _not_permitted(str(address))
-        if any(_holds(network, address) for network in excluded.addresses):
-            yield _excluded(str(address))
-    for email in names.emails:
-        if permitted.emails and not any(_is_mailbox_of(base, email) for base in permitted.emails):
-            yield _not_permitted(email)
-        if any(_is_mailbox_of(base, email) for base in excluded.emails):
-            yield _excluded(email)
-    for uri in names.uris:
-        if permitted.uris and not any(_is_host_of(base, uri) for base in permitted.uris):
-            yield _not_permitted(uri)
-        if any(_is_host_of(base, uri) for base in excluded.uris):
-            yield _excluded(uri)
-    for name in names.directory:
-        if permitted.directory and not any(name[: len(base)] == base for base in permitted.directory):
-            yield _not_permitted("a directory name")
-        if any(name[: len(base)] == base for base in excluded.directory):
-            yield _excluded("a directory name")
+    yield from _broken(names.addresses, permitted.addresses, excluded.addresses, _holds)
+    yield from _broken(names.emails, permitted.emails, excluded.emails, _is_mailbox_of)
+    yield from _broken(names.uris, permitted.uris, excluded.uris, _is_host_of)
+    yield from _broken(names.directory, permitted.directory, excluded.directory, _begins, lambda _: "a directory name")
+
+
+def _broken(
+    names: Iterable[NameT], permitted: Sequence[NameT], excluded: Sequence[NameT],
+    holds: Callable[[NameT, NameT], bool], told: Callable[[NameT], str] = str,
+) -> Iterator[str]:
+    """``holds``: whether a constraint, the first, is about a name."""
+    for name in names:
+        if permitted and not any(holds(base, name) for base in permitted):
+            yield _not_permitted(told(name))
+        if any(holds(base, name) for base in excluded):
+            yield _excluded(told(name))
 
 
 def _refuse_what_is_beyond(permitted: Names, excluded: Names, names: Names) -> None:
@@ -139,6 +144,10 @@ def _above(dns: str) -> Iterator[str]:
 def _holds(network: Address | Network, address: Address | Network) -> bool:
     return isinstance(network, IPv4Network | IPv6Network) and not isinstance(address, IPv4Network | IPv6Network) \
         and address in network
+
+
+def _begins(base: Canonical, name: Canonical) -> bool:
+    return name[: len(base)] == base
 
 
 def _is_mailbox_of(base: str, email: str) -> bool:

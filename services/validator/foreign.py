@@ -64,9 +64,9 @@ def by_label(label: str) -> Form | None:
 
 def by_text(text: str) -> Form | None:
     """The form of a text without PEM marks: base64 of it, or its bytes read as Latin-1, UTF-8 or with replacements."""
-    head = text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
+    head = _head(text)
     if is_base64(text):
-        bare = "".join(head.split())[:_HEAD].rstrip("=")
+        bare = _compact(head).rstrip("=")
         try:
             return by_body(base64.b64decode(bare[: len(bare) // 4 * 4]))
         except (binascii.Error, ValueError):
@@ -78,9 +78,16 @@ def by_text(text: str) -> Form | None:
 
 def is_base64(text: str) -> bool:
     """By its beginning."""
-    head = text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
-    compact = "".join(head.split())[:_HEAD]
+    compact = _compact(_head(text))
     return len(compact) >= 16 and _BASE64.fullmatch(compact) is not None
+
+
+def _head(text: str) -> str:
+    return text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
+
+
+def _compact(head: str) -> str:
+    return "".join(head.split())[:_HEAD]
 
 
 def by_body(body: bytes) -> Form | None:

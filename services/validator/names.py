@@ -11,7 +11,7 @@ from shared.errors import Refused
 
 __all__ = ["covered", "is_domain", "lost", "normalised"]
 
-MAX_NAME = 253
+MAX_NAME = 253  # what is longer is no DNS name and covers nothing
 
 
 def lost(live: Iterable[str], sans: Container[str]) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from services.validator.certificates import Unreadable
 from services.validator.judge import FitPair, Report, Texts, judge, verdicts
+from services.validator.names import MAX_NAME
 from services.validator.roots import TrustRoots, mozilla
 from shared.contracts.base import Contract, SealedKey, Utc
 from shared.contracts.commands import EpochKey, SubmittedPair
@@ -26,7 +27,6 @@ from shared.crypto.signing import Purpose, Signer
 from shared.errors import CannotOpen
 from shared.ids import derived_id
 
-MAX_NAME = 253  # what is longer is no DNS name and covers nothing
 _CLOSED: Final = "The sealed certificate cannot be opened."
 
 

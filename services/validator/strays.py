@@ -29,7 +29,7 @@ def key_in(text: str) -> bool:
     """Whether a private key, or its armour, stands anywhere in ``text``."""
     return bool(
         _MARKS_OF_A_KEY.search(_NO_LETTER.sub("", text).upper()) or _PLAIN_KEY.search(text)
-        or by_text(text.strip("\n")) in KEY_FORMS or any(form in KEY_FORMS for form in _forms(text))
+        or any(form in KEY_FORMS for form in _forms(text))
     )
 
 
@@ -37,13 +37,13 @@ def certificate_in(text: str) -> bool:
     """Whether a certificate, or its armour, stands anywhere in ``text``."""
     return bool(
         _MARKS_OF_A_CERTIFICATE.search(_NO_LETTER.sub("", text).upper())
-        or by_text(text.strip("\n")) is Form.CERTIFICATE
         or Form.CERTIFICATE in _forms(text)
     )
 
 
 def _forms(text: str) -> Iterator[Form | None]:
-    """What every run of base64 that begins as DER does turns out to be."""
+    """What the whole turns out to be, and every run of base64 that begins as DER does."""
+    yield by_text(text.strip("\n"))
     for start in _SEQUENCE.finditer(text):
         bare = "".join(text[start.start() : start.start() + _HEAD].split())
         run = _BASE64.match(bare)

@@ -53,9 +53,9 @@ def _culprits(data: bytes, found: Layout) -> Iterator[str]:
     if found.extensions is None:
         return
     listed = der.children(data, der.read(data, found.extensions.start, found.extensions.end))
-    for element, (oid, _) in zip(listed[:MAX_TRIED], raw_extensions(data), strict=False):
+    for element in listed[:MAX_TRIED]:
         if not _reads(_with(extension=_whole(data, element))):
-            yield f"its extension {_called(oid)}"
+            yield f"its extension {_called(der.oid(data, der.read(data, element.start, element.end)))}"
 
 
 def _called(oid: str) -> str:

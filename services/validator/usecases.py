@@ -16,7 +16,7 @@ from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmiss
 from shared.crypto.signing import parse
 from shared.errors import EdgetlsError
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Delivery, outgoing
+from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from shared.settings import read_secret
@@ -50,7 +50,7 @@ class Judging:
 
     async def check(self, question: CheckCertificate) -> CheckReport:
         report = await self._pool.judge_sealed(question, at=self._clock.now())
-        return report if self._fits(report) else unjudgeable(question)
+        return report if self._fits(len(report.encode())) else unjudgeable(question)
 
     async def judge(self, delivery: Delivery, pull: Pull) -> None:
         """Publishes the verdict; its id derives from the submission, so the first one wins."""
@@ -60,19 +60,21 @@ class Judging:
             verdict = await self._pool.judge_sealed(request, at=self._clock.now(), sealing=self._epoch.key())
         finally:
             keeping.cancel()
-        await self._publisher.publish(
-            outgoing(
-                subjects.VERDICT_SUBMISSION, verdict if self._fits(verdict) else unjudgeable(request),
-                source="validator",
-                about=next(iter(request.domains), request.account), at=self._clock.now(),
-                id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
-                traceparent=delivery.traceparent,
-            )
+        message = self._message(delivery, request, verdict)
+        if not self._fits(len(message.body)):
+            message = self._message(delivery, request, unjudgeable(request))
+        await self._publisher.publish(message)
+
+    def _message(self, delivery: Delivery, request: JudgeSubmission, verdict: Verdict) -> Outgoing:
+        return outgoing(
+            subjects.VERDICT_SUBMISSION, verdict, source="validator",
+            about=next(iter(request.domains), request.account), at=self._clock.now(),
+            id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
+            traceparent=delivery.traceparent,
         )
 
-    def _fits(self, answer: Verdict | CheckReport) -> bool:
+    def _fits(self, size: int) -> bool:
         """What no message can hold would be published in vain for ever."""
-        size = len(answer.encode())
         if size + HEADER_BYTES <= self._room:
             return True
         log.error("answer.too_large", size=size)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Mark, Utc
+from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Mark, Utc, Whole
 from shared.contracts.findings import Finding
 
-Requests = Annotated[int, Field(ge=0, le=2**53)]
+Requests = Whole
 Cost = Annotated[Amount, Field(ge=0)]
 Rate = Annotated[Amount, Field(ge=0, le=1_000_000, decimal_places=14)]
 """Of 10,000 requests: one request costs four decimals more, and an amount carries 18."""
@@ -39,7 +39,7 @@ class PlanOffer(Contract):
     """A prepaid pack for sale: ``requests`` within ``days``; ``prices`` by currency."""
 
     id: Identifier
-    requests: Annotated[int, Field(ge=1, le=2**53)]
+    requests: Annotated[Whole, Field(ge=1)]
     days: Annotated[int, Field(ge=1, le=1830)]
     prices: Annotated[dict[Currency, Cost], Field(min_length=1)]
 

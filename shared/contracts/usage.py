@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Name, NodeId, Utc
+from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Name, NodeId, Utc, Whole
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Count = Whole
 
 
 class UsageCell(Contract):

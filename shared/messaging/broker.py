@@ -32,9 +32,10 @@ SAY_SECONDS = 10.0
 
 def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
     """SettingsError for what no attempt would make right: said before the first one, which would only find it away."""
+    servers = _servers(settings.nats_url)
     _check_seed(settings)
     options: dict[str, Any] = {
-        "servers": _servers(settings.nats_url),
+        "servers": servers,
         "name": user,
         "nkeys_seed": str(settings.nats_seed_file),
         "inbox_prefix": inbox_prefix(user),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from faststream.nats import NatsRouter
@@ -74,17 +73,17 @@ class DeadOffice:
                 await handle(_again(message))
             except Poison as error:
                 raise Refused([finding(Code.DEAD_STILL_REFUSED, f"{error.reason}: {error}")]) from None
-            await self._delete(question.sequence)
+            await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
             return DeadDone(sequence=question.sequence, done="replayed")
         headers = {k: v for k, v in message.headers.items() if not k.startswith(("edgetls-", "Nats-"))}
         headers["Nats-Msg-Id"] = f"replay:{new_id()}"
         await self._publisher.publish(Outgoing(message.headers["edgetls-subject"], message.body, headers))
-        await self._delete(question.sequence)
+        await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
         return DeadDone(sequence=question.sequence, done="replayed")
 
     async def drop(self, question: OneDead) -> DeadDone:
         await self._find(question.sequence)
-        await self._delete(question.sequence)
+        await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
         return DeadDone(sequence=question.sequence, done="dropped")
 
     async def _find(self, sequence: int) -> StoredMessage:
@@ -97,11 +96,6 @@ class DeadOffice:
         if found is None or found.subject not in self._subjects:
             raise Refused([finding(Code.DEAD_UNKNOWN)])
         return StoredMessage(found.subject, sequence, found.data or b"", dict(found.headers or {}))
-
-    async def _delete(self, sequence: int) -> None:
-        await self._client.request(
-            subjects.js_message_delete(subjects.STREAM_DEAD), json.dumps({"seq": sequence}).encode(), timeout=5
-        )
 
 
 def dead_router(office: DeadOffice, service: str) -> NatsRouter:

@@ -196,6 +196,13 @@ def _quotes(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
+def unforeseen(error: BaseException) -> str:
+    """What and where: the text of what is not our own may quote a row or a message."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"unexpected {type(error).__name__} at {where(error)}"
+
+
 def where(error: BaseException) -> str:
     """``function:line`` that raised it."""
     trace = error.__traceback__

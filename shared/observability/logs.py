@@ -10,8 +10,6 @@ from typing import Any
 
 import structlog
 
-from shared.errors import SettingsError
-
 _MARKS = ("PRIVATE KEY", "BEGIN CERTIFICATE", "MII", "LS0tLS1CRUdJTi")
 _LIMIT = 2000
 
@@ -41,10 +39,7 @@ class Stderr:
 
 
 def setup(service: str, level: str = "info") -> None:
-    """Once a process. Tracebacks are one line without locals: locals hold bodies. SettingsError for no such level."""
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise SettingsError(f"EDGETLS_LOG_LEVEL: {level!r} is not one of debug, info, warning, error, critical")
+    """Once a process. Tracebacks are one line without locals: locals hold bodies. ``level``: a LogLevel."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -53,7 +48,7 @@ def setup(service: str, level: str = "info") -> None:
             guard,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: Stderr(),
         cache_logger_on_first_use=True,
     )

@@ -89,7 +89,9 @@ class Relay:
 
     async def _publish(self, rows: Sequence[asyncpg.Record]) -> None:
         try:
-            await self._publisher.publish_all([_outgoing(row) for row in rows], patience=5)
+            await self._publisher.publish_all(
+                [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], patience=5
+            )
             await self._mark(rows)
         except TooLarge as error:
             if len(rows) == 1:
@@ -142,7 +144,3 @@ class Relay:
                 if not passes(error):
                     raise
             await asyncio.sleep(600)
-
-
-def _outgoing(row: asyncpg.Record) -> Outgoing:
-    return Outgoing(row["subject"], row["body"], row["headers"])

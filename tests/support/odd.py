@@ -31,11 +31,7 @@ _N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
-    if len(body) < 0x80:
-        return bytes([tag, len(body)]) + body
-    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(length)]) + length + body
+    return der.tlv(tag, b"".join(parts))
 
 
 def sequence(*parts: bytes) -> bytes:
@@ -75,22 +71,19 @@ def general(kind: int, value: str | bytes) -> bytes:
     return tlv((0xA0 if kind in (0, 3, 4, 5) else 0x80) | kind, body)
 
 
-def subject_names(*names: bytes, critical: bool = False) -> bytes:
-    return extension("2.5.29.17", sequence(*names), critical)
+def subject_names(*names: bytes) -> bytes:
+    return extension("2.5.29.17", sequence(*names))
 
 
-def constraints(permitted: list[bytes], excluded: list[bytes] | None = None, critical: bool = True) -> bytes:
-    """``permitted`` and ``excluded``: GeneralNames, or whole subtrees where one begins with a SEQUENCE."""
-    lists = [(0xA0, permitted), (0xA1, excluded or [])]
-    trees = (tlv(tag, *(one if one[0] == der.SEQUENCE else sequence(one) for one in found)) for tag, found in lists
-             if found)
-    return extension("2.5.29.30", sequence(*trees), critical)
+def constraints(permitted: list[bytes]) -> bytes:
+    """``permitted``: GeneralNames, or whole subtrees where one begins with a SEQUENCE."""
+    trees = (one if one[0] == der.SEQUENCE else sequence(one) for one in permitted)
+    return extension("2.5.29.30", sequence(tlv(0xA0, *trees)), critical=True)
 
 
-def altered(certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ...] = (), without: tuple[str, ...] = (),
-            **parts: bytes) -> bytes:
-    """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own, extensions ``more``
-    added and those of the OIDs ``without`` left out, signed by ``signer`` with SHA-256."""
+def altered(certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ...] = (), **parts: bytes) -> bytes:
+    """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own and extensions ``more``
+    added, signed by ``signer`` with SHA-256."""
     data = der_of(certificate)
     found = layout(data)
     tbs = der.children(data, der.whole(data)[0])
@@ -99,8 +92,7 @@ def altered(certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ..
     for part in tbs:
         piece = whole(data, part)
         if part == found.extensions:
-            kept = [e for e in (whole(data, one) for one in der.children(data, der.read(data, part.start)))
-                    if not any(oid(left_out) in e[:20] for left_out in without)]
+            kept = [whole(data, one) for one in der.children(data, der.read(data, part.start))]
             piece = tlv(0xA3, sequence(*kept, *more))
         pieces.append(own.get(whole(data, part), piece))
     signed = sequence(*pieces)

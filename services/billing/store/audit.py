@@ -10,7 +10,6 @@ from typing import Final
 from services.billing.audit import Billed, Counts, Place
 from services.billing.charging import HourCount, Pack
 from services.billing.rating import DEFAULT_CURRENCY
-from services.billing.store.retention import kept
 from shared.money import plain
 from shared.storage.pool import Connection
 
@@ -78,18 +77,19 @@ async def events(
         yield tuple(row)
 
 
-async def recorded(connection: Connection, first: int, past: int) -> tuple[dict[Place, Counts], dict[Place, Counts]]:
+async def recorded(
+    connection: Connection, first: int, past: int, minutes_from: int
+) -> tuple[dict[Place, Counts], dict[Place, Counts]]:
     """Of the hours [first, past): by minute and by hour. Hours that are marked to be rolled up anew are in the first
-    only, hours whose minutes are too old in the second only."""
+    only, hours before ``minutes_from`` in the second only."""
     minutes = await connection.fetch(_MINUTES, first, past, timeout=SECONDS)
     hours = await connection.fetch(_HOURS, first, past, timeout=SECONDS)
     touched = {
         row["hour"]
         for row in await connection.fetch("select hour from touched_hours where hour >= $1 and hour < $2", first, past)
     }
-    whole_from = (await kept(connection)).minutes_from
     return (
-        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= whole_from},
+        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= minutes_from},
         {Place(*row[:4]): tuple(row)[4:] for row in hours if row["hour"] not in touched},
     )
 

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from services.validator.constraints import Uncheckable, names_of, violation
+from services.validator.constraints import Uncheckable, names_of, sides, violation
 from services.validator.judge import Report
 from services.validator.roots import TrustRoots
 from shared.contracts.findings import Code
@@ -93,7 +93,7 @@ def test_a_name(
     sentence: str, permitted: list[str], excluded: list[str], names: list[str], said: str | None
 ) -> None:
     held = x509.NameConstraints(general_names(*permitted) or None, general_names(*excluded) or None)
-    found = violation(held, names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names))))
+    found = violation(sides(held), names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names))))
     assert (said in found if said and found else found is said), (sentence, found)
 
 
@@ -114,14 +114,14 @@ def test_what_cannot_be_compared_is_not_admitted(sentence: str, constraint: obje
     for permitted, excluded in ((constraint, None), (None, constraint)):
         lists = [general_names(one) if one else None for one in (permitted, excluded)]  # type: ignore[arg-type]
         with pytest.raises(Uncheckable):
-            violation(x509.NameConstraints(*lists), names)
-    assert violation(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None), names) is None
+            violation(sides(x509.NameConstraints(*lists)), names)
+    assert violation(sides(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None)), names) is None
 
 
 def test_the_subjects_mail_addresses_count_and_must_be_ascii() -> None:
     held = x509.NameConstraints([x509.RFC822Name("example.com")], None)
     for address, tag, said in (("a@example.com", IA5, None), ("a@example.net", IA5, "a@example.net is not permitted")):
-        assert violation(held, names_of(raw_name((EMAIL, tag, address)), None)) == said
+        assert violation(sides(held), names_of(raw_name((EMAIL, tag, address)), None)) == said
     with pytest.raises(Uncheckable):
         names_of(raw_name((EMAIL, UTF8, "a@example.com")), None)
 
