@@ -55,8 +55,8 @@ async def pull(url: str, seed: str) -> None:
     source = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=16_000)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    async for messages in source.messages():
-        await source.ack_all(messages)
+    async for deliveries in source.batches():
+        await source.ack_all(deliveries)
 
 
 async def transactions(dsn: str, source: str, count: int, domains: int) -> None:

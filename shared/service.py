@@ -28,6 +28,7 @@ from shared.crypto.signing import Signer, Trust, parse
 from shared.errors import EdgetlsError, SettingsError
 from shared.hardening import forbid_dumps
 from shared.messaging.broker import service_broker
+from shared.messaging.client import GuardedClient
 from shared.messaging.failures import describe, unforeseen
 from shared.messaging.publish import Publisher
 from shared.messaging.rpc import answer_refusals
@@ -47,7 +48,7 @@ class Runtime(Generic[SettingsT]):
     name: str
     settings: SettingsT
     broker: NatsBroker
-    client: Client
+    client: GuardedClient
     publisher: Publisher
     health: Health
     clock: Clock

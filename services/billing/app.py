@@ -21,7 +21,7 @@ from services.billing.store.partitions import Days, Partitions
 from services.billing.transport import audit_router, bills_router, prices_router, usage_router
 from services.billing.trimming import Trimmer
 from services.billing.usecases import Money
-from services.billing.workers import BatchTaker, LotConsumer, burying_events, burying_requests, once
+from services.billing.workers import BatchTaker, LotConsumer, burying, once
 from shared import service, subjects
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.messaging.failures import Consumer, DeadLetters
@@ -63,11 +63,11 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     office = DeadOffice(client, publisher, NAME, {events.source: once(facts.take)})
     runtime.broker.include_router(dead_router(office, NAME))
     hours = HourClock(money, pool, months, days, runtime.clock, settings)
-    parking, requests = Parking(pool, client), Requests(pool, book, days, runtime.clock)
+    parking, requests = Parking(pool), Requests(pool, book, days, runtime.clock)
     takes: dict[str, Take] = {
         subjects.DURABLE_BILLING_BATCHES: batches.take,
-        subjects.DURABLE_BILLING_REQUESTS: burying_requests(requests.take, usage),
-        subjects.DURABLE_BILLING_OWNERS: burying_events(facts.take, events),
+        subjects.DURABLE_BILLING_REQUESTS: burying(requests.take, usage),
+        subjects.DURABLE_BILLING_OWNERS: burying(facts.take, events),
     }
     return (
         *_lots(runtime, takes, parking),

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from services.billing.decode import read_batch
 from services.billing.metrics import PARKED
@@ -18,21 +16,22 @@ from services.billing.store.logs import LogKey
 from services.billing.store.parked import Parked, Range
 from shared import subjects
 from shared.errors import Poison, Transient
+from shared.messaging.cloudevents import Delivery
 from shared.messaging.failures import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
-Take = Callable[[Sequence[Msg]], Awaitable[None]]
+Take = Callable[[Sequence[Delivery]], Awaitable[None]]
 _RETRY_SECONDS: Final = 5.0
 
 
 class Parking:
     """``park`` keeps one message; ``retry``, by lease, gives those that are kept to the ``takes`` of their durables."""
 
-    def __init__(self, pool: Pool, client: Client) -> None:
-        self._pool, self._client = pool, client
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
-    async def park(self, durable: str, message: Msg, error: Exception) -> None:
+    async def park(self, durable: str, message: Delivery, error: Exception) -> None:
         """Transient when too many are parked: then the rest waits in its stream, and the service is not ready."""
         kept = await store.park(self._pool, durable, message, describe(error), _range(durable, message))
         if not kept:
@@ -47,7 +46,7 @@ class Parking:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _try(self, parked: Parked, take: Take) -> None:
-        message = Msg(self._client, parked.subject, parked.reply, parked.body, parked.headers)
+        message = parked.delivery()
         try:
             await take([message])
         except Exception as error:
@@ -59,12 +58,12 @@ class Parking:
         log.info("message.unparked", durable=parked.durable, subject=parked.subject)
 
 
-def _range(durable: str, message: Msg) -> Range | None:
+def _range(durable: str, message: Delivery) -> Range | None:
     """What a usage batch is of; None of anything else."""
     if durable != subjects.DURABLE_BILLING_BATCHES:
         return None
     try:
-        batch = read_batch(message.data)
+        batch = read_batch(message.body)
     except Poison:
         return None
     return Range(LogKey(batch.node, batch.log), batch.start, batch.end)

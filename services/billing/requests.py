@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from services.billing.accruals import accrue
 from services.billing.book import Book
 from services.billing.cells import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
@@ -21,21 +19,22 @@ from services.billing.store.partitions import Days
 from services.billing.store.requests import Identity, RequestRow
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
+from shared.messaging.cloudevents import Delivery
 from shared.storage.pool import Connection, Pool
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
-Refusals = list[tuple[Msg, Poison]]
+Refusals = list[tuple[Delivery, Poison]]
 
 
 @dataclass
 class _Lot:
     """What one transaction will write. ``again``: events whose identity another one of the lot has already."""
 
-    rows: dict[Identity, tuple[RequestRow, Msg]] = field(default_factory=dict)
-    again: list[tuple[RequestRow, Msg]] = field(default_factory=list)
+    rows: dict[Identity, tuple[RequestRow, Delivery]] = field(default_factory=dict)
+    again: list[tuple[RequestRow, Delivery]] = field(default_factory=list)
     refused: Refusals = field(default_factory=list)
 
 
@@ -45,7 +44,7 @@ class Requests:
     def __init__(self, pool: Pool, book: Book, days: Days, clock: Clock) -> None:
         self._pool, self._book, self._days, self._clock = pool, book, days, clock
 
-    async def take(self, messages: Sequence[Msg]) -> Refusals:
+    async def take(self, messages: Sequence[Delivery]) -> Refusals:
         """What must become a dead letter, with its reason."""
         now = self._clock.now()
         lot = _read(messages, int(now.timestamp()) // 60)
@@ -59,7 +58,7 @@ class Requests:
             known = {row[:2]: row for row in await store.add(connection, fresh, now)} | taken
             conflicts = _conflicts(lot, known)
             await store.keep_conflicts(
-                connection, [(row[:2], sha256(m.data).digest(), m.data) for row, m in conflicts], now
+                connection, [(row[:2], sha256(m.body).digest(), m.body) for row, m in conflicts], now
             )
             new = [row for row in rows if row[:2] not in known] if known else rows
             await self._count(connection, new, now)
@@ -77,13 +76,13 @@ class Requests:
         await accrue(connection, tally.accrued(), self._book.terms(now))
 
 
-def _read(messages: Sequence[Msg], now_minute: int) -> _Lot:
+def _read(messages: Sequence[Delivery], now_minute: int) -> _Lot:
     lot = _Lot()
     rows, oldest, newest = lot.rows, (now_minute - PAST_MINUTES) * _MINUTE, (now_minute + FUTURE_MINUTES + 1) * _MINUTE
-    read = read_requests([message.data for message in messages])
+    read = read_requests([message.body for message in messages])
     for place, message in enumerate(messages):
         try:
-            request = read_request(message.data) if read is None else read[place]
+            request = read_request(message.body) if read is None else read[place]
             at = (request.time - _EPOCH) // _MICROSECOND
             if not (oldest <= at < newest and valid_domain(request.domain)):
                 raise _fault(at, now_minute)
@@ -109,7 +108,7 @@ def _fault(at: int, now_minute: int) -> Malformed:
     return Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
 
 
-def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Msg]]:
+def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Delivery]]:
     """Events under a used identity with another content; a plain duplicate is only dropped."""
     found = [lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored]
     for row, message in lot.again:

@@ -10,12 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import structlog
-from nats.aio.msg import Msg
 
 from services.billing.ingest import Ingest, Taken
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
 from services.billing.parking import Parking, Take
-from services.billing.requests import Refusals
 from services.billing.store import logs
 from shared import subjects
 from shared.crypto.signing import Purpose, Signer
@@ -32,6 +30,10 @@ MOST_BYTES = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
 
 
+Judge = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
+"""Gives back what must become a dead letter, with its reason."""
+
+
 class LotConsumer:
     """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns.
 
@@ -46,19 +48,19 @@ class LotConsumer:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             await self._slots.acquire()
-            async for messages in self._pull.messages():
+            async for messages in self._pull.batches():
                 for lot in in_lots(messages):
                     group.create_task(self._settle_and_free(lot))
                     # Before the next lot is taken from the pull: what waits there meanwhile becomes one large lot.
                     await self._slots.acquire()
 
-    async def _settle_and_free(self, lot: Sequence[Msg]) -> None:
+    async def _settle_and_free(self, lot: Sequence[Delivery]) -> None:
         try:
             await self._settle(lot)
         finally:
             self._slots.release()
 
-    async def _settle(self, lot: Sequence[Msg]) -> None:
+    async def _settle(self, lot: Sequence[Delivery]) -> None:
         """Returns when each of them is handled, or parked, and acked."""
         delay = 0.1
         while True:
@@ -78,7 +80,7 @@ class LotConsumer:
         await self._pull.ack_all(lot)
         self._health.ready(self._name)
 
-    async def _taken(self, lot: Sequence[Msg]) -> bool:
+    async def _taken(self, lot: Sequence[Delivery]) -> bool:
         """Whether the lot can be acked. Not when several failed together: which of them is at fault is looked for."""
         try:
             with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
@@ -93,16 +95,16 @@ class LotConsumer:
         return True
 
 
-def in_lots(messages: Sequence[Msg]) -> Iterator[list[Msg]]:
+def in_lots(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
     """In order; each of at most MOST_BYTES, or of one message."""
-    lot: list[Msg] = []
+    lot: list[Delivery] = []
     size = 0
     for message in messages:
-        if lot and size + len(message.data) > MOST_BYTES:
+        if lot and size + len(message.body) > MOST_BYTES:
             yield lot
             lot, size = [], 0
         lot.append(message)
-        size += len(message.data)
+        size += len(message.body)
     if lot:
         yield lot
 
@@ -116,8 +118,7 @@ class BatchTaker:
         self._ingest, self._pool, self._dead = ingest, pool, dead
         self._publisher, self._signer = publisher, signer
 
-    async def take(self, messages: Sequence[Msg]) -> None:
-        deliveries = [Delivery.of(message) for message in messages]
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
         BATCH_AGE.set((datetime.now(UTC) - deliveries[0].stream_time).total_seconds())
         await self._tell(await self._ingest.take(deliveries))
 
@@ -147,19 +148,17 @@ class BatchTaker:
             await logs.buried(connection, refusal.node, refusal.digest)
 
 
-def burying_events(
-    take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]], dead: DeadLetters
-) -> Take:
+def burying(take: Judge, dead: DeadLetters) -> Take:
     """``take`` for a LotConsumer: what it gives back becomes dead letters."""
 
-    async def take_and_bury(messages: Sequence[Msg]) -> None:
-        for delivery, error in await take([Delivery.of(message) for message in messages]):
-            await dead.bury(delivery, f"{error.reason}: {error}")
+    async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
+        refused = await take(deliveries)
+        await asyncio.gather(*(dead.bury(delivery, f"{error.reason}: {error}") for delivery, error in refused))
 
     return take_and_bury
 
 
-def once(take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]) -> Handle:
+def once(take: Judge) -> Handle:
     """The same of one delivery, for whoever replays it: its fault is raised."""
 
     async def handle(delivery: Delivery) -> None:
@@ -167,13 +166,3 @@ def once(take: Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poi
             raise error
 
     return handle
-
-
-def burying_requests(take: Callable[[Sequence[Msg]], Awaitable[Refusals]], dead: DeadLetters) -> Take:
-    """The same where an event is too small to make a Delivery of each."""
-
-    async def take_and_bury(messages: Sequence[Msg]) -> None:
-        refused = await take(messages)
-        await asyncio.gather(*(dead.bury(Delivery.of(m), f"{error.reason}: {error}") for m, error in refused))
-
-    return take_and_bury

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from copy import copy
 from typing import Any, Final
 
 from shared.crypto.keymarks import holds_key
@@ -25,7 +25,9 @@ def without_keys(delivery: Delivery) -> Delivery:
     found = holds_key(delivery.body)
     if not found and len(headers) == len(delivery.headers):
         return delivery
-    return replace(delivery, body=_without(delivery.body) if found else delivery.body, headers=headers)
+    cleaned = copy(delivery)
+    cleaned.body, cleaned.headers = _without(delivery.body) if found else delivery.body, headers
+    return cleaned
 
 
 def _without(body: bytes) -> bytes:

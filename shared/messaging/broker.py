@@ -15,18 +15,15 @@ import nkeys  # type: ignore[import-untyped]
 import structlog
 from faststream.nats import NatsBroker, NatsNKey
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 
 from shared.errors import BrokerAway, SettingsError
-from shared.messaging.cloudevents import size_of
+from shared.messaging.client import GuardedClient, guarded
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 
 log = structlog.get_logger()
 CONNECT_SECONDS = 3.0
-_MOST_NAMES = 1000
 SAY_SECONDS = 10.0
 
 
@@ -111,7 +108,7 @@ async def probe(settings: BrokerSettings, user: str) -> None:
                 await client.close()
 
 
-async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> Client:
+async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> GuardedClient:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
     await _first_contact(settings, user, patient)
     return guarded(await nats.connect(
@@ -120,7 +117,7 @@ async def connect(settings: BrokerSettings, user: str, *, patient: bool = False)
     ))
 
 
-async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, Client]:
+async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, GuardedClient]:
     """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its client."""
     await _first_contact(settings, user, patient=True)
     options = _options(settings, user)
@@ -133,84 +130,6 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         error_cb=_log_error, closed_cb=_closed, logger=None,
     )
     return broker, guarded(await broker.connect())
-
-
-def guarded(client: Client) -> Client:
-    """``client`` without what its library gets wrong: see each."""
-    return keep_within_limits(keep_cancellations(survive_headers(quicken(client))))
-
-
-def survive_headers(client: Client) -> Client:
-    """The library ends the reader, and still says connected, at headers that are no text or that stop too early; the
-    server passes on whatever bytes a sender put there. Such a message arrives without headers instead."""
-    process = client._process_headers
-
-    async def process_or_none(headers: bytes) -> dict[str, str] | None:
-        try:
-            return await process(headers)
-        except (UnicodeDecodeError, IndexError):
-            return None
-
-    client._process_headers = process_or_none  # type: ignore[method-assign]
-    return client
-
-
-def quicken(client: Client) -> Client:
-    """The library asks every character of every header's name whether it is white space: a third of what a hot
-    consumer does. The names that come again and again are asked once."""
-    names: dict[bytes, str | None] = {}
-    slow = client._parse_header_lines
-
-    def parse(raw: bytes) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for line in raw.split(b"\r\n"):
-            name, colon, value = line.partition(b":")
-            if not colon:
-                continue
-            if name not in names:
-                if len(names) >= _MOST_NAMES:
-                    names.clear()
-                names[name] = next(iter(slow(name + b":")), None)
-            key = names[name]
-            if key is not None:
-                found[key] = value.strip().decode("utf-8", "replace")
-        return found
-
-    client._parse_header_lines = parse  # type: ignore[method-assign]
-    return client
-
-
-def keep_cancellations(client: Client) -> Client:
-    """The library waits for answers with wait_for, which before Python 3.12 loses a cancellation that meets the answer:
-    a loop of ours went on for ever after SIGTERM, or after its lease was lost."""
-    answered = client.request
-
-    async def request(*arguments: Any, **options: Any) -> Msg:
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        answer = await answered(*arguments, **options)
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
-        return answer
-
-    client.request = request  # type: ignore[method-assign]
-    return client
-
-
-def keep_within_limits(client: Client) -> Client:
-    """The library forgets the headers when it looks whether a message is too large, and the server closes the
-    connection of who sends one: MaxPayloadError before it is sent."""
-    publish = client.publish
-
-    async def publish_what_fits(
-        subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        if headers and len(payload) + size_of(headers) > client.max_payload:
-            raise MaxPayloadError
-        await publish(subject, payload, reply, headers)
-
-    client.publish = publish_what_fits  # type: ignore[method-assign]
-    return client
 
 
 async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> None:

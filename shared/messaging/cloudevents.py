@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from shared import subjects
@@ -73,25 +76,59 @@ def outgoing(
     return Outgoing(subject, data, headers)
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """One message as a stream delivered it. ``stream_time``: when the stream stored it; ``sequence``: its place."""
+class Place(NamedTuple):
+    """``time``: when the stream stored it."""
 
-    subject: str
-    body: bytes
-    headers: Mapping[str, str]
     stream: str
     sequence: int
-    stream_time: datetime
-    reply: str
+    time: datetime
+
+
+class Delivery:
+    """One message as a stream delivered it, decoded where it is looked at: most of thousands never are."""
+
+    def __init__(self, subject: bytes, body: bytes, reply: bytes = b"", headers: bytes | None = None) -> None:
+        self.body = body
+        self.wire_subject, self.wire_reply, self._wire_headers = subject, reply, headers
 
     @classmethod
-    def of(cls, message: Msg) -> Delivery:
-        place = message.metadata
-        return cls(
-            message.subject, message.data, message.headers or {}, place.stream, place.sequence.stream,
-            place.timestamp.astimezone(UTC), message.reply,
-        )
+    def of(cls, subject: str, body: bytes, headers: dict[str, str], place: Place) -> Delivery:
+        """As it came once: there is nothing to ack."""
+        delivery = cls(subject.encode(), body)
+        delivery.headers, delivery.place = headers, place
+        return delivery
+
+    @property
+    def subject(self) -> str:
+        return self.wire_subject.decode(errors="replace")
+
+    @property
+    def reply(self) -> str:
+        return self.wire_reply.decode()
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """As the library reads them: what is no header is passed over."""
+        _version, _, lines = (self._wire_headers or b"").partition(b"\r\n")
+        return Client._parse_header_lines(lines)
+
+    @cached_property
+    def place(self) -> Place:
+        """NotJSMessageError when there is no reply."""
+        found = Msg.Metadata._from_reply(self.reply)
+        return Place(found.stream, found.sequence.stream, found.timestamp.astimezone(UTC))
+
+    @property
+    def stream(self) -> str:
+        return self.place.stream
+
+    @property
+    def sequence(self) -> int:
+        return self.place.sequence
+
+    @property
+    def stream_time(self) -> datetime:
+        return self.place.time
 
     @property
     def id(self) -> str:

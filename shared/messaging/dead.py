@@ -14,7 +14,7 @@ from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
 from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
-from shared.messaging.cloudevents import Delivery, Outgoing
+from shared.messaging.cloudevents import Delivery, Outgoing, Place
 from shared.messaging.direct import StoredMessage, get_batch, stream_time
 from shared.messaging.failures import SETTLED, Handle
 from shared.messaging.publish import Publisher
@@ -126,10 +126,11 @@ def _again(message: StoredMessage) -> Delivery:
     headers = message.headers
     own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
     sequence = headers.get("edgetls-sequence", "0")
-    return Delivery(
-        headers.get("edgetls-subject", ""), message.body, own, headers.get("edgetls-stream", ""),
-        int(sequence) if sequence.isdecimal() else 0, stream_time(headers.get("Nats-Time-Stamp")), "",
+    place = Place(
+        headers.get("edgetls-stream", ""), int(sequence) if sequence.isdecimal() else 0,
+        stream_time(headers.get("Nats-Time-Stamp")),
     )
+    return Delivery.of(headers.get("edgetls-subject", ""), message.body, own, place)
 
 
 def _letter(message: StoredMessage) -> DeadLetter:

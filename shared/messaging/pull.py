@@ -11,14 +11,14 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared import subjects
+from shared.messaging.client import GuardedClient
 from shared.messaging.cloudevents import Delivery
 
 log = structlog.get_logger()
@@ -28,50 +28,41 @@ _LOOK_SECONDS = 0.25
 
 
 class Pull:
-    """``batches()`` yields what has arrived, at least one and at most ``batch`` deliveries, in order.
+    """``batches()`` yields what has arrived, at least one and at most ``batch`` deliveries, in order."""
 
-    ``messages()`` yields the same as the client received it: reading where each came from costs more than the rest."""
-
-    def __init__(self, client: Client, stream: str, durable: str, *, batch: int = 500) -> None:
+    def __init__(self, client: GuardedClient, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
         self._client = client
         self._next = subjects.js_next(stream, durable)
-        self._waiting: deque[Msg] = deque()
+        self._waiting: deque[Delivery] = deque()
         self._there = asyncio.Event()
         self._owed: dict[str, list[float]] = {}
         self._number = 0
         self._wake = asyncio.Event()
 
-    async def batches(self) -> AsyncIterator[list[Delivery]]:
-        async with contextlib.aclosing(self.messages()) as lots:
-            async for messages in lots:
-                yield [Delivery.of(message) for message in messages]
-
-    async def messages(self) -> AsyncGenerator[list[Msg], None]:
+    async def batches(self) -> AsyncGenerator[list[Delivery], None]:
         inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(f"{inbox}.*", cb=self._arrived)
+        subscription = await self._client.deliver(f"{inbox}.*", self._arrived, self._answered)
         filler = asyncio.create_task(self._keep_asking(inbox))
         try:
             while True:
                 yield await self._take()
         finally:
             filler.cancel()
-            if not self._client.is_closed:
-                await subscription.unsubscribe()
+            await self._client.undeliver(subscription)
 
     async def ack(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+ACK")
 
-    async def ack_all(self, messages: Iterable[Msg]) -> None:
+    async def ack_all(self, deliveries: Iterable[Delivery]) -> None:
         """What cannot be acked now will be delivered again."""
         with contextlib.suppress(NatsError):
-            for message in messages:
-                await self._client.publish(message.reply, b"+ACK")
+            await self._client.acknowledge(deliveries)
 
     async def in_progress(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+WPI")
 
-    async def _take(self) -> list[Msg]:
+    async def _take(self) -> list[Delivery]:
         await self._there.wait()
         count = min(len(self._waiting), self.batch)
         taken = [self._waiting.popleft() for _ in range(count)]
@@ -80,20 +71,19 @@ class Pull:
         self._wake.set()
         return taken
 
-    async def _arrived(self, message: Msg) -> None:
-        """Called for each message: everything here counts (66,000 times a second).
+    def _arrived(self, delivery: Delivery) -> None:
+        """Called for each: everything here counts (100,000 times a second).
 
-        A delivery's subject is the original one: it answers the oldest request that still owes something. It is told
-        from a status by the reply that acks it: a sender can put any status into the headers of what is stored."""
-        if message.reply:
-            for request, owed in self._owed.items():
-                owed[0] -= 1
-                if not owed[0]:
-                    del self._owed[request]
-                break
-            self._waiting.append(message)
-            self._there.set()
-            return
+        Its subject is the original one: it answers the oldest request that still owes something."""
+        for request, owed in self._owed.items():
+            owed[0] -= 1
+            if not owed[0]:
+                del self._owed[request]
+            break
+        self._waiting.append(delivery)
+        self._there.set()
+
+    async def _answered(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
         if status != "100":
             self._owed.pop(message.subject, None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.cloudevents import Delivery, Place
 from shared.storage.pool import Connection, Pool
 from shared.storage.pool import listen as pool_listen
 
@@ -58,7 +58,7 @@ class Target:
     def delivery(self) -> Delivery:
         """As it came, for a dead letter."""
         headers = {"ce-id": self.message_id, "ce-source": self.source}
-        return Delivery(self.subject, self.body, headers, self.stream, self.sequence, self.stream_time, "")
+        return Delivery.of(self.subject, self.body, headers, Place(self.stream, self.sequence, self.stream_time))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nats.aio.client import Client
-
 from clients.fleet.files import private_folder
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded.nats import Broker, serves_jetstream
@@ -19,6 +17,7 @@ from deploy.embedded.postgres import Postgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
 from shared.messaging.broker import connect
+from shared.messaging.client import GuardedClient
 from shared.nats_config import render_edge_users
 from shared.settings import BrokerSettings
 from tests.support.storekeeper import STOREKEEPER, with_storekeeper
@@ -33,12 +32,12 @@ class Backend:
     url: str
     dsns: dict[str, str]
     supervisor: Supervisor
-    _clients: list[Client] = field(default_factory=list)
+    _clients: list[GuardedClient] = field(default_factory=list)
 
     def settings(self, user: str) -> BrokerSettings:
         return BrokerSettings(nats_url=self.url, nats_seed_file=self.folder / "keys" / f"{user}.nk")
 
-    async def client(self, user: str) -> Client:
+    async def client(self, user: str) -> GuardedClient:
         client = await connect(self.settings(user), user)
         self._clients.append(client)
         return client

@@ -8,18 +8,18 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from shared.messaging.broker import keep_cancellations
+from shared.messaging.client import guarded
 
 
 async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
-    async def request(_subject: str) -> Msg:
+    async def request(_client: Client, _subject: str) -> Msg:
         return await asyncio.wait_for(answer, 5)
 
-    monkeypatch.setattr(client, "request", request)
-    asking = asyncio.create_task(keep_cancellations(client).request("any"))
+    monkeypatch.setattr(Client, "request", request)
+    asking = asyncio.create_task(guarded(client).request("any"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     answer.set_result(Msg(client))

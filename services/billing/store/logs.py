@@ -10,7 +10,7 @@ from typing import NamedTuple
 from services.billing.store import Reader
 from shared import subjects
 from shared.contracts.queries import LogView, QueryLogs
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.cloudevents import Delivery, Place
 from shared.storage.pool import Connection
 
 HELD_MOST = 500
@@ -222,7 +222,7 @@ async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
 
 def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
     """As it was delivered once, before it waited."""
-    return Delivery(subjects.usage_batch(node), body, {}, subjects.STREAM_USAGE, 0, at, "")
+    return Delivery.of(subjects.usage_batch(node), body, {}, Place(subjects.STREAM_USAGE, 0, at))
 
 
 async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:

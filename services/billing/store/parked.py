@@ -5,10 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from nats.aio.msg import Msg
-
 from services.billing.store import Reader
 from services.billing.store.logs import LogKey
+from shared.messaging.cloudevents import Delivery
 
 MOST: Final = 1000
 """More than these are no messages of ill fate: something is wrong with all of them."""
@@ -30,8 +29,14 @@ class Parked(NamedTuple):
     headers: dict[str, str]
     body: bytes
 
+    def delivery(self) -> Delivery:
+        """As it came; its ack is sent already."""
+        delivery = Delivery(self.subject.encode(), self.body, self.reply.encode())
+        delivery.headers = self.headers
+        return delivery
 
-async def park(connection: Reader, durable: str, message: Msg, reason: str, place: Range | None) -> bool:
+
+async def park(connection: Reader, durable: str, message: Delivery, reason: str, place: Range | None) -> bool:
     """Whether it is kept: not when MOST others are."""
     row = await connection.fetchval(
         "insert into parked_messages as p (durable, digest, subject, reply, headers, body, reason, node, log, start_at,"
@@ -39,8 +44,8 @@ async def park(connection: Reader, durable: str, message: Msg, reason: str, plac
         " where (select count(*) from parked_messages) < $12"
         " or exists (select from parked_messages where durable = $1 and digest = $2) on conflict (durable, digest)"
         " do update set tries = p.tries + 1, reason = excluded.reason, last_at = now() returning true",
-        durable, sha256(message.subject.encode() + b"\0" + message.data).digest(), message.subject, message.reply,
-        dict(message.headers or {}), message.data, reason, *(place.key if place else (None, None)),
+        durable, sha256(message.subject.encode() + b"\0" + message.body).digest(), message.subject, message.reply,
+        message.headers, message.body, reason, *(place.key if place else (None, None)),
         place and place.start, place and place.end, MOST,
     )
     return row is not None

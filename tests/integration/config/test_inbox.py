@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.cloudevents import Delivery, Place
 from shared.storage import inbox
 from shared.storage.inbox import Arrival, Inbox
 from shared.storage.migrate import migrate
@@ -37,7 +37,7 @@ def arrival(
     sequence: int, *, id: str = "", body: bytes = b"{}", key: str | None = "k", made: datetime = FIRST, source: str = ""
 ) -> Arrival:
     headers = {"ce-id": id or f"m{sequence}", "ce-source": source}
-    delivery = Delivery("subject", body, headers, "S", sequence, made, "reply")
+    delivery = Delivery.of("subject", body, headers, Place("S", sequence, made))
     return Arrival(delivery, made, (key,) if key else ())
 
 

@@ -23,7 +23,7 @@ from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, Settings
 from shared.ids import new_id
 from shared.messaging import failures
 from shared.messaging.broker import probe
-from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
+from shared.messaging.cloudevents import Delivery, Outgoing, Place, outgoing
 from shared.messaging.dead import DeadOffice
 from shared.messaging.direct import get_batch, get_last
 from shared.messaging.failures import Consumer, DeadLetters
@@ -39,6 +39,10 @@ from tests.support.waiting import until
 def _command(account: str, id: str | None = None) -> Outgoing:
     body = DisableHttps(domain="a.example", account=account)
     return outgoing(subjects.CMD_HTTPS_DISABLE, body, source="test", about="a.example", at=datetime.now(UTC), id=id)
+
+
+def _place(sequence: int) -> Place:
+    return Place(subjects.STREAM_COMMANDS_CONFIG, sequence, datetime.now(UTC))
 
 
 class Reader:
@@ -102,9 +106,9 @@ async def test_no_header_ends_the_reader_or_hides_its_message(rig: Backend, head
     pull = Pull(await rig.client("billing"), subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
     found: list[bytes] = []
     async with asyncio.timeout(5):
-        async for messages in pull.messages():
-            found += [message.data for message in messages]
-            await pull.ack_all(messages)
+        async for deliveries in pull.batches():
+            found += [delivery.body for delivery in deliveries]
+            await pull.ack_all(deliveries)
             if set(bodies) <= set(found):
                 break
 
@@ -163,9 +167,8 @@ async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_rea
 
     source = subjects.DEAD_OWNERS["config"][2]
     office = DeadOffice(client, publisher, "config", {source: handle})
-    event = Delivery(
-        subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, subjects.STREAM_EVENTS, 17, datetime.now(UTC), ""
-    )
+    place = Place(subjects.STREAM_EVENTS, 17, datetime.now(UTC))
+    event = Delivery.of(subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, place)
     await DeadLetters(publisher, source).bury(event, "malformed: odd")
     found = [x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == event.id]
     with pytest.raises(Refused, match=r"dead\.still_refused: malformed: still odd"):
@@ -204,8 +207,7 @@ async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_i
         # Headers may be as long as a body, and have names that nobody may send.
         headers = {"ce-id": identity, "x-long": "y" * 900_000, "not a name": "", "ce-source": "s" * 5000}
         await dead.bury(
-            Delivery(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, subjects.STREAM_COMMANDS_CONFIG,
-                     10**6 + number, datetime.now(UTC), ""),
+            Delivery.of(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, _place(10**6 + number)),
             "malformed: not JSON",
         )
         letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
@@ -230,7 +232,7 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
         return [path for path in store.rglob("*") if path.is_file() and canary.found_in_file(wanted, path)]
 
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
-    async with contextlib.aclosing(pull.batches()) as batches:  # type: ignore[type-var]
+    async with contextlib.aclosing(pull.batches()) as batches:
         delivered: list[Delivery] = []
         while len(delivered) < 2:
             delivered += await anext(batches)
@@ -250,8 +252,7 @@ async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend
     office = DeadOffice(client, Publisher(client), "config")
     identity, body = new_id(), b"x" * (streams.MOST_INBOUND - 1000)
     await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
-        Delivery(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, subjects.STREAM_COMMANDS_CONFIG, 10**7,
-                 datetime.now(UTC), ""),
+        Delivery.of(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, _place(10**7)),
         "malformed: not JSON",
     )
     letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)

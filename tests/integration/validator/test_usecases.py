@@ -13,7 +13,7 @@ from shared import subjects
 from shared.clock import Clock
 from shared.contracts.findings import Code
 from shared.contracts.judging import CheckCertificate, Verdict
-from shared.messaging.cloudevents import Delivery, Outgoing
+from shared.messaging.cloudevents import Delivery, Outgoing, Place
 from shared.messaging.publish import Publisher
 from shared.messaging.pull import Pull
 from tests.integration.validator.test_workers import SEALING, SECRETS, request
@@ -44,7 +44,7 @@ def judging(published: Published, room: int) -> Judging:
 
 
 def delivery(body: bytes) -> Delivery:
-    return Delivery(subjects.JUDGE_SUBMISSION, body, {}, "JUDGING", 1, NOW, "")
+    return Delivery.of(subjects.JUDGE_SUBMISSION, body, {}, Place("JUDGING", 1, NOW))
 
 
 @pytest.mark.parametrize(("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])])

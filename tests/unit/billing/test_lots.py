@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from services.billing.workers import MOST_BYTES, in_lots
+from shared.messaging.cloudevents import Delivery
 
 
-def _message(number: int, size: int) -> Msg:
-    return Msg(_client=Client(), subject=str(number), data=b"x" * size)
+def _message(number: int, size: int) -> Delivery:
+    return Delivery(str(number).encode(), b"x" * size)
 
 
 def test_lots_keep_the_order_and_the_limit_and_a_large_message_is_a_lot_of_its_own() -> None:
