@@ -5,54 +5,53 @@ Nothing here rounds but ``times`` and ``share``, to the 18 places that an amount
 from __future__ import annotations
 
 from collections.abc import Iterable
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal
 from typing import Final
 
-_DIGITS: Final = 76
+_EXACT: Final = Context(prec=76)
 _PLACE: Final = Decimal(1).scaleb(-18)
+_ZERO: Final = Decimal(0)
 
 
 def plain(amount: Decimal) -> Decimal:
     """The same value without trailing zeros: ``5.00`` and ``5`` read the same, and zero has no sign."""
-    with localcontext(prec=_DIGITS):
-        return amount.normalize() + Decimal(0) if amount else Decimal(0)
+    return _EXACT.add(amount.normalize(_EXACT), _ZERO) if amount else _ZERO
 
 
 def negated(amount: Decimal) -> Decimal:
     """Zero has no sign."""
-    return amount.copy_negate() if amount else Decimal(0)
+    return amount.copy_negate() if amount else _ZERO
 
 
 def plus(left: Decimal, right: Decimal) -> Decimal:
-    with localcontext(prec=_DIGITS):
-        return plain(left + right)
+    return plain(_EXACT.add(left, right))
 
 
 def minus(left: Decimal, right: Decimal) -> Decimal:
-    with localcontext(prec=_DIGITS):
-        return plain(left - right)
+    return plain(_EXACT.subtract(left, right))
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
-    added = Decimal(0)
+    added = _ZERO
     for amount in amounts:
-        added = plus(added, amount)
-    return added
+        added = _EXACT.add(added, amount)
+    return plain(added)
+
+
+def product(left: Decimal, right: Decimal) -> Decimal:
+    return plain(_EXACT.multiply(left, right))
 
 
 def per(price: Decimal, count: int, unit: int) -> Decimal:
     """What ``count`` cost at ``price`` for ``unit`` of them, a power of ten; of a negative count a negative amount."""
-    with localcontext(prec=_DIGITS):
-        return plain(price * count / unit)
+    return plain(_EXACT.divide(_EXACT.multiply(price, count), unit))
 
 
 def times(price: Decimal, quantity: Decimal) -> Decimal:
     """To 18 places, as the ledger has it."""
-    with localcontext(prec=_DIGITS):
-        return plain((price * quantity).quantize(_PLACE))
+    return plain(_EXACT.multiply(price, quantity).quantize(_PLACE, context=_EXACT))
 
 
 def share(amount: Decimal, part: int, whole: int) -> Decimal:
     """``part`` of ``whole`` of the amount, to 18 places."""
-    with localcontext(prec=_DIGITS):
-        return plain((amount * part / whole).quantize(_PLACE))
+    return plain(_EXACT.divide(_EXACT.multiply(amount, part), whole).quantize(_PLACE, context=_EXACT))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from services.billing import events
 from services.billing.balance import Standing, Terms, judge
@@ -30,7 +29,7 @@ async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
     await save_judged(
         connection,
         [
-            replace(standing, accrued_requests=standing.accrued_requests + totals[account])
+            standing._replace(accrued_requests=standing.accrued_requests + totals[account])
             for account, standing in standings.items()
         ],
         terms,

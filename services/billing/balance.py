@@ -6,16 +6,16 @@ id of its event derives: once a crossing, whatever is delivered again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, month_of
 from services.billing.tariffs import Prices
 from shared.contracts.findings import Code
-from shared.money import minus, plain
+from shared.money import minus, plain, product, share
 
 HOURS_OF_MEAN: Final = 7
 HOURS_LEFT_AT_LOW: Final = 3
@@ -40,8 +40,7 @@ class Terms:
         return month_of(self.hour)
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """One account. ``accrued_requests``: counted and not charged yet; ``recent_amount``: charged for the last
     ``recent_hours`` closed hours with service; ``entries``: lines in its ledger; ``currency`` None: not chosen yet.
 
@@ -91,7 +90,7 @@ class Standing:
         None when neither rule is on (no closed hour with service, no threshold)."""
         rules = [] if self.threshold is None else [self.threshold]
         if self.recent_hours:
-            rules.append(_divide(_times(self.recent_amount, Decimal(HOURS_LEFT_AT_LOW)), self.recent_hours))
+            rules.append(share(self.recent_amount, HOURS_LEFT_AT_LOW, self.recent_hours))
         return max(rules) if rules else None
 
     @property
@@ -101,7 +100,7 @@ class Standing:
             return None
         if self.balance <= 0:
             return Decimal(0)
-        mean = _divide(self.recent_amount, self.recent_hours)
+        mean = share(self.recent_amount, 1, self.recent_hours)
         return plain((self.balance / mean).quantize(Decimal("0.01")))
 
 
@@ -119,7 +118,7 @@ def priced(standing: Standing, terms: Terms) -> Standing:
     tariff = terms.prices.tariff(standing.account, standing.money, terms.hour)
     key = f"{terms.month}:{tariff.id}"
     used = standing.tier_used if standing.tier_key == key else 0
-    return replace(standing, tariff=tariff, tier_key=key, tier_used=used)
+    return standing._replace(tariff=tariff, tier_key=key, tier_used=used)
 
 
 def money_fault(standing: Standing, currency: str, prices: Prices) -> Code | None:
@@ -148,8 +147,8 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
         changes.append("overdue")
     if not changes and since == standing.depleted_since:
         return standing, []
-    decided = replace(
-        standing, low=low, depleted=depleted, depleted_since=since, overdue=overdue,
+    decided = standing._replace(
+        low=low, depleted=depleted, depleted_since=since, overdue=overdue,
         crossing=standing.crossing + len(changes),
     )
     return decided, [
@@ -163,16 +162,5 @@ def _is_low(standing: Standing, balance: Decimal) -> bool:
     if limit is None:
         return False
     if standing.low:
-        return balance < _times(limit, CLEARS_AT)
+        return balance < product(limit, CLEARS_AT)
     return balance < limit
-
-
-def _times(amount: Decimal, factor: Decimal) -> Decimal:
-    with localcontext(prec=76):
-        return amount * factor
-
-
-def _divide(amount: Decimal, by: int) -> Decimal:
-    """To the 18 digits that an amount carries."""
-    with localcontext(prec=76):
-        return plain((amount / by).quantize(Decimal(1).scaleb(-18)))

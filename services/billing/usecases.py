@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -131,8 +130,8 @@ class Money:
         for name, standing in standings.items():
             lines = made.get(name, [])
             again = standing.rate_from is not None and standing.rate_from >= past
-            after.append(replace(
-                standing, currency=standing.money if lines else standing.currency,
+            after.append(standing._replace(
+                currency=standing.money if lines else standing.currency,
                 entries=standing.entries + len(lines) + forfeited.get(name, 0),
                 accrued_requests=standing.accrued_requests - sum(line.requests for line in lines),
                 ledger=minus(standing.ledger, total(line.amount for line in lines)),
@@ -184,7 +183,7 @@ class Money:
             after = await _book(connection, standing, entry, command_id, terms)
             await plans.buy(connection, command.account, pack, command.plan, command.currency, terms.at)
             first = terms.hour if standing.rate_from is None else min(standing.rate_from, terms.hour)
-            after = replace(after, plan_left=after.plan_left + plan.requests, rate_from=first)
+            after = after._replace(plan_left=after.plan_left + plan.requests, rate_from=first)
             view = await plans.show(connection, command.account, command.reference, terms.at)
             said = [events.purchased(after, view, command_id, terms.at)] if view is not None else []
             await save_judged(connection, [after], terms, said)
@@ -198,7 +197,7 @@ class Money:
             if fault is not None:
                 await _refuse(connection, standing, fault, None, command_id, terms.at)
             elif await accounts.set_threshold(connection, command.account, sent):
-                after = replace(standing, currency=command.currency, threshold=command.threshold)
+                after = standing._replace(currency=command.currency, threshold=command.threshold)
                 await save_judged(connection, [priced(after, terms)], terms)
 
     async def _apply(self, command: ApplyPriceBook, command_id: str) -> None:
@@ -229,8 +228,8 @@ def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Findin
 async def _book(connection: Connection, standing: Standing, entry: Entry, command_id: str, terms: Terms) -> Standing:
     """A ledger line that is no charge, and the standing after it."""
     await accounts.add_entry(connection, standing.account, entry, command_id, terms.at)
-    after = replace(
-        standing, currency=entry.currency, entries=standing.entries + 1, ledger=plus(standing.ledger, entry.amount)
+    after = standing._replace(
+        currency=entry.currency, entries=standing.entries + 1, ledger=plus(standing.ledger, entry.amount)
     )
     return priced(after, terms)
 

@@ -19,10 +19,7 @@ from shared.errors import Refused
 from shared.money import plain, total
 from shared.storage.pool import Connection
 
-_COLUMNS: Final = (
-    "account, currency, ledger, entries, accrued_requests, threshold, recent_amount, recent_hours, low, depleted,"
-    " overdue, depleted_since, crossing, plan_left, tier_key, tier_used, rate_from"
-)
+_COLUMNS: Final = ", ".join(field for field in Standing._fields if field != "tariff")
 _RECENT: Final = f"""
 select a.account, coalesce(sum(h.amount), 0) as amount, count(h.amount)::int as hours
 from unnest($1::text[]) as a (account) left join lateral (
@@ -51,13 +48,13 @@ async def lock(connection: Connection, accounts: Iterable[str], terms: Terms) ->
     rows = await connection.fetch(
         f"select {_COLUMNS} from accounts where account = any($1::text[]) order by account for update", ordered
     )
-    return {row["account"]: priced(_standing(dict(row)), terms) for row in rows}
+    return {row["account"]: priced(Standing(*row), terms) for row in rows}
 
 
 async def read(connection: Reader, account: str, terms: Terms) -> Standing:
     """As it is now, without a lock; one that never was has nothing."""
     row = await connection.fetchrow(f"select {_COLUMNS} from accounts where account = $1", account)
-    return priced(Standing(account) if row is None else _standing(dict(row)), terms)
+    return priced(Standing(account) if row is None else Standing(*row), terms)
 
 
 async def save(connection: Connection, standings: Sequence[Standing]) -> None:
@@ -241,7 +238,3 @@ def _after(mark: str | None) -> tuple[int, int]:
 
 def _hour_up(at: datetime) -> int:
     return max(-int(-at.timestamp() // 3600), 0)
-
-
-def _standing(row: dict[str, object]) -> Standing:
-    return Standing(**row)  # type: ignore[arg-type]

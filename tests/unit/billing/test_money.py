@@ -46,25 +46,25 @@ def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -
 
 
 CROSSINGS = [
-    ("no rule is on", replace(USED, ledger=D("0.01")), []),
+    ("no rule is on", USED._replace(ledger=D("0.01")), []),
     ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
-    ("below its threshold is low", replace(USED, ledger=D("4.99"), threshold=D(5)), ["low"]),
-    ("at its threshold is not", replace(USED, ledger=D(5), threshold=D(5)), []),
+    ("below its threshold is low", USED._replace(ledger=D("4.99"), threshold=D(5)), ["low"]),
+    ("at its threshold is not", USED._replace(ledger=D(5), threshold=D(5)), []),
     ("below three mean hours is low",
-     replace(USED, ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
-    ("at three mean hours is not", replace(USED, ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
+     USED._replace(ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
+    ("at three mean hours is not", USED._replace(ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
     ("the higher limit counts",
-     replace(USED, ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
-    ("nothing left is depleted", replace(USED, ledger=D(0)), ["depleted"]),
+     USED._replace(ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
+    ("nothing left is depleted", USED._replace(ledger=D(0)), ["depleted"]),
     ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
-    ("low and depleted at once", replace(USED, ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
+    ("low and depleted at once", USED._replace(ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
     ("what is flagged is not flagged again",
-     replace(USED, ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
-    ("under 1.2 times the limit it stays low", replace(USED, ledger=D("1.19"), threshold=D(1), low=True), []),
-    ("at 1.2 times the limit it clears", replace(USED, ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
-    ("it clears when the rule goes off", replace(USED, ledger=D("0.1"), low=True), ["recovered"]),
-    ("above zero it is settled", replace(USED, ledger=D("0.1"), depleted=True), ["settled"]),
-    ("accrued usage counts", replace(USED, ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
+     USED._replace(ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
+    ("under 1.2 times the limit it stays low", USED._replace(ledger=D("1.19"), threshold=D(1), low=True), []),
+    ("at 1.2 times the limit it clears", USED._replace(ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
+    ("it clears when the rule goes off", USED._replace(ledger=D("0.1"), low=True), ["recovered"]),
+    ("above zero it is settled", USED._replace(ledger=D("0.1"), depleted=True), ["settled"]),
+    ("accrued usage counts", USED._replace(ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
 ]
 
 
@@ -80,9 +80,9 @@ def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
 
 @given(st.lists(st.integers(-30_000, 30_000), max_size=40))
 def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None:
-    standing, said = replace(USED, ledger=D(1), threshold=D("0.5")), []
+    standing, said = USED._replace(ledger=D(1), threshold=D("0.5")), []
     for move in moves:
-        standing, crossings = judge(replace(standing, ledger=standing.ledger + D(move) / 20_000), TERMS)
+        standing, crossings = judge(standing._replace(ledger=standing.ledger + D(move) / 20_000), TERMS)
         said += crossings
     assert [crossing.number for crossing in said] == list(range(1, len(said) + 1))
     for pair in (("low", "recovered"), ("depleted", "settled")):
@@ -92,9 +92,9 @@ def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None
 
 def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
     assert USED.hours_left is None
-    served = replace(USED, ledger=D(1), recent_amount=D("0.35"), recent_hours=7)
+    served = USED._replace(ledger=D(1), recent_amount=D("0.35"), recent_hours=7)
     assert served.hours_left == D(20)
-    assert replace(served, ledger=D(-1)).hours_left == 0
+    assert served._replace(ledger=D(-1)).hours_left == 0
 
 
 @pytest.mark.parametrize(
@@ -107,18 +107,18 @@ def test_currencies_never_mix(kept: str | None, given_currency: str, expected: C
 
 
 def test_depleted_for_a_day_is_overdue_once_and_only_a_balance_above_zero_ends_it() -> None:
-    broke, _ = judge(replace(USED, ledger=D(-1)), TERMS)
+    broke, _ = judge(USED._replace(ledger=D(-1)), TERMS)
     assert (broke.depleted_since, broke.overdue) == (NOW, False)
     assert judge(broke, replace(TERMS, at=NOW + timedelta(hours=23, minutes=59)))[1] == []
     late = replace(TERMS, at=NOW + timedelta(hours=24))
     overdue, said = judge(broke, late)
     assert ([crossing.change for crossing in said], overdue.overdue) == (["overdue"], True)
     assert judge(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], "its own silence changes nothing"
-    still, said = judge(replace(overdue, ledger=D(0)), late)
+    still, said = judge(overdue._replace(ledger=D(0)), late)
     assert (said, still.overdue) == ([], True)
-    paid, said = judge(replace(overdue, ledger=D(1)), late)
+    paid, said = judge(overdue._replace(ledger=D(1)), late)
     assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (["settled"], False, None)
-    again, said = judge(replace(paid, ledger=D(0)), late)
+    again, said = judge(paid._replace(ledger=D(0)), late)
     assert [crossing.change for crossing in said] == ["depleted"], "the day begins anew"
     assert again.depleted_since == late.at
 
@@ -128,9 +128,9 @@ def test_what_accrues_is_taken_from_the_plans_first_and_goes_on_in_the_months_ti
         Price(id="cny", currency="CNY", tiers=[Tier(price=D(1)), Tier(above=20_000, price=D("0.5"))])
     ])
     terms = Terms(Prices(1, book), NOW)
-    standing = replace(USED, accrued_requests=35_000, plan_left=10_000)
+    standing = USED._replace(accrued_requests=35_000, plan_left=10_000)
     assert priced(standing, terms).accrued == D("2.25")
-    further = replace(priced(standing, terms), tier_used=20_000)
+    further = priced(standing, terms)._replace(tier_used=20_000)
     assert further.accrued == D("1.25")
     assert priced(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D("2.25"), "a new month starts at 0"
-    assert priced(replace(standing, accrued_requests=9_999), terms).accrued == 0
+    assert priced(standing._replace(accrued_requests=9_999), terms).accrued == 0
