@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 BREAK: Final = "\n"
+BREAK_SQL: Final = "E'\\n'"
 
 
 def texts(values: Iterable[str]) -> str:
@@ -21,10 +22,15 @@ def numbers(values: Iterable[int]) -> str:
     return BREAK.join(map(str, values))
 
 
+def split(column: str | None) -> list[str]:
+    """Inverse of ``texts``, of what PostgreSQL has joined; None where there was nothing to join."""
+    return column.split(BREAK) if column is not None else []
+
+
 def split_texts(place: int) -> str:
     """SQL for the array in parameter ``place``. One empty value alone would be an empty array, so a break goes before
     the first and the nothing before that is cut off."""
-    return f"(string_to_array(E'\\n' || ${place}::text, E'\\n'))[2:]"
+    return f"(string_to_array({BREAK_SQL} || ${place}::text, {BREAK_SQL}))[2:]"
 
 
 def split_bigints(place: int) -> str:

@@ -7,25 +7,28 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
+from services.billing.store.columns import BREAK_SQL, numbers, split, split_bigints, split_ints, split_texts, texts
 from shared.storage.pool import Connection
 
 DAYS_BACK: Final = 36
 """Of the late window, and the day that it begins in."""
+# What was added is only told where something was not: most lots hold no duplicate.
 _ADD: Final = f"""
+with added as (
 insert into requests (source, id, day, at, domain, node, bytes, status, received_at)
 select source, id, day, at, domain, node, bytes, status::smallint, $9::timestamptz from unnest(
     {split_texts(1)}, {split_texts(2)}, {split_ints(3)}, {split_bigints(4)}, {split_texts(5)}, {split_texts(6)},
     {split_bigints(7)}, {split_ints(8)}
-) as t (source, id, day, at, domain, node, bytes, status) on conflict do nothing
+) as t (source, id, day, at, domain, node, bytes, status) on conflict do nothing returning source, id
+)
+select count(*), case when count(*) < $10 then string_agg(source, {BREAK_SQL}) end,
+    case when count(*) < $10 then string_agg(id, {BREAK_SQL}) end from added
 """
 _COLUMNS: Final = "r.source, r.id, r.day, r.at, r.domain, r.node, r.bytes, r.status"
-# limit 1: one index look-up an event, whatever the planner thinks of the partitions. xmin: not what we just wrote.
+# limit 1: one index look-up an event, whatever the planner thinks of the partitions.
 _BEFORE: Final = f"""
-select {_COLUMNS} from unnest({split_texts(1)}, {split_texts(2)}, {split_ints(3)}) as g (source, id, day)
-cross join lateral (
-    select *, xmin as written from requests where source = g.source and id = g.id and day = g.day limit 1
-) r where r.written <> pg_current_xact_id()::xid
+select {_COLUMNS} from unnest($1::text[], $2::text[], $3::int[]) as g (source, id, day)
+cross join lateral (select * from requests where source = g.source and id = g.id and day = g.day limit 1) r
 """
 _OTHER_DAYS: Final = """
 select distinct d.day from unnest($1::text[], $2::text[], $3::text[], $4::int[]) as s (source, low, high, own)
@@ -96,10 +99,15 @@ async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime)
     source, id, day, at, domain, node, size, status = zip(*rows, strict=True)
     columns = texts(source), texts(id), numbers(day), numbers(at), texts(domain), texts(node), numbers(size), \
         numbers(status)
-    done = await connection.execute(_ADD, *columns, now)
-    if int(done.rpartition(" ")[2]) == len(rows):
+    ((count, sources, ids),) = await connection.fetch(_ADD, *columns, now, len(rows))
+    if count == len(rows):
         return []
-    return [RequestRow(*row) for row in await connection.fetch(_BEFORE, *columns[:3])]
+    new = set(zip(split(sources), split(ids), strict=True))
+    old = [row for row in rows if row[:2] not in new]
+    stored = await connection.fetch(
+        _BEFORE, [row.source for row in old], [row.id for row in old], [row.day for row in old]
+    )
+    return [RequestRow(*row) for row in stored]
 
 
 async def keep_conflicts(
