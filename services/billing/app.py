@@ -39,7 +39,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def run() -> NoReturn:
     # A lot makes tens of thousands of small objects and no cycles: the collector's default took a fifth of the time.
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(1_000_000, 20, 100)
     service.run(NAME, Settings, build)
 
 

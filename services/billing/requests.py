@@ -10,8 +10,8 @@ from typing import Final
 
 from services.billing.accruals import accrue
 from services.billing.book import Book
-from services.billing.cells import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
-from services.billing.decode import read_request, read_requests
+from services.billing.cells import Tally, minute_fault, valid_domain
+from services.billing.decode import Request, read_request, read_requests
 from services.billing.metrics import REQUESTS
 from services.billing.store import requests as store
 from services.billing.store import usage
@@ -78,34 +78,55 @@ class Requests:
 
 def _read(messages: Sequence[Delivery], now_minute: int) -> _Lot:
     lot = _Lot()
-    rows, oldest, newest = lot.rows, (now_minute - PAST_MINUTES) * _MINUTE, (now_minute + FUTURE_MINUTES + 1) * _MINUTE
-    read = read_requests([message.body for message in messages])
-    for place, message in enumerate(messages):
-        try:
-            request = read_request(message.body) if read is None else read[place]
-            at = (request.time - _EPOCH) // _MICROSECOND
-            if not (oldest <= at < newest and valid_domain(request.domain)):
-                raise _fault(at, now_minute)
-        except Poison as error:
-            lot.refused.append((message, error))
-            continue
-        identity = request.source, request.id
-        row = RequestRow(
-            *identity, at // _DAY, at, request.domain, request.node, request.bytes, request.status
-        )
-        if identity in rows:
-            lot.again.append((row, message))
-        else:
-            rows[identity] = row, message
+    read = _all_good(messages, now_minute) or _one_by_one(messages, now_minute, lot.refused)
+    for one in read:
+        kept = lot.rows.setdefault(one[0][:2], one)
+        if kept is not one:
+            lot.again.append(one)
     return lot
 
 
-def _fault(at: int, now_minute: int) -> Malformed:
-    """Why an event cannot be counted: too far from now, or no valid domain."""
-    fault = minute_fault(at // _MINUTE, now_minute)
+def _all_good(messages: Sequence[Delivery], now_minute: int) -> list[tuple[RequestRow, Delivery]] | None:
+    """All at once, which costs half as much; None when there is one that cannot be counted."""
+    requests = read_requests([message.body for message in messages])
+    if requests is None:
+        return None
+    rows = [_row(request) for request in requests]
+    times = [row.at for row in rows]
+    if any(minute_fault(at // _MINUTE, now_minute) for at in (min(times), max(times))):
+        return None
+    if not all(valid_domain(domain) for domain in {row.domain for row in rows}):
+        return None
+    return list(zip(rows, messages, strict=True))
+
+
+def _one_by_one(messages: Sequence[Delivery], now_minute: int, refused: Refusals) -> list[tuple[RequestRow, Delivery]]:
+    good = []
+    for message in messages:
+        try:
+            row = _row(read_request(message.body))
+            _check(row, now_minute)
+        except Poison as error:
+            refused.append((message, error))
+        else:
+            good.append((row, message))
+    return good
+
+
+def _row(request: Request) -> RequestRow:
+    at = (request.time - _EPOCH) // _MICROSECOND
+    return RequestRow(
+        request.source, request.id, at // _DAY, at, request.domain, request.node, request.bytes, request.status
+    )
+
+
+def _check(row: RequestRow, now_minute: int) -> None:
+    """Malformed for what cannot be counted: too far from now, or no valid domain."""
+    fault = minute_fault(row.minute, now_minute)
     if fault is not None:
-        return Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
-    return Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
+        raise Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
+    if not valid_domain(row.domain):
+        raise Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
 
 
 def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Delivery]]:

@@ -66,22 +66,15 @@ Identity = tuple[str, str]
 
 
 async def elsewhere(connection: Connection, rows: Sequence[RequestRow], today: int) -> list[RequestRow]:
-    """What is stored under the identities of ``rows`` on other days than theirs.
+    """What is stored under the identities of ``rows``, sorted, on other days than theirs.
 
     An event that is sent again has the same time, so this finds conflicts only. Where a source's ids grow with time no
     other day has one between the lowest and the highest of a lot: then it costs one look-up a day and no more."""
-    spans: dict[tuple[str, int], list[str]] = {}
-    for row in rows:
-        span = spans.get((row.source, row.day))
-        if span is None:
-            spans[row.source, row.day] = [row.id, row.id]
-        elif row.id < span[0]:
-            span[0] = row.id
-        elif row.id > span[1]:
-            span[1] = row.id
+    highest = {(row.source, row.day): row.id for row in rows}
+    lowest = {(row.source, row.day): row.id for row in reversed(rows)}
     found = await connection.fetch(
-        _OTHER_DAYS, [source for source, _ in spans], [low for low, _ in spans.values()],
-        [high for _, high in spans.values()], [day for _, day in spans], today - DAYS_BACK, today + 1,
+        _OTHER_DAYS, [source for source, _ in highest], [lowest[span] for span in highest], list(highest.values()),
+        [day for _, day in highest], today - DAYS_BACK, today + 1,
     )
     if not found:
         return []
