@@ -38,18 +38,20 @@ class LotConsumer:
     """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns.
 
     ``lots``: how many may be on their way to the database at once. Two let this process read the next one while
-    PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays flat when the database is slow."""
+    PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays flat when the database is slow.
+    What comes alone goes at once; beside another lot only a large one, for each locks the same accounts."""
 
     def __init__(self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1) -> None:
         self._pull, self._take, self._parking, self._health = pull, take, parking, health
         self._name = f"{pull.stream}/{pull.durable}"
-        self._slots = asyncio.Semaphore(lots)
+        self._slots, self._under_way = asyncio.Semaphore(lots), 0
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             await self._slots.acquire()
             async for messages in self._pull.batches():
                 for lot in in_lots(messages):
+                    self._count(1)
                     group.create_task(self._settle_and_free(lot))
                     # Before the next lot is taken from the pull: what waits there meanwhile becomes one large lot.
                     await self._slots.acquire()
@@ -58,7 +60,12 @@ class LotConsumer:
         try:
             await self._settle(lot)
         finally:
+            self._count(-1)
             self._slots.release()
+
+    def _count(self, lots: int) -> None:
+        self._under_way += lots
+        self._pull.want(self._pull.batch if self._under_way else 1)
 
     async def _settle(self, lot: Sequence[Delivery]) -> None:
         """Returns when each of them is handled, or parked, and acked."""

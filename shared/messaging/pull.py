@@ -28,7 +28,8 @@ _LOOK_SECONDS = 0.25
 
 
 class Pull:
-    """``batches()`` yields what has arrived, at least one and at most ``batch`` deliveries, in order."""
+    """``batches()`` yields what has arrived, in order: at most ``batch`` deliveries, and at least one, or as many as
+    ``want`` said."""
 
     def __init__(self, client: GuardedClient, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
@@ -36,6 +37,7 @@ class Pull:
         self._next = subjects.js_next(stream, durable)
         self._waiting: deque[Delivery] = deque()
         self._there = asyncio.Event()
+        self._least = 1
         self._owed: dict[str, list[float]] = {}
         self._number = 0
         self._wake = asyncio.Event()
@@ -50,6 +52,11 @@ class Pull:
         finally:
             filler.cancel()
             await self._client.undeliver(subscription)
+
+    def want(self, least: int) -> None:
+        """Fewer are not yielded from now on; never more than half a ``batch``, which is as much as surely comes."""
+        self._least = min(least, max(self.batch // 2, 1))
+        self._look()
 
     async def ack(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+ACK")
@@ -66,10 +73,15 @@ class Pull:
         await self._there.wait()
         count = min(len(self._waiting), self.batch)
         taken = [self._waiting.popleft() for _ in range(count)]
-        if not self._waiting:
-            self._there.clear()
+        self._look()
         self._wake.set()
         return taken
+
+    def _look(self) -> None:
+        if len(self._waiting) >= self._least:
+            self._there.set()
+        else:
+            self._there.clear()
 
     def _arrived(self, delivery: Delivery) -> None:
         """Called for each: everything here counts (100,000 times a second).
@@ -81,7 +93,8 @@ class Pull:
                 del self._owed[request]
             break
         self._waiting.append(delivery)
-        self._there.set()
+        if len(self._waiting) >= self._least:
+            self._there.set()
 
     async def _answered(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
