@@ -26,14 +26,14 @@ async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
         return
     standings = await accounts.lock(connection, totals, terms)
     await accounts.accrue(connection, counts)
-    await save_judged(
-        connection,
-        [
-            standing._replace(accrued_requests=standing.accrued_requests + totals[account])
-            for account, standing in standings.items()
-        ],
-        terms,
-    )
+    after = [
+        standing._replace(accrued_requests=standing.accrued_requests + totals[account])
+        for account, standing in standings.items()
+    ]
+    # Nearly always the count is all that changes: writing the whole row back costs several times as much.
+    changed = {standing.account: standing for standing in after if judge(standing, terms)[0] is not standing}
+    await save_judged(connection, list(changed.values()), terms)
+    await accounts.count(connection, {account: totals[account] for account in standings if account not in changed})
 
 
 async def save_judged(

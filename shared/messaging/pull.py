@@ -54,8 +54,8 @@ class Pull:
             await self._client.undeliver(subscription)
 
     def want(self, least: int) -> None:
-        """Fewer are not yielded from now on; never more than half a ``batch``, which is as much as surely comes."""
-        self._least = min(least, max(self.batch // 2, 1))
+        """Fewer are not yielded from now on, until less is wanted; at most ``batch``."""
+        self._least = min(least, self.batch)
         self._look()
 
     async def ack(self, delivery: Delivery) -> None:

@@ -81,6 +81,17 @@ async def save(connection: Connection, standings: Sequence[Standing]) -> None:
     )
 
 
+async def count(connection: Connection, requests: Mapping[str, int]) -> None:
+    """Adds accrued requests to locked accounts whose flags stay as they are."""
+    if not requests:
+        return
+    await connection.execute(
+        "update accounts a set accrued_requests = a.accrued_requests + t.requests"
+        " from unnest($1::text[], $2::bigint[]) as t (account, requests) where a.account = t.account",
+        list(requests), list(requests.values()),
+    )
+
+
 async def accrue(connection: Connection, counts: Mapping[tuple[str, int], int]) -> None:
     """Adds requests to (account, hour); negative ones where usage moved to another owner. Accounts are locked."""
     rows = sorted((account, hour, requests) for (account, hour), requests in counts.items() if requests)
