@@ -57,6 +57,7 @@ class Pull:
         """Fewer are not yielded from now on, until less is wanted; at most ``batch``."""
         self._least = min(least, self.batch)
         self._look()
+        self._wake.set()
 
     async def ack(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+ACK")
@@ -117,7 +118,7 @@ class Pull:
                 if now - since > _LAPSE_SECONDS:
                     del self._owed[request]
             outstanding = sum(owed for owed, _ in self._owed.values())
-            if self._client.is_connected and outstanding + len(self._waiting) <= self.batch // 2:
+            if self._client.is_connected and outstanding + len(self._waiting) < max(self._least, self.batch // 2 + 1):
                 await self._ask(inbox)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
