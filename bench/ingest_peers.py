@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,26 +52,26 @@ async def pull(url: str, seed: str) -> None:
     """Until it is ended."""
     client = await connect(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
     source = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=16_000)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    _say("ready")
     async for deliveries in source.batches():
         await source.ack_all(deliveries)
 
 
 async def transactions(dsn: str, source: str, count: int, domains: int) -> None:
-    """Prints events a second."""
+    """From when a line arrives on stdin."""
     now = int(datetime.now(UTC).timestamp() * 1e6)
     rows = [
         (source, f"{n:012}", now // 86_400_000_000, now, f"d{n % domains}.example.test", "node-1", 1000, 200)
         for n in range(count)
     ]
     connection = await asyncpg.connect(dsn)
-    started = time.perf_counter()
+    _say("ready")
+    sys.stdin.readline()
     for at in range(0, count, BATCH):
         columns = [list(column) for column in zip(*rows[at : at + BATCH], strict=True)]
         async with connection.transaction():
             await connection.execute(_RAW, *columns)
-    sys.stdout.write(f"{count / (time.perf_counter() - started)}\n")
+    _say("done")
     await connection.close()
 
 
@@ -94,9 +93,13 @@ async def faststream(url: str, seed: str, dsn: str) -> None:
             )
 
     await broker.start()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    _say("ready")
     await asyncio.Event().wait()
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
 
 
 def main(kind: str, *arguments: str) -> None:

@@ -69,13 +69,22 @@ class Events:
             return count / await self._emptied(self.bodies(new_id(), count), pids)
 
     async def transacted(self, count: int, processes: int) -> float:
-        """The bare transactions: the sum of as many processes."""
+        """The bare transactions of as many processes at once, until the last one's last commit."""
         dsn = self._stage.backend.dsns["billing"]
+        share = count // processes
         running = [
-            await self._start("transactions", dsn, new_id(), str(count // processes), str(DOMAINS))
-            for _ in range(processes)
+            await self._start("transactions", dsn, new_id(), str(share), str(DOMAINS)) for _ in range(processes)
         ]
-        return sum([float((await process.communicate())[0]) for process in running])
+        await _said("ready", running)
+        started = time.perf_counter()
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+        await _said("done", running)
+        took = time.perf_counter() - started
+        for process in running:
+            await process.wait()
+        return share * processes / took
 
     async def latency(self, times: int) -> float:
         """Milliseconds from the publish of an event to the event that flags its account as low: the 99th percentile."""
@@ -155,9 +164,7 @@ class Events:
     async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[list[int]]:
         running = [await self._start(kind, *arguments) for _ in range(processes)]
         try:
-            for process in running:
-                assert process.stdout is not None
-                await asyncio.wait_for(process.stdout.readline(), 20)
+            await _said("ready", running)
             yield [process.pid for process in running]
         finally:
             for process in running:
@@ -166,8 +173,18 @@ class Events:
 
     async def _start(self, kind: str, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.ingest_peers", kind, *arguments, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "bench.ingest_peers", kind, *arguments, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
+
+
+async def _said(word: str, running: Sequence[asyncio.subprocess.Process]) -> None:
+    """Every process has said it."""
+    for process in running:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        if line.decode().strip() != word:
+            raise AssertionError(f"a peer ended before it was {word}")
 
 
 def _event(source: str, id: str, domain: str) -> HttpsRequest:
