@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ class QueryLedger(Contract):
     start: Utc
     end: Utc
     zone: Zone = "UTC"
-    kinds: Annotated[list[Kind], Field(max_length=4)] = []
+    kinds: Annotated[list[Kind], Field(max_length=len(get_args(Kind)))] = []
     after: Mark | None = None
     limit: Page = 500
 

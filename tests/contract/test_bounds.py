@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from shared import subjects
 from shared.contracts.base import Contract, Whole
 from shared.contracts.channels import BY_SERVICE
 from shared.contracts.commands import CloseHour, CreditBalance
+from shared.contracts.ledger import Kind, QueryLedger
 
 OWN = {subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION, *subjects.EVENTS}
 """Said by one service to another."""
@@ -78,3 +79,10 @@ def test_a_time_that_leaves_the_calendar_in_utc_is_a_fault_of_the_message() -> N
         with pytest.raises(ValidationError, match="outside the years"):
             CloseHour.model_validate_json(f'{{"until": "{text}"}}')
     assert CloseHour(until=datetime(9999, 12, 31, tzinfo=UTC)).until.year == 9999
+
+
+def test_every_kind_of_ledger_line_can_be_asked_for_at_once() -> None:
+    question = {"start": "2026-01-01T00:00:00Z", "end": "2026-02-01T00:00:00Z", "kinds": list(get_args(Kind))}
+    assert QueryLedger.model_validate(question).kinds == list(get_args(Kind))
+    with pytest.raises(ValidationError):
+        QueryLedger.model_validate({**question, "kinds": [*get_args(Kind), "credit"]})

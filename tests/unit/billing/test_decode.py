@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.billing.decode import Batch, Cell, Previous, Request, pack_cells, read_batch, read_request, unpack_cells
+from services.billing.decode import (
+    Batch,
+    Cell,
+    Previous,
+    Request,
+    pack_cells,
+    read_batch,
+    read_request,
+    read_requests,
+    unpack_cells,
+)
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch, UsageCell
 from shared.errors import Malformed
 
@@ -59,6 +69,7 @@ def test_both_refuse_the_same_batches(fault: dict[str, Any]) -> None:
 REQUEST_FAULTS = [
     {"id": ""}, {"id": "a b"}, {"source": ...}, {"time": "2026-01-01T00:00:00"}, {"time": "yesterday"}, {"domain": ""},
     {"domain": "a" * 254}, {"bytes": -1}, {"status": 99}, {"status": 600}, {"node": "UP"}, {"more": 1},
+    {"id": "a\nb"}, {"id": "a\n"}, {"id": "a" * 129}, {"source": "a\nb"}, {"node": "a\nb"}, {"node": "a" * 64},
 ]
 
 
@@ -69,6 +80,22 @@ def test_both_refuse_the_same_requests(fault: dict[str, Any]) -> None:
         HttpsRequest.model_validate_json(body)
     with pytest.raises(Malformed):
         read_request(body)
+
+
+@pytest.mark.parametrize("fault", REQUEST_FAULTS, ids=str)
+def test_a_request_that_is_refused_alone_is_seen_among_others(fault: dict[str, Any]) -> None:
+    good = _changed(REQUEST)
+    assert read_requests([good, good]) == [read_request(good)] * 2
+    for place in range(3):
+        assert read_requests([*[good] * place, _changed(REQUEST, **fault), *[good] * (2 - place)]) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{},{}", b"null", b"1", b"\xff"])
+def test_what_is_no_request_or_more_than_one_is_seen_among_others(body: bytes) -> None:
+    good = _changed(REQUEST)
+    assert read_requests([good, body]) is None
+    assert read_requests([body, good]) is None
+    assert read_requests([good, good + b"," + good]) is None
 
 
 counts = st.integers(0, 2**53)
