@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from clients.fleet.keys import ensure_nkey
@@ -25,6 +24,7 @@ from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.contracts.usage import Confirmation, UsageBatch
 from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Purpose, parse
+from shared.messaging.client import GuardedClient, guarded
 from shared.messaging.pull import Pull
 from shared.nats_config import render_edge_users
 from tests.integration.edge_agent.signing import Signers
@@ -72,8 +72,8 @@ class BrokerProcess:
             self.process.wait(10)
             self.process = None
 
-    async def login(self, user: str) -> Client:
-        return await login(self.broker.url, user, self.seeds / f"{user}.nk")
+    async def login(self, user: str) -> GuardedClient:
+        return guarded(await login(self.broker.url, user, self.seeds / f"{user}.nk"))
 
 
 @dataclass
@@ -81,8 +81,8 @@ class Control:
     """``statuses`` and ``batches`` as they came; ``silent`` stops the checkpoints, ``confirming`` the confirmations."""
 
     signers: Signers
-    edge_sync: Client
-    billing: Client
+    edge_sync: GuardedClient
+    billing: GuardedClient
     digest: Digest = field(default_factory=Digest)
     held: dict[str, BundlePage] = field(default_factory=dict)
     incarnation: str = ""
