@@ -9,7 +9,7 @@ stream, the fastest pull (it is our own) with as many processes, and the bare tr
 smaller of the two, and four times a plain FastStream handler.
 Flat: the same with few and with many events stored already. Low: from the publish of an event to the event that flags
 its account.
-``--full-size`` fills 100 million stored events instead of 20 (half an hour and 20 GB).
+``--full-size`` fills 100 million stored events instead of 20 (ten minutes and 20 GB).
 """
 
 from __future__ import annotations
