@@ -18,6 +18,7 @@ from faststream.nats import JStream, PullSub
 
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
+from shared.ids import new_id
 from shared.messaging.broker import connect, service_broker
 from shared.messaging.pull import Pull
 from shared.settings import BrokerSettings
@@ -57,9 +58,9 @@ async def pull(url: str, seed: str) -> None:
         await source.ack_all(deliveries)
 
 
-async def transactions(dsn: str, source: str, count: int, domains: int) -> None:
+async def transactions(dsn: str, count: int, domains: int) -> None:
     """From when a line arrives on stdin."""
-    now = int(datetime.now(UTC).timestamp() * 1e6)
+    source, now = new_id(), int(datetime.now(UTC).timestamp() * 1e6)
     rows = [
         (source, f"{n:012}", now // 86_400_000_000, now, f"d{n % domains}.example.test", "node-1", 1000, 200)
         for n in range(count)
@@ -104,8 +105,8 @@ def _say(word: str) -> None:
 
 def main(kind: str, *arguments: str) -> None:
     if kind == "transactions":
-        dsn, source, count, domains = arguments
-        uvloop.run(transactions(dsn, source, int(count), int(domains)))
+        dsn, count, domains = arguments
+        uvloop.run(transactions(dsn, int(count), int(domains)))
     elif kind == "pull":
         uvloop.run(pull(*arguments))
     else:

@@ -9,8 +9,9 @@ import signal
 import statistics
 import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -59,32 +60,26 @@ class Events:
 
     async def pulled(self, count: int, processes: int) -> float:
         """The same by the bare pull."""
-        async with self._peers("pull", processes, self._stage.backend.url, self._seed()) as pids:
-            return count / await self._emptied(self.bodies(new_id(), count), pids)
+        async with self._peers("pull", processes, self._stage.backend.url, self._seed()) as running:
+            return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
 
     async def handled(self, count: int) -> float:
         """The same by a plain FastStream handler."""
         dsn = self._stage.backend.dsns["billing"]
-        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as pids:
-            return count / await self._emptied(self.bodies(new_id(), count), pids)
+        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as running:
+            return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
 
     async def transacted(self, count: int, processes: int) -> float:
         """The bare transactions of as many processes at once, until the last one's last commit."""
         dsn = self._stage.backend.dsns["billing"]
         share = count // processes
-        running = [
-            await self._start("transactions", dsn, new_id(), str(share), str(DOMAINS)) for _ in range(processes)
-        ]
-        await _said("ready", running)
-        started = time.perf_counter()
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write(b"go\n")
-        await _said("done", running)
-        took = time.perf_counter() - started
-        for process in running:
-            await process.wait()
-        return share * processes / took
+        async with self._peers("transactions", processes, dsn, str(share), str(DOMAINS)) as running:
+            started = time.perf_counter()
+            for process in running:
+                assert process.stdin is not None
+                process.stdin.write(b"go\n")
+            await _said("done", running)
+            return share * processes / (time.perf_counter() - started)
 
     async def latency(self, times: int) -> float:
         """Milliseconds from the publish of an event to the event that flags its account as low: the 99th percentile."""
@@ -161,24 +156,29 @@ class Events:
         return str(self._stage.backend.folder / "keys" / "billing.nk")
 
     @asynccontextmanager
-    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[list[int]]:
+    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[list[Process]]:
         running = [await self._start(kind, *arguments) for _ in range(processes)]
         try:
             await _said("ready", running)
-            yield [process.pid for process in running]
+            yield running
         finally:
             for process in running:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    process.kill()
                 await process.wait()
 
-    async def _start(self, kind: str, *arguments: str) -> asyncio.subprocess.Process:
+    async def _start(self, kind: str, *arguments: str) -> Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bench.ingest_peers", kind, *arguments, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
 
 
-async def _said(word: str, running: Sequence[asyncio.subprocess.Process]) -> None:
+def _pids(running: Sequence[Process]) -> list[int]:
+    return [process.pid for process in running]
+
+
+async def _said(word: str, running: Sequence[Process]) -> None:
     """Every process has said it."""
     for process in running:
         assert process.stdout is not None

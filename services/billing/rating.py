@@ -64,8 +64,6 @@ def cost(requests: int, price: Decimal) -> Decimal:
     return per(price, requests, UNIT)
 
 
-
-
 def month_of(hour: int) -> int:
     """The calendar month (UTC) of an hour of Unix time: 12 a year."""
     at = datetime.fromtimestamp(hour * 3600, UTC)
