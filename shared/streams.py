@@ -27,6 +27,8 @@ MOST_BYTES: Final = 960 * 1024
 ERASED: Final = frozenset({s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE})
 """Where the outside writes: a message with a key in clear is erased from it, for what is taken stays in a block's file
 until the whole block goes. Their readers may do so."""
+RUNS: Final = "runs"
+"""The group that every pull request names; it counts where the consumer is ``in_runs``."""
 MOST_INBOUND: Final = 768 * 1024
 """What a stream of commands takes: so that what becomes of one (the question to the validator) fits, too."""
 
@@ -73,20 +75,30 @@ class Stream:
         )
 
 
+@dataclass
+class GroupedConfig(ConsumerConfig):
+    """With what nats-py does not name yet (NATS ADR-42)."""
+
+    priority_groups: list[str] | None = None
+    priority_policy: str | None = None
+
+
 @dataclass(frozen=True)
 class Consumer:
     """A durable pull consumer; deliveries are never counted out.
 
-    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed."""
+    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed. ``in_runs``:
+    of several requests one is filled after the other, instead of each in turn."""
 
     stream: str
     durable: str
     filters: tuple[str, ...] = ()
     ack_wait: float = 5
     max_ack_pending: int = 5000
+    in_runs: bool = False
 
-    def config(self) -> ConsumerConfig:
-        return ConsumerConfig(
+    def config(self) -> GroupedConfig:
+        return GroupedConfig(
             durable_name=self.durable,
             filter_subject=self.filters[0] if len(self.filters) == 1 else None,
             filter_subjects=list(self.filters) if len(self.filters) > 1 else None,
@@ -95,6 +107,8 @@ class Consumer:
             ack_wait=self.ack_wait,
             max_ack_pending=self.max_ack_pending,
             max_deliver=-1,
+            priority_groups=[RUNS] if self.in_runs else None,
+            priority_policy="prioritized" if self.in_runs else None,
         )
 
 
@@ -132,5 +146,5 @@ CONSUMERS: Final = (
         s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
     ),
     Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=60_000),
+    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=60_000, in_runs=True),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
 Refusals = list[tuple[Delivery, Poison]]
+Conflicts = list[tuple[RequestRow, Delivery]]
 
 
 @dataclass
@@ -50,25 +52,35 @@ class Requests:
         lot = _read(messages, int(now.timestamp()) // 60)
         rows = sorted(row for row, _ in lot.rows.values())
         await self._days.ensure({row.day for row in rows})
+        conflicts, new = await self._until_stored(lot, rows, now)
+        lot.refused += [(message, _conflict(row)) for row, message in conflicts]
+        _measure(len(messages), new, len(conflicts), len(lot.refused))
+        return lot.refused
+
+    async def _until_stored(self, lot: _Lot, rows: list[RequestRow], now: datetime) -> tuple[Conflicts, int]:
+        """Again when another process was quicker with one of them: what that one committed is known then."""
+        while True:
+            with contextlib.suppress(store.Overtaken):
+                return await self._store(lot, rows, now)
+
+    async def _store(self, lot: _Lot, rows: list[RequestRow], now: datetime) -> tuple[Conflicts, int]:
+        """The conflicts, and how many of ``rows`` are new: in one transaction."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await self._book.open(connection)
             today = int(now.timestamp()) // 86_400
-            taken = {row[:2]: row for row in await store.elsewhere(connection, rows, today)} if rows else {}
-            fresh = [row for row in rows if row[:2] not in taken] if taken else rows
-            known = {row[:2]: row for row in await store.add(connection, fresh, now)} | taken
+            known = {row[:2]: row for row in await store.known(connection, rows, today)}
+            new = [row for row in rows if row[:2] not in known] if known else rows
+            await store.add(connection, new, now)
             conflicts = _conflicts(lot, known)
             await store.keep_conflicts(
                 connection, [(row[:2], sha256(m.body).digest(), m.body) for row, m in conflicts], now
             )
-            new = [row for row in rows if row[:2] not in known] if known else rows
             await self._count(connection, new, now)
-        lot.refused += [(message, _conflict(row)) for row, message in conflicts]
-        _measure(len(messages), len(new), len(conflicts), len(lot.refused))
-        return lot.refused
+        return conflicts, len(new)
 
     async def _count(self, connection: Connection, fresh: Sequence[RequestRow], now: datetime) -> None:
         if not fresh:
             return
+        await self._book.open(connection)
         owners = await self._book.owners(connection, {row.domain for row in fresh})
         tally = Tally()
         tally.add_requests(fresh, owners)
@@ -129,7 +141,7 @@ def _check(row: RequestRow, now_minute: int) -> None:
         raise Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
 
 
-def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> list[tuple[RequestRow, Delivery]]:
+def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> Conflicts:
     """Events under a used identity with another content; a plain duplicate is only dropped."""
     found = [lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored]
     for row, message in lot.again:

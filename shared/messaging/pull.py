@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
@@ -20,6 +21,7 @@ from nats.errors import Error as NatsError
 from shared import subjects
 from shared.messaging.client import GuardedClient
 from shared.messaging.cloudevents import Delivery
+from shared.streams import RUNS
 
 log = structlog.get_logger()
 EXPIRES_SECONDS = 5.0
@@ -128,7 +130,11 @@ class Pull:
     async def _ask(self, inbox: str) -> None:
         self._number += 1
         request = f"{inbox}.{self._number}"
-        body = {"batch": self.batch, "expires": int(EXPIRES_SECONDS * 1e9)}
+        body = {
+            "batch": self.batch, "expires": int(EXPIRES_SECONDS * 1e9), "group": RUNS,
+            # One that differs from the others' is enough: those of the same are served in turns.
+            "priority": random.randrange(10),  # noqa: S311
+        }
         self._owed[request] = [self.batch, time.monotonic()]
         try:
             await self._client.publish(self._next, json.dumps(body).encode(), reply=request)

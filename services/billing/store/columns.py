@@ -22,11 +22,6 @@ def numbers(values: Iterable[int]) -> str:
     return BREAK.join(map(str, values))
 
 
-def split(column: str | None) -> list[str]:
-    """Inverse of ``texts``, of what PostgreSQL has joined; None where there was nothing to join."""
-    return column.split(BREAK) if column is not None else []
-
-
 def split_texts(place: int) -> str:
     """SQL for the array in parameter ``place``. One empty value alone would be an empty array, so a break goes before
     the first and the nothing before that is cut off."""
