@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from itertools import chain, repeat
 
 import pytest
 
@@ -60,3 +62,35 @@ async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_f
     await _send(idle, 0, unsettled=0)
     consumer.cancel()
     await asyncio.gather(consumer, return_exceptions=True)
+
+
+async def test_of_two_that_ask_one_is_served_after_the_other_not_in_turns(
+    idle: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an event and its duplicate are mostly in one lot."""
+    ranks = chain((0, 1), repeat(9))  # of requests as they are made: the first goes before the second
+    monkeypatch.setattr("shared.messaging.pull.random.randrange", lambda _below: next(ranks))
+    taken: dict[str, list[int]] = {"first": [], "second": []}
+
+    async def empty(name: str) -> None:
+        client = await idle.backend.client("billing")
+        pull = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
+        async for deliveries in pull.batches():
+            taken[name] += [delivery.sequence for delivery in deliveries]
+
+    topology = (await idle.backend.client("topology")).jetstream(timeout=5)
+
+    async def asked(times: int) -> bool:
+        info = await topology.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)
+        return info.num_waiting == times
+
+    tasks = []
+    for times, name in enumerate(taken, start=1):
+        tasks.append(asyncio.create_task(empty(name)))
+        await until(partial(asked, times), f"the {name} has asked")
+    await _send(idle, 8, unsettled=8)
+    await until(lambda: sum(map(len, taken.values())) == 8, "both have theirs")
+    assert taken == {"first": [1, 2, 3, 4], "second": [5, 6, 7, 8]}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

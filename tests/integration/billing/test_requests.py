@@ -43,6 +43,39 @@ async def test_the_same_id_with_another_content_is_kept_and_reported(staged: Sta
     assert await staged.counted(domain=domain) == 1
 
 
+async def test_what_another_process_is_just_storing_is_waited_for_and_not_counted_again(staged: Stage) -> None:
+    """Of two processes with the same event one is quicker; here it is this transaction."""
+    domain, source = domain_name(), name("src")
+    events = [_event(domain, n, source) for n in range(3)]
+    first = events[1]
+    at = (first.time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    await staged.request(_event(domain, 9, source))
+    await until(lambda: staged.counted(domain=domain), "the day has its partition")
+    async with staged.database.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "insert into requests values ($1, $2, $3, $4, $5, $6, $7, $8, now())", source, first.id,
+            at // 86_400_000_000, at, domain, first.node, first.bytes, first.status,
+        )
+        await asyncio.gather(*(staged.request(event) for event in events))
+        await until(lambda: _waits(staged), "billing waits for this transaction")
+    await until(lambda: _is(staged, domain, 3), "the other two are counted")
+    await staged.request(first.model_copy(update={"bytes": 999}))
+    await staged.until_dead(f"id_conflict: event 'r1' of '{source}'")
+    assert await staged.counted(domain=domain) == 3
+    logs = [staged.backend.supervisor.log(process).read_text() for process in staged.ports_of]
+    assert "lot.failed" not in "".join(logs)
+
+
+async def _waits(staged: Stage) -> bool:
+    return await staged.database.fetchval(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'copy%requests%'"
+    ) > 0
+
+
+async def _is(staged: Stage, domain: str, count: int) -> bool:
+    return await staged.counted(domain=domain) == count
+
+
 async def test_late_early_and_malformed_events_become_dead_letters_each_alone(staged: Stage) -> None:
     domain, source, now = domain_name(), name("src"), datetime.now(UTC)
     await staged.request(_event(domain, 1, source, time=now - timedelta(days=36)))
