@@ -22,10 +22,12 @@ from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
+from shared.streams import CONSUMERS
 from tests.integration.billing.harness import Stage
 
 DOMAINS = 5_000
 _ATOMIC = 500
+_CONSUMER = next(consumer for consumer in CONSUMERS if consumer.durable == s.DURABLE_BILLING_REQUESTS)
 
 
 class Events:
@@ -64,10 +66,14 @@ class Events:
             return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
 
     async def handled(self, count: int) -> float:
-        """The same by a plain FastStream handler."""
-        dsn = self._stage.backend.dsns["billing"]
-        async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as running:
-            return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
+        """The same by a plain FastStream handler, which names no group when it pulls."""
+        dsn, config = self._stage.backend.dsns["billing"], _CONSUMER.config()
+        await self._js.add_consumer(s.STREAM_USAGE, config, priority_groups=None, priority_policy=None)
+        try:
+            async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as running:
+                return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
+        finally:
+            await self._js.add_consumer(s.STREAM_USAGE, config)
 
     async def transacted(self, count: int, processes: int) -> float:
         """The bare transactions of as many processes at once, until the last one's last commit."""

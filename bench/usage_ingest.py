@@ -4,9 +4,9 @@ Cells: prepared batches of 1,000 distinct (domain, minute) cells, every tenth se
 the first publish to the last commit, by one billing process. Beside it: the bare transactions, the same rows by unnest
 into a table of the same shape, one commit for 20 batches.
 Single events (bench/usage_events.py): a stream full of them, every tenth sent twice, emptied by one and by two
-processes; so many that the first pull and the last commit, when others wait, are a small part. Beside it, on the same
-stream, the fastest pull (it is our own) with as many processes, and the bare transactions: the goal is 60 % of the
-smaller of the two, and four times a plain FastStream handler.
+processes; so many that the first pull and the last commit, when others wait, are a small part. Beside it, with as many
+processes, the bare transactions, and on the same stream the fastest pull of nats-py (a callback on one inbox; billing's
+own is faster still): the goal is 60 % of the smaller of the two, and four times a plain FastStream handler.
 Flat: the same with few and with many events stored already. Low: from the publish of an event to the event that flags
 its account.
 ``--full-size`` fills 100 million stored events instead of 20 (ten minutes and 20 GB).
