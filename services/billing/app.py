@@ -31,9 +31,11 @@ from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
 from shared.storage.pool import open_pool
+from shared.storage.stalled import end_stalled
 
 NAME = "billing"
 USAGE_DURABLES = (subjects.DURABLE_BILLING_BATCHES, subjects.DURABLE_BILLING_REQUESTS)
+_STALLED_SECONDS = 20.0
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -48,7 +50,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     database cannot be used."""
     settings, client, publisher = runtime.settings, runtime.client, runtime.publisher
     signer = service.read_signer(settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE")
-    pool = await open_pool(settings.billing_dsn.get_secret_value())
+    pool = await open_pool(settings.billing_dsn.get_secret_value(), stalled_seconds=_STALLED_SECONDS)
     await migrate(pool, MIGRATIONS)
     await finance.grant(pool)
     queries = Queries(pool, runtime.clock)
@@ -73,6 +75,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         *_lots(runtime, takes, parking),
         Consumer(_pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
                  money.handle, commands, runtime.health).run(),
+        end_stalled(pool, _STALLED_SECONDS),
         Lease(pool, "billing-hours").hold(hours.run),
         Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),

@@ -33,6 +33,7 @@ from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
 from shared.storage.pool import open_pool
+from shared.storage.stalled import end_stalled
 
 NAME = "config"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -93,6 +94,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             buried[events], health,
         ).run(),
         Suspender(pool, revisions, runtime.clock, turned).run(),
+        end_stalled(pool, _STALLED_SECONDS),
         Lease(pool, "expiry").hold(ExpiryWatch(pool, runtime.clock, settings.expiry_seconds).run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
         keep_house(pool, box),

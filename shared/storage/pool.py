@@ -26,7 +26,7 @@ async def open_pool(dsn: str, *, size: int = 8, stalled_seconds: float = 0) -> P
     """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the database is none.
 
     ``stalled_seconds``: after so long between two statements of a transaction PostgreSQL ends it, so that a process
-    that was stopped does not keep its locks (0: never)."""
+    that was stopped does not keep its locks (0: never); in the middle of a statement end_stalled() does."""
     settings = {"application_name": "edgetls"}
     if stalled_seconds:
         settings["idle_in_transaction_session_timeout"] = f"{stalled_seconds * 1000:.0f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import BATCH, Relay, enqueue
 from shared.storage.pool import Pool, open_pool
+from shared.storage.stalled import end_stalled
 from tests.support.backend import Backend
 from tests.support.waiting import until
 
@@ -226,6 +227,60 @@ async def test_work_ends_when_the_lease_was_taken_away(pool: Pool) -> None:
     await asyncio.wait_for(ended.wait(), 10)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def _reads_no_answer(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    connection._transport.pause_reading()
+    await connection.fetch("select repeat('x', 1000000) from generate_series(1, 50)")
+
+
+async def _sends_half_a_copy(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"1\n"
+        await asyncio.Event().wait()
+
+    await connection.copy_to_table("stalling", source=half(), columns=["n"])
+
+
+async def _goes_on(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    while True:
+        await connection.fetchval("select 1")
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("stop", [_reads_no_answer, _sends_half_a_copy])
+async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
+    rig: Backend, pool: Pool, stop: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]
+) -> None:
+    """And who is at work keeps them."""
+    stopped, works = 1, 2
+    await pool.execute("create table stalling (n integer); insert into stalling values (1), (2)")
+
+    async def keep(row: int, then: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]) -> None:
+        connection = await asyncpg.connect(rig.dsns["config"])
+        try:
+            await connection.execute("begin")
+            await connection.execute("select from stalling where n = $1 for update", row)
+            await then(connection)
+        finally:
+            connection.terminate()
+
+    async def is_kept(row: int) -> bool:
+        return not await pool.fetch("select from stalling where n = $1 for update skip locked", row)
+
+    async def is_free() -> bool:
+        return not await is_kept(stopped)
+
+    tasks = [asyncio.create_task(keep(stopped, stop)), asyncio.create_task(keep(works, _goes_on))]
+    await until(lambda: is_kept(stopped), "one keeps its row")
+    await until(lambda: is_kept(works), "so does the other")
+    tasks.append(asyncio.create_task(end_stalled(pool, 1.0)))
+    await until(is_free, "whoever was stopped has lost its lock")
+    assert await is_kept(works)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await pool.execute("drop table stalling")
 
 
 async def test_migrations_are_applied_once_and_never_changed_behind_our_back(pool: Pool, tmp_path: Path) -> None:
