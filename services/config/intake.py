@@ -62,12 +62,13 @@ class Intake:
             self._stray.add(delivery.sequence)
         return clean
 
-    async def _ack(self, delivery: Delivery) -> None:
+    async def _ack(self, batch: Sequence[Delivery]) -> None:
         """What held a key in clear is erased first: an ack alone leaves its bytes in the stream's file."""
-        if delivery.sequence in self._stray:
-            await self._publisher.erase(delivery.stream, delivery.sequence)
-            self._stray.discard(delivery.sequence)
-        await self._pull.ack(delivery)
+        for delivery in batch:
+            if delivery.sequence in self._stray:
+                await self._publisher.erase(delivery.stream, delivery.sequence)
+                self._stray.discard(delivery.sequence)
+        await self._pull.ack_all(batch)
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
         """Returns when every delivery is stored or buried, and acked; waits out every transient fault."""
@@ -95,7 +96,7 @@ class Intake:
             if len(batch) == 1:
                 log.error("intake.failed", error=describe(error))
                 await self._settle(await self._arrival(batch[0]), f"unexpected: {type(error).__name__}")
-                await self._ack(batch[0])
+                await self._ack(batch)
                 return
             for delivery in batch:
                 await self._store_or_split([delivery])
@@ -105,8 +106,7 @@ class Intake:
         stored = await self._inbox.store([await self._arrival(delivery) for delivery in batch])
         for conflict in stored.conflicts:
             await self._settle(conflict, "id_conflict: this ce-id came before with another content")
-        for delivery in batch:
-            await self._ack(delivery)
+        await self._ack(batch)
         self._wake.set()
 
     async def _arrival(self, delivery: Delivery) -> Arrival:

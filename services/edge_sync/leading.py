@@ -16,6 +16,7 @@ from prometheus_client import Gauge, Histogram
 from services.edge_sync import fleet
 from services.edge_sync.bucket import Bucket
 from services.edge_sync.convergence import Moment
+from services.edge_sync.index import Index
 from services.edge_sync.keyrings import SOURCE, Keyrings
 from services.edge_sync.observing import Observer
 from services.edge_sync.patience import patiently
@@ -155,16 +156,20 @@ class Term:
         due = loop.time()
         while True:
             index = await patiently(self._delivery.current, self._health, "bucket")
-            newest = self._keyrings.newest
-            body = Checkpoint(
-                incarnation=index.incarnation, sequence=index.sequence, root=index.root(), domains=len(index),
-                epoch=0 if newest is None else newest.epoch, time=self._clock.now(),
-                flush_seconds=fleet.flush_seconds(sum(not n.removed for n in self._keyrings.nodes.values())),
-            )
-            SEQUENCE.set(index.sequence)
-            await self._publisher.tell(s.EDGE_CHECKPOINT, self._signer.sign(Purpose.CHECKPOINT, body).encode())
+            if index is not None:
+                SEQUENCE.set(index.sequence)
+                signed = self._signer.sign(Purpose.CHECKPOINT, self._checkpoint(index))
+                await self._publisher.tell(s.EDGE_CHECKPOINT, signed.encode())
             due = max(due + self._settings.edge_sync_checkpoint_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
+
+    def _checkpoint(self, index: Index) -> Checkpoint:
+        newest = self._keyrings.newest
+        return Checkpoint(
+            incarnation=index.incarnation, sequence=index.sequence, root=index.root(), domains=len(index),
+            epoch=0 if newest is None else newest.epoch, time=self._clock.now(),
+            flush_seconds=fleet.flush_seconds(sum(not n.removed for n in self._keyrings.nodes.values())),
+        )
 
     async def _tick(self, observer: Observer) -> None:
         while True:

@@ -51,12 +51,15 @@ class ConfigReads:
 
 
 class Delivery:
-    """The bucket of bundles and what it holds. ``lost``: set when the broker lost it, or somebody else wrote to it."""
+    """The bucket of bundles and what it holds. ``lost``: set when the broker lost it, or somebody else wrote to it.
+
+    Until a repair has gone through it may lack what config wants, and a node drops what a signed checkpoint lacks: so
+    there is none until then (``_lacks`` counts the reasons, 0 when there are none)."""
 
     def __init__(self, bucket: Bucket, config: ConfigReads, signer: Signer, trusted: Trusted) -> None:
         self._bucket, self._config, self._signer, self._trusted = bucket, config, signer, trusted
         self._lock = asyncio.Lock()
-        self._sure = False
+        self._sure, self._lacks = False, 0
         self.index = Index("")
         self.lost = asyncio.Event()
 
@@ -85,22 +88,21 @@ class Delivery:
                     await self._read_again(desired.domain)
             raise BrokerAway(f"somebody else keeps writing the bundle of {desired.domain}")
 
-    async def current(self) -> Index:
-        """The index, made equal to the bucket as it is now."""
+    async def current(self) -> Index | None:
+        """The index, made equal to the bucket as it is now; None while that may lack what config wants."""
         async with self._lock:
             info = await self._bucket.info()
             if info.incarnation != self.index.incarnation or info.sequence < self.index.sequence:
                 log.warning("bucket.lost", incarnation=info.incarnation, sequence=info.sequence)
                 await self._load(info)
-                self.lost.set()
             elif info.sequence > self.index.sequence or not self._sure:
                 await self._catch_up(info)
-            return self.index
+            return None if self._lacks else self.index
 
     async def repair(self) -> int:
         """Makes the bucket what config wants; how many domains were put. Transient when config is away."""
         droppable = {domain for domain, held in self.index.items() if not held.served}
-        put = known = 0
+        put, known, lacks = 0, 0, self._lacks
         after: str | None = ""
         while after is not None:
             page = await self._config.page(after)
@@ -110,6 +112,8 @@ class Delivery:
             known += len(page.rows)
             after = page.next
         await self._drop(droppable)
+        if self._lacks == lacks:
+            self._lacks = 0
         log.info("repaired", put=put, desired=known, held=len(self.index))
         return put
 
@@ -156,6 +160,7 @@ class Delivery:
             if step is Step.ERASE_THEN_PUT:
                 self.index.drop(desired.domain)
                 self.index.moved(self.index.sequence)
+                self._may_lack()
             raise
         stands = desired.at(sequence)
         if sequence != self.index.sequence + 1:
@@ -172,15 +177,14 @@ class Delivery:
                 await self._catch_up(info)
             else:
                 await self._load(info)
-                self.lost.set()
 
     async def _read_again(self, domain: str) -> None:
         """One key, when the bucket holds another message of it than the index knows."""
         message = await self._bucket.last(subjects.bundle_key(domain))
         if message is None:
             self.index.drop(domain)
-        else:
-            self._take(self.index, message, self._trusted.own)
+        if message is None or not self._take(self.index, message, self._trusted.own):
+            self._may_lack()
         self._sure = False
 
     async def _catch_up(self, info: BucketInfo) -> None:
@@ -188,8 +192,8 @@ class Delivery:
         reached, own = info.sequence, self._trusted.own
         async for batch in self._bucket.read(self.index.sequence + 1):
             for message in batch:
-                if not self._take(self.index, message, own).valid:
-                    self.lost.set()
+                if not self._take(self.index, message, own):
+                    self._may_lack()
             reached = max(reached, batch[-1].sequence)
         self.index.moved(reached)
         self._sure = True
@@ -205,9 +209,15 @@ class Delivery:
             reached = max(reached, batch[-1].sequence)
         index.moved(reached)
         self.index, self._sure = index, True
+        self._may_lack()
 
-    def _take(self, index: Index, message: StoredMessage, own: Verifier) -> Held:
+    def _may_lack(self) -> None:
+        self._lacks += 1
+        self.lost.set()
+
+    def _take(self, index: Index, message: StoredMessage, own: Verifier) -> bool:
+        """Whether it is a bundle that edge_sync signed, and no older one than stood there."""
         domain = subjects.bundle_domain(self._bucket.key_of(message))
-        held = reopen(message.body, domain, own, message.sequence)
+        before, held = index.get(domain), reopen(message.body, domain, own, message.sequence)
         index.put(domain, held)
-        return held
+        return held.valid and (before is None or (before.revision, before.epoch) <= (held.revision, held.epoch))

@@ -31,6 +31,7 @@ class FakeConfig:
         self.publisher = Publisher(client)
         self.bundles: dict[str, Bundle] = {}
         self.revision = 0
+        self.answers = True
 
     async def start(self) -> None:
         await self._client.subscribe(s.RPC_BUNDLE_GET, queue="config", cb=self._get)
@@ -77,9 +78,13 @@ class FakeConfig:
 
     async def _get(self, message: Msg) -> None:
         bundle = self.bundles.get(parse(GetBundle, message.data).domain)
+        if not self.answers:
+            return
         await message.respond(BundleAnswer(payload=None if bundle is None else bundle.encode().decode()).encode())
 
     async def _page(self, message: Msg) -> None:
+        if not self.answers:
+            return
         question = parse(PageBundles, message.data)
         names = [name for name in sorted(self.bundles) if name > question.after]
         rows = [

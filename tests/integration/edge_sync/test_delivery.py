@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
 
+import pytest
 from nats.js.errors import NotFoundError
 
 from shared import subjects as s
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import DeadPage, DigestAnswer, DigestQuestion, ListDead, MaxRevision, Nothing
-from shared.crypto.digest import bucket_of
+from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Signer
+from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
 from tests.integration.edge_sync.ground import lose_streams
 from tests.integration.edge_sync.harness import World
+from tests.integration.edge_sync.played import FakeNode
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"
@@ -116,6 +122,66 @@ async def test_what_somebody_else_wrote_into_the_bucket_is_replaced(world: World
 
     await until(mended, "the forged bundle is replaced and the unknown one dropped")
     assert await world.held(DOMAIN) == bundle
+
+
+async def _forge(world: World, _node: FakeNode) -> None:
+    stored = await world.bucket.last(s.bundle_key(DOMAIN))
+    assert stored is not None
+    await world.bucket.put(s.bundle_key(DOMAIN), b"{}", stored.sequence)
+
+
+async def _replay(world: World, node: FakeNode) -> None:
+    """An older bundle, truly signed."""
+    older = await world.bucket.last(s.bundle_key(DOMAIN))
+    world.config.answers = True
+    await world.until_held(await world.config.change(DOMAIN))
+    world.config.answers = False
+    newer = await world.bucket.last(s.bundle_key(DOMAIN))
+    assert older is not None and newer is not None
+    await until(lambda: node.checkpoints[-1].root == _root(world), "the checkpoint tells the newer one")
+    await world.bucket.put(s.bundle_key(DOMAIN), older.body, newer.sequence)
+
+
+async def _lose(world: World, _node: FakeNode) -> None:
+    await lose_streams(world.clients["storekeeper"])
+
+
+async def _start_anew(world: World, _node: FakeNode) -> None:
+    await world.replicas[-1].stop()
+    await lose_streams(world.clients["storekeeper"])
+    world.replicas.append(await world.spawn("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2"))
+
+
+def _root(world: World) -> str:
+    """Of what config wants: one domain."""
+    digest, bundle = Digest(), world.config.bundles[DOMAIN]
+    digest.put(DOMAIN, bundle.revision, sha256(bundle.encode()).hexdigest())
+    return digest.root()
+
+
+@pytest.mark.parametrize("spoil", [_forge, _replay, _lose, _start_anew])
+async def test_no_checkpoint_is_told_of_a_bucket_that_may_lack_what_config_wants(
+    world: World, spoil: Callable[[World, FakeNode], Awaitable[None]]
+) -> None:
+    """A node drops what a signed checkpoint lacks: it would serve nothing until config is back."""
+    await world.run()
+    node = await world.node("node-1")
+    await world.until_held(await world.config.change(DOMAIN))
+    await until(lambda: node.checkpoints and node.checkpoints[-1].root == _root(world), "the checkpoint tells it")
+    world.config.answers = False
+    await spoil(world, node)
+    told, wanted = len(node.checkpoints), sha256(world.config.bundles[DOMAIN].encode()).hexdigest()
+
+    async def is_spoilt() -> bool:
+        with contextlib.suppress(BrokerAway):
+            answer = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer)
+            return wanted not in [row.hash for row in answer.members]
+        return False
+
+    await until(is_spoilt, "edge_sync knows what became of the bucket", limit=15)
+    world.config.answers, before = True, len(node.checkpoints)
+    await until(lambda: len(node.checkpoints) > before, "checkpoints are told again", limit=15)
+    assert {checkpoint.root for checkpoint in node.checkpoints[told:]} == {_root(world)}
 
 
 async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
