@@ -258,7 +258,8 @@ async def waiting(connection: Connection, keys: Sequence[str]) -> dict[str, list
     """What may run under keys whose locks are held, ready or held back, in the stream's order."""
     rows = await connection.fetch(
         "select t.key, i.stream, i.incarnation, i.sequence, i.message_id, i.subject, i.source, i.traceparent, i.body,"
-        " i.stream_time from inbox_targets t join inbox i using (stream, incarnation, sequence)"
+        " i.stream_time from inbox_targets t cross join lateral (select * from inbox i where (i.stream, i.incarnation,"
+        " i.sequence) = (t.stream, t.incarnation, t.sequence) offset 0) i"
         " where t.key = any($1::text[]) and t.state <> 'stored' order by t.key, i.incarnation, i.sequence", keys,
     )
     found: dict[str, list[Target]] = {key: [] for key in keys}
