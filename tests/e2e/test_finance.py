@@ -49,12 +49,14 @@ async def hour(platform: Platform, money: Edgetls) -> AsyncIterator[datetime]:
     begin = at.replace(minute=0, second=0, microsecond=0)
 
     async def charged() -> bool:
+        if begin > datetime.now(UTC):  # in the last minutes of an hour the next one cannot be closed yet
+            return False
         end = (begin + timedelta(hours=1)).isoformat()
         assert (await money("hour", "close", "--until", end)).code == 0
         rows = (await money("charges", "--to", end, "--json")).json
         return sum(row["requests"] for row in rows) == REQUESTS
 
-    await until(charged, "all requests are charged", limit=30)
+    await until(charged, "all requests are charged", limit=30 + max(0.0, (begin - datetime.now(UTC)).total_seconds()))
     yield begin
 
 
