@@ -256,6 +256,7 @@ async def lock_key(connection: Connection, key: str) -> None:
 
 async def waiting(connection: Connection, keys: Sequence[str]) -> dict[str, list[Target]]:
     """What may run under keys whose locks are held, ready or held back, in the stream's order."""
+    # offset 0: one index look-up a target, however much the inbox holds.
     rows = await connection.fetch(
         "select t.key, i.stream, i.incarnation, i.sequence, i.message_id, i.subject, i.source, i.traceparent, i.body,"
         " i.stream_time from inbox_targets t cross join lateral (select * from inbox i where (i.stream, i.incarnation,"

@@ -1,7 +1,7 @@
 """Many rows as few parameters: a column is one text that PostgreSQL splits.
 
-asyncpg encodes an array element by element and asks each whether it is a list itself: 4 microseconds an event of eight
-columns, more than decoding it. Joining a column costs a tenth of that, splitting it in PostgreSQL about the same."""
+asyncpg encodes an array element by element and asks each whether it is a list itself: 4 microseconds a row of eight
+columns. Joining a column costs a tenth of that, splitting it in PostgreSQL about the same."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from shared.messaging.publish import Publisher
 
 
 class FakeConfig:
-    """Answers bundle.get and bundle.page of what the test decided, and tells of changes."""
+    """Answers bundle.get and bundle.page of what the test decided (while it ``answers``), and tells of changes."""
 
     def __init__(self, client: Client, validator: Signer) -> None:
         self._client, self._validator = client, validator
@@ -77,9 +77,9 @@ class FakeConfig:
         return bundle
 
     async def _get(self, message: Msg) -> None:
-        bundle = self.bundles.get(parse(GetBundle, message.data).domain)
         if not self.answers:
             return
+        bundle = self.bundles.get(parse(GetBundle, message.data).domain)
         await message.respond(BundleAnswer(payload=None if bundle is None else bundle.encode().decode()).encode())
 
     async def _page(self, message: Msg) -> None:
