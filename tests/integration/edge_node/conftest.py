@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from clients.edge_node.nginx import NginxLayout
-from tests.integration.edge_node.harness import CA, Node, OriginServer, free_port
+from clients.fleet.files import private_folder
+from deploy.embedded.ports import Ports
+from tests.integration.edge_node.harness import CA, Node, OriginServer
 
 
 @pytest.fixture
@@ -28,4 +30,7 @@ async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[Node]:
 
 
 def node_layout(folder: Path, **options: object) -> NginxLayout:
-    return NginxLayout(folder, https_port=free_port(), http_port=free_port(), workers=2, **options)  # type: ignore[arg-type]
+    ports = Ports(private_folder(folder) / "ports.json")
+    return NginxLayout(
+        folder, https_port=ports.pick("https"), http_port=ports.pick("http"), workers=2, **options,  # type: ignore[arg-type]
+    )

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -47,12 +46,6 @@ def issue(*names: str, key_type: KeyType = "ecdsa", ca: trustme.CA = CA) -> Pair
 def fingerprint(pair: Pair) -> str:
     leaf = x509.load_pem_x509_certificate(pair[0].encode())
     return hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class OriginServer:
