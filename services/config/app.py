@@ -7,20 +7,20 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.config.consumers import LiveRevisions, Verdicts
-from services.config.expiry import ExpiryWatch
-from services.config.intake import Intake
-from services.config.librarian import Librarian
-from services.config.library_queries import LibraryQueries
-from services.config.library_transport import library_router
-from services.config.preview import Previews
-from services.config.queries import Queries
-from services.config.revisions import Revisions
-from services.config.runner import Deadlines, Runner, keep_house
 from services.config.settings import Settings
-from services.config.suspensions import Balances, Suspender
-from services.config.transport import queries_router
-from services.config.usecases import Decider
+from services.config.transport.command_intake import Intake
+from services.config.transport.command_runner import Deadlines, Runner, keep_house
+from services.config.transport.event_consumers import LiveRevisions, Verdicts
+from services.config.transport.library_queries import library_router
+from services.config.transport.queries import queries_router
+from services.config.usecases.decide import Decider
+from services.config.usecases.expiry import ExpiryWatch
+from services.config.usecases.library import Librarian
+from services.config.usecases.library_queries import LibraryQueries
+from services.config.usecases.preview import Previews
+from services.config.usecases.queries import Queries
+from services.config.usecases.revisions import Revisions
+from services.config.usecases.suspend import Balances, Suspender
 from shared import service, subjects
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.dead import DeadOffice, dead_router

@@ -14,7 +14,7 @@ PURE = '"""What it decides. Pure."""\n'
     [
         ("a subject in a service", "services/config/app.py", 'x = "https.cmd.domain.register.v1"', "subject string"),
         ("an API subject built by f-string", "services/config/app.py", 'x = f"$JS.API.{y}"', "subject string"),
-        ("SQL in a use case", "services/config/usecases.py", 'x = "select a from b"', "SQL outside"),
+        ("SQL in a use case", "services/config/usecases/decide.py", 'x = "select a from b"', "SQL outside"),
         ("an update in a transport", "services/billing/transport.py", 'x = "update b set c = 1"', "SQL outside"),
         ("a clock in a pure module", "services/config/x.py", PURE + "x = datetime.now()", "reads the clock"),
         ("asyncpg in a pure module", "services/config/x.py", PURE + "import asyncpg", "imports asyncpg"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.config.state import Cause
+from services.config.domain.model import Cause
 from shared.contracts.accounts import Resumption, Suspension
 from shared.storage.pool import Connection, Pool
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import asyncpg
 
-from services.config import names
-from services.config.bundles import desired
-from services.config.state import Cause, Certificate, Domain, Pending
+from services.config.domain import names
+from services.config.domain.bundle import desired
+from services.config.domain.model import Cause, Certificate, Domain, Pending
 from shared.contracts.domains import Origin, ServiceType, Settings
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered

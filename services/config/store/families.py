@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from services.config import names
-from services.config.state import Domain, Known
+from services.config.domain import names
+from services.config.domain.model import Domain, Known
 from shared.storage.pool import Connection
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.config.library import Entry, Event, Known, Resolved, Stored
-from services.config.state import Cause, Certificate, Pending, Where
-from services.config.store import records
+from services.config.domain.library_entry import Entry, Event, Known, Resolved, Stored
+from services.config.domain.model import Cause, Certificate, Pending, Where
+from services.config.store import history
 from services.config.store.domains import cause_in, cause_out
 from shared.contracts.certificates import RootView
 from shared.contracts.judging import JudgedPair
@@ -88,7 +88,7 @@ async def save(connection: Connection, key: str, before: Entry | None, after: En
 
 async def record(connection: Connection, where: Where, key: str, events: Sequence[Event], at: datetime) -> None:
     """History under no domain; what is still to be done on domains."""
-    await records.write(connection, [records.Recorded(where, events)], at)
+    await history.write(connection, [history.Recorded(where, events)], at)
     for event in events:
         if isinstance(event, Resolved):
             await connection.executemany(

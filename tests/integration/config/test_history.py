@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.config import machine, replay
-from services.config.state import Cause, Certificate, Domain
+from services.config.domain import domain_machine, history_codec
+from services.config.domain.model import Cause, Certificate, Domain
 from services.config.store import domains
 from shared import subjects as s
 from shared.contracts.certificates import RollbackCertificate
@@ -34,7 +34,7 @@ async def rebuilt(pool: Pool, domain: str) -> Domain | None:
     for row in await pool.fetch("select * from history where domain = $1 order by id", domain):
         cause = Cause(row["command_id"], row["command"], row["source"], row["account"], row["received_at"])
         if row["change"] is not None:
-            state = machine.evolve(state, replay.change(row["change"], cause))
+            state = domain_machine.evolve(state, history_codec.change(row["change"], cause))
     return state
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from services.config.stray import EMPTY_KEY
+from services.config.domain.key_redaction import EMPTY_KEY
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import StoreCertificate

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from services.config.orders import Change, Deploy, Disable, Judged, Register, Remove, Reseal, Submit
-from services.config.state import Cause, Certificate
+from services.config.domain.commands import Change, Deploy, Disable, Judged, Register, Remove, Reseal, Submit
+from services.config.domain.model import Cause, Certificate
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.commands import ChangeSettings, RedirectChange, SubmittedPair

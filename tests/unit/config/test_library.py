@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 
-from services.config import commands, fitness, library, machine, names, ordering, roots, settings_rules
-from services.config.library import Delete, Entry, Known, Resolve, Store
-from services.config.orders import Follow, Order, Rollback, Settled, Timeout
-from services.config.state import Certificate
+from services.config.domain import (
+    command_parser,
+    domain_machine,
+    library_entry,
+    names,
+    reuse_checks,
+    scheduling,
+    settings_rules,
+    trust_roots,
+)
+from services.config.domain.commands import Follow, Order, Rollback, Settled, Timeout
+from services.config.domain.library_entry import Delete, Entry, Known, Resolve, Store
+from services.config.domain.model import Certificate
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
@@ -57,14 +66,14 @@ def resolve(id: str, *domains: str) -> Resolve:
     return Resolve(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
 
 
-def told(story: Sequence[library.Input], known: Known | None = None) -> tuple[Entry | None, list[library.Event]]:
+def told(story: Sequence[library_entry.Input], known: Known | None = None) -> tuple[Entry | None, list[library_entry.Event]]:
     state: Entry | None = None
-    events: list[library.Event] = []
+    events: list[library_entry.Event] = []
     for asked in story:
-        more = library.supersede(state) if state and library.overtakes(asked, known or Known()) else []
-        state = library.evolve_all(state, more)
-        more += (decided := library.decide(state, asked, at=AT, known=known or Known()))
-        state = library.evolve_all(state, decided)
+        more = library_entry.supersede(state) if state and library_entry.overtakes(asked, known or Known()) else []
+        state = library_entry.evolve_all(state, more)
+        more += (decided := library_entry.decide(state, asked, at=AT, known=known or Known()))
+        state = library_entry.evolve_all(state, decided)
         events += more
     return state, events
 
@@ -87,7 +96,7 @@ def told(story: Sequence[library.Input], known: Known | None = None) -> tuple[En
      ["a applied", "s applied", "t refused pair.changed"]),
 ])
 def test_every_library_command_ends_as_the_rules_say(
-    sentence: str, story: list[library.Input], ends: list[str]
+    sentence: str, story: list[library_entry.Input], ends: list[str]
 ) -> None:
     assert outcomes(told(story)[1]) == ends, sentence  # type: ignore[arg-type]
 
@@ -107,16 +116,16 @@ def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
 
 def test_a_replacement_that_is_refused_does_not_end_the_one_that_is_judged() -> None:
     state, _ = told([store("a")])
-    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)).events == []
-    assert library.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
+    assert library_entry.run(state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)).events == []
+    assert library_entry.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
 
 
 def test_a_deletion_waits_for_the_deployments_before_it() -> None:
     state, _ = told([store("a"), accept("a")])
-    done = library.run(state, [resolve("d"), delete()], at=AT, known=Known())
+    done = library_entry.run(state, [resolve("d"), delete()], at=AT, known=Known())
     assert done.ran == 1
-    assert library.run(done.state, [delete()], at=AT, known=Known(unsettled=True)).ran == 0
-    assert library.run(done.state, [delete()], at=AT, known=Known()).ran == 1
+    assert library_entry.run(done.state, [delete()], at=AT, known=Known(unsettled=True)).ran == 0
+    assert library_entry.run(done.state, [delete()], at=AT, known=Known()).ran == 1
 
 
 def test_a_name_given_again_is_another_entry() -> None:
@@ -186,23 +195,23 @@ def test_a_rollback_swaps_the_two_and_keeps_where_each_came_from() -> None:
 def test_a_rollback_to_an_expired_certificate_is_refused_and_changes_nothing() -> None:
     old = kept("old", "v0", not_after=AT + timedelta(days=1))
     state, _ = play([register(), deploy("d", old), deploy("e", kept())])
-    events = machine.decide(state, back(), revision=99, at=AT + timedelta(days=2))
+    events = domain_machine.decide(state, back(), revision=99, at=AT + timedelta(days=2))
     assert outcomes(events) == ["b refused certificate.expired"]
-    assert machine.evolve_all(state, events) == state
+    assert domain_machine.evolve_all(state, events) == state
 
 
 def test_a_certificate_judged_by_other_roots_is_not_put_to_use() -> None:
     state, _ = play([register()])
     assert state is not None
-    assert fitness.refuses(fitness.findings(replace(kept(), trust="private"), state, AT))
-    assert not fitness.refuses(fitness.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT))
+    assert reuse_checks.refuses(reuse_checks.findings(replace(kept(), trust="private"), state, AT))
+    assert not reuse_checks.refuses(reuse_checks.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT))
 
 
 def test_a_deployment_that_waits_for_the_library_holds_back_what_comes_after_it_until_it_is_overtaken() -> None:
     waiting: list[Order] = [register(), deploy("d", None, ready=False), redirect("to_https")]
-    done = ordering.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
     assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
-    done = ordering.run(None, [*waiting, disable("x")], revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, [*waiting, disable("x")], revisions=iter(range(1, 9)), at=AT)
     assert outcomes(done.events) == [
         "r applied", "d superseded submission.superseded", "c refused https.not_enabled", "x unchanged",
     ]
@@ -226,10 +235,10 @@ def test_what_is_no_name_of_a_certificate_is_refused(text: str) -> None:
 def test_a_deployment_takes_place_once_in_the_library_and_on_each_domain() -> None:
     domains = ["A.example.com", "a.example.com", "no domain", "no domain"]
     body = DeployCertificate(name=TITLE, account=OWNER, domains=domains)
-    command = commands.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
+    command = command_parser.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
     assert command.keys[:2] == (f"@{OWNER}/{TITLE}", "a.example.com")
     assert [place.name is None for place in command.places] == [False, False, True]
-    bad = commands.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode())
+    bad = command_parser.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode())
     assert next(place.key for place in bad.places) == "a.example.com" and not any(place.name for place in bad.places)
 
 
@@ -277,14 +286,14 @@ def test_roots_that_cannot_be_read_are_refused_whatever_is_wrong_with_them() -> 
     assert key_identifier in sound and basic_constraints in sound
     twice = ssl.DER_cert_to_PEM_cert(sound.replace(key_identifier, basic_constraints))
     with pytest.raises(Refused, match=r"roots\.invalid"):
-        roots.read(twice)
+        trust_roots.read(twice)
 
 
 def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     authority = Authority.create()
-    assert len(roots.read(f"{authority.pem}\n{authority.pem}")) == 1
-    assert roots.read("  \n") == []
+    assert len(trust_roots.read(f"{authority.pem}\n{authority.pem}")) == 1
+    assert trust_roots.read("  \n") == []
     leaf = authority.issue([NAME])
     for text in ("nonsense", leaf.chain_pem, authority.pem + leaf.key_pem, authority.pem * 21, "-----BEGIN X-----"):
         with pytest.raises(Refused, match=r"roots\.invalid"):
-            roots.read(text)
+            trust_roots.read(text)

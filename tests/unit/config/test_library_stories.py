@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.config import library, machine, replay
-from services.config.library import Entry, Known, Resolved, Stored
-from services.config.orders import Follow, Installed, Reseal, Settled, Timeout
-from services.config.state import Certificate, Domain
-from services.config.state import Known as DomainKnown
+from services.config.domain import domain_machine, history_codec, library_entry
+from services.config.domain.commands import Follow, Installed, Reseal, Settled, Timeout
+from services.config.domain.library_entry import Entry, Known, Resolved, Stored
+from services.config.domain.model import Certificate, Domain
+from services.config.domain.model import Known as DomainKnown
 from shared.contracts.base import SealedKey
 from shared.contracts.domains import Outcome, Settings
 from tests.unit.config.made import (
@@ -41,21 +41,21 @@ class World:
 
     entry: Entry | None = None
     domains: dict[str, Domain | None] = field(default_factory=lambda: {"a": None, "b": None})
-    shelf: list[library.Event] = field(default_factory=list)
+    shelf: list[library_entry.Event] = field(default_factory=list)
     events: dict[str, list[Any]] = field(default_factory=lambda: {"a": [], "b": []})
     revision: int = 0
     overtaken: set[str] = field(default_factory=set)
 
-    def at_shelf(self, asked: library.Input) -> None:
+    def at_shelf(self, asked: library_entry.Input) -> None:
         if self.entry is not None and self.entry.pending is not None:
-            if library.overtakes(asked, Known()):
+            if library_entry.overtakes(asked, Known()):
                 self.overtaken.add(self.entry.pending.cause.command_id)
-                self._shelve(library.supersede(self.entry))
-            elif not isinstance(asked, library.Judged | Timeout):
+                self._shelve(library_entry.supersede(self.entry))
+            elif not isinstance(asked, library_entry.Judged | Timeout):
                 return
         users = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.live))
         spare = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.previous))
-        events = library.decide(self.entry, asked, at=AT, known=Known(users=users, kept=spare))
+        events = library_entry.decide(self.entry, asked, at=AT, known=Known(users=users, kept=spare))
         self._shelve(events)
         for event in events:
             if isinstance(event, Resolved):
@@ -66,23 +66,23 @@ class World:
                 for name in users:
                     self.at_domain(name, Follow(event.cause, event.certificate.entry, event.certificate))
 
-    def at_domain(self, name: str, asked: machine.Input) -> None:
+    def at_domain(self, name: str, asked: domain_machine.Input) -> None:
         state = self.domains[name]
-        if state is not None and state.pending and machine.overtakes(state, asked, at=AT, known=DomainKnown()):
+        if state is not None and state.pending and domain_machine.overtakes(state, asked, at=AT, known=DomainKnown()):
             self.overtaken.add(state.pending.cause.command_id)
         self.revision += 1
-        events = machine.decide(state, asked, revision=self.revision, at=AT)
+        events = domain_machine.decide(state, asked, revision=self.revision, at=AT)
         self.events[name] += events
-        self.domains[name] = machine.evolve_all(state, events)
+        self.domains[name] = domain_machine.evolve_all(state, events)
 
     def _from_shelf(self, certificate: Certificate | None) -> bool:
         return certificate is not None and certificate.entry is not None and certificate.entry == (
             self.entry.id if self.entry else None
         )
 
-    def _shelve(self, events: list[library.Event]) -> None:
+    def _shelve(self, events: list[library_entry.Event]) -> None:
         self.shelf += events
-        self.entry = library.evolve_all(self.entry, events)
+        self.entry = library_entry.evolve_all(self.entry, events)
 
 
 SUBMISSIONS = st.integers(0, 4)
@@ -131,11 +131,11 @@ def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_hist
     steps: list[tuple[str, int]],
 ) -> None:
     world = play_world(list(enumerate(steps)))
-    assert library.evolve_all(None, world.shelf) == world.entry
+    assert library_entry.evolve_all(None, world.shelf) == world.entry
     for name, events in world.events.items():
         state: Domain | None = None
         for event in events:
-            after = machine.evolve(state, event)
+            after = domain_machine.evolve(state, event)
             assert state is None or after is None or after.revision >= state.revision
             if isinstance(event, Installed):
                 assert event.certificate.submission_id not in world.overtaken
@@ -159,11 +159,11 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(steps: list[
     for name, events in world.events.items():
         state: Domain | None = None
         for event in _through_json(events):
-            state = machine.evolve(state, event)
+            state = domain_machine.evolve(state, event)
         assert state == _bare(world.domains[name])
     entry: Entry | None = None
     for event in _through_json(world.shelf):
-        entry = library.evolve(entry or Entry(OWNER, TITLE, "public"), event)
+        entry = library_entry.evolve(entry or Entry(OWNER, TITLE, "public"), event)
     before = replace(world.entry, pending=None, awaited="public") if world.entry and world.entry.certificate else None
     assert entry == (replace(before, certificate=_without_pairs(before.certificate)) if before else None)
 
@@ -171,8 +171,8 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(steps: list[
 def _through_json(events: Sequence[Any]) -> list[Any]:
     """What is kept of the events, as it comes back."""
     return [
-        replay.change(json.loads(json.dumps(replay.kept(event))), event.cause)
-        for event in events if isinstance(event, replay.Change)
+        history_codec.change(json.loads(json.dumps(history_codec.kept(event))), event.cause)
+        for event in events if isinstance(event, history_codec.Change)
     ]
 
 

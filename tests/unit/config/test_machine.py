@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.config import bundles, machine, ordering
-from services.config.machine import Input, decide, evolve_all
-from services.config.orders import Event, Installed, Judged, JudgingBegan, Resume, Settled, Suspend, Timeout
-from services.config.state import Domain, Known
+from services.config.domain import bundle as bundles
+from services.config.domain import domain_machine, scheduling
+from services.config.domain.commands import Event, Installed, Judged, JudgingBegan, Resume, Settled, Suspend, Timeout
+from services.config.domain.domain_machine import Input, decide, evolve_all
+from services.config.domain.model import Domain, Known
 from shared import subjects as s
 from shared.contracts.domains import DomainState, Outcome, RedirectMode, Settings
 from shared.contracts.edge import Bundle, BundleKind
@@ -235,7 +236,7 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
             continue
         before = state
         events = decide(state, asked, revision=number, at=AT, known=KNOWN)
-        if state is not None and state.pending is not None and machine.supersede(state) == events[:2]:
+        if state is not None and state.pending is not None and domain_machine.supersede(state) == events[:2]:
             overtaken.add(state.pending.cause.command_id)
             assert not [one for one in events[2:] if isinstance(one, Settled) and one.outcome is Outcome.REFUSED]
         state = evolve_all(state, events)
@@ -262,14 +263,14 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
 def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, Any]]) -> None:
     """A replica may find a queue of any length: how it is cut changes nothing."""
     orders: list[Any] = [asked_for(step, number, []) for number, step in enumerate(steps, start=1)]
-    whole = ordering.run(None, orders, revisions=iter(range(1, 1000)), at=AT, known=KNOWN)
+    whole = scheduling.run(None, orders, revisions=iter(range(1, 1000)), at=AT, known=KNOWN)
     state: Domain | None = None
     queue: list[Any] = []
     told: list[Event] = []
     numbers = iter(range(1, 100_000))
     for order in orders:
         queue.append(order)
-        part = ordering.run(state, queue, revisions=numbers, at=AT, known=KNOWN)
+        part = scheduling.run(state, queue, revisions=numbers, at=AT, known=KNOWN)
         state, queue = part.state, queue[part.ran :]
         told += part.events
     assert outcomes(told) == outcomes(whole.events)
@@ -292,21 +293,21 @@ def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
 
 def test_a_submission_holds_back_what_comes_after_it_until_its_verdict() -> None:
     orders = [register(), submit("s1"), redirect("to_https")]
-    done = ordering.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
     assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
     judged: Judged = accept("s1")
     state = evolve_all(done.state, decide(done.state, judged, revision=9, at=AT))
-    rest = ordering.run(state, orders[2:], revisions=iter([10]), at=AT)
+    rest = scheduling.run(state, orders[2:], revisions=iter([10]), at=AT)
     assert (rest.ran, outcomes(rest.events)) == (1, ["c applied"])
 
 
 def test_what_is_refused_in_its_turn_overtakes_nothing() -> None:
     """The trust that is changed before it makes the deployment a refused one."""
     orders = [register(), submit("s1"), change("c", trust="private"), deploy("d", kept())]
-    done = ordering.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
     assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
     waiting = [register(), deploy("w", None, ready=False), deploy("d", None)]
-    done = ordering.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
     assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
 
 
@@ -318,7 +319,7 @@ def test_a_name_that_is_taken_in_another_account_is_free_in_this_one() -> None:
 
 def test_what_stands_between_a_submission_and_its_overtaker_runs_in_its_turn() -> None:
     orders = [register(), submit("s1"), redirect("to_https"), disable()]
-    done = ordering.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
     assert outcomes(done.events) == [
         "r applied", "s1 superseded submission.superseded", "c refused https.not_enabled", "d unchanged",
     ]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.config import names
+from services.config.domain import names
 from shared.contracts.findings import Code
 from shared.errors import Refused
 

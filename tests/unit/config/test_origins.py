@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.config import origins
+from services.config.domain import origins
 from shared.contracts.domains import Origin
 from shared.contracts.findings import Code
 from shared.errors import Refused

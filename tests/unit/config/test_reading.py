@@ -7,10 +7,10 @@ from hashlib import sha256
 
 import pytest
 
-from services.config import commands, judging, messages, views
-from services.config.attendance import Attendance
-from services.config.orders import Hopeless, Register, Settled
-from services.config.state import Where
+from services.config.domain import command_parser, judging, outgoing_messages, views
+from services.config.domain.commands import Hopeless, Register, Settled
+from services.config.domain.model import Where
+from services.config.domain.uptime import Attendance
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
@@ -43,34 +43,34 @@ def registration(domain: str, service_type: str = "video") -> bytes:
 ])
 def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, body: bytes) -> None:
     with pytest.raises(Malformed):
-        commands.read(id, subject, "test", body)
+        command_parser.read(id, subject, "test", body)
 
 
 def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
-    keys = {commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys for name in (NAME, NAME.upper())}
+    keys = {command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys for name in (NAME, NAME.upper())}
     assert keys == {(NAME,)}
 
 
 def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
-    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
+    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
     (place,) = command.places
     assert (place.name, place.where) == (None, Where("a?b.example.com"))
     assert place.key.startswith("!") and len(place.key) == 3
-    order = commands.order(command, place, cause("a"), allow_private_origins=False)
+    order = command_parser.order(command, place, cause("a"), allow_private_origins=False)
     assert isinstance(order, Hopeless) and order.findings[0].message.startswith("At position 2")
 
 
 def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
-    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
-    order = commands.order(command, command.places[0], cause("a"), allow_private_origins=False)
+    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
+    order = command_parser.order(command, command.places[0], cause("a"), allow_private_origins=False)
     assert isinstance(order, Hopeless)
     assert [found.code for found in order.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
 
 
 @pytest.mark.parametrize("service_type", ["image_small_file", "download", "video", "live_streaming"])
 def test_the_four_service_types_are_taken(service_type: str) -> None:
-    command = commands.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
-    order = commands.order(command, command.places[0], cause("a"), allow_private_origins=False)
+    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
+    order = command_parser.order(command, command.places[0], cause("a"), allow_private_origins=False)
     assert isinstance(order, Register)
 
 
@@ -123,7 +123,7 @@ def test_a_certificate_has_the_status_of_its_days_and_names(days: int, sans: lis
 
 def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
     found = finding(Code.KEY_MISMATCH, "canary")
-    (message,) = messages.caused(Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
+    (message,) = outgoing_messages.caused(Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
     assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
     assert message.headers["ce-causationid"] == "a"
 
