@@ -8,20 +8,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.billing.book import Book
-from services.billing.clocks import HourClock
-from services.billing.facts import Facts
-from services.billing.ingest import Ingest
-from services.billing.parking import Parking, Take
-from services.billing.queries import Queries
-from services.billing.requests import Requests
 from services.billing.settings import Settings
 from services.billing.store import finance
 from services.billing.store.partitions import Days, Partitions
-from services.billing.transport import audit_router, bills_router, prices_router, usage_router
-from services.billing.trimming import Trimmer
-from services.billing.usecases import Money
-from services.billing.workers import BatchTaker, LotConsumer, burying, once
+from services.billing.transport.batch_consumers import BatchTaker, LotConsumer, burying, once
+from services.billing.transport.queries import audit_router, bills_router, prices_router, usage_router
+from services.billing.transport.stream_trimmer import Trimmer
+from services.billing.usecases.hourly_jobs import HourClock
+from services.billing.usecases.ingest import Ingest
+from services.billing.usecases.money import Money
+from services.billing.usecases.ownership_events import Facts
+from services.billing.usecases.quarantine import Parking, Take
+from services.billing.usecases.queries import Queries
+from services.billing.usecases.reference_cache import Book
+from services.billing.usecases.request_events import Requests
 from shared import service, subjects
 from shared.messaging.dead import DeadOffice, dead_router
 from shared.messaging.failures import Consumer, DeadLetters

@@ -15,7 +15,7 @@ PURE = '"""What it decides. Pure."""\n'
         ("a subject in a service", "services/config/app.py", 'x = "https.cmd.domain.register.v1"', "subject string"),
         ("an API subject built by f-string", "services/config/app.py", 'x = f"$JS.API.{y}"', "subject string"),
         ("SQL in a use case", "services/config/usecases/decide.py", 'x = "select a from b"', "SQL outside"),
-        ("an update in a transport", "services/billing/transport.py", 'x = "update b set c = 1"', "SQL outside"),
+        ("an update in a transport", "services/billing/transport/queries.py", 'x = "update b set c = 1"', "SQL outside"),
         ("a clock in a pure module", "services/config/x.py", PURE + "x = datetime.now()", "reads the clock"),
         ("asyncpg in a pure module", "services/config/x.py", PURE + "import asyncpg", "imports asyncpg"),
         ("an async function in a pure module", "services/config/x.py", PURE + "async def f(): pass", "async function"),

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from services.billing.balance import HOURS_OF_MEAN, Standing, Terms, priced
-from services.billing.charging import Line
+from services.billing.domain.balance import HOURS_OF_MEAN, Standing, Terms, priced
+from services.billing.domain.charging import Line
 from services.billing.store import Reader
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryCharges

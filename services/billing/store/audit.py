@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from services.billing.audit import Billed, Counts, Place
-from services.billing.charging import HourCount, Pack
-from services.billing.rating import DEFAULT_CURRENCY
+from services.billing.domain.audit_compare import Billed, Counts, Place
+from services.billing.domain.charging import HourCount, Pack
+from services.billing.domain.rating import DEFAULT_CURRENCY
 from shared.money import plain
 from shared.storage.pool import Connection
 

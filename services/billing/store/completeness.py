@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.billing.ranges import missing
+from services.billing.domain.ranges import missing
 from services.billing.store import Reader
 from shared.contracts.audit import Gap, GapsPage, QueryGaps
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from services.billing.owners import Fact
+from services.billing.domain.ownership import Fact
 from shared.storage.pool import Connection
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+from services.billing.domain.calendar import periods
 from services.billing.store.retention import Kept, kept
-from services.billing.zones import periods
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import UsageRow

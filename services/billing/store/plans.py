@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from services.billing.charging import HourCount, Line, Pack, TierKey
+from services.billing.domain.charging import HourCount, Line, Pack, TierKey
 from services.billing.store import Reader
 from services.billing.store.accounts import hour_time
 from shared.contracts.prices import PlanView

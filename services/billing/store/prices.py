@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from services.billing.domain.price_book import Prices
 from services.billing.store import Reader
-from services.billing.tariffs import Prices
 from shared.contracts.prices import PriceBook
 from shared.storage.pool import Connection
 

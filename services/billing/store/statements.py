@@ -7,8 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from services.billing.rating import DEFAULT_CURRENCY
-from services.billing.statements import Month
+from services.billing.domain.rating import DEFAULT_CURRENCY
+from services.billing.domain.statements import Month
 from services.billing.store.accounts import hour_time
 from shared.contracts.findings import Code, finding
 from shared.contracts.ledger import (

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from services.billing.cells import MinuteRow
-from services.billing.owners import Period
+from services.billing.domain.ownership import Period
+from services.billing.domain.usage_aggregator import MinuteRow
 from services.billing.store import MAINTENANCE_SECONDS, Reader
 from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
 from services.billing.store.retention import kept

@@ -9,8 +9,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from services.billing.parking import Parking
-from services.billing.workers import LotConsumer
+from services.billing.transport.batch_consumers import LotConsumer
+from services.billing.usecases.quarantine import Parking
 from shared import subjects as s
 from shared.messaging.cloudevents import Delivery
 from shared.messaging.pull import Pull

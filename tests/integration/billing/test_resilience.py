@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.decode import unpack_cells
+from services.billing.domain.wire_format import unpack_cells
 from shared.contracts.usage import HttpsRequest, UsageBatch
 from shared.ids import new_id
 from tests.integration.billing.harness import NODES, Stage, cell, domain_name, name, split, stage

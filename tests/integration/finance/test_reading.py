@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.billing.zones import periods
+from services.billing.domain.calendar import periods
 from shared import subjects as s
 from shared.contracts.queries import QueryUsage, UsagePage
 from shared.contracts.usage import Granularity, UsageRow

@@ -21,7 +21,7 @@ from clients.export.sheets import Sheet, charges_sheet
 from clients.export.writers import opened
 from clients.platform.queries import Queries
 from clients.platform.reach import Reach
-from services.billing.zones import month_of
+from services.billing.domain.calendar import month_of
 from shared import subjects as s
 from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.cells import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
-from services.billing.decode import Cell
-from services.billing.owners import BEGINNING, OPEN_END, Period
+from services.billing.domain.ownership import BEGINNING, OPEN_END, Period
+from services.billing.domain.usage_aggregator import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
+from services.billing.domain.wire_format import Cell
 
 NOW = 29_000_000
 OWNERS = {

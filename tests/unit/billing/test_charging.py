@@ -10,8 +10,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.charging import HourCount, Line, Pack, TierKey, charge, cover
-from services.billing.rating import Tariff, linear, month_of
+from services.billing.domain.charging import HourCount, Line, Pack, TierKey, charge, cover
+from services.billing.domain.rating import Tariff, linear, month_of
 from shared.money import total
 
 D = Decimal

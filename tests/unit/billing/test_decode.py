@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.billing.decode import (
+from services.billing.domain.wire_format import (
     Batch,
     Cell,
     Previous,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.billing.workers import MOST_BYTES, in_lots
+from services.billing.transport.batch_consumers import MOST_BYTES, in_lots
 from shared.messaging.cloudevents import Delivery
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.balance import Standing, Terms, judge, money_fault, priced
-from services.billing.rating import PRICES, cost
-from services.billing.tariffs import Prices
+from services.billing.domain.balance import Standing, Terms, judge, money_fault, priced
+from services.billing.domain.price_book import Prices
+from services.billing.domain.rating import PRICES, cost
 from shared.contracts.findings import Code
 from shared.contracts.prices import Price, PriceBook, Tier
 from shared.money import minus, plain

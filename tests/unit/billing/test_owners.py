@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.owners import BEGINNING, NOBODY, OPEN_END, Fact, Period, owner_at, periods
+from services.billing.domain.ownership import BEGINNING, NOBODY, OPEN_END, Fact, Period, owner_at, periods
 
 
 def at(minute: int, second: float = 0) -> datetime:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.ranges import Fate, fate, line_up, missing
+from services.billing.domain.ranges import Fate, fate, line_up, missing
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.tariffs import DEFAULT_BOOK, Prices, changes, faults, retroactive
+from services.billing.domain.price_book import DEFAULT_BOOK, Prices, changes, faults, retroactive
 from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
 
 D = Decimal

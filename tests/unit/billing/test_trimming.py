@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from nats.js.api import ConsumerConfig, ConsumerInfo, SequenceInfo
 
-from services.billing.trimming import settled_to
+from services.billing.transport.stream_trimmer import settled_to
 
 
 def _consumer(floor: int, pending: int = 0, unacked: int = 0) -> ConsumerInfo:

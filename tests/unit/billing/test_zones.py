@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.statements import month
-from services.billing.zones import month_of, periods, zone_of
+from services.billing.domain.calendar import month_of, periods, zone_of
+from services.billing.domain.statements import month
 from shared.contracts.usage import Granularity
 
 ZONES = ("UTC", "Asia/Shanghai", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faststream.nats import NatsRouter
 
-from services.billing.queries import Queries
+from services.billing.usecases.queries import Queries
 from shared import subjects
 from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.balance import BalanceView

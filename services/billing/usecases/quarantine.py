@@ -9,11 +9,11 @@ from typing import Final
 
 import structlog
 
-from services.billing.decode import read_batch
+from services.billing.domain.wire_format import read_batch
 from services.billing.metrics import PARKED
-from services.billing.store import parked as store
+from services.billing.store import quarantine as store
 from services.billing.store.logs import LogKey
-from services.billing.store.parked import Parked, Range
+from services.billing.store.quarantine import Parked, Range
 from shared import subjects
 from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from services.billing import events
-from services.billing.balance import Standing, Terms, judge
+from services.billing.domain import outgoing_messages
+from services.billing.domain.balance import Standing, Terms, judge
 from services.billing.metrics import CROSSINGS
 from services.billing.store import accounts
 from shared.messaging.cloudevents import Outgoing
@@ -46,7 +46,7 @@ async def save_judged(
         judged, crossings = judge(standing, terms)
         decided.append(judged)
         for crossing in crossings:
-            messages.append(events.crossed(crossing, terms.at))
+            messages.append(outgoing_messages.crossed(crossing, terms.at))
             CROSSINGS.labels(change=crossing.change).inc()
     await accounts.save(connection, decided)
     await outbox.enqueue(connection, messages)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
-from services.billing import events
-from services.billing.auditing import Auditor
-from services.billing.balance import Terms
-from services.billing.statements import month
+from services.billing.domain import outgoing_messages
+from services.billing.domain.balance import Terms
+from services.billing.domain.calendar import zone_of
+from services.billing.domain.price_book import NEVER, Prices, changes
+from services.billing.domain.statements import month
 from services.billing.store import accounts, completeness, logs, periods, plans, prices, reading, statements
-from services.billing.tariffs import NEVER, Prices, changes
-from services.billing.usecases import review
-from services.billing.zones import zone_of
+from services.billing.usecases.audit import Auditor
+from services.billing.usecases.money import review
 from shared.clock import Clock
 from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.balance import BalanceView
@@ -51,7 +51,7 @@ class Queries:
 
     async def balance(self, question: ShowBalance) -> BalanceView:
         terms = Terms(await prices.current(self._pool), self._clock.now())
-        return events.view(await accounts.read(self._pool, question.account, terms))
+        return outgoing_messages.view(await accounts.read(self._pool, question.account, terms))
 
     async def price_book(self) -> PriceBookView:
         current = await prices.current(self._pool)

@@ -12,8 +12,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
-from services.billing.rating import DEFAULT_CURRENCY, Tariff, linear, month_of
-from services.billing.tariffs import Prices
+from services.billing.domain.price_book import Prices
+from services.billing.domain.rating import DEFAULT_CURRENCY, Tariff, linear, month_of
 from shared.contracts.findings import Code
 from shared.money import minus, plain, product, share
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from services.billing.zones import month_of, periods
+from services.billing.domain.calendar import month_of, periods
 
 SETTLES: Final = timedelta(hours=24)
 """After a month's end: as finance.billed_at() of the migrations has it. What is booked later is in a later month."""

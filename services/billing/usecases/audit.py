@@ -9,16 +9,16 @@ from decimal import Decimal
 from functools import partial
 from typing import Final
 
-from services.billing.audit import Billed, Findings, Place, Recount, compare_charges, recharge, say_hour
-from services.billing.cells import usage_ends, valid_domain
-from services.billing.decode import CellRow, unpack_cells
-from services.billing.owners import NOBODY, Period, periods
+from services.billing.domain.audit_compare import Billed, Findings, Place, Recount, compare_charges, recharge, say_hour
+from services.billing.domain.ownership import NOBODY, Period, periods
+from services.billing.domain.price_book import Prices
+from services.billing.domain.usage_aggregator import usage_ends, valid_domain
+from services.billing.domain.wire_format import CellRow, unpack_cells
 from services.billing.store import audit as store
 from services.billing.store import owners as owner_store
 from services.billing.store import prices
 from services.billing.store.partitions import archive_kept_from
 from services.billing.store.retention import kept
-from services.billing.tariffs import Prices
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused

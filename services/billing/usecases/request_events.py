@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from services.billing.accruals import accrue
-from services.billing.book import Book
-from services.billing.cells import Tally, minute_fault, valid_domain
-from services.billing.decode import Request, read_request, read_requests
+from services.billing.domain.usage_aggregator import Tally, minute_fault, valid_domain
+from services.billing.domain.wire_format import Request, read_request, read_requests
 from services.billing.metrics import REQUESTS
 from services.billing.store import requests as store
 from services.billing.store import usage
 from services.billing.store.partitions import Days
 from services.billing.store.requests import Identity, RequestRow
+from services.billing.usecases.accrue import accrue
+from services.billing.usecases.reference_cache import Book
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
 from shared.messaging.cloudevents import Delivery

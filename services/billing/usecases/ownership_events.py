@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.billing.accruals import accrue
-from services.billing.book import Book
-from services.billing.owners import NOBODY, Fact, periods
+from services.billing.domain.ownership import NOBODY, Fact, periods
 from services.billing.store import owners, usage
+from services.billing.usecases.accrue import accrue
+from services.billing.usecases.reference_cache import Book
 from shared import subjects
 from shared.clock import Clock
 from shared.contracts.domains import DomainRegistered, DomainRemoved

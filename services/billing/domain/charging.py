@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.rating import Tariff, month_of
+from services.billing.domain.rating import Tariff, month_of
 from shared.money import share
 
 TierKey = tuple[int, str]

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from services.billing.cells import minute_fault
-from services.billing.charging import HourCount, Line, Pack, charge
-from services.billing.decode import CellRow
-from services.billing.owners import NOBODY, Period, owner_at
-from services.billing.rating import Tariff, month_of
+from services.billing.domain.charging import HourCount, Line, Pack, charge
+from services.billing.domain.ownership import NOBODY, Period, owner_at
+from services.billing.domain.rating import Tariff, month_of
+from services.billing.domain.usage_aggregator import minute_fault
+from services.billing.domain.wire_format import CellRow
 from shared.contracts.audit import Difference
 from shared.money import plus
 

@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
-from services.billing import events
-from services.billing.accruals import save_judged
-from services.billing.balance import Standing, Terms, money_fault, priced
-from services.billing.book import Book
-from services.billing.cells import usage_ends
-from services.billing.charging import Line, Pack, charge
-from services.billing.isolation import CHUNK, alone_where_it_fails
+from services.billing.domain import outgoing_messages
+from services.billing.domain.balance import Standing, Terms, money_fault, priced
+from services.billing.domain.charging import Line, Pack, charge
+from services.billing.domain.price_book import Prices, faults, retroactive
+from services.billing.domain.usage_aggregator import usage_ends
 from services.billing.metrics import CHARGES, NOT_CHARGED
 from services.billing.store import accounts, owners, plans, prices, usage
 from services.billing.store.accounts import Entry
-from services.billing.tariffs import Prices, faults, retroactive
+from services.billing.usecases.accrue import save_judged
+from services.billing.usecases.isolate_failures import CHUNK, alone_where_it_fails
+from services.billing.usecases.reference_cache import Book
 from shared import subjects
 from shared.clock import Clock
 from shared.contracts.commands import ApplyPriceBook, CloseHour, CreditBalance, PurchasePlan, SetThreshold
@@ -72,7 +72,7 @@ class Money:
             raise Malformed("until lies after the hour that runs")
         lines = await self.close(until)
         async with self._pool.acquire() as connection, connection.transaction():
-            await _say(connection, events.hour_closed(until, lines, command_id, self._clock.now()))
+            await _say(connection, outgoing_messages.hour_closed(until, lines, command_id, self._clock.now()))
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many were judged."""
@@ -154,10 +154,10 @@ class Money:
                 await _refuse(connection, standing, fault, command.reference, command_id, terms.at)
                 return
             if used is not None:
-                await _say(connection, events.credited(standing, command.reference, command_id, terms.at))
+                await _say(connection, outgoing_messages.credited(standing, command.reference, command_id, terms.at))
                 return
             after = await _book(connection, standing, entry, command_id, terms)
-            said = events.credited(after, command.reference, command_id, terms.at)
+            said = outgoing_messages.credited(after, command.reference, command_id, terms.at)
             await save_judged(connection, [after], terms, [said])
             CHARGES.labels(kind="credit").inc()
 
@@ -168,7 +168,7 @@ class Money:
             used = await accounts.entry_of(connection, command.account, command.reference)
             bought = await plans.show(connection, command.account, command.reference, terms.at)
             if bought is not None and (bought.plan, bought.currency) == (command.plan, command.currency):
-                await _say(connection, events.purchased(standing, bought, command_id, terms.at))
+                await _say(connection, outgoing_messages.purchased(standing, bought, command_id, terms.at))
                 return
             offer = terms.prices.offer(command.plan, command.currency)
             fault = money_fault(standing, command.currency, terms.prices)
@@ -185,7 +185,7 @@ class Money:
             first = terms.hour if standing.rate_from is None else min(standing.rate_from, terms.hour)
             after = after._replace(plan_left=after.plan_left + plan.requests, rate_from=first)
             view = await plans.show(connection, command.account, command.reference, terms.at)
-            said = [events.purchased(after, view, command_id, terms.at)] if view is not None else []
+            said = [outgoing_messages.purchased(after, view, command_id, terms.at)] if view is not None else []
             await save_judged(connection, [after], terms, said)
             CHARGES.labels(kind="plan").inc()
 
@@ -212,7 +212,7 @@ class Money:
             found = review(old, command, int(now.timestamp()) // 3600 + 1)
             if not found:
                 await prices.add(connection, new, command_id, now)
-            await _say(connection, events.price_book(old.serial if found else new.serial, found, command_id, now))
+            await _say(connection, outgoing_messages.price_book(old.serial if found else new.serial, found, command_id, now))
 
 
 def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Finding]:
@@ -237,7 +237,7 @@ async def _book(connection: Connection, standing: Standing, entry: Entry, comman
 async def _refuse(
     connection: Connection, standing: Standing, code: Code, reference: str | None, command_id: str, now: datetime
 ) -> None:
-    await _say(connection, events.refused(standing, code, reference, command_id, now))
+    await _say(connection, outgoing_messages.refused(standing, code, reference, command_id, now))
 
 
 async def _say(connection: Connection, *messages: Outgoing) -> None:

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from services.billing.decode import Cell
-from services.billing.owners import NOBODY, Period, owner_at
+from services.billing.domain.ownership import NOBODY, Period, owner_at
+from services.billing.domain.wire_format import Cell
 
 FUTURE_MINUTES: Final = 5
 PAST_MINUTES: Final = 35 * 24 * 60

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.billing.balance import Terms
-from services.billing.cells import Owners, valid_domain
-from services.billing.owners import Period, periods
+from services.billing.domain.balance import Terms
+from services.billing.domain.ownership import Period, periods
+from services.billing.domain.price_book import Prices
+from services.billing.domain.usage_aggregator import Owners, valid_domain
 from services.billing.store import owners as store
 from services.billing.store import prices as price_store
-from services.billing.tariffs import Prices
 from shared.storage.pool import Connection
 
 _MOST: Final = 300_000

@@ -9,15 +9,15 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
-from services.billing import ranges
-from services.billing.accruals import accrue
-from services.billing.book import Book
-from services.billing.cells import Tally
-from services.billing.decode import Batch, cell_rows, pack_cells, read_batch, unpack_cells
+from services.billing.domain import ranges
+from services.billing.domain.usage_aggregator import Tally
+from services.billing.domain.wire_format import Batch, cell_rows, pack_cells, read_batch, unpack_cells
 from services.billing.metrics import BAD_LINES, BATCHES, CELLS, DIVERTED
 from services.billing.store import logs, usage
 from services.billing.store.logs import Archived, Diverted, Held, LogKey, LogState, Refusal, Stored
 from services.billing.store.partitions import Partitions
+from services.billing.usecases.accrue import accrue
+from services.billing.usecases.reference_cache import Book
 from shared.clock import Clock
 from shared.contracts.usage import Confirmation
 from shared.errors import Malformed

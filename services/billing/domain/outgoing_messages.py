@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
-from services.billing.balance import Crossing, Standing
+from services.billing.domain.balance import Crossing, Standing
 from shared import subjects
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, Finding

@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final
 
-from services.billing.rating import LIST, PRICES, Tariff
+from services.billing.domain.rating import LIST, PRICES, Tariff
 from shared.contracts.findings import Code, Finding, finding
 from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
 from shared.money import plain

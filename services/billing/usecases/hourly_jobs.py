@@ -11,7 +11,7 @@ import structlog
 from services.billing.settings import Settings
 from services.billing.store import partitions, retention
 from services.billing.store.partitions import Days, Partitions
-from services.billing.usecases import Money
+from services.billing.usecases.money import Money
 from shared.clock import Clock
 from shared.messaging.failures import describe, passes
 from shared.storage.pool import Pool

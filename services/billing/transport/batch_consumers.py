@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from services.billing.ingest import Ingest, Taken
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
-from services.billing.parking import Parking, Take
 from services.billing.store import logs
+from services.billing.usecases.ingest import Ingest, Taken
+from services.billing.usecases.quarantine import Parking, Take
 from shared import subjects
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
