@@ -28,11 +28,11 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from bench.report import Result, main
 from services.validator import offline
-from services.validator.judge import Texts, judge
-from services.validator.paths import CA_POLICY, LEAF_POLICY
-from services.validator.roots import TrustRoots, mozilla
-from services.validator.sealed import Secrets
-from services.validator.workers import Busy, Limits, Workers
+from services.validator.checks.judge import Texts, judge
+from services.validator.sandbox.pool import Busy, Limits, Workers
+from services.validator.sandbox.sealed_judge import Secrets
+from services.validator.x509.paths import CA_POLICY, LEAF_POLICY
+from services.validator.x509.trust_roots import TrustRoots, mozilla
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.judging import JudgeContext, JudgeSubmission

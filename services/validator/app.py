@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
-from services.validator.epoch import CurrentEpoch
-from services.validator.sealed import Secrets
+from services.validator.sandbox.sealed_judge import Secrets
+from services.validator.sealing_epoch import CurrentEpoch
 from services.validator.settings import Settings
 from services.validator.transport import router
 from services.validator.usecases import Judging

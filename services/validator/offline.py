@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Any
 
-from services.validator import judge, pem
-from services.validator.certificates import Unreadable
-from services.validator.guard import Guard, Stuck
-from services.validator.roots import TrustRoots, mozilla
+from services.validator.checks import judge
+from services.validator.sandbox.forked_child import Guard, Stuck
+from services.validator.text import pem
+from services.validator.x509.certificates import Unreadable
+from services.validator.x509.trust_roots import TrustRoots, mozilla
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_LINE = 8 * 1024 * 1024

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import structlog
 
-from services.validator.epoch import CurrentEpoch
-from services.validator.sealed import Secrets, unjudgeable
-from services.validator.workers import Limits, Workers
+from services.validator.sandbox.pool import Limits, Workers
+from services.validator.sandbox.sealed_judge import Secrets, unjudgeable
+from services.validator.sealing_epoch import CurrentEpoch
 from shared import subjects
 from shared.clock import Clock
 from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission, Verdict

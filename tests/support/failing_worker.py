@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import threading
 
-from services.validator.sealed import Job
-from services.validator.worker import Answer, main
+from services.validator.sandbox.sealed_judge import Job
+from services.validator.sandbox.worker_main import Answer, main
 from shared.contracts.judging import CheckReport, Verdict
 
 

@@ -11,7 +11,7 @@ from math import gcd, isqrt, lcm, prod
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from services.validator import pem as pem_text
+from services.validator.text import pem as pem_text
 from tests.support.odd import integer, sequence
 from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from services.validator import pem as pem_text
+from services.validator.text import pem as pem_text
 from tests.support.pki import NOW, Authority, ec_key, pkcs1, rsa_key, sec1
 
 Request = dict[str, Any]

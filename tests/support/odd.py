@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.validator import der
-from services.validator import pem as pem_text
-from services.validator.layout import layout
+from services.validator.text import pem as pem_text
+from services.validator.x509 import der
+from services.validator.x509.der_layout import layout
 from tests.support.pki import der as der_of
 
 NULL = b"\x05\x00"

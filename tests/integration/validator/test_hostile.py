@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services.validator.guard import Guard, Patience, Stuck
-from services.validator.judge import Texts, judge
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Texts, judge
+from services.validator.sandbox.forked_child import Guard, Patience, Stuck
+from services.validator.x509.trust_roots import TrustRoots
 from tests.support.hostile import DOMAIN, HOSTILE, ROOT, ROOT_KEY, cross_signed
 from tests.support.mutations import mutated
 from tests.support.pki import NOW, Authority, distinguished, ec_key, sign

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from clients.edge_node.entry import Entry, KeyType
 from clients.edge_node.prove import load_check
-from services.validator.judge import Texts, judge
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Texts, judge
+from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.harness import Node, OriginServer, https_entry
 from tests.integration.validator.test_openssl_agrees import AT, DAY, LONG, OTHER_KEY, OTHER_ROOT, ROOT, ROOT_KEY

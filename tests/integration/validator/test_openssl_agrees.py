@@ -17,8 +17,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.validator.judge import Report, Texts, judge
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report, Texts, judge
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Severity
 from tests.support.odd import (
     BMP,

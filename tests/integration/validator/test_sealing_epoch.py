@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from nats.aio.client import Client
 
-from services.validator.epoch import CONDITION, CurrentEpoch
+from services.validator.sealing_epoch import CONDITION, CurrentEpoch
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.commands import EpochKey, TrustDocument, TrustedKey

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.validator.epoch import CurrentEpoch
+from services.validator.sealing_epoch import CurrentEpoch
 from services.validator.usecases import HEADER_BYTES, Judging
 from shared import subjects
 from shared.clock import Clock

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.validator.sealed import Secrets
-from services.validator.workers import Busy, Limits, Workers
+from services.validator.sandbox.pool import Busy, Limits, Workers
+from services.validator.sandbox.sealed_judge import Secrets
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.findings import Code
@@ -126,7 +126,7 @@ async def test_a_dry_run_names_domains_as_a_submission_does_and_tells_what_would
 
 
 async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
     assert verdict.accepted == {"www.example.com": True}
     (pair,) = verdict.pairs
@@ -139,13 +139,13 @@ async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make
 
 
 async def test_a_redelivery_gets_the_same_pair_id(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     first, second = [await workers.judge_sealed(request(), at=NOW, sealing=SEALING) for _ in range(2)]
     assert first.pairs[0].pair_id == second.pairs[0].pair_id
 
 
 async def test_rsa_and_ecdsa_pairs_are_judged_together(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     one, two = request(), request(leaf=ISSUING.issue(["www.example.com"], key=rsa_key()))
     both = one.model_copy(update={"pairs": [*one.pairs, *two.pairs]})
     verdict = await workers.judge_sealed(both, at=NOW, sealing=SEALING)
@@ -154,7 +154,7 @@ async def test_rsa_and_ecdsa_pairs_are_judged_together(make_workers: MakeWorkers
 
 
 async def test_a_key_sealed_for_another_submission_is_refused(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     verdict = await workers.judge_sealed(
         request(info=submission_info("acme", "sub-2")), at=NOW, sealing=SEALING
     )
@@ -163,13 +163,13 @@ async def test_a_key_sealed_for_another_submission_is_refused(make_workers: Make
 
 
 async def test_public_trust_does_not_know_a_private_root(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     verdict = await workers.judge_sealed(request(private=False), at=NOW, sealing=SEALING)
     assert [f.code for f in verdict.findings] == [Code.CHAIN_UNTRUSTED]
 
 
 async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     asked = request()
     report = await workers.judge_sealed(
         CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs), at=NOW
@@ -179,7 +179,7 @@ async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) ->
 
 
 async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_say(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     asked = request()
     question = CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs,
                                 private_roots=[ROOT.pem])
@@ -189,14 +189,14 @@ async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_s
 
 async def test_a_name_that_is_none_is_not_told_on(make_workers: MakeWorkers) -> None:
     """config would have to send it back as the live one's, and no contract takes it."""
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     odd = ISSUING.issue(["www.example.com", "x" * 400 + ".example.com"])
     verdict = await workers.judge_sealed(request(leaf=odd), at=NOW, sealing=SEALING)
     assert verdict.pairs[0].sans == ["www.example.com"]
 
 
 async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker", count=2)
+    workers = await make_workers("services.validator.sandbox.worker_main", count=2)
     (pids, slowest) = (workers.pids, 0.0)
     for number, make in enumerate(HOSTILE.values()):
         certificate, key = make()
@@ -301,14 +301,14 @@ async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(make
 
 
 async def test_the_workers_of_crowds_let_the_others_go_first(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker", count=3)
+    workers = await make_workers("services.validator.sandbox.worker_main", count=3)
     assert sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers.pids) == [0, 10, 10]
-    alone = await make_workers("services.validator.worker", count=2)
+    alone = await make_workers("services.validator.sandbox.worker_main", count=2)
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in alone.pids} == {0}
 
 
 async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     limits = Path(f"/proc/{workers.pids[0]}/limits").read_text()
     line = {row[:25].strip(): row[25:].split() for row in limits.splitlines()}
     assert line["Max core file size"][:2] == ["0", "0"]
@@ -327,7 +327,7 @@ async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(ma
 
 
 async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.worker")
+    workers = await make_workers("services.validator.sandbox.worker_main")
     process = Path(f"/proc/{workers.pids[0]}")
     open_to_us = [process / "cmdline"]
     if may_trace():
@@ -367,8 +367,8 @@ async def test_a_worker_that_does_not_start_is_an_error_at_once(make_workers: Ma
 
 PARENT = """
 import asyncio, sys
-from services.validator.sealed import Secrets
-from services.validator.workers import Limits, Workers
+from services.validator.sandbox.sealed_judge import Secrets
+from services.validator.sandbox.pool import Limits, Workers
 async def main():
     workers = Workers(Secrets.model_validate_json(sys.argv[1]), Limits(count=2))
     await workers.start()

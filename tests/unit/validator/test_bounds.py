@@ -7,8 +7,8 @@ import io
 import pytest
 from cryptography import x509
 
-from services.validator.bounds import MAX_BYTES, MAX_FINDINGS, bounded
-from services.validator.worker import read_frame, write_frame
+from services.validator.checks.report_limit import MAX_BYTES, MAX_FINDINGS, bounded
+from services.validator.sandbox.worker_main import read_frame, write_frame
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.contracts.judging import CheckReport
 from tests.support.pki import Extension

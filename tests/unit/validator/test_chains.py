@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from services.validator import pem as pem_text
-from services.validator.roots import TrustRoots, mozilla
+from services.validator.text import pem as pem_text
+from services.validator.x509.trust_roots import TrustRoots, mozilla
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, key_usage, pem, pkcs8, rsa_key, sign
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, accepted, codes, of, refusals, report

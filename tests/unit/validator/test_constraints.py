@@ -8,9 +8,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from services.validator.constraints import Uncheckable, names_of, sides, violation
-from services.validator.judge import Report
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report
+from services.validator.x509.name_constraints import Uncheckable, names_of, sides, violation
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import EMAIL, IA5, UTF8, altered, constraints, general, sequence, text, tlv
 from tests.support.odd import name as raw_name

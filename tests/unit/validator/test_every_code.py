@@ -17,8 +17,8 @@ from cryptography.x509 import TLSFeature, TLSFeatureType
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import services.validator
-from services.validator.judge import Report, Texts, judge
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report, Texts, judge
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity, finding
 from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
 from tests.unit.validator.test_chains import OTHER, cross_signed, with_changed_signature

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.validator.fairness import Busy, FairQueue
+from services.validator.sandbox.fair_queue import Busy, FairQueue
 
 
 def test_accounts_take_turns() -> None:

@@ -9,9 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from services.validator.distinguished import canonical
-from services.validator.judge import Report
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report
+from services.validator.x509.distinguished_names import canonical
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import (
     BMP,

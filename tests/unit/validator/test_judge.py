@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from services.validator.judge import Texts, judge
+from services.validator.checks.judge import Texts, judge
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Leaf, ec_key, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOTS

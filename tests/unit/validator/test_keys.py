@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 
-from services.validator import der
-from services.validator import pem as pem_text
-from services.validator.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
+from services.validator.keys.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
+from services.validator.text import pem as pem_text
+from services.validator.x509 import der
 from shared.contracts.findings import Code
 from tests.support.hostile import long_exponent, rsa_of
 from tests.support.odd import integer, sequence, tlv, whole

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from services.validator import names
+from services.validator.checks import names
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import key_usage, pem, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report

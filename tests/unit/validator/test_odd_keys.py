@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.validator.roots import TrustRoots
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import NULL, altered, compressed, explicit, integer, oid, sequence, text, tlv
 from tests.support.pki import Authority, ec_key, pem, rsa_key

@@ -9,10 +9,10 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.validator import chains
-from services.validator.certificates import Certificate
-from services.validator.judge import Report
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report
+from services.validator.x509 import chains
+from services.validator.x509.certificates import Certificate
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, pem, sign
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, accepted, codes, of, refusals, report

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.validator import offline, pem
+from services.validator import offline
+from services.validator.text import pem
 from shared.contracts.findings import Code
 from tests.support.pki import NOW, pkcs1, rsa_key
 from tests.unit.validator.world import DOMAIN, LEAF, ROOT, codes, report

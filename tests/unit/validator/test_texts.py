@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 
-from services.validator.submission import MAX_BLOCKS, MAX_CERTIFICATE_BYTES, MAX_KEY_BYTES, MAX_SANS
+from services.validator.checks.submission import MAX_BLOCKS, MAX_CERTIFICATE_BYTES, MAX_KEY_BYTES, MAX_SANS
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import der, ec_key, encrypted_legacy, encrypted_pkcs8, pem, pkcs1, pkcs8, rsa_key, sec1
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.validator.judge import Report, Texts, judge
-from services.validator.roots import TrustRoots
+from services.validator.checks.judge import Report, Texts, judge
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from services.validator.certificates import Certificate, identifiers_agree, signed_by
-from services.validator.paths import MAX_DEPTH, MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
-from services.validator.roots import TrustRoots
+from services.validator.x509.certificates import Certificate, identifiers_agree, signed_by
+from services.validator.x509.paths import MAX_DEPTH, MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_PATHS = 16

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
-from services.validator import der
-from services.validator.layout import Layout, layout, raw_extensions
+from services.validator.x509 import der
+from services.validator.x509.der_layout import Layout, layout, raw_extensions
 
 NO_CERTIFICATE = "it is not an X.509 certificate in DER"
 CERTIFICATE = "it is an X.509 certificate, but"

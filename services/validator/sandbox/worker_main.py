@@ -1,4 +1,4 @@
-"""``python -m services.validator.worker``: a worker process. Only here is a customer's key ever in clear.
+"""``python -m services.validator.sandbox.worker_main``: a worker process. Only here is a customer's key ever in clear.
 
 It speaks frames (4 bytes of length, big endian, then JSON) on its standard input and output: a Setup in, an empty
 frame out when it is ready, then a Job in and a Verdict or CheckReport out. End of input ends it.
@@ -21,7 +21,7 @@ from typing import IO, Annotated
 
 from pydantic import Field
 
-from services.validator.sealed import Job, SealedJudge, Secrets, unjudgeable
+from services.validator.sandbox.sealed_judge import Job, SealedJudge, Secrets, unjudgeable
 from shared.contracts.base import Contract
 from shared.contracts.judging import CheckReport, Verdict
 from shared.crypto.sealing import PrivateKey

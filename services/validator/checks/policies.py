@@ -12,9 +12,9 @@ from typing import Final
 
 from cryptography import x509
 
-from services.validator import fields, names
-from services.validator.certificates import Certificate
-from services.validator.submission import Submission
+from services.validator.checks import field_checks, names
+from services.validator.checks.submission import Submission
+from services.validator.x509.certificates import Certificate
 from shared.contracts.findings import Code, Finding, finding
 
 Check = Callable[[Submission], Iterable[Finding]]
@@ -141,21 +141,21 @@ def chain_leads_to_a_trusted_root(submission: Submission) -> Iterable[Finding]:
 
 
 CHECKS: Final[tuple[Check, ...]] = (
-    fields.certificate_is_within_limits,
-    fields.certificate_is_pem,
-    fields.fields_are_not_mixed,
-    fields.certificate_field_holds_certificates_only,
-    fields.certificates_are_readable,
-    fields.certificate_text_is_canonical,
-    fields.key_is_within_limits,
-    fields.key_is_pem,
-    fields.key_is_readable,
-    fields.key_has_no_password,
-    fields.key_text_is_canonical,
-    fields.key_is_of_a_supported_kind,
-    fields.leaf_key_is_of_a_supported_kind,
-    fields.key_is_not_weak,
-    fields.key_belongs_to_the_leaf,
+    field_checks.certificate_is_within_limits,
+    field_checks.certificate_is_pem,
+    field_checks.fields_are_not_mixed,
+    field_checks.certificate_field_holds_certificates_only,
+    field_checks.certificates_are_readable,
+    field_checks.certificate_text_is_canonical,
+    field_checks.key_is_within_limits,
+    field_checks.key_is_pem,
+    field_checks.key_is_readable,
+    field_checks.key_has_no_password,
+    field_checks.key_text_is_canonical,
+    field_checks.key_is_of_a_supported_kind,
+    field_checks.leaf_key_is_of_a_supported_kind,
+    field_checks.key_is_not_weak,
+    field_checks.key_belongs_to_the_leaf,
     leaf_is_in_its_period,
     leaf_is_not_valid_for_too_long,
     leaf_was_logged,

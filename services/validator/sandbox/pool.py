@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, overload
 
-from services.validator.fairness import Busy, FairQueue
-from services.validator.process import Lost, WorkerProcess
-from services.validator.sealed import Job, Secrets, unjudgeable
-from services.validator.worker import Setup
+from services.validator.sandbox.fair_queue import Busy, FairQueue
+from services.validator.sandbox.sealed_judge import Job, Secrets, unjudgeable
+from services.validator.sandbox.worker_main import Setup
+from services.validator.sandbox.worker_process import Lost, WorkerProcess
 from shared.contracts.commands import EpochKey
 from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission, Verdict
 from shared.errors import EdgetlsError
@@ -71,7 +71,7 @@ class Workers:
 
     secrets: Secrets = field(repr=False)
     limits: Limits = field(default_factory=Limits)
-    module: str = "services.validator.worker"
+    module: str = "services.validator.sandbox.worker_main"
     replaced: int = 0
 
     def __post_init__(self) -> None:

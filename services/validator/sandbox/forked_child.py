@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from services.validator.process import processor_seconds
-from services.validator.worker import allow_processor, die_with, read_frame, write_frame
+from services.validator.sandbox.worker_main import allow_processor, die_with, read_frame, write_frame
+from services.validator.sandbox.worker_process import processor_seconds
 from shared.hardening import forbid_dumps
 
 Answer = Callable[[bytes], bytes]

@@ -18,8 +18,8 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from services.validator.certificates import Certificate, identifiers_agree
-from services.validator.constraints import Uncheckable, violation
+from services.validator.x509.certificates import Certificate, identifiers_agree
+from services.validator.x509.name_constraints import Uncheckable, violation
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_NAME_CHECKS = 200_000

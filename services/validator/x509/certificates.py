@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from cryptography.x509.verification import Store
 
-from services.validator import algorithms, pem, profile, unreadable
-from services.validator.constraints import Names, Sides, Uncheckable, names_of, sides
-from services.validator.distinguished import Canonical, canonical
-from services.validator.fact import fact
-from services.validator.layout import names_its_curve, raw_extensions
+from services.validator.lazy import fact
+from services.validator.text import pem
+from services.validator.x509 import algorithms, cabf_profile, parse_diagnosis
+from services.validator.x509.der_layout import names_its_curve, raw_extensions
+from services.validator.x509.distinguished_names import Canonical, canonical
+from services.validator.x509.name_constraints import Names, Sides, Uncheckable, names_of, sides
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
@@ -79,7 +80,7 @@ class Certificate:
         except Unreadable:
             raise
         except Exception:  # The library has a dozen kinds without a common base; which part it was is found out.
-            raise Unreadable(unreadable.why(der)) from None
+            raise Unreadable(parse_diagnosis.why(der)) from None
         return certificate
 
     @property
@@ -214,12 +215,12 @@ class Certificate:
     @fact
     def unprofiled(self) -> tuple[str, ...]:
         """What clients do not accept about its form, whatever it is used for: clauses for people."""
-        return tuple(profile.faults(self.der))
+        return tuple(cabf_profile.faults(self.der))
 
     @fact
     def odd_signature(self) -> str | None:
         """The name of an algorithm, not broken, that clients do not accept all the same."""
-        if self.weak_signature or profile.signed_as_usual(self.der):
+        if self.weak_signature or cabf_profile.signed_as_usual(self.der):
             return None
         return algorithms.named(self.parsed)
 

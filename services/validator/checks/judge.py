@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.validator import names
-from services.validator.bounds import bounded
-from services.validator.policies import CHECKS, shown
-from services.validator.roots import TrustRoots
-from services.validator.submission import Submission
+from services.validator.checks import names
+from services.validator.checks.policies import CHECKS, shown
+from services.validator.checks.report_limit import bounded
+from services.validator.checks.submission import Submission
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, Severity, finding
 
 

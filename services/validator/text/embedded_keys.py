@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Iterator
 
-from services.validator.foreign import Form, by_body, by_text
+from services.validator.text.other_formats import Form, by_body, by_text
 
 KEY_FORMS = (Form.KEY, Form.ENCRYPTED_KEY)
 _MARKS_OF_A_KEY = re.compile(

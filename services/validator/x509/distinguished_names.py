@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from services.validator import der
+from services.validator.x509 import der
 
 EMAIL = "1.2.840.113549.1.9.1"
 IA5_STRING = 0x16

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.validator.worker import LENGTH
+from services.validator.sandbox.worker_main import LENGTH
 
 _MAX_FRAME = 16 * 1024 * 1024
 _LOOK_EVERY = 0.05

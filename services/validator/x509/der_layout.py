@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from services.validator import der
+from services.validator.x509 import der
 
 _EXTENSIONS = 0xA3
 

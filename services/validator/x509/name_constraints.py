@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from services.validator import der
-from services.validator.distinguished import EMAIL, IA5_STRING, Canonical, attributes, canonical
+from services.validator.x509 import der
+from services.validator.x509.distinguished_names import EMAIL, IA5_STRING, Canonical, attributes, canonical
 
 MAX_DNS = 255
 _SHOWN = 80

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import certifi
 
-from services.validator import pem
-from services.validator.certificates import Certificate, Unreadable
-from services.validator.distinguished import Canonical
-from services.validator.fact import fact
+from services.validator.lazy import fact
+from services.validator.text import pem
+from services.validator.x509.certificates import Certificate, Unreadable
+from services.validator.x509.distinguished_names import Canonical
 
 
 class TrustRoots:

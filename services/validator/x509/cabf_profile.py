@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.validator import der
-from services.validator.layout import Layout, layout
+from services.validator.x509 import der
+from services.validator.x509.der_layout import Layout, layout
 
 MAX_SERIAL = 20
 GENERALIZED_TIME = 0x18

@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from services.validator import foreign, keys, pem, unreadable
-from services.validator.certificates import Certificate, Unreadable
-from services.validator.strays import KEY_FORMS, key_in
-from services.validator.submission import (
+from services.validator.checks.submission import (
     MAX_BLOCKS,
     MAX_CERTIFICATE_BYTES,
     MAX_KEY_BYTES,
@@ -19,6 +16,11 @@ from services.validator.submission import (
     Submission,
     is_certificate,
 )
+from services.validator.keys import private_key
+from services.validator.text import other_formats, pem
+from services.validator.text.embedded_keys import KEY_FORMS, key_in
+from services.validator.x509 import parse_diagnosis
+from services.validator.x509.certificates import Certificate, Unreadable
 from shared.contracts.findings import Code, Finding, finding
 
 _Field = Literal["certificate", "private_key"]
@@ -60,24 +62,24 @@ def certificate_is_pem(submission: Submission) -> Iterator[Finding]:
     if not document.blocks and not document.faults and not submission.certificate_field_has_stray_key:
         yield from _no_certificate(submission.certificate_text)
     for block in document.blocks:
-        form = foreign.by_label(block.label) or (foreign.by_body(block.body) if is_certificate(block) else None)
-        if form in (foreign.Form.PKCS7, foreign.Form.PKCS12, foreign.Form.JKS):
+        form = other_formats.by_label(block.label) or (other_formats.by_body(block.body) if is_certificate(block) else None)
+        if form in (other_formats.Form.PKCS7, other_formats.Form.PKCS12, other_formats.Form.JKS):
             yield _not_pem(form, block.index)
 
 
 def _no_certificate(text: str) -> Iterator[Finding]:
-    form = foreign.by_text(text)
-    if form in foreign.CONVERT_CERTIFICATE:
-        yield _not_pem(form, None, is_base64=foreign.is_base64(text))
+    form = other_formats.by_text(text)
+    if form in other_formats.CONVERT_CERTIFICATE:
+        yield _not_pem(form, None, is_base64=other_formats.is_base64(text))
     elif "BEGIN CERTIFICATE" in text.upper():
         yield finding(Code.CERTIFICATE_MALFORMED, "The BEGIN line of the certificate is damaged.", field=_CERTIFICATE)
     else:
         yield finding(Code.CERTIFICATE_MISSING, field=_CERTIFICATE)
 
 
-def _not_pem(form: foreign.Form, block: int | None, *, is_base64: bool = False) -> Finding:
+def _not_pem(form: other_formats.Form, block: int | None, *, is_base64: bool = False) -> Finding:
     """``is_base64``: of its bytes alone, without armour."""
-    hint = (foreign.DECODE.get(form, "") if is_base64 else "") + foreign.CONVERT_CERTIFICATE[form]
+    hint = (other_formats.DECODE.get(form, "") if is_base64 else "") + other_formats.CONVERT_CERTIFICATE[form]
     return finding(Code.CERTIFICATE_NOT_PEM, f"The certificate field holds {form.value}, not PEM.", field=_CERTIFICATE,
                    block=block, hint=hint)
 
@@ -102,23 +104,23 @@ def fields_are_not_mixed(submission: Submission) -> Iterator[Finding]:
 
 
 def _is_key(block: pem.Block) -> bool:
-    return block.is_key or (block.encrypted and not is_certificate(block)) or foreign.by_body(block.body) in KEY_FORMS
+    return block.is_key or (block.encrypted and not is_certificate(block)) or other_formats.by_body(block.body) in KEY_FORMS
 
 
 def certificate_field_holds_certificates_only(submission: Submission) -> Iterator[Finding]:
     """D2: nothing but the leaf and its intermediates."""
     document = submission.certificate_document
     for block in document.blocks if document else ():
-        if is_certificate(block) or _is_key(block) or foreign.by_label(block.label) in _CONTAINERS:
+        if is_certificate(block) or _is_key(block) or other_formats.by_label(block.label) in _CONTAINERS:
             continue
         what = f"labelled {block.label}" if block.label in _ALIEN_LABELS else "of another kind"
-        form = foreign.by_label(block.label)
-        hint = foreign.CONVERT_CERTIFICATE.get(form, "") if form else _ALIEN_LABELS.get(block.label, "")
+        form = other_formats.by_label(block.label)
+        hint = other_formats.CONVERT_CERTIFICATE.get(form, "") if form else _ALIEN_LABELS.get(block.label, "")
         yield finding(Code.CERTIFICATE_UNEXPECTED_BLOCK, f"Block {block.index} is {what}, not a certificate.",
                       field=_CERTIFICATE, block=block.index, hint=hint)
 
 
-_CONTAINERS = (foreign.Form.PKCS7, foreign.Form.PKCS12)
+_CONTAINERS = (other_formats.Form.PKCS7, other_formats.Form.PKCS12)
 
 
 def certificates_are_readable(submission: Submission) -> Iterator[Finding]:
@@ -132,8 +134,8 @@ def certificates_are_readable(submission: Submission) -> Iterator[Finding]:
                           block=fault.index)
     blocks = [block for block in document.blocks if is_certificate(block)]
     for block, read in zip(blocks, submission.certificates, strict=True):
-        if isinstance(read, Unreadable) and foreign.by_body(block.body) not in (*_CONTAINERS, *KEY_FORMS):
-            hint = REISSUE if str(read).startswith(unreadable.CERTIFICATE) else ""
+        if isinstance(read, Unreadable) and other_formats.by_body(block.body) not in (*_CONTAINERS, *KEY_FORMS):
+            hint = REISSUE if str(read).startswith(parse_diagnosis.CERTIFICATE) else ""
             yield finding(Code.CERTIFICATE_MALFORMED, f"Block {block.index} cannot be read: {read}.",
                           field=_CERTIFICATE, block=block.index, hint=hint)
 
@@ -188,18 +190,18 @@ def key_is_pem(submission: Submission) -> Iterator[Finding]:
 
 
 def _no_key(text: str, document: pem.Document) -> Finding:
-    form = next((f for block in document.blocks if (f := foreign.by_label(block.label))), None)
-    form = form or (None if document.blocks else foreign.by_text(text))
-    if form is foreign.Form.ENCRYPTED_KEY:
-        return finding(Code.KEY_ENCRYPTED, field=_KEY, hint=foreign.CONVERT_KEY[form])
-    if form in foreign.CONVERT_KEY:
-        decode = foreign.DECODE.get(form, "") if not document.blocks and foreign.is_base64(text) else ""
+    form = next((f for block in document.blocks if (f := other_formats.by_label(block.label))), None)
+    form = form or (None if document.blocks else other_formats.by_text(text))
+    if form is other_formats.Form.ENCRYPTED_KEY:
+        return finding(Code.KEY_ENCRYPTED, field=_KEY, hint=other_formats.CONVERT_KEY[form])
+    if form in other_formats.CONVERT_KEY:
+        decode = other_formats.DECODE.get(form, "") if not document.blocks and other_formats.is_base64(text) else ""
         return finding(Code.KEY_NOT_PEM, f"The key field holds {form.value}, not PEM.", field=_KEY,
-                       hint=decode + foreign.CONVERT_KEY[form])
+                       hint=decode + other_formats.CONVERT_KEY[form])
     if "PuTTY-User-Key-File" in text:
         return finding(Code.KEY_NOT_PEM, "The key field holds a PuTTY key, not PEM.", field=_KEY,
                        hint="Convert it: puttygen key.ppk -O private-openssh -o key.pem, then "
-                            + foreign.CONVERT_OPENSSH)
+                            + other_formats.CONVERT_OPENSSH)
     if not document.blocks and key_in(text):
         return finding(Code.KEY_MALFORMED, "The BEGIN line of the key is damaged.", field=_KEY)
     return finding(Code.KEY_MISSING, field=_KEY)
@@ -208,14 +210,14 @@ def _no_key(text: str, document: pem.Document) -> Finding:
 def key_is_readable(submission: Submission) -> Iterator[Finding]:
     """Its DER is a private key whose values make one."""
     for fault in (submission.key_shape, submission.loaded_key):
-        if isinstance(fault, keys.MalformedKey) and not submission.weaknesses:
+        if isinstance(fault, private_key.MalformedKey) and not submission.weaknesses:
             yield finding(Code.KEY_MALFORMED, f"The private key cannot be read: {fault}.", field=_KEY,
                           block=_key_block(submission))
 
 
 def key_has_no_password(submission: Submission) -> Iterator[Finding]:
     """D4: neither PKCS#8 nor legacy PEM encryption."""
-    if isinstance(submission.key_shape, keys.EncryptedKey):
+    if isinstance(submission.key_shape, private_key.EncryptedKey):
         yield finding(Code.KEY_ENCRYPTED, field=_KEY, block=_key_block(submission))
 
 
@@ -224,23 +226,23 @@ def key_text_is_canonical(submission: Submission) -> Iterator[Finding]:
     if submission.key_document:
         yield from _oddities(submission.key_document, Code.KEY_NORMALISED, _KEY)
     shape, block = submission.key_shape, submission.key_block
-    if block and isinstance(shape, keys.Shape) and shape.form != block.label:
+    if block and isinstance(shape, private_key.Shape) and shape.form != block.label:
         yield _normalised(Code.KEY_NORMALISED, pem.Oddity.LABEL, _KEY, block.index)
 
 
 def key_is_of_a_supported_kind(submission: Submission) -> Iterator[Finding]:
     """D6: RSA 2048-8192, ECDSA on P-256, P-384, P-521."""
     shape = submission.key_shape
-    if isinstance(shape, keys.Shape) and not shape.supported:
+    if isinstance(shape, private_key.Shape) and not shape.supported:
         yield finding(Code.KEY_UNSUPPORTED, f"The private key is {shape.name}.", field=_KEY,
                       block=_key_block(submission),
-                      hint=f"Convert it: {foreign.CONVERT_OPENSSH}" if shape.name == "OpenSSH" else "")
+                      hint=f"Convert it: {other_formats.CONVERT_OPENSSH}" if shape.name == "OpenSSH" else "")
 
 
 def leaf_key_is_of_a_supported_kind(submission: Submission) -> Iterator[Finding]:
     """D6, by the leaf; said once, by the key if there is one."""
     leaf, shape = submission.leaf, submission.key_shape
-    told = isinstance(shape, keys.Shape) and not shape.supported
+    told = isinstance(shape, private_key.Shape) and not shape.supported
     if leaf and not leaf.key_fits and not told:
         yield finding(Code.KEY_UNSUPPORTED, f"The key of the certificate in block {leaf.block} is {leaf.key_name}.",
                       field=_CERTIFICATE, block=leaf.block)

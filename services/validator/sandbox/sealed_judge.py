@@ -7,10 +7,10 @@ from typing import Annotated, Final, overload
 
 from pydantic import Field
 
-from services.validator.certificates import Unreadable
-from services.validator.judge import FitPair, Report, Texts, judge, verdicts
-from services.validator.names import MAX_NAME
-from services.validator.roots import TrustRoots, mozilla
+from services.validator.checks.judge import FitPair, Report, Texts, judge, verdicts
+from services.validator.checks.names import MAX_NAME
+from services.validator.x509.certificates import Unreadable
+from services.validator.x509.trust_roots import TrustRoots, mozilla
 from shared.contracts.base import Contract, SealedKey, Utc
 from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.findings import Code, Finding, finding

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 
-from services.validator import der, rsa
+from services.validator.keys import rsa
+from services.validator.x509 import der
 
 PublicKey = rsa_keys.RSAPublicKey | ec.EllipticCurvePublicKey
 

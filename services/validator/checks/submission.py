@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from services.validator import chains, foreign, keys, pem, strays
-from services.validator.certificates import Certificate, Unreadable
-from services.validator.chains import Chain
-from services.validator.fact import fact
-from services.validator.roots import TrustRoots
+from services.validator.keys import private_key
+from services.validator.lazy import fact
+from services.validator.text import embedded_keys, other_formats, pem
+from services.validator.x509 import chains
+from services.validator.x509.certificates import Certificate, Unreadable
+from services.validator.x509.chains import Chain
+from services.validator.x509.trust_roots import TrustRoots
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 16 * 1024
@@ -60,14 +62,14 @@ class Submission:
         if document is None:
             return False
         if document.blocks or document.faults:
-            return any(map(strays.key_in, document.strays))
-        form = foreign.by_text(self.certificate_text)
-        return strays.key_in(self.certificate_text) if form is None else form in strays.KEY_FORMS
+            return any(map(embedded_keys.key_in, document.strays))
+        form = other_formats.by_text(self.certificate_text)
+        return embedded_keys.key_in(self.certificate_text) if form is None else form in embedded_keys.KEY_FORMS
 
     @fact
     def key_field_has_stray_certificate(self) -> bool:
         document = self.key_document
-        return document is not None and any(map(strays.certificate_in, document.strays))
+        return document is not None and any(map(embedded_keys.certificate_in, document.strays))
 
     @fact
     def certificates(self) -> tuple[Certificate | Unreadable, ...]:
@@ -114,35 +116,35 @@ class Submission:
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
     @fact
-    def key_shape(self) -> keys.Shape | keys.MalformedKey | keys.EncryptedKey | None:
+    def key_shape(self) -> private_key.Shape | private_key.MalformedKey | private_key.EncryptedKey | None:
         block = self.key_block
         if block is None:
             return None
         if block.encrypted or block.label == "ENCRYPTED PRIVATE KEY":
-            return keys.EncryptedKey()
+            return private_key.EncryptedKey()
         try:
-            return keys.shape(block.label, block.body)
-        except (keys.MalformedKey, keys.EncryptedKey) as fault:
+            return private_key.shape(block.label, block.body)
+        except (private_key.MalformedKey, private_key.EncryptedKey) as fault:
             return fault
 
     @fact
     def weaknesses(self) -> tuple[str, ...]:
         """Of a key of a supported kind and size."""
         shape = self.key_shape
-        return tuple(shape.weaknesses()) if isinstance(shape, keys.Shape) and shape.supported else ()
+        return tuple(shape.weaknesses()) if isinstance(shape, private_key.Shape) and shape.supported else ()
 
     @fact
-    def loaded_key(self) -> keys.PrivateKey | keys.MalformedKey | None:
-        if self.key_block is None or not isinstance(self.key_shape, keys.Shape) or not self.key_shape.supported:
+    def loaded_key(self) -> private_key.PrivateKey | private_key.MalformedKey | None:
+        if self.key_block is None or not isinstance(self.key_shape, private_key.Shape) or not self.key_shape.supported:
             return None
         try:
-            return keys.load(self.key_block.body, self.key_shape)
-        except keys.MalformedKey as fault:
+            return private_key.load(self.key_block.body, self.key_shape)
+        except private_key.MalformedKey as fault:
             return fault
 
     @property
-    def key(self) -> keys.PrivateKey | None:
-        return self.loaded_key if isinstance(self.loaded_key, keys.PrivateKey) else None
+    def key(self) -> private_key.PrivateKey | None:
+        return self.loaded_key if isinstance(self.loaded_key, private_key.PrivateKey) else None
 
     @fact
     def key_belongs(self) -> bool | None:
