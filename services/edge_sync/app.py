@@ -7,12 +7,12 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.edge_sync.leading import Term
-from services.edge_sync.patience import patiently
 from services.edge_sync.settings import Settings
-from services.edge_sync.store import Store
-from services.edge_sync.transport import Desk, edge_router
-from services.edge_sync.trusted import Trusted
+from services.edge_sync.store.database import Store
+from services.edge_sync.transport.queries import Desk, edge_router
+from services.edge_sync.usecases.leader import Term
+from services.edge_sync.usecases.patience import patiently
+from services.edge_sync.usecases.trust import Trusted
 from shared import service, subjects
 from shared.contracts.base import Signed
 from shared.contracts.findings import Code, finding

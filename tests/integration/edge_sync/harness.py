@@ -21,7 +21,7 @@ from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import base_environment
-from services.edge_sync.bucket import Bucket
+from services.edge_sync.store.bucket import Bucket
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.edge import Bundle

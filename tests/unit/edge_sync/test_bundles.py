@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.edge_sync.bundles import Desired, Held, Step, decide, differs, examine, reopen
-from services.edge_sync.index import Index
+from services.edge_sync.domain.bucket_index import Index
+from services.edge_sync.domain.bundles import Desired, Held, Step, decide, differs, examine, reopen
 from shared.contracts.base import SealedKey
 from shared.contracts.domains import Settings
 from shared.contracts.edge import Bundle, BundleKind, BundlePage, BundlePair

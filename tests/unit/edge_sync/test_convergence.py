@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.edge_sync.bundles import Desired, Held
-from services.edge_sync.convergence import Moment, Watch, converged, lagging, percentile, take_proof
-from services.edge_sync.fleet import Node
-from services.edge_sync.index import Index
-from services.edge_sync.observing import Observer
+from services.edge_sync.domain.bucket_index import Index
+from services.edge_sync.domain.bundles import Desired, Held
+from services.edge_sync.domain.convergence import Moment, Watch, converged, lagging, percentile, take_proof
+from services.edge_sync.domain.fleet import Node
 from services.edge_sync.settings import Settings
+from services.edge_sync.usecases.convergence_tracker import Observer
 from shared.contracts.edge import BundleKind, Converged, Lagging, NodeStatus, Proof
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.edge_sync import fleet
-from services.edge_sync.fleet import Change, Epoch, Node
+from services.edge_sync.domain import fleet
+from services.edge_sync.domain.fleet import Change, Epoch, Node
 from shared import subjects as s
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey, LabelNode, RemoveNode
 from shared.errors import Poison

@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from services.edge_sync.bundles import Desired
-from services.edge_sync.convergence import (
+from services.edge_sync.domain.bucket_index import Index
+from services.edge_sync.domain.bundles import Desired
+from services.edge_sync.domain.convergence import (
     Moment,
     Seen,
     Watch,
@@ -21,8 +22,7 @@ from services.edge_sync.convergence import (
     prove_by_digest,
     take_proof,
 )
-from services.edge_sync.fleet import Node
-from services.edge_sync.index import Index
+from services.edge_sync.domain.fleet import Node
 from services.edge_sync.settings import Settings
 from shared.contracts.edge import Converged, Lagging, NodeStatus, NodeView, Progress, Proof
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from services.edge_sync.fleet import Node
+from services.edge_sync.domain.fleet import Node
 from shared.contracts.edge import Converged, Lagging, NodeStatus, Progress, Proof
 
 MOST_NAMES = 2000

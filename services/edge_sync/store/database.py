@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from services.edge_sync.convergence import Watch
-from services.edge_sync.fleet import Epoch, Node
+from services.edge_sync.domain.convergence import Watch
+from services.edge_sync.domain.fleet import Epoch, Node
 from shared.contracts.domains import DomainChanged
 from shared.contracts.edge import Converged, Lagging
 from shared.messaging.cloudevents import Outgoing

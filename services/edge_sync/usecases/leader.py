@@ -13,17 +13,17 @@ from functools import partial
 import structlog
 from prometheus_client import Gauge, Histogram
 
-from services.edge_sync import fleet
-from services.edge_sync.bucket import Bucket
-from services.edge_sync.convergence import Moment
-from services.edge_sync.index import Index
-from services.edge_sync.keyrings import SOURCE, Keyrings
-from services.edge_sync.observing import Observer
-from services.edge_sync.patience import patiently
+from services.edge_sync.domain import fleet
+from services.edge_sync.domain.bucket_index import Index
+from services.edge_sync.domain.convergence import Moment
 from services.edge_sync.settings import Settings
-from services.edge_sync.store import Store
-from services.edge_sync.trusted import Trusted
-from services.edge_sync.usecases import ConfigReads, Delivery
+from services.edge_sync.store.bucket import Bucket
+from services.edge_sync.store.database import Store
+from services.edge_sync.usecases.bundle_writer import ConfigReads, Delivery
+from services.edge_sync.usecases.convergence_tracker import Observer
+from services.edge_sync.usecases.keyrings import SOURCE, Keyrings
+from services.edge_sync.usecases.patience import patiently
+from services.edge_sync.usecases.trust import Trusted
 from shared import subjects as s
 from shared.clock import Clock
 from shared.contracts.domains import DomainChanged

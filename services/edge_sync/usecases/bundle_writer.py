@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import structlog
 from nats.aio.client import Client
 
-from services.edge_sync.bucket import Bucket, BucketInfo, Moved
-from services.edge_sync.bundles import Desired, Held, Step, decide, differs, examine, reopen
-from services.edge_sync.index import Index
-from services.edge_sync.trusted import Trusted
+from services.edge_sync.domain.bucket_index import Index
+from services.edge_sync.domain.bundles import Desired, Held, Step, decide, differs, examine, reopen
+from services.edge_sync.store.bucket import Bucket, BucketInfo, Moved
+from services.edge_sync.usecases.trust import Trusted
 from shared import subjects
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles

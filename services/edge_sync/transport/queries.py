@@ -7,8 +7,8 @@ from __future__ import annotations
 from faststream.exceptions import AckMessage
 from faststream.nats import NatsMessage, NatsRouter
 
-from services.edge_sync.leading import Term
-from services.edge_sync.observing import Observer
+from services.edge_sync.usecases.convergence_tracker import Observer
+from services.edge_sync.usecases.leader import Term
 from shared import subjects as s
 from shared.contracts.edge import NodeStatus
 from shared.contracts.queries import (

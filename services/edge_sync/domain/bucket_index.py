@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from services.edge_sync.bundles import Held
+from services.edge_sync.domain.bundles import Held
 from shared.contracts.edge import BundlePage
 from shared.crypto.digest import BUCKETS, Digest, bucket_of
 

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.edge_sync import fleet
-from services.edge_sync.bucket import Bucket, Moved
-from services.edge_sync.fleet import Change, Epoch, Node
-from services.edge_sync.store import Store
-from services.edge_sync.trusted import Trusted
+from services.edge_sync.domain import fleet
+from services.edge_sync.domain.fleet import Change, Epoch, Node
+from services.edge_sync.store.bucket import Bucket, Moved
+from services.edge_sync.store.database import Store
+from services.edge_sync.usecases.trust import Trusted
 from shared import subjects as s
 from shared.clock import Clock
 from shared.contracts.base import Signed
