@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
-from shared.messaging.broker import connect, service_broker
+from shared.messaging.connection import connect, service_broker
 from shared.settings import BrokerSettings
 from shared.streams import RUNS
 

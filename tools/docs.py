@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from shared.catalogue import BY_SERVICE, Channel
 from shared.contracts.base import Contract
-from shared.contracts.channels import BY_SERVICE, Channel
 from shared.contracts.findings import Code, Refusal
 from tools import settings
 

@@ -11,7 +11,7 @@ from clients.edge_node.hardening import no_dumps
 from clients.edge_node.nginx import NginxError, exec_nginx
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from shared.errors import EdgetlsError, SettingsError
-from shared.messaging.failures import unforeseen
+from shared.messaging.consumer import unforeseen
 from shared.observability import logs
 from shared.settings import load
 

@@ -27,7 +27,7 @@ from clients.edge_node.trust import Trusted
 from clients.edge_node.usage import Usage
 from clients.edge_node.verify import Order, attested, open_bundle, reopen_bundle
 from shared.errors import BrokerAway, EdgetlsError, Poison, SettingsError
-from shared.messaging.broker import connect
+from shared.messaging.connection import connect
 from shared.observability.health import Health, serve_health
 
 log = structlog.get_logger()

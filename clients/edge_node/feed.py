@@ -28,7 +28,7 @@ from shared import subjects
 from shared.contracts.edge import Checkpoint
 from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Poison, Transient, Unsigned
-from shared.messaging.direct import StoredMessage, get_batch, sequence_of
+from shared.messaging.direct_get import StoredMessage, get_batch, sequence_of
 
 log = structlog.get_logger()
 _STREAM = subjects.kv_stream(subjects.BUCKET_BUNDLES)

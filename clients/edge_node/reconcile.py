@@ -22,7 +22,7 @@ from shared import subjects
 from shared.contracts.edge import Checkpoint
 from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.errors import BrokerAway, Refused
-from shared.messaging.direct import StoredMessage, get_batch
+from shared.messaging.direct_get import StoredMessage, get_batch
 from shared.messaging.rpc import ask
 
 log = structlog.get_logger()

@@ -24,7 +24,7 @@ from shared.contracts.commands import EnrolNode, TrustDocument
 from shared.crypto.sealing import PrivateKey, epoch_info
 from shared.crypto.signing import Purpose, Trust, Verifier, operator_verifier
 from shared.errors import CannotOpen, EdgetlsError, Poison, SettingsError, Transient, Unsigned
-from shared.messaging.direct import get_last
+from shared.messaging.direct_get import get_last
 from shared.settings import read_secret
 
 log = structlog.get_logger()

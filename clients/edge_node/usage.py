@@ -31,7 +31,7 @@ from shared.crypto.signing import Purpose
 from shared.errors import BrokerAway, Poison
 from shared.ids import derived_id
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 
 log = structlog.get_logger()
 _RESEND_SECONDS = 5.0

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from clients.fleet.commands import Command
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 
 SOURCE: Final = "operator"
 

@@ -16,7 +16,7 @@ from shared.contracts.base import Contract
 from shared.crypto.signing import parse
 from shared.errors import BrokerAway, Malformed, Unreachable
 from shared.messaging.cloudevents import Outgoing
-from shared.messaging.direct import get_batch
+from shared.messaging.direct_get import get_batch
 
 _LOOK_SECONDS: Final = 1.0
 _SHOWN_SECONDS: Final = 0.1

@@ -13,7 +13,7 @@ from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.crypto.signing import parse
 from shared.errors import BrokerAway, Malformed, Unreachable
-from shared.messaging.direct import get_batch
+from shared.messaging.direct_get import get_batch
 
 _LOOK_SECONDS: Final = 1.0
 _PAGE: Final = 500

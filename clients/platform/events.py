@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from clients.platform.reach import Reach, insist
 from shared import subjects
 from shared.errors import BrokerAway, Unreachable
-from shared.messaging.direct import StoredMessage, get_batch, headers_of, stream_time
+from shared.messaging.direct_get import StoredMessage, get_batch, headers_of, stream_time
 
 _BATCH: Final = 500
 _LOOK_SECONDS: Final = 1.0

@@ -13,9 +13,9 @@ from nats.aio.client import Client
 from shared.contracts.base import Contract
 from shared.contracts.findings import Code
 from shared.errors import BrokerAway, Refused, Transient, Unreachable
-from shared.messaging import broker, rpc
+from shared.messaging import connection, rpc
 from shared.messaging.cloudevents import Outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.settings import BrokerSettings
 
 ANSWER_SECONDS: Final = 3.0
@@ -42,7 +42,7 @@ class Reach:
 
         async def attempt() -> Client:
             try:
-                return await asyncio.wait_for(broker.connect(settings, user), _CONNECT_SECONDS)
+                return await asyncio.wait_for(connection.connect(settings, user), _CONNECT_SECONDS)
             except TimeoutError:
                 raise BrokerAway(f"NATS at {url} does not answer") from None
 

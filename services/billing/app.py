@@ -22,16 +22,17 @@ from services.billing.usecases.quarantine import Parking, Take
 from services.billing.usecases.queries import Queries
 from services.billing.usecases.reference_cache import Book
 from services.billing.usecases.request_events import Requests
-from shared import service, subjects
-from shared.messaging.dead import DeadOffice, dead_router
-from shared.messaging.failures import Consumer, DeadLetters
+from shared import runtime as service
+from shared import subjects
+from shared.messaging.consumer import Consumer, DeadLetters
+from shared.messaging.dead_letter_service import DeadOffice, dead_router
 from shared.messaging.pull import Pull
-from shared.service import Runtime
+from shared.runtime import Runtime
+from shared.storage.idle_transactions import end_stalled
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
 from shared.storage.pool import open_pool
-from shared.storage.stalled import end_stalled
 
 NAME = "billing"
 USAGE_DURABLES = (subjects.DURABLE_BILLING_BATCHES, subjects.DURABLE_BILLING_REQUESTS)

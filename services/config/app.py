@@ -21,19 +21,20 @@ from services.config.usecases.preview import Previews
 from services.config.usecases.queries import Queries
 from services.config.usecases.revisions import Revisions
 from services.config.usecases.suspend import Balances, Suspender
-from shared import service, subjects
+from shared import runtime as service
+from shared import subjects
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.dead import DeadOffice, dead_router
-from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.consumer import Consumer, DeadLetters
+from shared.messaging.dead_letter_service import DeadOffice, dead_router
 from shared.messaging.pull import Pull
-from shared.service import Runtime
+from shared.runtime import Runtime
 from shared.storage import inbox
+from shared.storage.idle_transactions import end_stalled
 from shared.storage.inbox import Inbox
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
 from shared.storage.pool import open_pool
-from shared.storage.stalled import end_stalled
 
 NAME = "config"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -13,15 +13,16 @@ from services.edge_sync.transport.queries import Desk, edge_router
 from services.edge_sync.usecases.leader import Term
 from services.edge_sync.usecases.patience import patiently
 from services.edge_sync.usecases.trust import Trusted
-from shared import service, subjects
+from shared import runtime as service
+from shared import subjects
 from shared.contracts.base import Signed
 from shared.contracts.findings import Code, finding
 from shared.crypto.signing import parse
 from shared.errors import Refused
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.dead import DeadOffice, dead_router
+from shared.messaging.dead_letter_service import DeadOffice, dead_router
 from shared.observability.health import Health
-from shared.service import Runtime, read_signer
+from shared.runtime import Runtime, read_signer
 from shared.settings import read_secret
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate

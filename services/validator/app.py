@@ -10,13 +10,14 @@ from services.validator.sealing_epoch import CurrentEpoch
 from services.validator.settings import Settings
 from services.validator.transport import router
 from services.validator.usecases import Judging
-from shared import service, subjects
+from shared import runtime as service
+from shared import subjects
 from shared.crypto.sealing import PrivateKey
 from shared.errors import CannotOpen, SettingsError
-from shared.messaging.dead import DeadOffice, dead_router
-from shared.messaging.failures import Consumer, DeadLetters
+from shared.messaging.consumer import Consumer, DeadLetters
+from shared.messaging.dead_letter_service import DeadOffice, dead_router
 from shared.messaging.pull import Pull
-from shared.service import Runtime, read_signer
+from shared.runtime import Runtime, read_signer
 from shared.settings import read_secret
 
 CONCURRENCY = 256  # half of the pool's queue, so that even one account's flood is taken from the stream

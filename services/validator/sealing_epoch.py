@@ -14,7 +14,7 @@ from shared.contracts.commands import EpochKey
 from shared.contracts.edge import SealingEpoch
 from shared.crypto.signing import ContractT, Purpose, Trust, Verifier, parse
 from shared.errors import EdgetlsError, Transient
-from shared.messaging.direct import get_last
+from shared.messaging.direct_get import get_last
 from shared.observability.health import Health
 
 log = structlog.get_logger()

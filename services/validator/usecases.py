@@ -17,7 +17,7 @@ from shared.crypto.signing import parse
 from shared.errors import EdgetlsError
 from shared.ids import derived_id
 from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.settings import read_secret
 from shared.streams import MOST_BYTES

@@ -19,8 +19,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared import subjects
-from shared.messaging.client import GuardedClient
 from shared.messaging.cloudevents import Delivery
+from shared.messaging.nats_client import GuardedClient
 from shared.streams import RUNS
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from shared.contracts.base import Contract
 from shared.contracts.findings import Code, Refusal, finding
 from shared.crypto.signing import faults, parse
 from shared.errors import BrokerAway, Malformed, Refused
-from shared.messaging.failures import describe
+from shared.messaging.consumer import describe
 
 log = structlog.get_logger()
 AnswerT = TypeVar("AnswerT", bound=Contract)

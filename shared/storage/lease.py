@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from shared.ids import new_id
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()

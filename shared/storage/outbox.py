@@ -15,8 +15,8 @@ import structlog
 
 from shared.errors import BrokerAway, TooLarge
 from shared.messaging.cloudevents import Outgoing
-from shared.messaging.failures import passes
-from shared.messaging.publish import Publisher, check_size
+from shared.messaging.consumer import passes
+from shared.messaging.publisher import Publisher, check_size
 from shared.observability.health import Health
 from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_SET_ASIDE, OUTBOX_UNSENT
 from shared.storage.lease import Lease

@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from shared.errors import SettingsError
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 
 log = structlog.get_logger()
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared import subjects
+from shared.catalogue import BY_SERVICE
 from shared.contracts.base import Contract, Whole
-from shared.contracts.channels import BY_SERVICE
 from shared.contracts.commands import CloseHour, CreditBalance
 from shared.contracts.ledger import Kind, QueryLedger
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared import subjects, topology
-from shared.contracts.channels import BY_SERVICE, Channel
+from shared.catalogue import BY_SERVICE, Channel
 from shared.streams import Stream
 from tests.support.subjects import covers
 from tools import docs, settings

@@ -38,7 +38,7 @@ from shared.contracts.judging import Attestation
 from shared.crypto.sealing import PrivateKey as SealingKey
 from shared.crypto.sealing import PublicKey, pair_info, submission_info
 from shared.crypto.signing import Purpose, parse
-from shared.service import read_signer
+from shared.runtime import read_signer
 from tests.e2e.logins import Logins
 from tests.support import canary
 from tests.support.waiting import until

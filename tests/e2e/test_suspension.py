@@ -17,7 +17,7 @@ from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from tests.support.waiting import until
 
 OWNER, DOMAIN = "overdue", "www.overdue.test"

@@ -38,7 +38,7 @@ from shared.contracts.domains import Origin, RedirectMode
 from shared.contracts.edge import Bundle
 from shared.contracts.judging import JudgedPair, JudgeSubmission
 from shared.messaging.cloudevents import Outgoing, outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from tests.integration.config.harness import CANARY, Stage, stage
 from tests.support.waiting import until
 

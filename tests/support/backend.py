@@ -16,8 +16,8 @@ from deploy.embedded.ports import Ports
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
-from shared.messaging.broker import connect
-from shared.messaging.client import GuardedClient
+from shared.messaging.connection import connect
+from shared.messaging.nats_client import GuardedClient
 from shared.nats_config import render_edge_users
 from shared.settings import BrokerSettings
 from tests.support.storekeeper import STOREKEEPER, with_storekeeper

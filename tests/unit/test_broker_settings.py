@@ -8,7 +8,7 @@ import pytest
 
 from clients.fleet.keys import ensure_nkey
 from shared.errors import SettingsError
-from shared.messaging.broker import probe
+from shared.messaging.connection import probe
 from shared.settings import BrokerSettings
 from tests.support.pki import Authority
 

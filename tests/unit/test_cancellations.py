@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from shared.messaging.client import guarded
+from shared.messaging.nats_client import guarded
 
 
 async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(monkeypatch: pytest.MonkeyPatch) -> None:

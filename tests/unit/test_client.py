@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from shared.messaging.client import guarded
 from shared.messaging.cloudevents import Delivery
+from shared.messaging.nats_client import guarded
 
 TAKEN, OTHER = 7, 8
 HEADERS = b"NATS/1.0\r\nce-id: 1\r\n\r\n"

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from shared.crypto.keymarks import holds_key
+from shared.crypto.key_detection import holds_key
 from shared.crypto.sealing import PrivateKey
 from tests.support import pki
 

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from asyncpg.exceptions import _base
 
-from shared import service
+from shared import runtime
 from shared.errors import BrokerAway
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.settings import ServiceSettings
 
 SECRET = "9223372036854775808"
@@ -36,9 +36,9 @@ def test_an_unforeseen_fault_is_one_line_that_quotes_nothing(
     async def build(_: Any) -> Sequence[Any]:
         return ()
 
-    monkeypatch.setattr(service, "_serve", serve)
+    monkeypatch.setattr(runtime, "_serve", serve)
     with pytest.raises(SystemExit) as end:
-        service.run("edge_sync", ServiceSettings, build)
+        runtime.run("edge_sync", ServiceSettings, build)
     assert end.value.code == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("edgetls edge_sync: unexpected ")

@@ -21,7 +21,7 @@ from clients.platform.reach import Reach
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 from shared.errors import EdgetlsError, Refused, SettingsError
-from shared.messaging.failures import describe
+from shared.messaging.consumer import describe
 
 
 async def tell(nodes: int, requests: int, data: Path | None, keep: bool, out: Out, outcome: Result) -> None:

@@ -19,8 +19,8 @@ from shared import subjects
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import DeadLetters, Handle, describe, passes
-from shared.messaging.publish import Publisher
+from shared.messaging.consumer import DeadLetters, Handle, describe, passes
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.storage.pool import Pool

@@ -13,7 +13,7 @@ from services.billing.store import partitions, retention
 from services.billing.store.partitions import Days, Partitions
 from services.billing.usecases.money import Money
 from shared.clock import Clock
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()

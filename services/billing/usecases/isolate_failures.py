@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 
 log = structlog.get_logger()
 CHUNK: Final = 200

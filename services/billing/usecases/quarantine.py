@@ -17,7 +17,7 @@ from services.billing.store.quarantine import Parked, Range
 from shared import subjects
 from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()

@@ -6,7 +6,7 @@ import json
 from copy import copy
 from typing import Any, Final
 
-from shared.crypto.keymarks import holds_key
+from shared.crypto.key_detection import holds_key
 from shared.messaging.cloudevents import Delivery
 
 EMPTY_KEY: Final = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"

@@ -14,8 +14,8 @@ from services.config.domain import command_parser
 from services.config.domain.key_redaction import without_keys
 from shared.errors import BrokerAway, Malformed
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import DeadLetters, describe, passes
-from shared.messaging.publish import Publisher
+from shared.messaging.consumer import DeadLetters, describe, passes
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.storage.inbox import Arrival, Inbox

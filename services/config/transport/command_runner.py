@@ -13,7 +13,7 @@ from services.config.domain.commands import Timeout
 from services.config.domain.uptime import Attendance
 from services.config.store import domains
 from services.config.usecases.decide import KEYS_AT_ONCE, Decider
-from shared.messaging.failures import DeadLetters, describe, passes
+from shared.messaging.consumer import DeadLetters, describe, passes
 from shared.observability.health import Health
 from shared.storage import inbox
 from shared.storage.inbox import Inbox

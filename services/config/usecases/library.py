@@ -25,7 +25,7 @@ from shared.contracts.certificates import SetRoots
 from shared.contracts.domains import Outcome
 from shared.errors import Malformed
 from shared.messaging.cloudevents import Outgoing
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.storage import inbox, outbox
 from shared.storage.inbox import Target
 from shared.storage.pool import Connection, Pool

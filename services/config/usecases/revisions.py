@@ -17,7 +17,7 @@ from services.config.store.revisions import Home
 from shared import subjects
 from shared.contracts.queries import MaxRevision, Nothing
 from shared.errors import BrokerAway, DatabaseAway, Refused
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.messaging.rpc import ask
 from shared.observability.health import Health
 from shared.storage.pool import Pool

@@ -23,7 +23,7 @@ from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
 from shared.crypto.signing import parse
 from shared.messaging.cloudevents import Delivery
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.storage.pool import Connection, Pool
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from nats.js.errors import APIError
 
 from shared import subjects
 from shared.errors import BrokerAway, EdgetlsError
-from shared.messaging.direct import StoredMessage, get_batch, get_last
+from shared.messaging.direct_get import StoredMessage, get_batch, get_last
 
 ATTEMPT_SECONDS = 2.0
 PAGE = 500

@@ -19,7 +19,7 @@ from shared.contracts.edge import BundleKind
 from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import BrokerAway, Poison, Refused, Transient
-from shared.messaging.direct import StoredMessage
+from shared.messaging.direct_get import StoredMessage
 from shared.messaging.rpc import ask
 
 log = structlog.get_logger()

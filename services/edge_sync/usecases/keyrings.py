@@ -28,7 +28,7 @@ from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer, parse
 from shared.errors import BrokerAway, Malformed, Poison
 from shared.ids import derived_id
 from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
-from shared.messaging.direct import StoredMessage
+from shared.messaging.direct_get import StoredMessage
 
 log = structlog.get_logger()
 SOURCE = "edge_sync"

@@ -33,10 +33,10 @@ from shared.crypto.signing import Purpose, Signer, parse
 from shared.errors import Poison
 from shared.ids import derived_id
 from shared.messaging import cloudevents
-from shared.messaging.failures import Consumer, DeadLetters, describe
-from shared.messaging.publish import Publisher
+from shared.messaging.consumer import Consumer, DeadLetters, describe
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
-from shared.service import Runtime
+from shared.runtime import Runtime
 
 log = structlog.get_logger()
 COALESCE_SECONDS = 0.02

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from shared.messaging.failures import describe, passes
+from shared.messaging.consumer import describe, passes
 from shared.observability.health import Health
 
 log = structlog.get_logger()

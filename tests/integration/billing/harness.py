@@ -32,7 +32,7 @@ from shared.contracts.usage import Confirmation, HttpsRequest, UsageBatch, Usage
 from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer, Verifier
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.messaging.rpc import ask
 from tests.support.backend import Backend, backend
 from tests.support.waiting import until

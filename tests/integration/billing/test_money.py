@@ -15,7 +15,7 @@ from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
 from tests.support.waiting import until
 

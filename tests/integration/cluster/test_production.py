@@ -19,9 +19,9 @@ from deploy.embedded.ports import Ports
 from shared import subjects, topology
 from shared.contracts.commands import DisableHttps
 from shared.errors import BrokerAway, EdgetlsError, SettingsError
-from shared.messaging.broker import connect, probe, service_broker
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.connection import connect, probe, service_broker
+from shared.messaging.publisher import Publisher
 from shared.settings import BrokerSettings
 from tests.support.waiting import until
 

@@ -50,7 +50,7 @@ from shared.contracts.queries import (
 from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer
 from shared.ids import new_id
 from shared.messaging.cloudevents import Delivery, outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.messaging.rpc import ask
 from tests.support.backend import Backend, backend

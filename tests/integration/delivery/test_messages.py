@@ -21,16 +21,16 @@ from shared.contracts.commands import DisableHttps, SetThreshold
 from shared.contracts.queries import DeadLetter, ListDead, OneDead
 from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, SettingsError, TooLarge
 from shared.ids import new_id
-from shared.messaging import failures
-from shared.messaging.broker import probe
+from shared.messaging import consumer
 from shared.messaging.cloudevents import Delivery, Outgoing, Place, outgoing
-from shared.messaging.dead import DeadOffice
-from shared.messaging.direct import get_batch, get_last
-from shared.messaging.failures import Consumer, DeadLetters
-from shared.messaging.publish import Publisher
+from shared.messaging.connection import probe
+from shared.messaging.consumer import Consumer, DeadLetters
+from shared.messaging.dead_letter_service import DeadOffice
+from shared.messaging.direct_get import get_batch, get_last
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
-from shared.service import _watch_broker
+from shared.runtime import _watch_broker
 from tests.support import canary
 from tests.support.backend import Backend
 from tests.support.waiting import until
@@ -202,7 +202,7 @@ async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_i
     client = await rig.client("config")
     dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
     office = DeadOffice(client, Publisher(client), "config")
-    for number, size in enumerate((1_048_400, streams.MOST_BYTES, failures.MOST_BODY + 1)):
+    for number, size in enumerate((1_048_400, streams.MOST_BYTES, consumer.MOST_BODY + 1)):
         identity = new_id()
         # Headers may be as long as a body, and have names that nobody may send.
         headers = {"ce-id": identity, "x-long": "y" * 900_000, "not a name": "", "ce-source": "s" * 5000}

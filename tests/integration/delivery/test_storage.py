@@ -16,15 +16,15 @@ from shared import streams, subjects
 from shared.contracts.domains import DomainRemoved
 from shared.errors import SettingsError, TooLarge
 from shared.messaging.cloudevents import Outgoing, outgoing
-from shared.messaging.direct import get_batch
-from shared.messaging.failures import describe, passes
-from shared.messaging.publish import Publisher
+from shared.messaging.consumer import describe, passes
+from shared.messaging.direct_get import get_batch
+from shared.messaging.publisher import Publisher
 from shared.observability.health import Health
+from shared.storage.idle_transactions import end_stalled
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import BATCH, Relay, enqueue
 from shared.storage.pool import Pool, open_pool
-from shared.storage.stalled import end_stalled
 from tests.support.backend import Backend
 from tests.support.waiting import until
 

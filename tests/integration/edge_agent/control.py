@@ -24,7 +24,7 @@ from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.contracts.usage import Confirmation, UsageBatch
 from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Purpose, parse
-from shared.messaging.client import GuardedClient, guarded
+from shared.messaging.nats_client import GuardedClient, guarded
 from shared.messaging.pull import Pull
 from shared.nats_config import render_edge_users
 from tests.integration.edge_agent.signing import Signers

@@ -16,7 +16,7 @@ from deploy.embedded.nats import find_binary
 from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.errors import BrokerAway
-from shared.messaging.direct import get_batch, get_last
+from shared.messaging.direct_get import get_batch, get_last
 from tests.integration.edge_agent.rig import EdgeNode
 from tests.integration.edge_agent.signing import Signers
 from tests.support.waiting import until

@@ -19,7 +19,7 @@ from deploy.embedded.ports import Ports
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
-from shared.messaging.broker import connect
+from shared.messaging.connection import connect
 from shared.settings import BrokerSettings
 from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until

@@ -19,8 +19,8 @@ from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageB
 from shared.crypto.digest import Digest
 from shared.crypto.signing import Purpose, Signer, Verifier, parse
 from shared.messaging.cloudevents import outgoing
-from shared.messaging.direct import get_batch
-from shared.messaging.publish import Publisher
+from shared.messaging.direct_get import get_batch
+from shared.messaging.publisher import Publisher
 
 
 class FakeConfig:

@@ -19,7 +19,7 @@ from shared.contracts.queries import DeadPage, ListDead
 from shared.crypto.signing import Purpose, Signer, parse
 from shared.errors import Unsigned
 from shared.messaging.rpc import ask
-from shared.service import read_signer
+from shared.runtime import read_signer
 from tests.integration.edge_sync.harness import World
 from tests.support.waiting import until
 

@@ -18,7 +18,7 @@ from deploy.embedded.nats import Broker, find_binary
 from deploy.embedded.ports import Ports
 from shared import subjects as s
 from shared import topology as t
-from shared.contracts.channels import BY_SERVICE
+from shared.catalogue import BY_SERVICE
 from shared.nats_config import render_edge_users
 from tests.support.subjects import covers
 from tests.support.waiting import until

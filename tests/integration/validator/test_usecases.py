@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.contracts.findings import Code
 from shared.contracts.judging import CheckCertificate, Verdict
 from shared.messaging.cloudevents import Delivery, Outgoing, Place
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from tests.integration.validator.test_workers import SEALING, SECRETS, request
 from tests.support.pki import NOW

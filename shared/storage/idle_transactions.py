@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from shared.messaging.failures import passes
+from shared.messaging.consumer import passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()

@@ -27,10 +27,10 @@ from shared.contracts.base import Signed
 from shared.crypto.signing import Signer, Trust, parse
 from shared.errors import EdgetlsError, SettingsError
 from shared.hardening import forbid_dumps
-from shared.messaging.broker import service_broker
-from shared.messaging.client import GuardedClient
-from shared.messaging.failures import describe, unforeseen
-from shared.messaging.publish import Publisher
+from shared.messaging.connection import service_broker
+from shared.messaging.consumer import describe, unforeseen
+from shared.messaging.nats_client import GuardedClient
+from shared.messaging.publisher import Publisher
 from shared.messaging.rpc import answer_refusals
 from shared.observability import logs
 from shared.observability.health import Health, serve_health

@@ -15,9 +15,9 @@ from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, O
 from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import Delivery, Outgoing, Place
-from shared.messaging.direct import StoredMessage, get_batch, stream_time
-from shared.messaging.failures import SETTLED, Handle
-from shared.messaging.publish import Publisher
+from shared.messaging.consumer import SETTLED, Handle
+from shared.messaging.direct_get import StoredMessage, get_batch, stream_time
+from shared.messaging.publisher import Publisher
 
 PAGE_BYTES = 400_000
 

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from shared.errors import BrokerAway, SettingsError
-from shared.messaging.client import GuardedClient, guarded
+from shared.messaging.nats_client import GuardedClient, guarded
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 

@@ -16,10 +16,10 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from shared import subjects
-from shared.crypto.keymarks import holds_key
+from shared.crypto.key_detection import holds_key
 from shared.errors import Poison, Transient
 from shared.messaging.cloudevents import Delivery, Outgoing
-from shared.messaging.publish import Publisher
+from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.observability.metrics import DEAD_LETTERS, HANDLED
