@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import serialization
 
 from bench.report import Result, main
 from clients import platform as client
-from clients.edge_node.nginx import nginx_binary
-from clients.edge_node.prove import handshake
+from clients.edge_node.nginx.handshake import handshake
+from clients.edge_node.nginx.process import nginx_binary
 from clients.platform import Platform
 from deploy.embedded.platform import Platform as Embedded
 from deploy.embedded.ports import Ports

@@ -19,10 +19,10 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from clients.cli.out import Exit, Out
-from clients.cli.place import DEFAULT_DATA, Place, Role
+from clients.cli.output import Exit, Out
+from clients.cli.profile import DEFAULT_DATA, Place, Role
 from clients.platform import Platform, connect
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared.errors import EdgetlsError, Refused, SettingsError
 from shared.observability.logs import Stderr
 

@@ -13,7 +13,7 @@ import typer
 
 from clients.cli.command import Link, command
 from clients.cli.files import read_pairs
-from clients.cli.out import Exit, milliseconds
+from clients.cli.output import Exit, milliseconds
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Live, Ordered, Platform, Progressed, findings_of
 from clients.platform.client import parse_origin

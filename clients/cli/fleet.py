@@ -17,7 +17,7 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import NodeCredentials, ensure_node
 from clients.fleet.publish import send
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.edge import NodeView
 from shared.contracts.queries import FleetView, Nothing

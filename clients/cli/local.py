@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.command import epilog, run_action
-from clients.cli.out import Out
-from clients.cli.place import DEFAULT_DATA, RUN_FILE
+from clients.cli.output import Out
+from clients.cli.profile import DEFAULT_DATA, RUN_FILE
 from shared.errors import Unreachable
 
 DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made if missing.")]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.command import Link, command
-from clients.platform.answers import order
+from clients.platform.outcome_events import order
 from clients.platform.plans import buy_plan, plans_of
 from shared import subjects as s
 from shared.contracts.commands import ApplyPriceBook

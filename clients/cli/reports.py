@@ -17,7 +17,7 @@ import typer
 
 from clients.cli.command import Link
 from clients.cli.files import parse_time
-from clients.cli.out import Out
+from clients.cli.output import Out
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.progress import followed

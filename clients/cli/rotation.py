@@ -13,7 +13,7 @@ from typing import Final
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.edge import SealingEpoch
 from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage, SealedPair

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 
 from clients.cli.command import Link, command
-from clients.cli.out import plain
+from clients.cli.output import plain
 from clients.platform import Event
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared import topology
 from shared.contracts.base import Contract

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from clients.edge_node.agent import serve
 from clients.edge_node.hardening import no_dumps
-from clients.edge_node.nginx import NginxError, exec_nginx
+from clients.edge_node.nginx.process import NginxError, exec_nginx
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from shared.errors import EdgetlsError, SettingsError
 from shared.messaging.consumer import unforeseen

@@ -14,18 +14,18 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
-from clients.edge_node.apply import Applier
-from clients.edge_node.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.desired import Desired, Version
-from clients.edge_node.feed import Feed
-from clients.edge_node.nginx import reopen_logs
-from clients.edge_node.replica import Position, Replica, Tombstone, file_name, why
-from clients.edge_node.report import Report
+from clients.edge_node.bundles.replica import Position, Replica, Tombstone, file_name, why
+from clients.edge_node.bundles.verify import Order, attested, open_bundle, reopen_bundle
+from clients.edge_node.bundles.versions import Desired, Version
+from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.nginx.process import reopen_logs
+from clients.edge_node.serving.apply import Applier
 from clients.edge_node.settings import NodeSettings
+from clients.edge_node.sync.feed import Feed
+from clients.edge_node.sync.status_reporter import Report
 from clients.edge_node.together import run_together
 from clients.edge_node.trust import Trusted
-from clients.edge_node.usage import Usage
-from clients.edge_node.verify import Order, attested, open_bundle, reopen_bundle
+from clients.edge_node.usage.sender import Usage
 from shared.errors import BrokerAway, EdgetlsError, Poison, SettingsError
 from shared.messaging.connection import connect
 from shared.observability.health import Health, serve_health

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from clients.edge_node.nginx import NginxLayout
+from clients.edge_node.nginx.process import NginxLayout
 from shared.contracts.base import NodeId
 from shared.settings import BrokerSettings, LogLevel
 

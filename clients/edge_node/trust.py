@@ -17,7 +17,6 @@ from nats.aio.client import Client
 
 from clients.edge_node import metrics
 from clients.edge_node.settings import NodeSettings
-from clients.fleet.files import write_private
 from shared import subjects
 from shared.clock import Clock
 from shared.contracts.commands import EnrolNode, TrustDocument
@@ -25,6 +24,7 @@ from shared.crypto.sealing import PrivateKey, epoch_info
 from shared.crypto.signing import Purpose, Trust, Verifier, operator_verifier
 from shared.errors import CannotOpen, EdgetlsError, Poison, SettingsError, Transient, Unsigned
 from shared.messaging.direct_get import get_last
+from shared.private_files import write_private
 from shared.settings import read_secret
 
 log = structlog.get_logger()

@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from clients.fleet.files import private_folder, write_private
 from shared.contracts.base import NodeId, Signed
 from shared.contracts.commands import TrustedKey
 from shared.crypto.sealing import PrivateKey
 from shared.crypto.signing import OPERATOR_KEY_ID, Signer
 from shared.errors import SettingsError
 from shared.nats_config import render_edge_users
+from shared.private_files import private_folder, write_private
 
 NodeState = Literal["made", "enrolled", "drained", "removed"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nkeys  # type: ignore[import-untyped]
 
-from clients.fleet.files import private_folder, write_private
 from shared.crypto.sealing import PrivateKey
 from shared.crypto.signing import Signer
 from shared.errors import SettingsError
+from shared.private_files import private_folder, write_private
 from shared.settings import read_secret
 
 NODE_SEED = "nats.nk"

@@ -12,9 +12,9 @@ what was tried), ``SettingsError`` (what this program was given is wrong).
 """
 
 from clients.platform.client import Platform, connect
+from clients.platform.command_outcomes import Ordered, findings_of
 from clients.platform.convergence import Live, Progressed
 from clients.platform.events import Event
-from clients.platform.settlement import Ordered, findings_of
 from shared.errors import Refused, SettingsError, Unreachable
 
 __all__ = [

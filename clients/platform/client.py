@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Final, Literal
 
 from clients.platform import convergence, events
+from clients.platform.command_outcomes import Ordered, Settlements
+from clients.platform.connection import Reach
 from clients.platform.convergence import Live, OnProgress
 from clients.platform.credits import Booking
 from clients.platform.library import Library
 from clients.platform.limits import close_hour, set_threshold
 from clients.platform.plans import buy_plan, plans_of
-from clients.platform.reach import Reach
-from clients.platform.settlement import Ordered, Settlements
 from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
 from shared.contracts.balance import BalanceEvent, BalanceView

@@ -10,7 +10,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.edge import Converged, Progress
 from shared.contracts.queries import ConvergenceView, FleetView, Nothing, ShowConvergence

@@ -8,7 +8,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.crypto.signing import parse

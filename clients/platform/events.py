@@ -17,7 +17,7 @@ from typing import Any, Final
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from clients.platform.reach import Reach, insist
+from clients.platform.connection import Reach, insist
 from shared import subjects
 from shared.errors import BrokerAway, Unreachable
 from shared.messaging.direct_get import StoredMessage, get_batch, headers_of, stream_time

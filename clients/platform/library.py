@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, Literal
 
+from clients.platform.command_outcomes import Ordered
 from clients.platform.queries import Queries
-from clients.platform.settlement import Ordered
 from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.base import Contract

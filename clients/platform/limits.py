@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from clients.platform.answers import order
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
+from clients.platform.outcome_events import order
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.commands import CloseHour, SetThreshold

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Final, Literal, TypedDict, Unpack
 
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.balance import BalanceView

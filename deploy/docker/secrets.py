@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from clients.fleet.files import private_folder, write_private
 from deploy.embedded.keys import ensure_keys, ensure_nodes, fleet_path
 from shared.errors import SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, Tls, render
+from shared.private_files import private_folder, write_private
 
 SERVERS: Final = ("nats-1", "nats-2", "nats-3")
 NODES: Final = ("node-1", "node-2")

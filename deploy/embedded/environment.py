@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clients.fleet.files import private_folder
 from clients.fleet.keys import NODE_KEY, NODE_SEED
 from deploy.embedded.keys import Keys
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import Spec, base_environment, python
+from shared.private_files import private_folder
 
 SERVICES: Final = ("validator", "config", "edge_sync", "billing")
 DATABASES: Final = ("config", "edge_sync", "billing")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clients.fleet.files import write_private
+from shared.private_files import write_private
 
 MARK: Final = "EDGETLS_EMBEDDED_DATA"
 PIDS_FILE: Final = "pids.json"

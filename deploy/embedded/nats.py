@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from clients.fleet.files import private_folder, write_private
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import wrapped
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import Spec, base_environment
 from shared.errors import BrokerAway, SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
+from shared.private_files import private_folder, write_private
 from shared.streams import STREAMS
 from shared.subjects import inbox_prefix, js_message_get
 from shared.topology import CORE, User

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 
-from clients.fleet.files import private_folder, write_private
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded import leftovers, nats, postgres
 from deploy.embedded.announce import announce, repeat
@@ -29,6 +28,7 @@ from deploy.embedded.ready import fleet_view, last_line, node_fault, service_fau
 from deploy.embedded.supervisor import Spec, Supervisor
 from shared import topology
 from shared.errors import Transient
+from shared.private_files import private_folder, write_private
 
 RUN_FILE: Final = "run.json"
 START_SECONDS: Final = 60.0

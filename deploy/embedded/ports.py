@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from clients.fleet.files import write_private
 from deploy.embedded.errors import PlatformError
+from shared.private_files import write_private
 
 HOST: Final = "127.0.0.1"
 _LOWEST: Final = 20_000

@@ -18,11 +18,11 @@ from urllib.parse import urlencode
 
 import asyncpg
 
-from clients.fleet.files import private_folder, write_private
 from deploy.embedded import leftovers
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import Owner, other_than_root, wrapped
 from deploy.embedded.supervisor import Spec, base_environment
+from shared.private_files import private_folder, write_private
 from shared.settings import read_secret
 
 NAME: Final = "postgres"

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from clients.fleet.files import private_folder
 from deploy.embedded import leftovers
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import wrapped
 from deploy.embedded.warden import DONE
+from shared.private_files import private_folder
 
 _BACKOFF: Final = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_SECONDS: Final = 10.0

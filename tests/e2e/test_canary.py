@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from clients.cli.demo.handshakes import Endpoint, Watches, believing, is_refused, verifying
 from clients.cli.demo.stage import Pair
-from clients.edge_node.dataplane import DataPlane
-from clients.edge_node.entry import Entry
+from clients.edge_node.nginx.dataplane import DataPlane
+from clients.edge_node.nginx.entry import Entry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform import connect

@@ -14,7 +14,7 @@ from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifyi
 from clients.cli.demo.stage import Pair
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 from shared import subjects as s

@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow.parquet as pq
 import pytest
 
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from deploy.embedded.platform import Platform
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest

@@ -11,7 +11,7 @@ import pytest
 
 from clients.cli.demo.handshakes import Endpoint, handshake, verifying
 from clients.cli.demo.stage import Pair
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 from shared import subjects as s

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from clients.fleet.files import private_folder
 from deploy.embedded import nats
 from deploy.embedded.keys import ensure_keys, ensure_nodes, seed_file
 from deploy.embedded.lock import DataLock
 from deploy.embedded.platform import Platform
 from deploy.embedded.ports import HOST, Ports
 from deploy.embedded.supervisor import Supervisor
+from shared.private_files import private_folder
 from tests.faults.story import Story
 from tests.support.proxy import CuttableProxy
 from tests.support.waiting import until

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.fleet.files import private_folder
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded.nats import Broker, serves_jetstream
 from deploy.embedded.ports import Ports
@@ -19,6 +18,7 @@ from shared import topology
 from shared.messaging.connection import connect
 from shared.messaging.nats_client import GuardedClient
 from shared.nats_config import render_edge_users
+from shared.private_files import private_folder
 from shared.settings import BrokerSettings
 from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until

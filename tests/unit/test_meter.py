@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.edge_node.meter import Cell, Range, count, whole_lines
-from clients.edge_node.usage_log import LogReader, UsageLogError, UsageLogs
+from clients.edge_node.usage.log_counter import Cell, Range, count, whole_lines
+from clients.edge_node.usage.logs import LogReader, UsageLogError, UsageLogs
 
 GOOD = b"1767225600.123 https a.test 200 5120\n"
 MINUTE = 1767225600 // 60

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.command import epilog, run_action
-from clients.cli.out import Exit, Out
+from clients.cli.output import Exit, Out
 
 
 def demo(

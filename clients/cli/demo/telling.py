@@ -15,9 +15,9 @@ from clients.cli.demo.stage import Stage
 from clients.cli.demo.story import CheckFailed, Result, Story
 from clients.cli.demo.traffic import Origin
 from clients.cli.local import ended_by_sigterm
-from clients.cli.out import Out
+from clients.cli.output import Out
 from clients.platform import connect
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from deploy.embedded.platform import Platform
 from deploy.embedded.test_ca import TestCa
 from shared.errors import EdgetlsError, Refused, SettingsError

@@ -17,7 +17,6 @@ import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clients.fleet.files import write_private
 from deploy.embedded.ports import Ports
 from deploy.embedded.ready import service_fault
 from deploy.embedded.supervisor import Spec, base_environment, python
@@ -34,6 +33,7 @@ from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
 from shared.messaging.rpc import ask
+from shared.private_files import write_private
 from tests.support.backend import Backend, backend
 from tests.support.waiting import until
 

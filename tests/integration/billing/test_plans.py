@@ -14,10 +14,10 @@ import pytest
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
-from clients.platform.answers import order
+from clients.platform.connection import Reach
+from clients.platform.outcome_events import order
 from clients.platform.plans import buy_plan, plans_of
 from clients.platform.queries import Queries
-from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan

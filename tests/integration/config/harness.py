@@ -19,7 +19,6 @@ import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clients.fleet.files import write_private
 from deploy.embedded.ports import Ports
 from deploy.embedded.ready import service_fault
 from deploy.embedded.supervisor import Spec, base_environment, python
@@ -53,6 +52,7 @@ from shared.messaging.cloudevents import Delivery, outgoing
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.messaging.rpc import ask
+from shared.private_files import write_private
 from tests.support.backend import Backend, backend
 from tests.support.waiting import until
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.edge_node.prove import handshake
+from clients.edge_node.nginx.handshake import handshake
 from clients.fleet.keys import NODE_KEY, NODE_SEED
 from deploy.embedded.ports import HOST, Ports
 from tests.support.pki import Leaf

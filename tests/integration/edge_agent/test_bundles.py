@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from clients.edge_node.prove import handshake
+from clients.edge_node.nginx.handshake import handshake
 from deploy.embedded.ports import HOST
 from shared.contracts.edge import BundleKind, NodeStatus
 from shared.crypto.signing import Signer

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.edge_node.nginx import NginxLayout
-from clients.fleet.files import private_folder
+from clients.edge_node.nginx.process import NginxLayout
 from deploy.embedded.ports import Ports
+from shared.private_files import private_folder
 from tests.integration.edge_node.harness import CA, Node, OriginServer
 
 

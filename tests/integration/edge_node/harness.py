@@ -11,10 +11,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clients.edge_node import nginx
-from clients.edge_node.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.entry import Entry, KeyType, Origin, Pair
-from clients.edge_node.usage_log import UsageLogs
+from clients.edge_node.nginx import process as nginx
+from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.nginx.entry import Entry, KeyType, Origin, Pair
+from clients.edge_node.usage.logs import UsageLogs
 from tests.support.waiting import until
 
 CA = trustme.CA()

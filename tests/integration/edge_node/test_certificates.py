@@ -7,8 +7,8 @@ import ssl
 import pytest
 import trustme
 
-from clients.edge_node.entry import Entry
-from clients.edge_node.prove import handshake
+from clients.edge_node.nginx.entry import Entry
+from clients.edge_node.nginx.handshake import handshake
 from tests.integration.edge_node.harness import CA, Node, client_context, fingerprint, https_entry, issue
 
 

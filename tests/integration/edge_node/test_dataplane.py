@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from clients.edge_node import nginx
-from clients.edge_node.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.entry import Entry, Origin
-from clients.edge_node.prove import PairUnusableError, handshake, load_check, probe_name
+from clients.edge_node.nginx import process as nginx
+from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.nginx.entry import Entry, Origin
+from clients.edge_node.nginx.handshake import PairUnusableError, handshake, load_check, probe_name
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.harness import Node, OriginServer, fingerprint, https_entry, issue
 from tests.support.waiting import until
@@ -141,7 +141,7 @@ async def test_an_ordinary_user_can_run_a_node(origin: OriginServer, monkeypatch
 async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: OriginServer) -> None:
     node = Node(node_layout(tmp_path), origin)
     program = (
-        "import sys; from pathlib import Path; from clients.edge_node.nginx import NginxLayout, exec_nginx;"
+        "import sys; from pathlib import Path; from clients.edge_node.nginx.process import NginxLayout, exec_nginx;"
         "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), http_port=int(sys.argv[3])))"
     )
     ports = str(node.layout.https_port), str(node.layout.http_port)

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from clients.edge_node.entry import Entry, Origin
-from clients.edge_node.meter import Cell, Range
-from clients.edge_node.usage_log import LogReader, UsageLogError
+from clients.edge_node.nginx.entry import Entry, Origin
+from clients.edge_node.usage.log_counter import Cell, Range
+from clients.edge_node.usage.logs import LogReader, UsageLogError
 from tests.integration.edge_node.harness import Node, https_entry
 from tests.support.waiting import until
 

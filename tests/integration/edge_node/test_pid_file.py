@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.edge_node import processes
-from clients.edge_node.nginx import prepare, reopen_logs
+from clients.edge_node.nginx import processes
+from clients.edge_node.nginx.process import prepare, reopen_logs
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.harness import Node, until
 

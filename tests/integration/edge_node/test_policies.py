@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from clients.edge_node.entry import TLS_VERSIONS, Entry, policies
+from clients.edge_node.nginx.entry import TLS_VERSIONS, Entry, policies
 from tests.integration.edge_node.harness import Node, Visitor, https_entry, issue
 
 VERSIONS = {"1.0": "TLSv1", "1.1": "TLSv1_1", "1.2": "TLSv1_2", "1.3": "TLSv1_3"}

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from clients.edge_node.entry import Entry, Origin
+from clients.edge_node.nginx.entry import Entry, Origin
 from tests.integration.edge_node.harness import CA, Node, OriginServer, https_entry, issue
 
 

@@ -10,7 +10,7 @@ import pytest
 from clients.cli.rotation import _until_sealing
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey

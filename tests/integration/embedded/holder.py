@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from clients.fleet.files import private_folder
 from deploy.embedded.launch import wrapped
 from deploy.embedded.lock import DataLock
 from deploy.embedded.supervisor import Spec, Supervisor, base_environment
+from shared.private_files import private_folder
 
 PARENT = """\
 import subprocess, sys, time

@@ -13,7 +13,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from clients.fleet.files import private_folder
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded import launch, leftovers, nats, postgres
@@ -24,6 +23,7 @@ from deploy.embedded.ports import Ports
 from deploy.embedded.supervisor import Supervisor, base_environment
 from shared import subjects, topology
 from shared.errors import BrokerAway, SettingsError
+from shared.private_files import private_folder
 from tests.support.waiting import until
 
 

@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
+from clients.platform.connection import Reach
 from clients.platform.queries import Queries
-from clients.platform.reach import Reach
 from shared.contracts.ledger import Kind, QueryLedger, ShowStatement
 from shared.storage.pool import Connection
 from tests.integration.billing.harness import Stage, stage

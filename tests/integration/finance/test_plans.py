@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.writers import opened
+from clients.platform.connection import Reach
 from clients.platform.queries import Queries
-from clients.platform.reach import Reach
 from shared import subjects as s
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger, ShowStatement

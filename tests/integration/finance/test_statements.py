@@ -19,8 +19,8 @@ from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.sheets import Sheet, charges_sheet
 from clients.export.writers import opened
+from clients.platform.connection import Reach
 from clients.platform.queries import Queries
-from clients.platform.reach import Reach
 from services.billing.domain.calendar import month_of
 from shared import subjects as s
 from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement

@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from clients.edge_node.entry import Entry, KeyType
-from clients.edge_node.prove import load_check
+from clients.edge_node.nginx.entry import Entry, KeyType
+from clients.edge_node.nginx.handshake import load_check
 from services.validator.checks.judge import Texts, judge
 from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout

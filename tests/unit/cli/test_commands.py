@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from clients.cli import completeness
 from clients.cli.command import run_action
 from clients.cli.main import app
-from clients.cli.out import Exit, Out
+from clients.cli.output import Exit, Out
 from shared.contracts.findings import Code, finding
 from shared.errors import BrokerAway, Refused, SettingsError, Unreachable
 

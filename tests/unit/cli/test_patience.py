@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clients.platform.reach import insist
+from clients.platform.connection import insist
 from shared.contracts.findings import Code, finding
 from shared.errors import BrokerAway, Refused, Unreachable
 

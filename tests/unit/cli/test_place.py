@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from clients.cli.files import parse_time, read_text
-from clients.cli.place import Place
+from clients.cli.profile import Place
 from clients.cli.reports import period
 from clients.platform.client import parse_origin
 from shared.errors import SettingsError, Unreachable

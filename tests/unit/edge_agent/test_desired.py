@@ -7,8 +7,8 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.edge_node.desired import Desired, Version, proves_bucket, proves_root
-from clients.edge_node.verify import Order
+from clients.edge_node.bundles.verify import Order
+from clients.edge_node.bundles.versions import Desired, Version, proves_bucket, proves_root
 from shared.contracts.edge import BundlePage
 from shared.crypto.digest import Digest, bucket_of
 

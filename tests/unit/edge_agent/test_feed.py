@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from clients.edge_node import feed as module
-from clients.edge_node.desired import Desired
-from clients.edge_node.feed import Feed
-from clients.edge_node.replica import Position
+from clients.edge_node.bundles.replica import Position
+from clients.edge_node.bundles.versions import Desired
+from clients.edge_node.sync import feed as module
+from clients.edge_node.sync.feed import Feed
 from shared import subjects as s
 from shared.contracts.edge import Checkpoint
 from shared.crypto.digest import Digest

@@ -7,7 +7,7 @@ import ipaddress
 
 import pytest
 
-from clients.edge_node.origins import Origins, is_allowed, is_own, is_public, with_port
+from clients.edge_node.serving.origins import Origins, is_allowed, is_own, is_public, with_port
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.edge_node.replica import Position, Replica, Tombstone, file_name
+from clients.edge_node.bundles.replica import Position, Replica, Tombstone, file_name
 
 
 @given(st.text(max_size=300))

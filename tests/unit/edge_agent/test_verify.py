@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.edge_node.verify import (
+from clients.edge_node.bundles.verify import (
     Order,
     SignedBundle,
     attested,

@@ -13,7 +13,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from clients.platform.reach import Reach
+from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.certificates import CommandResult, CommandView, ShowCommand
 from shared.contracts.domains import CommandSettled

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from clients.fleet.files import private_folder, sync_folder, write_private
+from shared.private_files import private_folder, sync_folder, write_private
 
 _SUFFIX = ".json"
 _READABLE = 180

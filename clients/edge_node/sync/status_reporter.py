@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from nats.aio.client import Client
 
 from clients.edge_node import metrics
-from clients.edge_node.apply import Applier
-from clients.edge_node.feed import Feed
+from clients.edge_node.serving.apply import Applier
+from clients.edge_node.sync.feed import Feed
 from clients.edge_node.trust import Trusted
 from shared import subjects
 from shared.contracts.edge import LogPosition, NodeStatus, Proof

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from clients.edge_node import prove
-from clients.edge_node.work import Work
+from clients.edge_node.nginx import handshake
+from clients.edge_node.serving.preparation import Work
 from shared.contracts.edge import BundleKind
 from shared.errors import EdgetlsError
 
@@ -45,13 +45,13 @@ class Prover:
 
     async def _fault(self, work: Work) -> str:
         """Empty when the handshakes show what they must."""
-        name, leaves = prove.probe_name(work.domain), work.leaves
+        name, leaves = handshake.probe_name(work.domain), work.leaves
         if not leaves:
-            served = await prove.handshake(*self._place, name)
+            served = await handshake.handshake(*self._place, name)
             right = served is None or served in self._covering(work)
             return "" if right else "a local handshake was served where it must be refused"
         for key_type, leaf in leaves if work.asks_each_type else leaves[:1]:
-            served = await prove.handshake(*self._place, name, key_type if work.asks_each_type else None)
+            served = await handshake.handshake(*self._place, name, key_type if work.asks_each_type else None)
             wanted = {leaf} if work.asks_each_type else {fingerprint for _, fingerprint in leaves}
             if served not in wanted:
                 return f"a local handshake was {'refused' if served is None else 'served another certificate'}"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import certifi
 
-from clients.edge_node import processes, usage_log
-from clients.edge_node.entry import policies
+from clients.edge_node.nginx import processes
+from clients.edge_node.nginx.entry import policies
+from clients.edge_node.usage import logs
 from shared.errors import EdgetlsError
 
 _FOLDERS = ("run", "logs", "js", "tmp", "usage")
@@ -99,7 +100,7 @@ def prepare(layout: NginxLayout) -> None:
         raise NginxError(f"nginx processes {left_over} of an earlier run do not end")
     for stale in layout.run_folder.glob("*.sock"):
         stale.unlink()
-    usage_log.UsageLogs(layout.folder / "usage").ensure_current()
+    logs.UsageLogs(layout.folder / "usage").ensure_current()
     for script in ("edge.js", "policy.js"):
         (layout.folder / "js" / script).write_text(_template(script))
     (layout.folder / "nginx.conf").write_text(render(layout))
@@ -156,7 +157,7 @@ def _listen(host: str, port: int) -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files("clients.edge_node").joinpath("conf", name).read_text()
+    return resources.files("clients.edge_node.nginx").joinpath("conf", name).read_text()
 
 
 def _fill(template: str, **values: str) -> str:

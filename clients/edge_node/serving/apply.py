@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 import structlog
 
 from clients.edge_node import metrics
-from clients.edge_node.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.origins import Origins
-from clients.edge_node.proving import Prover, UnprovenError
-from clients.edge_node.replica import Replica, Tombstone, why
+from clients.edge_node.bundles.replica import Replica, Tombstone, why
+from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
+from clients.edge_node.serving.origins import Origins
+from clients.edge_node.serving.preparation import Change, Fault, Work, Workshop
+from clients.edge_node.serving.prover import Prover, UnprovenError
 from clients.edge_node.trust import Trusted
-from clients.edge_node.work import Change, Fault, Work, Workshop
 from shared.contracts.edge import BundleKind, Proof
 from shared.crypto.digest import Digest
 

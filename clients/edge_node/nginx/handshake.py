@@ -5,7 +5,7 @@ import hashlib
 import os
 import ssl
 
-from clients.edge_node.entry import KeyType
+from clients.edge_node.nginx.entry import KeyType
 from shared.errors import EdgetlsError
 
 _PROBE_LABEL = "edgetls-proof"

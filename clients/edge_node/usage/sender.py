@@ -20,10 +20,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
-from clients.edge_node.drops import Drops
-from clients.edge_node.ledger import Ledger, Unconfirmed
+from clients.edge_node.rejections import Drops
 from clients.edge_node.trust import Trusted
-from clients.edge_node.usage_log import UsageLogError, UsageLogs
+from clients.edge_node.usage.log_cursors import Ledger, Unconfirmed
+from clients.edge_node.usage.logs import UsageLogError, UsageLogs
 from shared import subjects
 from shared.contracts.edge import LogPosition
 from shared.contracts.usage import Confirmation

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from clients.edge_node import entry as e
-from clients.edge_node.origins import with_port
-from clients.edge_node.prove import PairUnusableError, load_check
-from clients.edge_node.replica import Replica
+from clients.edge_node.bundles.replica import Replica
+from clients.edge_node.bundles.verify import SignedBundle, attested, leaf_fingerprint, one_key, reopen_bundle
+from clients.edge_node.nginx import entry as e
+from clients.edge_node.nginx.handshake import PairUnusableError, load_check
+from clients.edge_node.serving.origins import with_port
 from clients.edge_node.trust import Trusted
-from clients.edge_node.verify import SignedBundle, attested, leaf_fingerprint, one_key, reopen_bundle
 from shared.contracts.domains import Hsts
 from shared.contracts.edge import Bundle, BundleKind
 from shared.crypto.sealing import pair_info

@@ -15,9 +15,9 @@ import structlog
 from nats.aio.client import Client
 
 from clients.edge_node import metrics
-from clients.edge_node.apply import Applier
-from clients.edge_node.desired import Desired, proves_bucket, proves_root
-from clients.edge_node.work import Change
+from clients.edge_node.bundles.versions import Desired, proves_bucket, proves_root
+from clients.edge_node.serving.apply import Applier
+from clients.edge_node.serving.preparation import Change
 from shared import subjects
 from shared.contracts.edge import Checkpoint
 from shared.contracts.queries import DigestAnswer, DigestQuestion

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clients.edge_node.entry import Entry
+from clients.edge_node.nginx.entry import Entry
 from shared.errors import EdgetlsError
 
 _ENTRIES_CHUNK = 4 * 1024 * 1024

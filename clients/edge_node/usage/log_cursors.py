@@ -10,11 +10,11 @@ from typing import Any
 
 import structlog
 
-from clients.edge_node.meter import Range
-from clients.edge_node.usage_log import LogReader, UsageLogError, UsageLogs
-from clients.fleet.files import write_private
+from clients.edge_node.usage.log_counter import Range
+from clients.edge_node.usage.logs import LogReader, UsageLogError, UsageLogs
 from shared.contracts.edge import LogPosition
 from shared.contracts.usage import PreviousLog, UsageBatch, UsageCell
+from shared.private_files import write_private
 
 log = structlog.get_logger()
 _RANGE_BYTES = 1024 * 1024

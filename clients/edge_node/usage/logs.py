@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from clients.edge_node import processes
-from clients.edge_node.meter import Range, count, whole_lines
+from clients.edge_node.nginx import processes
+from clients.edge_node.usage.log_counter import Range, count, whole_lines
 from shared.errors import EdgetlsError
 
 

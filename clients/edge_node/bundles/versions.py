@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from clients.edge_node.verify import Order
+from clients.edge_node.bundles.verify import Order
 from shared.contracts.edge import BundlePage
 from shared.crypto.digest import BUCKETS, Digest, bucket_of
 

@@ -16,14 +16,14 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
-from clients.edge_node.apply import Applier
-from clients.edge_node.desired import Desired, Version
-from clients.edge_node.drops import Drops
-from clients.edge_node.reconcile import Reconciler
-from clients.edge_node.replica import Position
+from clients.edge_node.bundles.replica import Position
+from clients.edge_node.bundles.verify import SignedBundle, open_bundle
+from clients.edge_node.bundles.versions import Desired, Version
+from clients.edge_node.rejections import Drops
+from clients.edge_node.serving.apply import Applier
+from clients.edge_node.serving.preparation import Change
+from clients.edge_node.sync.reconciler import Reconciler
 from clients.edge_node.trust import Trusted
-from clients.edge_node.verify import SignedBundle, open_bundle
-from clients.edge_node.work import Change
 from shared import subjects
 from shared.contracts.edge import Checkpoint
 from shared.crypto.signing import Purpose, Verifier
