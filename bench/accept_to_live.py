@@ -25,9 +25,9 @@ from clients import platform as client
 from clients.edge_node.nginx.handshake import handshake
 from clients.edge_node.nginx.process import nginx_binary
 from clients.platform import Platform
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform as Embedded
 from deploy.embedded.ports import Ports
-from deploy.embedded.test_ca import TestCa
 from shared.contracts.domains import Outcome
 from shared.observability import logs
 

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from deploy.embedded import leftovers
+from deploy.embedded import orphans
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.lock import holder
 
@@ -22,18 +22,18 @@ def down(data: Path, limit: float = 60.0) -> str:
         raise PlatformError(f"there is no data folder {data}")
     pid = holder(data)
     if pid is None:
-        ended = leftovers.end(data)
+        ended = orphans.end(data)
         return f"ended {len(ended)} processes of a supervisor that died" if ended else "nothing was running"
-    supervisor = leftovers.stamp(pid)
+    supervisor = orphans.stamp(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + limit
-    while supervisor is not None and leftovers.stamp(pid) == supervisor:
+    while supervisor is not None and orphans.stamp(pid) == supervisor:
         if time.monotonic() > deadline:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            leftovers.end(data)
+            orphans.end(data)
             return f"the supervisor {pid} did not stop in {limit:g} s and was killed with its processes"
         time.sleep(0.05)
-    leftovers.end(data)
+    orphans.end(data)
     return f"stopped (supervisor {pid})"

@@ -11,7 +11,7 @@ from typing import Final
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import ensure_hpke, ensure_nkey, ensure_node, ensure_signer
-from deploy.embedded.test_ca import TestCa
+from deploy.embedded.dev_ca import TestCa
 from shared.contracts.commands import TrustedKey
 from shared.private_files import private_folder, write_private
 from shared.topology import USERS

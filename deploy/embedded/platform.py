@@ -17,8 +17,8 @@ from typing import Any, Final
 from nats.aio.client import Client
 
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded import leftovers, nats, postgres
-from deploy.embedded.announce import announce, repeat
+from deploy.embedded import nats, orphans, postgres
+from deploy.embedded.enrolment import announce, repeat
 from deploy.embedded.environment import DATABASES, SERVICES, Children, Given, Node
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes, node_names, seed_file
@@ -166,7 +166,7 @@ class Platform:
             place = error.filename or self.data
             raise PlatformError(f"{place} belongs to another user: use a folder of your own") from None
         try:
-            ended = leftovers.end(self.data)
+            ended = orphans.end(self.data)
         except TimeoutError as error:
             self._lock.drop()
             raise PlatformError(str(error)) from None

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import asyncpg
 
-from deploy.embedded import leftovers
+from deploy.embedded import orphans
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import Owner, other_than_root, wrapped
 from deploy.embedded.supervisor import Spec, base_environment
@@ -75,7 +75,7 @@ class Postgres:
 
     @property
     def folder(self) -> Path:
-        return self.data / leftovers.POSTGRES_DATA
+        return self.data / orphans.POSTGRES_DATA
 
     @property
     def socket_folder(self) -> Path:
@@ -215,7 +215,7 @@ class Postgres:
     def _clear(self) -> None:
         """A backend of a killed server may linger, and its lock files name a number that is another process now, or a
         zombie that nobody reaps: PostgreSQL would refuse to start. Nobody else starts one here: the data is locked."""
-        leftovers.end_postgres(self.data)
+        orphans.end_postgres(self.data)
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
         (self.socket_folder / f"{_SOCKET}.lock").unlink(missing_ok=True)
 

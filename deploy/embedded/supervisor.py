@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy.embedded import leftovers
+from deploy.embedded import orphans
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.launch import wrapped
-from deploy.embedded.warden import DONE
+from deploy.embedded.reaper import DONE
 from shared.private_files import private_folder
 
 _BACKOFF: Final = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -44,7 +44,7 @@ class Spec:
 class _Child:
     spec: Spec
     process: asyncio.subprocess.Process
-    stamp: leftovers.Stamp | None
+    stamp: orphans.Stamp | None
     started: float
     deaths: int = 0
     early_deaths: int = 0
@@ -113,19 +113,19 @@ class Supervisor:
                 await self._warden.communicate(DONE)
             self._warden = None
         self._record()
-        leftovers.end(self._data)
+        orphans.end(self._data)
 
-    async def _spawn(self, spec: Spec) -> tuple[asyncio.subprocess.Process, leftovers.Stamp | None]:
+    async def _spawn(self, spec: Spec) -> tuple[asyncio.subprocess.Process, orphans.Stamp | None]:
         descriptor = self._open_log(spec.name)
         try:
             spec.before()
             process = await asyncio.create_subprocess_exec(
-                *spec.argv, env={**spec.env, leftovers.MARK: str(self._data)}, cwd=spec.cwd, start_new_session=True,
+                *spec.argv, env={**spec.env, orphans.MARK: str(self._data)}, cwd=spec.cwd, start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
             )
         finally:
             os.close(descriptor)
-        return process, leftovers.stamp(process.pid)
+        return process, orphans.stamp(process.pid)
 
     async def _keep_alive(self, child: _Child) -> None:
         while True:
@@ -139,7 +139,7 @@ class Supervisor:
             child.asked = 0
             self._on_line(f"{child.spec.name} {_how(code)}, is started again")
             if child.stamp is not None:
-                leftovers.end_session(child.stamp)
+                orphans.end_session(child.stamp)
             await self._again(child)
 
     async def _again(self, child: _Child) -> None:
@@ -174,13 +174,13 @@ class Supervisor:
                     process.kill()
                 await process.wait()
         if child.stamp is not None:
-            leftovers.end_session(child.stamp)
+            orphans.end_session(child.stamp)
 
     async def _start_warden(self) -> None:
         descriptor = self._open_log("warden")
         try:
             self._warden = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "deploy.embedded.warden", str(self._data), stdin=asyncio.subprocess.PIPE,
+                sys.executable, "-m", "deploy.embedded.reaper", str(self._data), stdin=asyncio.subprocess.PIPE,
                 stdout=descriptor, stderr=descriptor, env=base_environment(), cwd=self._data, start_new_session=True,
             )
         finally:
@@ -193,9 +193,9 @@ class Supervisor:
 
     def _record(self) -> None:
         stamps = {name: child.stamp for name, child in self._children.items() if child.stamp is not None}
-        if self._warden is not None and (warden := leftovers.stamp(self._warden.pid)):
+        if self._warden is not None and (warden := orphans.stamp(self._warden.pid)):
             stamps["warden"] = warden
-        leftovers.record(self._data, stamps)
+        orphans.record(self._data, stamps)
 
     def _child(self, name: str) -> _Child:
         try:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from clients.cli.demo.handshakes import Endpoint
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.demo.handshakes import Endpoint
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.down import down
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from tests.e2e.logins import Logins
 
 ACCOUNT = "e2e"

@@ -12,14 +12,14 @@ import pytest
 from nats.aio.client import Client as Connection
 from nats.errors import Error as NatsError
 
-from clients.cli.demo.handshakes import Endpoint, handshake, verifying
-from clients.cli.demo.stage import Pair
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from clients.platform import Platform as Client
+from deploy.demo.handshakes import Endpoint, handshake, verifying
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared import topology
 from shared.contracts.domains import Outcome

@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from clients.cli.demo.handshakes import Endpoint, Watches, believing, is_refused, verifying
-from clients.cli.demo.stage import Pair
 from clients.edge_node.nginx.dataplane import DataPlane
 from clients.edge_node.nginx.entry import Entry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.demo.handshakes import Endpoint, Watches, believing, is_refused, verifying
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
-from deploy.embedded.traces import leftovers as search
+from deploy.residue.residue_scan import leftovers as search
 from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import SubmitCertificate, SubmittedPair

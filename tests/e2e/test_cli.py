@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
-from clients.cli.demo.stage import Pair
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform.connection import Reach
+from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared.errors import SettingsError
 from tests.e2e.conftest import ACCOUNT, NODES, Edgetls

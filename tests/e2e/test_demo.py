@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.story import CheckFailed, Story, check
+from deploy.demo.story import CheckFailed, Story, check
 
 
 async def _demo(*words: str) -> tuple[int, str, str]:

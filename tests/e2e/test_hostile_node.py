@@ -12,12 +12,12 @@ import pytest
 from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 
-from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
-from clients.cli.demo.stage import Pair
-from clients.cli.demo.traffic import Origin, send_requests
 from clients.platform import Platform as Client
+from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
+from deploy.demo.stage import Pair
+from deploy.demo.traffic import Origin, send_requests
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared import topology
 from shared.contracts.base import Signed

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from clients.cli.demo.handshakes import Endpoint, handshake, verifying
-from clients.cli.demo.stage import Pair
 from clients.platform.connection import Reach
+from deploy.demo.handshakes import Endpoint, handshake, verifying
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage
 from tests.e2e.conftest import Edgetls

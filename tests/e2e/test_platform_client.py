@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.stage import Pair
 from clients.platform import Event, Progressed, SettingsError, Unreachable, connect, findings_of
 from clients.platform import Platform as Client
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared.contracts.domains import Outcome
 from tests.e2e.conftest import ACCOUNT, NODES

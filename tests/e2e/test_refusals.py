@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.stage import Pair
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from tests.e2e.conftest import Edgetls
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")

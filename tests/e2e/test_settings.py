@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.handshakes import REFUSED, Agreed, Endpoint, agree, verifying
-from clients.cli.demo.traffic import Visitor
 from clients.platform import Platform as Client
+from deploy.demo.handshakes import REFUSED, Agreed, Endpoint, agree, verifying
+from deploy.demo.traffic import Visitor
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared.contracts.domains import CommandSettled, Hsts, Outcome
 
 ACCOUNT = "e2e-settings"

@@ -7,12 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from clients.cli.demo.handshakes import Endpoint, handshake, is_refused, verifying
 from clients.platform import Platform as Client
+from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
 from deploy.embedded import nats
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.keys import seed_file
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome

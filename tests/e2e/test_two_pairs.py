@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.demo.handshakes import Endpoint
-from clients.cli.demo.stage import Pair
 from clients.platform import Platform as Client
+from deploy.demo.handshakes import Endpoint
+from deploy.demo.stage import Pair
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from tests.e2e.conftest import ACCOUNT, Edgetls
 from tests.e2e.test_cli import files, registered, written
 from tests.support.pki import Authority

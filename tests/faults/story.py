@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from clients.cli.demo.handshakes import REFUSED, Endpoint, handshake, verifying
-from clients.cli.demo.stage import Pair
-from clients.cli.demo.traffic import BODY, Origin, Visitor
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.demo.handshakes import REFUSED, Endpoint, handshake, verifying
+from deploy.demo.stage import Pair
+from deploy.demo.traffic import BODY, Origin, Visitor
 from deploy.embedded import nats
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
 from shared import subjects as s
 from shared.contracts.domains import CommandSettled, Outcome
 from tests.support.waiting import until

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploy.embedded.needles import Needles
+from deploy.residue.residue_patterns import Needles
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _PART = 16
@@ -40,7 +40,7 @@ _FORMATS = {"PKCS8": PrivateFormat.PKCS8, "traditional": PrivateFormat.Tradition
 
 
 def needles(key: PrivateKey) -> Needles:
-    """For deploy.embedded.leftovers, and for ``found_in_file``."""
+    """For deploy.embedded.orphans, and for ``found_in_file``."""
     return Needles(tuple(dict.fromkeys(_texts(key))), tuple(dict.fromkeys(_folded(key))), ())
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded import launch, leftovers, nats, postgres
+from deploy.embedded import launch, nats, orphans, postgres
 from deploy.embedded.environment import DATABASES
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
@@ -62,7 +62,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     running = Servers(tmp_path / "data")
     yield running
     await running.supervisor.stop()
-    assert leftovers.find(running.data) == []
+    assert orphans.find(running.data) == []
 
 
 async def query(dsn: str, sql: str) -> object:

@@ -14,7 +14,7 @@ import pytest
 
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import ensure_node
-from deploy.embedded import leftovers, nats
+from deploy.embedded import nats, orphans
 from deploy.embedded import platform as platform_module
 from deploy.embedded.down import down
 from deploy.embedded.errors import PlatformError
@@ -51,7 +51,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     yield build
     for one in made:
         await one.stop()
-        assert leftovers.find(one.data) == []
+        assert orphans.find(one.data) == []
 
 
 def busy() -> socket.socket:
@@ -123,7 +123,7 @@ async def test_a_service_that_cannot_run_is_named_with_its_last_words_and_all_is
     platform = make()
     with pytest.raises(PlatformError, match=r"phantom cannot run: .*No module named .*logs/phantom\.log"):
         await platform.start()
-    assert leftovers.find(platform.data) == []
+    assert orphans.find(platform.data) == []
 
 
 async def test_a_service_that_never_gets_ready_is_named_after_the_limit(

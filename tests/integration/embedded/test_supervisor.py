@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded import leftovers
+from deploy.embedded import orphans
 from deploy.embedded.down import down
 from deploy.embedded.errors import PlatformError
 from deploy.embedded.lock import DataLock, holder
@@ -40,7 +40,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     running = Supervisor(tmp_path, lines.append)
     yield running
     await running.stop()
-    assert leftovers.find(tmp_path) == []
+    assert orphans.find(tmp_path) == []
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(argv, cwd=Path(__file__).parents[3]) as process:
         yield process
         process.kill()
-    leftovers.end(tmp_path / "data")
+    orphans.end(tmp_path / "data")
 
 
 async def members(data: Path, count: int) -> list[int]:
     """The pids of all its processes, once there are ``count``."""
     await until((data / "started").exists, "the supervisor has started its children")
-    await until(lambda: len(leftovers.find(data)) >= count, f"{count} processes run")
-    return leftovers.find(data)
+    await until(lambda: len(orphans.find(data)) >= count, f"{count} processes run")
+    return orphans.find(data)
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if leftovers.stamp(pid)]
+    return [pid for pid in pids if orphans.stamp(pid)]
 
 
 async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_outlive_it(
@@ -70,7 +70,7 @@ async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_o
     await supervisor.start(spec(tmp_path, "one"))
     await until(lambda: "up" in supervisor.log("one").read_text(), "it has started its own child")
     first = supervisor.pid("one")
-    family = [pid for pid in leftovers.find(tmp_path) if os.getsid(pid) == first]
+    family = [pid for pid in orphans.find(tmp_path) if os.getsid(pid) == first]
     assert len(family) == 2
     supervisor.kill("one")
     await until(lambda: supervisor.pid("one") not in (None, first), "it is started again", limit=5)
@@ -112,7 +112,7 @@ async def test_one_that_ignores_sigterm_is_killed_after_its_limit(tmp_path: Path
     await until(lambda: "up" in supervisor.log("stubborn").read_text(), "it ignores SIGTERM")
     await supervisor.stop()
     assert said == ["stubborn did not stop in 0.2 s and is killed"]
-    assert leftovers.find(tmp_path) == []
+    assert orphans.find(tmp_path) == []
 
 
 async def test_a_stopped_process_is_ended_too(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_what_supervisor_and_warden_leave_is_ended_by_the_next_start(
 ) -> None:
     data = tmp_path / "data"
     found = await members(data, 5)
-    os.kill(leftovers.recorded(data)["warden"].pid, signal.SIGKILL)
+    os.kill(orphans.recorded(data)["warden"].pid, signal.SIGKILL)
     holding.kill()
     holding.wait()
     await until(lambda: len(alive(found)) == 2, "the kernel has ended the direct children, not theirs")
@@ -179,12 +179,12 @@ async def test_down_kills_a_supervisor_that_hangs(holding: subprocess.Popen[byte
 
 def test_numbers_that_mean_other_processes_now_are_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(600)"), start_new_session=True) as other:
-        found = leftovers.stamp(other.pid)
+        found = orphans.stamp(other.pid)
         assert found is not None
-        leftovers.record(tmp_path, {"one": leftovers.Stamp(found.pid, found.started - 1)})
-        assert leftovers.end(tmp_path) == []
-        leftovers.record(tmp_path, {"one": found})
-        assert leftovers.end(tmp_path) == [other.pid]
+        orphans.record(tmp_path, {"one": orphans.Stamp(found.pid, found.started - 1)})
+        assert orphans.end(tmp_path) == []
+        orphans.record(tmp_path, {"one": found})
+        assert orphans.end(tmp_path) == [other.pid]
 
 
 def test_one_supervisor_a_folder(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import verification
 
-from deploy.embedded.test_ca import TestCa
+from deploy.embedded.dev_ca import TestCa
 
 NOW = datetime.now(UTC)
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.embedded.needles import Needles, needles_of
+from deploy.residue.residue_patterns import Needles, needles_of
 from tests.support.pki import Authority, rsa_key
 
 ISSUING = Authority.create("Test Root").intermediate("Test Issuing CA")

@@ -6,9 +6,9 @@ import secrets
 import time
 from decimal import Decimal
 
-from clients.cli.demo.stage import ACCOUNT, CURRENCY, ONE_IMAGE, PRICE_PER_10000, WWW, Stage, until
-from clients.cli.demo.story import Story, check, money
-from clients.cli.demo.traffic import BODY, Visitor, send_requests
+from deploy.demo.stage import ACCOUNT, CURRENCY, ONE_IMAGE, PRICE_PER_10000, WWW, Stage, until
+from deploy.demo.story import Story, check, money
+from deploy.demo.traffic import BODY, Visitor, send_requests
 from shared import subjects as s
 
 _USAGE_SECONDS = 20.0

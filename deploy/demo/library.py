@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from clients.cli.demo.handshakes import REFUSED, Agreed, Endpoint, agree
-from clients.cli.demo.stage import LIVE_SECONDS, Pair, Stage
-from clients.cli.demo.story import Story, check
-from clients.cli.demo.traffic import Visitor
+from deploy.demo.handshakes import REFUSED, Agreed, Endpoint, agree
+from deploy.demo.stage import LIVE_SECONDS, Pair, Stage
+from deploy.demo.story import Story, check
+from deploy.demo.traffic import Visitor
 from shared.contracts.domains import CommandSettled, Hsts, Outcome
 
 ACCOUNT: Final = "demo-library"

@@ -21,8 +21,8 @@ def demo(
     """The whole path on this machine, as a story: certificate in, handshakes, requests, charge, disable. Every step is
     checked; exit code 1 when a check does not hold."""
     # The story needs the embedded platform, whose wheels are an extra: every other command works without them.
-    from clients.cli.demo.story import Result
-    from clients.cli.demo.telling import tell
+    from deploy.demo.story import Result
+    from deploy.demo.telling import tell
 
     out = Out(as_json)
     outcome = Result()

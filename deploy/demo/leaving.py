@@ -7,11 +7,11 @@ import ssl
 import time
 from contextlib import suppress
 
-from clients.cli.demo.handshakes import Session, is_refused
-from clients.cli.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW, Stage
-from clients.cli.demo.story import Story, check
-from deploy.embedded.needles import needles_of
-from deploy.embedded.traces import leftovers
+from deploy.demo.handshakes import Session, is_refused
+from deploy.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW, Stage
+from deploy.demo.story import Story, check
+from deploy.residue.residue_patterns import needles_of
+from deploy.residue.residue_scan import leftovers
 from shared import subjects as s
 from shared.contracts.domains import DomainState
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from clients.cli.demo.handshakes import Endpoint
+from deploy.demo.handshakes import Endpoint
 
 BODY: Final = b"from the origin\n"
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)

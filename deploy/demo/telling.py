@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from clients.cli.demo import billing, leaving, library, serving
-from clients.cli.demo.stage import Stage
-from clients.cli.demo.story import CheckFailed, Result, Story
-from clients.cli.demo.traffic import Origin
-from clients.cli.local import ended_by_sigterm
 from clients.cli.output import Out
 from clients.platform import connect
 from clients.platform.connection import Reach
+from deploy.demo import billing, leaving, library, serving
+from deploy.demo.stage import Stage
+from deploy.demo.story import CheckFailed, Result, Story
+from deploy.demo.traffic import Origin
+from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from deploy.embedded.test_ca import TestCa
+from deploy.embedded.up_down import ended_by_sigterm
 from shared.errors import EdgetlsError, Refused, SettingsError
 from shared.messaging.consumer import describe
 

@@ -1,4 +1,4 @@
-"""``python -m deploy.embedded.warden DATA``: ends the platform's processes when its supervisor was killed.
+"""``python -m deploy.embedded.reaper DATA``: ends the platform's processes when its supervisor was killed.
 
 The supervisor holds the other end of stdin. It writes ``done`` after a proper stop; the end of the pipe without it
 means that it died. The kernel's parent-death signal reaches the direct children alone: what they started, nginx's
@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from deploy.embedded.leftovers import end
+from deploy.embedded.orphans import end
 
 DONE = b"done"
 

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from clients.cli.demo.handshakes import Watches, believing, is_refused
-from clients.cli.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW, Pair, Stage, until
-from clients.cli.demo.story import Story, check
-from clients.cli.demo.traffic import Visitor
+from deploy.demo.handshakes import Watches, believing, is_refused
+from deploy.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW, Pair, Stage, until
+from deploy.demo.story import Story, check
+from deploy.demo.traffic import Visitor
 from shared.contracts.domains import Outcome, RedirectMode
 
 Detail = Callable[[str], None]

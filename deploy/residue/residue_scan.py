@@ -15,7 +15,7 @@ import asyncpg
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from deploy.embedded.needles import Needles
+from deploy.residue.residue_patterns import Needles
 from shared.topology import STREAMS
 
 _ROWS = 500

@@ -16,10 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.client import Client
 
-from clients.cli.demo.handshakes import Endpoint, verifying
-from clients.cli.demo.story import CheckFailed, Result, check
-from clients.cli.demo.traffic import Origin, Visitor
 from clients.platform import Platform, findings_of
+from deploy.demo.handshakes import Endpoint, verifying
+from deploy.demo.story import CheckFailed, Result, check
+from deploy.demo.traffic import Origin, Visitor
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.domains import CommandSettled, Outcome
