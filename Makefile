@@ -30,7 +30,8 @@ up: install ## the whole platform on this machine, until Ctrl-C
 down: install ## ends what `make up` started
 	$(BIN)/edgetls down
 
-lint: install ## ruff, mypy, import-linter, the layout's own rules, generated documents
+lint: install ## format, ruff, mypy, import-linter, the layout's own rules, generated documents
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
@@ -55,8 +56,9 @@ unit: install ## the fast tests
 bench: install ## measures, writes bench/results.json and the table of the README
 	$(BIN)/python -m bench
 
-fmt: install ## import order and what ruff can fix
+fmt: install ## format, import order and what ruff can fix
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lock: install ## pins again what pyproject.toml asks for: requirements.lock, and without the tools -run.lock
 	$(COMPILE) --extra dev --output-file requirements.lock

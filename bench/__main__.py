@@ -26,7 +26,8 @@ def main() -> int:
     show(results)
     where = f"{platform.machine()}, {_cores()} cores, Python {platform.python_version()}"
     (ROOT / "bench" / "results.json").write_text(
-        json.dumps({"machine": where, "results": [vars(result) for result in results]}, indent=1) + "\n"
+        json.dumps({"machine": where, "results": [vars(result) for result in results]}, indent=1)
+        + "\n"
     )
     _write_table(results, where, _command(sys.argv[1:]))
     return 0 if all(result.met for result in results) else 1
@@ -45,15 +46,23 @@ def _command(arguments: list[str]) -> str:
 
 def _write_table(results: list[Result], where: str, command: str) -> None:
     readme = ROOT / "README.md"
-    lines = ["| what | measured | beside it, same run | ratio | goal |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| what | measured | beside it, same run | ratio | goal |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for r in results:
         goal = "" if r.goal is None else f"{figure(r.goal)} {'met' if r.met else 'MISSED'}"
-        lines.append(f"| {r.metric} | {figure(r.value)} {r.unit} | {figure(r.raw)} {r.unit} | {r.ratio:.2f} | {goal} |")
+        lines.append(
+            f"| {r.metric} | {figure(r.value)} {r.unit} | {figure(r.raw)} {r.unit} | "
+            f"{r.ratio:.2f} | {goal} |"
+        )
     text = readme.read_text()
     head, rest = text.split(START, 1)
     tail = rest.split(END, 1)[1]
     table = "\n".join(lines)
-    readme.write_text(f"{head}{START}\n{table}\n\nMeasured on {where}, by `{command}`.\n{END}{tail}")
+    readme.write_text(
+        f"{head}{START}\n{table}\n\nMeasured on {where}, by `{command}`.\n{END}{tail}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""From submission to the last node's real handshake: p50 and p99 over 200 updates on 3 nodes, one after the other.
+"""From submission to the last node's real handshake: p50 and p99 over 200 updates on 3 nodes, one
+after the other.
 
-Timed by the client: from publishing the submission until every node has served the new leaf in a handshake of ours.
-Beside it, in the same run: what the plain way takes, a certificate file written and nginx reloaded, with 1,000 TLS
-servers in its configuration.
+Timed by the client: from publishing the submission until every node has served the new leaf in a
+handshake of ours. Beside it, in the same run: what the plain way takes, a certificate file written
+and nginx reloaded, with 1,000 TLS servers in its configuration.
 """
 
 from __future__ import annotations
@@ -44,33 +45,51 @@ async def measure(quick: bool) -> list[Result]:
         platform = Embedded(Path(folder) / "platform", nodes=NODES)
         await platform.start()
         try:
-            times = sorted(await _updates(Path(folder) / "platform", platform.run, 60 if quick else 200))
+            times = sorted(
+                await _updates(Path(folder) / "platform", platform.run, 60 if quick else 200)
+            )
         finally:
             await platform.stop()
         peer = statistics.median(await _reloads(Path(folder) / "peer", 3 if quick else 7))
     p50, p99 = statistics.median(times), times[min(len(times) - 1, int(len(times) * 0.99))]
     return [
-        Result.of("accept_to_live", "submission to the last of 3 nodes' handshake, p50", p50, "ms", peer),
-        Result.of("accept_to_live", "submission to the last of 3 nodes' handshake, p99", p99, "ms", peer,
-                  at_most=GOAL_MS),
+        Result.of(
+            "accept_to_live", "submission to the last of 3 nodes' handshake, p50", p50, "ms", peer
+        ),
+        Result.of(
+            "accept_to_live",
+            "submission to the last of 3 nodes' handshake, p99",
+            p99,
+            "ms",
+            peer,
+            at_most=GOAL_MS,
+        ),
     ]
 
 
 async def _updates(data: Path, run: dict[str, Any], count: int) -> list[float]:
     ca = TestCa.load(data / "test-ca")
     names = [f"www{number}.bench.test" for number in range(DOMAINS)]
-    pairs = [ca.issue([names[i % DOMAINS]], key="rsa" if i % 4 == 3 else "ecdsa") for i in range(count)]
+    pairs = [
+        ca.issue([names[i % DOMAINS]], key="rsa" if i % 4 == 3 else "ecdsa") for i in range(count)
+    ]
     async with await client.connect(
         run["nats_url"], Path(run["credentials"]["platform"]), Path(run["submission_key"])
     ) as platform:
         for name in names:
-            await platform.settled((await platform.register(name, ACCOUNT, "video", ORIGIN)).command_id)
+            await platform.settled(
+                (await platform.register(name, ACCOUNT, "video", ORIGIN)).command_id
+            )
         for name in names:
             await _update(platform, run, name, *ca.issue([name], key="ecdsa"))
-        return [await _update(platform, run, names[i % DOMAINS], *pair) for i, pair in enumerate(pairs)]
+        return [
+            await _update(platform, run, names[i % DOMAINS], *pair) for i, pair in enumerate(pairs)
+        ]
 
 
-async def _update(platform: Platform, run: dict[str, Any], name: str, chain: str, key: str) -> float:
+async def _update(
+    platform: Platform, run: dict[str, Any], name: str, chain: str, key: str
+) -> float:
     """Milliseconds; the pair must be accepted."""
     wanted = fingerprint(chain)
     started = time.perf_counter()
@@ -95,17 +114,27 @@ async def _reloads(folder: Path, count: int) -> list[float]:
     _write(folder, *ca.issue([name], key="ecdsa"))
     blocks = "".join(
         f"server {{ listen 127.0.0.1:{port} ssl; server_name www{i}.bench.test;"
-        f" ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; return 204; }}\n"
+        f" ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; return "
+        "204; }}\n"
         for i in range(SERVERS)
     )
     (folder / "nginx.conf").write_text(
-        f"daemon off; master_process on; worker_processes 2; pid {folder}/pid; error_log {folder}/error.log crit;\n"
-        # Else a file with the same inode, written within the same second, counts as unchanged, for good.
+        f"daemon off; master_process on; worker_processes 2; pid {folder}/pid; error_log "
+        f"{folder}/error.log crit;\n"
+        # Else a file with the same inode, written within the same second, counts as unchanged, for
+        # good.
         "ssl_object_cache_inheritable off;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; server_names_hash_max_size 8192;\n{blocks}}}\n"
+        f"events {{ worker_connections 1024; }}\nhttp "
+        f"{{ access_log off; server_names_hash_max_size 8192;\n{blocks}}}\n"
     )
     process = await asyncio.create_subprocess_exec(
-        str(nginx_binary()), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")
+        str(nginx_binary()),
+        "-p",
+        str(folder),
+        "-c",
+        str(folder / "nginx.conf"),
+        "-e",
+        str(folder / "error.log"),
     )
     try:
         times = []

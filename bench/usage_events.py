@@ -27,11 +27,14 @@ from tests.integration.billing.harness import Stage
 
 DOMAINS = 5_000
 _ATOMIC = 500
-_CONSUMER = next(consumer for consumer in CONSUMERS if consumer.durable == s.DURABLE_BILLING_REQUESTS)
+_CONSUMER = next(
+    consumer for consumer in CONSUMERS if consumer.durable == s.DURABLE_BILLING_REQUESTS
+)
 
 
 class Events:
-    """The stream USAGE with single events in it. ``processes`` of billing are those that the stage has started."""
+    """The stream USAGE with single events in it. ``processes`` of billing are those that the stage
+    has started."""
 
     def __init__(self, stage: Stage, admin: Client) -> None:
         self._stage, self._admin = stage, admin
@@ -45,11 +48,13 @@ class Events:
         return cls(stage, admin)
 
     async def counted(self, count: int) -> float:
-        """Events a second from the first delivery to the last commit, every tenth sent twice; fails unless each is
-        there once."""
+        """Events a second from the first delivery to the last commit, every tenth sent twice; fails
+        unless each is there once."""
         source = new_id()
         bodies = self.bodies(source, count)
-        sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
+        sent = [
+            body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)
+        ]
         supervisor = self._stage.backend.supervisor
         pids = [pid for name in self._stage.ports_of if (pid := supervisor.pid(name)) is not None]
         took = await self._emptied(sent, pids)
@@ -57,7 +62,9 @@ class Events:
             "select count(*), count(distinct id) from requests where source = $1", source
         )
         if stored is None or tuple(stored) != (count, count):
-            raise AssertionError(f"{count} events were sent, {stored and tuple(stored)} were counted")
+            raise AssertionError(
+                f"{count} events were sent, {stored and tuple(stored)} were counted"
+            )
         return len(sent) / took
 
     async def pulled(self, count: int, processes: int) -> float:
@@ -68,9 +75,13 @@ class Events:
     async def handled(self, count: int) -> float:
         """The same by a plain FastStream handler, which names no group when it pulls."""
         dsn, config = self._stage.backend.dsns["billing"], _CONSUMER.config()
-        await self._js.add_consumer(s.STREAM_USAGE, config, priority_groups=None, priority_policy=None)
+        await self._js.add_consumer(
+            s.STREAM_USAGE, config, priority_groups=None, priority_policy=None
+        )
         try:
-            async with self._peers("faststream", 1, self._stage.backend.url, self._seed(), dsn) as running:
+            async with self._peers(
+                "faststream", 1, self._stage.backend.url, self._seed(), dsn
+            ) as running:
                 return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
         finally:
             await self._js.add_consumer(s.STREAM_USAGE, config)
@@ -88,7 +99,8 @@ class Events:
             return share * processes / (time.perf_counter() - started)
 
     async def latency(self, times: int) -> float:
-        """Milliseconds from the publish of an event to the event that flags its account as low: the 99th percentile."""
+        """Milliseconds from the publish of an event to the event that flags its account as low: the
+        99th percentile."""
         stage, heard = self._stage, dict[str, asyncio.Future[float]]()
 
         async def hear(message: object) -> None:
@@ -115,22 +127,31 @@ class Events:
         today = int(datetime.now(UTC).timestamp()) // 86_400
         for day in range(today - days, today):
             await self._stage.database.execute(
-                f"create table if not exists requests_{day} partition of requests for values in ({day})"
+                f"create table if not exists requests_{day} partition of requests for values "
+                f"in ({day})"
             )
             await self._stage.database.execute(
-                "insert into requests select 'filled', lpad(n::text, 12, '0'), $1::int, $1::bigint * 86400000000,"
+                "insert into requests select 'filled', lpad(n::text, 12, '0'), $1::int, "
+                "$1::bigint * 86400000000,"
                 " 'd' || n % 5000 || '.example.test', 'node-1', 1000, 200, now()"
                 " from generate_series($2::int, $3::int) n"
-                " on conflict do nothing", day, day * 10_000_000 % 2**30, day * 10_000_000 % 2**30 + events // days - 1,
+                " on conflict do nothing",
+                day,
+                day * 10_000_000 % 2**30,
+                day * 10_000_000 % 2**30 + events // days - 1,
                 timeout=3600,
             )
 
     def bodies(self, source: str, count: int) -> list[bytes]:
-        return [_event(source, f"{n:012}", f"d{n % DOMAINS}.example.test").encode() for n in range(count)]
+        return [
+            _event(source, f"{n:012}", f"d{n % DOMAINS}.example.test").encode()
+            for n in range(count)
+        ]
 
     async def _emptied(self, bodies: Sequence[bytes], consumers: Sequence[int]) -> float:
-        """Seconds until everything is acked, from when all of it lies in the stream. The ``consumers`` (process ids)
-        are stopped meanwhile: what the server had sent ahead to them by then is one pull each."""
+        """Seconds until everything is acked, from when all of it lies in the stream. The
+        ``consumers`` (process ids) are stopped meanwhile: what the server had sent ahead to them by
+        then is one pull each."""
         for pid in consumers:
             os.kill(pid, signal.SIGSTOP)
         await self._fill_stream(bodies)
@@ -154,7 +175,9 @@ class Events:
                 if number < len(lot):
                     await client.publish(s.USAGE_REQUEST, body, headers=headers)
             headers["Nats-Batch-Commit"] = "1"
-            answer = json.loads((await client.request(s.USAGE_REQUEST, lot[-1], timeout=20, headers=headers)).data)
+            answer = json.loads(
+                (await client.request(s.USAGE_REQUEST, lot[-1], timeout=20, headers=headers)).data
+            )
             if answer.get("count") != len(lot):
                 raise AssertionError(f"not stored: {answer}")
 
@@ -162,7 +185,9 @@ class Events:
         return str(self._stage.backend.folder / "keys" / "billing.nk")
 
     @asynccontextmanager
-    async def _peers(self, kind: str, processes: int, *arguments: str) -> AsyncIterator[list[Process]]:
+    async def _peers(
+        self, kind: str, processes: int, *arguments: str
+    ) -> AsyncIterator[list[Process]]:
         running = [await self._start(kind, *arguments) for _ in range(processes)]
         try:
             await _said("ready", running)
@@ -175,7 +200,12 @@ class Events:
 
     async def _start(self, kind: str, *arguments: str) -> Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.ingest_peers", kind, *arguments, stdin=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "bench.ingest_peers",
+            kind,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
 
@@ -195,4 +225,6 @@ async def _said(word: str, running: Sequence[Process]) -> None:
 
 def _event(source: str, id: str, domain: str) -> HttpsRequest:
     at = datetime.now(UTC) - timedelta(seconds=1)
-    return HttpsRequest(id=id, source=source, time=at, domain=domain, bytes=1000, status=200, node="node-1")
+    return HttpsRequest(
+        id=id, source=source, time=at, domain=domain, bytes=1000, status=200, node="node-1"
+    )

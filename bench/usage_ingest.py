@@ -1,14 +1,14 @@
 """How fast usage is counted exactly once, through JetStream and PostgreSQL.
 
-Cells: prepared batches of 1,000 distinct (domain, minute) cells, every tenth sent twice, from three nodes' logs; from
-the first publish to the last commit, by one billing process. Beside it: the bare transactions, the same rows by unnest
-into a table of the same shape, one commit for 20 batches.
-Single events (bench/usage_events.py): a stream full of them, every tenth sent twice, emptied by one and by two
-processes; so many that the first pull and the last commit, when others wait, are a small part. Beside it, with as many
-processes, the bare transactions, and on the same stream the fastest pull of nats-py (a callback on one inbox; billing's
-own is faster still): the goal is 60 % of the smaller of the two, and four times a plain FastStream handler.
-Flat: the same with few and with many events stored already. Low: from the publish of an event to the event that flags
-its account.
+Cells: prepared batches of 1,000 distinct (domain, minute) cells, every tenth sent twice, from three
+nodes' logs; from the first publish to the last commit, by one billing process. Beside it: the bare
+transactions, the same rows by unnest into a table of the same shape, one commit for 20 batches.
+Single events (bench/usage_events.py): a stream full of them, every tenth sent twice, emptied by one
+and by two processes; so many that the first pull and the last commit, when others wait, are a small
+part. Beside it, with as many processes, the bare transactions, and on the same stream the fastest
+pull of nats-py (a callback on one inbox; billing's own is faster still): the goal is 60 % of the
+smaller of the two, and four times a plain FastStream handler. Flat: the same with few and with many
+events stored already. Low: from the publish of an event to the event that flags its account.
 ``--full-size`` fills 100 million stored events instead of 20 (ten minutes and 20 GB).
 """
 
@@ -41,10 +41,13 @@ CELLS = 1_000
 ACCOUNTS = 500
 LOT = 20
 _ADD = (
-    "insert into raw_minutes as u select * from unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bigint[],"
+    "insert into raw_minutes as u select * from unnest($1::text[], $2::int[], $3::text[], "
+    "$4::text[], $5::bigint[],"
     " $6::bigint[], $7::bigint[], $8::bigint[]) on conflict (domain, minute, node) do update set"
-    " https_requests = u.https_requests + excluded.https_requests, https_bytes = u.https_bytes + excluded.https_bytes,"
-    " http_requests = u.http_requests + excluded.http_requests, http_bytes = u.http_bytes + excluded.http_bytes"
+    " https_requests = u.https_requests + excluded.https_requests, https_bytes = u.https_bytes "
+    "+ excluded.https_bytes,"
+    " http_requests = u.http_requests + excluded.http_requests, http_bytes = u.http_bytes + "
+    "excluded.http_bytes"
 )
 
 
@@ -105,8 +108,16 @@ async def _median(runs: int, measured: Callable[[], Awaitable[float]]) -> float:
 async def _cell_results(staged: Stage, size: Size) -> list[Result]:
     cells = [await _cells(staged, run, size.batches) for run in range(size.runs)]
     raw = [await _raw(staged, run, size.batches) for run in range(size.runs)]
-    return [Result.of("usage_ingest", "distinct cells counted exactly once", statistics.median(cells), "cells/s",
-                      statistics.median(raw), at_least=GOAL)]
+    return [
+        Result.of(
+            "usage_ingest",
+            "distinct cells counted exactly once",
+            statistics.median(cells),
+            "cells/s",
+            statistics.median(raw),
+            at_least=GOAL,
+        )
+    ]
 
 
 async def _event_results(staged: Stage, events: Events, size: Size, beside: Beside) -> list[Result]:
@@ -115,17 +126,36 @@ async def _event_results(staged: Stage, events: Events, size: Size, beside: Besi
         if processes == 2:
             await staged.start("billing-2")
         rate = await _median(size.runs, lambda: events.counted(size.events))
-        found.append(Result.of(
-            "usage_ingest", f"single events counted exactly once, {processes} process(es)", rate, "events/s",
-            beside.smaller(processes), at_least=0.6 * beside.smaller(processes),
-        ))
-    found.append(Result.of(
-        "usage_ingest", "single events, times a plain FastStream handler", found[0].value / beside.plain, "times", 1,
-        at_least=4,
-    ))
-    found.append(Result.of(
-        "usage_ingest", "event to low-balance flag, p99", await events.latency(size.latencies), "ms", 0, at_most=2000
-    ))
+        found.append(
+            Result.of(
+                "usage_ingest",
+                f"single events counted exactly once, {processes} process(es)",
+                rate,
+                "events/s",
+                beside.smaller(processes),
+                at_least=0.6 * beside.smaller(processes),
+            )
+        )
+    found.append(
+        Result.of(
+            "usage_ingest",
+            "single events, times a plain FastStream handler",
+            found[0].value / beside.plain,
+            "times",
+            1,
+            at_least=4,
+        )
+    )
+    found.append(
+        Result.of(
+            "usage_ingest",
+            "event to low-balance flag, p99",
+            await events.latency(size.latencies),
+            "ms",
+            0,
+            at_most=2000,
+        )
+    )
     return found
 
 
@@ -133,7 +163,8 @@ async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Resul
     rates = []
     for stored in (size.few, size.many):
         await events.fill(stored)
-        # By itself PostgreSQL does this in the background, for minutes: a cost of the filling, not of what is stored.
+        # By itself PostgreSQL does this in the background, for minutes: a cost of the filling, not
+        # of what is stored.
         await staged.database.execute("vacuum (analyze) requests", timeout=3600)
         await events.counted(size.events)
         rates.append(await _median(max(size.runs, 3), lambda: events.counted(size.events)))
@@ -145,27 +176,43 @@ async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Resul
 async def _owners(staged: Stage) -> None:
     """Every domain has an owner, as config would have told it."""
     await staged.database.execute(
-        "insert into domain_facts (domain, revision, kind, account, at) select 'd' || n || '.example.test', n,"
-        " 'registered', 'account-' || n % $2, now() from generate_series(0, $1 - 1) n", DOMAINS, ACCOUNTS,
+        "insert into domain_facts (domain, revision, kind, account, at) select 'd' || n || "
+        "'.example.test', n,"
+        " 'registered', 'account-' || n % $2, now() from generate_series(0, $1 - 1) n",
+        DOMAINS,
+        ACCOUNTS,
     )
 
 
 def _batches(run: int, count: int) -> list[UsageBatch]:
-    """Each run has minutes of its own; a minute has DOMAINS / CELLS batches, a log every third batch."""
+    """Each run has minutes of its own; a minute has DOMAINS / CELLS batches, a log every third
+    batch."""
     first = int(datetime.now(UTC).timestamp()) // 60 - 2 - run * 1000
     files, made = [new_id() for _ in NODES], []
     for number in range(count):
         minute, part = divmod(number, DOMAINS // CELLS)
         place, turn = number % len(NODES), number // len(NODES)
         cells = [
-            UsageCell(domain=f"d{part * CELLS + i}.example.test", minute=first - minute, https_requests=i % 50 + 1,
-                      https_bytes=40_000 + i, http_requests=1, http_bytes=300)
+            UsageCell(
+                domain=f"d{part * CELLS + i}.example.test",
+                minute=first - minute,
+                https_requests=i % 50 + 1,
+                https_bytes=40_000 + i,
+                http_requests=1,
+                http_bytes=300,
+            )
             for i in range(CELLS)
         ]
-        made.append(UsageBatch(
-            node=NODES[place], log=files[place], start=turn * 1000, end=(turn + 1) * 1000, read_to=(turn + 1) * 1000,
-            cells=cells,
-        ))
+        made.append(
+            UsageBatch(
+                node=NODES[place],
+                log=files[place],
+                start=turn * 1000,
+                end=(turn + 1) * 1000,
+                read_to=(turn + 1) * 1000,
+                cells=cells,
+            )
+        )
     return made
 
 
@@ -177,17 +224,27 @@ async def _cells(staged: Stage, run: int, count: int) -> float:
     files, goal = sorted({b.log for b in batches}), sum(b.end - b.start for b in batches)
     started = time.perf_counter()
     publishing = asyncio.create_task(_publish(staged, sent, 16))
-    await _until(staged.database, "select sum(stored_to) from node_logs where log = any($1::text[])", goal, files)
+    await _until(
+        staged.database,
+        "select sum(stored_to) from node_logs where log = any($1::text[])",
+        goal,
+        files,
+    )
     took = time.perf_counter() - started
     await publishing
     wanted = (count * CELLS, sum(cell.https_requests for batch in batches for cell in batch.cells))
     minutes = [batch.cells[0].minute for batch in batches]
     found = await staged.database.fetchrow(
-        "select count(*), sum(https_requests)::bigint from usage_minutes where minute between $1 and $2"
-        " and domain like 'd%.example.test'", min(minutes), max(minutes),
+        "select count(*), sum(https_requests)::bigint from usage_minutes where minute between "
+        "$1 and $2"
+        " and domain like 'd%.example.test'",
+        min(minutes),
+        max(minutes),
     )
     if found is None or tuple(found) != wanted:
-        raise AssertionError(f"{wanted} cells and requests were sent, {found and tuple(found)} were counted")
+        raise AssertionError(
+            f"{wanted} cells and requests were sent, {found and tuple(found)} were counted"
+        )
     return count * CELLS / took
 
 
@@ -195,16 +252,27 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
     """The same rows, with nothing around them."""
     batches = _batches(run, count)
     rows = [
-        (cell.domain, cell.minute, batch.node, "account-1", cell.https_requests, cell.https_bytes, cell.http_requests,
-         cell.http_bytes)
-        for batch in batches for cell in batch.cells
+        (
+            cell.domain,
+            cell.minute,
+            batch.node,
+            "account-1",
+            cell.https_requests,
+            cell.https_bytes,
+            cell.http_requests,
+            cell.http_bytes,
+        )
+        for batch in batches
+        for cell in batch.cells
     ]
     async with staged.database.acquire() as connection:
         await connection.execute("drop table if exists raw_minutes")
         await connection.execute("create table raw_minutes (like usage_minutes including all)")
         started = time.perf_counter()
         for at in range(0, len(rows), LOT * CELLS):
-            columns = [list(column) for column in zip(*sorted(rows[at : at + LOT * CELLS]), strict=True)]
+            columns = [
+                list(column) for column in zip(*sorted(rows[at : at + LOT * CELLS]), strict=True)
+            ]
             async with connection.transaction():
                 await connection.execute(_ADD, *columns)
         return len(rows) / (time.perf_counter() - started)
@@ -218,13 +286,17 @@ async def _publish(staged: Stage, messages: Sequence[tuple[str, bytes]], in_flig
 
     async def work() -> None:
         for subject, body in queue:
-            await js.publish(subject, body, headers=Outgoing(subject, body, {"ce-id": new_id()}).headers)
+            await js.publish(
+                subject, body, headers=Outgoing(subject, body, {"ce-id": new_id()}).headers
+            )
 
     await asyncio.gather(*(work() for _ in range(in_flight)))
     return time.perf_counter() - started
 
 
-async def _until(pool: asyncpg.Pool[asyncpg.Record], question: str, goal: int, names: list[str]) -> None:
+async def _until(
+    pool: asyncpg.Pool[asyncpg.Record], question: str, goal: int, names: list[str]
+) -> None:
     limit = time.monotonic() + 120
     while (await pool.fetchval(question, names) or 0) < goal:
         if time.monotonic() > limit:

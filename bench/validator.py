@@ -1,10 +1,10 @@
 """How fast a pair is judged in full, and whether hostile pairs delay the others.
 
-Verdicts: texts in, every rule with chain and trust in Mozilla's roots and one more, canonical PEM out; one process, so
-per core. Beside them, in the same run: the plain way (``load_pem_private_key`` as it comes, then compare public keys),
-and the floor that no judge can pass: certificates and key parsed, a signature made and verified, one path validated by
-the library.
-Fairness: P-256 pairs through the pool of worker processes, sealed, from eight accounts, while another account sends
+Verdicts: texts in, every rule with chain and trust in Mozilla's roots and one more, canonical PEM
+out; one process, so per core. Beside them, in the same run: the plain way (``load_pem_private_key``
+as it comes, then compare public keys), and the floor that no judge can pass: certificates and key
+parsed, a signature made and verified, one path validated by the library. Fairness: P-256 pairs
+through the pool of worker processes, sealed, from eight accounts, while another account sends
 RSA-16384 and other hostile pairs at 200/s; beside it the same without them.
 """
 
@@ -63,7 +63,9 @@ async def measure(quick: bool) -> list[Result]:
     return results
 
 
-def _speed(root: Authority, roots: TrustRoots, name: str, goal: float | None, quick: bool) -> list[Result]:
+def _speed(
+    root: Authority, roots: TrustRoots, name: str, goal: float | None, quick: bool
+) -> list[Result]:
     issuing = root.intermediate("Bench Issuing CA")
     leaves = [issuing.issue([DOMAIN], key=key) for key in _keys(name)]
     store = Store([root.certificate])
@@ -74,20 +76,38 @@ def _speed(root: Authority, roots: TrustRoots, name: str, goal: float | None, qu
     rounds = 6 if quick else 20
     plain = 1 / min(_seconds(leaves, _plainly, 1) for _ in range(3))
     # The two in turns, since others may share the machine.
-    pairs = [(_seconds(leaves, full, 6), _seconds(leaves, lambda leaf: _least(leaf, store), 6)) for _ in range(rounds)]
+    pairs = [
+        (_seconds(leaves, full, 6), _seconds(leaves, lambda leaf: _least(leaf, store), 6))
+        for _ in range(rounds)
+    ]
     verdicts, floor = 1 / min(one for one, _ in pairs), 1 / min(other for _, other in pairs)
     return [
-        Result.of("validator", f"full verdicts per core, {name}, beside the plain way", verdicts, "verdicts/s", plain,
-                  at_least=None if goal is None else goal * plain),
-        Result.of("validator", f"full verdicts per core, {name}, beside proof and path alone", verdicts, "verdicts/s",
-                  floor, at_least=FLOOR_GOAL * floor),
+        Result.of(
+            "validator",
+            f"full verdicts per core, {name}, beside the plain way",
+            verdicts,
+            "verdicts/s",
+            plain,
+            at_least=None if goal is None else goal * plain,
+        ),
+        Result.of(
+            "validator",
+            f"full verdicts per core, {name}, beside proof and path alone",
+            verdicts,
+            "verdicts/s",
+            floor,
+            at_least=FLOOR_GOAL * floor,
+        ),
     ]
 
 
 def _keys(name: str) -> list[object]:
     if name == "P-256":
         return [ec_key() for _ in range(LEAVES)]
-    return [rsa.generate_private_key(65537, int(name[-4:])) for _ in range(LEAVES if name == "RSA-2048" else 3)]
+    return [
+        rsa.generate_private_key(65537, int(name[-4:]))
+        for _ in range(LEAVES if name == "RSA-2048" else 3)
+    ]
 
 
 def _seconds(leaves: Sequence[Leaf], way: Callable[[Leaf], None], times: int) -> float:
@@ -114,26 +134,38 @@ def _public(key: object) -> bytes:
 def _least(leaf: Leaf, store: Store) -> None:
     """The signature proof and the path check, and what has to be parsed for them."""
     certificate, *issuers = x509.load_pem_x509_certificates(leaf.chain_pem.encode())
-    key = serialization.load_pem_private_key(leaf.key_pem.encode(), None, unsafe_skip_rsa_key_validation=True)
+    key = serialization.load_pem_private_key(
+        leaf.key_pem.encode(), None, unsafe_skip_rsa_key_validation=True
+    )
     public, challenge = certificate.public_key(), random.randbytes(32)
     if isinstance(key, rsa.RSAPrivateKey) and isinstance(public, rsa.RSAPublicKey):
         signed = key.sign(challenge, padding.PKCS1v15(), hashes.SHA256())
         public.verify(signed, challenge, padding.PKCS1v15(), hashes.SHA256())
-    elif isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
-        public.verify(key.sign(challenge, ec.ECDSA(hashes.SHA256())), challenge, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(
+        public, ec.EllipticCurvePublicKey
+    ):
+        public.verify(
+            key.sign(challenge, ec.ECDSA(hashes.SHA256())), challenge, ec.ECDSA(hashes.SHA256())
+        )
     builder = PolicyBuilder().store(store).time(NOW).max_chain_depth(10)
-    builder.extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY).build_client_verifier().verify(
-        certificate, issuers)
+    builder.extension_policies(
+        ca_policy=CA_POLICY, ee_policy=LEAF_POLICY
+    ).build_client_verifier().verify(certificate, issuers)
 
 
 # Fairness
+
 
 async def _fairness(quick: bool) -> Result:
     """p99 of friendly verdicts, wall milliseconds from the question to the answer."""
     seconds = 5 if quick else 20
     submission, signer = PrivateKey.generate(), Signer.generate("bench")
-    secrets = Secrets(submission_keys=[submission.text()], signer_id=signer.key_id, signer_key=signer.text())
-    epoch = EpochKey(epoch=1, public_key=PrivateKey.generate().public().text, issued_at=datetime.now(UTC))
+    secrets = Secrets(
+        submission_keys=[submission.text()], signer_id=signer.key_id, signer_key=signer.text()
+    )
+    epoch = EpochKey(
+        epoch=1, public_key=PrivateKey.generate().public().text, issued_at=datetime.now(UTC)
+    )
     crowd = _Crowd(submission, epoch)
     workers = Workers(secrets, Limits())
     await workers.start()
@@ -151,11 +183,19 @@ async def _fairness(quick: bool) -> Result:
     finally:
         await workers.close()
     sys.stderr.write(
-        f"P-256: median {statistics.median(quiet):.1f} ms quiet, {statistics.median(beside):.1f} ms beside"
-        f" {crowd.answered} hostile answered and {crowd.busy} put off; workers lost: {workers.replaced}\n"
+        f"P-256: median {statistics.median(quiet):.1f} ms quiet, "
+        f"{statistics.median(beside):.1f} ms beside"
+        f" {crowd.answered} hostile answered and {crowd.busy} put off; workers lost: "
+        f"{workers.replaced}\n"
     )
-    return Result.of("validator", "p99 of P-256 verdicts beside 200 hostile pairs/s", _p99(beside), "ms", _p99(quiet),
-                     at_most=SLOWER_AT_MOST * _p99(quiet))
+    return Result.of(
+        "validator",
+        "p99 of P-256 verdicts beside 200 hostile pairs/s",
+        _p99(beside),
+        "ms",
+        _p99(quiet),
+        at_most=SLOWER_AT_MOST * _p99(quiet),
+    )
 
 
 def _p99(found: Sequence[float]) -> float:
@@ -168,9 +208,13 @@ class _Crowd:
         authority = hostile.ROOT.intermediate("Friendly CA")
         made = [authority.issue([DOMAIN]) for _ in range(16)]
         self._friendly = [
-            self._sealed(f"friend-{n % 8}", f"sub-{n}", leaf.chain_pem, leaf.key_pem) for n, leaf in enumerate(made)
+            self._sealed(f"friend-{n % 8}", f"sub-{n}", leaf.chain_pem, leaf.key_pem)
+            for n, leaf in enumerate(made)
         ]
-        self._foes = [self._sealed("foe", f"foe-{n}", *make()) for n, make in enumerate(hostile.HOSTILE.values())]
+        self._foes = [
+            self._sealed("foe", f"foe-{n}", *make())
+            for n, make in enumerate(hostile.HOSTILE.values())
+        ]
         self.answered = self.busy = 0
 
     async def friends(self, workers: Workers, seconds: float) -> list[float]:
@@ -179,7 +223,9 @@ class _Crowd:
 
         async def one(number: int) -> None:
             began = time.perf_counter()
-            verdict = await workers.judge_sealed(self._friendly[number % 16], at=NOW, sealing=self._epoch)
+            verdict = await workers.judge_sealed(
+                self._friendly[number % 16], at=NOW, sealing=self._epoch
+            )
             found.append((time.perf_counter() - began) * 1000)
             assert verdict.pairs
 
@@ -189,7 +235,9 @@ class _Crowd:
     async def foes(self, workers: Workers) -> None:
         async def one(number: int) -> None:
             try:
-                await workers.judge_sealed(self._foes[number % len(self._foes)], at=NOW, sealing=self._epoch)
+                await workers.judge_sealed(
+                    self._foes[number % len(self._foes)], at=NOW, sealing=self._epoch
+                )
                 self.answered += 1
             except Busy:
                 self.busy += 1
@@ -199,8 +247,14 @@ class _Crowd:
     def _sealed(self, account: str, name: str, certificate: str, key: str) -> JudgeSubmission:
         box = self._public.seal(key.encode(), submission_info(account, name))
         return JudgeSubmission(
-            submission_id=name, account=account, domains=[DOMAIN],
-            pairs=[SubmittedPair(certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box))],
+            submission_id=name,
+            account=account,
+            domains=[DOMAIN],
+            pairs=[
+                SubmittedPair(
+                    certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box)
+                )
+            ],
             context=JudgeContext(private_roots=[hostile.ROOT.pem]),
         )
 
@@ -217,16 +271,25 @@ async def _paced(one: Callable[[int], Awaitable[object]], per_second: int, count
 
 # Mutations
 
+
 def _mutations(count: int) -> Result:
     """Lines in and verdicts out of the offline check; none may be unjudgeable."""
     lines, sink = b"\n".join(mutated(count)), io.StringIO()
     began = time.perf_counter()
     offline.run(io.BytesIO(lines), sink, lambda: NOW)
     sys.stderr.write(f"offline: {count / (time.perf_counter() - began):,.0f} mutated pairs/s\n")
-    codes = [{f["code"] for f in json.loads(line)["findings"]} for line in sink.getvalue().splitlines()]
+    codes = [
+        {f["code"] for f in json.loads(line)["findings"]} for line in sink.getvalue().splitlines()
+    ]
     judged = sum("certificate.unjudgeable" not in found for found in codes)
-    return Result.of("validator", "verdicts on mutated pairs, one a line, none unjudgeable", judged, "verdicts", count,
-                     at_least=count)
+    return Result.of(
+        "validator",
+        "verdicts on mutated pairs, one a line, none unjudgeable",
+        judged,
+        "verdicts",
+        count,
+        at_least=count,
+    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,2 @@
-"""What the four services agree on: contracts, subjects, topology, delivery, crypto. Knows no service."""
+"""What the four services agree on: contracts, subjects, topology, delivery, crypto. Knows no
+service."""

@@ -1,4 +1,5 @@
-"""Every subject with its body, who answers or sends it, and the reply: what the AsyncAPI documents are made of.
+"""Every subject with its body, who answers or sends it, and the reply: what the AsyncAPI documents
+are made of.
 
 ``owner``: the service that receives (commands, queries, usage) or sends (events, edge messages)."""
 
@@ -29,7 +30,8 @@ Kind = Literal["command", "query", "event", "message"]
 
 @dataclass(frozen=True)
 class Channel:
-    """``direction`` is the owner's: receive or send. ``signed`` names the model inside a Signed body.
+    """``direction`` is the owner's: receive or send. ``signed`` names the model inside a Signed
+    body.
 
     Headers: ``ce`` True for messages that streams keep (CloudEvents attributes)."""
 
@@ -103,7 +105,9 @@ CONFIG: Final = (
     _query("config", s.RPC_DOMAIN_LIST, queries.ListDomains, queries.DomainList),
     _query("config", s.RPC_DOMAIN_HISTORY, queries.ShowHistory, queries.History),
     _query("config", s.RPC_CERTIFICATE_SHOW, certificates.ShowCertificate, certificates.StoredView),
-    _query("config", s.RPC_CERTIFICATE_LIST, certificates.ListCertificates, certificates.StoredList),
+    _query(
+        "config", s.RPC_CERTIFICATE_LIST, certificates.ListCertificates, certificates.StoredList
+    ),
     _query("config", s.RPC_CERTIFICATE_USAGE, certificates.ShowUsage, certificates.UsagePage),
     _query("config", s.RPC_ROOTS_SHOW, certificates.ShowRoots, certificates.RootsView),
     _query("config", s.RPC_COMMAND_SHOW, certificates.ShowCommand, certificates.CommandView),
@@ -124,8 +128,18 @@ EDGE_SYNC: Final = (
     _operator(s.CMD_TRUST_PUBLISH, commands.TrustDocument),
     Channel("edge_sync", s.EVENT_DOMAIN_CHANGED, domains.DomainChanged, "receive", "event"),
     Channel("edge_sync", s.edge_status("{node}"), edge.NodeStatus, "receive", "message", ce=False),
-    Channel("edge_sync", f"{s.EDGE_LIVE_PREFIX}{{key}}", Signed, "send", "message", signed=edge.Bundle, ce=False),
-    Channel("edge_sync", s.EDGE_CHECKPOINT, Signed, "send", "message", signed=edge.Checkpoint, ce=False),
+    Channel(
+        "edge_sync",
+        f"{s.EDGE_LIVE_PREFIX}{{key}}",
+        Signed,
+        "send",
+        "message",
+        signed=edge.Bundle,
+        ce=False,
+    ),
+    Channel(
+        "edge_sync", s.EDGE_CHECKPOINT, Signed, "send", "message", signed=edge.Checkpoint, ce=False
+    ),
     Channel("edge_sync", s.EDGE_PROGRESS, edge.Progress, "send", "message", ce=False),
     _event("edge_sync", s.EVENT_EDGE_CONVERGED, edge.Converged),
     _event("edge_sync", s.EVENT_EDGE_LAGGING, edge.Lagging),
@@ -150,7 +164,15 @@ BILLING: Final = (
     Channel("billing", s.USAGE_REQUEST, usage.HttpsRequest, "receive", "message", ce=False),
     Channel("billing", s.EVENT_DOMAIN_REGISTERED, domains.DomainRegistered, "receive", "event"),
     Channel("billing", s.EVENT_DOMAIN_REMOVED, domains.DomainRemoved, "receive", "event"),
-    Channel("billing", s.edge_confirmed("{node}"), Signed, "send", "message", signed=usage.Confirmation, ce=False),
+    Channel(
+        "billing",
+        s.edge_confirmed("{node}"),
+        Signed,
+        "send",
+        "message",
+        signed=usage.Confirmation,
+        ce=False,
+    ),
     _event("billing", s.EVENT_BALANCE_LOW, balance.BalanceEvent),
     _event("billing", s.EVENT_BALANCE_DEPLETED, balance.BalanceEvent),
     _event("billing", s.EVENT_BALANCE_RECOVERED, balance.BalanceEvent),
@@ -175,4 +197,9 @@ BILLING: Final = (
     _query("billing", s.RPC_BALANCE_SHOW, queries.ShowBalance, balance.BalanceView),
     *_dead("billing"),
 )
-BY_SERVICE: Final = {"validator": VALIDATOR, "config": CONFIG, "edge_sync": EDGE_SYNC, "billing": BILLING}
+BY_SERVICE: Final = {
+    "validator": VALIDATOR,
+    "config": CONFIG,
+    "edge_sync": EDGE_SYNC,
+    "billing": BILLING,
+}

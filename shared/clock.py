@@ -1,4 +1,5 @@
-"""The time, from one place. In the embedded platform ``EDGETLS_TEST_CLOCK`` names a file with an offset in seconds."""
+"""The time, from one place. In the embedded platform ``EDGETLS_TEST_CLOCK`` names a file with an
+offset in seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from pathlib import Path
 
 
 class Clock:
-    """``offset_file``: read at every call, so that a test can move time while services run; None: the plain time."""
+    """``offset_file``: read at every call, so that a test can move time while services run; None:
+    the plain time."""
 
     def __init__(self, offset_file: Path | None = None) -> None:
         self._offset_file = offset_file

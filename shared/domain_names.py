@@ -12,23 +12,30 @@ from shared.errors import Refused
 
 WILDCARD: Final = "*"
 _NAME_LENGTH, _LABEL_LENGTH = 253, 63
-_TEXT_LENGTH: Final = 1000  # no name is shorter in A-labels: what is longer is not even looked through
+_TEXT_LENGTH: Final = (
+    1000  # no name is shorter in A-labels: what is longer is not even looked through
+)
 _LABEL: Final = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-# Nearly every name is normal already: a fifth of what a command costs was to find that out letter by letter.
+# Nearly every name is normal already: a fifth of what a command costs was to find that out letter
+# by letter.
 _PLAIN: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)+(?![0-9]+\Z){_LABEL}")
 _LDH: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def normalise(text: str) -> str:
-    """``Bücher.Example`` -> ``xn--bcher-kva.example``; ``*`` only as the whole first label, two labels under it.
+    """``Bücher.Example`` -> ``xn--bcher-kva.example``; ``*`` only as the whole first label, two
+    labels under it.
 
-    Refused with ``domain.invalid``; the message names the position (from 1, in ``text``) of the first fault."""
+    Refused with ``domain.invalid``; the message names the position (from 1, in ``text``) of the
+    first fault."""
     if len(text) <= _NAME_LENGTH and _PLAIN.fullmatch(text):
         return text
     if not text:
         raise _fault(1, "the name is empty")
     if len(text) > _TEXT_LENGTH:
-        raise _fault(_NAME_LENGTH + 1, f"the name has {len(text)} characters, {_NAME_LENGTH} at most")
+        raise _fault(
+            _NAME_LENGTH + 1, f"the name has {len(text)} characters, {_NAME_LENGTH} at most"
+        )
     labels, position = [], 1
     parts = text.split(".")
     for index, part in enumerate(parts):
@@ -37,12 +44,20 @@ def normalise(text: str) -> str:
         position += len(part) + 1
     plain = labels[1:] if labels[0] == WILDCARD else labels
     if len(plain) < 2:
-        raise _fault(len(text), "at least two labels are needed" + (" under *" if plain is not labels else ""))
+        raise _fault(
+            len(text),
+            "at least two labels are needed" + (" under *" if plain is not labels else ""),
+        )
     if plain[-1].isdigit():
-        raise _fault(len(text) - len(parts[-1]) + 1, "the last label is a number: an address is not a domain")
+        raise _fault(
+            len(text) - len(parts[-1]) + 1, "the last label is a number: an address is not a domain"
+        )
     name = ".".join(labels)
     if len(name) > _NAME_LENGTH:
-        raise _fault(min(len(text), _NAME_LENGTH + 1), f"the name has {len(name)} characters, {_NAME_LENGTH} at most")
+        raise _fault(
+            min(len(text), _NAME_LENGTH + 1),
+            f"the name has {len(name)} characters, {_NAME_LENGTH} at most",
+        )
     return name
 
 
@@ -65,7 +80,10 @@ def a_label(label: str, position: int) -> str:
 
 def _plain(label: str, position: int) -> str:
     if len(label) > _LABEL_LENGTH:
-        raise _fault(position + _LABEL_LENGTH, f"a label has {len(label)} characters, {_LABEL_LENGTH} at most")
+        raise _fault(
+            position + _LABEL_LENGTH,
+            f"a label has {len(label)} characters, {_LABEL_LENGTH} at most",
+        )
     if label[2:4] == "--":
         raise _fault(position + 2, "hyphens in the third and fourth place are kept for xn--")
     return label
@@ -80,7 +98,8 @@ def _international(label: str, position: int) -> str:
 
 
 def _lower(character: str) -> str:
-    """One character stays one, and none becomes ASCII that was not (the Kelvin sign is no k): positions hold."""
+    """One character stays one, and none becomes ASCII that was not (the Kelvin sign is no k):
+    positions hold."""
     lowered = character.lower()
     return lowered if len(lowered) == 1 and lowered.isascii() == character.isascii() else character
 
@@ -90,4 +109,6 @@ def _shown(character: str) -> str:
 
 
 def _fault(position: int, why: str) -> Refused:
-    return Refused([finding(Code.DOMAIN_INVALID, f"At position {position}: {why}.", field="domain")])
+    return Refused(
+        [finding(Code.DOMAIN_INVALID, f"At position {position}: {why}.", field="domain")]
+    )

@@ -10,8 +10,8 @@ _PR_SET_DUMPABLE = 4
 
 
 def forbid_dumps() -> None:
-    """No core files of this process and of what it starts; on Linux none by a handler either, and nobody but root
-    reads its memory."""
+    """No core files of this process and of what it starts; on Linux none by a handler either, and
+    nobody but root reads its memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

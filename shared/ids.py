@@ -1,4 +1,5 @@
-"""Ids: random for what begins here, derived for what a message causes, so that a redelivery causes the same id."""
+"""Ids: random for what begins here, derived for what a message causes, so that a redelivery causes
+the same id."""
 
 from __future__ import annotations
 

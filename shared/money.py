@@ -1,4 +1,5 @@
-"""Exact amounts: the default context rounds at 28 digits, an amount of the ledger may have 38. Pure.
+"""Exact amounts: the default context rounds at 28 digits, an amount of the ledger may have 38.
+Pure.
 
 Nothing here rounds but ``times`` and ``share``, to the 18 places that an amount carries."""
 
@@ -14,7 +15,8 @@ _ZERO: Final = Decimal(0)
 
 
 def plain(amount: Decimal) -> Decimal:
-    """The same value without trailing zeros: ``5.00`` and ``5`` read the same, and zero has no sign."""
+    """The same value without trailing zeros: ``5.00`` and ``5`` read the same, and zero has no
+    sign."""
     return _EXACT.add(amount.normalize(_EXACT), _ZERO) if amount else _ZERO
 
 
@@ -43,7 +45,8 @@ def product(left: Decimal, right: Decimal) -> Decimal:
 
 
 def per(price: Decimal, count: int, unit: int) -> Decimal:
-    """What ``count`` cost at ``price`` for ``unit`` of them, a power of ten; of a negative count a negative amount."""
+    """What ``count`` cost at ``price`` for ``unit`` of them, a power of ten; of a negative count a
+    negative amount."""
     return plain(_EXACT.divide(_EXACT.multiply(price, count), unit))
 
 
@@ -54,4 +57,6 @@ def times(price: Decimal, quantity: Decimal) -> Decimal:
 
 def share(amount: Decimal, part: int, whole: int) -> Decimal:
     """``part`` of ``whole`` of the amount, to 18 places."""
-    return plain(_EXACT.divide(_EXACT.multiply(amount, part), whole).quantize(_PLACE, context=_EXACT))
+    return plain(
+        _EXACT.divide(_EXACT.multiply(amount, part), whole).quantize(_PLACE, context=_EXACT)
+    )

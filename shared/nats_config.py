@@ -15,7 +15,8 @@ EDGE_USERS_FILE = "edge_users.conf"
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files of the server's certificate and key, and of the CA that servers of one cluster share."""
+    """PEM files of the server's certificate and key, and of the CA that servers of one cluster
+    share."""
 
     certificate: Path
     key: Path
@@ -24,7 +25,8 @@ class Tls:
 
 @dataclass(frozen=True)
 class ServerPlace:
-    """Where a server listens and keeps its data. ``routes``: nats-route:// URLs of a cluster's servers."""
+    """Where a server listens and keeps its data. ``routes``: nats-route:// URLs of a cluster's
+    servers."""
 
     host: str
     port: int
@@ -36,9 +38,11 @@ class ServerPlace:
 
 
 def render(place: ServerPlace, public_keys: Mapping[str, str], more: Sequence[t.User] = ()) -> str:
-    """The whole file. ``public_keys``: nkey of every user of topology.USERS, and of ``more`` users of CORE, by name;
-    node users come by include."""
-    accounts = "\n".join((_core(public_keys, more), *(_outside(account, public_keys) for account in t.ACCOUNTS)))
+    """The whole file. ``public_keys``: nkey of every user of topology.USERS, and of ``more`` users
+    of CORE, by name; node users come by include."""
+    accounts = "\n".join(
+        (_core(public_keys, more), *(_outside(account, public_keys) for account in t.ACCOUNTS))
+    )
     return f"""\
 server_name: {json.dumps(place.name)}
 host: {json.dumps(place.host)}
@@ -56,8 +60,13 @@ system_account: SYS
 
 
 def render_edge_users(nodes: Mapping[str, str]) -> str:
-    """The included file of node users: node id -> nkey. The only file that changes when the fleet does (SIGHUP)."""
-    return "users: [\n" + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items())) + "]\n"
+    """The included file of node users: node id -> nkey. The only file that changes when the fleet
+    does (SIGHUP)."""
+    return (
+        "users: [\n"
+        + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items()))
+        + "]\n"
+    )
 
 
 def _tls(place: ServerPlace) -> str:
@@ -66,7 +75,9 @@ def _tls(place: ServerPlace) -> str:
 
 def _tls_block(tls: Tls) -> str:
     files = {"cert_file": tls.certificate, "key_file": tls.key, "ca_file": tls.ca}
-    return "{ " + ", ".join(f"{name}: {json.dumps(str(file))}" for name, file in files.items()) + " }"
+    return (
+        "{ " + ", ".join(f"{name}: {json.dumps(str(file))}" for name, file in files.items()) + " }"
+    )
 
 
 def _cluster(place: ServerPlace) -> str:
@@ -75,7 +86,8 @@ def _cluster(place: ServerPlace) -> str:
     port = place.cluster_port
     tls = "" if place.tls is None else f", tls {_tls_block(place.tls)}"
     routes = json.dumps(list(place.routes))
-    return f"cluster {{ name: edgetls, listen: {json.dumps(f'{place.host}:{port}')}, routes: {routes}{tls} }}\n"
+    listen = json.dumps(f"{place.host}:{port}")
+    return f"cluster {{ name: edgetls, listen: {listen}, routes: {routes}{tls} }}\n"
 
 
 def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
@@ -85,13 +97,20 @@ def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
     for subject in services:
         importers = [account.name for account in t.ACCOUNTS if subject in account.services]
         stream = ", response_type: stream" if subject in t.STREAMED else ""
-        exports.append(f"    {{ service: {json.dumps(subject)}{stream}, accounts: {json.dumps(importers)} }}")
+        exports.append(
+            f"    {{ service: {json.dumps(subject)}{stream}, accounts: {json.dumps(importers)} }}"
+        )
     for subject in streams:
         importers = [account.name for account in t.ACCOUNTS if subject in account.streams]
-        exports.append(f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}")
-    users = "".join(_user(user, public_keys[user.name]) for user in (*t.USERS, *more) if user.account == t.CORE)
+        exports.append(
+            f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}"
+        )
+    users = "".join(
+        _user(user, public_keys[user.name]) for user in (*t.USERS, *more) if user.account == t.CORE
+    )
     return (
-        f"  {t.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n" + "\n".join(exports)
+        f"  {t.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n"
+        + "\n".join(exports)
         + "\n   ]\n  }"
     )
 
@@ -105,11 +124,15 @@ def _outside(account: t.Account, public_keys: Mapping[str, str]) -> str:
     if account.name == t.EDGE:
         users = f"   include {json.dumps('./' + EDGE_USERS_FILE)}\n"
     else:
-        own = "".join(_user(user, public_keys[user.name]) for user in t.USERS if user.account == account.name)
+        own = "".join(
+            _user(user, public_keys[user.name]) for user in t.USERS if user.account == account.name
+        )
         users = f"   users: [\n{own}   ]\n"
     return f"  {account.name} {{\n{users}   imports: [\n" + "\n".join(imports) + "\n   ]\n  }"
 
 
 def _user(user: t.User, public_key: str) -> str:
-    rights = f"publish: {json.dumps(list(user.publish))}, subscribe: {json.dumps(list(user.subscribe))}"
+    rights = (
+        f"publish: {json.dumps(list(user.publish))}, subscribe: {json.dumps(list(user.subscribe))}"
+    )
     return f"    {{ nkey: {public_key}, permissions: {{ {rights} }} }}\n"

@@ -1,7 +1,8 @@
 """The frame that every service runs in: settings, logs, health, broker, its tasks, a clean stop.
 
-A service's ``app.py`` gives ``build(runtime)``: it opens what it needs, puts its routers on ``runtime.broker`` and
-returns the coroutines that run until the end. One that fails for good ends the process; the supervisor restarts it.
+A service's ``app.py`` gives ``build(runtime)``: it opens what it needs, puts its routers on
+``runtime.broker`` and returns the coroutines that run until the end. One that fails for good ends
+the process; the supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ Build = Callable[[Runtime[SettingsT]], Awaitable[Sequence[Coroutine[Any, Any, No
 
 
 def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoReturn:
-    """Runs the service until SIGTERM; exits 0, or 2 with one line when a setting is at fault, or 1."""
+    """Runs the service until SIGTERM; exits 0, or 2 with one line when a setting is at fault, or
+    1."""
     forbid_dumps()  # Signing keys, DSNs, and the validator's submission key are in memory.
     try:
         loaded = load(settings)
@@ -109,7 +111,8 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
     try:
         tasks = await build(runtime)
         await broker.start()
-        # What is there for good is not looked at again: each full collection of it stopped every task for 45 ms.
+        # What is there for good is not looked at again: each full collection of it stopped every
+        # task for 45 ms.
         gc.collect()
         gc.freeze()
         log.info("service.started")
@@ -120,11 +123,17 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
             health.ready("start")
     except BaseExceptionGroup as errors:
         first = errors.exceptions[0]
-        log.error("service.failed", error=describe(first) if isinstance(first, EdgetlsError) else unforeseen(first))
+        log.error(
+            "service.failed",
+            error=describe(first) if isinstance(first, EdgetlsError) else unforeseen(first),
+        )
         raise (first if isinstance(first, EdgetlsError) else errors) from None
     finally:
-        # Not wait_for: drain() outlives its cancellation by the 10 s of a last flush (seen after a broker's death).
-        closing = asyncio.gather(client.drain() if client.is_connected else client.close(), return_exceptions=True)
+        # Not wait_for: drain() outlives its cancellation by the 10 s of a last flush (seen after a
+        # broker's death).
+        closing = asyncio.gather(
+            client.drain() if client.is_connected else client.close(), return_exceptions=True
+        )
         await asyncio.wait({closing}, timeout=5)
 
 
@@ -142,12 +151,15 @@ async def _watch_broker(client: Client, health: Health) -> None:
 def _closed_for_good(client: Client) -> EdgetlsError:
     reason = str(client.last_error or "without a word").removeprefix("nats: ")
     if "authori" in reason.lower() or "authentication" in reason.lower():
-        return SettingsError(f"NATS closed the connection for good, this login is no longer valid: {reason}")
+        return SettingsError(
+            f"NATS closed the connection for good, this login is no longer valid: {reason}"
+        )
     return EdgetlsError(f"NATS closed the connection for good: {reason}")
 
 
 def read_trust(settings: ServiceSettings, at: datetime) -> Trust:
-    """The trust document of EDGETLS_TRUST_FILE, checked with EDGETLS_OPERATOR_KEY_FILE; EdgetlsError otherwise."""
+    """The trust document of EDGETLS_TRUST_FILE, checked with EDGETLS_OPERATOR_KEY_FILE;
+    EdgetlsError otherwise."""
     operator = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
     text = read_secret(settings.trust_file, "EDGETLS_TRUST_FILE")
     try:

@@ -1,4 +1,5 @@
-"""Settings: ``EDGETLS_<NAME>`` in the environment, secrets by ``EDGETLS_<NAME>_FILE``. Nothing else is read."""
+"""Settings: ``EDGETLS_<NAME>`` in the environment, secrets by ``EDGETLS_<NAME>_FILE``. Nothing else
+is read."""
 
 from __future__ import annotations
 
@@ -17,12 +18,17 @@ from shared.errors import SettingsError
 class BrokerSettings(BaseSettings):
     """How to reach NATS."""
 
-    model_config = SettingsConfigDict(env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True
+    )
 
     nats_url: str = Field(description="nats://host:port, or several by comma")
     nats_seed_file: Path = Field(description="the nkey seed of this program's NATS user")
     nats_ca_file: Path | None = Field(
-        default=None, description="PEM CAs that the broker's certificate is verified by; without it, the system's"
+        default=None,
+        description=(
+            "PEM CAs that the broker's certificate is verified by; without it, the system's"
+        ),
     )
 
 
@@ -38,10 +44,16 @@ LogLevel = Annotated[str, AfterValidator(_level)]
 class ServiceSettings(BrokerSettings):
     """What every service reads."""
 
-    health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
+    health_host: str = Field(
+        default="127.0.0.1", description="address of /livez, /readyz and /metrics"
+    )
     health_port: int = Field(default=0, description="their port; 0 picks a free one")
-    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
-    operator_key_file: Path = Field(description="the operator's public key, which everything else is trusted by")
+    log_level: LogLevel = Field(
+        default="info", description="debug, info, warning, error or critical"
+    )
+    operator_key_file: Path = Field(
+        description="the operator's public key, which everything else is trusted by"
+    )
     trust_file: Path = Field(description="the trust document that the operator signed")
     embedded: bool = Field(default=False, description="set by 'edgetls up': allows a test clock")
     test_clock: Path | None = Field(
@@ -66,7 +78,9 @@ def load(kind: type[SettingsT]) -> SettingsT:
         faults = []
         for fault in error.errors(include_input=False):
             name = prefix + "_".join(str(part) for part in fault["loc"]).upper()
-            faults.append(f"{name} is not set" if fault["type"] == "missing" else f"{name}: {fault['msg']}")
+            faults.append(
+                f"{name} is not set" if fault["type"] == "missing" else f"{name}: {fault['msg']}"
+            )
         raise SettingsError("; ".join(faults)) from None
 
 
@@ -75,7 +89,9 @@ def read_secret(path: Path, what: str) -> str:
     try:
         text = path.read_text().strip()
     except OSError as error:
-        raise SettingsError(f"{what}: cannot read {path}: {os.strerror(error.errno or 0)}") from None
+        raise SettingsError(
+            f"{what}: cannot read {path}: {os.strerror(error.errno or 0)}"
+        ) from None
     except UnicodeDecodeError:
         raise SettingsError(f"{what}: {path} is not text") from None
     if not text:

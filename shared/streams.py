@@ -24,20 +24,25 @@ MAX_PAYLOAD: Final = 1_048_576
 """Of body and headers; whoever sends more loses its connection."""
 MOST_BYTES: Final = 960 * 1024
 """What a stream takes: of it, the server and a dead letter have room to add their headers."""
-ERASED: Final = frozenset({s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE})
-"""Where the outside writes: a message with a key in clear is erased from it, for what is taken stays in a block's file
-until the whole block goes. Their readers may do so."""
+ERASED: Final = frozenset(
+    {s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE}
+)
+"""Where the outside writes: a message with a key in clear is erased from it, for what is taken
+stays in a block's file until the whole block goes. Their readers may do so."""
 RUNS: Final = "runs"
 """The group that every pull request names; it counts where the consumer is ``in_runs``."""
 MOST_INBOUND: Final = 768 * 1024
-"""What a stream of commands takes: so that what becomes of one (the question to the validator) fits, too."""
+"""What a stream of commands takes: so that what becomes of one (the question to the validator)
+fits, too."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused, never dropped;
-    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes from it trims what
-    is taken, many at once: a work queue syncs the removal of each message by itself (3.9 k acks a second);
+    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused,
+    never dropped;
+    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes
+    from it trims what is taken, many at once: a work queue syncs the removal of each message by
+    itself (3.9 k acks a second);
     ``max_message``: bytes of body and headers, more gets no PubAck."""
 
     name: str
@@ -58,7 +63,9 @@ class Stream:
             name=self.name,
             subjects=list(self.subjects),
             retention=RetentionPolicy.WORK_QUEUE if self.work_queue else RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW if self.work_queue or self.latest_only or self.trimmed else DiscardPolicy.OLD,
+            discard=DiscardPolicy.NEW
+            if self.work_queue or self.latest_only or self.trimmed
+            else DiscardPolicy.OLD,
             storage=StorageType.FILE,
             max_age=self.max_age,
             max_bytes=self.max_bytes,
@@ -71,7 +78,9 @@ class Stream:
             deny_delete=False,
             deny_purge=False,
             num_replicas=replicas,
-            republish=RePublish(src=self.subjects[0], dest=self.republish_to) if self.republish_to else None,
+            republish=RePublish(src=self.subjects[0], dest=self.republish_to)
+            if self.republish_to
+            else None,
         )
 
 
@@ -87,8 +96,9 @@ class GroupedConfig(ConsumerConfig):
 class Consumer:
     """A durable pull consumer; deliveries are never counted out.
 
-    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was killed. ``in_runs``:
-    of several requests one is filled after the other, instead of each in turn."""
+    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was
+    killed. ``in_runs``: of several requests one is filled after the other, instead of each in
+    turn."""
 
     stream: str
     durable: str
@@ -118,19 +128,39 @@ STREAMS: Final = (
     Stream(s.STREAM_FLEET, s.FLEET_COMMANDS, max_message=MOST_INBOUND),
     Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
     Stream(
-        s.STREAM_EVENTS, s.EVENTS, work_queue=False, max_age=30 * DAY, max_bytes=8 * GIB, direct=True, atomic=True
+        s.STREAM_EVENTS,
+        s.EVENTS,
+        work_queue=False,
+        max_age=30 * DAY,
+        max_bytes=8 * GIB,
+        direct=True,
+        atomic=True,
     ),
     Stream(
-        s.STREAM_USAGE, (s.USAGE_BATCH_ALL, s.USAGE_REQUEST), work_queue=False, max_bytes=8 * GIB, duplicate_window=0.1,
-        atomic=True, trimmed=True,
+        s.STREAM_USAGE,
+        (s.USAGE_BATCH_ALL, s.USAGE_REQUEST),
+        work_queue=False,
+        max_bytes=8 * GIB,
+        duplicate_window=0.1,
+        atomic=True,
+        trimmed=True,
     ),
     Stream(s.STREAM_DEAD, (f"{s.DEAD_PREFIX}*",), work_queue=False, max_age=30 * DAY, direct=True),
     Stream(
-        s.kv_stream(s.BUCKET_BUNDLES), (s.kv_all(s.BUCKET_BUNDLES),), work_queue=False, max_bytes=8 * GIB,
-        latest_only=True, republish_to=s.EDGE_LIVE_ALL, direct=True,
+        s.kv_stream(s.BUCKET_BUNDLES),
+        (s.kv_all(s.BUCKET_BUNDLES),),
+        work_queue=False,
+        max_bytes=8 * GIB,
+        latest_only=True,
+        republish_to=s.EDGE_LIVE_ALL,
+        direct=True,
     ),
     Stream(
-        s.kv_stream(s.BUCKET_KEYRINGS), (s.kv_all(s.BUCKET_KEYRINGS),), work_queue=False, latest_only=True, direct=True
+        s.kv_stream(s.BUCKET_KEYRINGS),
+        (s.kv_all(s.BUCKET_KEYRINGS),),
+        work_queue=False,
+        latest_only=True,
+        direct=True,
     ),
 )
 CONSUMERS: Final = (
@@ -138,13 +168,25 @@ CONSUMERS: Final = (
     Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
     Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES, (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED)),
+    Consumer(
+        s.STREAM_EVENTS,
+        s.DURABLE_CONFIG_BALANCES,
+        (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED),
+    ),
     Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
     Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
     Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
     Consumer(
-        s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS, (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL)
+        s.STREAM_EVENTS,
+        s.DURABLE_BILLING_OWNERS,
+        (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL),
     ),
     Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, (s.USAGE_REQUEST,), max_ack_pending=60_000, in_runs=True),
+    Consumer(
+        s.STREAM_USAGE,
+        s.DURABLE_BILLING_REQUESTS,
+        (s.USAGE_REQUEST,),
+        max_ack_pending=60_000,
+        in_runs=True,
+    ),
 )

@@ -1,7 +1,8 @@
 """Accounts, users and who may do what, as data; the streams are in ``shared/streams.py``.
 
-``plan`` compares it with a running JetStream, ``apply`` makes the difference true; ``shared/nats_config.py`` renders
-the accounts into the server's configuration. A permission that is not written here does not exist.
+``plan`` compares it with a running JetStream, ``apply`` makes the difference true;
+``shared/nats_config.py`` renders the accounts into the server's configuration. A permission that is
+not written here does not exist.
 """
 
 from __future__ import annotations
@@ -31,16 +32,33 @@ OPERATOR: Final = "OPERATOR"
 FINANCE: Final = "FINANCE"
 
 _LIBRARY_QUERIES = (
-    s.RPC_CERTIFICATE_SHOW, s.RPC_CERTIFICATE_LIST, s.RPC_CERTIFICATE_USAGE, s.RPC_ROOTS_SHOW, s.RPC_COMMAND_SHOW,
+    s.RPC_CERTIFICATE_SHOW,
+    s.RPC_CERTIFICATE_LIST,
+    s.RPC_CERTIFICATE_USAGE,
+    s.RPC_ROOTS_SHOW,
+    s.RPC_COMMAND_SHOW,
     s.RPC_COMMAND_PREVIEW,
 )
 _QUERIES = (
-    s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_ACCOUNT_SHOW,
-    s.RPC_EDGE_CONVERGENCE, s.RPC_FLEET_SHOW, *_LIBRARY_QUERIES,
+    s.RPC_DOMAIN_SHOW,
+    s.RPC_DOMAIN_LIST,
+    s.RPC_DOMAIN_HISTORY,
+    s.RPC_SUBMISSION_SHOW,
+    s.RPC_ACCOUNT_SHOW,
+    s.RPC_EDGE_CONVERGENCE,
+    s.RPC_FLEET_SHOW,
+    *_LIBRARY_QUERIES,
 )
 _MONEY_QUERIES = (
-    s.RPC_USAGE_QUERY, s.RPC_USAGE_LOGS, s.RPC_USAGE_GAPS, s.RPC_CHARGES_QUERY, s.RPC_BALANCE_SHOW, s.RPC_PLAN_LIST,
-    s.RPC_PRICE_BOOK_SHOW, s.RPC_LEDGER_QUERY, s.RPC_STATEMENT_SHOW,
+    s.RPC_USAGE_QUERY,
+    s.RPC_USAGE_LOGS,
+    s.RPC_USAGE_GAPS,
+    s.RPC_CHARGES_QUERY,
+    s.RPC_BALANCE_SHOW,
+    s.RPC_PLAN_LIST,
+    s.RPC_PRICE_BOOK_SHOW,
+    s.RPC_LEDGER_QUERY,
+    s.RPC_STATEMENT_SHOW,
 )
 _EVENTS_BACKLOG = s.direct_get(s.STREAM_EVENTS)
 _BUNDLES_GET = s.direct_get(s.kv_stream(s.BUCKET_BUNDLES))
@@ -61,7 +79,10 @@ ACCOUNTS: Final = (
     Account(
         EDGE,
         services=(
-            s.USAGE_BATCH_ALL, s.EDGE_STATUS_ALL, _BUNDLES_GET, f"{_KEYRINGS_GET}.{s.kv_all(s.BUCKET_KEYRINGS)}",
+            s.USAGE_BATCH_ALL,
+            s.EDGE_STATUS_ALL,
+            _BUNDLES_GET,
+            f"{_KEYRINGS_GET}.{s.kv_all(s.BUCKET_KEYRINGS)}",
             s.RPC_EDGE_DIGEST,
         ),
         streams=(s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.EDGE_CONFIRMED_ALL),
@@ -69,24 +90,41 @@ ACCOUNTS: Final = (
     Account(
         PLATFORM,
         services=(
-            *(c for c in s.CONFIG_COMMANDS if c != s.CMD_PAIR_RESEAL), s.CMD_BALANCE_CREDIT, s.CMD_BALANCE_THRESHOLD,
-            s.CMD_PLAN_PURCHASE, s.USAGE_REQUEST, s.RPC_CERTIFICATE_CHECK, *_QUERIES, *_MONEY_QUERIES, _EVENTS_BACKLOG,
+            *(c for c in s.CONFIG_COMMANDS if c != s.CMD_PAIR_RESEAL),
+            s.CMD_BALANCE_CREDIT,
+            s.CMD_BALANCE_THRESHOLD,
+            s.CMD_PLAN_PURCHASE,
+            s.USAGE_REQUEST,
+            s.RPC_CERTIFICATE_CHECK,
+            *_QUERIES,
+            *_MONEY_QUERIES,
+            _EVENTS_BACKLOG,
         ),
         streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
     ),
     Account(
         OPERATOR,
         services=(
-            *s.FLEET_COMMANDS, s.CMD_PAIR_RESEAL, s.CMD_ACCOUNT_RESUMPTION, s.CMD_ACCOUNT_RESUME,
-            *s.BILLING_COMMANDS, s.RPC_USAGE_AUDIT,
-            s.RPC_PRICE_BOOK_PREVIEW, s.RPC_PAIR_SEALED, *_QUERIES, *_MONEY_QUERIES, *_DEAD_RPCS, _EVENTS_BACKLOG,
+            *s.FLEET_COMMANDS,
+            s.CMD_PAIR_RESEAL,
+            s.CMD_ACCOUNT_RESUMPTION,
+            s.CMD_ACCOUNT_RESUME,
+            *s.BILLING_COMMANDS,
+            s.RPC_USAGE_AUDIT,
+            s.RPC_PRICE_BOOK_PREVIEW,
+            s.RPC_PAIR_SEALED,
+            *_QUERIES,
+            *_MONEY_QUERIES,
+            *_DEAD_RPCS,
+            _EVENTS_BACKLOG,
         ),
         streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
     ),
     Account(FINANCE, services=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT)),
 )
 STREAMED: Final = frozenset({_EVENTS_BACKLOG, _BUNDLES_GET})
-"""Services that answer with many messages: exported with response_type Stream, or a batch arrives as one message."""
+"""Services that answer with many messages: exported with response_type Stream, or a batch arrives
+as one message."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +138,26 @@ class User:
 
 
 def _takes(stream: str, durable: str) -> tuple[str, ...]:
-    rights = s.js_next(stream, durable), s.js_consumer_info(stream, durable), s.js_acks(stream, durable)
+    rights = (
+        s.js_next(stream, durable),
+        s.js_consumer_info(stream, durable),
+        s.js_acks(stream, durable),
+    )
     return (*rights, s.js_message_delete(stream)) if stream in ERASED else rights
 
 
-def _service(name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()) -> User:
-    """Every service may bury its own dead letters and answer for them, and reply across accounts (``_R_``)."""
+def _service(
+    name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()
+) -> User:
+    """Every service may bury its own dead letters and answer for them, and reply across accounts
+    (``_R_``)."""
     dead = tuple(s.dead(source) for source in s.DEAD_OWNERS[name])
     dead_store = (s.direct_get(s.STREAM_DEAD), s.js_message_delete(s.STREAM_DEAD))
     rpcs = tuple(s.rpc_dead(verb, name) for verb in s.DEAD_VERBS)
     return User(
-        name, CORE, publish=(*publish, *dead, *dead_store, "_R_.>"),
+        name,
+        CORE,
+        publish=(*publish, *dead, *dead_store, "_R_.>"),
         subscribe=(f"{s.inbox_prefix(name)}.>", *answers, *hears, *rpcs),
     )
 
@@ -119,7 +166,9 @@ SERVICES: Final = (
     _service(
         "validator",
         publish=(
-            *_takes(s.STREAM_JUDGING, s.DURABLE_VALIDATOR), s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION,
+            *_takes(s.STREAM_JUDGING, s.DURABLE_VALIDATOR),
+            s.JUDGE_SUBMISSION,
+            s.VERDICT_SUBMISSION,
             f"{_KEYRINGS_GET}.>",
         ),
         answers=(s.RPC_CERTIFICATE_CHECK,),
@@ -129,61 +178,117 @@ SERVICES: Final = (
         publish=(
             *_takes(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
             *_takes(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED), *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES),
             s.js_stream_info(s.STREAM_COMMANDS_CONFIG),
-            s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION, *s.CONFIG_COMMANDS,
-            s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_DOMAIN_CHANGED, s.EVENT_COMMAND_SETTLED,
-            s.EVENT_CERTIFICATE_EXPIRING, s.EVENT_CERTIFICATE_EXPIRED,
-            s.RPC_EDGE_MAX_REVISION, f"{s.inbox_prefix('edge_sync')}.>",
+            s.JUDGE_SUBMISSION,
+            s.VERDICT_SUBMISSION,
+            *s.CONFIG_COMMANDS,
+            s.EVENT_DOMAIN_REGISTERED,
+            s.EVENT_DOMAIN_REMOVED,
+            s.EVENT_DOMAIN_CHANGED,
+            s.EVENT_COMMAND_SETTLED,
+            s.EVENT_CERTIFICATE_EXPIRING,
+            s.EVENT_CERTIFICATE_EXPIRED,
+            s.RPC_EDGE_MAX_REVISION,
+            f"{s.inbox_prefix('edge_sync')}.>",
         ),
         answers=(
-            s.RPC_DOMAIN_SHOW, s.RPC_DOMAIN_LIST, s.RPC_DOMAIN_HISTORY, s.RPC_SUBMISSION_SHOW, s.RPC_ACCOUNT_SHOW,
+            s.RPC_DOMAIN_SHOW,
+            s.RPC_DOMAIN_LIST,
+            s.RPC_DOMAIN_HISTORY,
+            s.RPC_SUBMISSION_SHOW,
+            s.RPC_ACCOUNT_SHOW,
             s.RPC_BUNDLE_GET,
-            s.RPC_BUNDLE_PAGE, s.RPC_PAIR_SEALED, *_LIBRARY_QUERIES,
+            s.RPC_BUNDLE_PAGE,
+            s.RPC_PAIR_SEALED,
+            *_LIBRARY_QUERIES,
         ),
     ),
     _service(
         "edge_sync",
         publish=(
-            *_takes(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET), *_takes(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
+            *_takes(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
+            *_takes(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
             s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),
             s.js_message_delete(s.kv_stream(s.BUCKET_BUNDLES)),
             s.js_message_delete(s.kv_stream(s.BUCKET_KEYRINGS)),
-            s.kv_all(s.BUCKET_BUNDLES), s.kv_all(s.BUCKET_KEYRINGS), _BUNDLES_GET, f"{_BUNDLES_GET}.>",
-            _KEYRINGS_GET, f"{_KEYRINGS_GET}.>", *s.FLEET_COMMANDS,
-            s.EVENT_EDGE_CONVERGED, s.EVENT_EDGE_LAGGING, s.EVENT_NODE_ENROLLED, s.EVENT_NODE_DRAINED,
-            s.EVENT_NODE_RETURNED, s.EVENT_NODE_LABELLED, s.EVENT_NODE_REMOVED, s.EDGE_CHECKPOINT, s.EDGE_PROGRESS,
-            s.RPC_BUNDLE_GET, s.RPC_BUNDLE_PAGE, f"{s.inbox_prefix('config')}.>",
+            s.kv_all(s.BUCKET_BUNDLES),
+            s.kv_all(s.BUCKET_KEYRINGS),
+            _BUNDLES_GET,
+            f"{_BUNDLES_GET}.>",
+            _KEYRINGS_GET,
+            f"{_KEYRINGS_GET}.>",
+            *s.FLEET_COMMANDS,
+            s.EVENT_EDGE_CONVERGED,
+            s.EVENT_EDGE_LAGGING,
+            s.EVENT_NODE_ENROLLED,
+            s.EVENT_NODE_DRAINED,
+            s.EVENT_NODE_RETURNED,
+            s.EVENT_NODE_LABELLED,
+            s.EVENT_NODE_REMOVED,
+            s.EDGE_CHECKPOINT,
+            s.EDGE_PROGRESS,
+            s.RPC_BUNDLE_GET,
+            s.RPC_BUNDLE_PAGE,
+            f"{s.inbox_prefix('config')}.>",
         ),
-        answers=(s.RPC_EDGE_MAX_REVISION, s.RPC_EDGE_DIGEST, s.RPC_EDGE_CONVERGENCE, s.RPC_FLEET_SHOW),
+        answers=(
+            s.RPC_EDGE_MAX_REVISION,
+            s.RPC_EDGE_DIGEST,
+            s.RPC_EDGE_CONVERGENCE,
+            s.RPC_FLEET_SHOW,
+        ),
         hears=(s.EDGE_STATUS_ALL,),
     ),
     _service(
         "billing",
         publish=(
             *_takes(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS), *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES),
-            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS), s.js_stream_info(s.STREAM_USAGE),
-            s.js_stream_purge(s.STREAM_USAGE), *s.BILLING_COMMANDS, s.USAGE_REQUEST, s.USAGE_BATCH_ALL,
-            s.EDGE_CONFIRMED_ALL, s.EVENT_BALANCE_LOW, s.EVENT_BALANCE_DEPLETED, s.EVENT_BALANCE_RECOVERED,
-            s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_CREDITED, s.EVENT_BALANCE_REFUSED, s.EVENT_BALANCE_OVERDUE,
-            s.EVENT_PLAN_PURCHASED, s.EVENT_PRICE_BOOK_APPLIED, s.EVENT_PRICE_BOOK_REFUSED, s.EVENT_HOUR_CLOSED,
+            *_takes(s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS),
+            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES),
+            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS),
+            s.js_stream_info(s.STREAM_USAGE),
+            s.js_stream_purge(s.STREAM_USAGE),
+            *s.BILLING_COMMANDS,
+            s.USAGE_REQUEST,
+            s.USAGE_BATCH_ALL,
+            s.EDGE_CONFIRMED_ALL,
+            s.EVENT_BALANCE_LOW,
+            s.EVENT_BALANCE_DEPLETED,
+            s.EVENT_BALANCE_RECOVERED,
+            s.EVENT_BALANCE_SETTLED,
+            s.EVENT_BALANCE_CREDITED,
+            s.EVENT_BALANCE_REFUSED,
+            s.EVENT_BALANCE_OVERDUE,
+            s.EVENT_PLAN_PURCHASED,
+            s.EVENT_PRICE_BOOK_APPLIED,
+            s.EVENT_PRICE_BOOK_REFUSED,
+            s.EVENT_HOUR_CLOSED,
         ),
         answers=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT, s.RPC_PRICE_BOOK_PREVIEW),
     ),
 )
 REMADE: Final = (s.STREAM_USAGE,)
-"""Streams whose kind has changed since the first release: they alone may be deleted, while they are empty."""
+"""Streams whose kind has changed since the first release: they alone may be deleted, while they are
+empty."""
 TOPOLOGY_USER: Final = User(
-    "topology", CORE,
+    "topology",
+    CORE,
     # What plan and apply ask, of what stands in this platform: no message is read or removed by it.
     publish=(
         s.JS_INFO,
-        *(verb(stream.name) for stream in STREAMS
-          for verb in (s.js_stream_info, s.js_stream_create, s.js_stream_update)),
+        *(
+            verb(stream.name)
+            for stream in STREAMS
+            for verb in (s.js_stream_info, s.js_stream_create, s.js_stream_update)
+        ),
         *(s.js_stream_delete(name) for name in REMADE),
-        *(verb(consumer.stream, consumer.durable) for consumer in CONSUMERS
-          for verb in (s.js_consumer_info, s.js_consumer_create)),
+        *(
+            verb(consumer.stream, consumer.durable)
+            for consumer in CONSUMERS
+            for verb in (s.js_consumer_info, s.js_consumer_create)
+        ),
     ),
     subscribe=(f"{s.inbox_prefix('topology')}.>",),
 )
@@ -195,22 +300,36 @@ def _outside(name: str, account: str) -> User:
 
 
 USERS: Final = (
-    *SERVICES, TOPOLOGY_USER, _outside("platform", PLATFORM), _outside("operator", OPERATOR),
+    *SERVICES,
+    TOPOLOGY_USER,
+    _outside("platform", PLATFORM),
+    _outside("operator", OPERATOR),
     _outside("finance", FINANCE),
 )
 
 
 def node_user(node: str) -> User:
-    """A node's rights: its own usage, status, keyring and confirmations; what every node hears; nothing of others."""
+    """A node's rights: its own usage, status, keyring and confirmations; what every node hears;
+    nothing of others."""
     keyring = f"{_KEYRINGS_GET}.{s.kv_subject(s.BUCKET_KEYRINGS, '')}"
     return User(
-        f"node-{node}", EDGE,
+        f"node-{node}",
+        EDGE,
         publish=(
-            s.usage_batch(node), s.edge_status(node), _BUNDLES_GET, f"{keyring}{s.keyring_node(node)}",
-            f"{keyring}epoch.*", f"{keyring}{s.KEYRING_SEALING}", f"{keyring}{s.KEYRING_TRUST}", s.RPC_EDGE_DIGEST,
+            s.usage_batch(node),
+            s.edge_status(node),
+            _BUNDLES_GET,
+            f"{keyring}{s.keyring_node(node)}",
+            f"{keyring}epoch.*",
+            f"{keyring}{s.KEYRING_SEALING}",
+            f"{keyring}{s.KEYRING_TRUST}",
+            s.RPC_EDGE_DIGEST,
         ),
         subscribe=(
-            f"{s.inbox_prefix(f'node-{node}')}.>", s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.edge_confirmed(node),
+            f"{s.inbox_prefix(f'node-{node}')}.>",
+            s.EDGE_LIVE_ALL,
+            s.EDGE_CHECKPOINT,
+            s.edge_confirmed(node),
         ),
     )
 
@@ -240,7 +359,9 @@ async def apply(js: JetStreamContext, replicas: int = 1) -> list[Change]:
     return done
 
 
-async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | ConsumerConfig) -> None:
+async def _make(
+    js: JetStreamContext, change: Change, wanted: StreamConfig | ConsumerConfig
+) -> None:
     if isinstance(wanted, ConsumerConfig):
         await js.add_consumer(change.name.split("/")[0], wanted)
     elif change.action == "create":
@@ -252,12 +373,18 @@ async def _make(js: JetStreamContext, change: Change, wanted: StreamConfig | Con
 
 
 async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
-    """The server never changes how a stream is kept to or from a work queue. Its consumers are made after it."""
+    """The server never changes how a stream is kept to or from a work queue. Its consumers are made
+    after it."""
     name = str(wanted.name)
     if name not in REMADE:
-        raise SettingsError(f"the stream {name} is kept in another way than it was made: delete it by hand, then apply")
+        raise SettingsError(
+            f"the stream {name} is kept in another way than it was made: delete it by hand, "
+            "then apply"
+        )
     if (await js.stream_info(name)).state.messages:
-        raise SettingsError(f"the stream {name} must be made anew: let its service empty it, then apply again")
+        raise SettingsError(
+            f"the stream {name} must be made anew: let its service empty it, then apply again"
+        )
     await js.delete_stream(name)
     await js.add_stream(wanted)
 

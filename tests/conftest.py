@@ -14,7 +14,8 @@ from tests.faults.outage import Outage, outage
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
-    """Outside pytest's folders: PostgreSQL runs as a user of its own there when the tests are root's."""
+    """Outside pytest's folders: PostgreSQL runs as a user of its own there when the tests are
+    root's."""
     folder = Path(tempfile.mkdtemp(prefix="edgetls-tests-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

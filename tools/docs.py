@@ -1,4 +1,5 @@
-"""Generates docs/asyncapi/<service>.json, docs/findings.md and docs/settings.md: ``python -m tools.docs [--check]``.
+"""Generates docs/asyncapi/<service>.json, docs/findings.md and docs/settings.md: ``python -m
+tools.docs [--check]``.
 
 ``--check`` writes nothing and exits 1 when a document differs from the code."""
 
@@ -30,12 +31,19 @@ CE_HEADERS = {
     "ce-source": {"type": "string", "description": "Who sends."},
     "ce-subject": {"type": "string", "description": "The domain or account that it is about."},
     "ce-time": {"type": "string", "format": "date-time"},
-    "ce-causationid": {"type": "string", "description": "ce-id of the message that caused this one."},
+    "ce-causationid": {
+        "type": "string",
+        "description": "ce-id of the message that caused this one.",
+    },
     "traceparent": {"type": "string", "description": "W3C trace context."},
-    "Nats-Msg-Id": {"type": "string", "description": "ce-id, a colon and 16 hex digits of the body's SHA-256."},
+    "Nats-Msg-Id": {
+        "type": "string",
+        "description": "ce-id, a colon and 16 hex digits of the body's SHA-256.",
+    },
 }
 _LOGIN = (
-    "An nkey (Ed25519) of its own for each user: the server sends a nonce, the client signs it. A user's rights are in "
+    "An nkey (Ed25519) of its own for each user: the server sends a nonce, the client signs "
+    "it. A user's rights are in "
     "shared/topology.py."
 )
 REQUIRED_HEADERS = ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time"]
@@ -45,7 +53,9 @@ def main(arguments: list[str]) -> int:
     wanted = {DOCS / "asyncapi" / f"{name}.json": _text(asyncapi(name)) for name in BY_SERVICE}
     wanted[DOCS / "findings.md"] = findings()
     wanted[DOCS / "settings.md"] = settings.page()
-    drifted = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    drifted = [
+        path for path, text in wanted.items() if not path.exists() or path.read_text() != text
+    ]
     if "--check" in arguments:
         for path in drifted:
             sys.stdout.write(f"{path.relative_to(ROOT)} differs from the code: run make docs\n")
@@ -58,12 +68,15 @@ def main(arguments: list[str]) -> int:
 
 
 def asyncapi(service: str) -> dict[str, Any]:
-    """The AsyncAPI 3.0 document of one service: what it receives and sends, replies and headers included."""
+    """The AsyncAPI 3.0 document of one service: what it receives and sends, replies and headers
+    included."""
     channels = BY_SERVICE[service]
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     models: set[type[Contract]] = {Refusal}
     for channel in channels:
-        models |= {model for model in (channel.body, channel.reply, channel.signed) if model is not None}
+        models |= {
+            model for model in (channel.body, channel.reply, channel.signed) if model is not None
+        }
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema(
         [(model, "validation") for model in ordered], ref_template="#/components/schemas/{model}"
@@ -71,13 +84,20 @@ def asyncapi(service: str) -> dict[str, Any]:
     document: dict[str, Any] = {
         "asyncapi": "3.0.0",
         "info": {
-            "title": f"edgetls {service}", "version": version,
+            "title": f"edgetls {service}",
+            "version": version,
             "description": __import__(f"services.{service}", fromlist=["__doc__"]).__doc__ or "",
         },
         "defaultContentType": "application/json",
-        "servers": {"nats": {"host": "nats:4222", "protocol": "nats", "security": [
-            {"type": "asymmetricEncryption", "description": _LOGIN}]}},
-        "channels": {}, "operations": {},
+        "servers": {
+            "nats": {
+                "host": "nats:4222",
+                "protocol": "nats",
+                "security": [{"type": "asymmetricEncryption", "description": _LOGIN}],
+            }
+        },
+        "channels": {},
+        "operations": {},
         "components": {"messages": {}, "schemas": schemas["$defs"]},
     }
     for channel in channels:
@@ -89,15 +109,22 @@ def _add(document: dict[str, Any], channel: Channel) -> None:
     name = _name(channel)
     message = _message(document, channel.body, channel)
     entry: dict[str, Any] = {
-        "address": channel.subject, "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "address": channel.subject,
+        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
     }
-    parameters = {key: {"description": text} for key, text in PARAMETERS.items() if f"{{{key}}}" in channel.subject}
+    parameters = {
+        key: {"description": text}
+        for key, text in PARAMETERS.items()
+        if f"{{{key}}}" in channel.subject
+    }
     if parameters:
         entry["parameters"] = parameters
     document["channels"][name] = entry
     operation: dict[str, Any] = {
-        "action": channel.direction, "channel": {"$ref": f"#/channels/{name}"},
-        "summary": _summary(channel), "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
+        "action": channel.direction,
+        "channel": {"$ref": f"#/channels/{name}"},
+        "summary": _summary(channel),
+        "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
     }
     if channel.reply is not None:
         operation["reply"] = _reply(document, name, channel)
@@ -105,10 +132,13 @@ def _add(document: dict[str, Any], channel: Channel) -> None:
 
 
 def _reply(document: dict[str, Any], name: str, channel: Channel) -> dict[str, Any]:
-    answers = [_message(document, model, None) for model in (channel.reply, Refusal) if model is not None]
+    answers = [
+        _message(document, model, None) for model in (channel.reply, Refusal) if model is not None
+    ]
     reply = f"{name}-reply"
     document["channels"][reply] = {
-        "address": None, "messages": {answer: {"$ref": f"#/components/messages/{answer}"} for answer in answers},
+        "address": None,
+        "messages": {answer: {"$ref": f"#/components/messages/{answer}"} for answer in answers},
     }
     return {
         "address": {"location": "$message.header#/reply", "description": "The asker's own inbox."},
@@ -126,11 +156,22 @@ def _message(document: dict[str, Any], model: type[Contract], channel: Channel |
     message: dict[str, Any] = {"name": name, "contentType": "application/json", "payload": payload}
     if signed is not None:
         message["summary"] = f"The JSON text of a {signed.__name__} in `payload`, signed."
-        message["payload"] = {"allOf": [payload], "properties": {"payload": {
-            "type": "string", "contentMediaType": "application/json",
-            "contentSchema": {"$ref": f"#/components/schemas/{signed.__name__}"}}}}
+        message["payload"] = {
+            "allOf": [payload],
+            "properties": {
+                "payload": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"$ref": f"#/components/schemas/{signed.__name__}"},
+                }
+            },
+        }
     if channel is not None and channel.ce:
-        message["headers"] = {"type": "object", "properties": CE_HEADERS, "required": REQUIRED_HEADERS}
+        message["headers"] = {
+            "type": "object",
+            "properties": CE_HEADERS,
+            "required": REQUIRED_HEADERS,
+        }
     document["components"]["messages"].setdefault(name, message)
     return name
 
@@ -148,10 +189,19 @@ def _summary(channel: Channel) -> str:
 
 def findings() -> str:
     """docs/findings.md from the enum."""
-    head = ["# Findings", "", "Made from the code by `make docs`. A program branches on the code; the sentence is for",
-            "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes notices refusals).", ""]
+    head = [
+        "# Findings",
+        "",
+        "Made from the code by `make docs`. A program branches on the code; the sentence is for",
+        "people. `refusal` stops a command, `warning` and `notice` do not (`strict` makes "
+        "notices refusals).",
+        "",
+    ]
     columns = ("code", "severity", "what happened", "for example", "how to fix it")
-    rows = ((f"`{code.value}`", code.severity.value, code.sentence, code.example, code.hint) for code in Code)
+    rows = (
+        (f"`{code.value}`", code.severity.value, code.sentence, code.example, code.hint)
+        for code in Code
+    )
     return "\n".join([*head, settings.table(columns, rows)])
 
 

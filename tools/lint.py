@@ -1,9 +1,10 @@
-"""The rules of the layout that import-linter cannot see: ``python -m tools.lint`` prints each fault and exits 1.
+"""The rules of the layout that import-linter cannot see: ``python -m tools.lint`` prints each fault
+and exits 1.
 
-- subject strings are in shared/subjects.py only, SQL in a service's store and in shared/storage only (tests say both
-  again, to compare)
+- subject strings are in shared/subjects.py only, SQL in a service's store and in shared/storage
+  only (tests say both again, to compare)
 - modules that call themselves pure, or values only, do no I/O and read no clock
-- files stay under 400 lines, functions under 60
+- files stay under 500 lines, bodies of functions under 60
 """
 
 from __future__ import annotations
@@ -16,17 +17,36 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CODE = ("shared", "services", "clients", "deploy", "tools", "bench", "tests")
-MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_FILE, MAX_FUNCTION = 500, 60
 SUBJECT = re.compile(r"^(https\.(cmd|judge|verdict|event|usage|edge|rpc|dead)\.|\$JS\.|\$KV\.)")
 SQL = re.compile(
     r"^\s*(select\s|insert\s+into\s|update\s+\w+\s+(as\s+\w+\s+)?set\s|delete\s+from\s|with\s+\w+\s+as\s*\()",
     re.IGNORECASE,
 )
 SUBJECT_HOMES = ("shared/subjects.py",)
-SQL_HOMES = re.compile(r"^(services/\w+/store(\.py|/)|shared/storage/|deploy/embedded/|bench/)")
+SQL_HOMES = re.compile(
+    r"^(services/\w+/store(\.py|/)|shared/storage/|deploy/embedded/|deploy/residue/|bench/)"
+)
 IO_MODULES = frozenset(
-    {"asyncio", "asyncpg", "nats", "faststream", "os", "pathlib", "socket", "subprocess", "time", "tempfile", "shutil",
-     "http", "urllib", "requests", "structlog", "logging", "random"}
+    {
+        "asyncio",
+        "asyncpg",
+        "nats",
+        "faststream",
+        "os",
+        "pathlib",
+        "socket",
+        "subprocess",
+        "time",
+        "tempfile",
+        "shutil",
+        "http",
+        "urllib",
+        "requests",
+        "structlog",
+        "logging",
+        "random",
+    }
 )
 CLOCKS = frozenset({"now", "utcnow", "today"})
 BUILTIN_IO = frozenset({"open", "print", "input"})
@@ -36,7 +56,11 @@ PURE = re.compile(r"\bPure\b|: pure\b|\bValues only\b")
 
 
 def main() -> int:
-    faults = sorted(fault for path in _files() for fault in check(path.relative_to(ROOT).as_posix(), path.read_text()))
+    faults = sorted(
+        fault
+        for path in _files()
+        for fault in check(path.relative_to(ROOT).as_posix(), path.read_text())
+    )
     for fault in faults:
         sys.stdout.write(fault + "\n")
     sys.stdout.write(f"layout: {len(faults)} faults\n")
@@ -58,7 +82,11 @@ def check(name: str, text: str) -> Iterator[str]:
 def _strings(name: str, tree: ast.AST) -> Iterator[str]:
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in prose:
+        if (
+            not isinstance(node, ast.Constant)
+            or not isinstance(node.value, str)
+            or id(node) in prose
+        ):
             continue
         if SUBJECT.match(node.value) and name not in SUBJECT_HOMES:
             yield f"{name}:{node.lineno}: a subject string outside shared/subjects.py"
@@ -69,7 +97,7 @@ def _strings(name: str, tree: ast.AST) -> Iterator[str]:
 def _lengths(name: str, tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
             if length > MAX_FUNCTION:
                 yield f"{name}:{node.lineno}: {node.name} has {length} lines, over {MAX_FUNCTION}"
 
@@ -77,15 +105,27 @@ def _lengths(name: str, tree: ast.AST) -> Iterator[str]:
 def _purity(name: str, tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            modules = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
             for module in modules:
                 if module.split(".")[0] in IO_MODULES:
                     yield f"{name}:{node.lineno}: a pure module imports {module}"
         if isinstance(node, ast.AsyncFunctionDef):
             yield f"{name}:{node.lineno}: a pure module has an async function"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CLOCKS
+        ):
             yield f"{name}:{node.lineno}: a pure module reads the clock"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BUILTIN_IO:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in BUILTIN_IO
+        ):
             yield f"{name}:{node.lineno}: a pure module does I/O"
 
 

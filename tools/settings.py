@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from clients.cli.main import app
+from clients.cli.main import command_line
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from services.billing.settings import Settings as Billing
 from services.config.settings import Settings as Config
@@ -22,36 +22,51 @@ from services.validator.settings import Settings as Validator
 from shared.settings import ServiceSettings
 
 _PROGRAMS: Final[tuple[tuple[str, type[BaseSettings], type[BaseSettings]], ...]] = (
-    ("every service", ServiceSettings, BaseSettings), ("validator", Validator, ServiceSettings),
-    ("config", Config, ServiceSettings), ("edge_sync", EdgeSync, ServiceSettings),
-    ("billing", Billing, ServiceSettings), ("node: nginx and agent", NginxSettings, BaseSettings),
+    ("every service", ServiceSettings, BaseSettings),
+    ("validator", Validator, ServiceSettings),
+    ("config", Config, ServiceSettings),
+    ("edge_sync", EdgeSync, ServiceSettings),
+    ("billing", Billing, ServiceSettings),
+    ("node: nginx and agent", NginxSettings, BaseSettings),
     ("node: agent", NodeSettings, NginxSettings),
 )
 """Whose, the class, and the class whose settings are told elsewhere."""
 _TYPES: Final[dict[Any, str]] = {
-    bool: "true or false", int: "whole number", float: "number", str: "text", SecretStr: "text, secret",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    SecretStr: "text, secret",
 }
 _HEAD: Final = """\
 # Settings
 
-Made from the code by `make docs`. Programs read their environment and nothing else. What has no default must be set; a
-program without it, or with a wrong value, says which in one line and exits with 2. Secrets are in files of their own,
-which only the program should be able to read.
+Made from the code by `make docs`. Programs read their environment and nothing else. What has no
+default must be set; a program without it, or with a wrong value, says which in one line and exits
+with 2. Secrets are in files of their own, which only the program should be able to read.
 """
 _UP: Final = """
-`edgetls up` sets all of the above for what it starts. It uses what `EDGETLS_NATS_URL`, `EDGETLS_CONFIG_DSN`,
-`EDGETLS_EDGE_SYNC_DSN`, `EDGETLS_BILLING_DSN`, `EDGETLS_FINANCE_DSN` and `EDGETLS_TRUST_ROOTS_FILE` name instead of
-starting or making its own, and passes `EDGETLS_LOG_LEVEL` on.
+`edgetls up` sets all of the above for what it starts. It uses what `EDGETLS_NATS_URL`,
+`EDGETLS_CONFIG_DSN`, `EDGETLS_EDGE_SYNC_DSN`, `EDGETLS_BILLING_DSN`, `EDGETLS_FINANCE_DSN` and
+`EDGETLS_TRUST_ROOTS_FILE` name instead of starting or making its own, and passes
+`EDGETLS_LOG_LEVEL` on.
 """
 
 
 def page() -> str:
     """The whole document. ValueError names a setting without a description."""
-    return "\n".join((
-        _HEAD, "## Programs", table(("setting", "type", "default", "of", "what it is"), _programs()), _UP,
-        "## Command line", "Of `edgetls`; each is also an option of the commands that use it.", "",
-        table(("setting", "option", "default", "what it is"), _options()),
-    ))
+    return "\n".join(
+        (
+            _HEAD,
+            "## Programs",
+            table(("setting", "type", "default", "of", "what it is"), _programs()),
+            _UP,
+            "## Command line",
+            "Of `edgetls`; each is also an option of the commands that use it.",
+            "",
+            table(("setting", "option", "default", "what it is"), _options()),
+        )
+    )
 
 
 def _programs() -> list[tuple[str, ...]]:
@@ -67,13 +82,22 @@ def _programs() -> list[tuple[str, ...]]:
 def _described(kind: type[BaseSettings], name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     if not field.description:
         raise ValueError(f"{kind.__module__}: {name} has no description")
-    default = "" if field.is_required() else "none" if field.default is None else _shown(field.default)
-    return f"`{kind.model_config['env_prefix']}{name.upper()}`", _type(name, field), default, field.description
+    default = (
+        "" if field.is_required() else "none" if field.default is None else _shown(field.default)
+    )
+    return (
+        f"`{kind.model_config['env_prefix']}{name.upper()}`",
+        _type(name, field),
+        default,
+        field.description,
+    )
 
 
 def _type(name: str, field: FieldInfo) -> str:
     """In words, with its bounds: ``whole number, 1 to 64``."""
-    kind = next((one for one in get_args(field.annotation) if one is not NoneType), field.annotation)
+    kind = next(
+        (one for one in get_args(field.annotation) if one is not NoneType), field.annotation
+    )
     if kind is Path:
         return "folder" if name.endswith("folder") else "file"
     words, least, most = _TYPES.get(kind, "text"), "", ""
@@ -90,12 +114,17 @@ def _type(name: str, field: FieldInfo) -> str:
 def _options() -> list[tuple[str, ...]]:
     """Every option that the environment may give, once."""
     found = {}
-    for command in _commands(typer.main.get_command(app)):
+    for command in _commands(typer.main.get_command(command_line())):
         for option in command.params:
             if option.envvar:
                 default = "none" if option.default is None else _shown(option.default)
                 text = getattr(option, "help", None) or ""
-                found[str(option.envvar)] = (f"`{option.envvar}`", f"`{option.opts[0]}`", default, text)
+                found[str(option.envvar)] = (
+                    f"`{option.envvar}`",
+                    f"`{option.opts[0]}`",
+                    default,
+                    text,
+                )
     return [found[name] for name in sorted(found)]
 
 
@@ -107,7 +136,9 @@ def _commands(one: Any) -> Iterator[Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"`{str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -20,7 +20,11 @@ class Way(StrEnum):
     BY_HAND = "by_hand"
 
 
-@command(account_app, "show", examples=["edgetls account show", "edgetls account show --account acme --json"])
+@command(
+    account_app,
+    "show",
+    examples=["edgetls account show", "edgetls account show --account acme --json"],
+)
 async def show(link: Link) -> None:
     """Whether the account is suspended and why, and its domains by state."""
     async with link.platform() as platform:
@@ -42,21 +46,38 @@ async def resume(link: Link, dry_run: DryRun = False) -> None:
 @command(account_app, "resumption", examples=["edgetls account resumption by_hand --account acme"])
 async def resumption(
     link: Link,
-    way: Annotated[Way, typer.Argument(help="automatic: once the balance is above 0; by_hand: with 'account resume'.")],
+    way: Annotated[
+        Way,
+        typer.Argument(
+            help="automatic: once the balance is above 0; by_hand: with 'account resume'."
+        ),
+    ],
     dry_run: DryRun = False,
 ) -> None:
     """Sets how the account's suspensions end."""
     async with link.platform() as platform:
         if dry_run:
-            await show_preview(link, platform, SetResumption(account=link.account, resumption=way.value))
+            await show_preview(
+                link, platform, SetResumption(account=link.account, resumption=way.value)
+            )
             return
         ends = "by themselves" if way is Way.AUTOMATIC else "by hand"
-        await report(link, platform, await platform.set_resumption(link.account, way.value), f"suspensions end {ends}")
+        await report(
+            link,
+            platform,
+            await platform.set_resumption(link.account, way.value),
+            f"suspensions end {ends}",
+        )
 
 
-@command(account_app, "history", examples=["edgetls account history", "edgetls account history --limit 10 --json"])
+@command(
+    account_app,
+    "history",
+    examples=["edgetls account history", "edgetls account history --limit 10 --json"],
+)
 async def history(link: Link, limit: Limit = 50, after: After = None) -> None:
-    """Every command on the account's library, its roots and itself, and how it ended, newest first."""
+    """Every command on the account's library, its roots and itself, and how it ended, newest
+    first."""
     async with link.platform() as platform:
         found = await platform.history(None, link.account, before=after, limit=limit)
     show_history(link, found)
@@ -68,9 +89,13 @@ def add_to(app: typer.Typer) -> None:
 
 def _rows(view: AccountView) -> list[tuple[str, object]]:
     return [
-        ("account", view.account), ("HTTPS", why(view.suspension)),
+        ("account", view.account),
+        ("HTTPS", why(view.suspension)),
         ("suspensions end", "by themselves" if view.resumption == "automatic" else "by hand"),
-        ("domains", view.domains), ("  enabled", view.enabled), ("  disabled", view.disabled),
-        ("  suspended", view.suspended), ("expire within 30 days", view.expiring),
+        ("domains", view.domains),
+        ("  enabled", view.enabled),
+        ("  disabled", view.disabled),
+        ("  suspended", view.suspended),
+        ("expire within 30 days", view.expiring),
         ("expired", view.expired),
     ]

@@ -1,4 +1,5 @@
-"""What all commands share: the connection's options, ``--json``, and how an exception becomes an exit code."""
+"""What all commands share: the connection's options, ``--json``, and how an exception becomes an
+exit code."""
 
 from __future__ import annotations
 
@@ -45,8 +46,13 @@ class Link:
     async def platform(self, role: Role = "platform") -> AsyncIterator[Platform]:
         login = self.place.login(role)
         async with await connect(
-            login.url, login.seed_file, login.submission_key, user=login.user, patience=self.patience,
-            ca_file=login.ca_file, source=f"edgetls-{login.user}",
+            login.url,
+            login.seed_file,
+            login.submission_key,
+            user=login.user,
+            patience=self.patience,
+            ca_file=login.ca_file,
+            source=f"edgetls-{login.user}",
         ) as platform:
             yield platform
 
@@ -54,19 +60,30 @@ class Link:
     async def reach(self, role: Role) -> AsyncIterator[Reach]:
         """The bare connection, for what is the operator's alone."""
         login = self.place.login(role)
-        reach = await Reach.open(login.url, login.seed_file, login.user, self.patience, login.ca_file)
+        reach = await Reach.open(
+            login.url, login.seed_file, login.user, self.patience, login.ca_file
+        )
         try:
             yield reach
         finally:
             await reach.close()
 
 
-def _option(name: str, kind: Any, default: Any, env: str, text: str, **others: Any) -> inspect.Parameter:
+def _option(
+    name: str, kind: Any, default: Any, env: str, text: str, **others: Any
+) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     info = typer.Option(
-        flag, envvar=env, help=text, rich_help_panel=_PANEL, show_default=default is not None, **others
+        flag,
+        envvar=env,
+        help=text,
+        rich_help_panel=_PANEL,
+        show_default=default is not None,
+        **others,
     )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+    )
 
 
 def _finite(seconds: float) -> float:
@@ -78,17 +95,47 @@ def _finite(seconds: float) -> float:
 
 _CONNECTION: Final = (
     _option("data", Path, DEFAULT_DATA, "EDGETLS_DATA", "Data folder of 'edgetls up'."),
-    _option("nats_url", str | None, None, "EDGETLS_NATS_URL", "Broker of another platform: nats://host:port."),
-    _option("nats_ca_file", Path | None, None, "EDGETLS_NATS_CA_FILE", "CAs of the broker's certificate, in PEM."),
-    _option("seed_file", Path | None, None, "EDGETLS_NATS_SEED_FILE", "nkey seed of the NATS user."),
-    _option("submission_key_file", Path | None, None, "EDGETLS_SUBMISSION_KEY_FILE", "Public key to seal keys to."),
+    _option(
+        "nats_url",
+        str | None,
+        None,
+        "EDGETLS_NATS_URL",
+        "Broker of another platform: nats://host:port.",
+    ),
+    _option(
+        "nats_ca_file",
+        Path | None,
+        None,
+        "EDGETLS_NATS_CA_FILE",
+        "CAs of the broker's certificate, in PEM.",
+    ),
+    _option(
+        "seed_file", Path | None, None, "EDGETLS_NATS_SEED_FILE", "nkey seed of the NATS user."
+    ),
+    _option(
+        "submission_key_file",
+        Path | None,
+        None,
+        "EDGETLS_SUBMISSION_KEY_FILE",
+        "Public key to seal keys to.",
+    ),
     _option("fleet_file", Path | None, None, "EDGETLS_FLEET_FILE", "The operator's fleet file."),
     _option("user", str | None, None, "EDGETLS_NATS_USER", "NATS user of the seed file."),
     _option("account", str, "demo", "EDGETLS_ACCOUNT", "The customer's account."),
-    _option("patience", float, 10.0, "EDGETLS_PATIENCE", "Seconds to keep trying.", min=0.1, callback=_finite),
+    _option(
+        "patience",
+        float,
+        10.0,
+        "EDGETLS_PATIENCE",
+        "Seconds to keep trying.",
+        min=0.1,
+        callback=_finite,
+    ),
 )
 _JSON: Final = inspect.Parameter(
-    "as_json", inspect.Parameter.KEYWORD_ONLY, default=False,
+    "as_json",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
     annotation=Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")],
 )
 
@@ -96,7 +143,8 @@ _JSON: Final = inspect.Parameter(
 def command(
     app: typer.Typer, name: str, *, examples: Sequence[str]
 ) -> Callable[[Action[P]], Action[P]]:
-    """Registers an asynchronous function as ``name``; its first argument is the Link, the others are typer's."""
+    """Registers an asynchronous function as ``name``; its first argument is the Link, the others
+    are typer's."""
 
     def register(action: Action[P]) -> Action[P]:
         own = list(inspect.signature(action, eval_str=True).parameters.values())[1:]
@@ -111,8 +159,11 @@ def command(
     return register
 
 
-def group(app: typer.Typer, name: str, action: Action[P], *, examples: Sequence[str]) -> typer.Typer:
-    """A command that has others under it: ``name`` alone runs ``action``; the others register on what this returns."""
+def group(
+    app: typer.Typer, name: str, action: Action[P], *, examples: Sequence[str]
+) -> typer.Typer:
+    """A command that has others under it: ``name`` alone runs ``action``; the others register on
+    what this returns."""
     own = list(inspect.signature(action, eval_str=True).parameters.values())[1:]
     under = typer.Typer(name=name, invoke_without_command=True)
 
@@ -130,10 +181,14 @@ def group(app: typer.Typer, name: str, action: Action[P], *, examples: Sequence[
 def _run(action: Callable[..., Any], given: dict[str, Any]) -> None:
     place = Place(**{key: given.pop(key) for key in Place.__dataclass_fields__})
     link = Link(place, given.pop("account"), given.pop("patience"), Out(given.pop("as_json")))
-    sys.exit(run_action(cast(Callable[..., Coroutine[Any, Any, None]], action)(link, **given), link.out))
+    sys.exit(
+        run_action(cast(Callable[..., Coroutine[Any, Any, None]], action)(link, **given), link.out)
+    )
 
 
-def expose(function: Callable[..., Any], parameters: Sequence[inspect.Parameter], like: Callable[..., Any]) -> None:
+def expose(
+    function: Callable[..., Any], parameters: Sequence[inspect.Parameter], like: Callable[..., Any]
+) -> None:
     """Gives ``function`` the parameters that typer reads, and the name and help of ``like``."""
     ordered = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
     function.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -146,7 +201,8 @@ def epilog(examples: Sequence[str]) -> str:
 
 
 def run_action(action: Coroutine[Any, Any, None], out: Out, *, errors_as_json: bool = True) -> int:
-    """Runs it to its end; the exit code. Every fault is one line for people, and JSON for programs."""
+    """Runs it to its end; the exit code. Every fault is one line for people, and JSON for
+    programs."""
     quiet_logs()
     if not errors_as_json:
         out = Out(as_json=False)
@@ -179,7 +235,10 @@ def run_action(action: Coroutine[Any, Any, None], out: Out, *, errors_as_json: b
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
-        out.fault(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}", Exit.UNREACHABLE)
+        out.fault(
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            Exit.UNREACHABLE,
+        )
         return Exit.UNREACHABLE
     return Exit.DONE
 
@@ -195,4 +254,6 @@ def quiet_logs() -> None:
 
 def _invalid(error: ValidationError) -> str:
     faults = error.errors(include_input=False, include_url=False)
-    return "not valid: " + "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    return "not valid: " + "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults
+    )

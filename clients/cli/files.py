@@ -15,11 +15,14 @@ _MOST_PAIRS: Final = 2
 
 
 def read_text(path: Path, what: str) -> str:
-    """A certificate or key file. One that is not text (DER, PKCS#12) is passed on as it is, a character a byte, so that
-    the validator can say what it is and how to convert it. SettingsError when it cannot be read or is far too large."""
+    """A certificate or key file. One that is not text (DER, PKCS#12) is passed on as it is, a
+    character a byte, so that the validator can say what it is and how to convert it. SettingsError
+    when it cannot be read or is far too large."""
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise SettingsError(f"{what} {path} has more than {_MOST_BYTES} bytes: it is no PEM chain or key")
+            raise SettingsError(
+                f"{what} {path} has more than {_MOST_BYTES} bytes: it is no PEM chain or key"
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"cannot read {what} {path}: {os.strerror(error.errno or 0)}") from None
@@ -30,9 +33,12 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_pairs(certificates: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str, str]]:
-    """The first --cert belongs to the first --key, the second to the second: RSA and ECDSA side by side."""
+    """The first --cert belongs to the first --key, the second to the second: RSA and ECDSA side by
+    side."""
     if len(certificates) != len(keys) or len(keys) > _MOST_PAIRS:
-        raise SettingsError("name one --cert with one --key, or two of each: the RSA pair and the ECDSA pair")
+        raise SettingsError(
+            "name one --cert with one --key, or two of each: the RSA pair and the ECDSA pair"
+        )
     return [
         (read_text(certificate, "the certificate"), read_text(key, "the key"))
         for certificate, key in zip(certificates, keys, strict=True)
@@ -44,5 +50,7 @@ def parse_time(text: str, zone: tzinfo = UTC) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise SettingsError(f"{text!r} is not a time: write 2026-05-01T12:00:00Z or 2026-05-01") from None
+        raise SettingsError(
+            f"{text!r} is not a time: write 2026-05-01T12:00:00Z or 2026-05-01"
+        ) from None
     return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)

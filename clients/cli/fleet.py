@@ -24,11 +24,14 @@ from shared.contracts.queries import FleetView, Nothing
 from shared.errors import SettingsError, Unreachable
 
 fleet_app = typer.Typer(
-    help="Nodes, epochs and trust: show, enrol, label, drain, return, remove, rotate, trust (operator).",
+    help="Nodes, epochs and trust: show, enrol, label, drain, return, remove, rotate, trust "
+    "(operator).",
     no_args_is_help=True,
 )
 LabelOption = Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")]
-NodeArgument = Annotated[str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")]
+NodeArgument = Annotated[
+    str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")
+]
 _KNOWN_SECONDS: Final = 15.0
 _RELOAD: Final = "Have nats-server read its users again (SIGHUP; 'edgetls up' does it by itself)"
 
@@ -46,9 +49,15 @@ async def show(link: Link) -> None:
     link.out.table(
         ("node", "state", "in sync", "behind", "epochs", "last seen", "labels"),
         [
-            (n.node, n.state, "yes" if n.in_sync else "no", "-" if n.behind is None else n.behind,
-             ", ".join(map(str, n.epochs)), "never" if n.last_seen is None else f"{n.last_seen:%Y-%m-%d %H:%M:%S}",
-             ", ".join(f"{key}={value}" for key, value in sorted(n.labels.items())))
+            (
+                n.node,
+                n.state,
+                "yes" if n.in_sync else "no",
+                "-" if n.behind is None else n.behind,
+                ", ".join(map(str, n.epochs)),
+                "never" if n.last_seen is None else f"{n.last_seen:%Y-%m-%d %H:%M:%S}",
+                ", ".join(f"{key}={value}" for key, value in sorted(n.labels.items())),
+            )
             for n in view.nodes
         ],
         empty="no nodes are enrolled",
@@ -56,16 +65,27 @@ async def show(link: Link) -> None:
     link.out.line(f"epoch {view.epoch}, {view.domains} domains, bucket sequence {view.sequence}")
 
 
-@command(fleet_app, "enrol", examples=[
-    "edgetls fleet enrol paris-1 --folder /etc/edgetls/paris-1 --label region=eu",
-    "edgetls fleet enrol paris-1 --nkey UABC… --public-key MIIB…", "edgetls fleet enrol node-1",
-])
+@command(
+    fleet_app,
+    "enrol",
+    examples=[
+        "edgetls fleet enrol paris-1 --folder /etc/edgetls/paris-1 --label region=eu",
+        "edgetls fleet enrol paris-1 --nkey UABC… --public-key MIIB…",
+        "edgetls fleet enrol node-1",
+    ],
+)
 async def enrol(
     link: Link,
     node: NodeArgument,
-    folder: Annotated[Path | None, typer.Option(help="Folder of its keys nats.nk, node.hpke; made if missing.")] = None,
-    nkey: Annotated[str | None, typer.Option(help="Public nkey of a node that made its own keys.")] = None,
-    public_key: Annotated[str | None, typer.Option(help="HPKE public key of such a node, base64.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of its keys nats.nk, node.hpke; made if missing.")
+    ] = None,
+    nkey: Annotated[
+        str | None, typer.Option(help="Public nkey of a node that made its own keys.")
+    ] = None,
+    public_key: Annotated[
+        str | None, typer.Option(help="HPKE public key of such a node, base64.")
+    ] = None,
     label: LabelOption = None,
 ) -> None:
     """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it.
@@ -76,14 +96,26 @@ async def enrol(
     now = datetime.now(UTC)
     with FleetFile.edit(fleet_file) as fleet:
         if named is None and node not in fleet.nodes:
-            raise SettingsError(f"{node} is not in the fleet file yet: name --folder, or --nkey and --public-key")
+            raise SettingsError(
+                f"{node} is not in the fleet file yet: name --folder, or --nkey and --public-key"
+            )
         credentials = named or fleet.node(node)
-        fleet.put(FleetNode(
-            node=node, public_key=credentials.public_key, nkey=credentials.nkey, labels=_labels(label or [])
-        ))
+        fleet.put(
+            FleetNode(
+                node=node,
+                public_key=credentials.public_key,
+                nkey=credentials.nkey,
+                labels=_labels(label or []),
+            )
+        )
         fleet.write_users()
     async with link.reach("operator") as reach:
-        await send(reach.client, [commands.enrol(FleetFile.read(fleet_file), node, now)], now, patience=link.patience)
+        await send(
+            reach.client,
+            [commands.enrol(FleetFile.read(fleet_file), node, now)],
+            now,
+            patience=link.patience,
+        )
         await _until(reach, node, _is("live", "silent"))
     with FleetFile.edit(fleet_file) as fleet:
         fleet.mark(node, "enrolled")
@@ -91,7 +123,11 @@ async def enrol(
     link.out.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
 
 
-@command(fleet_app, "label", examples=["edgetls fleet label paris-1 --label region=eu --label city=paris"])
+@command(
+    fleet_app,
+    "label",
+    examples=["edgetls fleet label paris-1 --label region=eu --label city=paris"],
+)
 async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> None:
     """Gives a node these labels instead of those that it had."""
     labels, now = _labels(label or []), datetime.now(UTC)
@@ -99,7 +135,9 @@ async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> 
     async with link.reach("operator") as reach:
         await send(reach.client, [order], now, patience=link.patience)
         await _until(reach, node, lambda found: found is not None and found.labels == labels)
-    with FleetFile.edit(link.place.fleet()) as fleet:  # or the next rotation would enrol it with the old ones
+    with FleetFile.edit(
+        link.place.fleet()
+    ) as fleet:  # or the next rotation would enrol it with the old ones
         fleet.put(fleet.node(node).model_copy(update={"labels": labels}))
     link.out.data({"node": node, "done": "labelled", "labels": labels})
     link.out.line(f"{node} is labelled")
@@ -107,7 +145,8 @@ async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> 
 
 @command(fleet_app, "drain", examples=["edgetls fleet drain paris-1"])
 async def drain(link: Link, node: NodeArgument) -> None:
-    """The node no longer counts for 'live everywhere'; it goes on serving until it is taken out of traffic."""
+    """The node no longer counts for 'live everywhere'; it goes on serving until it is taken out of
+    traffic."""
     await _drain(link, node, drained=True)
 
 
@@ -130,7 +169,8 @@ async def remove(link: Link, node: NodeArgument) -> None:
     link.out.line(f"{node} is removed. {_RELOAD}")
     _report(link, done)
     link.out.table(
-        ("domains whose keys the node held (reissue their certificates)",), [(d,) for d in sorted(done.domains)],
+        ("domains whose keys the node held (reissue their certificates)",),
+        [(d,) for d in sorted(done.domains)],
         empty="the node held no keys",
     )
 
@@ -153,12 +193,18 @@ async def publish_trust(link: Link) -> None:
     order = commands.publish_trust(fleet)
     async with link.reach("operator") as reach:
         await send(reach.client, [order], datetime.now(UTC), patience=link.patience)
-    keys = [{"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
-            for key in fleet.trust_keys]
+    keys = [
+        {"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
+        for key in fleet.trust_keys
+    ]
     link.out.data({"serial": fleet.trust_serial, "keys": keys, "done": "published"})
-    link.out.table(("purpose", "key", "until"), [(key.purpose, key.key_id, f"{key.not_after:%Y-%m-%d}")
-                                                 for key in fleet.trust_keys])
-    link.out.line(f"trust document {fleet.trust_serial} is published: the nodes have it within seconds")
+    link.out.table(
+        ("purpose", "key", "until"),
+        [(key.purpose, key.key_id, f"{key.not_after:%Y-%m-%d}") for key in fleet.trust_keys],
+    )
+    link.out.line(
+        f"trust document {fleet.trust_serial} is published: the nodes have it within seconds"
+    )
 
 
 async def _drain(link: Link, node: str, *, drained: bool) -> None:
@@ -195,13 +241,17 @@ async def _until(reach: Reach, node: str, holds: Callable[[NodeView | None], boo
             return
         if time.monotonic() > deadline:
             raise Unreachable(
-                f"the command is stored, but edge_sync shows {node} as {_state(found)} after {_KNOWN_SECONDS:g} s: see "
-                "its log and 'edgetls dead list' (a command that the operator's key did not sign dies there)"
+                f"the command is stored, but edge_sync shows {node} as {_state(found)} after "
+                f"{_KNOWN_SECONDS:g} s: see "
+                "its log and 'edgetls dead list' (a command that the operator's key did not "
+                "sign dies there)"
             )
         await asyncio.sleep(0.2)
 
 
-def _credentials(folder: Path | None, nkey: str | None, public_key: str | None) -> NodeCredentials | None:
+def _credentials(
+    folder: Path | None, nkey: str | None, public_key: str | None
+) -> NodeCredentials | None:
     """None when nothing was named."""
     if not (folder or nkey or public_key):
         return None
@@ -224,16 +274,22 @@ def _labels(texts: list[str]) -> dict[str, str]:
 
 def _told(done: Rotation) -> dict[str, object]:
     return {
-        "epoch": done.epoch, "resealed": len(done.pairs), "unopened": sorted(done.unopened),
+        "epoch": done.epoch,
+        "resealed": len(done.pairs),
+        "unopened": sorted(done.unopened),
         "destroyed_epochs": done.destroyed,
     }
 
 
 def _report(link: Link, done: Rotation) -> None:
     destroyed = ", ".join(map(str, done.destroyed)) or "none"
-    link.out.line(f"epoch {done.epoch}: {len(done.pairs)} pairs sealed anew; destroyed epoch keys: {destroyed}")
+    link.out.line(
+        f"epoch {done.epoch}: {len(done.pairs)} pairs sealed anew; destroyed epoch keys: "
+        f"{destroyed}"
+    )
     if done.unopened:
         link.out.line(
-            f"{len(done.unopened)} pairs open with no key of the fleet file, so the old keys are kept: submit their "
+            f"{len(done.unopened)} pairs open with no key of the fleet file, so the old keys "
+            "are kept: submit their "
             "certificates again"
         )

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import typer
 
-from clients.cli import accounts, certificates, domains, fleet, lists, money, prices, settings, watching
-from deploy.demo import command as demo_command
-from deploy.embedded import up_down
-
-app = typer.Typer(
-    name="edgetls", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="HTTPS Secure Acceleration: certificates to every edge node, every HTTPS request counted once.",
-    epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 platform out of reach.",
+from clients.cli import (
+    accounts,
+    certificates,
+    domains,
+    fleet,
+    lists,
+    money,
+    prices,
+    settings,
+    watching,
 )
-for part in (up_down, demo_command, domains, settings, certificates, lists, accounts, money, prices, fleet, watching):
-    part.add_to(app)
+
+PLUGINS = "edgetls.commands"
+"""Group of entry points. Each names a module with ``add_to(app)``: what is installed beside the
+command line, such as ``deploy`` with ``edgetls up``, adds its commands without being imported
+here."""
+
+
+def command_line() -> typer.Typer:
+    """Build the ``edgetls`` command with its plug-ins, which come first in ``--help``."""
+    app = typer.Typer(
+        name="edgetls",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help=(
+            "HTTPS Secure Acceleration: certificates to every edge node, every HTTPS request "
+            "counted once."
+        ),
+        epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 platform out of reach.",
+    )
+    plugins = [
+        entry.load() for entry in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name)
+    ]
+    own = (
+        domains,
+        settings,
+        certificates,
+        lists,
+        accounts,
+        money,
+        prices,
+        fleet,
+        watching,
+    )
+    for part in (*plugins, *own):
+        part.add_to(app)
+    return app
 
 
 def run() -> None:
-    app()
+    """Run the command line of this process's arguments."""
+    command_line()()
 
 
 if __name__ == "__main__":

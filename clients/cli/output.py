@@ -33,8 +33,8 @@ class Out:
         self._said = False
 
     def data(self, value: Any) -> None:
-        """The result for programs; nothing without ``--json``. A command has one: what comes after it, as the refusal
-        of a part, is told by the exit code."""
+        """The result for programs; nothing without ``--json``. A command has one: what comes after
+        it, as the refusal of a part, is told by the exit code."""
         if not self._said:
             self.each(value)
         self._said = True
@@ -55,7 +55,9 @@ class Out:
         stream = sys.stderr if self.as_json else sys.stdout
         _console(stream).print(plain(text), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing") -> None:
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing"
+    ) -> None:
         if self.as_json:
             return
         cells = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
@@ -65,10 +67,13 @@ class Out:
         _console(sys.stdout).print(_table(columns, cells))
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """A table of code, severity, where, message and hint; on stderr, so that data stays alone on stdout."""
+        """A table of code, severity, where, message and hint; on stderr, so that data stays alone
+        on stdout."""
         if findings and not self.as_json:
             rows = [[plain(cell) for cell in finding_row(one)] for one in findings]
-            _console(sys.stderr).print(_table(("code", "severity", "where", "message", "what to do"), rows))
+            _console(sys.stderr).print(
+                _table(("code", "severity", "where", "message", "what to do"), rows)
+            )
 
     def fault(self, message: str, code: Exit) -> None:
         self.data({"error": message, "exit": int(code)})

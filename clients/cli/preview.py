@@ -17,20 +17,28 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change;
 
 
 async def show_preview(link: Link, platform: Platform, command: Contract) -> None:
-    """Refused when the command would be refused somewhere; where it would be done in part, that is told before."""
+    """Refused when the command would be refused somewhere; where it would be done in part, that is
+    told before."""
     preview = await platform.preview(command)
     findings: list[Finding] = [found for effect in preview.effects for found in effect.findings]
-    refused = [effect for effect in preview.effects if effect.outcome not in (Outcome.APPLIED, Outcome.UNCHANGED)]
+    refused = [
+        effect
+        for effect in preview.effects
+        if effect.outcome not in (Outcome.APPLIED, Outcome.UNCHANGED)
+    ]
     if refused and len(refused) == len(preview.effects):
         raise Refused(findings)
     link.out.data(preview)
     rows: list[tuple[str, ...]] = []
     for effect in preview.effects:
         where, outcome = effect.domain or effect.certificate or "-", effect.outcome.value
-        rows += [(where, outcome, one.field, one.before or "-", one.after or "-") for one in effect.changes] or [
-            (where, outcome, "-", "-", "-")
-        ]
-    link.out.table(("where", "would be", "field", "before", "after"), rows, empty="nothing would change")
+        rows += [
+            (where, outcome, one.field, one.before or "-", one.after or "-")
+            for one in effect.changes
+        ] or [(where, outcome, "-", "-", "-")]
+    link.out.table(
+        ("where", "would be", "field", "before", "after"), rows, empty="nothing would change"
+    )
     if refused:
         raise Refused(findings)
     link.out.findings(findings)

@@ -18,7 +18,8 @@ DEFAULT_DATA: Final = Path(".edgetls")
 
 
 class RunFile(BaseModel):
-    """What a command needs of a running platform's run.json, which holds more. ``credentials``: seeds by user."""
+    """What a command needs of a running platform's run.json, which holds more. ``credentials``:
+    seeds by user."""
 
     nats_url: str
     credentials: dict[str, Path]
@@ -39,16 +40,30 @@ class Place:
     user: str | None = None
 
     def login(self, role: Role) -> Login:
-        """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part is missing."""
+        """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part
+        is missing."""
         if self.nats_url is None:
             run, user = self.run(), self.user or role
             seed = self.seed_file or self._seed(run.credentials, user)
-            return Login(run.nats_url, seed, user, self.submission_key_file or run.submission_key, self.nats_ca_file)
+            return Login(
+                run.nats_url,
+                seed,
+                user,
+                self.submission_key_file or run.submission_key,
+                self.nats_ca_file,
+            )
         if self.seed_file is None:
             raise SettingsError(
-                f"--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey seed of the user {role!r}"
+                "--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey "
+                f"seed of the user {role!r}"
             )
-        return Login(self.nats_url, self.seed_file, self.user or role, self.submission_key_file, self.nats_ca_file)
+        return Login(
+            self.nats_url,
+            self.seed_file,
+            self.user or role,
+            self.submission_key_file,
+            self.nats_ca_file,
+        )
 
     def fleet(self) -> Path:
         if self.fleet_file is not None:
@@ -66,11 +81,15 @@ class Place:
             return RunFile.model_validate_json(self.run_file.read_text())
         except FileNotFoundError:
             raise Unreachable(
-                f"no platform was started in {self.data}: there is no {self.run_file}. Start one with 'edgetls up', "
-                "name its folder with --data (EDGETLS_DATA), or name its broker with --nats-url (EDGETLS_NATS_URL)"
+                f"no platform was started in {self.data}: there is no {self.run_file}. Start "
+                "one with 'edgetls up', "
+                "name its folder with --data (EDGETLS_DATA), or name its broker with "
+                "--nats-url (EDGETLS_NATS_URL)"
             ) from None
         except OSError as error:
-            raise SettingsError(f"cannot read {self.run_file}: {os.strerror(error.errno or 0)}") from None
+            raise SettingsError(
+                f"cannot read {self.run_file}: {os.strerror(error.errno or 0)}"
+            ) from None
         except ValueError:
             raise SettingsError(f"{self.run_file} is not the JSON of a running platform") from None
 
@@ -78,16 +97,18 @@ class Place:
         if user not in credentials:
             known = ", ".join(sorted(credentials))
             raise SettingsError(
-                f"{self.run_file} names no credentials of the user {user!r}, only of {known}: choose one of them with "
-                "--user (EDGETLS_NATS_USER), or name a seed with --seed-file (EDGETLS_NATS_SEED_FILE)"
+                f"{self.run_file} names no credentials of the user {user!r}, only of {known}: "
+                "choose one of them with "
+                "--user (EDGETLS_NATS_USER), or name a seed with --seed-file "
+                "(EDGETLS_NATS_SEED_FILE)"
             )
         return credentials[user]
 
 
 @dataclass(frozen=True)
 class Login:
-    """``submission_key``: the file to seal private keys with, None when it was not given. ``ca_file``: the CAs that
-    the broker's certificate is verified by, None for the system's."""
+    """``submission_key``: the file to seal private keys with, None when it was not given.
+    ``ca_file``: the CAs that the broker's certificate is verified by, None for the system's."""
 
     url: str
     seed_file: Path

@@ -1,5 +1,5 @@
-"""What finance takes away: usage, charges and statements, as a table or as a file in any of the forms of
-clients/export. Long ones stream: a page is asked for when the one before is written."""
+"""What finance takes away: usage, charges and statements, as a table or as a file in any of the
+forms of clients/export. Long ones stream: a page is asked for when the one before is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ from clients.cli.output import Out
 from clients.export.focus import Focus
 from clients.export.list_prices import ListPrices
 from clients.export.progress import followed
-from clients.export.sheets import Sheet, Value, as_text, charges_sheet, statement_sheet, time_text, usage_sheet
+from clients.export.sheets import (
+    Sheet,
+    Value,
+    as_text,
+    charges_sheet,
+    statement_sheet,
+    time_text,
+    usage_sheet,
+)
 from clients.export.writers import opened
 from clients.platform import Platform
 from shared.contracts.ledger import Kind, LedgerRow, QueryLedger, ShowStatement, Statement
@@ -62,16 +70,31 @@ class StatementBy(StrEnum):
     HOUR = "hour"
 
 
-FromOption = Annotated[str | None, typer.Option("--from", help="Start, inclusive: RFC 3339, or a date in the zone.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="End, exclusive; default: the end of this hour.")]
-ZoneOption = Annotated[str, typer.Option("--zone", envvar="EDGETLS_ZONE", help="Time zone of days, months and bills.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", help="Start, inclusive: RFC 3339, or a date in the zone.")
+]
+ToOption = Annotated[
+    str | None, typer.Option("--to", help="End, exclusive; default: the end of this hour.")
+]
+ZoneOption = Annotated[
+    str, typer.Option("--zone", envvar="EDGETLS_ZONE", help="Time zone of days, months and bills.")
+]
 FormatOption = Annotated[Form, typer.Option("--format", help="Output format.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")]
-FocusOption = Annotated[bool, typer.Option("--focus", help="Rows of FOCUS 1.2 (with csv, json or parquet).")]
-AllOption = Annotated[bool, typer.Option("--all-accounts", help="Every account, not only --account.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")
+]
+FocusOption = Annotated[
+    bool, typer.Option("--focus", help="Rows of FOCUS 1.2 (with csv, json or parquet).")
+]
+AllOption = Annotated[
+    bool, typer.Option("--all-accounts", help="Every account, not only --account.")
+]
 ProviderOption = Annotated[str, typer.Option(help="Who sells and invoices, in FOCUS rows.")]
 ProgressOption = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Show progress on stderr; default: on a terminal.")
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress", help="Show progress on stderr; default: on a terminal."
+    ),
 ]
 
 
@@ -83,19 +106,29 @@ async def usage(
     granularity: Annotated[Length, typer.Option(help="The period of each row.")] = Length.HOUR,
     domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
     node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
-    unattributed: Annotated[bool, typer.Option("--unattributed", help="Usage that no account owns (yet).")] = False,
+    unattributed: Annotated[
+        bool, typer.Option("--unattributed", help="Usage that no account owns (yet).")
+    ] = False,
     every_account: AllOption = False,
     zone: ZoneOption = "UTC",
     form: FormatOption = Form.TABLE,
     output: OutputOption = None,
     progress: ProgressOption = None,
 ) -> None:
-    """HTTPS and HTTP requests and bytes; only HTTPS requests are charged. Default: the last 24 hours."""
+    """HTTPS and HTTP requests and bytes; only HTTPS requests are charged. Default: the last 24
+    hours."""
     place = _zone(zone)
     since, until = period(start, end, timedelta(hours=24), place)
     question = QueryUsage(
-        start=since, end=until, granularity=granularity.value, by=by.value, zone=zone, unattributed=unattributed,
-        account=None if every_account or unattributed else link.account, domain=domain, node=node,
+        start=since,
+        end=until,
+        granularity=granularity.value,
+        by=by.value,
+        zone=zone,
+        unattributed=unattributed,
+        account=None if every_account or unattributed else link.account,
+        domain=domain,
+        node=node,
     )
     requests = 0
 
@@ -105,8 +138,15 @@ async def usage(
         return row.start
 
     async with link.platform() as platform:
-        rows = followed(_noted(platform.usage_rows(question), counted), lambda r: r.start, (since, until), progress)
-        await _give(link, form, output, usage_sheet(by.value), rows, place, "no usage in this period")
+        rows = followed(
+            _noted(platform.usage_rows(question), counted),
+            lambda r: r.start,
+            (since, until),
+            progress,
+        )
+        await _give(
+            link, form, output, usage_sheet(by.value), rows, place, "no usage in this period"
+        )
     if requests and _chosen(link, form, output) is Form.TABLE:
         link.out.line(f"{requests} HTTPS requests")
 
@@ -116,7 +156,9 @@ async def charges(
     start: FromOption = None,
     end: ToOption = None,
     every_account: AllOption = False,
-    credit_rows: Annotated[bool, typer.Option("--credits", help="Include credits: the whole ledger.")] = False,
+    credit_rows: Annotated[
+        bool, typer.Option("--credits", help="Include credits: the whole ledger.")
+    ] = False,
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
@@ -124,44 +166,66 @@ async def charges(
     output: OutputOption = None,
     progress: ProgressOption = None,
 ) -> None:
-    """What was charged: hours, corrections, plans; one row a line of the ledger. Default: the last 31 days.
+    """What was charged: hours, corrections, plans; one row a line of the ledger. Default: the last
+    31 days.
 
-    A row belongs to the period of its hour of usage; what came after its month was settled, to that of its booking."""
+    A row belongs to the period of its hour of usage; what came after its month was settled, to that
+    of its booking."""
     place = _zone(zone)
     since, until = period(start, end, timedelta(days=31), place)
     question = QueryLedger(
-        account=None if every_account else link.account, start=since, end=until, zone=zone,
+        account=None if every_account else link.account,
+        start=since,
+        end=until,
+        zone=zone,
         kinds=[] if credit_rows else _COSTS,
     )
     async with link.platform() as platform:
         sheet = await _focus(platform, place, provider) if focus else charges_sheet()
-        rows = followed(platform.ledger_rows(question), lambda row: row.booked_at, (since, until), progress)
-        await _give(link, Form.CSV if focus and form is Form.TABLE else form, output, sheet, rows, place,
-                    "no charges in this period")
+        rows = followed(
+            platform.ledger_rows(question), lambda row: row.booked_at, (since, until), progress
+        )
+        await _give(
+            link,
+            Form.CSV if focus and form is Form.TABLE else form,
+            output,
+            sheet,
+            rows,
+            place,
+            "no charges in this period",
+        )
 
 
 async def statement(
     link: Link,
-    month: Annotated[str | None, typer.Argument(help="Like 2026-05; default: the running month of the zone.")] = None,
-    by: Annotated[StatementBy, typer.Option(help="Period that charges are summed over.")] = StatementBy.DAY,
+    month: Annotated[
+        str | None, typer.Argument(help="Like 2026-05; default: the running month of the zone.")
+    ] = None,
+    by: Annotated[
+        StatementBy, typer.Option(help="Period that charges are summed over.")
+    ] = StatementBy.DAY,
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
     form: FormatOption = Form.TABLE,
     output: OutputOption = None,
 ) -> None:
-    """A month of the account: opening balance, credits, plans, charges, corrections, closing balance."""
+    """A month of the account: opening balance, credits, plans, charges, corrections, closing
+    balance."""
     place = _zone(zone)
     question = ShowStatement(
-        account=link.account, month=month or f"{datetime.now(place):%Y-%m}", zone=zone,
-        by=by.value,
+        account=link.account, month=month or f"{datetime.now(place):%Y-%m}", zone=zone, by=by.value
     )
     async with link.platform() as platform:
         found = await platform.statement(question)
         if focus:
-            lines = platform.ledger_rows(QueryLedger(account=link.account, start=found.start, end=found.end, zone=zone))
+            lines = platform.ledger_rows(
+                QueryLedger(account=link.account, start=found.start, end=found.end, zone=zone)
+            )
             sheet = await _focus(platform, place, provider)
-            await _give(link, Form.CSV if form is Form.TABLE else form, output, sheet, lines, place, "")
+            await _give(
+                link, Form.CSV if form is Form.TABLE else form, output, sheet, lines, place, ""
+            )
             return
     chosen = _chosen(link, form, output)
     if chosen is Form.JSON:
@@ -203,31 +267,51 @@ def _write_statement(form: Form, output: Path | None, found: Statement, zone: Zo
 
 def _show(link: Link, found: Statement, zone: ZoneInfo) -> None:
     totals, money = found.totals, found.currency
-    link.out.line(f"{found.account}, {found.month} ({found.zone}), {'final' if found.final else 'not final yet'}")
+    link.out.line(
+        f"{found.account}, {found.month} ({found.zone}), "
+        f"{'final' if found.final else 'not final yet'}"
+    )
     link.out.table(
         ("from", "kind", "of", "requests", "price per 10,000", "exact", money),
         [
             (
-                f"{line.start.astimezone(zone):%Y-%m-%d %H:%M}", line.kind,
-                line.reference or line.plan or (time_text(line.hour, zone) if line.hour else line.price_id),
-                line.requests, None if line.price is None else f"{line.price:f}", f"{line.amount:f}",
+                f"{line.start.astimezone(zone):%Y-%m-%d %H:%M}",
+                line.kind,
+                line.reference
+                or line.plan
+                or (time_text(line.hour, zone) if line.hour else line.price_id),
+                line.requests,
+                None if line.price is None else f"{line.price:f}",
+                f"{line.amount:f}",
                 f"{line.rounded:.2f}",
             )
             for line in found.lines
         ],
         empty="nothing was booked in this month",
     )
-    link.out.table(("", money), [
-        ("opening balance", f"{totals.opening:f}"), ("credits", f"{totals.credits:f}"), ("plans", f"{totals.plans:f}"),
-        ("charges", f"{totals.charges:f}"), ("corrections", f"{totals.corrections:f}"),
-        ("closing balance", f"{totals.closing:f}"), ("requests, corrections included", totals.requests),
-        ("amount due (sum of rounded lines)", f"{negated(totals.rounded):.2f}"),
-        ("rounding difference", f"{negated(totals.rounding):f}"),
-    ])
+    link.out.table(
+        ("", money),
+        [
+            ("opening balance", f"{totals.opening:f}"),
+            ("credits", f"{totals.credits:f}"),
+            ("plans", f"{totals.plans:f}"),
+            ("charges", f"{totals.charges:f}"),
+            ("corrections", f"{totals.corrections:f}"),
+            ("closing balance", f"{totals.closing:f}"),
+            ("requests, corrections included", totals.requests),
+            ("amount due (sum of rounded lines)", f"{negated(totals.rounded):.2f}"),
+            ("rounding difference", f"{negated(totals.rounding):f}"),
+        ],
+    )
 
 
 async def _give(
-    link: Link, form: Form, output: Path | None, sheet: Sheet[RowT], rows: AsyncIterator[RowT], zone: ZoneInfo,
+    link: Link,
+    form: Form,
+    output: Path | None,
+    sheet: Sheet[RowT],
+    rows: AsyncIterator[RowT],
+    zone: ZoneInfo,
     empty: str,
 ) -> None:
     chosen = _chosen(link, form, output)
@@ -254,7 +338,11 @@ async def _table(
             cells.append([as_text(value, zone) for value in sheet.values(row)])
         else:
             more += 1
-    used = [i for i, column in enumerate(sheet.columns) if column.name in _ALWAYS or any(row[i] for row in cells)]
+    used = [
+        i
+        for i, column in enumerate(sheet.columns)
+        if column.name in _ALWAYS or any(row[i] for row in cells)
+    ]
     names = [sheet.columns[i].name.replace("_", " ") for i in used]
     link.out.table(names, [[row[i] for i in used] for row in cells], empty=empty)
     if more:
@@ -269,7 +357,10 @@ async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[Led
     try:
         prices = ListPrices((await platform.price_book()).book)
     except Unreachable:
-        sys.stderr.write("edgetls: the price book is out of reach: list prices are the prices that were charged\n")
+        sys.stderr.write(
+            "edgetls: the price book is out of reach: list prices are the prices that were "
+            "charged\n"
+        )
         prices = ListPrices(None)
     return Focus(zone, prices, provider).sheet()
 
@@ -291,12 +382,18 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
-        raise SettingsError(f"there is no time zone {name!r}: write it like Asia/Shanghai or UTC") from None
+        raise SettingsError(
+            f"there is no time zone {name!r}: write it like Asia/Shanghai or UTC"
+        ) from None
 
 
-def period(start: str | None, end: str | None, default: timedelta, zone: ZoneInfo = _UTC) -> tuple[datetime, datetime]:
+def period(
+    start: str | None, end: str | None, default: timedelta, zone: ZoneInfo = _UTC
+) -> tuple[datetime, datetime]:
     """Whole hours: the default ends with the running one."""
-    until = parse_time(end, zone) if end else (
-        datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    until = (
+        parse_time(end, zone)
+        if end
+        else (datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
     )
     return (parse_time(start, zone) if start else until - default), until

@@ -18,22 +18,39 @@ from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
 from shared.errors import Refused, SettingsError
 
-dead_app = typer.Typer(help="What no service could handle: list, show, replay or drop.", no_args_is_help=True)
-topology_app = typer.Typer(help="Streams, consumers and buckets: compare or apply.", no_args_is_help=True)
-SequenceArgument = Annotated[int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")]
+dead_app = typer.Typer(
+    help="What no service could handle: list, show, replay or drop.", no_args_is_help=True
+)
+topology_app = typer.Typer(
+    help="Streams, consumers and buckets: compare or apply.", no_args_is_help=True
+)
+SequenceArgument = Annotated[
+    int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")
+]
 AnswerT = TypeVar("AnswerT", bound=Contract)
-_TYPE: Final = re.compile(re.escape(s.EVENTS_ALL.removesuffix(".>")) + r"(\.[A-Za-z0-9_-]+|\.\*)*(\.>)?")
+_TYPE: Final = re.compile(
+    re.escape(s.EVENTS_ALL.removesuffix(".>")) + r"(\.[A-Za-z0-9_-]+|\.\*)*(\.>)?"
+)
 
 
 async def events(
     link: Link,
-    since: Annotated[int | None, typer.Option(min=1, help="Start at this sequence; 1: all that is kept.")] = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Keep listening for new events.")] = True,
-    subject: Annotated[str, typer.Option("--type", help="Only these events; wildcards allowed.")] = s.EVENTS_ALL,
+    since: Annotated[
+        int | None, typer.Option(min=1, help="Start at this sequence; 1: all that is kept.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Keep listening for new events.")
+    ] = True,
+    subject: Annotated[
+        str, typer.Option("--type", help="Only these events; wildcards allowed.")
+    ] = s.EVENTS_ALL,
 ) -> None:
-    """Shows events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a line."""
+    """Shows events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a
+    line."""
     if _TYPE.fullmatch(subject) is None:
-        raise SettingsError(f"--type {subject!r} names no events: write {s.EVENTS_ALL!r}, or one type of them")
+        raise SettingsError(
+            f"--type {subject!r} names no events: write {s.EVENTS_ALL!r}, or one type of them"
+        )
     async with link.platform() as platform:
         async for event in platform.events(since, follow=follow, subject=subject):
             link.out.each(_event_json(event))
@@ -55,20 +72,31 @@ async def dead_list(link: Link) -> None:
     link.out.data(letters)
     link.out.table(
         ("sequence", "time", "stream", "subject", "reason"),
-        [(x.sequence, f"{x.time:%Y-%m-%d %H:%M:%S}", x.stream, x.subject, x.reason) for x in letters],
+        [
+            (x.sequence, f"{x.time:%Y-%m-%d %H:%M:%S}", x.stream, x.subject, x.reason)
+            for x in letters
+        ],
         empty="no dead letters",
     )
 
 
 @command(dead_app, "show", examples=["edgetls dead show 17"])
 async def dead_show(link: Link, sequence: SequenceArgument) -> None:
-    """One dead letter: why it died, its headers, and its body (none where it carried a sealed key)."""
+    """One dead letter: why it died, its headers, and its body (none where it carried a sealed
+    key)."""
     async with link.reach("operator") as reach:
         letter = await _ask_owner(reach, "show", sequence, DeadLetter)
     link.out.data(letter)
-    rows = [("sequence", str(letter.sequence)), ("reason", letter.reason), ("subject", letter.subject),
-            ("stream", letter.stream), ("time", f"{letter.time:%Y-%m-%d %H:%M:%S}")]
-    link.out.table(("", ""), [*rows, *sorted(letter.headers.items()), ("body", letter.body or "not kept")])
+    rows = [
+        ("sequence", str(letter.sequence)),
+        ("reason", letter.reason),
+        ("subject", letter.subject),
+        ("stream", letter.stream),
+        ("time", f"{letter.time:%Y-%m-%d %H:%M:%S}"),
+    ]
+    link.out.table(
+        ("", ""), [*rows, *sorted(letter.headers.items()), ("body", letter.body or "not kept")]
+    )
 
 
 @command(dead_app, "replay", examples=["edgetls dead replay 17"])
@@ -85,27 +113,45 @@ async def dead_drop(link: Link, sequence: SequenceArgument) -> None:
 
 @command(topology_app, "plan", examples=["edgetls topology plan", "edgetls topology plan --json"])
 async def topology_plan(
-    link: Link, replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1
+    link: Link,
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
 ) -> None:
     """What 'apply' would change: nothing is changed."""
     async with link.reach("topology") as reach:
-        _show_changes(link, await topology.plan(reach.client.jetstream(timeout=10), replicas), "would be changed")
+        _show_changes(
+            link,
+            await topology.plan(reach.client.jetstream(timeout=10), replicas),
+            "would be changed",
+        )
 
 
-@command(topology_app, "apply", examples=["edgetls topology apply", "edgetls topology apply --replicas 3"])
+@command(
+    topology_app,
+    "apply",
+    examples=["edgetls topology apply", "edgetls topology apply --replicas 3"],
+)
 async def topology_apply(
-    link: Link, replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1
+    link: Link,
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
 ) -> None:
-    """Makes streams, consumers and buckets what shared/topology.py says; a second call changes nothing."""
+    """Makes streams, consumers and buckets what shared/topology.py says; a second call changes
+    nothing."""
     async with link.reach("topology") as reach:
-        _show_changes(link, await topology.apply(reach.client.jetstream(timeout=10), replicas), "changed")
+        _show_changes(
+            link, await topology.apply(reach.client.jetstream(timeout=10), replicas), "changed"
+        )
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "events", examples=[
-        "edgetls events", "edgetls events --since 1 --no-follow --json",
-        "edgetls events --type 'https.event.balance.>'",
-    ])(events)
+    command(
+        app,
+        "events",
+        examples=[
+            "edgetls events",
+            "edgetls events --since 1 --no-follow --json",
+            "edgetls events --type 'https.event.balance.>'",
+        ],
+    )(events)
     app.add_typer(dead_app, name="dead")
     app.add_typer(topology_app, name="topology")
 
@@ -118,7 +164,8 @@ async def _settle_dead(link: Link, verb: str, sequence: int) -> None:
 
 
 async def _ask_owner(reach: Reach, verb: str, sequence: int, answer: type[AnswerT]) -> AnswerT:
-    """A letter's number does not tell whose it is: the service that put it there answers, the others do not know it."""
+    """A letter's number does not tell whose it is: the service that put it there answers, the
+    others do not know it."""
     for service in s.DEAD_OWNERS:
         try:
             return await reach.ask(s.rpc_dead(verb, service), OneDead(sequence=sequence), answer)
@@ -132,23 +179,43 @@ def _show_changes(link: Link, changes: list[topology.Change], done: str) -> None
     link.out.data([vars(change) for change in changes])
     link.out.table(
         ("kind", "name", "action", "detail"),
-        [(c.kind, c.name, c.action, c.detail) for c in changes if c.action != "same"], empty="nothing differs",
+        [(c.kind, c.name, c.action, c.detail) for c in changes if c.action != "same"],
+        empty="nothing differs",
     )
     link.out.line(f"{sum(c.action != 'same' for c in changes)} of {len(changes)} {done}")
 
 
 def _event_json(event: Event) -> dict[str, Any]:
     return {
-        "sequence": event.sequence, "id": event.id, "type": event.type, "source": event.source, "about": event.about,
-        "time": event.time.isoformat(), "cause": event.cause, "body": event.body,
+        "sequence": event.sequence,
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "about": event.about,
+        "time": event.time.isoformat(),
+        "cause": event.cause,
+        "body": event.body,
     }
 
 
 def _event_line(event: Event) -> str:
     what = event.type.removeprefix(s.EVENTS_ALL.removesuffix(">")).removesuffix(".v1")
     told = (
-        "outcome", "change", "revision", "codes", "days", "not_after", "nodes", "slowest_ms", "balance", "currency",
+        "outcome",
+        "change",
+        "revision",
+        "codes",
+        "days",
+        "not_after",
+        "nodes",
+        "slowest_ms",
+        "balance",
+        "currency",
         "missing",
     )
-    detail = " ".join(f"{key}={event.body[key]}" for key in told if event.body.get(key) not in (None, [], ""))
-    return plain(f"{event.sequence:>6} {event.time:%H:%M:%S.%f}"[:-3] + f" {what:<18} {event.about} {detail}")
+    detail = " ".join(
+        f"{key}={event.body[key]}" for key in told if event.body.get(key) not in (None, [], "")
+    )
+    return plain(
+        f"{event.sequence:>6} {event.time:%H:%M:%S.%f}"[:-3] + f" {what:<18} {event.about} {detail}"
+    )

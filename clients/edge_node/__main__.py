@@ -1,4 +1,5 @@
-"""``python -m clients.edge_node nginx``: becomes nginx, in the foreground. ``… agent``: the agent."""
+"""``python -m clients.edge_node nginx``: becomes nginx, in the foreground. ``… agent``: the
+agent."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ EXIT_SETTINGS = 2
 
 
 def run(arguments: list[str]) -> NoReturn:
-    """Exits 2 with one line when a setting is at fault or nginx cannot run here, 1 when something else ended it."""
+    """Exits 2 with one line when a setting is at fault or nginx cannot run here, 1 when something
+    else ended it."""
     program = arguments[0] if len(arguments) == 1 else ""
     try:
         no_dumps()

@@ -1,6 +1,7 @@
 """The node's agent: wires trust, replica, nginx, feed, report and usage, and keeps them going.
 
-What nginx serves comes from the replica first and needs nobody else; the control plane is joined whenever it answers.
+What nginx serves comes from the replica first and needs nobody else; the control plane is joined
+whenever it answers.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ class Agent:
         self._desired = Desired()
         self._report = Report(settings.node_id, self._trusted, lambda: self._usage.positions())
         self._applier = Applier(
-            self._plane, self._replica, self._trusted, (self._layout.https_host, self._layout.https_port),
-            self._report.add, allow_private_origins=settings.allow_private_origins,
+            self._plane,
+            self._replica,
+            self._trusted,
+            (self._layout.https_host, self._layout.https_port),
+            self._report.add,
+            allow_private_origins=settings.allow_private_origins,
         )
         self._feed = Feed(self._trusted, self._desired, self._applier, self._replica.position())
         self._trusted.on_change = self._applier.retry
@@ -66,15 +71,22 @@ class Agent:
         log.info("agent.started", domains=len(self._desired), epochs=self._trusted.epochs)
         try:
             await run_together(
-                self._applier.run(), self._applier.keep_retrying(), self._applier.keep_origins_fresh(),
-                self._watch_nginx(), self._control_plane(), self._keep_position(),
-                self._usage.keep_rotating(self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)),
+                self._applier.run(),
+                self._applier.keep_retrying(),
+                self._applier.keep_origins_fresh(),
+                self._watch_nginx(),
+                self._control_plane(),
+                self._keep_position(),
+                self._usage.keep_rotating(
+                    self._settings.usage_log_bytes, lambda: reopen_logs(self._layout)
+                ),
             )
         finally:
             self._save_position(self._feed.position())
 
     def _load(self) -> None:
-        """What the replica holds, verified; a file that is not what its name says, or not signed, is dropped."""
+        """What the replica holds, verified; a file that is not what its name says, or not signed,
+        is dropped."""
         edge_sync, validator = self._trusted.ever("edge_sync"), self._trusted.ever("validator")
         for name, body in self._replica.bodies():
             try:
@@ -96,9 +108,14 @@ class Agent:
         self._replica.unlink(buried)
 
     def _buried(self) -> dict[str, Tombstone]:
-        """The tombstones that count: a domain that was registered again has a bundle of a higher order."""
+        """The tombstones that count: a domain that was registered again has a bundle of a higher
+        order."""
         tombstones = self._replica.tombstones().items()
-        return {domain: found for domain, found in tombstones if self._desired.get(domain) == _version(found)}
+        return {
+            domain: found
+            for domain, found in tombstones
+            if self._desired.get(domain) == _version(found)
+        }
 
     async def _watch_nginx(self) -> None:
         """A new boot id is an nginx that holds nothing: it is filled from the replica at once."""
@@ -129,7 +146,8 @@ class Agent:
         self._applier.refill(known, buried)
 
     async def _control_plane(self) -> None:
-        """Joins it, for ever. A node that has something to serve goes on when its login is refused, and says so."""
+        """Joins it, for ever. A node that has something to serve goes on when its login is refused,
+        and says so."""
         while True:
             try:
                 client = await connect(self._settings, self._settings.user, patient=True)
@@ -150,12 +168,16 @@ class Agent:
     async def _session(self, client: Client) -> None:
         await self._trusted.refresh(client)
         await run_together(
-            self._trusted.keep_fresh(client), self._follow(client), self._usage.run(client),
-            self._report.run(client, self._feed, self._applier), _until_closed(client),
+            self._trusted.keep_fresh(client),
+            self._follow(client),
+            self._usage.run(client),
+            self._report.run(client, self._feed, self._applier),
+            _until_closed(client),
         )
 
     async def _follow(self, client: Client) -> None:
-        """Bundles are read once the node is enrolled: without an epoch's key it could open none of them."""
+        """Bundles are read once the node is enrolled: without an epoch's key it could open none of
+        them."""
         if not self._trusted.epochs:
             log.warning("agent.waits_for_enrolment")
         while not self._trusted.epochs:
@@ -174,8 +196,8 @@ class Agent:
                 saved = position
 
     def _save_position(self, position: Position) -> bool:
-        """Blocking. A full disk ends nothing: what the node serves is in memory, and an older position is read from
-        again."""
+        """Blocking. A full disk ends nothing: what the node serves is in memory, and an older
+        position is read from again."""
         try:
             self._replica.save_position(position)
         except OSError as error:

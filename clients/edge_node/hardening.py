@@ -1,4 +1,5 @@
-"""What keeps keys in memory from reaching a disk: no core dumps, no reading of this process by others."""
+"""What keeps keys in memory from reaching a disk: no core dumps, no reading of this process by
+others."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from shared.hardening import forbid_dumps
 
 
 def no_dumps() -> None:
-    """For this process and, as to core files, for whatever it becomes by exec. New files are for their owner alone."""
+    """For this process and, as to core files, for whatever it becomes by exec. New files are for
+    their owner alone."""
     forbid_dumps()
     os.umask(0o077)

@@ -1,4 +1,5 @@
-"""What was not believed: all of it is counted, little of it is written, or whoever floods a node fills its disk."""
+"""What was not believed: all of it is counted, little of it is written, or whoever floods a node
+fills its disk."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _WINDOW_SECONDS = 5.0
 
 
 class Drops:
-    """``event``: the name of the log line. At most 10 lines of a kind in 5 s, the first of which says how many there
-    were too many before."""
+    """``event``: the name of the log line. At most 10 lines of a kind in 5 s, the first of which
+    says how many there were too many before."""
 
     def __init__(self, event: str) -> None:
         self._event = event

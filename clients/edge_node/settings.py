@@ -32,25 +32,41 @@ Listen = Annotated[str, AfterValidator(_host_and_port)]
 class NginxSettings(BaseSettings):
     """Of both programs."""
 
-    model_config = SettingsConfigDict(env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True
+    )
 
-    node_id: NodeId = Field(description="the node's id in the fleet: lower-case letters, digits, hyphens")
-    node_folder: Path = Field(description="where the node keeps its replica, logs and configuration")
+    node_id: NodeId = Field(
+        description="the node's id in the fleet: lower-case letters, digits, hyphens"
+    )
+    node_folder: Path = Field(
+        description="where the node keeps its replica, logs and configuration"
+    )
     node_https: Listen = Field(description="where nginx listens for HTTPS, host:port")
     node_http: Listen = Field(description="where nginx listens for HTTP, host:port")
     origin_ca_file: Path | None = Field(
-        default=None, description="PEM roots that https origins are verified by; without it, Mozilla's"
+        default=None,
+        description="PEM roots that https origins are verified by; without it, Mozilla's",
     )
-    entry_zone_mb: int = Field(default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair")
-    nginx_workers: int = Field(default=0, ge=0, description="nginx's worker processes; 0: one for each core")
+    entry_zone_mb: int = Field(
+        default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair"
+    )
+    nginx_workers: int = Field(
+        default=0, ge=0, description="nginx's worker processes; 0: one for each core"
+    )
 
     def layout(self) -> NginxLayout:
         https_host, https_port = split(self.node_https)
         http_host, http_port = split(self.node_http)
         return NginxLayout(
-            folder=self.node_folder, https_host=https_host, https_port=https_port,
-            http_host=http_host, http_port=http_port, entry_zone_mb=self.entry_zone_mb,
-            origin_ca_file=self.origin_ca_file, workers=self.nginx_workers,
+            folder=self.node_folder,
+            https_host=https_host,
+            https_port=https_port,
+            http_host=http_host,
+            http_port=http_port,
+            entry_zone_mb=self.entry_zone_mb,
+            origin_ca_file=self.origin_ca_file,
+            workers=self.nginx_workers,
         )
 
 
@@ -58,17 +74,28 @@ class NodeSettings(NginxSettings, BrokerSettings):
     """Of the agent."""
 
     node_private_key_file: Path = Field(description="the node's HPKE key, which opens its keyring")
-    operator_key_file: Path = Field(description="the operator's public key, which everything else is trusted by")
+    operator_key_file: Path = Field(
+        description="the operator's public key, which everything else is trusted by"
+    )
     trust_file: Path = Field(description="the trust document that the operator signed")
     allow_private_origins: bool = Field(
-        default=False, description="fetch from origins at internal addresses: for tests and closed networks (rule A5)"
+        default=False,
+        description=(
+            "fetch from origins at internal addresses: for tests and closed networks (rule A5)"
+        ),
     )
     usage_log_bytes: int = Field(
         default=64 * 1024 * 1024, ge=4096, description="a usage log that has grown to it is rotated"
     )
-    log_level: LogLevel = Field(default="info", description="debug, info, warning, error or critical")
-    health_host: str = Field(default="127.0.0.1", description="address of /livez, /readyz and /metrics")
-    health_port: int | None = Field(default=None, description="their port; 0 picks a free one, none opens without it")
+    log_level: LogLevel = Field(
+        default="info", description="debug, info, warning, error or critical"
+    )
+    health_host: str = Field(
+        default="127.0.0.1", description="address of /livez, /readyz and /metrics"
+    )
+    health_port: int | None = Field(
+        default=None, description="their port; 0 picks a free one, none opens without it"
+    )
 
     @property
     def user(self) -> str:

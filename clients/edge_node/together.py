@@ -1,4 +1,5 @@
-"""Tasks that belong together: when one ends, all end, whatever a library does with a cancellation."""
+"""Tasks that belong together: when one ends, all end, whatever a library does with a
+cancellation."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ _AGAIN_SECONDS = 0.2
 
 
 async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs them until the first one ends; raises what ended it. Waits until the others have ended too.
+    """Runs them until the first one ends; raises what ended it. Waits until the others have ended
+    too.
 
-    Not a TaskGroup: before Python 3.12 ``asyncio.wait_for`` (in nats-py, say) can lose a cancellation, and a group
-    would wait for that task for ever. Here it is cancelled again."""
+    Not a TaskGroup: before Python 3.12 ``asyncio.wait_for`` (in nats-py, say) can lose a
+    cancellation, and a group would wait for that task for ever. Here it is cancelled again."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
 """What the node believes: the operator's pinned key, the trust document and keyring that it signed.
 
-Both are kept in the node's folder (public, or sealed to the node), so that a node starts without the control plane.
-The epochs' private keys are in memory only.
+Both are kept in the node's folder (public, or sealed to the node), so that a node starts without
+the control plane. The epochs' private keys are in memory only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _SOONEST_SECONDS = 0.5
 class Trusted:
     """``on_change`` is called when a newer document or keyring was taken.
 
-    Raises SettingsError when the operator's key, the trust file or the node's key cannot be used."""
+    Raises SettingsError when the operator's key, the trust file or the node's key cannot be
+    used."""
 
     def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
         self._node = settings.node_id
@@ -57,9 +58,12 @@ class Trusted:
         return Trust(self._document, self._operator, self._clock.now()).verifier(purpose)
 
     def ever(self, purpose: str) -> Verifier:
-        """The same without a look at the clock, for what was verified when it came: an expired key of an untroubled
-        fleet must not end what is served. One that must not count is dropped from the document."""
-        return Verifier((key.key_id, key.public_key) for key in self._document.keys if key.purpose == purpose)
+        """The same without a look at the clock, for what was verified when it came: an expired key
+        of an untroubled fleet must not end what is served. One that must not count is dropped from
+        the document."""
+        return Verifier(
+            (key.key_id, key.public_key) for key in self._document.keys if key.purpose == purpose
+        )
 
     @property
     def epochs(self) -> list[int]:
@@ -71,7 +75,9 @@ class Trusted:
             return self._epochs[epoch]
         except KeyError:
             self._wanted.set()
-            raise CannotOpen(f"the node's keyring has no key of epoch {epoch}: it has {self.epochs}") from None
+            raise CannotOpen(
+                f"the node's keyring has no key of epoch {epoch}: it has {self.epochs}"
+            ) from None
 
     def expect_epoch(self, epoch: int) -> None:
         """A checkpoint names the fleet's epoch: fetches the keyring soon when it is not in it."""
@@ -79,7 +85,8 @@ class Trusted:
             self._wanted.set()
 
     def want(self) -> None:
-        """Something came that is signed by a key that is not known: look for a newer document soon."""
+        """Something came that is signed by a key that is not known: look for a newer document
+        soon."""
         self._wanted.set()
 
     def offer_trust(self, body: bytes) -> bool:
@@ -100,16 +107,24 @@ class Trusted:
         if self._issued is not None and enrolment.issued_at <= self._issued:
             return False
         if enrolment.public_key != self._key.public().text:
-            raise CannotOpen(f"{self._node} is enrolled with another key than EDGETLS_NODE_PRIVATE_KEY_FILE holds")
+            raise CannotOpen(
+                f"{self._node} is enrolled with another key than EDGETLS_NODE_PRIVATE_KEY_FILE "
+                "holds"
+            )
         self._epochs = {
-            one.epoch: PrivateKey(self._key.open(one.box, epoch_info(self._node, one.epoch)).decode("ascii", "replace"))
+            one.epoch: PrivateKey(
+                self._key.open(one.box, epoch_info(self._node, one.epoch)).decode(
+                    "ascii", "replace"
+                )
+            )
             for one in enrolment.keyring
         }
         self._issued = enrolment.issued_at
         return True
 
     async def keep_fresh(self, client: Client) -> None:
-        """Looks for a newer trust document and keyring every 5 s, and at once when one is missed."""
+        """Looks for a newer trust document and keyring every 5 s, and at once when one is
+        missed."""
         while True:
             self._wanted.clear()
             await self.refresh(client)
@@ -125,7 +140,8 @@ class Trusted:
         ):
             try:
                 found = await get_last(
-                    client, subjects.kv_stream(subjects.BUCKET_KEYRINGS),
+                    client,
+                    subjects.kv_stream(subjects.BUCKET_KEYRINGS),
                     subjects.kv_subject(subjects.BUCKET_KEYRINGS, key),
                 )
                 if found is not None and found.body and offer(found.body):
@@ -149,7 +165,10 @@ class Trusted:
                 log.error("trust.unwritable", file=copy.name, error=error.strerror)
 
     def _read_copies(self) -> None:
-        for copy, offer in ((self._trust_copy, self.offer_trust), (self._keyring_copy, self.offer_keyring)):
+        for copy, offer in (
+            (self._trust_copy, self.offer_trust),
+            (self._keyring_copy, self.offer_keyring),
+        ):
             try:
                 offer(copy.read_bytes())
             except FileNotFoundError:
@@ -163,7 +182,9 @@ def _operator(settings: NodeSettings) -> Verifier:
     try:
         return operator_verifier(text)
     except ValueError:
-        raise SettingsError(f"EDGETLS_OPERATOR_KEY_FILE: {settings.operator_key_file} holds no Ed25519 key") from None
+        raise SettingsError(
+            f"EDGETLS_OPERATOR_KEY_FILE: {settings.operator_key_file} holds no Ed25519 key"
+        ) from None
 
 
 def _node_key(settings: NodeSettings) -> PrivateKey:

@@ -1,4 +1,5 @@
-"""The published price of a line's usage, from the price book: what FOCUS calls the list unit price. Pure."""
+"""The published price of a line's usage, from the price book: what FOCUS calls the list unit price.
+Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from shared.contracts.prices import Price, PriceBook
 
 
 class ListPrices:
-    """The prices of the book that are for everybody. Of several that were valid in an hour, the one that started last
-    counts; a line that was rated by one of them has its own price (its tier's), every other line the first tier's."""
+    """The prices of the book that are for everybody. Of several that were valid in an hour, the one
+    that started last counts; a line that was rated by one of them has its own price (its tier's),
+    every other line the first tier's."""
 
     def __init__(self, book: PriceBook | None) -> None:
         self._prices = [price for price in book.prices if price.account is None] if book else []
@@ -21,12 +23,16 @@ class ListPrices:
         """The line's own price where the book has none for its currency and hour."""
         price = line.price or Decimal(0)
         at = line.hour
-        if at is None or (line.plan is None and (line.price_id is None or line.price_id in self._ids)):
+        if at is None or (
+            line.plan is None and (line.price_id is None or line.price_id in self._ids)
+        ):
             return price
         valid = [p for p in self._prices if p.currency == line.currency and _valid(p, at)]
         if not valid:
             return price
-        latest = max(valid, key=lambda p: (p.start is not None, p.start.timestamp() if p.start else 0.0))
+        latest = max(
+            valid, key=lambda p: (p.start is not None, p.start.timestamp() if p.start else 0.0)
+        )
         return min(latest.tiers, key=lambda tier: tier.above).price
 
 

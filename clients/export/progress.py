@@ -14,11 +14,15 @@ RowT = TypeVar("RowT")
 
 
 async def followed(
-    rows: AsyncIterator[RowT], at: Callable[[RowT], datetime], period: tuple[datetime, datetime], shown: bool | None
+    rows: AsyncIterator[RowT],
+    at: Callable[[RowT], datetime],
+    period: tuple[datetime, datetime],
+    shown: bool | None,
 ) -> AsyncIterator[RowT]:
     """``rows`` as they are. ``at``: where in ``period`` a row lies, which is how far the export is.
 
-    ``shown`` None: where stderr is a terminal and stdout is not, for rows on a terminal are progress enough."""
+    ``shown`` None: where stderr is a terminal and stdout is not, for rows on a terminal are
+    progress enough."""
     if shown is None:
         shown = sys.stderr.isatty() and not sys.stdout.isatty()
     if not shown:
@@ -27,16 +31,23 @@ async def followed(
         return
     start, end = period
     columns = (
-        TextColumn("{task.fields[rows]:,} rows"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[through]}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[through]}"),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("export", total=max((end - start).total_seconds(), 1), rows=0, through="")
+        task = progress.add_task(
+            "export", total=max((end - start).total_seconds(), 1), rows=0, through=""
+        )
         count = 0
         async for row in rows:
             count += 1
             if count % 100 == 0:
                 done = (at(row) - start).total_seconds()
-                progress.update(task, completed=done, rows=count, through=f"{at(row):%Y-%m-%d %H:%M}")
+                progress.update(
+                    task, completed=done, rows=count, through=f"{at(row):%Y-%m-%d %H:%M}"
+                )
             yield row
         progress.update(task, completed=(end - start).total_seconds(), rows=count, through="")

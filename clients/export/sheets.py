@@ -1,4 +1,5 @@
-"""What the columns of an export are: a name, a kind, and how a row of the wire becomes one of the file."""
+"""What the columns of an export are: a name, a kind, and how a row of the wire becomes one of the
+file."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet(Generic[RowT]):
-    """``values`` gives one value for each column; ``utc``: times are written in UTC whatever the zone (FOCUS)."""
+    """``values`` gives one value for each column; ``utc``: times are written in UTC whatever the
+    zone (FOCUS)."""
 
     name: str
     columns: Sequence[Column]
@@ -36,36 +38,70 @@ class Sheet(Generic[RowT]):
 
 
 _LEDGER: Final = (
-    Column("id", "integer"), Column("account"), Column("kind"), Column("late", "flag"), Column("booked_at", "time"),
-    Column("billed_at", "time"), Column("hour", "time"), Column("requests", "integer"),
-    Column("price", "decimal"), Column("price_id"), Column("plan"), Column("plan_cost", "decimal"),
-    Column("amount", "decimal"), Column("currency"), Column("reference"),
+    Column("id", "integer"),
+    Column("account"),
+    Column("kind"),
+    Column("late", "flag"),
+    Column("booked_at", "time"),
+    Column("billed_at", "time"),
+    Column("hour", "time"),
+    Column("requests", "integer"),
+    Column("price", "decimal"),
+    Column("price_id"),
+    Column("plan"),
+    Column("plan_cost", "decimal"),
+    Column("amount", "decimal"),
+    Column("currency"),
+    Column("reference"),
 )
 _STATEMENT: Final = (
-    Column("start", "time"), Column("end", "time"), Column("kind"), Column("hour", "time"), Column("reference"),
-    Column("requests", "integer"), Column("price", "decimal"), Column("price_id"), Column("plan"),
-    Column("amount", "decimal"), Column("rounded", "decimal"), Column("lines", "integer"),
+    Column("start", "time"),
+    Column("end", "time"),
+    Column("kind"),
+    Column("hour", "time"),
+    Column("reference"),
+    Column("requests", "integer"),
+    Column("price", "decimal"),
+    Column("price_id"),
+    Column("plan"),
+    Column("amount", "decimal"),
+    Column("rounded", "decimal"),
+    Column("lines", "integer"),
 )
 _COUNTS: Final = ("https_requests", "https_bytes", "http_requests", "http_bytes")
 
 
 def usage_sheet(by: str) -> Sheet[UsageRow]:
     """The same columns whatever ``by`` is (account, domain or node): ``key`` is one of it."""
-    columns = (Column("start", "time"), Column("end", "time"), Column("by"), Column("key"),
-               *(Column(count, "integer") for count in _COUNTS))
+    columns = (
+        Column("start", "time"),
+        Column("end", "time"),
+        Column("by"),
+        Column("key"),
+        *(Column(count, "integer") for count in _COUNTS),
+    )
     return Sheet(
-        "usage", columns, lambda row: [row.start, row.end, by, row.key, *(getattr(row, count) for count in _COUNTS)]
+        "usage",
+        columns,
+        lambda row: [row.start, row.end, by, row.key, *(getattr(row, count) for count in _COUNTS)],
     )
 
 
 def charges_sheet() -> Sheet[LedgerRow]:
-    """As the ledger has them, but ``amount`` is what they cost: the ledger's with the other sign."""
-    return Sheet("charges", _LEDGER, lambda row: _ledger_values(row.model_copy(update={"amount": negated(row.amount)})))
+    """As the ledger has them, but ``amount`` is what they cost: the ledger's with the other
+    sign."""
+    return Sheet(
+        "charges",
+        _LEDGER,
+        lambda row: _ledger_values(row.model_copy(update={"amount": negated(row.amount)})),
+    )
 
 
 def statement_sheet() -> Sheet[StatementLine]:
     """``amount``: what a line does to the balance, as on a bank's statement."""
-    return Sheet("statement", _STATEMENT, lambda line: [getattr(line, column.name) for column in _STATEMENT])
+    return Sheet(
+        "statement", _STATEMENT, lambda line: [getattr(line, column.name) for column in _STATEMENT]
+    )
 
 
 def _ledger_values(row: LedgerRow) -> list[Value]:

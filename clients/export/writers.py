@@ -1,4 +1,5 @@
-"""The forms of a file: CSV (RFC 4180), JSON, Parquet. Each takes rows one by one and keeps none but a batch."""
+"""The forms of a file: CSV (RFC 4180), JSON, Parquet. Each takes rows one by one and keeps none but
+a batch."""
 
 from __future__ import annotations
 
@@ -51,11 +52,18 @@ class JsonWriter:
     """One array, a row a line."""
 
     def __init__(self, stream: TextIO, sheet: Sheet[Any], zone: ZoneInfo) -> None:
-        self._stream, self._names, self._before = stream, [column.name for column in sheet.columns], "["
+        self._stream, self._names, self._before = (
+            stream,
+            [column.name for column in sheet.columns],
+            "[",
+        )
         self._zone = _UTC if sheet.utc else zone
 
     def write(self, values: Sequence[Value]) -> None:
-        row = {name: as_json(value, self._zone) for name, value in zip(self._names, values, strict=True)}
+        row = {
+            name: as_json(value, self._zone)
+            for name, value in zip(self._names, values, strict=True)
+        }
         self._stream.write(self._before + json.dumps(row, ensure_ascii=False))
         self._before = ",\n"
 
@@ -67,15 +75,21 @@ class JsonWriter:
 
 
 class ParquetWriter:
-    """Times are instants (UTC, microseconds), decimals decimal128(38, 18): exact to the ledger's last digit."""
+    """Times are instants (UTC, microseconds), decimals decimal128(38, 18): exact to the ledger's
+    last digit."""
 
     def __init__(self, stream: BinaryIO, sheet: Sheet[Any]) -> None:
         self._arrow, parquet = _pyarrow()
         types = {
-            "text": self._arrow.string(), "integer": self._arrow.int64(), "flag": self._arrow.bool_(),
-            "time": self._arrow.timestamp("us", tz="UTC"), "decimal": self._arrow.decimal128(38, 18),
+            "text": self._arrow.string(),
+            "integer": self._arrow.int64(),
+            "flag": self._arrow.bool_(),
+            "time": self._arrow.timestamp("us", tz="UTC"),
+            "decimal": self._arrow.decimal128(38, 18),
         }
-        self._schema = self._arrow.schema([(column.name, types[column.kind]) for column in sheet.columns])
+        self._schema = self._arrow.schema(
+            [(column.name, types[column.kind]) for column in sheet.columns]
+        )
         self._file = parquet.ParquetWriter(stream, self._schema, compression="zstd")
         self._batch: list[Sequence[Value]] = []
 
@@ -95,29 +109,37 @@ class ParquetWriter:
     def _flush(self) -> None:
         if self._batch:
             columns = list(zip(*self._batch, strict=True))
-            arrays = [self._arrow.array(c, field.type) for c, field in zip(columns, self._schema, strict=True)]
+            arrays = [
+                self._arrow.array(c, field.type)
+                for c, field in zip(columns, self._schema, strict=True)
+            ]
             self._file.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
             self._batch.clear()
 
 
 @contextmanager
 def opened(form: str, output: Path | None, sheet: Sheet[Any], zone: ZoneInfo) -> Iterator[Writer]:
-    """A writer of ``form`` (csv, json, parquet) to a file, or to standard output. The file gets its name at the end;
-    after an exception nothing is left of it. SettingsError when it cannot be written."""
+    """A writer of ``form`` (csv, json, parquet) to a file, or to standard output. The file gets its
+    name at the end; after an exception nothing is left of it. SettingsError when it cannot be
+    written."""
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise SettingsError("Parquet is not for a terminal: name a file with --output")
     if form == "parquet":
         _pyarrow()
     if output is None:
         sys.stdout.flush()
-        with _closing(_writer(form, sys.stdout.buffer if form == "parquet" else sys.stdout, sheet, zone)) as writer:
+        with _closing(
+            _writer(form, sys.stdout.buffer if form == "parquet" else sys.stdout, sheet, zone)
+        ) as writer:
             yield writer
         sys.stdout.flush()
         return
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with (
-            beside.open("wb") if form == "parquet" else beside.open("w", encoding="utf-8", newline="") as stream,
+            beside.open("wb")
+            if form == "parquet"
+            else beside.open("w", encoding="utf-8", newline="") as stream,
             _closing(_writer(form, stream, sheet, zone)) as writer,
         ):
             yield writer
@@ -149,6 +171,6 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise SettingsError("Parquet needs the package pyarrow: pip install 'edgetls[export]'") from None
-
-
+        raise SettingsError(
+            "Parquet needs the package pyarrow: pip install 'edgetls[export]'"
+        ) from None

@@ -1,4 +1,5 @@
-"""The fleet file: JSON, mode 0600, the operator's secret. Losing it loses the fleet: back it up offline."""
+"""The fleet file: JSON, mode 0600, the operator's secret. Losing it loses the fleet: back it up
+offline."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ NodeState = Literal["made", "enrolled", "drained", "removed"]
 
 
 class FleetNode(BaseModel):
-    """``made``: has credentials, its enrolment is not stored by the broker yet. A removed one may no longer log in."""
+    """``made``: has credentials, its enrolment is not stored by the broker yet. A removed one may
+    no longer log in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +39,8 @@ class FleetNode(BaseModel):
 class FleetFile(BaseModel):
     """``epochs``: private keys by number; ``started``: the newest epoch that the broker has stored.
 
-    ``users_file``: the include of the NATS configuration with the node users, relative to the fleet file's folder.
+    ``users_file``: the include of the NATS configuration with the node users, relative to the fleet
+    file's folder.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, validate_assignment=True)
@@ -60,7 +63,9 @@ class FleetFile(BaseModel):
             raise SettingsError(f"{path} is there already: a fleet file is never overwritten")
         operator = Signer.generate(OPERATOR_KEY_ID)
         users = Path(os.path.relpath(users_file, path.parent))
-        fleet = cls(operator_key=operator.text(), users_file=users, epochs={1: PrivateKey.generate().text()})
+        fleet = cls(
+            operator_key=operator.text(), users_file=users, epochs={1: PrivateKey.generate().text()}
+        )
         fleet._path = path
         private_folder(path.parent)
         fleet.save()
@@ -74,17 +79,24 @@ class FleetFile(BaseModel):
         except FileNotFoundError:
             raise SettingsError(f"there is no fleet file at {path}") from None
         except OSError as error:
-            raise SettingsError(f"cannot read the fleet file {path}: {os.strerror(error.errno or 0)}") from None
+            raise SettingsError(
+                f"cannot read the fleet file {path}: {os.strerror(error.errno or 0)}"
+            ) from None
         except ValidationError as error:
-            places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors(include_input=False)[:3])
-            raise SettingsError(f"{path} is not a fleet file of version 1 ({places or 'not JSON'})") from None
+            places = ", ".join(
+                ".".join(map(str, e["loc"])) for e in error.errors(include_input=False)[:3]
+            )
+            raise SettingsError(
+                f"{path} is not a fleet file of version 1 ({places or 'not JSON'})"
+            ) from None
         fleet._path = path
         return fleet
 
     @classmethod
     @contextmanager
     def edit(cls, path: Path) -> Iterator[FleetFile]:
-        """Read, change, saved at the end unless the block raised; one editor at a time on this machine."""
+        """Read, change, saved at the end unless the block raised; one editor at a time on this
+        machine."""
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             fleet = cls.read(path)
@@ -104,7 +116,9 @@ class FleetFile(BaseModel):
 
     def epoch_key(self, epoch: int) -> PrivateKey:
         if epoch not in self.epochs:
-            raise SettingsError(f"the fleet file holds no key of epoch {epoch}: it has {sorted(self.epochs)}")
+            raise SettingsError(
+                f"the fleet file holds no key of epoch {epoch}: it has {sorted(self.epochs)}"
+            )
         return PrivateKey(self.epochs[epoch])
 
     def new_epoch(self) -> int:
@@ -114,7 +128,8 @@ class FleetFile(BaseModel):
         return number
 
     def forget_epochs(self, below: int) -> list[int]:
-        """Destroys the private keys of older epochs, for when no pair is sealed to them any more."""
+        """Destroys the private keys of older epochs, for when no pair is sealed to them any
+        more."""
         gone = sorted(epoch for epoch in self.epochs if epoch < min(below, self.epoch))
         self.epochs = {epoch: key for epoch, key in self.epochs.items() if epoch not in gone}
         return gone
@@ -134,10 +149,13 @@ class FleetFile(BaseModel):
 
     def remaining(self) -> list[FleetNode]:
         """Every node that is not removed, by id."""
-        return [self.nodes[name] for name in sorted(self.nodes) if self.nodes[name].state != "removed"]
+        return [
+            self.nodes[name] for name in sorted(self.nodes) if self.nodes[name].state != "removed"
+        ]
 
     def write_users(self) -> bool:
-        """Renders the NATS include of node users; False when it was equal. nats-server needs a SIGHUP after it."""
+        """Renders the NATS include of node users; False when it was equal. nats-server needs a
+        SIGHUP after it."""
         place = self._path.parent / self.users_file
         text = render_edge_users({node.node: node.nkey for node in self.remaining()})
         if place.exists() and place.read_text() == text:

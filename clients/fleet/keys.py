@@ -1,4 +1,5 @@
-"""Keys in files of mode 0600. Every ``ensure_*`` makes the file on its first call and only reads it later."""
+"""Keys in files of mode 0600. Every ``ensure_*`` makes the file on its first call and only reads it
+later."""
 
 from __future__ import annotations
 
@@ -20,16 +21,20 @@ NODE_KEY = "node.hpke"
 
 @dataclass(frozen=True)
 class NodeCredentials:
-    """What the fleet must know of a node: its NATS user (``U…``) and its HPKE public key (base64)."""
+    """What the fleet must know of a node: its NATS user (``U…``) and its HPKE public key
+    (base64)."""
 
     nkey: str
     public_key: str
 
 
 def ensure_node(folder: Path) -> NodeCredentials:
-    """``nats.nk`` (nkey seed) and ``node.hpke`` (private key) in ``folder``; they never leave the node."""
+    """``nats.nk`` (nkey seed) and ``node.hpke`` (private key) in ``folder``; they never leave the
+    node."""
     private_folder(folder)
-    return NodeCredentials(ensure_nkey(folder / NODE_SEED), ensure_hpke(folder / NODE_KEY).public().text)
+    return NodeCredentials(
+        ensure_nkey(folder / NODE_SEED), ensure_hpke(folder / NODE_KEY).public().text
+    )
 
 
 def ensure_nkey(path: Path) -> str:
@@ -40,7 +45,9 @@ def ensure_nkey(path: Path) -> str:
     try:
         pair = nkeys.from_seed(bytearray(read_secret(path, "nkey seed").encode()))
     except (nkeys.NkeysError, ValueError):
-        raise SettingsError(f"{path} is not an nkey user seed: restore it, or delete it to make a new one") from None
+        raise SettingsError(
+            f"{path} is not an nkey user seed: restore it, or delete it to make a new one"
+        ) from None
     return str(pair.public_key.decode())
 
 
@@ -60,4 +67,6 @@ def ensure_signer(path: Path, key_id: str) -> Signer:
         found_id, text = read_secret(path, "signing key").split()
         return Signer(found_id, text)
     except ValueError:
-        raise SettingsError(f"{path} is not a signing key: it must hold '<key id> <base64 of 32 bytes>'") from None
+        raise SettingsError(
+            f"{path} is not a signing key: it must hold '<key id> <base64 of 32 bytes>'"
+        ) from None

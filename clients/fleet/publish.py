@@ -15,8 +15,11 @@ from shared.messaging.publisher import Publisher
 SOURCE: Final = "operator"
 
 
-async def send(client: Client, commands: Iterable[Command], at: datetime, *, patience: float = 10.0) -> None:
-    """One after the other, each stored before the next; BrokerAway when one was not stored in ``patience`` seconds."""
+async def send(
+    client: Client, commands: Iterable[Command], at: datetime, *, patience: float = 10.0
+) -> None:
+    """One after the other, each stored before the next; BrokerAway when one was not stored in
+    ``patience`` seconds."""
     publisher = Publisher(client)
     for command in commands:
         message = outgoing(

@@ -1,6 +1,7 @@
 """How a command ended: told by its event, and asked for where the event was missed.
 
-Core events are not kept for who is away for a moment: a waiter also asks config, so that it never hangs.
+Core events are not kept for who is away for a moment: a waiter also asks config, so that it never
+hangs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _KEPT: Final = 10_000
 
 @dataclass(frozen=True)
 class Ordered:
-    """A stored command. ``sequence``: its place in the command stream; ``command_id``: what to wait for."""
+    """A stored command. ``sequence``: its place in the command stream; ``command_id``: what to wait
+    for."""
 
     command_id: str
     subject: str
@@ -39,13 +41,16 @@ class Ordered:
 
 
 def findings_of(settled: CommandSettled) -> list[Finding]:
-    """What was found, in full where it is a CommandResult; else, and after a disable, the codes with their sentences
-    and hints."""
-    return (settled.findings if isinstance(settled, CommandResult) else []) or findings_from(settled.codes)
+    """What was found, in full where it is a CommandResult; else, and after a disable, the codes
+    with their sentences and hints."""
+    return (settled.findings if isinstance(settled, CommandResult) else []) or findings_from(
+        settled.codes
+    )
 
 
 class Settlements:
-    """Hears how commands end. ``listen`` before a command is published, or its end can be missed."""
+    """Hears how commands end. ``listen`` before a command is published, or its end can be
+    missed."""
 
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
@@ -80,8 +85,10 @@ class Settlements:
             self._waiting.pop(command_id, None)
             self._accounts.pop(command_id, None)
         raise Unreachable(
-            f"the command {command_id} was not settled within {limit:g} s: neither its event came nor does config "
-            f"know its end. Tried at {self._reach.url} as {self._reach.user!r}; it may still be carried out"
+            f"the command {command_id} was not settled within {limit:g} s: neither its event "
+            "came nor does config "
+            f"know its end. Tried at {self._reach.url} as {self._reach.user!r}; it may still "
+            "be carried out"
         )
 
     def _future(self, command_id: str) -> asyncio.Future[CommandSettled]:
@@ -109,7 +116,8 @@ class Settlements:
             future.set_result(settled)
 
     async def results(self, command_id: str, limit: float) -> list[CommandResult]:
-        """Every end of a command; Unreachable when it has not come to all of them within ``limit`` seconds."""
+        """Every end of a command; Unreachable when it has not come to all of them within ``limit``
+        seconds."""
         deadline = time.monotonic() + limit
         waiting = "config does not know it yet"
         delay = _FIRST_LOOK
@@ -121,7 +129,9 @@ class Settlements:
                 waiting = f"waiting for {', '.join(view.waiting[:10])}" if view.waiting else waiting
             await asyncio.sleep(min(delay, left))
             delay = min(delay * 1.5, _LONGEST_LOOK)
-        raise Unreachable(f"the command {command_id} has not come to its end within {limit:g} s: {waiting}")
+        raise Unreachable(
+            f"the command {command_id} has not come to its end within {limit:g} s: {waiting}"
+        )
 
     async def _following(self, command_id: str, after: int | None) -> list[CommandResult]:
         """The pages that come after the first."""
@@ -141,5 +151,9 @@ class Settlements:
         return view.results[0] if view.results else None
 
     async def _show(self, command_id: str, after: int = 0) -> CommandView:
-        question = ShowCommand(command_id=command_id, account=self._accounts.get(command_id), after=after)
-        return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView, patience=_ASK_SECONDS)
+        question = ShowCommand(
+            command_id=command_id, account=self._accounts.get(command_id), after=after
+        )
+        return await self._reach.ask(
+            s.RPC_COMMAND_SHOW, question, CommandView, patience=_ASK_SECONDS
+        )

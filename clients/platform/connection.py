@@ -1,4 +1,5 @@
-"""Reaching the platform with bounded patience: the same id at every attempt, and a sentence on what was tried."""
+"""Reaching the platform with bounded patience: the same id at every attempt, and a sentence on what
+was tried."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Reach:
     async def open(
         cls, url: str, seed_file: Path, user: str, patience: float, ca_file: Path | None = None
     ) -> Reach:
-        """Unreachable when nobody answers within ``patience`` s; SettingsError when the login is refused."""
+        """Unreachable when nobody answers within ``patience`` s; SettingsError when the login is
+        refused."""
         settings = BrokerSettings(nats_url=url, nats_seed_file=seed_file, nats_ca_file=ca_file)
 
         async def attempt() -> Client:
@@ -47,23 +49,33 @@ class Reach:
                 raise BrokerAway(f"NATS at {url} does not answer") from None
 
         return cls(
-            await insist(attempt, patience, f"connecting to NATS at {url} as {user!r}"), url, user, patience
+            await insist(attempt, patience, f"connecting to NATS at {url} as {user!r}"),
+            url,
+            user,
+            patience,
         )
 
     async def publish(self, message: Outgoing) -> int:
-        """The stream's sequence of the stored message; Unreachable when it was not stored in time."""
+        """The stream's sequence of the stored message; Unreachable when it was not stored in
+        time."""
         try:
             return await self._publisher.publish(message, patience=self.patience)
         except BrokerAway as error:
             raise Unreachable(
-                f"{error}. Tried for {self.patience:g} s at {self.url} as {self.user!r} with the id {message.id}"
+                f"{error}. Tried for {self.patience:g} s at {self.url} as {self.user!r} with "
+                f"the id {message.id}"
             ) from None
 
-    async def ask(self, subject: str, question: Contract, answer: type[AnswerT], *, patience: float = 0) -> AnswerT:
+    async def ask(
+        self, subject: str, question: Contract, answer: type[AnswerT], *, patience: float = 0
+    ) -> AnswerT:
         """The answer; Refused with findings; Unreachable when nobody answered in time."""
         limit = patience or self.patience
         return await insist(
-            lambda: rpc.ask(self.client, subject, question, answer, timeout=min(ANSWER_SECONDS, limit)), limit,
+            lambda: rpc.ask(
+                self.client, subject, question, answer, timeout=min(ANSWER_SECONDS, limit)
+            ),
+            limit,
             f"asking {subject} at {self.url} as {self.user!r}",
         )
 
@@ -73,7 +85,8 @@ class Reach:
 
 
 async def insist(attempt: Callable[[], Awaitable[ResultT]], patience: float, doing: str) -> ResultT:
-    """Tries until it works, is refused, or ``patience`` seconds are over: Unreachable then, with the last reason."""
+    """Tries until it works, is refused, or ``patience`` seconds are over: Unreachable then, with
+    the last reason."""
     deadline = time.monotonic() + patience
     delay, tries = _FIRST_DELAY, 0
     while True:

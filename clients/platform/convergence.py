@@ -1,4 +1,5 @@
-"""Waiting until every live node serves a revision, with its progress; asked for where a core message was missed."""
+"""Waiting until every live node serves a revision, with its progress; asked for where a core
+message was missed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _ASK_SECONDS: Final = 0.5
 
 @dataclass(frozen=True)
 class Progressed:
-    """``proven`` of ``nodes`` nodes serve the revision, ``elapsed_ms`` after the command was stored."""
+    """``proven`` of ``nodes`` nodes serve the revision, ``elapsed_ms`` after the command was
+    stored."""
 
     proven: int
     nodes: int
@@ -31,8 +33,8 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Live:
-    """Every live node serves ``revision``; ``slowest_ms`` from the command's stream time to the last node's proof, by
-    edge_sync's receipt (None when it is not known any more)."""
+    """Every live node serves ``revision``; ``slowest_ms`` from the command's stream time to the
+    last node's proof, by edge_sync's receipt (None when it is not known any more)."""
 
     domain: str
     revision: int
@@ -46,8 +48,8 @@ OnProgress = Callable[[Progressed], None]
 async def wait_converged(
     reach: Reach, domain: str, revision: int, on_progress: OnProgress | None, limit: float
 ) -> Live:
-    """A later revision counts too. Unreachable after ``limit`` s, naming the nodes that do not serve it yet; at once
-    where no node counts."""
+    """A later revision counts too. Unreachable after ``limit`` s, naming the nodes that do not
+    serve it yet; at once where no node counts."""
     watch = _Watch(domain, revision, on_progress)
     subscriptions = [
         await reach.client.subscribe(s.EDGE_PROGRESS, cb=watch.hear_progress),
@@ -60,7 +62,8 @@ async def wait_converged(
                 return live
             if not (watch.proven or watch.missing) and await _nobody_counts(reach):
                 raise Unreachable(
-                    f"no node counts at present, so {domain} is live nowhere at revision {revision}: none is enrolled, "
+                    f"no node counts at present, so {domain} is live nowhere at revision "
+                    f"{revision}: none is enrolled, "
                     "or all are drained"
                 )
             done, _ = await asyncio.wait({watch.live}, timeout=min(_ASK_SECONDS, left))
@@ -73,7 +76,8 @@ async def wait_converged(
                 await subscription.unsubscribe()
     missing = ", ".join(watch.missing) or "edge_sync did not say which"
     raise Unreachable(
-        f"{domain} is not live everywhere at revision {revision} after {limit:g} s. Missing nodes: {missing}"
+        f"{domain} is not live everywhere at revision {revision} after {limit:g} s. Missing "
+        f"nodes: {missing}"
     )
 
 
@@ -114,17 +118,23 @@ class _Watch:
     async def ask(self, reach: Reach) -> Live | None:
         try:
             view = await reach.ask(
-                s.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=self.domain), ConvergenceView, patience=_ASK_SECONDS
+                s.RPC_EDGE_CONVERGENCE,
+                ShowConvergence(domain=self.domain),
+                ConvergenceView,
+                patience=_ASK_SECONDS,
             )
         except (Refused, Unreachable):
             return None
         self.proven, self.missing = list(view.proven), list(view.missing)
         if view.converged_revision is None or view.converged_revision < self.revision:
             return None
-        # What is ``missing`` now came after the convergence, or its digest is a second old: all live nodes counted.
+        # What is ``missing`` now came after the convergence, or its digest is a second old: all
+        # live nodes counted.
         nodes = len(view.proven) + len(view.missing)
         exact = view.converged_revision == self.revision
-        return Live(self.domain, view.converged_revision, nodes, view.converged_ms if exact else None)
+        return Live(
+            self.domain, view.converged_revision, nodes, view.converged_ms if exact else None
+        )
 
     def _progress(self, proven: int, nodes: int, elapsed_ms: float) -> None:
         if proven > self._told:

@@ -1,4 +1,5 @@
-"""Whether a credit is booked: told by billing's event; read from the event stream where it was said before."""
+"""Whether a credit is booked: told by billing's event; read from the event stream where it was said
+before."""
 
 from __future__ import annotations
 
@@ -20,13 +21,20 @@ _PAGE: Final = 500
 
 
 class Booking:
-    """One credit on its way. ``command_id``: of this order of it; an earlier one may have been booked already.
+    """One credit on its way. ``command_id``: of this order of it; an earlier one may have been
+    booked already.
 
-    A repeated reference is booked once and said once, so its event is behind us: it is looked up in the stream. It
-    counts after a second look only, for a refusal of this order (another amount) may still be on its way."""
+    A repeated reference is booked once and said once, so its event is behind us: it is looked up in
+    the stream. It counts after a second look only, for a refusal of this order (another amount) may
+    still be on its way."""
 
     def __init__(self, reach: Reach, account: str, reference: str, command_id: str) -> None:
-        self._reach, self._account, self._reference, self._command_id = reach, account, reference, command_id
+        self._reach, self._account, self._reference, self._command_id = (
+            reach,
+            account,
+            reference,
+            command_id,
+        )
         self._heard: asyncio.Future[BalanceEvent] = asyncio.get_running_loop().create_future()
         self._position = {s.EVENT_BALANCE_CREDITED: 1, s.EVENT_BALANCE_REFUSED: 1}
         self._earlier: BalanceEvent | None = None
@@ -34,7 +42,9 @@ class Booking:
     async def __aenter__(self) -> Booking:
         """Listens before the command is published, or its event can be missed."""
         client = self._reach.client
-        self._subscriptions = [await client.subscribe(subject, cb=self._hear) for subject in self._position]
+        self._subscriptions = [
+            await client.subscribe(subject, cb=self._hear) for subject in self._position
+        ]
         await client.flush(timeout=max(int(self._reach.patience), 1))
         return self
 
@@ -45,7 +55,8 @@ class Booking:
                 await subscription.unsubscribe()
 
     async def booked(self) -> BalanceEvent:
-        """``change`` is credited or refused; Unreachable when billing did not say within the patience."""
+        """``change`` is credited or refused; Unreachable when billing did not say within the
+        patience."""
         deadline = time.monotonic() + self._reach.patience
         while (left := deadline - time.monotonic()) > 0:
             done, _ = await asyncio.wait({self._heard}, timeout=min(_LOOK_SECONDS, left))
@@ -82,13 +93,17 @@ class Booking:
     async def _look(self) -> BalanceEvent | None:
         for subject, position in self._position.items():
             try:
-                page = await get_batch(self._reach.client, s.STREAM_EVENTS, position, _PAGE, subject)
+                page = await get_batch(
+                    self._reach.client, s.STREAM_EVENTS, position, _PAGE, subject
+                )
                 while page:
                     for message in page:
                         if said := self._take(message.body, message.headers.get("ce-causationid")):
                             return said
                     self._position[subject] = position = page[-1].sequence + 1
-                    page = await get_batch(self._reach.client, s.STREAM_EVENTS, position, _PAGE, subject)
+                    page = await get_batch(
+                        self._reach.client, s.STREAM_EVENTS, position, _PAGE, subject
+                    )
             except BrokerAway:
                 return None
         return None

@@ -31,18 +31,26 @@ from shared.contracts.certificates import (
     UsagePage,
     Use,
 )
-from shared.contracts.commands import ChangeSettings, DisableHttps, RegisterDomain, RemoveDomain, SubmittedPair
+from shared.contracts.commands import (
+    ChangeSettings,
+    DisableHttps,
+    RegisterDomain,
+    RemoveDomain,
+    SubmittedPair,
+)
 from shared.contracts.domains import DomainView
 from shared.contracts.names import covered
 from shared.ids import new_id
 
 
 class Library(Queries):
-    """Commands return an ``Ordered``, as Platform's do. Of those that concern several domains ``results`` tells how
-    they ended on each."""
+    """Commands return an ``Ordered``, as Platform's do. Of those that concern several domains
+    ``results`` tells how they ended on each."""
 
     @abstractmethod
-    def _seal(self, account: str, submission_id: str, certificate: str, private_key: str | bytes) -> SubmittedPair: ...
+    def _seal(
+        self, account: str, submission_id: str, certificate: str, private_key: str | bytes
+    ) -> SubmittedPair: ...
 
     @abstractmethod
     async def _order(
@@ -50,16 +58,32 @@ class Library(Queries):
     ) -> Ordered: ...
 
     async def store(
-        self, name: str, account: str, certificate: str, private_key: str | bytes, *,
-        more: Sequence[tuple[str, str | bytes]] = (), overwrite: bool = False,
-        trust: Literal["public", "private"] = "public", strict: bool = False, command_id: str | None = None,
+        self,
+        name: str,
+        account: str,
+        certificate: str,
+        private_key: str | bytes,
+        *,
+        more: Sequence[tuple[str, str | bytes]] = (),
+        overwrite: bool = False,
+        trust: Literal["public", "private"] = "public",
+        strict: bool = False,
+        command_id: str | None = None,
     ) -> Ordered:
-        """Keeps a pair under ``name`` (letters, digits, ``_ - .``, 128 at most). It is judged once, for every name of
-        its leaf. With ``overwrite`` every domain that uses the name follows, each with its own result."""
+        """Keeps a pair under ``name`` (letters, digits, ``_ - .``, 128 at most). It is judged once,
+        for every name of its leaf. With ``overwrite`` every domain that uses the name follows, each
+        with its own result."""
         identity = command_id or new_id()
-        pairs = [self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)]
+        pairs = [
+            self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)
+        ]
         body = StoreCertificate(
-            name=name, account=account, submission_id=identity, pairs=pairs, trust=trust, overwrite=overwrite,
+            name=name,
+            account=account,
+            submission_id=identity,
+            pairs=pairs,
+            trust=trust,
+            overwrite=overwrite,
             strict=strict,
         )
         return await self._order(s.CMD_CERTIFICATE_STORE, body, name, account, identity)
@@ -71,36 +95,47 @@ class Library(Queries):
         body = DeployCertificate(name=name, account=account, domains=list(domains))
         return await self._order(s.CMD_CERTIFICATE_DEPLOY, body, name, account, command_id)
 
-    async def delete_certificate(self, name: str, account: str, *, command_id: str | None = None) -> Ordered:
+    async def delete_certificate(
+        self, name: str, account: str, *, command_id: str | None = None
+    ) -> Ordered:
         """Refused while it is in use; ``certificate_usage`` lists where."""
         body = DeleteCertificate(name=name, account=account)
         return await self._order(s.CMD_CERTIFICATE_DELETE, body, name, account, command_id)
 
-    async def rollback(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
+    async def rollback(
+        self, domain: str, account: str, *, command_id: str | None = None
+    ) -> Ordered:
         """Back to the certificate before; again: forth. An expired one is refused."""
         body = RollbackCertificate(domain=domain, account=account)
         return await self._order(s.CMD_CERTIFICATE_ROLLBACK, body, domain, account, command_id)
 
-    async def set_roots(self, account: str, roots: str, *, command_id: str | None = None) -> Ordered:
+    async def set_roots(
+        self, account: str, roots: str, *, command_id: str | None = None
+    ) -> Ordered:
         """The account's own roots for private trust: PEM, all of them; empty for none."""
         body = SetRoots(account=account, roots=roots)
         return await self._order(s.CMD_ROOTS_SET, body, account, account, command_id)
 
     async def preview(self, command: Contract) -> Preview:
-        """What a command would change as things are now; nothing is done. ``command``: the body of one to config, but
-        for submissions: ``check`` is for those."""
+        """What a command would change as things are now; nothing is done. ``command``: the body of
+        one to config, but for submissions: ``check`` is for those."""
         question = PreviewCommand(command=_subject(command), body=command.model_dump_json())
         return await self._reach.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
 
-    async def command(self, command_id: str, account: str | None = None, *, after: int = 0) -> CommandView:
-        """How a command ended so far, for each of its domains, and where it is still waited for; ``next`` is the
-        ``after`` of the next page."""
+    async def command(
+        self, command_id: str, account: str | None = None, *, after: int = 0
+    ) -> CommandView:
+        """How a command ended so far, for each of its domains, and where it is still waited for;
+        ``next`` is the ``after`` of the next page."""
         question = ShowCommand(command_id=command_id, account=account, after=after)
         return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView)
 
     async def certificate(self, name: str, account: str) -> StoredView:
-        """Refused (certificate.unknown) when the library has none of this name. No field ever holds a key."""
-        return await self._reach.ask(s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=name, account=account), StoredView)
+        """Refused (certificate.unknown) when the library has none of this name. No field ever holds
+        a key."""
+        return await self._reach.ask(
+            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=name, account=account), StoredView
+        )
 
     async def certificates(self, account: str) -> AsyncIterator[StoredView]:
         """The whole library, in order of the names."""
@@ -141,10 +176,16 @@ class Library(Queries):
 
 _NAMES: Final = 1000
 _PREVIEWED: Final[dict[type[Contract], str]] = {
-    RegisterDomain: s.CMD_DOMAIN_REGISTER, RemoveDomain: s.CMD_DOMAIN_REMOVE, DisableHttps: s.CMD_HTTPS_DISABLE,
-    ChangeSettings: s.CMD_SETTINGS_CHANGE, DeployCertificate: s.CMD_CERTIFICATE_DEPLOY,
-    RollbackCertificate: s.CMD_CERTIFICATE_ROLLBACK, DeleteCertificate: s.CMD_CERTIFICATE_DELETE,
-    SetRoots: s.CMD_ROOTS_SET, ResumeAccount: s.CMD_ACCOUNT_RESUME, SetResumption: s.CMD_ACCOUNT_RESUMPTION,
+    RegisterDomain: s.CMD_DOMAIN_REGISTER,
+    RemoveDomain: s.CMD_DOMAIN_REMOVE,
+    DisableHttps: s.CMD_HTTPS_DISABLE,
+    ChangeSettings: s.CMD_SETTINGS_CHANGE,
+    DeployCertificate: s.CMD_CERTIFICATE_DEPLOY,
+    RollbackCertificate: s.CMD_CERTIFICATE_ROLLBACK,
+    DeleteCertificate: s.CMD_CERTIFICATE_DELETE,
+    SetRoots: s.CMD_ROOTS_SET,
+    ResumeAccount: s.CMD_ACCOUNT_RESUME,
+    SetResumption: s.CMD_ACCOUNT_RESUMPTION,
 }
 
 

@@ -20,19 +20,28 @@ _ASK_SECONDS = 1.0
 
 
 async def set_threshold(reach: Reach, body: SetThreshold, source: str) -> BalanceView:
-    """The balance that has the limit: no event tells of a limit that was set, only of one that was refused."""
+    """The balance that has the limit: no event tells of a limit that was set, only of one that was
+    refused."""
 
     async def shown() -> BalanceView | None:
         try:
             view = await reach.ask(
-                s.RPC_BALANCE_SHOW, ShowBalance(account=body.account), BalanceView, patience=_ASK_SECONDS
+                s.RPC_BALANCE_SHOW,
+                ShowBalance(account=body.account),
+                BalanceView,
+                patience=_ASK_SECONDS,
             )
         except (Refused, Unreachable):
             return None
         return view if (view.threshold, view.currency) == (body.threshold, body.currency) else None
 
     message = outgoing(
-        s.CMD_BALANCE_THRESHOLD, body, source=source, about=body.account, at=datetime.now(UTC), id=new_id()
+        s.CMD_BALANCE_THRESHOLD,
+        body,
+        source=source,
+        about=body.account,
+        at=datetime.now(UTC),
+        id=new_id(),
     )
     said = await order(reach, message, {s.EVENT_BALANCE_REFUSED: BalanceEvent}, shown)
     if isinstance(said, BalanceEvent):
@@ -42,7 +51,9 @@ async def set_threshold(reach: Reach, body: SetThreshold, source: str) -> Balanc
 
 
 async def close_hour(reach: Reach, body: CloseHour, source: str) -> HourClosed:
-    message = outgoing(s.CMD_HOUR_CLOSE, body, source=source, about="hours", at=datetime.now(UTC), id=new_id())
+    message = outgoing(
+        s.CMD_HOUR_CLOSE, body, source=source, about="hours", at=datetime.now(UTC), id=new_id()
+    )
     said = await order(reach, message, {s.EVENT_HOUR_CLOSED: HourClosed})
     assert isinstance(said, HourClosed)  # noqa: S101 - the only one
     return said

@@ -1,4 +1,5 @@
-"""How a command to billing ended: the event that names it as its cause, heard live or found in the stream."""
+"""How a command to billing ended: the event that names it as its cause, heard live or found in the
+stream."""
 
 from __future__ import annotations
 
@@ -25,10 +26,14 @@ _Take = Callable[[str, bytes, str | None], None]
 
 
 async def order(
-    reach: Reach, message: Outgoing, answers: Mapping[str, type[Contract]], shown: Shown | None = None
+    reach: Reach,
+    message: Outgoing,
+    answers: Mapping[str, type[Contract]],
+    shown: Shown | None = None,
 ) -> Contract:
-    """Publishes the command and waits for the first event of ``answers`` (subject: body) that it causes. ``shown``:
-    asked besides, for what no event tells; what it returns is the answer, None as long as it cannot be seen.
+    """Publishes the command and waits for the first event of ``answers`` (subject: body) that it
+    causes. ``shown``: asked besides, for what no event tells; what it returns is the answer, None
+    as long as it cannot be seen.
 
     Unreachable when none came within the patience; the same command can be sent again."""
     heard: asyncio.Future[Contract] = asyncio.get_running_loop().create_future()
@@ -53,13 +58,16 @@ async def order(
         while not heard.done() and (left := deadline - time.monotonic()) > 0:
             if shown is not None and (seen := await shown()) is not None:
                 return seen
-            await asyncio.wait({heard}, timeout=min(_LOOK_SECONDS if shown is None else _SHOWN_SECONDS, left))
+            await asyncio.wait(
+                {heard}, timeout=min(_LOOK_SECONDS if shown is None else _SHOWN_SECONDS, left)
+            )
             if not heard.done():
                 await _look(reach, since, answers, take)
         if heard.done():
             return heard.result()
         raise Unreachable(
-            f"{message.subject} is ordered but billing did not say within {reach.patience:g} s how it ended; "
+            f"{message.subject} is ordered but billing did not say within {reach.patience:g} s "
+            "how it ended; "
             "sending it again is safe"
         )
     finally:
@@ -69,7 +77,9 @@ async def order(
                 await subscription.unsubscribe()
 
 
-async def _look(reach: Reach, since: int, answers: Mapping[str, type[Contract]], take: _Take) -> None:
+async def _look(
+    reach: Reach, since: int, answers: Mapping[str, type[Contract]], take: _Take
+) -> None:
     """What was said while this connection was down."""
     for subject in answers:
         try:

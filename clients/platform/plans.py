@@ -30,14 +30,18 @@ async def plans_of(reach: Reach, account: str) -> list[PlanView]:
 async def buy_plan(
     reach: Reach, account: str, plan: str, currency: str, reference: str, source: str = "platform"
 ) -> PlanEvent:
-    """Buys ``plan`` of the price book from the balance, once per (account, reference), and waits until it is booked.
+    """Buys ``plan`` of the price book from the balance, once per (account, reference), and waits
+    until it is booked.
 
-    Refused: plan.unknown, balance.insufficient, balance.reference_used, balance.currency_differs."""
+    Refused: plan.unknown, balance.insufficient, balance.reference_used,
+    balance.currency_differs."""
     body = PurchasePlan(account=account, plan=plan, reference=reference, currency=currency)
     message = outgoing(
         s.CMD_PLAN_PURCHASE, body, source=source, about=account, at=datetime.now(UTC), id=new_id()
     )
-    said = await order(reach, message, {s.EVENT_PLAN_PURCHASED: PlanEvent, s.EVENT_BALANCE_REFUSED: BalanceEvent})
+    said = await order(
+        reach, message, {s.EVENT_PLAN_PURCHASED: PlanEvent, s.EVENT_BALANCE_REFUSED: BalanceEvent}
+    )
     if isinstance(said, PlanEvent):
         return said
     assert isinstance(said, BalanceEvent)  # noqa: S101 - the other of the two

@@ -1,4 +1,5 @@
-"""The questions: domains, submissions, the fleet, usage and money. Each raises Refused or Unreachable."""
+"""The questions: domains, submissions, the fleet, usage and money. Each raises Refused or
+Unreachable."""
 
 from __future__ import annotations
 
@@ -51,6 +52,7 @@ class DomainFilters(TypedDict, total=False):
     covered_by: Sequence[str] | None
     order: Literal["name", "expiry"]
 
+
 _SOON_SECONDS: Final = 2.0
 
 
@@ -61,15 +63,25 @@ class Queries:
         self._reach = reach
 
     async def show(self, domain: str, account: str | None = None) -> DomainView:
-        """Refused (domain.unknown) when there is none in this account. No field ever holds a key."""
-        return await self._reach.ask(s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView)
+        """Refused (domain.unknown) when there is none in this account. No field ever holds a
+        key."""
+        return await self._reach.ask(
+            s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView
+        )
 
     async def list_domains(
-        self, account: str | None = None, *, after: str = "", limit: int = 100, **filters: Unpack[DomainFilters]
+        self,
+        account: str | None = None,
+        *,
+        after: str = "",
+        limit: int = 100,
+        **filters: Unpack[DomainFilters],
     ) -> DomainList:
-        """One page of at most 500; ``next`` is the ``after`` of the next page with the same filters. Certificates come
-        without their chains: ask ``show`` for one."""
-        question = ListDomains.model_validate({"account": account, "after": after, "limit": limit, **filters})
+        """One page of at most 500; ``next`` is the ``after`` of the next page with the same
+        filters. Certificates come without their chains: ask ``show`` for one."""
+        question = ListDomains.model_validate(
+            {"account": account, "after": after, "limit": limit, **filters}
+        )
         return await self._reach.ask(s.RPC_DOMAIN_LIST, question, DomainList)
 
     async def all_domains(
@@ -88,34 +100,58 @@ class Queries:
         return await self._reach.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
 
     async def history(
-        self, domain: str | None, account: str | None = None, *, before: int | None = None, limit: int = 100
+        self,
+        domain: str | None,
+        account: str | None = None,
+        *,
+        before: int | None = None,
+        limit: int = 100,
     ) -> History:
-        """Every command and its outcome, newest first; ``domain`` None: those on the account's library, its roots and
-        itself. ``next`` is the ``before`` of the next page."""
+        """Every command and its outcome, newest first; ``domain`` None: those on the account's
+        library, its roots and itself. ``next`` is the ``before`` of the next page."""
         question = ShowHistory(domain=domain, account=account, before=before, limit=limit)
         return await self._reach.ask(s.RPC_DOMAIN_HISTORY, question, History)
 
     async def submission(self, submission_id: str, account: str | None = None) -> SubmissionView:
-        """A submission's findings in full; ``outcome`` None while it is judged. They are gone after a disable."""
+        """A submission's findings in full; ``outcome`` None while it is judged. They are gone after
+        a disable."""
         question = ShowSubmission(submission_id=submission_id, account=account)
         return await self._reach.ask(s.RPC_SUBMISSION_SHOW, question, SubmissionView)
 
     async def convergence(self, domain: str) -> ConvergenceView:
         """Which nodes have proven the domain's newest revision."""
-        return await self._reach.ask(s.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain), ConvergenceView)
+        return await self._reach.ask(
+            s.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain), ConvergenceView
+        )
 
     async def fleet(self) -> FleetView:
-        """Every node with its state and epochs, the sealing epoch, and how many domains the bucket holds."""
+        """Every node with its state and epochs, the sealing epoch, and how many domains the bucket
+        holds."""
         return await self._reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
 
     async def usage(
-        self, start: datetime, end: datetime, *, granularity: Granularity = "hour", by: GroupBy = "account",
-        account: str | None = None, domain: str | None = None, node: str | None = None, zone: str = "UTC",
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        granularity: Granularity = "hour",
+        by: GroupBy = "account",
+        account: str | None = None,
+        domain: str | None = None,
+        node: str | None = None,
+        zone: str = "UTC",
     ) -> list[UsageRow]:
-        """Requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), by account, domain or node, in periods
-        of ``zone``. For what may be long: usage_rows()."""
+        """Requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), by account, domain
+        or node, in periods of ``zone``. For what may be long: usage_rows()."""
         question = QueryUsage(
-            start=start, end=end, granularity=granularity, by=by, account=account, domain=domain, node=node, zone=zone
+            start=start,
+            end=end,
+            granularity=granularity,
+            by=by,
+            account=account,
+            domain=domain,
+            node=node,
+            zone=zone,
         )
         return [row async for row in self.usage_rows(question)]
 
@@ -140,8 +176,8 @@ class Queries:
             question = question.model_copy(update={"after": page.next})
 
     async def statement(self, question: ShowStatement) -> Statement:
-        """A month of an account with all its lines. A line that joins a month that is not final yet, between two pages,
-        starts it over."""
+        """A month of an account with all its lines. A line that joins a month that is not final
+        yet, between two pages, starts it over."""
         while True:
             whole = page = await self._reach.ask(s.RPC_STATEMENT_SHOW, question, Statement)
             lines = list(page.lines)
@@ -154,10 +190,13 @@ class Queries:
 
     async def price_book(self) -> PriceBookView:
         """What is current; Unreachable soon when nobody answers."""
-        return await self._reach.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView, patience=_SOON_SECONDS)
+        return await self._reach.ask(
+            s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView, patience=_SOON_SECONDS
+        )
 
     async def charges(self, account: str, start: datetime, end: datetime) -> list[ChargeRow]:
-        """The ledger's charges of the hours from ``start`` to ``end``: ``price`` is for 10,000 requests."""
+        """The ledger's charges of the hours from ``start`` to ``end``: ``price`` is for 10,000
+        requests."""
         rows: list[ChargeRow] = []
         after: str | None = None
         while True:
@@ -173,11 +212,14 @@ class Queries:
         return await self._reach.ask(s.RPC_BALANCE_SHOW, ShowBalance(account=account), BalanceView)
 
     async def logs(self, node: str | None = None) -> list[LogView]:
-        """How far each log of the nodes is in: complete when ``stored_to`` equals ``read_to`` (bytes)."""
+        """How far each log of the nodes is in: complete when ``stored_to`` equals ``read_to``
+        (bytes)."""
         found: list[LogView] = []
         after: str | None = ""
         while after is not None:
-            page = await self._reach.ask(s.RPC_USAGE_LOGS, QueryLogs(node=node, after=after), LogsPage)
+            page = await self._reach.ask(
+                s.RPC_USAGE_LOGS, QueryLogs(node=node, after=after), LogsPage
+            )
             found += page.logs
             after = page.next
         return found

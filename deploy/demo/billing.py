@@ -22,8 +22,12 @@ async def open_account(story: Story, stage: Stage, requests: int) -> None:
     """A balance that these requests bring under its threshold, but not to zero."""
     price = price_of(requests)
     balance, threshold = price * Decimal("1.2"), price * Decimal("0.4")
-    with story.step(f"credit {money(balance)} {CURRENCY}, flag the balance as low below {money(threshold)}"):
-        event = await stage.customer.credit(ACCOUNT, f"demo-{secrets.token_hex(4)}", balance, CURRENCY)
+    with story.step(
+        f"credit {money(balance)} {CURRENCY}, flag the balance as low below {money(threshold)}"
+    ):
+        event = await stage.customer.credit(
+            ACCOUNT, f"demo-{secrets.token_hex(4)}", balance, CURRENCY
+        )
         check(event.change == "credited", f"the credit was {event.change}: {event.codes}")
         await stage.customer.threshold(ACCOUNT, threshold, CURRENCY)
 
@@ -31,7 +35,9 @@ async def open_account(story: Story, stage: Stage, requests: int) -> None:
             return (await stage.customer.balance(ACCOUNT)).threshold == threshold
 
         await until(is_set, _USAGE_SECONDS, lambda: "the threshold was not set")
-        check(not (await stage.customer.balance(ACCOUNT)).low, "the balance is low before any request")
+        check(
+            not (await stage.customer.balance(ACCOUNT)).low, "the balance is low before any request"
+        )
 
 
 async def requests(story: Story, stage: Stage, total: int) -> None:
@@ -40,7 +46,10 @@ async def requests(story: Story, stage: Stage, total: int) -> None:
         # The first one's connection stays open: it must be refused after the disable.
         stage.kept_alive = await Visitor.arrive(stage.nodes[0], WWW, context)
         answer = await stage.kept_alive.get("/first")
-        check(answer.status == 200 and answer.body == BODY, f"the first request was answered with {answer.status}")
+        check(
+            answer.status == 200 and answer.body == BODY,
+            f"the first request was answered with {answer.status}",
+        )
         began = time.monotonic()
         faults = await send_requests(stage.nodes, [WWW, ONE_IMAGE], context, total - 1)
         check(not faults, f"{len(faults)} requests were not answered well: {faults[:3]}")
@@ -57,12 +66,17 @@ async def requests(story: Story, stage: Stage, total: int) -> None:
 
 async def charge(story: Story, stage: Stage, total: int) -> None:
     expected = price_of(total)
-    with story.step(f"close the hour: {total} requests cost {money(expected)} {CURRENCY}") as detail:
+    with story.step(
+        f"close the hour: {total} requests cost {money(expected)} {CURRENCY}"
+    ) as detail:
         start, end = stage.period()
         await stage.operator.close_hour(end)
 
         async def charged() -> bool:
-            return sum(row.requests for row in await stage.customer.charges(ACCOUNT, start, end)) >= total
+            return (
+                sum(row.requests for row in await stage.customer.charges(ACCOUNT, start, end))
+                >= total
+            )
 
         await until(charged, _USAGE_SECONDS, lambda: "the hour was not charged")
         rows = await stage.customer.charges(ACCOUNT, start, end)
@@ -71,19 +85,30 @@ async def charge(story: Story, stage: Stage, total: int) -> None:
         billed = stage.result.requests_billed = sum(row.requests for row in rows)
         detail(f"{billed} requests at {money(rows[0].price)} a 10,000: {money(amount)}")
         check(billed == total, f"{billed} requests were charged")
-        check(amount == expected and rows[0].currency == CURRENCY, f"charged {money(amount)} {rows[0].currency}")
+        check(
+            amount == expected and rows[0].currency == CURRENCY,
+            f"charged {money(amount)} {rows[0].currency}",
+        )
 
 
 async def low_balance(story: Story, stage: Stage) -> None:
     with story.step("the balance is flagged as low, once") as detail:
+
         async def is_low() -> bool:
-            return (await stage.customer.balance(ACCOUNT)).low and bool(await stage.events(s.EVENT_BALANCE_LOW))
+            return (await stage.customer.balance(ACCOUNT)).low and bool(
+                await stage.events(s.EVENT_BALANCE_LOW)
+            )
 
         await until(is_low, _USAGE_SECONDS, lambda: "the balance was not flagged")
         view = await stage.customer.balance(ACCOUNT)
-        detail(f"balance {money(view.balance)} {view.currency}, limit {money(view.limit or Decimal(0))}")
+        detail(
+            f"balance {money(view.balance)} {view.currency}, limit "
+            f"{money(view.limit or Decimal(0))}"
+        )
     with story.step("a credit clears the flag"):
-        event = await stage.customer.credit(ACCOUNT, f"demo-{secrets.token_hex(4)}", view.balance + 10, CURRENCY)
+        event = await stage.customer.credit(
+            ACCOUNT, f"demo-{secrets.token_hex(4)}", view.balance + 10, CURRENCY
+        )
         check(event.change == "credited", f"the credit was {event.change}: {event.codes}")
 
         async def has_recovered() -> bool:
@@ -92,7 +117,10 @@ async def low_balance(story: Story, stage: Stage) -> None:
         await until(has_recovered, _USAGE_SECONDS, lambda: "the flag was not cleared")
         check(not (await stage.customer.balance(ACCOUNT)).low, "the balance is still low")
         stage.result.low_balance_flags = len(await stage.events(s.EVENT_BALANCE_LOW))
-        check(stage.result.low_balance_flags == 1, f"{stage.result.low_balance_flags} low balance events, not 1")
+        check(
+            stage.result.low_balance_flags == 1,
+            f"{stage.result.low_balance_flags} low balance events, not 1",
+        )
 
 
 async def _exactly(stage: Stage, total: int) -> None:
@@ -103,7 +131,9 @@ async def _exactly(stage: Stage, total: int) -> None:
         nonlocal counted
         counted = await _counted(stage)
         logs = await stage.customer.logs()
-        return counted >= total and all(log.stored_to == log.read_to and not log.held for log in logs)
+        return counted >= total and all(
+            log.stored_to == log.read_to and not log.held for log in logs
+        )
 
     await until(complete, _USAGE_SECONDS, lambda: f"{counted} of {total} requests were counted")
 

@@ -13,14 +13,21 @@ from clients.cli.output import Exit, Out
 
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="Edge nodes to run.")] = 3,
-    requests: Annotated[int, typer.Option("--requests", min=1, max=1_000_000, help="HTTPS requests to send.")] = 5000,
-    data: Annotated[Path | None, typer.Option("--data", help="New or empty folder; else a temporary one.")] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, max=1_000_000, help="HTTPS requests to send.")
+    ] = 5000,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="New or empty folder; else a temporary one.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder afterwards.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The story on stderr; one JSON object on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The story on stderr; one JSON object on stdout.")
+    ] = False,
 ) -> None:
-    """The whole path on this machine, as a story: certificate in, handshakes, requests, charge, disable. Every step is
-    checked; exit code 1 when a check does not hold."""
-    # The story needs the embedded platform, whose wheels are an extra: every other command works without them.
+    """The whole path on this machine, as a story: certificate in, handshakes, requests, charge,
+    disable. Every step is checked; exit code 1 when a check does not hold."""
+    # The story needs the embedded platform, whose wheels are an extra: every other command works
+    # without them.
     from deploy.demo.story import Result
     from deploy.demo.telling import tell
 
@@ -32,7 +39,13 @@ def demo(
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("demo", epilog=epilog([
-        "edgetls demo", "edgetls demo --nodes 5 --requests 20000 --json",
-        "edgetls demo --keep --data /var/tmp/edge-demo",
-    ]))(demo)
+    app.command(
+        "demo",
+        epilog=epilog(
+            [
+                "edgetls demo",
+                "edgetls demo --nodes 5 --requests 20000 --json",
+                "edgetls demo --keep --data /var/tmp/edge-demo",
+            ]
+        ),
+    )(demo)

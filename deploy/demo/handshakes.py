@@ -1,4 +1,5 @@
-"""Real TLS handshakes with the nodes: what they serve, what they refuse, and what while a certificate changes."""
+"""Real TLS handshakes with the nodes: what they serve, what they refuse, and what while a
+certificate changes."""
 
 from __future__ import annotations
 
@@ -47,9 +48,12 @@ def believing() -> ssl.SSLContext:
 
 
 async def handshake(place: Endpoint, name: str, context: ssl.SSLContext) -> str:
-    """SHA-256 of the leaf that is served to ``name`` ('' sends no SNI); one of REFUSED, or TimeoutError."""
+    """SHA-256 of the leaf that is served to ``name`` ('' sends no SNI); one of REFUSED, or
+    TimeoutError."""
     async with asyncio.timeout(SECONDS):
-        _, writer = await asyncio.open_connection(place.host, place.port, ssl=context, server_hostname=name)
+        _, writer = await asyncio.open_connection(
+            place.host, place.port, ssl=context, server_hostname=name
+        )
     try:
         leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         return sha256(leaf).hexdigest()
@@ -59,7 +63,8 @@ async def handshake(place: Endpoint, name: str, context: ssl.SSLContext) -> str:
 
 @dataclass(frozen=True)
 class Agreed:
-    """What a handshake agreed on. ``version``: TLSv1.2; ``alpn``: h2, http/1.1 or None; ``leaf``: its SHA-256."""
+    """What a handshake agreed on. ``version``: TLSv1.2; ``alpn``: h2, http/1.1 or None; ``leaf``:
+    its SHA-256."""
 
     version: str
     alpn: str | None
@@ -69,7 +74,9 @@ class Agreed:
 async def agree(place: Endpoint, name: str, context: ssl.SSLContext) -> Agreed:
     """A handshake that offers what ``context`` does; one of REFUSED, or TimeoutError."""
     async with asyncio.timeout(SECONDS):
-        _, writer = await asyncio.open_connection(place.host, place.port, ssl=context, server_hostname=name)
+        _, writer = await asyncio.open_connection(
+            place.host, place.port, ssl=context, server_hostname=name
+        )
     try:
         tls = writer.get_extra_info("ssl_object")
         leaf = sha256(tls.getpeercert(binary_form=True)).hexdigest()
@@ -79,7 +86,8 @@ async def agree(place: Endpoint, name: str, context: ssl.SSLContext) -> Agreed:
 
 
 async def is_refused(place: Endpoint, name: str, context: ssl.SSLContext | None = None) -> bool:
-    """Whether the handshake is answered with a refusal; a node that does not answer at all is a TimeoutError."""
+    """Whether the handshake is answered with a refusal; a node that does not answer at all is a
+    TimeoutError."""
     try:
         await handshake(place, name, context or believing())
     except REFUSED:
@@ -89,7 +97,8 @@ async def is_refused(place: Endpoint, name: str, context: ssl.SSLContext | None 
 
 @dataclass
 class Watch:
-    """Handshakes with one node, one after the other: how many, what failed, when which leaf was first served."""
+    """Handshakes with one node, one after the other: how many, what failed, when which leaf was
+    first served."""
 
     place: Endpoint
     name: str
@@ -118,7 +127,9 @@ class Watch:
 class Watches:
     """A Watch for each node, running from enter to exit."""
 
-    def __init__(self, places: list[Endpoint], name: str, context: ssl.SSLContext, pause: float = 0.0) -> None:
+    def __init__(
+        self, places: list[Endpoint], name: str, context: ssl.SSLContext, pause: float = 0.0
+    ) -> None:
         self.each = [Watch(place, name, context, pause) for place in places]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -134,7 +145,8 @@ class Watches:
                 await task
 
     async def all_serve(self, leaf: str, limit: float) -> float | None:
-        """When (monotonic) the last node first served ``leaf``; None when one did not within ``limit`` seconds."""
+        """When (monotonic) the last node first served ``leaf``; None when one did not within
+        ``limit`` seconds."""
         deadline = time.monotonic() + limit
         while not all(leaf in watch.first_seen for watch in self.each):
             if time.monotonic() > deadline:
@@ -171,11 +183,15 @@ class Session:
             return cls(place, name, context, tls.session)
 
     def resume(self) -> str | None:
-        """``resumed`` or ``new handshake`` when the server goes along, None when it refuses. Blocking."""
+        """``resumed`` or ``new handshake`` when the server goes along, None when it refuses.
+        Blocking."""
         try:
-            with _connected(self.place) as plain, self.context.wrap_socket(
-                plain, server_hostname=self.name, session=self.session
-            ) as tls:
+            with (
+                _connected(self.place) as plain,
+                self.context.wrap_socket(
+                    plain, server_hostname=self.name, session=self.session
+                ) as tls,
+            ):
                 return "resumed" if tls.session_reused else "new handshake"
         except REFUSED:
             return None

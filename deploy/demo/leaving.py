@@ -19,7 +19,9 @@ _LEFT_SECONDS = 10.0
 
 
 async def disable(story: Story, stage: Stage) -> None:
-    with story.step(f"disable {WWW}: new, resumed and kept-alive connections are refused") as detail:
+    with story.step(
+        f"disable {WWW}: new, resumed and kept-alive connections are refused"
+    ) as detail:
         await _can_be_found(stage)
         sessions = await _sessions(stage)
         began = time.monotonic()
@@ -32,23 +34,37 @@ async def disable(story: Story, stage: Stage) -> None:
         for session in sessions:
             went = await asyncio.to_thread(session.resume)
             version = session.context.maximum_version.name
-            check(went is None, f"{session.place.node} let a {version} session in after the disable: {went}")
+            check(
+                went is None,
+                f"{session.place.node} let a {version} session in after the disable: {went}",
+            )
         await _refuses_kept_alive(stage)
         for place in stage.nodes:
-            check(not await is_refused(place, ONE_IMAGE, stage.context()), f"{place.node} dropped {IMAGES} too")
+            check(
+                not await is_refused(place, ONE_IMAGE, stage.context()),
+                f"{place.node} dropped {IMAGES} too",
+            )
         view = await stage.customer.show(WWW, ACCOUNT)
-        check(view.state is DomainState.DISABLED and not view.certificates, f"{WWW} is {view.state.value}")
+        check(
+            view.state is DomainState.DISABLED and not view.certificates,
+            f"{WWW} is {view.state.value}",
+        )
 
 
 async def nothing_left(story: Story, stage: Stage) -> None:
-    with story.step("nothing of its pairs is left: databases, streams, buckets, node files") as detail:
+    with story.step(
+        "nothing of its pairs is left: databases, streams, buckets, node files"
+    ) as detail:
         deadline = time.monotonic() + _LEFT_SECONDS
         while (places := await _search(stage)) and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
         stage.result.leftovers = len(places)
         for place in places[:10]:
             detail(f"left: {place}")
-        check(not places, f"{len(places)} places still hold something of a pair, the first: {places[:1]}")
+        check(
+            not places,
+            f"{len(places)} places still hold something of a pair, the first: {places[:1]}",
+        )
 
 
 async def _search(stage: Stage) -> list[str]:
@@ -65,19 +81,30 @@ async def _search(stage: Stage) -> list[str]:
 async def _can_be_found(stage: Stage) -> None:
     """A search that finds nothing proves nothing, unless it found the pair while it was served."""
     places = await _search(stage)
-    where = [s.kv_stream(s.BUCKET_BUNDLES), "config.", *(folder.name for folder in stage.node_folders)]
+    where = [
+        s.kv_stream(s.BUCKET_BUNDLES),
+        "config.",
+        *(folder.name for folder in stage.node_folders),
+    ]
     for place in where:
-        check(any(f": {place}" in one for one in places), f"the search does not find the served pair in {place}")
+        check(
+            any(f": {place}" in one for one in places),
+            f"the search does not find the served pair in {place}",
+        )
 
 
 async def _sessions(stage: Stage) -> list[Session]:
-    """A session in TLS 1.2 and one in 1.3 with each node; none may be resumable even while it is served."""
+    """A session in TLS 1.2 and one in 1.3 with each node; none may be resumable even while it is
+    served."""
     opened = []
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         for place in stage.nodes:
             session = await asyncio.to_thread(Session.open, place, WWW, stage.context(version))
             went = await asyncio.to_thread(session.resume)
-            check(went == "new handshake", f"{place.node} answered a returning {version.name} session with {went}")
+            check(
+                went == "new handshake",
+                f"{place.node} answered a returning {version.name} session with {went}",
+            )
             opened.append(session)
     return opened
 
@@ -87,5 +114,8 @@ async def _refuses_kept_alive(stage: Stage) -> None:
         return
     with suppress(ConnectionError):
         answer = await stage.kept_alive.get("/after-the-disable")
-        check(answer.status == 421, f"a kept-alive connection was answered with {answer.status} after the disable")
+        check(
+            answer.status == 421,
+            f"a kept-alive connection was answered with {answer.status} after the disable",
+        )
     stage.kept_alive.leave()

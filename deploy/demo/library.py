@@ -1,4 +1,5 @@
-"""The certificate library and the settings, seen at the nodes: one wildcard on twenty domains, back and forth.
+"""The certificate library and the settings, seen at the nodes: one wildcard on twenty domains, back
+and forth.
 
 An account of its own: its requests are not among those that the story counts."""
 
@@ -25,25 +26,37 @@ TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
 async def deploy(story: Story, stage: Stage) -> None:
-    with story.step(f"store *.{FAMILY} and put it on {len(DOMAINS)} domains in one command") as detail:
+    with story.step(
+        f"store *.{FAMILY} and put it on {len(DOMAINS)} domains in one command"
+    ) as detail:
         origin = f"http://127.0.0.1:{stage.origin.port}"
-        ordered = await asyncio.gather(*(
-            stage.customer.register(domain, ACCOUNT, "image_small_file", origin) for domain in DOMAINS
-        ))
+        ordered = await asyncio.gather(
+            *(
+                stage.customer.register(domain, ACCOUNT, "image_small_file", origin)
+                for domain in DOMAINS
+            )
+        )
         for one in ordered:
             await stage.applied(one.command_id)
         pair = await stage.pair([f"*.{FAMILY}"], "ecdsa")
-        await stage.applied((await stage.customer.store(NAME, ACCOUNT, pair.chain, pair.key)).command_id)
+        await stage.applied(
+            (await stage.customer.store(NAME, ACCOUNT, pair.chain, pair.key)).command_id
+        )
         began = time.monotonic()
         command = await stage.customer.deploy(NAME, ACCOUNT, DOMAINS)
         await _live(stage, await stage.customer.results(command.command_id), len(DOMAINS))
         await _all_serve(stage, DOMAINS, pair)
-        detail(f"each live on every node after {(time.monotonic() - began) * 1000:.0f} ms, one result each")
+        detail(
+            f"each live on every node after {(time.monotonic() - began) * 1000:.0f} ms, one "
+            "result each"
+        )
         stage.stored = pair
 
 
 async def replace_and_roll_back(story: Story, stage: Stage) -> None:
-    with story.step(f"replace it under its name: {len(DOMAINS)} domains follow; {OLD} rolls back") as detail:
+    with story.step(
+        f"replace it under its name: {len(DOMAINS)} domains follow; {OLD} rolls back"
+    ) as detail:
         pair, before = await stage.pair([f"*.{FAMILY}"], "ecdsa"), stage.stored
         check(before is not None, "no certificate was stored")
         began = time.monotonic()
@@ -53,21 +66,34 @@ async def replace_and_roll_back(story: Story, stage: Stage) -> None:
         await _all_serve(stage, DOMAINS, pair)
         detail(f"all follow after {(time.monotonic() - began) * 1000:.0f} ms")
         began = time.monotonic()
-        await _change(stage, await stage.applied((await stage.customer.rollback(OLD, ACCOUNT)).command_id))
+        await _change(
+            stage, await stage.applied((await stage.customer.rollback(OLD, ACCOUNT)).command_id)
+        )
         if before is not None:
             await _all_serve(stage, [OLD], before)
         await _all_serve(stage, [NEW], pair)
-        detail(f"{OLD} serves the certificate before after {(time.monotonic() - began) * 1000:.0f} ms")
+        detail(
+            f"{OLD} serves the certificate before after {(time.monotonic() - began) * 1000:.0f} ms"
+        )
         deleted = await stage.customer.delete_certificate(NAME, ACCOUNT)
         settled = await stage.customer.settled(deleted.command_id)
-        check(settled.codes == ["certificate.in_use"], f"a certificate in use was deleted: {settled.codes}")
+        check(
+            settled.codes == ["certificate.in_use"],
+            f"a certificate in use was deleted: {settled.codes}",
+        )
 
 
 async def policies(story: Story, stage: Stage) -> None:
-    with story.step(f"TLS 1.2 only with HTTP/2 and HSTS on {OLD} beside TLS 1.3 only on {NEW}") as detail:
+    with story.step(
+        f"TLS 1.2 only with HTTP/2 and HSTS on {OLD} beside TLS 1.3 only on {NEW}"
+    ) as detail:
         customer = stage.customer
         first = await customer.change_settings(
-            OLD, ACCOUNT, tls_min="1.2", tls_max="1.2", http2=True,
+            OLD,
+            ACCOUNT,
+            tls_min="1.2",
+            tls_max="1.2",
+            http2=True,
             hsts=Hsts(max_age=31_536_000, include_subdomains=True),
         )
         second = await customer.change_settings(NEW, ACCOUNT, tls_min="1.3", tls_max="1.3")
@@ -75,13 +101,28 @@ async def policies(story: Story, stage: Stage) -> None:
             await _change(stage, await stage.applied(one.command_id))
         for place in stage.nodes:
             told = await _agreed(stage, place, OLD, TLS12)
-            check(told is not None and (told.version, told.alpn) == ("TLSv1.2", "h2"), f"{place.node}: {OLD} {told}")
-            check(await _agreed(stage, place, OLD, TLS13) is None, f"{place.node} speaks TLS 1.3 for {OLD}")
+            check(
+                told is not None and (told.version, told.alpn) == ("TLSv1.2", "h2"),
+                f"{place.node}: {OLD} {told}",
+            )
+            check(
+                await _agreed(stage, place, OLD, TLS13) is None,
+                f"{place.node} speaks TLS 1.3 for {OLD}",
+            )
             told = await _agreed(stage, place, NEW, TLS13)
-            check(told is not None and (told.version, told.alpn) == ("TLSv1.3", "http/1.1"), f"{place.node}: {told}")
-            check(await _agreed(stage, place, NEW, TLS12) is None, f"{place.node} speaks TLS 1.2 for {NEW}")
+            check(
+                told is not None and (told.version, told.alpn) == ("TLSv1.3", "http/1.1"),
+                f"{place.node}: {told}",
+            )
+            check(
+                await _agreed(stage, place, NEW, TLS12) is None,
+                f"{place.node} speaks TLS 1.2 for {NEW}",
+            )
             header = await _header(stage, place, OLD)
-            check(header == "max-age=31536000; includeSubDomains", f"{place.node} answers with HSTS {header!r}")
+            check(
+                header == "max-age=31536000; includeSubDomains",
+                f"{place.node} answers with HSTS {header!r}",
+            )
             check(await _header(stage, place, FREE) == "", f"{place.node} sends HSTS for {FREE}")
         detail("by handshakes and requests at every node, changed without a reload")
 
@@ -89,7 +130,11 @@ async def policies(story: Story, stage: Stage) -> None:
 async def _live(stage: Stage, ended: Sequence[CommandSettled], count: int) -> None:
     """Every result applied, and converged."""
     check(len(ended) == count, f"{len(ended)} results for {count} domains")
-    bad = [f"{one.domain}: {one.outcome.value} {one.codes}" for one in ended if one.outcome is not Outcome.APPLIED]
+    bad = [
+        f"{one.domain}: {one.outcome.value} {one.codes}"
+        for one in ended
+        if one.outcome is not Outcome.APPLIED
+    ]
     check(not bad, f"not applied: {bad}")
     await asyncio.gather(*(_change(stage, one) for one in ended))
 
@@ -107,7 +152,9 @@ async def _all_serve(stage: Stage, domains: list[str], pair: Pair) -> None:
         check(not wrong, f"{place.node} serves another certificate for {wrong[:3]}")
 
 
-async def _agreed(stage: Stage, place: Endpoint, domain: str, version: ssl.TLSVersion) -> Agreed | None:
+async def _agreed(
+    stage: Stage, place: Endpoint, domain: str, version: ssl.TLSVersion
+) -> Agreed | None:
     context = stage.context(version)
     context.set_alpn_protocols(["h2", "http/1.1"])
     try:

@@ -31,22 +31,31 @@ async def register(story: Story, stage: Stage) -> None:
             ordered = await stage.customer.register(domain, ACCOUNT, kind, origin)
             await stage.applied(ordered.command_id)
         for place in stage.nodes:
-            check(await is_refused(place, WWW), f"{place.node} serves {WWW} before it has a certificate")
+            check(
+                await is_refused(place, WWW),
+                f"{place.node} serves {WWW} before it has a certificate",
+            )
 
 
 async def refuse(story: Story, stage: Stage) -> None:
     """Each bad upload is refused with its own finding, and nothing is served."""
-    with story.step("refuse a mismatched pair, an encrypted key, an expired certificate and a wrong domain") as detail:
+    with story.step(
+        "refuse a mismatched pair, an encrypted key, an expired certificate and a wrong domain"
+    ) as detail:
         good, other, wrong = await asyncio.gather(
-            stage.pair([WWW], "ecdsa"), stage.pair([WWW], "ecdsa"), stage.pair(["www.other.test"], "ecdsa")
+            stage.pair([WWW], "ecdsa"),
+            stage.pair([WWW], "ecdsa"),
+            stage.pair(["www.other.test"], "ecdsa"),
         )
         now = datetime.now(UTC)
         expired = await stage.pair(
             [WWW], "ecdsa", not_before=now - timedelta(days=60), not_after=now - timedelta(days=1)
         )
         for code, pair in (
-            ("key.mismatch", Pair(good.chain, other.key)), ("key.encrypted", Pair(good.chain, _encrypted(good.key))),
-            ("certificate.expired", expired), ("domain.mismatch", wrong),
+            ("key.mismatch", Pair(good.chain, other.key)),
+            ("key.encrypted", Pair(good.chain, _encrypted(good.key))),
+            ("certificate.expired", expired),
+            ("domain.mismatch", wrong),
         ):
             await _is_refused_with(stage, code, pair, detail)
         view = await stage.customer.show(WWW, ACCOUNT)
@@ -54,9 +63,12 @@ async def refuse(story: Story, stage: Stage) -> None:
 
 
 async def submit(story: Story, stage: Stage) -> None:
-    # A name that is not registered: it must be gone after the disable, where a registered one may stay.
+    # A name that is not registered: it must be gone after the disable, where a registered one may
+    # stay.
     extra = f"canary-{secrets.token_hex(4)}.example.test"
-    www, images = await asyncio.gather(stage.pair([WWW, extra], "rsa"), stage.pair([IMAGES], "ecdsa"))
+    www, images = await asyncio.gather(
+        stage.pair([WWW, extra], "rsa"), stage.pair([IMAGES], "ecdsa")
+    )
     with story.step(f"submit an RSA pair for {WWW}: live on every node") as detail:
         await _submit_and_see(stage, WWW, WWW, www, detail)
         stage.served.append((www, await stage.sealed_boxes(WWW)))
@@ -67,7 +79,10 @@ async def submit(story: Story, stage: Stage) -> None:
 async def strangers(story: Story, stage: Stage) -> None:
     with story.step("handshakes without SNI and for unknown names fail on every node"):
         for place in stage.nodes:
-            check(await is_refused(place, "", believing()), f"{place.node} answers a handshake without SNI")
+            check(
+                await is_refused(place, "", believing()),
+                f"{place.node} answers a handshake without SNI",
+            )
             for name in ("unknown.example.test", "img.example.test", "a.b.img.example.test"):
                 check(await is_refused(place, name), f"{place.node} answers a handshake for {name}")
 
@@ -83,7 +98,9 @@ async def redirect(story: Story, stage: Stage) -> None:
             visitor.leave()
             where = answer.headers.get("location", "")
             check(
-                answer.status == 301 and where.startswith(f"https://{WWW}") and where.endswith("/watch?v=1"),
+                answer.status == 301
+                and where.startswith(f"https://{WWW}")
+                and where.endswith("/watch?v=1"),
                 f"{place.node} answers {answer.status} with location {where!r} on port 80",
             )
         detail(f"301 to {where}")
@@ -92,23 +109,40 @@ async def redirect(story: Story, stage: Stage) -> None:
 async def replace(story: Story, stage: Stage) -> None:
     old, _ = stage.served[-1]
     new = await stage.pair([WWW, f"canary-{secrets.token_hex(4)}.example.test"], "rsa")
-    with story.step(f"replace the certificate of {WWW} under continuous handshakes: none fails") as detail:
+    with story.step(
+        f"replace the certificate of {WWW} under continuous handshakes: none fails"
+    ) as detail:
         async with Watches(stage.nodes, WWW, stage.context()) as watches:
             await until(
-                _each_has(watches, 30), LIVE_SECONDS, lambda: f"only {watches.handshakes} handshakes were made"
+                _each_has(watches, 30),
+                LIVE_SECONDS,
+                lambda: f"only {watches.handshakes} handshakes were made",
             )
             await _submit(stage, WWW, new, watches, detail)
             so_far = min(watch.handshakes for watch in watches.each)
             await until(
-                _each_has(watches, so_far + 60), LIVE_SECONDS, lambda: f"only {watches.handshakes} handshakes were made"
+                _each_has(watches, so_far + 60),
+                LIVE_SECONDS,
+                lambda: f"only {watches.handshakes} handshakes were made",
             )
         result = stage.result
-        result.replace_handshakes, result.replace_failures = watches.handshakes, len(watches.failures)
+        result.replace_handshakes, result.replace_failures = (
+            watches.handshakes,
+            len(watches.failures),
+        )
         detail(f"{watches.handshakes} handshakes, {len(watches.failures)} failed")
-        check(not watches.failures, f"handshakes failed during the replacement: {watches.failures[:3]}")
+        check(
+            not watches.failures,
+            f"handshakes failed during the replacement: {watches.failures[:3]}",
+        )
         for watch in watches.each:
-            check(watch.last_leaf == new.leaf, f"{watch.place.node} does not serve the new certificate")
-            check(old.leaf in watch.first_seen, f"{watch.place.node} never served the old certificate")
+            check(
+                watch.last_leaf == new.leaf,
+                f"{watch.place.node} does not serve the new certificate",
+            )
+            check(
+                old.leaf in watch.first_seen, f"{watch.place.node} never served the old certificate"
+            )
         stage.served.append((new, await stage.sealed_boxes(WWW)))
 
 
@@ -125,7 +159,8 @@ async def _submit_and_see(stage: Stage, domain: str, name: str, pair: Pair, deta
 
 
 async def _submit(stage: Stage, domain: str, pair: Pair, watches: Watches, detail: Detail) -> None:
-    """From publish to the verdict's event and to the last node's handshake, by this process's clock."""
+    """From publish to the verdict's event and to the last node's handshake, by this process's
+    clock."""
     began = time.monotonic()
     ordered = await stage.customer.submit(domain, ACCOUNT, pair.chain, pair.key)
     settled = await stage.applied(ordered.command_id)
@@ -133,14 +168,17 @@ async def _submit(stage: Stage, domain: str, pair: Pair, watches: Watches, detai
     live_at = await watches.all_serve(pair.leaf, LIVE_SECONDS)
     waiting = [watch.place.node for watch in watches.each if pair.leaf not in watch.first_seen]
     if live_at is None:
-        check(False, f"{', '.join(waiting)} did not serve the new certificate in {LIVE_SECONDS:g} s")
+        check(
+            False, f"{', '.join(waiting)} did not serve the new certificate in {LIVE_SECONDS:g} s"
+        )
         return
     live_ms = (live_at - began) * 1000
     stage.result.submitted(accepted_ms, live_ms)
     live = await stage.customer.converged(domain, settled.revision or 0, limit=LIVE_SECONDS)
     check(live.nodes == len(stage.nodes), f"converged on {live.nodes} of {len(stage.nodes)} nodes")
     detail(
-        f"accepted after {accepted_ms:.0f} ms, served by the last of {live.nodes} nodes after {live_ms:.0f} ms "
+        f"accepted after {accepted_ms:.0f} ms, served by the last of {live.nodes} nodes after "
+        f"{live_ms:.0f} ms "
         "(chain and name verified)"
     )
 

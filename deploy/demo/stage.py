@@ -49,8 +49,9 @@ class Pair:
 
 @dataclass
 class Stage:
-    """``run``: what run.json holds. ``since``: the event stream's sequence when the story began; ``hour``: the UTC hour
-    that it began in; ``served``: every pair that www was served with, and the boxes that its key was sealed in;
+    """``run``: what run.json holds. ``since``: the event stream's sequence when the story began;
+    ``hour``: the UTC hour that it began in; ``served``: every pair that www was served with, and
+    the boxes that its key was sealed in;
     ``stored``: what the library kept first."""
 
     run: Mapping[str, Any]
@@ -62,7 +63,9 @@ class Stage:
     issue: Callable[..., tuple[str, str]]
     result: Result
     since: int = 0
-    hour: datetime = field(default_factory=lambda: datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+    hour: datetime = field(
+        default_factory=lambda: datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    )
     served: list[tuple[Pair, list[str]]] = field(default_factory=list)
     stored: Pair | None = None
     kept_alive: Visitor | None = None
@@ -88,34 +91,46 @@ class Stage:
 
     def period(self) -> tuple[datetime, datetime]:
         """From the hour that the story began in to the end of the present one."""
-        return self.hour, datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        return self.hour, datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(
+            hours=1
+        )
 
     async def applied(self, command_id: str) -> CommandSettled:
         """The command's end; CheckFailed when it was not carried out."""
         settled = await self.customer.settled(command_id)
-        told = ", ".join(f"{one.code.value} ({one.message})" for one in findings_of(settled)) or "no reason"
-        check(settled.outcome is Outcome.APPLIED, f"{settled.command} was {settled.outcome.value}: {told}")
+        told = (
+            ", ".join(f"{one.code.value} ({one.message})" for one in findings_of(settled))
+            or "no reason"
+        )
+        check(
+            settled.outcome is Outcome.APPLIED,
+            f"{settled.command} was {settled.outcome.value}: {told}",
+        )
         return settled
 
     async def sealed_boxes(self, domain: str) -> list[str]:
         """The sealed keys in the domain's bundle, as the bucket holds it."""
-        stream, subject = s.kv_stream(s.BUCKET_BUNDLES), s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain))
+        stream, subject = (
+            s.kv_stream(s.BUCKET_BUNDLES),
+            s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)),
+        )
         stored = await self.searcher.jetstream(timeout=5).get_msg(stream, subject=subject)
         bundle = parse(Bundle, parse(Signed, stored.data or b"").payload.encode())
         return [pair.sealed_key.box for pair in bundle.pairs]
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
-        """The bodies of the demo account's events of one kind since the story began, from the stream."""
+        """The bodies of the demo account's events of one kind since the story began, from the
+        stream."""
         found = self.customer.events(self.since + 1, follow=False, subject=subject)
         return [event.body async for event in found if event.body.get("account") == ACCOUNT]
 
 
-async def until(holds: Callable[[], Awaitable[bool]], limit: float, otherwise: Callable[[], str]) -> None:
+async def until(
+    holds: Callable[[], Awaitable[bool]], limit: float, otherwise: Callable[[], str]
+) -> None:
     """Asks until it holds; CheckFailed with what ``otherwise`` says after ``limit`` seconds."""
     deadline = time.monotonic() + limit
     while not await holds():
         if time.monotonic() > deadline:
             raise CheckFailed(f"{otherwise()} (waited {limit:g} s)")
         await asyncio.sleep(0.05)
-
-

@@ -22,8 +22,9 @@ def check(holds: object, otherwise: str) -> None:
 
 @dataclass
 class Result:
-    """What ``--json`` prints. ``accepted_ms``, ``live_ms``: of the slowest submission, by the client's clock, from
-    publish to the verdict's event, and to the last node's real handshake that serves the new certificate."""
+    """What ``--json`` prints. ``accepted_ms``, ``live_ms``: of the slowest submission, by the
+    client's clock, from publish to the verdict's event, and to the last node's real handshake that
+    serves the new certificate."""
 
     ok: bool = False
     steps: list[dict[str, Any]] = field(default_factory=list)

@@ -24,9 +24,11 @@ from shared.errors import EdgetlsError, Refused, SettingsError
 from shared.messaging.consumer import describe
 
 
-async def tell(nodes: int, requests: int, data: Path | None, keep: bool, out: Out, outcome: Result) -> None:
-    """``data``: None for a temporary folder. What went wrong is in ``outcome.failed``; errors of the platform are
-    raised as well. SettingsError when ``data`` holds something."""
+async def tell(
+    nodes: int, requests: int, data: Path | None, keep: bool, out: Out, outcome: Result
+) -> None:
+    """``data``: None for a temporary folder. What went wrong is in ``outcome.failed``; errors of
+    the platform are raised as well. SettingsError when ``data`` holds something."""
     folder = _fresh(data)
     story = Story(out.note)
     story.result = outcome
@@ -37,7 +39,9 @@ async def tell(nodes: int, requests: int, data: Path | None, keep: bool, out: Ou
         out.note(f"done: every check held{f'; data in {folder}' if keep else ''}")
     except Exception as error:
         keep = True
-        outcome.failed = str(error) if isinstance(error, CheckFailed | EdgetlsError) else describe(error)
+        outcome.failed = (
+            str(error) if isinstance(error, CheckFailed | EdgetlsError) else describe(error)
+        )
         sys.stderr.write(f"\nDEMO FAILED: {outcome.failed}\nlogs and data: {folder}\n")
         if isinstance(error, EdgetlsError) and not isinstance(error, Refused):
             raise
@@ -64,12 +68,21 @@ async def _tell(story: Story, folder: Path, nodes: int, requests: int) -> None:
 
 def _steps(requests: int) -> list[Callable[[Story, Stage], Awaitable[None]]]:
     return [
-        serving.register, serving.refuse, serving.submit, serving.strangers, serving.redirect, serving.replace,
-        library.deploy, library.replace_and_roll_back, library.policies,
+        serving.register,
+        serving.refuse,
+        serving.submit,
+        serving.strangers,
+        serving.redirect,
+        serving.replace,
+        library.deploy,
+        library.replace_and_roll_back,
+        library.policies,
         lambda story, stage: billing.open_account(story, stage, requests),
         lambda story, stage: billing.requests(story, stage, requests),
         lambda story, stage: billing.charge(story, stage, requests),
-        billing.low_balance, leaving.disable, leaving.nothing_left,
+        billing.low_balance,
+        leaving.disable,
+        leaving.nothing_left,
     ]
 
 
@@ -77,9 +90,13 @@ async def _set(stack: AsyncExitStack, platform: Platform, result: Result) -> Sta
     run = platform.run
     seeds = {user: Path(path) for user, path in run["credentials"].items()}
     customer = await stack.enter_async_context(
-        await connect(run["nats_url"], seeds["platform"], Path(run["submission_key"]), source="demo")
+        await connect(
+            run["nats_url"], seeds["platform"], Path(run["submission_key"]), source="demo"
+        )
     )
-    operator = await stack.enter_async_context(await connect(run["nats_url"], seeds["operator"], user="operator"))
+    operator = await stack.enter_async_context(
+        await connect(run["nats_url"], seeds["operator"], user="operator")
+    )
     searcher = await Reach.open(run["nats_url"], seeds["searcher"], "searcher", 10)
     stack.push_async_callback(searcher.close)
     origin = await stack.enter_async_context(Origin())

@@ -11,7 +11,10 @@ from typing import Final
 from deploy.demo.handshakes import Endpoint
 
 BODY: Final = b"from the origin\n"
-_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(BODY),
+    BODY,
+)
 _ANSWER_SECONDS: Final = 10.0
 _PER_CONNECTION: Final = 500
 """nginx closes a connection after its thousandth request."""
@@ -24,12 +27,17 @@ class Origin:
     _server: asyncio.Server
 
     async def __aenter__(self) -> Origin:
-        self._server = await asyncio.get_running_loop().create_server(_OriginConnection, "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(
+            _OriginConnection, "127.0.0.1", 0
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._server.close()
 
@@ -54,9 +62,12 @@ class Answer:
 
 
 class Visitor:
-    """One kept-alive connection to a node; ``context`` None: plain HTTP. ConnectionError when it was closed."""
+    """One kept-alive connection to a node; ``context`` None: plain HTTP. ConnectionError when it
+    was closed."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str
+    ) -> None:
         self._reader, self._writer, self._name = reader, writer, name
 
     @classmethod
@@ -73,7 +84,8 @@ class Visitor:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 headers = {
-                    key.lower(): value.strip() for key, _, value in (line.partition(":") for line in head[1:] if line)
+                    key.lower(): value.strip()
+                    for key, _, value in (line.partition(":") for line in head[1:] if line)
                 }
                 body = await self._reader.readexactly(int(headers.get("content-length", "0")))
         except asyncio.IncompleteReadError:
@@ -84,19 +96,26 @@ class Visitor:
         self._writer.transport.abort()
 
 
-async def send_requests(places: list[Endpoint], names: list[str], context: ssl.SSLContext, total: int) -> list[str]:
-    """``total`` HTTPS requests over all nodes and names, four kept-alive connections to each; what was not a good
-    answer. Every request that was sent is one of ``total``."""
+async def send_requests(
+    places: list[Endpoint], names: list[str], context: ssl.SSLContext, total: int
+) -> list[str]:
+    """``total`` HTTPS requests over all nodes and names, four kept-alive connections to each; what
+    was not a good answer. Every request that was sent is one of ``total``."""
     routes = [(place, name) for place in places for name in names for _ in range(4)]
     shares = [total // len(routes) + (index < total % len(routes)) for index in range(len(routes))]
     faults: list[str] = []
-    await asyncio.gather(*(
-        _browse(place, name, context, share, faults) for (place, name), share in zip(routes, shares, strict=True)
-    ))
+    await asyncio.gather(
+        *(
+            _browse(place, name, context, share, faults)
+            for (place, name), share in zip(routes, shares, strict=True)
+        )
+    )
     return faults
 
 
-async def _browse(place: Endpoint, name: str, context: ssl.SSLContext, total: int, faults: list[str]) -> None:
+async def _browse(
+    place: Endpoint, name: str, context: ssl.SSLContext, total: int, faults: list[str]
+) -> None:
     for start in range(0, total, _PER_CONNECTION):
         visitor = await Visitor.arrive(place, name, context)
         try:

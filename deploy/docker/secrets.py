@@ -1,7 +1,9 @@
-"""``python -m deploy.docker.secrets``: every key, password and configuration that compose.yaml mounts.
+"""``python -m deploy.docker.secrets``: every key, password and configuration that compose.yaml
+mounts.
 
-Written to ./deploy/secrets. Makes what is missing and keeps what is there. The fleet file in it opens every customer's
-key: move it, and the operator's seed, to the operator's own machine before you go into production.
+Written to ./deploy/secrets. Makes what is missing and keeps what is there. The fleet file in it
+opens every customer's key: move it, and the operator's seed, to the operator's own machine before
+you go into production.
 """
 
 from __future__ import annotations
@@ -39,11 +41,12 @@ _YEARS_10 = timedelta(days=3653)
 
 
 def write_all(folder: Path, now: datetime) -> None:
-    """Idempotent: existing keys and passwords stay. SettingsError where the fleet file is gone from a folder that had
-    one: a new one would have another operator key."""
+    """Idempotent: existing keys and passwords stay. SettingsError where the fleet file is gone from
+    a folder that had one: a new one would have another operator key."""
     if (folder / "operator.pub").exists() and not fleet_path(folder).exists():
         raise SettingsError(
-            f"{folder} was made before and its fleet file was moved away: run this beside the fleet file. A new one "
+            f"{folder} was made before and its fleet file was moved away: run this beside the "
+            "fleet file. A new one "
             "would have another operator key, which no service and no node believes"
         )
     nats = private_folder(folder / "nats")
@@ -53,7 +56,10 @@ def write_all(folder: Path, now: datetime) -> None:
     for server in SERVERS:
         inside = Path("/etc/nats")
         place = ServerPlace(
-            "0.0.0.0", 4222, Path("/data"), server,  # noqa: S104 - a container's own address
+            "0.0.0.0",  # noqa: S104 - a container's own address
+            4222,
+            Path("/data"),
+            server,
             Tls(inside / f"{server}.pem", inside / f"{server}.key", inside / "ca.pem"),
             tuple(f"nats-route://{name}:6222" for name in SERVERS),
         )
@@ -62,38 +68,58 @@ def write_all(folder: Path, now: datetime) -> None:
 
 
 def _write_tls(folder: Path, hosts: Sequence[str], now: datetime) -> None:
-    """A CA whose key is thrown away, and a certificate and key for each host, also as seen through a local port."""
+    """A CA whose key is thrown away, and a certificate and key for each host, also as seen through
+    a local port."""
     if (folder / "ca.pem").exists():
         return
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgetls {folder.name} CA")])
-    ca = _certificate(ca_name, ca_name, ca_key.public_key(), now).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(ca_key, hashes.SHA256())
+    ca = (
+        _certificate(ca_name, ca_name, ca_key.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
     write_private(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM).decode())
     for host in hosts:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        names = x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(ip_address("127.0.0.1"))])
-        made = _certificate(name, ca_name, key.public_key(), now).add_extension(names, critical=False)
-        write_private(folder / f"{host}.pem", made.sign(ca_key, hashes.SHA256()).public_bytes(
-            serialization.Encoding.PEM).decode())
-        write_private(folder / f"{host}.key", key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode())
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName(host), x509.IPAddress(ip_address("127.0.0.1"))]
+        )
+        made = _certificate(name, ca_name, key.public_key(), now).add_extension(
+            names, critical=False
+        )
+        write_private(
+            folder / f"{host}.pem",
+            made.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
+        )
+        write_private(
+            folder / f"{host}.key",
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ).decode(),
+        )
 
 
 def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime
 ) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + _YEARS_10)
     )
 
 
 def _write_postgres(folder: Path, now: datetime) -> None:
-    """Init SQL with one role and database a service, TLS without which nobody gets in over the network, and the DSNs
-    for ``docker compose --env-file``."""
+    """Init SQL with one role and database a service, TLS without which nobody gets in over the
+    network, and the DSNs for ``docker compose --env-file``."""
     postgres = private_folder(folder / "postgres")
     tls = private_folder(postgres / "tls")
     _write_tls(tls, (POSTGRES,), now)
@@ -109,7 +135,8 @@ def _write_postgres(folder: Path, now: datetime) -> None:
             f"create database edgetls_{name} owner edgetls_{name};",
             f"revoke connect on database edgetls_{name} from public;",
         ]
-        place = f"{POSTGRES}/edgetls_{name}?{urlencode({'sslmode': 'verify-full', 'sslrootcert': POSTGRES_CA})}"
+        options = urlencode({"sslmode": "verify-full", "sslrootcert": POSTGRES_CA})
+        place = f"{POSTGRES}/edgetls_{name}?{options}"
         lines.append(f"EDGETLS_{name.upper()}_DSN=postgresql://edgetls_{name}:{password}@{place}")
     write_private(private_folder(postgres / "init") / "10-roles.sql", "\n".join(statements) + "\n")
     write_private(folder / "postgres.password", secrets.token_hex(24) + "\n")

@@ -1,4 +1,5 @@
-"""A CA for tests and the demo: a root, one intermediate, and leaves as a public CA would issue them."""
+"""A CA for tests and the demo: a root, one intermediate, and leaves as a public CA would issue
+them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _CA_DAYS: Final = 3653
 
 @dataclass(frozen=True)
 class TestCa:
-    """Made by ``ensure``, read by ``load``. ``folder`` holds root.pem, root.key, intermediate.pem, intermediate.key."""
+    """Made by ``ensure``, read by ``load``. ``folder`` holds root.pem, root.key, intermediate.pem,
+    intermediate.key."""
 
     __test__ = False
     folder: Path
@@ -62,13 +64,17 @@ class TestCa:
         *,
         with_intermediate: bool = True,
     ) -> tuple[str, str]:
-        """(chain PEM: leaf, intermediate; key PEM: PKCS#8). ``key``: a kind, RSA-2048 or P-256, or a key to use.
+        """(chain PEM: leaf, intermediate; key PEM: PKCS#8). ``key``: a kind, RSA-2048 or P-256, or
+        a key to use.
 
-        The first name is the subject too; IP addresses may be among the names. Valid from an hour ago for 90 days."""
+        The first name is the subject too; IP addresses may be among the names. Valid from an hour
+        ago for 90 days."""
         private = _new_key(key) if isinstance(key, str) else key
         start = not_before or (datetime.now().astimezone() - timedelta(hours=1))
         end = not_after or (start + timedelta(days=_LEAF_DAYS))
-        leaf = _leaf(names, private, self.intermediate, start, end).sign(self.intermediate_key, hashes.SHA256())
+        leaf = _leaf(names, private, self.intermediate, start, end).sign(
+            self.intermediate_key, hashes.SHA256()
+        )
         chain = (leaf, self.intermediate) if with_intermediate else (leaf,)
         return "".join(_pem(one) for one in chain), _key_pem(private)
 
@@ -86,8 +92,13 @@ def _make(folder: Path, now: datetime) -> None:
 
 
 def _ca(
-    name: x509.Name, issuer: x509.Name, key: PrivateKey, issuer_key: PrivateKey, depth: int | None,
-    start: datetime, end: datetime,
+    name: x509.Name,
+    issuer: x509.Name,
+    key: PrivateKey,
+    issuer_key: PrivateKey,
+    depth: int | None,
+    start: datetime,
+    end: datetime,
 ) -> x509.Certificate:
     builder = _base(name, issuer, key.public_key(), issuer_key.public_key(), start, end)
     usage = _usage(key_cert_sign=True, crl_sign=True)
@@ -103,7 +114,9 @@ def _leaf(
 ) -> x509.CertificateBuilder:
     usage = _usage(digital_signature=True, key_encipherment=isinstance(key, rsa.RSAPrivateKey))
     return (
-        _base(_name(names[0][:64]), issuer.subject, key.public_key(), issuer.public_key(), start, end)
+        _base(
+            _name(names[0][:64]), issuer.subject, key.public_key(), issuer.public_key(), start, end
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -112,8 +125,12 @@ def _leaf(
 
 
 def _base(
-    name: x509.Name, issuer: x509.Name, public: CertificatePublicKeyTypes, issuer_public: CertificatePublicKeyTypes,
-    start: datetime, end: datetime,
+    name: x509.Name,
+    issuer: x509.Name,
+    public: CertificatePublicKeyTypes,
+    issuer_public: CertificatePublicKeyTypes,
+    start: datetime,
+    end: datetime,
 ) -> x509.CertificateBuilder:
     if not isinstance(issuer_public, ec.EllipticCurvePublicKey):
         raise TypeError("the issuers of this CA have ECDSA keys")
@@ -126,18 +143,29 @@ def _base(
         .not_valid_before(start)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public), critical=False
+        )
     )
 
 
 def _usage(
-    *, digital_signature: bool = False, key_encipherment: bool = False, key_cert_sign: bool = False,
+    *,
+    digital_signature: bool = False,
+    key_encipherment: bool = False,
+    key_cert_sign: bool = False,
     crl_sign: bool = False,
 ) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=digital_signature, content_commitment=False, key_encipherment=key_encipherment,
-        data_encipherment=False, key_agreement=False, key_cert_sign=key_cert_sign, crl_sign=crl_sign,
-        encipher_only=False, decipher_only=False,
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 

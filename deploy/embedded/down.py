@@ -14,7 +14,8 @@ from deploy.embedded.lock import holder
 
 
 def down(data: Path, limit: float = 60.0) -> str:
-    """One line of what was done. Ends leftovers of a supervisor that died too; PlatformError without a data folder.
+    """One line of what was done. Ends leftovers of a supervisor that died too; PlatformError
+    without a data folder.
 
     Past ``limit`` seconds the supervisor is killed, and its processes with it."""
     data = data.resolve()
@@ -23,7 +24,11 @@ def down(data: Path, limit: float = 60.0) -> str:
     pid = holder(data)
     if pid is None:
         ended = orphans.end(data)
-        return f"ended {len(ended)} processes of a supervisor that died" if ended else "nothing was running"
+        return (
+            f"ended {len(ended)} processes of a supervisor that died"
+            if ended
+            else "nothing was running"
+        )
     supervisor = orphans.stamp(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -33,7 +38,10 @@ def down(data: Path, limit: float = 60.0) -> str:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             orphans.end(data)
-            return f"the supervisor {pid} did not stop in {limit:g} s and was killed with its processes"
+            return (
+                f"the supervisor {pid} did not stop in {limit:g} s and was killed with its "
+                "processes"
+            )
         time.sleep(0.05)
     orphans.end(data)
     return f"stopped (supervisor {pid})"

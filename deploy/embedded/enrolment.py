@@ -1,4 +1,5 @@
-"""Tells edge_sync of the trust document, the epoch and the nodes: what the broker has not stored yet, or lost."""
+"""Tells edge_sync of the trust document, the epoch and the nodes: what the broker has not stored
+yet, or lost."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from shared.contracts.queries import FleetView
 
 
 async def announce(client: Client, fleet_file: Path, now: datetime) -> list[str]:
-    """As user ``operator``. Once all is stored, a later call only repeats the trust document; the nodes enrolled now.
+    """As user ``operator``. Once all is stored, a later call only repeats the trust document; the
+    nodes enrolled now.
 
-    BrokerAway when something was not stored: what was stays marked, a second call goes on from there."""
+    BrokerAway when something was not stored: what was stays marked, a second call goes on from
+    there."""
     fleet = FleetFile.read(fleet_file)
     first = [commands.publish_trust(fleet)]
     if fleet.started < fleet.epoch:
@@ -30,11 +33,18 @@ async def announce(client: Client, fleet_file: Path, now: datetime) -> list[str]
     return fresh
 
 
-async def repeat(client: Client, fleet_file: Path, view: FleetView, nodes: Sequence[str], now: datetime) -> list[str]:
-    """Sends again what edge_sync does not know although the fleet file says that it was told (a lost database)."""
+async def repeat(
+    client: Client, fleet_file: Path, view: FleetView, nodes: Sequence[str], now: datetime
+) -> list[str]:
+    """Sends again what edge_sync does not know although the fleet file says that it was told (a
+    lost database)."""
     fleet = FleetFile.read(fleet_file)
     known = {node.node for node in view.nodes}
-    missing = [node for node in nodes if node not in known and fleet.node(node).state in ("enrolled", "drained")]
+    missing = [
+        node
+        for node in nodes
+        if node not in known and fleet.node(node).state in ("enrolled", "drained")
+    ]
     if view.epoch < fleet.epoch:
         await send(client, commands.start_epoch(fleet, now), now)
     await _enrol(client, fleet_file, missing, now)

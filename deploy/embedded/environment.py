@@ -21,8 +21,8 @@ _SERVICE_RANK, _NGINX_RANK, _AGENT_RANK = 2, 3, 4
 
 @dataclass(frozen=True)
 class Given:
-    """``EDGETLS_NATS_URL``, ``EDGETLS_<SERVICE>_DSN``, ``EDGETLS_FINANCE_DSN`` (told in run.json, else unused),
-    ``EDGETLS_TRUST_ROOTS_FILE`` and ``EDGETLS_LOG_LEVEL``."""
+    """``EDGETLS_NATS_URL``, ``EDGETLS_<SERVICE>_DSN``, ``EDGETLS_FINANCE_DSN`` (told in run.json,
+    else unused), ``EDGETLS_TRUST_ROOTS_FILE`` and ``EDGETLS_LOG_LEVEL``."""
 
     nats_url: str | None
     dsns: Mapping[str, str]
@@ -74,8 +74,11 @@ class Children:
     def service(self, service: str, name: str, health_port: int) -> Spec:
         """``name``: the service's, or one of its replicas'."""
         own = {
-            "NATS_SEED_FILE": self.keys.seed(service), "HEALTH_PORT": health_port, "LOG_LEVEL": self.log_level,
-            "EMBEDDED": "true", **self._common(),
+            "NATS_SEED_FILE": self.keys.seed(service),
+            "HEALTH_PORT": health_port,
+            "LOG_LEVEL": self.log_level,
+            "EMBEDDED": "true",
+            **self._common(),
         }
         if self.clock is not None:
             own["TEST_CLOCK"] = self.clock
@@ -95,9 +98,15 @@ class Children:
         folder = private_folder(self.data / "nodes" / node.id)
         keys = self.keys.node_folder(node.id)
         own = {
-            "NODE_ID": node.id, "NODE_FOLDER": folder, "NODE_PRIVATE_KEY_FILE": keys / NODE_KEY,
-            "NODE_HTTPS": node.https, "NODE_HTTP": node.http, "NATS_SEED_FILE": keys / NODE_SEED,
-            "ALLOW_PRIVATE_ORIGINS": "true", "LOG_LEVEL": self.log_level, **self._common(),
+            "NODE_ID": node.id,
+            "NODE_FOLDER": folder,
+            "NODE_PRIVATE_KEY_FILE": keys / NODE_KEY,
+            "NODE_HTTPS": node.https,
+            "NODE_HTTP": node.http,
+            "NATS_SEED_FILE": keys / NODE_SEED,
+            "ALLOW_PRIVATE_ORIGINS": "true",
+            "LOG_LEVEL": self.log_level,
+            **self._common(),
         }
         nginx, agent = (python("clients.edge_node", part) for part in ("nginx", "agent"))
         return (
@@ -107,10 +116,17 @@ class Children:
 
     def _common(self) -> dict[str, object]:
         return {
-            "NATS_URL": self.nats_url, "OPERATOR_KEY_FILE": self.keys.operator_public, "TRUST_FILE": self.keys.trust
+            "NATS_URL": self.nats_url,
+            "OPERATOR_KEY_FILE": self.keys.operator_public,
+            "TRUST_FILE": self.keys.trust,
         }
 
     @staticmethod
-    def _spec(name: str, argv: tuple[str, ...], own: Mapping[str, object], cwd: Path, rank: int) -> Spec:
-        environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
+    def _spec(
+        name: str, argv: tuple[str, ...], own: Mapping[str, object], cwd: Path, rank: int
+    ) -> Spec:
+        environment = {
+            **base_environment(),
+            **{f"EDGETLS_{key}": str(value) for key, value in own.items()},
+        }
         return Spec(name, argv, environment, cwd, rank)

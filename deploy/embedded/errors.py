@@ -1,4 +1,5 @@
-"""What can go wrong with the machine under the platform: each is one line that says where and what to do."""
+"""What can go wrong with the machine under the platform: each is one line that says where and what
+to do."""
 
 from __future__ import annotations
 

@@ -67,8 +67,11 @@ def seed_file(data: Path, user: str) -> Path:
     return data / "keys" / f"{user}.nk"
 
 
-def ensure_keys(data: Path, users_file: Path, now: datetime, trust_roots: Path | None = None) -> Keys:
-    """``users_file``: the NATS include of node users. ``trust_roots``: used instead of a test CA's."""
+def ensure_keys(
+    data: Path, users_file: Path, now: datetime, trust_roots: Path | None = None
+) -> Keys:
+    """``users_file``: the NATS include of node users. ``trust_roots``: used instead of a test
+    CA's."""
     private_folder(data / "keys")
     users = {user.name: ensure_nkey(seed_file(data, user.name)) for user in USERS}
     if trust_roots is None:
@@ -85,7 +88,8 @@ def ensure_keys(data: Path, users_file: Path, now: datetime, trust_roots: Path |
 
 
 def node_names(keys: Keys, count: int) -> list[str]:
-    """``node-1``, ``node-2``… without those that the operator removed: a removed node does not come back by itself."""
+    """``node-1``, ``node-2``… without those that the operator removed: a removed node does not come
+    back by itself."""
     known = FleetFile.read(keys.fleet_file).nodes
     names = (f"node-{number}" for number in itertools.count(1))
     allowed = (name for name in names if name not in known or known[name].state != "removed")
@@ -98,24 +102,37 @@ def ensure_nodes(keys: Keys, nodes: list[str]) -> None:
         for node in nodes:
             credentials = ensure_node(keys.node_folder(node))
             known = fleet.nodes.get(node)
-            if known is None or (known.nkey, known.public_key) != (credentials.nkey, credentials.public_key):
-                fleet.put(FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey))
+            if known is None or (known.nkey, known.public_key) != (
+                credentials.nkey,
+                credentials.public_key,
+            ):
+                fleet.put(
+                    FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
+                )
         fleet.write_users()
 
 
 def _trusted(keys: Keys, known: list[TrustedKey], now: datetime) -> list[TrustedKey]:
-    """Backdated and long: a test moves the clock by days and months. A known key keeps its validity."""
+    """Backdated and long: a test moves the clock by days and months. A known key keeps its
+    validity."""
     wanted = [("submission", "submission-1", ensure_hpke(keys.submission_private).public().text)]
     for service in SIGNING_SERVICES:
         signer = ensure_signer(keys.signer(service), f"{service}-1")
         wanted.append((service, signer.key_id, signer.public_text()))
-    found: dict[tuple[str, str, str], TrustedKey] = {(key.purpose, key.key_id, key.public_key): key for key in known}
+    found: dict[tuple[str, str, str], TrustedKey] = {
+        (key.purpose, key.key_id, key.public_key): key for key in known
+    }
     return [
         found.get(one)
-        or TrustedKey.model_validate({
-            "purpose": one[0], "key_id": one[1], "public_key": one[2], "not_before": now - _BACKDATED,
-            "not_after": now + _VALID,
-        })
+        or TrustedKey.model_validate(
+            {
+                "purpose": one[0],
+                "key_id": one[1],
+                "public_key": one[2],
+                "not_before": now - _BACKDATED,
+                "not_after": now + _VALID,
+            }
+        )
         for one in wanted
     ]
 

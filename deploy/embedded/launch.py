@@ -1,4 +1,5 @@
-"""How a child is started: ended by the kernel when its parent dies, and not as root where it refuses to be."""
+"""How a child is started: ended by the kernel when its parent dies, and not as root where it
+refuses to be."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ def other_than_root() -> Owner | None:
         except KeyError:
             continue
         return Owner(name, found.pw_uid, found.pw_gid)
-    raise PlatformError(f"PostgreSQL refuses to run as root and there is no user {' or '.join(OWNERS)}: make one")
+    raise PlatformError(
+        f"PostgreSQL refuses to run as root and there is no user {' or '.join(OWNERS)}: make one"
+    )
 
 
-def wrapped(argv: Sequence[str], owner: Owner | None = None, reach: Sequence[Path] = ()) -> tuple[str, ...]:
-    """``argv`` behind setpriv, which becomes it (same pid). ``reach``: what ``owner`` must be able to get to."""
+def wrapped(
+    argv: Sequence[str], owner: Owner | None = None, reach: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """``argv`` behind setpriv, which becomes it (same pid). ``reach``: what ``owner`` must be able
+    to get to."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise PlatformError("setpriv is missing: install util-linux")
@@ -53,17 +59,24 @@ def wrapped(argv: Sequence[str], owner: Owner | None = None, reach: Sequence[Pat
 
 
 def _through_closed_folders() -> list[str]:
-    """The right to pass folders that are closed to the owner (a home folder of root, 0700) and nothing else.
+    """The right to pass folders that are closed to the owner (a home folder of root, 0700) and
+    nothing else.
 
-    It beats opening those folders to everybody. access(2) drops capabilities unless no_setuid_fixup is set."""
+    It beats opening those folders to everybody. access(2) drops capabilities unless no_setuid_fixup
+    is set."""
     status = Path("/proc/self/status").read_text()
-    bounds = int(next(line for line in status.splitlines() if line.startswith("CapBnd:")).split()[1], 16)
+    bounds = int(
+        next(line for line in status.splitlines() if line.startswith("CapBnd:")).split()[1], 16
+    )
     if bounds & 1 << _READ_SEARCH:
         capability = "dac_read_search"
     elif bounds & 1 << _OVERRIDE:
         capability = "dac_override"
     else:
-        raise PlatformError("this root may not pass closed folders: put the code and the data where all users can go")
+        raise PlatformError(
+            "this root may not pass closed folders: put the code and the data where all users "
+            "can go"
+        )
     return [
         "--securebits=+no_setuid_fixup",
         *(f"--{kind}=-all,+{capability}" for kind in ("inh-caps", "ambient-caps", "bounding-set")),

@@ -1,4 +1,5 @@
-"""One supervisor a data folder: the kernel drops the lock with the process that holds it, however it ends."""
+"""One supervisor a data folder: the kernel drops the lock with the process that holds it, however
+it ends."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class DataLock:
         except BlockingIOError:
             os.close(descriptor)
             folder = self._file.parent
-            raise PlatformError(f"{folder} is in use by process {holder(folder)}: run 'edgetls down' first") from None
+            raise PlatformError(
+                f"{folder} is in use by process {holder(folder)}: run 'edgetls down' first"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor

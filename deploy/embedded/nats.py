@@ -30,19 +30,23 @@ from shared.topology import CORE, User
 
 NAME: Final = "nats"
 SEARCHER: Final = User(
-    "searcher", CORE, publish=tuple(js_message_get(stream.name) for stream in STREAMS),
+    "searcher",
+    CORE,
+    publish=tuple(js_message_get(stream.name) for stream in STREAMS),
     subscribe=(f"{inbox_prefix('searcher')}.>",),
 )
-"""Reads every stream, to show that nothing of a pair is left (traces.py). Of the embedded platform only."""
+"""Reads every stream, to show that nothing of a pair is left (traces.py). Of the embedded platform
+only."""
 _LOGIN_SECONDS: Final = 3.0
 _OLDEST: Final = (2, 12)
-"""Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get older wheels."""
+"""Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get
+older wheels."""
 
 
 @dataclass(frozen=True)
 class Broker:
-    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by name of topology.USERS and of
-    ``more`` users of the account CORE."""
+    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by name of
+    topology.USERS and of ``more`` users of the account CORE."""
 
     folder: Path
     port: int
@@ -74,33 +78,49 @@ def find_binary() -> Path:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise PlatformError(f"there is no nats-server at {beside} nor on PATH: install edgetls[embedded]")
-    said = subprocess.run((found, "--version"), capture_output=True, text=True, check=False, timeout=10).stdout
+        raise PlatformError(
+            f"there is no nats-server at {beside} nor on PATH: install edgetls[embedded]"
+        )
+    said = subprocess.run(
+        (found, "--version"), capture_output=True, text=True, check=False, timeout=10
+    ).stdout
     match = re.search(r"v(\d+)\.(\d+)", said)
     if match is None or (int(match[1]), int(match[2])) < _OLDEST:
         wanted = ".".join(map(str, _OLDEST))
-        raise PlatformError(f"{found} is {said.strip() or 'no nats-server'}: version {wanted} or later is needed")
+        raise PlatformError(
+            f"{found} is {said.strip() or 'no nats-server'}: version {wanted} or later is needed"
+        )
     return Path(found)
 
 
 async def login(url: str, user: str, seed_file: Path) -> Client:
-    """One user's connection, tried once and never reconnected: its maker watches the broker and asks again.
+    """One user's connection, tried once and never reconnected: its maker watches the broker and
+    asks again.
 
     BrokerAway when nobody answers, SettingsError when the login is refused."""
     client = Client()
     try:
         await asyncio.wait_for(
             client.connect(
-                url, name=user, nkeys_seed=str(seed_file), inbox_prefix=inbox_prefix(user), allow_reconnect=False,
-                connect_timeout=int(_LOGIN_SECONDS), error_cb=_quiet,
+                url,
+                name=user,
+                nkeys_seed=str(seed_file),
+                inbox_prefix=inbox_prefix(user),
+                allow_reconnect=False,
+                connect_timeout=int(_LOGIN_SECONDS),
+                error_cb=_quiet,
             ),
             _LOGIN_SECONDS + 1,
         )
     except (NatsError, OSError, TimeoutError) as error:
         await client.close()
         if "authorization" in str(error).lower():
-            raise SettingsError(f"NATS at {url} refused the login of {user!r}: check {seed_file}") from None
-        raise BrokerAway(f"NATS at {url} does not answer: {str(error) or type(error).__name__}") from None
+            raise SettingsError(
+                f"NATS at {url} refused the login of {user!r}: check {seed_file}"
+            ) from None
+        raise BrokerAway(
+            f"NATS at {url} does not answer: {str(error) or type(error).__name__}"
+        ) from None
     return client
 
 

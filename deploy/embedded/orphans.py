@@ -1,8 +1,10 @@
-"""Processes of a data folder that outlived their supervisor, found by what it recorded and by their marks.
+"""Processes of a data folder that outlived their supervisor, found by what it recorded and by their
+marks.
 
 A child is the leader of a session of its own; its pid with its start time is in ``pids.json``, and
-``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their environment, and
-PostgreSQL's children make sessions of their own: the first are found by session, the second by program and folder.
+``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their
+environment, and PostgreSQL's children make sessions of their own: the first are found by session,
+the second by program and folder.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ POSTGRES_DATA: Final = Path("postgres", "data")
 
 @dataclass(frozen=True)
 class Stamp:
-    """A process that cannot be mistaken for a later one with its number. ``started``: clock ticks since boot."""
+    """A process that cannot be mistaken for a later one with its number. ``started``: clock ticks
+    since boot."""
 
     pid: int
     started: int
@@ -66,7 +69,8 @@ def find(data: Path) -> list[int]:
     processes = list(_all())
     sessions = _sessions(processes, recorded(data).values())
     return [
-        one.pid for one in processes
+        one.pid
+        for one in processes
         if one.pid != os.getpid() and (one.session in sessions or _is_marked(one.pid, data))
     ]
 
@@ -93,19 +97,27 @@ def end_session(leader: Stamp) -> None:
 
 
 def end_postgres(data: Path, limit: float = 5.0) -> None:
-    """Ends what works in the PostgreSQL data folder: a new server refuses to start beside an old backend."""
+    """Ends what works in the PostgreSQL data folder: a new server refuses to start beside an old
+    backend."""
     deadline = time.monotonic() + limit
     while found := [one.pid for one in _all() if _is_postgres(one.pid, data)]:
         _kill(found, [])
         if time.monotonic() > deadline:
-            raise TimeoutError(f"old PostgreSQL processes of {data} do not end: {', '.join(map(str, found))}")
+            raise TimeoutError(
+                f"old PostgreSQL processes of {data} do not end: {', '.join(map(str, found))}"
+            )
         time.sleep(0.01)
 
 
 def _sessions(processes: list[_Process], leaders: Iterable[Stamp]) -> set[int]:
-    """Of the recorded leaders, those whose number means the same process still, or nobody but their session."""
+    """Of the recorded leaders, those whose number means the same process still, or nobody but their
+    session."""
     started = {one.pid: one.started for one in processes}
-    return {leader.pid for leader in leaders if started.get(leader.pid, leader.started) == leader.started}
+    return {
+        leader.pid
+        for leader in leaders
+        if started.get(leader.pid, leader.started) == leader.started
+    }
 
 
 def _kill(pids: Iterable[int], known: list[int]) -> list[int]:
@@ -145,9 +157,14 @@ def _read(pid: int) -> _Process | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The name stands in brackets and may hold any character: count from the last bracket. See proc(5).
+    # The name stands in brackets and may hold any character: count from the last bracket. See
+    # proc(5).
     fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else _Process(pid, session=int(fields[3]), started=int(fields[19]))
+    return (
+        None
+        if fields[0] in "ZX"
+        else _Process(pid, session=int(fields[3]), started=int(fields[19]))
+    )
 
 
 def _boot() -> str:

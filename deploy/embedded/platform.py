@@ -38,9 +38,11 @@ _USERS = ("platform", "operator", "finance", "topology", nats.SEARCHER.name)
 
 
 class Platform:
-    """``data``: made when missing; a second start continues with what it holds. ``replicas``: processes by service.
+    """``data``: made when missing; a second start continues with what it holds. ``replicas``:
+    processes by service.
 
-    ``nats_port``: this port or none. ``test_clock``: services read an offset in seconds from ``<data>/clock``.
+    ``nats_port``: this port or none. ``test_clock``: services read an offset in seconds from
+    ``<data>/clock``.
     ``on_line``: told what happens, a line at a time. Start it in the main thread."""
 
     def __init__(
@@ -56,7 +58,11 @@ class Platform:
     ) -> None:
         self.data = data.resolve()
         self._node_count, self._replicas, self._on_line = nodes, dict(replicas or {}), on_line
-        self._nats_port, self._test_clock, self._start_seconds = nats_port, test_clock, start_seconds
+        self._nats_port, self._test_clock, self._start_seconds = (
+            nats_port,
+            test_clock,
+            start_seconds,
+        )
         self._given = Given.read()
         self._lock = DataLock(self.data)
         self._supervisor = Supervisor(self.data, on_line)
@@ -72,7 +78,8 @@ class Platform:
         return self._run
 
     def names(self) -> list[str]:
-        """``nats``, ``postgres``, the services (a replica is ``config-2``), ``node-1-nginx``, ``node-1-agent``…"""
+        """``nats``, ``postgres``, the services (a replica is ``config-2``), ``node-1-nginx``,
+        ``node-1-agent``…"""
         return self._supervisor.names()
 
     def pid(self, name: str) -> int | None:
@@ -87,7 +94,8 @@ class Platform:
         return self._supervisor.log(name)
 
     async def start(self) -> None:
-        """Everything, ready. PlatformError says in one line what is wrong; then all that had started is stopped."""
+        """Everything, ready. PlatformError says in one line what is wrong; then all that had
+        started is stopped."""
         began = time.monotonic()
         await self._acquire()
         try:
@@ -126,7 +134,8 @@ class Platform:
                 loop.remove_signal_handler(number)
 
     async def wait_ready(self, limit: float = START_SECONDS) -> None:
-        """Every service answers ready, every node is live and in sync; PlatformError names who is not, and its log."""
+        """Every service answers ready, every node is live and in sync; PlatformError names who is
+        not, and its log."""
         faults: dict[str, str] = {}
         fleet = _FleetWatch(self._run, [node.id for node in self._nodes])
 
@@ -143,14 +152,18 @@ class Platform:
         finally:
             await fleet.close()
         if not ready:
-            told = "; ".join(f"{name}: {fault} (see {self.log(name)})" for name, fault in faults.items())
+            told = "; ".join(
+                f"{name}: {fault} (see {self.log(name)})" for name, fault in faults.items()
+            )
             raise PlatformError(f"not ready after {limit:g} s: {told}")
 
     def _check_hope(self, names: Iterable[str]) -> None:
         """PlatformError when one of them dies again and again: waiting longer would not help."""
         for name in names:
             if self._supervisor.early_deaths(name) >= _HOPELESS_DEATHS:
-                raise PlatformError(f"{name} cannot run: {last_line(self.log(name))} (see {self.log(name)})")
+                raise PlatformError(
+                    f"{name} cannot run: {last_line(self.log(name))} (see {self.log(name)})"
+                )
 
     async def _service_faults(self) -> dict[str, str]:
         found = await asyncio.gather(*(service_fault(HOST, port) for port in self._health.values()))
@@ -159,12 +172,16 @@ class Platform:
     async def _acquire(self) -> None:
         try:
             if self.data.exists() and not self._lock.exists() and any(self.data.iterdir()):
-                raise PlatformError(f"{self.data} holds other files: name a new folder, or one of an earlier start")
+                raise PlatformError(
+                    f"{self.data} holds other files: name a new folder, or one of an earlier start"
+                )
             private_folder(self.data)
             self._lock.take()
         except PermissionError as error:
             place = error.filename or self.data
-            raise PlatformError(f"{place} belongs to another user: use a folder of your own") from None
+            raise PlatformError(
+                f"{place} belongs to another user: use a folder of your own"
+            ) from None
         try:
             ended = orphans.end(self.data)
         except TimeoutError as error:
@@ -212,7 +229,11 @@ class Platform:
 
     def _own_postgres(self) -> postgres.Postgres | None:
         """None when the environment names every database."""
-        return None if len(self._given.dsns) == len(DATABASES) else postgres.Postgres(self.data, DATABASES)
+        return (
+            None
+            if len(self._given.dsns) == len(DATABASES)
+            else postgres.Postgres(self.data, DATABASES)
+        )
 
     def _prepare_keys(self, ports: Ports) -> tuple[nats.Broker, Keys]:
         port = 0 if self._given.nats_url else ports.pick("nats", self._nats_port)
@@ -242,7 +263,9 @@ class Platform:
         await self._supervisor.start(spec)
         seed = seed_file(self.data, "topology")
         await self._until_up(nats.NAME, lambda: nats.serves_jetstream(broker.url, seed))
-        self._reload = asyncio.create_task(self._reload_users(broker.users_file), name="reload node users")
+        self._reload = asyncio.create_task(
+            self._reload_users(broker.users_file), name="reload node users"
+        )
         self._on_line(f"NATS at {broker.url}")
 
     async def _start_postgres(self, server: postgres.Postgres | None) -> None:
@@ -259,7 +282,9 @@ class Platform:
             return await answers()
 
         if not await until(up, self._start_seconds):
-            raise PlatformError(f"{name} does not answer after {self._start_seconds:g} s (see {self.log(name)})")
+            raise PlatformError(
+                f"{name} does not answer after {self._start_seconds:g} s (see {self.log(name)})"
+            )
 
     async def _apply_topology(self, nats_url: str) -> None:
         client = await nats.login(nats_url, "topology", seed_file(self.data, "topology"))
@@ -271,7 +296,8 @@ class Platform:
         self._on_line(f"topology: {changed} of {len(changes)} streams and consumers changed")
 
     async def _reload_users(self, file: Path) -> None:
-        """SIGHUP when ``edgetls fleet`` rendered the node users anew: nats-server keeps connections and adds them."""
+        """SIGHUP when ``edgetls fleet`` rendered the node users anew: nats-server keeps connections
+        and adds them."""
         seen = file.read_bytes()
         while True:
             await asyncio.sleep(0.25)
@@ -293,7 +319,9 @@ class Platform:
             "nats_url": nats_url,
             "postgres": {name: dsns[name] for name in DATABASES} | self._finance(),
             "health": {name: f"http://{HOST}:{port}" for name, port in self._health.items()},
-            "nodes": [{"id": node.id, "https": node.https, "http": node.http} for node in self._nodes],
+            "nodes": [
+                {"id": node.id, "https": node.https, "http": node.http} for node in self._nodes
+            ],
             "credentials": {user: str(keys.seed(user)) for user in _USERS},
             "trust_roots": str(keys.trust_roots),
             "trust": str(keys.trust),
@@ -306,7 +334,8 @@ class Platform:
 
 
 class _FleetWatch:
-    """Asks edge_sync, as operator, how the nodes are; tells it again of nodes that it does not know after a while."""
+    """Asks edge_sync, as operator, how the nodes are; tells it again of nodes that it does not know
+    after a while."""
 
     def __init__(self, run: Mapping[str, Any], nodes: Sequence[str]) -> None:
         self._run, self._nodes = run, nodes

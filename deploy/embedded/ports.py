@@ -1,4 +1,5 @@
-"""Ports on loopback, picked once and remembered, so that a restart and a second ``up`` use the same."""
+"""Ports on loopback, picked once and remembered, so that a restart and a second ``up`` use the
+same."""
 
 from __future__ import annotations
 
@@ -24,10 +25,13 @@ class Ports:
         self._known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
 
     def pick(self, name: str, wanted: int | None = None) -> int:
-        """The remembered port, or a new one when it is busy. ``wanted`` is taken or refused: PlatformError."""
+        """The remembered port, or a new one when it is busy. ``wanted`` is taken or refused:
+        PlatformError."""
         if wanted is not None:
             if not _free(wanted):
-                raise PlatformError(f"port {wanted} for {name} is busy on {HOST}: free it or name another")
+                raise PlatformError(
+                    f"port {wanted} for {name} is busy on {HOST}: free it or name another"
+                )
             port = wanted
         else:
             port = self._known.get(name, 0)
@@ -39,7 +43,8 @@ class Ports:
         return port
 
     def _new(self) -> int:
-        """Below the kernel's ephemeral range: an outgoing connection must not take it while its server restarts."""
+        """Below the kernel's ephemeral range: an outgoing connection must not take it while its
+        server restarts."""
         try:
             highest = int(_EPHEMERAL.read_text().split()[0])
         except (OSError, ValueError, IndexError):

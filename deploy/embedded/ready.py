@@ -1,4 +1,5 @@
-"""Asks whether the platform works: each service by its health port, the nodes by edge_sync's view of the fleet."""
+"""Asks whether the platform works: each service by its health port, the nodes by edge_sync's view
+of the fleet."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""``python -m deploy.embedded.reaper DATA``: ends the platform's processes when its supervisor was killed.
+"""``python -m deploy.embedded.reaper DATA``: ends the platform's processes when its supervisor was
+killed.
 
-The supervisor holds the other end of stdin. It writes ``done`` after a proper stop; the end of the pipe without it
-means that it died. The kernel's parent-death signal reaches the direct children alone: what they started, nginx's
-workers for one, is ended here.
+The supervisor holds the other end of stdin. It writes ``done`` after a proper stop; the end of the
+pipe without it means that it died. The kernel's parent-death signal reaches the direct children
+alone: what they started, nginx's workers for one, is ended here.
 """
 
 from __future__ import annotations

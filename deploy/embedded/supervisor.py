@@ -1,4 +1,5 @@
-"""Keeps child processes running: whatever dies is started again, and nothing outlives the supervisor."""
+"""Keeps child processes running: whatever dies is started again, and nothing outlives the
+supervisor."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _STEADY_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class Spec:
-    """One child. ``argv`` must keep its pid (exec, not fork); ``env`` is all it gets; ``before`` each start.
+    """One child. ``argv`` must keep its pid (exec, not fork); ``env`` is all it gets; ``before``
+    each start.
 
     ``rank``: children are stopped from the highest to the lowest, those of one rank together."""
 
@@ -53,8 +55,8 @@ class _Child:
 
 
 class Supervisor:
-    """``data``: absolute; logs go to its ``logs/<name>.log``. Start it from the main thread: the parent-death signal
-    of a child fires when the thread that made it ends."""
+    """``data``: absolute; logs go to its ``logs/<name>.log``. Start it from the main thread: the
+    parent-death signal of a child fires when the thread that made it ends."""
 
     def __init__(self, data: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
         self._data, self._on_line = data, on_line
@@ -96,7 +98,9 @@ class Supervisor:
         try:
             child = _Child(spec, *await self._spawn(spec), time.monotonic())
         except OSError as error:
-            raise PlatformError(f"cannot start {spec.name}: {error.strerror}: {spec.argv[0]}") from None
+            raise PlatformError(
+                f"cannot start {spec.name}: {error.strerror}: {spec.argv[0]}"
+            ) from None
         self._children[spec.name] = child
         self._record()
         child.watch = asyncio.create_task(self._keep_alive(child), name=f"watch {spec.name}")
@@ -120,8 +124,13 @@ class Supervisor:
         try:
             spec.before()
             process = await asyncio.create_subprocess_exec(
-                *spec.argv, env={**spec.env, orphans.MARK: str(self._data)}, cwd=spec.cwd, start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+                *spec.argv,
+                env={**spec.env, orphans.MARK: str(self._data)},
+                cwd=spec.cwd,
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
             )
         finally:
             os.close(descriptor)
@@ -134,7 +143,8 @@ class Supervisor:
                 return
             young = time.monotonic() - child.started < _STEADY_SECONDS
             child.deaths += 1
-            # A death that kill() brought says nothing against the process: it is started again at once.
+            # A death that kill() brought says nothing against the process: it is started again at
+            # once.
             child.early_deaths = child.early_deaths + 1 if young and code != -child.asked else 1
             child.asked = 0
             self._on_line(f"{child.spec.name} {_how(code)}, is started again")
@@ -180,8 +190,16 @@ class Supervisor:
         descriptor = self._open_log("warden")
         try:
             self._warden = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "deploy.embedded.reaper", str(self._data), stdin=asyncio.subprocess.PIPE,
-                stdout=descriptor, stderr=descriptor, env=base_environment(), cwd=self._data, start_new_session=True,
+                sys.executable,
+                "-m",
+                "deploy.embedded.reaper",
+                str(self._data),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=base_environment(),
+                cwd=self._data,
+                start_new_session=True,
             )
         finally:
             os.close(descriptor)
@@ -192,7 +210,9 @@ class Supervisor:
         return os.open(self.log(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def _record(self) -> None:
-        stamps = {name: child.stamp for name, child in self._children.items() if child.stamp is not None}
+        stamps = {
+            name: child.stamp for name, child in self._children.items() if child.stamp is not None
+        }
         if self._warden is not None and (warden := orphans.stamp(self._warden.pid)):
             stamps["warden"] = warden
         orphans.record(self._data, stamps)
@@ -201,14 +221,19 @@ class Supervisor:
         try:
             return self._children[name]
         except KeyError:
-            raise PlatformError(f"no process is called {name}: there are {', '.join(self._children)}") from None
+            raise PlatformError(
+                f"no process is called {name}: there are {', '.join(self._children)}"
+            ) from None
 
 
 def base_environment() -> dict[str, str]:
     """What a child inherits of ours; our own packages are found wherever it is started."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     ours = str(Path(__file__).parents[2])
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH")))),
+    }
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
@@ -217,4 +242,6 @@ def python(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _how(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    )

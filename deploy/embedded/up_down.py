@@ -16,17 +16,22 @@ from clients.cli.output import Out
 from clients.cli.profile import DEFAULT_DATA, RUN_FILE
 from shared.errors import Unreachable
 
-DataOption = Annotated[Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made if missing.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="EDGETLS_DATA", help="Data folder; made if missing.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
 def up(
     data: DataOption = DEFAULT_DATA,
     nodes: Annotated[int, typer.Option("--nodes", min=0, max=50, help="Edge nodes to run.")] = 3,
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="NATS port; default: any.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="NATS port; default: any.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Starts NATS, PostgreSQL, the four services and the nodes, and keeps them running until Ctrl-C.
+    """Starts NATS, PostgreSQL, the four services and the nodes, and keeps them running until
+    Ctrl-C.
 
     A second start on the same folder continues with its data."""
     raise typer.Exit(run_action(_up(data, nodes, port, Out(as_json)), Out(as_json)))
@@ -38,7 +43,9 @@ def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("up", epilog=epilog(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]))(up)
+    app.command("up", epilog=epilog(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]))(
+        up
+    )
     app.command("down", epilog=epilog(["edgetls down", "edgetls down --data /var/tmp/edge"]))(down)
 
 
@@ -61,7 +68,8 @@ async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM cancels what runs, so that it is stopped as cleanly as by Ctrl-C; Unreachable says so."""
+    """SIGTERM cancels what runs, so that it is stopped as cleanly as by Ctrl-C; Unreachable says
+    so."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     asked = False
 
@@ -92,10 +100,17 @@ async def _down(data: Path, out: Out) -> None:
 
 def where(data: Path, run: dict[str, Any]) -> list[str]:
     """Where everything is, for people."""
-    nodes = [f"  {node['id']:<10} https {node['https']}  http {node['http']}" for node in run["nodes"]]
+    nodes = [
+        f"  {node['id']:<10} https {node['https']}  http {node['http']}" for node in run["nodes"]
+    ]
     return [
-        f"data       {data}", f"addresses  {data / RUN_FILE}", f"logs       {data / 'logs'}",
-        f"NATS       {run['nats_url']}", "nodes", *nodes,
+        f"data       {data}",
+        f"addresses  {data / RUN_FILE}",
+        f"logs       {data / 'logs'}",
+        f"NATS       {run['nats_url']}",
+        "nodes",
+        *nodes,
         f"trust      {run['trust_roots']} (test CA roots)",
-        f"use it     edgetls domain list --data {data}", f"stop it    Ctrl-C, or edgetls down --data {data}",
+        f"use it     edgetls domain list --data {data}",
+        f"stop it    Ctrl-C, or edgetls down --data {data}",
     ]

@@ -1,7 +1,9 @@
-"""What to look for to find a pair: its distinctive parts, each in every form that it could be written in. Pure.
+"""What to look for to find a pair: its distinctive parts, each in every form that it could be
+written in. Pure.
 
-A part is looked for raw, in hex, in base64 at each of its three alignments (PEM is one), and numbers in decimal.
-Names and issuers that other pairs share are no parts: what is found is this pair's alone.
+A part is looked for raw, in hex, in base64 at each of its three alignments (PEM is one), and
+numbers in decimal. Names and issuers that other pairs share are no parts: what is found is this
+pair's alone.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from shared import subjects as s
 
 _LONGEST: Final = 48
-"""A part is represented by so many of its bytes from the middle: enough to be unique, short enough for a PEM line."""
+"""A part is represented by so many of its bytes from the middle: enough to be unique, short enough
+for a PEM line."""
 _KEY_PREFIXES: Final = b"|".join(
-    re.escape(prefix.encode().lower()) for prefix in (s.kv_subject(s.BUCKET_BUNDLES, ""), s.EDGE_LIVE_PREFIX)
+    re.escape(prefix.encode().lower())
+    for prefix in (s.kv_subject(s.BUCKET_BUNDLES, ""), s.EDGE_LIVE_PREFIX)
 )
 _SPACES: Final = re.compile(rb"\\+[nrt]|\s+")
 
 
 @dataclass(frozen=True)
 class Needles:
-    """``texts``: (what, bytes to find); ``folded``: to find after white space is gone and case is folded; ``names``:
-    (what, pattern)."""
+    """``texts``: (what, bytes to find); ``folded``: to find after white space is gone and case is
+    folded; ``names``: (what, pattern)."""
 
     texts: tuple[tuple[str, bytes], ...]
     folded: tuple[tuple[str, bytes], ...]
@@ -50,22 +54,31 @@ class Needles:
 def needles_of(
     chain_pem: str, key_pem: str, *, registered: Collection[str] = (), sealed: Collection[str] = ()
 ) -> Needles:
-    """``chain_pem``: leaf first (what follows is the CA's, not the pair's); ``key_pem`` in clear; ``registered``: names
-    that may stay although they are SANs; ``sealed``: base64 of boxes that the key is known to be in."""
+    """``chain_pem``: leaf first (what follows is the CA's, not the pair's); ``key_pem`` in clear;
+    ``registered``: names that may stay although they are SANs; ``sealed``: base64 of boxes that the
+    key is known to be in."""
     leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
     texts: list[tuple[str, bytes]] = []
     folded: list[tuple[str, bytes]] = []
     for what, part in _parts(leaf, key_pem):
         middle = _middle(part)
-        texts += [(f"{what} raw", middle), *((f"{what} base64", text) for text in _base64_forms(middle))]
-        folded += [(f"{what} hex", middle.hex().encode()), (f"{what} hex", middle.hex(":").encode())]
+        texts += [
+            (f"{what} raw", middle),
+            *((f"{what} base64", text) for text in _base64_forms(middle)),
+        ]
+        folded += [
+            (f"{what} hex", middle.hex().encode()),
+            (f"{what} hex", middle.hex(":").encode()),
+        ]
     for what, number in _numbers(leaf, key_pem):
         texts.append((f"{what} decimal", str(number).encode()))
     folded.append(("serial hex", f"{leaf.serial_number:x}".encode()))
     for box in sealed:
         texts.append(("sealed key", box[len(box) // 2 - 40 : len(box) // 2 + 40].encode()))
         texts.append(("sealed key raw", _middle(base64.b64decode(box))))
-    names = tuple((f"name {name}", _name_pattern(name)) for name in _sans(leaf) if name not in registered)
+    names = tuple(
+        (f"name {name}", _name_pattern(name)) for name in _sans(leaf) if name not in registered
+    )
     return Needles(tuple(texts), tuple(folded), names)
 
 
@@ -88,8 +101,13 @@ def _numbers(leaf: x509.Certificate, key_pem: str) -> Iterator[tuple[str, int]]:
     key = serialization.load_pem_private_key(key_pem.encode(), None)
     if isinstance(key, rsa.RSAPrivateKey):
         numbers = key.private_numbers()
-        yield from (("key d", numbers.d), ("key p", numbers.p), ("key q", numbers.q), ("key dp", numbers.dmp1),
-                    ("key dq", numbers.dmq1))
+        yield from (
+            ("key d", numbers.d),
+            ("key p", numbers.p),
+            ("key q", numbers.q),
+            ("key dp", numbers.dmp1),
+            ("key dq", numbers.dmq1),
+        )
     elif isinstance(key, ec.EllipticCurvePrivateKey):
         yield "key", key.private_numbers().private_value
     else:
@@ -109,7 +127,9 @@ def _name_pattern(name: str) -> re.Pattern[bytes]:
     labels = name.lower().split(".")
     backwards = ".".join("_wildcard" if label == "*" else label for label in reversed(labels))
     either = b"|".join(re.escape(form.encode()) for form in (".".join(labels), backwards))
-    return re.compile(rb"(?:" + _KEY_PREFIXES + rb"|(?<![\w.*-]))(?:" + either + rb")(?![\w-]|\.\w)")
+    return re.compile(
+        rb"(?:" + _KEY_PREFIXES + rb"|(?<![\w.*-]))(?:" + either + rb")(?![\w-]|\.\w)"
+    )
 
 
 def _number_bytes(number: int) -> bytes:
@@ -122,7 +142,8 @@ def _middle(part: bytes) -> bytes:
 
 
 def _base64_forms(part: bytes) -> Iterator[bytes]:
-    """How ``part`` looks inside base64 that begins 0, 1 or 2 bytes before it; edges that mix with neighbours cut."""
+    """How ``part`` looks inside base64 that begins 0, 1 or 2 bytes before it; edges that mix with
+    neighbours cut."""
     for before in range(3):
         text = base64.b64encode(b"\0" * before + part)
         first = -(-before * 8 // 6)

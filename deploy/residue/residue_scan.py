@@ -1,4 +1,5 @@
-"""What is left of a pair: in every row of every table, every stream and bucket message, every node file.
+"""What is left of a pair: in every row of every table, every stream and bucket message, every node
+file.
 
 An empty list after a disable is the promise; anything in it says where the promise is broken.
 """
@@ -31,12 +32,18 @@ where table_schema = $1 and table_name = $2 and data_type = 'bytea' order by 1
 
 
 async def leftovers(
-    pairs: Mapping[str, Needles], dsns: Mapping[str, str], searcher: Client, node_folders: Iterable[Path]
+    pairs: Mapping[str, Needles],
+    dsns: Mapping[str, str],
+    searcher: Client,
+    node_folders: Iterable[Path],
 ) -> list[str]:
-    """Places as text, ``old pair: config.history row 3: serial hex``. ``pairs``: by a name to report them under;
-    ``dsns``: by service; ``searcher``: a connection of that NATS user; ``node_folders``: the nodes' data.
+    """Places as text, ``old pair: config.history row 3: serial hex``. ``pairs``: by a name to
+    report them under;
+    ``dsns``: by service; ``searcher``: a connection of that NATS user; ``node_folders``: the nodes'
+    data.
 
-    Raises what the database or the broker raises: a place that could not be searched is not a clean one."""
+    Raises what the database or the broker raises: a place that could not be searched is not a clean
+    one."""
     found: list[str] = []
     for service, dsn in dsns.items():
         async for place, hay in _rows(service, dsn):
@@ -51,7 +58,11 @@ async def leftovers(
 
 
 def _report(pairs: Mapping[str, Needles], place: str, hay: bytes) -> list[str]:
-    return [f"{name}: {place}: {what}" for name, needles in pairs.items() for what in needles.found_in(hay)]
+    return [
+        f"{name}: {place}: {what}"
+        for name, needles in pairs.items()
+        for what in needles.found_in(hay)
+    ]
 
 
 async def _rows(service: str, dsn: str) -> AsyncIterator[tuple[str, bytes]]:
@@ -73,7 +84,9 @@ async def _rows(service: str, dsn: str) -> AsyncIterator[tuple[str, bytes]]:
 
 def _row_bytes(row: asyncpg.Record) -> bytes:
     """The row as text, and its binary columns as they are: JSON with PEM in it is stored so."""
-    return b"\n".join(part if isinstance(part, bytes) else str(part or "").encode() for part in row.values())
+    return b"\n".join(
+        part if isinstance(part, bytes) else str(part or "").encode() for part in row.values()
+    )
 
 
 async def _messages(client: Client, stream: str) -> AsyncIterator[tuple[str, bytes]]:
@@ -86,8 +99,9 @@ async def _messages(client: Client, stream: str) -> AsyncIterator[tuple[str, byt
             return
         sequence = message.seq
         headers = json.dumps({str(key): value for key, value in (message.headers or {}).items()})
-        yield f"{stream} message {sequence}", b"\n".join(
-            (message.subject.encode(), headers.encode(), message.data or b"")
+        yield (
+            f"{stream} message {sequence}",
+            b"\n".join((message.subject.encode(), headers.encode(), message.data or b"")),
         )
 
 

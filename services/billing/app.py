@@ -12,7 +12,12 @@ from services.billing.settings import Settings
 from services.billing.store import finance
 from services.billing.store.partitions import Days, Partitions
 from services.billing.transport.batch_consumers import BatchTaker, LotConsumer, burying, once
-from services.billing.transport.queries import audit_router, bills_router, prices_router, usage_router
+from services.billing.transport.queries import (
+    audit_router,
+    bills_router,
+    prices_router,
+    usage_router,
+)
 from services.billing.transport.stream_trimmer import Trimmer
 from services.billing.usecases.hourly_jobs import HourClock
 from services.billing.usecases.ingest import Ingest
@@ -41,24 +46,35 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def run() -> NoReturn:
-    # A lot makes tens of thousands of small objects and no cycles: the collector's default took a fifth of the time.
+    # A lot makes tens of thousands of small objects and no cycles: the collector's default took a
+    # fifth of the time.
     gc.set_threshold(1_000_000, 20, 100)
     service.run(NAME, Settings, build)
 
 
 async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
-    """What runs until the end: ingest, commands, clocks and the outbox. SettingsError when the signing key or the
-    database cannot be used."""
+    """What runs until the end: ingest, commands, clocks and the outbox. SettingsError when the
+    signing key or the database cannot be used."""
     settings, client, publisher = runtime.settings, runtime.client, runtime.publisher
-    signer = service.read_signer(settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE")
-    pool = await open_pool(settings.billing_dsn.get_secret_value(), stalled_seconds=_STALLED_SECONDS)
+    signer = service.read_signer(
+        settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE"
+    )
+    pool = await open_pool(
+        settings.billing_dsn.get_secret_value(), stalled_seconds=_STALLED_SECONDS
+    )
     await migrate(pool, MIGRATIONS)
     await finance.grant(pool)
     queries = Queries(pool, runtime.clock)
     for router in (usage_router, prices_router, audit_router, bills_router):
         runtime.broker.include_router(router(queries))
-    commands, usage, events = (DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME])
-    book, months, days = Book(timedelta(hours=settings.billing_overdue_hours)), Partitions(pool), Days(pool)
+    commands, usage, events = (
+        DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME]
+    )
+    book, months, days = (
+        Book(timedelta(hours=settings.billing_overdue_hours)),
+        Partitions(pool),
+        Days(pool),
+    )
     money = Money(pool, book, runtime.clock)
     ingest = Ingest(pool, book, months, runtime.clock)
     batches = BatchTaker(ingest, pool, usage, publisher, signer)
@@ -74,13 +90,19 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     }
     return (
         *_lots(runtime, takes, parking),
-        Consumer(_pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
-                 money.handle, commands, runtime.health).run(),
+        Consumer(
+            _pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
+            money.handle,
+            commands,
+            runtime.health,
+        ).run(),
         end_stalled(pool, _STALLED_SECONDS),
         Lease(pool, "billing-hours").hold(hours.run),
         Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
-        Lease(pool, "billing-trim").hold(Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run),
+        Lease(pool, "billing-trim").hold(
+            Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run
+        ),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 
@@ -88,16 +110,26 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
 def _lots(
     runtime: Runtime[Settings], takes: Mapping[str, Take], parking: Parking
 ) -> Sequence[Coroutine[Any, Any, None]]:
-    """The consumers of what comes in lots: (stream, durable, messages a pull, lots at once) of each."""
+    """The consumers of what comes in lots: (stream, durable, messages a pull, lots at once) of
+    each."""
     settings = runtime.settings
     wanted = (
         (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
-        (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS, settings.billing_pull_requests, 2),
+        (
+            subjects.STREAM_USAGE,
+            subjects.DURABLE_BILLING_REQUESTS,
+            settings.billing_pull_requests,
+            2,
+        ),
         (subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS, 500, 1),
     )
     return [
         LotConsumer(
-            _pull(runtime, stream, durable, batch), takes[durable], parking, runtime.health, lots=lots
+            _pull(runtime, stream, durable, batch),
+            takes[durable],
+            parking,
+            runtime.health,
+            lots=lots,
         ).run()
         for stream, durable, batch, lots in wanted
     ]

@@ -51,8 +51,12 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     """Opens the database, puts the routers on the broker, and returns what runs until the end."""
     settings, client, health = runtime.settings, runtime.client, runtime.health
     commands, verdicts, events = subjects.DEAD_OWNERS[NAME]
-    buried = {source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)}
-    pool = await open_pool(settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS)
+    buried = {
+        source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)
+    }
+    pool = await open_pool(
+        settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS
+    )
     await migrate(pool, MIGRATIONS)
     runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
     previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)
@@ -61,7 +65,11 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     revisions = Revisions(pool, client, health, settings.revision_seconds)
     librarian = Librarian(pool, revisions, runtime.clock, asyncio.Event())
     decider = Decider(
-        pool, revisions, runtime.clock, librarian, allow_private_origins=settings.allow_private_origins
+        pool,
+        revisions,
+        runtime.clock,
+        librarian,
+        allow_private_origins=settings.allow_private_origins,
     )
     box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
@@ -69,7 +77,9 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     converged, balances = LiveRevisions(pool), Balances(pool, turned)
 
     async def again(event: Delivery) -> None:
-        await (converged if event.subject == subjects.EVENT_EDGE_CONVERGED else balances).handle(event)
+        await (converged if event.subject == subjects.EVENT_EDGE_CONVERGED else balances).handle(
+            event
+        )
 
     office = DeadOffice(client, runtime.publisher, NAME, {events: again})
     runtime.broker.include_router(dead_router(office, NAME))
@@ -83,16 +93,24 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         librarian.run(wake),
         Deadlines(pool, client, decider, settings.judging_seconds, wake).run(),
         Consumer(
-            Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS), judged.handle, buried[verdicts],
-            health, concurrency=_VERDICTS,
+            Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS),
+            judged.handle,
+            buried[verdicts],
+            health,
+            concurrency=_VERDICTS,
         ).run(),
         Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED), converged.handle,
-            buried[events], health, concurrency=_CONVERGED,
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED),
+            converged.handle,
+            buried[events],
+            health,
+            concurrency=_CONVERGED,
         ).run(),
         Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES), balances.handle,
-            buried[events], health,
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES),
+            balances.handle,
+            buried[events],
+            health,
         ).run(),
         Suspender(pool, revisions, runtime.clock, turned).run(),
         end_stalled(pool, _STALLED_SECONDS),

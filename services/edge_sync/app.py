@@ -38,8 +38,9 @@ def run() -> NoReturn:
 
 
 async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
-    """What runs until the end: the outbox, and everything else while this replica has the lease. SettingsError when the
-    signing key is not one that the trust document names, or the database cannot be used."""
+    """What runs until the end: the outbox, and everything else while this replica has the lease.
+    SettingsError when the signing key is not one that the trust document names, or the database
+    cannot be used."""
     settings = runtime.settings
     signer = read_signer(settings.edge_sync_signing_key_file, "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE")
     operator_key = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
@@ -66,14 +67,17 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
 
 
 def _office(runtime: Runtime[Settings], desk: Desk) -> DeadOffice:
-    """A domain event is handled again by whoever leads: the events of config are not ours to publish."""
+    """A domain event is handled again by whoever leads: the events of config are not ours to
+    publish."""
 
     async def again(event: Delivery) -> None:
         if desk.term is None or desk.term.observer is None:
             raise Refused([finding(Code.SERVICE_BUSY)])
         await desk.term.change(event, desk.term.observer)
 
-    return DeadOffice(runtime.client, runtime.publisher, NAME, {f"{subjects.STREAM_EVENTS}_{NAME}": again})
+    return DeadOffice(
+        runtime.client, runtime.publisher, NAME, {f"{subjects.STREAM_EVENTS}_{NAME}": again}
+    )
 
 
 async def _watch_database(store: Store, health: Health) -> None:

@@ -1,4 +1,5 @@
-"""``python -m services.validator``: the service. ``python -m services.validator check --jsonl``: offline judging."""
+"""``python -m services.validator``: the service. ``python -m services.validator check --jsonl``:
+offline judging."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ ValueT = TypeVar("ValueT")
 
 
 class fact(Generic[ValueT]):  # noqa: N801 - it is used as a decorator
-    """``functools.cached_property`` without its lock, which costs a twentieth of a P-256 verdict (Python 3.11); a
-    worker judges in one thread."""
+    """``functools.cached_property`` without its lock, which costs a twentieth of a P-256 verdict
+    (Python 3.11); a worker judges in one thread."""
 
     def __init__(self, work_out: Callable[[Any], ValueT]) -> None:
         self._work_out, self.__doc__ = work_out, work_out.__doc__

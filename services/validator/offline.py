@@ -1,8 +1,10 @@
-"""``python -m services.validator check --jsonl``: judge pairs from standard input, one JSON object a line.
+"""``python -m services.validator check --jsonl``: judge pairs from standard input, one JSON object
+a line.
 
-In: ``{"id", "certificate", "private_key", "domain", "at", "roots", "strict"}``; ``at`` (RFC 3339) is now where absent,
-``roots`` (PEM) Mozilla's, ``strict`` false. Out, in the same order, one line for each line that is not empty:
-``{"id", "verdict": "accepted" | "refused", "findings": [{"code", "severity", "field", "block", "message", "hint"}]}``.
+In: ``{"id", "certificate", "private_key", "domain", "at", "roots", "strict"}``; ``at`` (RFC 3339)
+is now where absent, ``roots`` (PEM) Mozilla's, ``strict`` false. Out, in the same order, one line
+for each line that is not empty: ``{"id", "verdict": "accepted" | "refused", "findings": [{"code",
+"severity", "field", "block", "message", "hint"}]}``.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ MAX_ROOTS_BYTES, MAX_ROOTS = 1024 * 1024, 1000
 _ROOTS_KEPT = 16
 
 # ISO 8601 has many forms more, of which none is meant.
-_RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
-                       r"([Zz]|[+-][0-9]{2}:[0-9]{2})")
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _LEAP_SECOND = re.compile(r"(T[0-9]{2}:[0-9]{2}:)60")
 
 Now = Callable[[], datetime]
@@ -52,7 +56,9 @@ def _judged_by(guard: Guard, line: bytes) -> bytes:
     try:
         return guard(line)
     except Stuck:
-        return _packed(_verdict(_named(line), [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]))
+        return _packed(
+            _verdict(_named(line), [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")])
+        )
 
 
 def _packed(verdict: dict[str, Any]) -> bytes:
@@ -74,10 +80,14 @@ def answer(line: bytes, now: Now) -> dict[str, Any]:
         identity = _identity(request)
         findings = _judged(request, now)
     except BadLine as fault:
-        findings = [finding(Code.REQUEST_MALFORMED, f"The line is not a request: {fault}.", field="request")]
+        findings = [
+            finding(Code.REQUEST_MALFORMED, f"The line is not a request: {fault}.", field="request")
+        ]
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # A line must never stop the others, nor a panic of a library, which is no Exception.
+    except (
+        BaseException
+    ):  # A line must never stop the others, nor a panic of a library, which is no Exception.
         findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
     return _verdict(identity, findings)
 
@@ -85,12 +95,16 @@ def answer(line: bytes, now: Now) -> dict[str, Any]:
 def _verdict(identity: str | int | None, findings: list[Finding]) -> dict[str, Any]:
     accepted = judge.verdicts([""], findings)[""]
     return {
-        "id": identity, "verdict": "accepted" if accepted else "refused", "findings": [_plain(f) for f in findings],
+        "id": identity,
+        "verdict": "accepted" if accepted else "refused",
+        "findings": [_plain(f) for f in findings],
     }
 
 
 def _judged(request: dict[str, Any], now: Now) -> list[Finding]:
-    certificate, private_key, domain = (_text(request, name) for name in ("certificate", "private_key", "domain"))
+    certificate, private_key, domain = (
+        _text(request, name) for name in ("certificate", "private_key", "domain")
+    )
     at, roots, strict = _moment(request, now), _roots(request), request.get("strict")
     if not isinstance(strict, bool | None):
         raise BadLine("strict is not a boolean")
@@ -101,7 +115,9 @@ def _judged(request: dict[str, Any], now: Now) -> list[Finding]:
 
 
 def _plain(found: Finding) -> dict[str, Any]:
-    return found.model_dump(mode="json", include={"code", "severity", "field", "block", "message", "hint"})
+    return found.model_dump(
+        mode="json", include={"code", "severity", "field", "block", "message", "hint"}
+    )
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

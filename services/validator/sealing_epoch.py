@@ -1,4 +1,5 @@
-"""Which epoch to seal to: the bucket's ``sealing`` (signed by edge_sync) and ``epoch.<n>`` (signed by the operator)."""
+"""Which epoch to seal to: the bucket's ``sealing`` (signed by edge_sync) and ``epoch.<n>`` (signed
+by the operator)."""
 
 from __future__ import annotations
 
@@ -20,17 +21,22 @@ from shared.observability.health import Health
 log = structlog.get_logger()
 LOOK_SECONDS = 1.0
 FRESH_SECONDS = 60.0
-"""edge_sync says every few seconds which epoch it is. Who holds the broker can withhold that or repeat an old word: for
-so long at most something may be sealed to an epoch whose key a removed node knows."""
+"""edge_sync says every few seconds which epoch it is. Who holds the broker can withhold that or
+repeat an old word: for so long at most something may be sealed to an epoch whose key a removed node
+knows."""
 CONDITION = "sealing epoch"
 
 
 class CurrentEpoch:
-    """``key()`` is the epoch's public key; it is asked for each second, since a watch can be blind for a while.
+    """``key()`` is the epoch's public key; it is asked for each second, since a watch can be blind
+    for a while.
 
-    ``stale_after``: seconds. Plain time, never a test's: it is compared with what another process said just now."""
+    ``stale_after``: seconds. Plain time, never a test's: it is compared with what another process
+    said just now."""
 
-    def __init__(self, client: Client, trust: Trust, health: Health, stale_after: float = FRESH_SECONDS) -> None:
+    def __init__(
+        self, client: Client, trust: Trust, health: Health, stale_after: float = FRESH_SECONDS
+    ) -> None:
         self._client, self._health = client, health
         self._edge_sync, self._operator = trust.verifier("edge_sync"), trust.operator
         self._stale_after = timedelta(seconds=stale_after)
@@ -65,18 +71,23 @@ class CurrentEpoch:
         age = datetime.now(UTC) - self._said_at
         if abs(age) > self._stale_after:
             return (
-                f"edge_sync's word that {self._key.epoch} is the epoch to seal to is {age.total_seconds():.0f} s old:"
+                f"edge_sync's word that {self._key.epoch} is the epoch to seal to is "
+                f"{age.total_seconds():.0f} s old:"
                 " does edge_sync run, and do the clocks agree?"
             )
         return ""
 
     async def _look(self) -> None:
         """Never back to a lower epoch, and never to an older word of the same."""
-        sealing = await self._read(subjects.KEYRING_SEALING, self._edge_sync, Purpose.SEALING, SealingEpoch)
+        sealing = await self._read(
+            subjects.KEYRING_SEALING, self._edge_sync, Purpose.SEALING, SealingEpoch
+        )
         if sealing is None:
             return
         if self._key is None or sealing.epoch > self._key.epoch:
-            key = await self._read(subjects.keyring_epoch(sealing.epoch), self._operator, Purpose.EPOCH, EpochKey)
+            key = await self._read(
+                subjects.keyring_epoch(sealing.epoch), self._operator, Purpose.EPOCH, EpochKey
+            )
             if key is None or key.epoch != sealing.epoch:
                 return
             self._key, self._said_at = key, sealing.at
@@ -84,7 +95,11 @@ class CurrentEpoch:
         elif sealing.epoch == self._key.epoch:
             self._said_at = max(sealing.at, self._said_at or sealing.at)
 
-    async def _read(self, key: str, verifier: Verifier, purpose: Purpose, model: type[ContractT]) -> ContractT | None:
+    async def _read(
+        self, key: str, verifier: Verifier, purpose: Purpose, model: type[ContractT]
+    ) -> ContractT | None:
         stream = subjects.kv_stream(subjects.BUCKET_KEYRINGS)
-        found = await get_last(self._client, stream, subjects.kv_subject(subjects.BUCKET_KEYRINGS, key))
+        found = await get_last(
+            self._client, stream, subjects.kv_subject(subjects.BUCKET_KEYRINGS, key)
+        )
         return None if found is None else verifier.open(purpose, parse(Signed, found.body), model)

@@ -12,12 +12,20 @@ from shared.settings import ServiceSettings
 class Settings(ServiceSettings):
     """Of the validator alone."""
 
-    submission_private_key_file: Path = Field(description="the HPKE key that opens what submitters seal")
+    submission_private_key_file: Path = Field(
+        description="the HPKE key that opens what submitters seal"
+    )
     validator_signing_key_file: Path = Field(description="the key that it signs attestations with")
     trust_roots_file: Path | None = Field(
-        default=None, description="PEM roots trusted besides Mozilla's, read again when the file changes"
+        default=None,
+        description="PEM roots trusted besides Mozilla's, read again when the file changes",
     )
     validator_workers: int = Field(
-        default=3, ge=1, le=64,
-        description="worker processes; one account keeps up to 2 busy, so with fewer than 3 it can delay all others",
+        default=3,
+        ge=1,
+        le=64,
+        description=(
+            "worker processes; one account keeps up to 2 busy, so with fewer than 3 it "
+            "can delay all others"
+        ),
     )

@@ -29,11 +29,18 @@ HEADER_BYTES = 4096
 
 
 class Judging:
-    """Owns the pool of workers; a new file of trusted roots gets a new pool before the old one goes."""
+    """Owns the pool of workers; a new file of trusted roots gets a new pool before the old one
+    goes."""
 
     def __init__(
-        self, secrets: Secrets, roots_file: Path | None, workers: int, epoch: CurrentEpoch, publisher: Publisher,
-        clock: Clock, room: int = MOST_BYTES,
+        self,
+        secrets: Secrets,
+        roots_file: Path | None,
+        workers: int,
+        epoch: CurrentEpoch,
+        publisher: Publisher,
+        clock: Clock,
+        room: int = MOST_BYTES,
     ) -> None:
         """``room``: bytes that a stream takes in one message."""
         self._secrets, self._roots_file, self._count = secrets, roots_file, workers
@@ -57,7 +64,9 @@ class Judging:
         request = parse(JudgeSubmission, delivery.body)
         keeping = asyncio.create_task(self._keep(delivery, pull))
         try:
-            verdict = await self._pool.judge_sealed(request, at=self._clock.now(), sealing=self._epoch.key())
+            verdict = await self._pool.judge_sealed(
+                request, at=self._clock.now(), sealing=self._epoch.key()
+            )
         finally:
             keeping.cancel()
         message = self._message(delivery, request, verdict)
@@ -67,9 +76,13 @@ class Judging:
 
     def _message(self, delivery: Delivery, request: JudgeSubmission, verdict: Verdict) -> Outgoing:
         return outgoing(
-            subjects.VERDICT_SUBMISSION, verdict, source="validator",
-            about=next(iter(request.domains), request.account), at=self._clock.now(),
-            id=derived_id("verdict", request.submission_id), cause=delivery.id or None,
+            subjects.VERDICT_SUBMISSION,
+            verdict,
+            source="validator",
+            about=next(iter(request.domains), request.account),
+            at=self._clock.now(),
+            id=derived_id("verdict", request.submission_id),
+            cause=delivery.id or None,
             traceparent=delivery.traceparent,
         )
 
@@ -101,14 +114,19 @@ class Judging:
         await old.close()
 
     async def _keep(self, delivery: Delivery, pull: Pull) -> None:
-        """Tells the stream that the work goes on, so that a queue longer than ack_wait is not judged twice."""
+        """Tells the stream that the work goes on, so that a queue longer than ack_wait is not
+        judged twice."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             await pull.in_progress(delivery)
 
     def _new_pool(self) -> Workers:
-        roots = read_secret(self._roots_file, "EDGETLS_TRUST_ROOTS_FILE") if self._roots_file else ""
-        return Workers(self._secrets.model_copy(update={"extra_roots": roots}), Limits(count=self._count))
+        roots = (
+            read_secret(self._roots_file, "EDGETLS_TRUST_ROOTS_FILE") if self._roots_file else ""
+        )
+        return Workers(
+            self._secrets.model_copy(update={"extra_roots": roots}), Limits(count=self._count)
+        )
 
     def _roots_stamp(self) -> tuple[int, int] | None:
         if self._roots_file is None:

@@ -10,8 +10,9 @@ Resumption = Literal["automatic", "by_hand"]
 
 
 class Suspension(Contract):
-    """Nodes refuse HTTPS; certificates are kept sealed. ``resumes``: by itself when the balance is above 0 again, or
-    by hand; ``settled``: the balance is above 0 again, so that it may be resumed by hand."""
+    """Nodes refuse HTTPS; certificates are kept sealed. ``resumes``: by itself when the balance is
+    above 0 again, or by hand; ``settled``: the balance is above 0 again, so that it may be resumed
+    by hand."""
 
     reason: Literal["overdue"]
     since: Utc
@@ -26,8 +27,9 @@ class ShowAccount(Contract):
 
 
 class AccountView(Contract):
-    """``enabled``, ``disabled``, ``suspended``: domains by their state; ``expiring``: certificates that end within 30
-    days, ``expired`` included; ``suspension``: None while the account is not suspended."""
+    """``enabled``, ``disabled``, ``suspended``: domains by their state; ``expiring``: certificates
+    that end within 30 days, ``expired`` included; ``suspension``: None while the account is not
+    suspended."""
 
     account: Account
     suspension: Suspension | None
@@ -48,6 +50,7 @@ class SetResumption(Contract):
 
 
 class ResumeAccount(Contract):
-    """https.cmd.account.resume.v1: ends a suspension by hand; refused while the balance is not above 0."""
+    """https.cmd.account.resume.v1: ends a suspension by hand; refused while the balance is not
+    above 0."""
 
     account: Account

@@ -10,7 +10,8 @@ from shared.contracts.base import Amount, Contract, Identifier, Mark, NodeId, Ut
 
 
 class QueryGaps(Contract):
-    """https.rpc.usage.gaps.v1: logs that were written to from ``start`` to ``end`` (None: whenever).
+    """https.rpc.usage.gaps.v1: logs that were written to from ``start`` to ``end`` (None:
+    whenever).
 
     ``after``: the ``next`` of the page before."""
 
@@ -22,15 +23,18 @@ class QueryGaps(Contract):
 
 
 class Gap(Contract):
-    """Bytes of a log, from offset ``start`` to before ``end``, that are not in, or that nobody can say to be all.
+    """Bytes of a log, from offset ``start`` to before ``end``, that are not in, or that nobody can
+    say to be all.
 
-    ``missing``: something behind them has been read or has come; ``short``: the log is closed at ``end`` and its rest
-    never came; ``parked``: they came and cannot be counted for a fault of the platform, which tries again;
-    ``unknown_node``: they came from a node that nobody enrolled, and wait.
-    Without bytes (start equals end): ``silent``, an enrolled node whose open log has not spoken for 5 minutes;
-    ``unfinished``, a node that was drained or removed and never closed its log; ``unheard``, a node that was enrolled
-    more than 5 minutes ago and has no log.
-    ``since``: when the log was last complete to where it was read; of a node without a log, its enrolment."""
+    ``missing``: something behind them has been read or has come; ``short``: the log is closed at
+    ``end`` and its rest never came; ``parked``: they came and cannot be counted for a fault of the
+    platform, which tries again;
+    ``unknown_node``: they came from a node that nobody enrolled, and wait. Without bytes (start
+    equals end): ``silent``, an enrolled node whose open log has not spoken for 5 minutes;
+    ``unfinished``, a node that was drained or removed and never closed its log; ``unheard``, a node
+    that was enrolled more than 5 minutes ago and has no log.
+    ``since``: when the log was last complete to where it was read; of a node without a log, its
+    enrolment."""
 
     node: NodeId
     log: Identifier | None
@@ -42,7 +46,8 @@ class Gap(Contract):
 
 
 class GapsPage(Contract):
-    """``parked_events``: single events and changes of owners that wait for a fault of the platform to be mended."""
+    """``parked_events``: single events and changes of owners that wait for a fault of the platform
+    to be mended."""
 
     gaps: list[Gap]
     next: str | None
@@ -50,8 +55,8 @@ class GapsPage(Contract):
 
 
 class QueryAudit(Contract):
-    """https.rpc.usage.audit.v1 (finance, operator): whole hours, at most 31 days a question. It ends with the hour that
-    runs, whatever ``end`` says; a ``start`` after that is refused."""
+    """https.rpc.usage.audit.v1 (finance, operator): whole hours, at most 31 days a question. It
+    ends with the hour that runs, whatever ``end`` says; a ``start`` after that is refused."""
 
     start: Utc
     end: Utc
@@ -67,14 +72,15 @@ class Difference(Contract):
 
 
 class AuditReport(Contract):
-    """``agrees``: nothing differs. ``requests`` and ``bytes`` (HTTPS) as recomputed from the archive; ``charged`` and
-    ``amounts`` (by currency) as recomputed for the closed hours; ``unattributed``: requests that no account owned;
-    ``uncharged``: requests of the period that no closing has charged yet; ``bad_lines``: lines that the nodes could not
-    read, of the batches that came in the period: their requests are in no count; at most 100
-    ``differences`` of ``differing``.
+    """``agrees``: nothing differs. ``requests`` and ``bytes`` (HTTPS) as recomputed from the
+    archive; ``charged`` and ``amounts`` (by currency) as recomputed for the closed hours;
+    ``unattributed``: requests that no account owned;
+    ``uncharged``: requests of the period that no closing has charged yet; ``bad_lines``: lines that
+    the nodes could not read, of the batches that came in the period: their requests are in no
+    count; at most 100 ``differences`` of ``differing``.
 
-    ``complete``: the whole period was compared: all of it is still in the archive (13 months) and in the usage by the
-    hour. What is older is not compared."""
+    ``complete``: the whole period was compared: all of it is still in the archive (13 months) and
+    in the usage by the hour. What is older is not compared."""
 
     start: Utc
     end: Utc

@@ -1,4 +1,5 @@
-"""An account's money: balance = ledger - accrued (rule E6). Amounts are decimal strings with their currency."""
+"""An account's money: balance = ledger - accrued (rule E6). Amounts are decimal strings with their
+currency."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ class BalanceView(Contract):
 
 
 class BalanceEvent(Contract):
-    """https.event.balance.<change>.v1, once a crossing; ``crossing`` numbers them. ``credited`` and ``refused`` answer
-    a command, once each."""
+    """https.event.balance.<change>.v1, once a crossing; ``crossing`` numbers them. ``credited`` and
+    ``refused`` answer a command, once each."""
 
     account: Account
     change: Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]

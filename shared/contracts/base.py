@@ -46,11 +46,20 @@ def _storable(text: str) -> str:
 
 Utc = Annotated[datetime, AfterValidator(_utc)]
 Amount = Annotated[
-    Decimal, Field(max_digits=38, decimal_places=18), AfterValidator(_finite), PlainSerializer(_plain, return_type=str)
+    Decimal,
+    Field(max_digits=38, decimal_places=18),
+    AfterValidator(_finite),
+    PlainSerializer(_plain, return_type=str),
 ]
-Account = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
-NodeId = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+Account = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+]
+Identifier = Annotated[
+    str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
+]
+NodeId = Annotated[
+    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Search = Annotated[str, Field(max_length=400), AfterValidator(_storable)]
 """What a list is searched by, or goes on after."""
@@ -62,7 +71,8 @@ Epoch = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Mark = Annotated[str, Field(max_length=2000)]
 """Where a page begins: the ``next`` of the one before."""
 Labels = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=64)
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]],
+    Field(max_length=64),
 ]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$")]
@@ -70,7 +80,8 @@ Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[
 
 
 class Signed(Contract):
-    """Exact bytes with an Ed25519 signature over ``purpose NUL payload``; see shared/crypto/signing.py."""
+    """Exact bytes with an Ed25519 signature over ``purpose NUL payload``; see
+    shared/crypto/signing.py."""
 
     key_id: Identifier
     payload: Annotated[str, Field(max_length=1_000_000)]
@@ -78,8 +89,8 @@ class Signed(Contract):
 
 
 class SealedKey(Contract):
-    """A private key (or what may hold one) closed with HPKE to one recipient; ``epoch`` is 0 when that is the
-    submission key."""
+    """A private key (or what may hold one) closed with HPKE to one recipient; ``epoch`` is 0 when
+    that is the submission key."""
 
     epoch: Epoch
     box: Base64

@@ -1,4 +1,5 @@
-"""An account's certificate library and its own roots (rules B8 to B11, D9): orders, questions and answers."""
+"""An account's certificate library and its own roots (rules B8 to B11, D9): orders, questions and
+answers."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ PageSize = Annotated[int, Field(ge=1, le=500)]
 
 
 class StoreCertificate(Contract):
-    """https.cmd.certificate.store.v1: keep a pair under a name. It is judged once, for every name of its leaf.
+    """https.cmd.certificate.store.v1: keep a pair under a name. It is judged once, for every name
+    of its leaf.
 
-    ``overwrite``: replace the certificate of this name; every domain that uses it follows, each with a
-    command.settled of its own. ``submission_id`` equals ce-id; pairs are sealed as for a submission."""
+    ``overwrite``: replace the certificate of this name; every domain that uses it follows, each
+    with a command.settled of its own. ``submission_id`` equals ce-id; pairs are sealed as for a
+    submission."""
 
     name: CertificateName
     account: Account
@@ -31,12 +34,14 @@ class StoreCertificate(Contract):
 
 
 class DeployCertificate(Contract):
-    """https.cmd.certificate.deploy.v1: serve a stored certificate on up to 50 domains, each with a command.settled of
-    its own (rule B8). It enables HTTPS, or replaces the certificate."""
+    """https.cmd.certificate.deploy.v1: serve a stored certificate on up to 50 domains, each with a
+    command.settled of its own (rule B8). It enables HTTPS, or replaces the certificate."""
 
     name: CertificateName
     account: Account
-    domains: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=50)]
+    domains: Annotated[
+        list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=50)
+    ]
 
 
 class DeleteCertificate(Contract):
@@ -47,16 +52,19 @@ class DeleteCertificate(Contract):
 
 
 class RollbackCertificate(Contract):
-    """https.cmd.certificate.rollback.v1: back to the certificate before; the two swap places (rule B5)."""
+    """https.cmd.certificate.rollback.v1: back to the certificate before; the two swap places (rule
+    B5)."""
 
     domain: Name
     account: Account
 
 
 class SetRoots(Contract):
-    """https.cmd.roots.set.v1: the account's own roots, all of them: CA certificates in PEM, empty for none.
+    """https.cmd.roots.set.v1: the account's own roots, all of them: CA certificates in PEM, empty
+    for none.
 
-    They hold for what is judged from then on by domains and stored certificates with private trust."""
+    They hold for what is judged from then on by domains and stored certificates with private
+    trust."""
 
     account: Account
     roots: Annotated[str, Field(max_length=200_000)]
@@ -68,8 +76,8 @@ class ShowCertificate(Contract):
 
 
 class StoredView(Contract):
-    """A library entry; a key has no field (rule C1). ``version`` counts its certificates; ``domains``: how many use
-    it. ``certificates`` are empty while the first one is being judged."""
+    """A library entry; a key has no field (rule C1). ``version`` counts its certificates;
+    ``domains``: how many use it. ``certificates`` are empty while the first one is being judged."""
 
     name: str
     account: Account
@@ -95,8 +103,8 @@ class StoredList(Contract):
 
 
 class ShowUsage(Contract):
-    """Which domains a stored certificate serves, and which keep it for a rollback. ``after``: the ``next`` of the page
-    before."""
+    """Which domains a stored certificate serves, and which keep it for a rollback. ``after``: the
+    ``next`` of the page before."""
 
     name: CertificateName
     account: Account
@@ -105,8 +113,8 @@ class ShowUsage(Contract):
 
 
 class Use(Contract):
-    """``current``: it has the entry's present certificate, not the one before. ``live`` False: it serves another one,
-    and keeps this for a rollback."""
+    """``current``: it has the entry's present certificate, not the one before. ``live`` False: it
+    serves another one, and keeps this for a rollback."""
 
     domain: Name
     current: bool
@@ -135,8 +143,8 @@ class RootsView(Contract):
 
 
 class ShowCommand(Contract):
-    """https.rpc.command.show.v1: how a command ended, for each of its domains, in the order that it did. ``after``: the
-    ``next`` of the page before."""
+    """https.rpc.command.show.v1: how a command ended, for each of its domains, in the order that it
+    did. ``after``: the ``next`` of the page before."""
 
     command_id: Identifier
     account: Account | None = None
@@ -145,7 +153,8 @@ class ShowCommand(Contract):
 
 
 class CommandResult(CommandSettled):
-    """``findings``: what was found, in full. A disable of the domain drops them (rule B3); the codes stay."""
+    """``findings``: what was found, in full. A disable of the domain drops them (rule B3); the
+    codes stay."""
 
     findings: list[Finding]
 
@@ -159,9 +168,11 @@ class CommandView(Contract):
 
 
 class PreviewCommand(Contract):
-    """https.rpc.command.preview.v1: what a command to config would do as things are now; nothing is done.
+    """https.rpc.command.preview.v1: what a command to config would do as things are now; nothing is
+    done.
 
-    ``command``: its subject; ``body``: its JSON. A submission is tried by https.rpc.certificate.check.v1 instead."""
+    ``command``: its subject; ``body``: its JSON. A submission is tried by
+    https.rpc.certificate.check.v1 instead."""
 
     command: Annotated[str, Field(max_length=200)]
     body: Annotated[str, Field(max_length=100_000)]

@@ -1,4 +1,5 @@
-"""What other services and operators order. The command id is its ce-id; ``account`` says for whom."""
+"""What other services and operators order. The command id is its ce-id; ``account`` says for
+whom."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from shared.contracts.prices import PriceBook
 
 
 class RegisterDomain(Contract):
-    """https.cmd.domain.register.v1. ``service_type`` is judged by config so that the refusal has its own code."""
+    """https.cmd.domain.register.v1. ``service_type`` is judged by config so that the refusal has
+    its own code."""
 
     domain: Annotated[str, Field(min_length=1, max_length=1000)]
     account: Account
@@ -42,14 +44,17 @@ class RemoveDomain(Contract):
 
 
 CertificateName = Annotated[str, Field(max_length=1000)]
-"""Judged by config, so that the refusal has its own code: at most 128 of letters, digits, ``_``, ``-``, ``.``."""
+"""Judged by config, so that the refusal has its own code: at most 128 of letters, digits, ``_``,
+``-``, ``.``."""
 
 
 class SubmittedPair(Contract):
-    """A PEM chain and its key, sealed to the submission key; ``info`` = shared.crypto.sealing.submission_info().
+    """A PEM chain and its key, sealed to the submission key; ``info`` =
+    shared.crypto.sealing.submission_info().
 
-    People put keys into the wrong field, and what stands in ``certificate`` travels and is stored as it is: seal the
-    chain too, in ``sealed_certificate`` (epoch 0, the same ``info``), which then counts instead."""
+    People put keys into the wrong field, and what stands in ``certificate`` travels and is stored
+    as it is: seal the chain too, in ``sealed_certificate`` (epoch 0, the same ``info``), which then
+    counts instead."""
 
     certificate: Annotated[str, Field(max_length=200_000, repr=False)] = ""
     sealed_certificate: SealedKey | None = None
@@ -57,7 +62,8 @@ class SubmittedPair(Contract):
 
 
 class SubmitCertificate(Contract):
-    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id`` equals ce-id;
+    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id``
+    equals ce-id;
     ``name``: of the certificate (rule B10), one is made where none is given."""
 
     domain: Name
@@ -81,7 +87,8 @@ class RedirectChange(Contract):
 
 
 class HstsChange(Contract):
-    """What is absent stays as it is; with HSTS off, ``max_age`` (seconds) switches it on and must be there."""
+    """What is absent stays as it is; with HSTS off, ``max_age`` (seconds) switches it on and must
+    be there."""
 
     max_age: Annotated[int, Field(ge=0, le=63_072_000)] | None = None
     include_subdomains: bool | None = None
@@ -89,8 +96,9 @@ class HstsChange(Contract):
 
 
 class ChangeSettings(Contract):
-    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7). ``origin`` and ``trust`` may change while
-    HTTPS is off, too; another ``trust`` holds for the next certificate."""
+    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7). ``origin`` and
+    ``trust`` may change while HTTPS is off, too; another ``trust`` holds for the next
+    certificate."""
 
     domain: Name
     account: Account
@@ -104,8 +112,8 @@ class ChangeSettings(Contract):
 
 
 class ResealPair(Contract):
-    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and set on the old one.
-    ``domain`` that keeps it, or ``certificate`` of the account's library."""
+    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and
+    set on the old one. ``domain`` that keeps it, or ``certificate`` of the account's library."""
 
     domain: Name | None = None
     certificate: CertificateName | None = None
@@ -125,7 +133,8 @@ class CreditBalance(Contract):
 
 
 class SetThreshold(Contract):
-    """https.cmd.balance.threshold.v1: the account's own low-balance limit; None switches it off (rule E6)."""
+    """https.cmd.balance.threshold.v1: the account's own low-balance limit; None switches it off
+    (rule E6)."""
 
     account: Account
     threshold: Annotated[Amount, Field(ge=0)] | None
@@ -133,14 +142,15 @@ class SetThreshold(Contract):
 
 
 class CloseHour(Contract):
-    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until`` (UTC), at the latest
-    the hour that runs. What comes to an hour after that is a correction."""
+    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until``
+    (UTC), at the latest the hour that runs. What comes to an hour after that is a correction."""
 
     until: Utc
 
 
 class PurchasePlan(Contract):
-    """https.cmd.plan.purchase.v1: a plan of the price book, paid from the balance; idempotent by (account, reference).
+    """https.cmd.plan.purchase.v1: a plan of the price book, paid from the balance; idempotent by
+    (account, reference).
 
     It begins with the hour of the purchase."""
 
@@ -151,7 +161,8 @@ class PurchasePlan(Contract):
 
 
 class ApplyPriceBook(Contract):
-    """https.cmd.price_book.apply.v1 (operator): ``base`` is the serial that was current at its preview."""
+    """https.cmd.price_book.apply.v1 (operator): ``base`` is the serial that was current at its
+    preview."""
 
     base: Annotated[int, Field(ge=0, le=2**31 - 1)]
     book: PriceBook
@@ -162,7 +173,8 @@ Key = Annotated[str, Field(max_length=4096)]
 
 
 class EnrolNode(Contract):
-    """https.cmd.node.enrol.v1, the payload of a Signed by the operator. ``public_key``: raw HPKE key, base64."""
+    """https.cmd.node.enrol.v1, the payload of a Signed by the operator. ``public_key``: raw HPKE
+    key, base64."""
 
     node: NodeId
     public_key: Key
@@ -180,7 +192,8 @@ class SealedEpochKey(Contract):
 
 
 class DrainNode(Contract):
-    """https.cmd.node.drain.v1 (signed): the node no longer counts for convergence; ``drained`` False brings it back."""
+    """https.cmd.node.drain.v1 (signed): the node no longer counts for convergence; ``drained``
+    False brings it back."""
 
     node: NodeId
     drained: bool = True
@@ -213,8 +226,8 @@ class EpochKey(Contract):
 class StartEpoch(Contract):
     """https.cmd.epoch.start.v1 (signed): a new epoch with the keyring of every remaining node.
 
-    ``key_signature``: the operator's over ``key`` (Purpose.EPOCH), for the bucket; ``keyrings``: each a Signed
-    EnrolNode (Purpose.ENROL), as the node will read it from the bucket."""
+    ``key_signature``: the operator's over ``key`` (Purpose.EPOCH), for the bucket; ``keyrings``:
+    each a Signed EnrolNode (Purpose.ENROL), as the node will read it from the bucket."""
 
     key: EpochKey
     key_signature: Key

@@ -19,7 +19,8 @@ class ServiceType(StrEnum):
 
 
 class Origin(Contract):
-    """Where a node fetches content. ``host`` is a name or an address; ``port`` defaults by scheme."""
+    """Where a node fetches content. ``host`` is a name or an address; ``port`` defaults by
+    scheme."""
 
     scheme: Literal["http", "https"]
     host: Annotated[str, Field(min_length=1, max_length=253)]
@@ -86,9 +87,9 @@ class CertificateView(Contract):
 
 
 class DomainView(Contract):
-    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the revision that every node
-    serves, None while unknown; ``suspension``: why nodes refuse HTTPS, None while the account is not suspended. In
-    lists the certificates' ``chain`` is empty."""
+    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the
+    revision that every node serves, None while unknown; ``suspension``: why nodes refuse HTTPS,
+    None while the account is not suspended. In lists the certificates' ``chain`` is empty."""
 
     domain: Name
     account: Account
@@ -125,14 +126,22 @@ class DomainRemoved(Contract):
 
 
 class DomainChanged(Contract):
-    """https.event.domain.changed.v1: the desired state moved to ``revision``. ``submitted_at`` is the stream time of
-    the command that caused it (for measuring how long an update takes)."""
+    """https.event.domain.changed.v1: the desired state moved to ``revision``. ``submitted_at`` is
+    the stream time of the command that caused it (for measuring how long an update takes)."""
 
     domain: Name
     account: Account
     revision: int
     change: Literal[
-        "registered", "enabled", "replaced", "rolled_back", "disabled", "settings", "resealed", "suspended", "resumed",
+        "registered",
+        "enabled",
+        "replaced",
+        "rolled_back",
+        "disabled",
+        "settings",
+        "resealed",
+        "suspended",
+        "resumed",
         "removed",
     ]
     command_id: Identifier
@@ -143,8 +152,9 @@ NoticeDays = Literal[30, 14, 7, 1]
 
 
 class CertificateExpiring(Contract):
-    """https.event.certificate.expiring.v1 (rule C5), once for each of 30, 14, 7 and 1 ``days`` before ``not_after``, of
-    the certificate that is served. What was passed already when it came is not made up for."""
+    """https.event.certificate.expiring.v1 (rule C5), once for each of 30, 14, 7 and 1 ``days``
+    before ``not_after``, of the certificate that is served. What was passed already when it came is
+    not made up for."""
 
     domain: Name
     account: Account
@@ -154,7 +164,8 @@ class CertificateExpiring(Contract):
 
 
 class CertificateExpired(Contract):
-    """https.event.certificate.expired.v1: the certificate that is served ended at ``not_after``. Once."""
+    """https.event.certificate.expired.v1: the certificate that is served ended at ``not_after``.
+    Once."""
 
     domain: Name
     account: Account
@@ -171,8 +182,9 @@ class Outcome(StrEnum):
 
 
 class CommandSettled(Contract):
-    """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was found, no detail.
-    ``domain`` None: its end in the account's library (``certificate``: of this name), or for the account itself.
+    """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was
+    found, no detail. ``domain`` None: its end in the account's library (``certificate``: of this
+    name), or for the account itself.
 
     The findings in full are asked for by https.rpc.command.show.v1."""
 
@@ -188,8 +200,8 @@ class CommandSettled(Contract):
 
 
 class HistoryEntry(Contract):
-    """Rule C4: one command and its outcome, on a ``domain`` or (None) on the account's library, on a ``certificate`` of
-    it, or on the account itself."""
+    """Rule C4: one command and its outcome, on a ``domain`` or (None) on the account's library, on
+    a ``certificate`` of it, or on the account itself."""
 
     domain: str | None
     certificate: str | None

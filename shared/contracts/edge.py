@@ -44,7 +44,8 @@ class BundlePair(Contract):
 
 
 class Bundle(Contract):
-    """The desired state of one domain at one revision: the payload that edge_sync signs byte for byte.
+    """The desired state of one domain at one revision: the payload that edge_sync signs byte for
+    byte.
 
     Nodes order bundles by (revision, epoch)."""
 
@@ -59,7 +60,8 @@ class Bundle(Contract):
 
 
 class BundlePage(Contract):
-    """One row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` = SHA-256 of the bundle's bytes."""
+    """One row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` = SHA-256 of the
+    bundle's bytes."""
 
     domain: Name
     revision: Whole
@@ -69,8 +71,9 @@ class BundlePage(Contract):
 class Checkpoint(Contract):
     """https.edge.checkpoint.v1, each second, Signed by edge_sync.
 
-    ``incarnation``: when the bucket's stream was made; ``sequence``: its last; ``root``: digest over every domain's
-    (revision, bundle hash), see shared/crypto/digest.py; ``flush_seconds``: how often a node sends usage."""
+    ``incarnation``: when the bucket's stream was made; ``sequence``: its last; ``root``: digest
+    over every domain's (revision, bundle hash), see shared/crypto/digest.py; ``flush_seconds``: how
+    often a node sends usage."""
 
     incarnation: Incarnation
     sequence: Whole
@@ -82,8 +85,9 @@ class Checkpoint(Contract):
 
 
 class Proof(Contract):
-    """What a real local handshake showed after a bundle was applied. ``served`` is the leaf's SHA-256, None when the
-    handshake was refused (as it must be without HTTPS); ``fault`` says why a bundle was not applied."""
+    """What a real local handshake showed after a bundle was applied. ``served`` is the leaf's
+    SHA-256, None when the handshake was refused (as it must be without HTTPS); ``fault`` says why a
+    bundle was not applied."""
 
     domain: Name
     revision: Whole
@@ -99,7 +103,8 @@ class LogPosition(Contract):
 
 
 class NodeStatus(Contract):
-    """https.edge.status.v1.<node>: cumulative, so a lost one costs nothing; ``proofs`` since the last status."""
+    """https.edge.status.v1.<node>: cumulative, so a lost one costs nothing; ``proofs`` since the
+    last status."""
 
     node: NodeId
     incarnation: Incarnation
@@ -127,8 +132,9 @@ class Progress(Contract):
 class Converged(Contract):
     """https.event.edge.converged.v1: every live node served ``revision`` in a real handshake.
 
-    Milliseconds from the command's stream time to the node's proof, by edge_sync's receipt. ``others``: enrolled
-    nodes that do not count now (drained, or silent for over 5 s), the first by name where they are many."""
+    Milliseconds from the command's stream time to the node's proof, by edge_sync's receipt.
+    ``others``: enrolled nodes that do not count now (drained, or silent for over 5 s), the first by
+    name where they are many."""
 
     domain: Name
     account: Account
@@ -143,7 +149,8 @@ class Converged(Contract):
 
 
 class Lagging(Contract):
-    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision. ``faults`` by node.
+    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision.
+    ``faults`` by node.
 
     Of a large fleet the first nodes by name."""
 
@@ -164,7 +171,8 @@ class NodeEvent(Contract):
 
 
 class SealingEpoch(Contract):
-    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the validator seals to.
+    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the validator
+    seals to.
 
     A word that is over a minute old counts no more."""
 

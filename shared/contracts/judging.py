@@ -1,4 +1,5 @@
-"""What config asks of the validator, and the verdict. Keys travel sealed; the validator signs what it vouches for."""
+"""What config asks of the validator, and the verdict. Keys travel sealed; the validator signs what
+it vouches for."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ DnsNames = Annotated[list[Name], Field(max_length=2000)]
 
 
 class JudgeContext(Contract):
-    """What only config knows. ``private_roots``: None for public trust; ``live_names``: what the live pairs cover."""
+    """What only config knows. ``private_roots``: None for public trust; ``live_names``: what the
+    live pairs cover."""
 
     private_roots: PrivateRoots | None = None
     live_names: DnsNames = []
@@ -27,8 +29,8 @@ class JudgeContext(Contract):
 
 
 class JudgeSubmission(Contract):
-    """https.judge.submission.v1: is each pair fit to serve every domain in ``domains``? Without domains (for the
-    account's library) the question is which names the pairs are fit to serve."""
+    """https.judge.submission.v1: is each pair fit to serve every domain in ``domains``? Without
+    domains (for the account's library) the question is which names the pairs are fit to serve."""
 
     submission_id: Identifier
     account: Account
@@ -38,11 +40,12 @@ class JudgeSubmission(Contract):
 
 
 class Attestation(Contract):
-    """Payload of the validator's signature over an accepted pair: all that a node must be able to trust.
+    """Payload of the validator's signature over an accepted pair: all that a node must be able to
+    trust.
 
-    ``domains``: those it was judged for; of a pair for the library, every name of its leaf. A wildcard among them
-    vouches for one label, as the leaf does. ``chain_hash``: SHA-256 of the canonical chain PEM. Never ciphertext or
-    revision: a reseal keeps it valid."""
+    ``domains``: those it was judged for; of a pair for the library, every name of its leaf. A
+    wildcard among them vouches for one label, as the leaf does. ``chain_hash``: SHA-256 of the
+    canonical chain PEM. Never ciphertext or revision: a reseal keeps it valid."""
 
     account: Account
     domains: list[Name]
@@ -56,8 +59,8 @@ class Attestation(Contract):
 
 
 class JudgedPair(Contract):
-    """An accepted pair: canonical chain PEM, its facts, its key sealed to the fleet's epoch. ``chain_until``: when the
-    first certificate of the chain expires."""
+    """An accepted pair: canonical chain PEM, its facts, its key sealed to the fleet's epoch.
+    ``chain_until``: when the first certificate of the chain expires."""
 
     pair_id: Identifier
     chain: Annotated[str, Field(max_length=200_000, repr=False)]
@@ -75,8 +78,8 @@ class JudgedPair(Contract):
 
 
 class Verdict(Contract):
-    """https.verdict.submission.v1. ``accepted`` maps each domain (for the library: each name of the leaf) to whether
-    all pairs fit it; pairs are empty when none is accepted."""
+    """https.verdict.submission.v1. ``accepted`` maps each domain (for the library: each name of the
+    leaf) to whether all pairs fit it; pairs are empty when none is accepted."""
 
     submission_id: Identifier
     account: Account
@@ -86,11 +89,13 @@ class Verdict(Contract):
 
 
 class CheckCertificate(Contract):
-    """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing is stored.
+    """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing
+    is stored.
 
-    ``private_roots``: what private trust would judge by (they are the account's to show); None for public trust;
-    ``live_names``: what the pairs in use cover, to be told which of them would be lost. ``domains``: as the user
-    writes them; the report names them in A-labels."""
+    ``private_roots``: what private trust would judge by (they are the account's to show); None for
+    public trust;
+    ``live_names``: what the pairs in use cover, to be told which of them would be lost.
+    ``domains``: as the user writes them; the report names them in A-labels."""
 
     submission_id: Identifier
     account: Account

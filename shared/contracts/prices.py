@@ -16,16 +16,19 @@ Rate = Annotated[Amount, Field(ge=0, le=1_000_000, decimal_places=14)]
 
 
 class Tier(Contract):
-    """``price`` is for 10,000 requests, of those beyond the first ``above`` that were charged in the month (UTC)."""
+    """``price`` is for 10,000 requests, of those beyond the first ``above`` that were charged in
+    the month (UTC)."""
 
     above: Requests = 0
     price: Rate
 
 
 class Price(Contract):
-    """Valid from ``start`` to ``end`` (full hours; None: always), for one account or, without one, for all others.
+    """Valid from ``start`` to ``end`` (full hours; None: always), for one account or, without one,
+    for all others.
 
-    Of those that are valid in an hour an account's own one counts first, then the one that started last."""
+    Of those that are valid in an hour an account's own one counts first, then the one that started
+    last."""
 
     id: Identifier
     currency: Currency
@@ -53,7 +56,8 @@ class PriceBook(Contract):
 
 
 class PriceBookView(Contract):
-    """``serial`` counts the books that were applied; 0 is the list price that edgetls comes with."""
+    """``serial`` counts the books that were applied; 0 is the list price that edgetls comes
+    with."""
 
     serial: int
     book: PriceBook
@@ -66,7 +70,8 @@ class PreviewPriceBook(Contract):
 
 
 class PriceEffect(Contract):
-    """What the ``requests`` of the last 30 days would have cost at the prices that hold at the end of each book."""
+    """What the ``requests`` of the last 30 days would have cost at the prices that hold at the end
+    of each book."""
 
     account: Account
     currency: Currency
@@ -76,8 +81,8 @@ class PriceEffect(Contract):
 
 
 class PricePreview(Contract):
-    """Nothing is changed. ``findings`` empty: applying it on ``base`` will succeed. ``effects``: of the 200 accounts
-    whose cost changes most."""
+    """Nothing is changed. ``findings`` empty: applying it on ``base`` will succeed. ``effects``: of
+    the 200 accounts whose cost changes most."""
 
     base: int
     changes: list[str]
@@ -96,7 +101,8 @@ class PriceBookEvent(Contract):
 
 
 class PlanView(Contract):
-    """A plan that was bought. ``left`` is forfeited when it has ended (rule E2); ``used``: charged hours only."""
+    """A plan that was bought. ``left`` is forfeited when it has ended (rule E2); ``used``: charged
+    hours only."""
 
     account: Account
     reference: Identifier

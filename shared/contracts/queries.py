@@ -1,4 +1,5 @@
-"""Questions and answers (core request/reply). An answer is its model, or a Refusal; pages stay under 512 KB."""
+"""Questions and answers (core request/reply). An answer is its model, or a Refusal; pages stay
+under 512 KB."""
 
 from __future__ import annotations
 
@@ -23,7 +24,14 @@ from shared.contracts.base import (
     Zone,
 )
 from shared.contracts.commands import CertificateName
-from shared.contracts.domains import CertificateStatus, DomainState, DomainView, HistoryEntry, Outcome, ServiceType
+from shared.contracts.domains import (
+    CertificateStatus,
+    DomainState,
+    DomainView,
+    HistoryEntry,
+    Outcome,
+    ServiceType,
+)
 from shared.contracts.edge import BundlePage, NodeView
 from shared.contracts.findings import Finding
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
@@ -37,12 +45,14 @@ class ShowDomain(Contract):
 
 
 class ListDomains(Contract):
-    """What is named must hold, all of it. ``after``: the ``next`` of the page before, with the same filters.
+    """What is named must hold, all of it. ``after``: the ``next`` of the page before, with the same
+    filters.
 
-    ``expires_within`` days: certificates that end by then, expired ones included (0: those alone). ``served_by``: the
-    leaf fingerprint of a certificate that serves the domain. ``certificate``: the gravest that holds of the one that is
-    served (expires_soon: within 30 days). ``covered_by``: DNS names of a certificate: domains that
-    it could serve. ``order`` ``expiry`` lists only domains with a certificate, the first to end first."""
+    ``expires_within`` days: certificates that end by then, expired ones included (0: those alone).
+    ``served_by``: the leaf fingerprint of a certificate that serves the domain. ``certificate``:
+    the gravest that holds of the one that is served (expires_soon: within 30 days). ``covered_by``:
+    DNS names of a certificate: domains that it could serve. ``order`` ``expiry`` lists only domains
+    with a certificate, the first to end first."""
 
     account: Account | None = None
     state: DomainState | None = None
@@ -65,8 +75,8 @@ class DomainList(Contract):
 
 
 class ShowHistory(Contract):
-    """Newest first; ``before``: the ``next`` of the page before. Without a ``domain`` the commands on the ``account``'s
-    library, its roots and itself."""
+    """Newest first; ``before``: the ``next`` of the page before. Without a ``domain`` the commands
+    on the ``account``'s library, its roots and itself."""
 
     domain: Name | None = None
     account: Account | None = None
@@ -85,7 +95,8 @@ class ShowSubmission(Contract):
 
 
 class SubmissionView(Contract):
-    """``outcome`` is None while it is being judged; ``domain`` where it was stored in the library (``certificate``)."""
+    """``outcome`` is None while it is being judged; ``domain`` where it was stored in the library
+    (``certificate``)."""
 
     submission_id: Identifier
     domain: Name | None
@@ -101,7 +112,8 @@ class GetBundle(Contract):
 
 
 class BundleAnswer(Contract):
-    """``payload``: the exact bytes of the Bundle that edge_sync signs; None when the domain is not known."""
+    """``payload``: the exact bytes of the Bundle that edge_sync signs; None when the domain is not
+    known."""
 
     payload: str | None
 
@@ -117,7 +129,8 @@ class BundlesPage(Contract):
 
 
 class PageSealed(Contract):
-    """https.rpc.pair.sealed.v1 (operator): kept pairs that are sealed to an epoch below ``below``."""
+    """https.rpc.pair.sealed.v1 (operator): kept pairs that are sealed to an epoch below
+    ``below``."""
 
     below: Epoch
     after: Search = ""
@@ -149,7 +162,8 @@ class MaxRevision(Contract):
 
 
 class DigestQuestion(Contract):
-    """https.rpc.edge.digest.v1: the 1,024 bucket digests of the desired set, or the members of one bucket."""
+    """https.rpc.edge.digest.v1: the 1,024 bucket digests of the desired set, or the members of one
+    bucket."""
 
     bucket: Annotated[int, Field(ge=0, lt=1024)] | None = None
 
@@ -162,8 +176,8 @@ class DigestAnswer(Contract):
 
 
 class FleetView(Contract):
-    """``epoch``: the newest that was started; ``sealing_epoch``: the one that new pairs are sealed to, as edge_sync
-    signed it in ``sealing`` (a SealingEpoch)."""
+    """``epoch``: the newest that was started; ``sealing_epoch``: the one that new pairs are sealed
+    to, as edge_sync signed it in ``sealing`` (a SealingEpoch)."""
 
     nodes: list[NodeView]
     epoch: int
@@ -187,8 +201,9 @@ class ConvergenceView(Contract):
 
 
 class QueryUsage(Contract):
-    """``start`` inclusive to ``end`` exclusive, in rows of one ``granularity`` of ``zone``. ``unattributed``: what no
-    account owns (yet), whatever ``account`` says. ``after``: the ``next`` of the page before."""
+    """``start`` inclusive to ``end`` exclusive, in rows of one ``granularity`` of ``zone``.
+    ``unattributed``: what no account owns (yet), whatever ``account`` says. ``after``: the ``next``
+    of the page before."""
 
     start: Utc
     end: Utc
@@ -257,7 +272,8 @@ class ListDead(Contract):
 
 
 class DeadLetter(Contract):
-    """``body`` is None where the message carried a key or was too large: only headers and reason were kept."""
+    """``body`` is None where the message carried a key or was too large: only headers and reason
+    were kept."""
 
     sequence: int
     stream: str

@@ -6,13 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Account, Amount, Contract, Currency, Identifier, Name, NodeId, Utc, Whole
+from shared.contracts.base import (
+    Account,
+    Amount,
+    Contract,
+    Currency,
+    Identifier,
+    Name,
+    NodeId,
+    Utc,
+    Whole,
+)
 
 Count = Whole
 
 
 class UsageCell(Contract):
-    """Counts of one domain in one minute; ``minute`` is Unix time in minutes. Only ``https_requests`` are charged."""
+    """Counts of one domain in one minute; ``minute`` is Unix time in minutes. Only
+    ``https_requests`` are charged."""
 
     domain: Annotated[str, Field(max_length=253)]
     minute: int
@@ -30,9 +41,11 @@ class PreviousLog(Contract):
 
 
 class UsageBatch(Contract):
-    """https.usage.batch.v1.<node>: bytes ``start`` to ``end`` of ``log``, counted. Accepted only at the stored end.
+    """https.usage.batch.v1.<node>: bytes ``start`` to ``end`` of ``log``, counted. Accepted only at
+    the stored end.
 
-    ``read_to``: the highest byte read so far; ``bad_lines``: lines of the range that could not be read;
+    ``read_to``: the highest byte read so far; ``bad_lines``: lines of the range that could not be
+    read;
     ``final``: the log ends at ``end``."""
 
     node: NodeId
@@ -47,7 +60,8 @@ class UsageBatch(Contract):
 
 
 class Confirmation(Contract):
-    """https.edge.confirmed.v1.<node>, Signed by billing: ``log`` is stored up to ``end``, committed."""
+    """https.edge.confirmed.v1.<node>, Signed by billing: ``log`` is stored up to ``end``,
+    committed."""
 
     node: NodeId
     log: Identifier
@@ -55,7 +69,8 @@ class Confirmation(Contract):
 
 
 class HttpsRequest(Contract):
-    """https.usage.request.v1: one HTTPS request by any platform service; (source, id) is its identity."""
+    """https.usage.request.v1: one HTTPS request by any platform service; (source, id) is its
+    identity."""
 
     id: Identifier
     source: Identifier
@@ -71,8 +86,8 @@ GroupBy = Literal["account", "domain", "node"]
 
 
 class UsageRow(Contract):
-    """HTTPS and HTTP requests and bytes of ``key`` from ``start`` to ``end``, one ``granularity`` of the zone that was
-    asked for: a day of it may have 23 or 25 hours."""
+    """HTTPS and HTTP requests and bytes of ``key`` from ``start`` to ``end``, one ``granularity``
+    of the zone that was asked for: a day of it may have 23 or 25 hours."""
 
     start: Utc
     end: Utc
@@ -84,8 +99,9 @@ class UsageRow(Contract):
 
 
 class ChargeRow(Contract):
-    """One ledger line: ``requests`` of ``hour`` at ``price`` a 10,000, by the price ``price_id`` of the price book, or
-    taken from the plan that was bought under the reference ``plan`` (then price and amount are 0)."""
+    """One ledger line: ``requests`` of ``hour`` at ``price`` a 10,000, by the price ``price_id`` of
+    the price book, or taken from the plan that was bought under the reference ``plan`` (then price
+    and amount are 0)."""
 
     account: Account
     hour: Utc

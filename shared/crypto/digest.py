@@ -1,7 +1,8 @@
 """A two-level digest of a set of (domain, revision, bundle hash): what a checkpoint proves.
 
-1,024 buckets by the domain's SHA-256; a bucket's digest hashes its members in order of the domain, the root hashes the
-buckets. A change costs one bucket; two sets that differ are compared by 32 KB of bucket digests. Pure.
+1,024 buckets by the domain's SHA-256; a bucket's digest hashes its members in order of the domain,
+the root hashes the buckets. A change costs one bucket; two sets that differ are compared by 32 KB
+of bucket digests. Pure.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Digest:
         for bucket in self._dirty:
             members = self._members[bucket]
             self._digests[bucket] = (
-                sha256(b"\n".join(members[domain] for domain in sorted(members))).digest() if members else _EMPTY
+                sha256(b"\n".join(members[domain] for domain in sorted(members))).digest()
+                if members
+                else _EMPTY
             )
         self._dirty.clear()
         self._root = self._hash_root()

@@ -1,8 +1,9 @@
-"""HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519: what is recorded today stays closed to a quantum computer.
+"""HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519: what is recorded today stays closed to a
+quantum computer.
 
-Base mode is anonymous and has no replay protection: ``info`` binds every box to its purpose and context, and what
-must come from somebody is signed besides (signing.py).
-Raw keys: private 64-byte ML-KEM seed + 32-byte X25519 = 96 bytes, public 1,184 + 32 = 1,216 bytes; base64 on the wire.
+Base mode is anonymous and has no replay protection: ``info`` binds every box to its purpose and
+context, and what must come from somebody is signed besides (signing.py). Raw keys: private 64-byte
+ML-KEM seed + 32-byte X25519 = 96 bytes, public 1,184 + 32 = 1,216 bytes; base64 on the wire.
 """
 
 from __future__ import annotations
@@ -56,14 +57,22 @@ class PrivateKey:
 
     @classmethod
     def generate(cls) -> PrivateKey:
-        raw = MLKEM768PrivateKey.generate().private_bytes_raw() + X25519PrivateKey.generate().private_bytes_raw()
+        raw = (
+            MLKEM768PrivateKey.generate().private_bytes_raw()
+            + X25519PrivateKey.generate().private_bytes_raw()
+        )
         return cls(base64.b64encode(raw).decode())
 
     def text(self) -> str:
-        return base64.b64encode(self._mlkem.private_bytes_raw() + self._x25519.private_bytes_raw()).decode()
+        return base64.b64encode(
+            self._mlkem.private_bytes_raw() + self._x25519.private_bytes_raw()
+        ).decode()
 
     def public(self) -> PublicKey:
-        raw = self._mlkem.public_key().public_bytes_raw() + self._x25519.public_key().public_bytes_raw()
+        raw = (
+            self._mlkem.public_key().public_bytes_raw()
+            + self._x25519.public_key().public_bytes_raw()
+        )
         return PublicKey(base64.b64encode(raw).decode())
 
     def open(self, box: str, info: bytes) -> bytes:
@@ -81,7 +90,9 @@ def submission_info(account: str, submission_id: str) -> bytes:
 
 def pair_info(account: str, pair_id: str, leaf_fingerprint: str) -> bytes:
     """Validator to fleet."""
-    return b"\0".join((b"edgetls pair v1", account.encode(), pair_id.encode(), leaf_fingerprint.encode()))
+    return b"\0".join(
+        (b"edgetls pair v1", account.encode(), pair_id.encode(), leaf_fingerprint.encode())
+    )
 
 
 def epoch_info(node: str, epoch: int) -> bytes:

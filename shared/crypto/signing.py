@@ -1,7 +1,8 @@
-"""Ed25519 signatures over ``purpose NUL payload``: a signature for one purpose is worth nothing for another.
+"""Ed25519 signatures over ``purpose NUL payload``: a signature for one purpose is worth nothing for
+another.
 
-Everyone pins the operator's key; it signs the trust document, which names the keys of submission, validator,
-edge_sync and billing.
+Everyone pins the operator's key; it signs the trust document, which names the keys of submission,
+validator, edge_sync and billing.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Signer:
 
     @classmethod
     def generate(cls, key_id: str) -> Signer:
-        return cls(key_id, base64.b64encode(Ed25519PrivateKey.generate().private_bytes_raw()).decode())
+        return cls(
+            key_id, base64.b64encode(Ed25519PrivateKey.generate().private_bytes_raw()).decode()
+        )
 
     def text(self) -> str:
         return base64.b64encode(self._key.private_bytes_raw()).decode()
@@ -63,25 +66,37 @@ class Signer:
     def sign(self, purpose: Purpose, body: Contract | bytes) -> Signed:
         payload = body if isinstance(body, bytes) else body.encode()
         signature = self._key.sign(purpose.encode() + b"\0" + payload)
-        return Signed(key_id=self.key_id, payload=payload.decode(), signature=base64.b64encode(signature).decode())
+        return Signed(
+            key_id=self.key_id,
+            payload=payload.decode(),
+            signature=base64.b64encode(signature).decode(),
+        )
 
 
 class Verifier:
     """The public keys, by id, that may speak for one role."""
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
-        self._keys = {name: Ed25519PublicKey.from_public_bytes(base64.b64decode(text)) for name, text in keys}
+        self._keys = {
+            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(text)) for name, text in keys
+        }
 
     def open(self, purpose: Purpose, signed: Signed, model: type[ContractT]) -> ContractT:
-        """The payload as ``model``; Unsigned without a valid signature, Malformed when it is not the model."""
+        """The payload as ``model``; Unsigned without a valid signature, Malformed when it is not
+        the model."""
         payload = signed.payload.encode()
         key = self._keys.get(signed.key_id)
         if key is None:
             raise Unsigned(f"signed by {signed.key_id!r}, who may not speak here ({purpose})")
         try:
-            key.verify(base64.b64decode(signed.signature, validate=True), purpose.encode() + b"\0" + payload)
+            key.verify(
+                base64.b64decode(signed.signature, validate=True),
+                purpose.encode() + b"\0" + payload,
+            )
         except (InvalidSignature, binascii.Error, ValueError):
-            raise Unsigned(f"the signature of {signed.key_id!r} does not verify ({purpose})") from None
+            raise Unsigned(
+                f"the signature of {signed.key_id!r} does not verify ({purpose})"
+            ) from None
         return parse(model, payload)
 
     def open_bytes(self, purpose: Purpose, body: bytes, model: type[ContractT]) -> ContractT:
@@ -97,9 +112,14 @@ def parse(model: type[ContractT], body: bytes) -> ContractT:
 
 
 def faults(error: ValidationError) -> list[str]:
-    """``place: kind`` of each, in order. The name of an unknown field and a key of a mapping are input as well: they
-    may be anything, a private key too."""
-    return sorted({f"{'.'.join(map(_part, one['loc']))}: {one['type']}" for one in error.errors(include_input=False)})
+    """``place: kind`` of each, in order. The name of an unknown field and a key of a mapping are
+    input as well: they may be anything, a private key too."""
+    return sorted(
+        {
+            f"{'.'.join(map(_part, one['loc']))}: {one['type']}"
+            for one in error.errors(include_input=False)
+        }
+    )
 
 
 def _part(part: int | str) -> str:
@@ -120,7 +140,9 @@ class Trust:
         return cls(operator.open(Purpose.TRUST, signed, TrustDocument), operator, at)
 
     def verifier(self, purpose: str) -> Verifier:
-        return Verifier((key.key_id, key.public_key) for key in self._valid if key.purpose == purpose)
+        return Verifier(
+            (key.key_id, key.public_key) for key in self._valid if key.purpose == purpose
+        )
 
     def submission_key(self) -> str:
         """The HPKE public key that submitters seal to (base64)."""

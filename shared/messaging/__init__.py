@@ -1,1 +1,2 @@
-"""The broker: connecting, CloudEvents, publishing with ids, pulling, what to do when something fails."""
+"""The broker: connecting, CloudEvents, publishing with ids, pulling, what to do when something
+fails."""

@@ -37,7 +37,9 @@ class Outgoing:
 
 def size_of(headers: Mapping[str, str]) -> int:
     """As they go over the wire: the first line, ``name: value`` each, an empty line."""
-    return 14 + sum(len(name) + len(value.encode(errors="replace")) + 4 for name, value in headers.items())
+    return 14 + sum(
+        len(name) + len(value.encode(errors="replace")) + 4 for name, value in headers.items()
+    )
 
 
 def outgoing(
@@ -54,8 +56,8 @@ def outgoing(
 ) -> Outgoing:
     """``about``: the domain or account; ``cause``: the id of the message that made this one.
 
-    ``dedupe`` sets Nats-Msg-Id to the id and a hash of the body, so that the same id with other content arrives and
-    is reported. Usage carries none: the database decides."""
+    ``dedupe`` sets Nats-Msg-Id to the id and a hash of the body, so that the same id with other
+    content arrives and is reported. Usage carries none: the database decides."""
     data = body.encode()
     identity = id or new_id()
     headers = {
@@ -85,9 +87,12 @@ class Place(NamedTuple):
 
 
 class Delivery:
-    """One message as a stream delivered it, decoded where it is looked at: most of thousands never are."""
+    """One message as a stream delivered it, decoded where it is looked at: most of thousands never
+    are."""
 
-    def __init__(self, subject: bytes, body: bytes, reply: bytes = b"", headers: bytes | None = None) -> None:
+    def __init__(
+        self, subject: bytes, body: bytes, reply: bytes = b"", headers: bytes | None = None
+    ) -> None:
         self.body = body
         self.wire_subject, self.wire_reply, self._wire_headers = subject, reply, headers
 

@@ -28,7 +28,8 @@ SAY_SECONDS = 10.0
 
 
 def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
-    """SettingsError for what no attempt would make right: said before the first one, which would only find it away."""
+    """SettingsError for what no attempt would make right: said before the first one, which would
+    only find it away."""
     servers = _servers(settings.nats_url)
     _check_seed(settings)
     options: dict[str, Any] = {
@@ -50,7 +51,9 @@ def _check_seed(settings: BrokerSettings) -> None:
     try:
         nkeys.from_seed(bytearray(text.encode())).wipe()
     except (nkeys.NkeysError, ValueError):
-        raise SettingsError(f"EDGETLS_NATS_SEED_FILE: {settings.nats_seed_file} is not an nkey seed") from None
+        raise SettingsError(
+            f"EDGETLS_NATS_SEED_FILE: {settings.nats_seed_file} is not an nkey seed"
+        ) from None
 
 
 def _servers(urls: str) -> list[str]:
@@ -62,7 +65,9 @@ def _servers(urls: str) -> list[str]:
         except ValueError:
             fit = False
         if not fit:
-            raise SettingsError(f"EDGETLS_NATS_URL: {url!r} is not nats://host:port (several: by comma)")
+            raise SettingsError(
+                f"EDGETLS_NATS_URL: {url!r} is not nats://host:port (several: by comma)"
+            )
     return servers
 
 
@@ -87,14 +92,17 @@ async def probe(settings: BrokerSettings, user: str) -> None:
     try:
         # The library would go on for two minutes with a server that refuses connections.
         attempt = client.connect(
-            **(_options(settings, user) | {"reconnect_time_wait": 0.05}), allow_reconnect=False,
-            max_reconnect_attempts=1, error_cb=note,
+            **(_options(settings, user) | {"reconnect_time_wait": 0.05}),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            error_cb=note,
         )
         await asyncio.wait_for(attempt, CONNECT_SECONDS + 1)
     except NatsError as error:
         if "authorization" in str(error).lower() or "nkey" in str(error).lower():
             raise SettingsError(
-                f"NATS at {settings.nats_url} refused the login of {user!r}: check {settings.nats_seed_file}"
+                f"NATS at {settings.nats_url} refused the login of {user!r}: check "
+                f"{settings.nats_seed_file}"
             ) from None
         raise _away(settings, error, reasons) from None
     except (OSError, TimeoutError) as error:
@@ -109,25 +117,39 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 
 
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> GuardedClient:
-    """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt fails."""
+    """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt
+    fails."""
     await _first_contact(settings, user, patient)
-    return guarded(await nats.connect(
-        **_options(settings, user), allow_reconnect=True, max_reconnect_attempts=-1, reconnect_time_wait=0.25,
-        error_cb=_log_error, closed_cb=_closed,
-    ))
+    return guarded(
+        await nats.connect(
+            **_options(settings, user),
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,
+            error_cb=_log_error,
+            closed_cb=_closed,
+        )
+    )
 
 
 async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, GuardedClient]:
-    """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its client."""
+    """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its
+    client."""
     await _first_contact(settings, user, patient=True)
     options = _options(settings, user)
     options.pop("nkeys_seed")
     security = NatsNKey(settings.nats_seed_file, ssl_context=options.pop("tls", None))
-    # FastStream types it as whole seconds; 0 tried again without a pause: half a core for as long as NATS was away.
+    # FastStream types it as whole seconds; 0 tried again without a pause: half a core for as long
+    # as NATS was away.
     options["reconnect_time_wait"] = 0.25
     broker = NatsBroker(
-        **options, security=security, allow_reconnect=True, max_reconnect_attempts=-1,
-        error_cb=_log_error, closed_cb=_closed, logger=None,
+        **options,
+        security=security,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        error_cb=_log_error,
+        closed_cb=_closed,
+        logger=None,
     )
     return broker, guarded(await broker.connect())
 
@@ -162,5 +184,6 @@ async def _log_error(error: Exception) -> None:
 
 
 async def _closed() -> None:
-    """Never happens with endless reconnects unless the login was taken away: the supervisor decides."""
+    """Never happens with endless reconnects unless the login was taken away: the supervisor
+    decides."""
     log.debug("broker.closed")

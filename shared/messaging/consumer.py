@@ -1,7 +1,9 @@
-"""What happens when handling fails: a fault that passes pauses the consumer, poison becomes a dead letter.
+"""What happens when handling fails: a fault that passes pauses the consumer, poison becomes a dead
+letter.
 
-A transient fault is never counted against a message and never dropped. Poison is published to DEAD with its reason,
-then acked; of what carries a key, or is too large to be kept, only its headers and reason are.
+A transient fault is never counted against a message and never dropped. Poison is published to DEAD
+with its reason, then acked; of what carries a key, or is too large to be kept, only its headers and
+reason are.
 """
 
 from __future__ import annotations
@@ -28,13 +30,23 @@ from shared.streams import ERASED, MOST_BYTES
 log = structlog.get_logger()
 _SEALED_CARRIERS = frozenset(
     {
-        subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_CERTIFICATE_STORE, subjects.CMD_PAIR_RESEAL,
-        subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION,
+        subjects.CMD_CERTIFICATE_SUBMIT,
+        subjects.CMD_CERTIFICATE_STORE,
+        subjects.CMD_PAIR_RESEAL,
+        subjects.JUDGE_SUBMISSION,
+        subjects.VERDICT_SUBMISSION,
     }
 )
 _HEADERS = frozenset(
     {
-        "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time", "ce-causationid", "traceparent",
+        "ce-specversion",
+        "ce-id",
+        "ce-type",
+        "ce-source",
+        "ce-subject",
+        "ce-time",
+        "ce-causationid",
+        "traceparent",
         "content-type",
     }
 )
@@ -43,37 +55,54 @@ _TOO_LARGE, _KEY = "too large", "key in clear"
 MOST_BODY = MOST_BYTES - 16 * 1024
 """Of a dead letter: its headers stay within the rest."""
 _PASSING = (
-    Transient, OSError, TimeoutError, NatsError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError,
-    asyncpg.InsufficientResourcesError, asyncpg.InternalClientError,
+    Transient,
+    OSError,
+    TimeoutError,
+    NatsError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InternalClientError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    # A login, database or right that was withdrawn while we run: no fault of the message that met it first.
-    asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
+    # A login, database or right that was withdrawn while we run: no fault of the message that met
+    # it first.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
 )
 
 
 def passes(error: BaseException) -> bool:
     """Whether trying again later can help: database or broker away, a deadlock, a time-out."""
-    return isinstance(error, _PASSING) and not (isinstance(error, MaxPayloadError) or _quotes(error))
+    return isinstance(error, _PASSING) and not (
+        isinstance(error, MaxPayloadError) or _quotes(error)
+    )
 
 
 SETTLED = "edgetls-settled"
 
 
 class DeadLetters:
-    """Buries messages under ``https.dead.<source>``; ``source`` is a name of subjects.DEAD_OWNERS."""
+    """Buries messages under ``https.dead.<source>``; ``source`` is a name of
+    subjects.DEAD_OWNERS."""
 
     def __init__(self, publisher: Publisher, source: str) -> None:
         self._publisher, self.source = publisher, source
 
-    async def bury(self, delivery: Delivery, reason: str, *, identity: str = "", settled: bool = False) -> None:
-        """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body; ``identity``: of what is buried
-        once however often it is delivered, else its place in the stream; ``settled``: under its id it counts as done,
-        so a replay would do nothing."""
+    async def bury(
+        self, delivery: Delivery, reason: str, *, identity: str = "", settled: bool = False
+    ) -> None:
+        """Returns when DEAD has it. ``reason``: ``code: sentence``, never of the body;
+        ``identity``: of what is buried once however often it is delivered, else its place in the
+        stream; ``settled``: under its id it counts as done, so a replay would do nothing."""
         headers = _kept(delivery.headers) | {
-            "edgetls-stream": delivery.stream, "edgetls-sequence": str(delivery.sequence),
-            "edgetls-subject": delivery.subject, "edgetls-reason": " ".join(reason.split())[:1000],
+            "edgetls-stream": delivery.stream,
+            "edgetls-sequence": str(delivery.sequence),
+            "edgetls-subject": delivery.subject,
+            "edgetls-reason": " ".join(reason.split())[:1000],
             "Nats-Msg-Id": f"dead:{identity or _place(delivery)}",
         }
         if settled:
@@ -82,19 +111,30 @@ class DeadLetters:
         why = _why_bodiless(delivery)
         headers |= {"edgetls-body": "kept"} if why is None else _in_place_of(delivery.body, why)
         if why in (_TOO_LARGE, _KEY):
-            headers["edgetls-reason"] += f" (its body of {len(delivery.body):,} bytes is not kept: {why})"
+            headers["edgetls-reason"] += (
+                f" (its body of {len(delivery.body):,} bytes is not kept: {why})"
+            )
         body = delivery.body if why is None else b""
-        await self._publisher.publish(Outgoing(subjects.dead(self.source), body, headers), patience=30)
+        await self._publisher.publish(
+            Outgoing(subjects.dead(self.source), body, headers), patience=30
+        )
         if why == _KEY and delivery.reply and delivery.stream in ERASED:
             await self._publisher.erase(delivery.stream, delivery.sequence)
         DEAD_LETTERS.labels(source=self.source).inc()
-        log.warning("dead_letter", source=self.source, subject=delivery.subject, reason=headers["edgetls-reason"])
+        log.warning(
+            "dead_letter",
+            source=self.source,
+            subject=delivery.subject,
+            reason=headers["edgetls-reason"],
+        )
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those that mean something here: what else a sender wrote may be anything, and as long as the body."""
+    """Those that mean something here: what else a sender wrote may be anything, and as long as the
+    body."""
     return {
-        name: value[:_LONGEST_HEADER] for name, value in headers.items()
+        name: value[:_LONGEST_HEADER]
+        for name, value in headers.items()
         if name in _HEADERS and not holds_key(value.encode(errors="replace"))
     }
 
@@ -109,7 +149,9 @@ def _why_bodiless(delivery: Delivery) -> str | None:
 
 def _in_place_of(body: bytes, why: str) -> dict[str, str]:
     return {
-        "edgetls-body": "dropped", "edgetls-body-dropped": why, "edgetls-body-size": str(len(body)),
+        "edgetls-body": "dropped",
+        "edgetls-body-dropped": why,
+        "edgetls-body-size": str(len(body)),
         "edgetls-body-sha256": sha256(body).hexdigest(),
     }
 
@@ -122,11 +164,14 @@ Handle = Callable[[Delivery], Awaitable[None]]
 
 
 class Consumer:
-    """Takes each delivery of a pull to ``handle``: acked after it returns, buried when it is poison.
+    """Takes each delivery of a pull to ``handle``: acked after it returns, buried when it is
+    poison.
 
     ``concurrency`` deliveries at once; 1 keeps their order."""
 
-    def __init__(self, pull: Pull, handle: Handle, dead: DeadLetters, health: Health, *, concurrency: int = 1) -> None:
+    def __init__(
+        self, pull: Pull, handle: Handle, dead: DeadLetters, health: Health, *, concurrency: int = 1
+    ) -> None:
         self._pull, self._handle, self._dead, self._health = pull, handle, dead, health
         self._slots = asyncio.Semaphore(concurrency)
         self._ordered = concurrency == 1
@@ -167,7 +212,8 @@ class Consumer:
 
 
 async def handle_or_bury(delivery: Delivery, handle: Handle, dead: DeadLetters) -> None:
-    """Poison, and whatever else is not transient (a bug of ours), goes to DEAD; transient faults are raised."""
+    """Poison, and whatever else is not transient (a bug of ours), goes to DEAD; transient faults
+    are raised."""
     try:
         await handle(delivery)
         HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="done").inc()
@@ -178,7 +224,9 @@ async def handle_or_bury(delivery: Delivery, handle: Handle, dead: DeadLetters) 
         if passes(error):
             raise
         HANDLED.labels(subject=subjects.event_type(delivery.subject), outcome="dead").inc()
-        log.error("unexpected", error=type(error).__name__, subject=delivery.subject, where=where(error))
+        log.error(
+            "unexpected", error=type(error).__name__, subject=delivery.subject, where=where(error)
+        )
         await dead.bury(delivery, f"unexpected: {type(error).__name__}")
 
 

@@ -1,4 +1,5 @@
-"""The four questions about a service's own dead letters: list, show, replay, drop (operator only)."""
+"""The four questions about a service's own dead letters: list, show, replay, drop (operator
+only)."""
 
 from __future__ import annotations
 
@@ -25,12 +26,17 @@ PAGE_BYTES = 400_000
 class DeadOffice:
     """The letters that ``service`` put into DEAD.
 
-    ``local``: by source (a name of subjects.DEAD_OWNERS), what handles a message of it here. A service may not publish
-    the events of others, and what it replayed would reach everybody: such a letter is handled again by its owner alone.
+    ``local``: by source (a name of subjects.DEAD_OWNERS), what handles a message of it here. A
+    service may not publish the events of others, and what it replayed would reach everybody: such a
+    letter is handled again by its owner alone.
     """
 
     def __init__(
-        self, client: Client, publisher: Publisher, service: str, local: Mapping[str, Handle] | None = None
+        self,
+        client: Client,
+        publisher: Publisher,
+        service: str,
+        local: Mapping[str, Handle] | None = None,
     ) -> None:
         self._client, self._publisher = client, publisher
         self._local = {subjects.dead(source): handle for source, handle in (local or {}).items()}
@@ -44,7 +50,12 @@ class DeadOffice:
             letters += [
                 _letter(m)
                 for m in await get_batch(
-                    self._client, subjects.STREAM_DEAD, question.after + 1, question.limit, subject, PAGE_BYTES
+                    self._client,
+                    subjects.STREAM_DEAD,
+                    question.after + 1,
+                    question.limit,
+                    subject,
+                    PAGE_BYTES,
                 )
             ]
         letters.sort(key=lambda letter: letter.sequence)
@@ -72,12 +83,18 @@ class DeadOffice:
             try:
                 await handle(_again(message))
             except Poison as error:
-                raise Refused([finding(Code.DEAD_STILL_REFUSED, f"{error.reason}: {error}")]) from None
+                raise Refused(
+                    [finding(Code.DEAD_STILL_REFUSED, f"{error.reason}: {error}")]
+                ) from None
             await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
             return DeadDone(sequence=question.sequence, done="replayed")
-        headers = {k: v for k, v in message.headers.items() if not k.startswith(("edgetls-", "Nats-"))}
+        headers = {
+            k: v for k, v in message.headers.items() if not k.startswith(("edgetls-", "Nats-"))
+        }
         headers["Nats-Msg-Id"] = f"replay:{new_id()}"
-        await self._publisher.publish(Outgoing(message.headers["edgetls-subject"], message.body, headers))
+        await self._publisher.publish(
+            Outgoing(message.headers["edgetls-subject"], message.body, headers)
+        )
         await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
         return DeadDone(sequence=question.sequence, done="replayed")
 
@@ -127,7 +144,8 @@ def _again(message: StoredMessage) -> Delivery:
     own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
     sequence = headers.get("edgetls-sequence", "0")
     place = Place(
-        headers.get("edgetls-stream", ""), int(sequence) if sequence.isdecimal() else 0,
+        headers.get("edgetls-stream", ""),
+        int(sequence) if sequence.isdecimal() else 0,
         stream_time(headers.get("Nats-Time-Stamp")),
     )
     return Delivery.of(headers.get("edgetls-subject", ""), message.body, own, place)
@@ -137,8 +155,10 @@ def _letter(message: StoredMessage) -> DeadLetter:
     headers = message.headers
     kept = headers.get("edgetls-body") == "kept"
     return DeadLetter(
-        sequence=message.sequence, stream=headers.get("edgetls-stream", ""),
-        subject=headers.get("edgetls-subject", message.subject), reason=headers.get("edgetls-reason", ""),
+        sequence=message.sequence,
+        stream=headers.get("edgetls-stream", ""),
+        subject=headers.get("edgetls-subject", message.subject),
+        reason=headers.get("edgetls-reason", ""),
         headers={k: v for k, v in headers.items() if k.startswith("ce-")},
         body=message.body.decode(errors="replace")[:100_000] if kept else None,
         time=stream_time(headers.get("Nats-Time-Stamp")),

@@ -31,7 +31,9 @@ class StoredMessage:
 
 def headers_of(message: Msg) -> dict[str, str]:
     """By their plain names: nats-py gives some as members of an enum."""
-    return {str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()}
+    return {
+        str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()
+    }
 
 
 def stream_time(text: str | None) -> datetime:
@@ -44,16 +46,19 @@ def stream_time(text: str | None) -> datetime:
 async def get_batch(
     client: Client, stream: str, start: int, count: int, subject: str, max_bytes: int = 4_000_000
 ) -> list[StoredMessage]:
-    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``, in order; BrokerAway without
-    an answer, or with one that is none.
+    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``, in
+    order; BrokerAway without an answer, or with one that is none.
 
     Empty when there is nothing from there on."""
     request = {"seq": start, "batch": count, "max_bytes": max_bytes, "next_by_subj": subject}
-    return await _ask(client, subjects.direct_get(stream), json.dumps(request).encode(), start, count)
+    return await _ask(
+        client, subjects.direct_get(stream), json.dumps(request).encode(), start, count
+    )
 
 
 async def get_last(client: Client, stream: str, subject: str) -> StoredMessage | None:
-    """The last message of one subject, by the form of the request whose subject carries it (for narrow rights)."""
+    """The last message of one subject, by the form of the request whose subject carries it (for
+    narrow rights)."""
     found = await _ask(client, f"{subjects.direct_get(stream)}.{subject}", b"", single=True)
     return found[0] if found else None
 

@@ -21,7 +21,8 @@ _DELIVERY = re.compile(rb"HMSG (\S+) (\d+) (\S+) (\d+) (\d+)\r\n")
 
 
 def guarded(client: Client) -> GuardedClient:
-    """The same client, from now on guarded: FastStream makes its own, of a class that cannot be chosen."""
+    """The same client, from now on guarded: FastStream makes its own, of a class that cannot be
+    chosen."""
     client.__class__ = GuardedClient
     found = cast(GuardedClient, client)
     found.takers = {}
@@ -35,17 +36,21 @@ class GuardedClient(Client):
     takers: dict[int, Take]
 
     async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, Any] | None = None,
     ) -> None:
-        """MaxPayloadError for what is too large with its headers: the library forgets them, and the server closes the
-        connection of who sends it."""
+        """MaxPayloadError for what is too large with its headers: the library forgets them, and the
+        server closes the connection of who sends it."""
         if headers and len(payload) + size_of(headers) > self.max_payload:
             raise MaxPayloadError
         await super().publish(subject, payload, reply, headers)
 
     async def request(self, *arguments: Any, **options: Any) -> Msg:
-        """The library waits with wait_for, which before Python 3.12 loses a cancellation that meets the answer: a loop
-        of ours went on for ever after SIGTERM, or after its lease was lost."""
+        """The library waits with wait_for, which before Python 3.12 loses a cancellation that meets
+        the answer: a loop of ours went on for ever after SIGTERM, or after its lease was lost."""
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
         answer = await super().request(*arguments, **options)
@@ -60,8 +65,9 @@ class GuardedClient(Client):
         await self._flush_pending()
 
     async def deliver(self, subject: str, take: Take, other: Callable[[Msg], Any]) -> Subscription:
-        """Subscribes; what a stream delivers goes to ``take`` in the reader's own turn, undecoded: headers, queue and
-        task of the library's way cost more than everything else. The server's own messages go to ``other``."""
+        """Subscribes; what a stream delivers goes to ``take`` in the reader's own turn, undecoded:
+        headers, queue and task of the library's way cost more than everything else. The server's
+        own messages go to ``other``."""
         subscription = await self.subscribe(subject, cb=other)
         self.takers[subscription._id] = take
         return subscription
@@ -71,9 +77,11 @@ class GuardedClient(Client):
         if not self.is_closed:
             await subscription.unsubscribe()
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        """A delivery is told from a status by the reply that acks it: a sender can put any status into the headers of
-        what is stored."""
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        """A delivery is told from a status by the reply that acks it: a sender can put any status
+        into the headers of what is stored."""
         take = self.takers.get(sid)
         if take is None or not reply:
             await super()._process_msg(sid, subject, reply, data, headers)
@@ -81,8 +89,9 @@ class GuardedClient(Client):
             take(Delivery(subject, data, reply, headers))
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        """The library ends the reader, and still says connected, at headers that are no text or that stop too early;
-        the server passes on whatever bytes a sender put there. Such a message arrives without headers instead."""
+        """The library ends the reader, and still says connected, at headers that are no text or
+        that stop too early; the server passes on whatever bytes a sender put there. Such a message
+        arrives without headers instead."""
         try:
             return await super()._process_headers(headers)
         except (UnicodeDecodeError, IndexError):
@@ -90,7 +99,8 @@ class GuardedClient(Client):
 
 
 class _Parser(Parser):
-    """The library's, but for whole deliveries that somebody takes: it looks at each of them four times."""
+    """The library's, but for whole deliveries that somebody takes: it looks at each of them four
+    times."""
 
     nc: GuardedClient
 

@@ -1,6 +1,8 @@
-"""Publishing until stored: the same id at every attempt, so that a lost PubAck never doubles a message.
+"""Publishing until stored: the same id at every attempt, so that a lost PubAck never doubles a
+message.
 
-Many events at once go as one atomic batch: an fsync for all instead of one each (58 k against 5 k a second).
+Many events at once go as one atomic batch: an fsync for all instead of one each (58 k against 5 k a
+second).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _EXCEEDS_STREAM = 10054
 
 
 class Publisher:
-    """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after ``patience`` s.
+    """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after
+    ``patience`` s.
 
     TooLarge at once for what no attempt would get stored."""
 
@@ -47,7 +50,10 @@ class Publisher:
             try:
                 async with self._slots:
                     stored = await self._js.publish(
-                        message.subject, message.body, timeout=ATTEMPT_SECONDS, headers=message.headers
+                        message.subject,
+                        message.body,
+                        timeout=ATTEMPT_SECONDS,
+                        headers=message.headers,
                     )
                 return stored.seq
             except (NatsError, OSError, TimeoutError) as error:
@@ -60,7 +66,8 @@ class Publisher:
                 delay = min(delay * 2, 1.0)
 
     async def publish_all(self, messages: Iterable[Outgoing], *, patience: float = 10.0) -> None:
-        """Events together, up to 500 in flight; BrokerAway when one was not stored (others may have been)."""
+        """Events together, up to 500 in flight; BrokerAway when one was not stored (others may have
+        been)."""
         wanted = list(messages)
         for message in wanted:
             check_size(message)
@@ -68,19 +75,24 @@ class Publisher:
         if _BATCH_AT_LEAST <= len(events) <= IN_FLIGHT and await self._stored_together(events):
             wanted = [message for message in wanted if not _is_event(message)]
         results = await asyncio.gather(
-            *(self.publish(message, patience=patience) for message in wanted), return_exceptions=True
+            *(self.publish(message, patience=patience) for message in wanted),
+            return_exceptions=True,
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
     async def _stored_together(self, events: Sequence[Outgoing]) -> bool:
-        """All of them or, when one was stored before or the answer is lost, none for certain: then one by one, where
-        the same ids make duplicates harmless."""
+        """All of them or, when one was stored before or the answer is lost, none for certain: then
+        one by one, where the same ids make duplicates harmless."""
         batch = new_id()
         try:
             for number, message in enumerate(events, start=1):
-                headers = {**message.headers, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                headers = {
+                    **message.headers,
+                    "Nats-Batch-Id": batch,
+                    "Nats-Batch-Sequence": str(number),
+                }
                 if number < len(events):
                     await self._client.publish(message.subject, message.body, headers=headers)
                     continue
@@ -100,9 +112,13 @@ class Publisher:
         BrokerAway without an answer: where the user may not, for ever."""
         try:
             question = json.dumps({"seq": sequence}).encode()
-            await self._client.request(subjects.js_message_delete(stream), question, timeout=ATTEMPT_SECONDS)
+            await self._client.request(
+                subjects.js_message_delete(stream), question, timeout=ATTEMPT_SECONDS
+            )
         except (NatsError, OSError, TimeoutError) as error:
-            raise BrokerAway(f"{stream} does not erase {sequence}: {type(error).__name__}") from None
+            raise BrokerAway(
+                f"{stream} does not erase {sequence}: {type(error).__name__}"
+            ) from None
 
     async def tell(self, subject: str, body: bytes) -> None:
         """Core publish, not kept: lost while the broker is away, and that is meant."""
@@ -111,7 +127,8 @@ class Publisher:
 
 
 def check_size(message: Outgoing) -> None:
-    """TooLarge when no stream takes it: the server would even close the connection of who sends it."""
+    """TooLarge when no stream takes it: the server would even close the connection of who sends
+    it."""
     if message.size > MOST_BYTES:
         raise too_large(message)
 
@@ -121,7 +138,9 @@ def too_large(message: Outgoing) -> TooLarge:
 
 
 def _exceeds(error: Exception) -> bool:
-    return isinstance(error, MaxPayloadError) or (isinstance(error, APIError) and error.err_code == _EXCEEDS_STREAM)
+    return isinstance(error, MaxPayloadError) or (
+        isinstance(error, APIError) and error.err_code == _EXCEEDS_STREAM
+    )
 
 
 def _is_event(message: Outgoing) -> bool:

@@ -1,7 +1,8 @@
-"""A continuous pull on one durable: requests overlap, a lost one is made anew, the wire never waits for a time-out.
+"""A continuous pull on one durable: requests overlap, a lost one is made anew, the wire never waits
+for a time-out.
 
-The library's fetch waits until a batch is full or its time-out is over: that time-out would be the latency.
-Each request has a reply subject of its own, so what it still owes is known exactly.
+The library's fetch waits until a batch is full or its time-out is over: that time-out would be the
+latency. Each request has a reply subject of its own, so what it still owes is known exactly.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ _LOOK_SECONDS = 0.25
 
 
 class Pull:
-    """``batches()`` yields what has arrived, in order: at most ``batch`` deliveries, and at least one, or as many as
-    ``want`` said."""
+    """``batches()`` yields what has arrived, in order: at most ``batch`` deliveries, and at least
+    one, or as many as ``want`` said."""
 
-    def __init__(self, client: GuardedClient, stream: str, durable: str, *, batch: int = 500) -> None:
+    def __init__(
+        self, client: GuardedClient, stream: str, durable: str, *, batch: int = 500
+    ) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
         self._client = client
         self._next = subjects.js_next(stream, durable)
@@ -112,7 +115,8 @@ class Pull:
         reconnects = self._client.stats["reconnects"]
         while True:
             now = time.monotonic()
-            # A server that was away has forgotten what was asked of it, also when it was back between two looks.
+            # A server that was away has forgotten what was asked of it, also when it was back
+            # between two looks.
             if not self._client.is_connected or self._client.stats["reconnects"] != reconnects:
                 reconnects = self._client.stats["reconnects"]
                 self._owed.clear()
@@ -120,18 +124,24 @@ class Pull:
                 if now - since > _LAPSE_SECONDS:
                     del self._owed[request]
             outstanding = sum(owed for owed, _ in self._owed.values())
-            if self._client.is_connected and outstanding + len(self._waiting) < max(self._least, self.batch // 2 + 1):
+            if self._client.is_connected and outstanding + len(self._waiting) < max(
+                self._least, self.batch // 2 + 1
+            ):
                 await self._ask(inbox)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):  # wait_for can lose a cancellation on Python 3.11
+                async with asyncio.timeout(
+                    _LOOK_SECONDS
+                ):  # wait_for can lose a cancellation on Python 3.11
                     await self._wake.wait()
 
     async def _ask(self, inbox: str) -> None:
         self._number += 1
         request = f"{inbox}.{self._number}"
         body = {
-            "batch": self.batch, "expires": int(EXPIRES_SECONDS * 1e9), "group": RUNS,
+            "batch": self.batch,
+            "expires": int(EXPIRES_SECONDS * 1e9),
+            "group": RUNS,
             # One that differs from the others' is enough: those of the same are served in turns.
             "priority": random.randrange(10),  # noqa: S311
         }

@@ -1,4 +1,5 @@
-"""Core request/reply: an answer is its model; a Refused becomes a Refusal, whatever else ``service.busy``."""
+"""Core request/reply: an answer is its model; a Refused becomes a Refusal, whatever else
+``service.busy``."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ AnswerT = TypeVar("AnswerT", bound=Contract)
 
 
 def answer_refusals() -> ExceptionMiddleware:
-    """For a FastStream broker: turns exceptions of a handler into a Refusal, so that the asker never waits in vain."""
+    """For a FastStream broker: turns exceptions of a handler into a Refusal, so that the asker
+    never waits in vain."""
     middleware = ExceptionMiddleware()
 
     @middleware.add_handler(Refused, publish=True)
@@ -31,7 +33,9 @@ def answer_refusals() -> ExceptionMiddleware:
 
     @middleware.add_handler(ValidationError, publish=True)
     def malformed(error: ValidationError) -> Refusal:
-        message = f"At fault: {', '.join(place.rpartition(':')[0] for place in faults(error))[:500]}"
+        message = (
+            f"At fault: {', '.join(place.rpartition(':')[0] for place in faults(error))[:500]}"
+        )
         return Refusal(refusal=[finding(Code.REQUEST_MALFORMED, message, field="request")])
 
     @middleware.add_handler(Exception, publish=True)
@@ -45,18 +49,19 @@ def answer_refusals() -> ExceptionMiddleware:
 async def ask(
     client: Client, subject: str, question: Contract, answer: type[AnswerT], *, timeout: float = 5
 ) -> AnswerT:
-    """One question; Refused with its findings, BrokerAway when nobody answers in ``timeout`` seconds."""
+    """One question; Refused with its findings, BrokerAway when nobody answers in ``timeout``
+    seconds."""
     try:
         reply = await client.request(subject, question.encode(), timeout=timeout)
     except NoRespondersError:
         raise BrokerAway(f"nobody answers {subject}: is the service running?") from None
     except (NatsError, OSError, TimeoutError) as error:
-        raise BrokerAway(f"no answer to {subject} within {timeout:g} s ({type(error).__name__})") from None
+        raise BrokerAway(
+            f"no answer to {subject} within {timeout:g} s ({type(error).__name__})"
+        ) from None
     if reply.data.startswith(b'{"refusal":'):
         raise Refused(parse(Refusal, reply.data).refusal)
     try:
         return parse(answer, reply.data)
     except Malformed as error:
         raise BrokerAway(f"{subject} answered something else: {error}") from None
-
-

@@ -1,4 +1,5 @@
-"""/livez (the event loop turns), /readyz (nothing is missing, or what is), /metrics: a few lines of HTTP/1.0."""
+"""/livez (the event loop turns), /readyz (nothing is missing, or what is), /metrics: a few lines of
+HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ async def serve_health(health: Health, host: str, port: int) -> asyncio.Server:
             line = await asyncio.wait_for(reader.readline(), 5)
             path = line.split()[1].decode() if len(line.split()) > 1 else ""
             status, kind, body = _respond(health, path)
-            head = f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             writer.write(head.encode() + body)
             await writer.drain()
         except (OSError, TimeoutError, ValueError):
@@ -46,7 +49,9 @@ async def serve_health(health: Health, host: str, port: int) -> asyncio.Server:
     try:
         return await asyncio.start_server(answer, host, port, limit=8192)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {host}:{port} (EDGETLS_HEALTH_PORT): {error.strerror}") from None
+        raise SettingsError(
+            f"cannot listen on {host}:{port} (EDGETLS_HEALTH_PORT): {error.strerror}"
+        ) from None
 
 
 def _respond(health: Health, path: str) -> tuple[str, str, bytes]:
@@ -55,7 +60,11 @@ def _respond(health: Health, path: str) -> tuple[str, str, bytes]:
     if path == "/readyz":
         missing = health.missing
         status = "503 Service Unavailable" if missing else "200 OK"
-        return status, "application/json", json.dumps({"ready": not missing, "missing": missing}).encode()
+        return (
+            status,
+            "application/json",
+            json.dumps({"ready": not missing, "missing": missing}).encode(),
+        )
     if path == "/metrics":
         return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
     return "404 Not Found", "text/plain", b"/livez /readyz /metrics\n"

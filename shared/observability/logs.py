@@ -15,7 +15,8 @@ _LIMIT = 2000
 
 
 def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replaces every value that could carry PEM or DER, and cuts long ones: the last line of defence, not the first."""
+    """Replaces every value that could carry PEM or DER, and cuts long ones: the last line of
+    defence, not the first."""
     for key, value in event.items():
         if isinstance(value, bytes):
             event[key] = f"<{len(value)} bytes>"
@@ -27,8 +28,8 @@ def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
 
 
 class Stderr:
-    """Writes to what stderr is at the moment: one that was closed since, or a full disk under it, must not end whoever
-    logs."""
+    """Writes to what stderr is at the moment: one that was closed since, or a full disk under it,
+    must not end whoever logs."""
 
     def msg(self, message: str) -> None:
         with contextlib.suppress(OSError):
@@ -39,7 +40,8 @@ class Stderr:
 
 
 def setup(service: str, level: str = "info") -> None:
-    """Once a process. Tracebacks are one line without locals: locals hold bodies. ``level``: a LogLevel."""
+    """Once a process. Tracebacks are one line without locals: locals hold bodies. ``level``: a
+    LogLevel."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -48,7 +50,9 @@ def setup(service: str, level: str = "info") -> None:
             guard,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         logger_factory=lambda *_: Stderr(),
         cache_logger_on_first_use=True,
     )

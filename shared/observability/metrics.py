@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-HANDLED = Counter("edgetls_messages_handled_total", "Deliveries by subject and outcome (done, dead).",
-                  ["subject", "outcome"])
-DEAD_LETTERS = Counter("edgetls_dead_letters_total", "Messages buried in DEAD, by source.", ["source"])
-OUTBOX_UNSENT = Gauge("edgetls_outbox_unsent", "Messages of committed effects that no PubAck was seen for yet,"
-                      " counted every 5 s by the replica that sends.")
-OUTBOX_SET_ASIDE = Counter("edgetls_outbox_set_aside_total",
-                           "Messages that no stream takes: they stay in the outbox for 35 days.")
-OUTBOX_SECONDS = Histogram("edgetls_outbox_seconds", "From writing a message to the PubAck of its lot.",
-                           buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60))
+HANDLED = Counter(
+    "edgetls_messages_handled_total",
+    "Deliveries by subject and outcome (done, dead).",
+    ["subject", "outcome"],
+)
+DEAD_LETTERS = Counter(
+    "edgetls_dead_letters_total", "Messages buried in DEAD, by source.", ["source"]
+)
+OUTBOX_UNSENT = Gauge(
+    "edgetls_outbox_unsent",
+    "Messages of committed effects that no PubAck was seen for yet,"
+    " counted every 5 s by the replica that sends.",
+)
+OUTBOX_SET_ASIDE = Counter(
+    "edgetls_outbox_set_aside_total",
+    "Messages that no stream takes: they stay in the outbox for 35 days.",
+)
+OUTBOX_SECONDS = Histogram(
+    "edgetls_outbox_seconds",
+    "From writing a message to the PubAck of its lot.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60),
+)

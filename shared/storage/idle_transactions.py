@@ -1,7 +1,8 @@
 """Ends the connections of processes that were stopped in the middle of a statement.
 
-Between two statements PostgreSQL's own time-out does that (open_pool). In the middle of one, of a large answer or of a
-COPY, it waits for its client as long as the connection stands, and keeps all locks meanwhile: so the others look."""
+Between two statements PostgreSQL's own time-out does that (open_pool). In the middle of one, of a
+large answer or of a COPY, it waits for its client as long as the connection stands, and keeps all
+locks meanwhile: so the others look."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ where usename = current_user and datname = current_database() and xact_start is 
 
 
 async def end_stalled(pool: Pool, seconds: float) -> None:
-    """For ever: of this login and database, those in a transaction whose client neither reads nor sends for so long."""
+    """For ever: of this login and database, those in a transaction whose client neither reads nor
+    sends for so long."""
     while True:
         try:
             ended = await pool.fetchval(_END, seconds)

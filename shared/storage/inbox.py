@@ -1,8 +1,10 @@
-"""What a stream delivered, stored before it is acked, and run in the stream's order, each once, by any replica.
+"""What a stream delivered, stored before it is acked, and run in the stream's order, each once, by
+any replica.
 
-A message's targets are rows (sequence, key). A target is ready when every lower sequence of its stream is settled:
-stored, poison, a duplicate, or below the consumer's ack floor; an older incarnation of the stream counts as settled.
-Whoever holds the lock of a key runs what is ready under it, in order.
+A message's targets are rows (sequence, key). A target is ready when every lower sequence of its
+stream is settled: stored, poison, a duplicate, or below the consumer's ack floor; an older
+incarnation of the stream counts as settled. Whoever holds the lock of a key runs what is ready
+under it, in order.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _HEADER = 256
 
 @dataclass(frozen=True)
 class Arrival:
-    """A delivery with the keys that it concerns; none: settled without effect (poison that was buried)."""
+    """A delivery with the keys that it concerns; none: settled without effect (poison that was
+    buried)."""
 
     delivery: Delivery
     incarnation: datetime
@@ -42,7 +45,8 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Target:
-    """One message under one key, waiting to run. ``body`` is gone (None) once every target of the message ran."""
+    """One message under one key, waiting to run. ``body`` is gone (None) once every target of the
+    message ran."""
 
     key: str
     stream: str
@@ -58,12 +62,15 @@ class Target:
     def delivery(self) -> Delivery:
         """As it came, for a dead letter."""
         headers = {"ce-id": self.message_id, "ce-source": self.source}
-        return Delivery.of(self.subject, self.body, headers, Place(self.stream, self.sequence, self.stream_time))
+        return Delivery.of(
+            self.subject, self.body, headers, Place(self.stream, self.sequence, self.stream_time)
+        )
 
 
 @dataclass(frozen=True)
 class Stored:
-    """``conflicts``: the same id with another content; not settled: bury them, then store them without keys."""
+    """``conflicts``: the same id with another content; not settled: bury them, then store them
+    without keys."""
 
     fresh: int
     duplicates: int
@@ -86,14 +93,17 @@ class Inbox:
                 some = [arrival for arrival in arrivals if arrival.incarnation == incarnation]
                 part = await self._store(connection, incarnation, some)
                 stored = Stored(
-                    stored.fresh + part.fresh, stored.duplicates + part.duplicates, stored.conflicts + part.conflicts
+                    stored.fresh + part.fresh,
+                    stored.duplicates + part.duplicates,
+                    stored.conflicts + part.conflicts,
                 )
             if stored.fresh or stored.duplicates:
                 await connection.execute(f"notify {CHANNEL}")
         return stored
 
     async def settle_below(self, incarnation: datetime, floor: int) -> bool:
-        """``floor``: the consumer's ack floor: what is not stored up to it will never come. Whether it moved."""
+        """``floor``: the consumer's ack floor: what is not stored up to it will never come. Whether
+        it moved."""
         async with self._pool.acquire() as connection, connection.transaction():
             settled_to = await self._lock(connection, incarnation)
             if floor <= settled_to:
@@ -104,76 +114,109 @@ class Inbox:
 
     async def waits_for_gap(self) -> bool:
         """Whether something is stored that a lower sequence keeps from running."""
-        return bool(await self._pool.fetchval(
-            "select exists (select from inbox_targets where stream = $1 and state = 'stored')", self.stream
-        ))
+        return bool(
+            await self._pool.fetchval(
+                "select exists (select from inbox_targets where stream = $1 and state = 'stored')",
+                self.stream,
+            )
+        )
 
     async def known_incarnations(self) -> list[datetime]:
         rows = await self._pool.fetch(
-            "select incarnation from inbox_streams where stream = $1 order by incarnation", self.stream
+            "select incarnation from inbox_streams where stream = $1 order by incarnation",
+            self.stream,
         )
         return [row["incarnation"] for row in rows]
 
     async def sweep(self) -> None:
         """Ids are remembered for 35 days: the stream's own window of duplicates is two minutes."""
         await self._pool.execute(
-            "delete from inbox i where stored_at < now() - make_interval(days => $1) and not exists (select from"
-            " inbox_targets t where (t.stream, t.incarnation, t.sequence) = (i.stream, i.incarnation, i.sequence))",
+            "delete from inbox i where stored_at < now() - make_interval(days => $1) and not "
+            "exists (select from"
+            " inbox_targets t where (t.stream, t.incarnation, t.sequence) = (i.stream, "
+            "i.incarnation, i.sequence))",
             KEEP_DAYS,
         )
 
-    async def _store(self, connection: Connection, incarnation: datetime, arrivals: Sequence[Arrival]) -> Stored:
+    async def _store(
+        self, connection: Connection, incarnation: datetime, arrivals: Sequence[Arrival]
+    ) -> Stored:
         settled_to = await self._lock(connection, incarnation)
         fresh = await self._insert(connection, [a for a in arrivals if a.keys])
         rest = [a for a in arrivals if a.delivery.sequence not in fresh]
         duplicates, conflicts = await self._judge(connection, incarnation, rest)
         await self._insert_settled(connection, duplicates)
-        await self._insert_targets(connection, [a for a in arrivals if a.delivery.sequence in fresh])
+        await self._insert_targets(
+            connection, [a for a in arrivals if a.delivery.sequence in fresh]
+        )
         await self._advance(connection, incarnation, settled_to)
         return Stored(len(fresh), len(duplicates), conflicts)
 
     async def _lock(self, connection: Connection, incarnation: datetime) -> int:
-        """Where it is settled to. A new incarnation settles the older ones: what is missing of them is lost."""
+        """Where it is settled to. A new incarnation settles the older ones: what is missing of them
+        is lost."""
         made = await connection.fetchval(
-            "insert into inbox_streams (stream, incarnation) values ($1, $2) on conflict do nothing returning true",
-            self.stream, incarnation,
+            "insert into inbox_streams (stream, incarnation) values ($1, $2) on conflict do "
+            "nothing returning true",
+            self.stream,
+            incarnation,
         )
         if made:
             await connection.execute(
-                "update inbox_targets set state = 'ready' where stream = $1 and incarnation < $2 and state = 'stored'",
-                self.stream, incarnation,
+                "update inbox_targets set state = 'ready' where stream = $1 and incarnation < "
+                "$2 and state = 'stored'",
+                self.stream,
+                incarnation,
             )
-        return int(await connection.fetchval(
-            "select settled_to from inbox_streams where stream = $1 and incarnation = $2 for update",
-            self.stream, incarnation,
-        ))
+        return int(
+            await connection.fetchval(
+                "select settled_to from inbox_streams where stream = $1 and incarnation = $2 "
+                "for update",
+                self.stream,
+                incarnation,
+            )
+        )
 
     async def _insert(self, connection: Connection, arrivals: Sequence[Arrival]) -> set[int]:
         """The sequences that were new, by place and by id."""
         if not arrivals:
             return set()
         rows = await connection.fetch(
-            "insert into inbox (stream, incarnation, sequence, message_id, content_hash, subject, source, traceparent,"
-            " body, stream_time) select $1, * from unnest($2::timestamptz[], $3::bigint[], $4::text[], $5::bytea[],"
+            "insert into inbox (stream, incarnation, sequence, message_id, content_hash, "
+            "subject, source, traceparent,"
+            " body, stream_time) select $1, * from unnest($2::timestamptz[], $3::bigint[], "
+            "$4::text[], $5::bytea[],"
             " $6::text[], $7::text[], $8::text[], $9::bytea[], $10::timestamptz[])"
             " on conflict do nothing returning sequence",
-            self.stream, *_columns(arrivals),
+            self.stream,
+            *_columns(arrivals),
         )
         return {row["sequence"] for row in rows}
 
     async def _judge(
         self, connection: Connection, incarnation: datetime, rest: Sequence[Arrival]
     ) -> tuple[list[Arrival], list[Arrival]]:
-        """What was not new: delivered again (nothing to do), settled without effect, or in conflict."""
+        """What was not new: delivered again (nothing to do), settled without effect, or in
+        conflict."""
         if not rest:
             return [], []
         rows = await connection.fetch(
-            "select sequence, incarnation, message_id, content_hash from inbox where (stream = $1 and incarnation = $2"
+            "select sequence, incarnation, message_id, content_hash from inbox where (stream = "
+            "$1 and incarnation = $2"
             " and sequence = any($3::bigint[])) or message_id = any($4::text[])",
-            self.stream, incarnation, [a.delivery.sequence for a in rest], [a.delivery.id for a in rest if a.keys],
+            self.stream,
+            incarnation,
+            [a.delivery.sequence for a in rest],
+            [a.delivery.id for a in rest if a.keys],
         )
-        places = {row["sequence"]: row["content_hash"] for row in rows if row["incarnation"] == incarnation}
-        contents = {row["message_id"]: row["content_hash"] for row in rows if row["message_id"] is not None}
+        places = {
+            row["sequence"]: row["content_hash"]
+            for row in rows
+            if row["incarnation"] == incarnation
+        }
+        contents = {
+            row["message_id"]: row["content_hash"] for row in rows if row["message_id"] is not None
+        }
         settled, conflicts = [], []
         for arrival in rest:
             known = contents.get(arrival.delivery.id)
@@ -189,62 +232,100 @@ class Inbox:
 
     async def _insert_settled(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
         await connection.executemany(
-            "insert into inbox (stream, incarnation, sequence, subject, stream_time) values ($1, $2, $3, $4, $5)"
+            "insert into inbox (stream, incarnation, sequence, subject, stream_time) values "
+            "($1, $2, $3, $4, $5)"
             " on conflict do nothing",
             [
-                (self.stream, a.incarnation, a.delivery.sequence, a.delivery.subject, a.delivery.stream_time)
+                (
+                    self.stream,
+                    a.incarnation,
+                    a.delivery.sequence,
+                    a.delivery.subject,
+                    a.delivery.stream_time,
+                )
                 for a in arrivals
             ],
         )
 
     async def _insert_targets(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
-        pairs = [(a.incarnation, a.delivery.sequence, key) for a in arrivals for key in dict.fromkeys(a.keys)]
+        pairs = [
+            (a.incarnation, a.delivery.sequence, key)
+            for a in arrivals
+            for key in dict.fromkeys(a.keys)
+        ]
         if not pairs:
             return
         incarnations, sequences, keys = zip(*pairs, strict=True)
         await connection.execute(
             "insert into inbox_targets (stream, incarnation, sequence, key, state)"
-            " select $1, *, 'stored' from unnest($2::timestamptz[], $3::bigint[], $4::text[]) on conflict do nothing",
-            self.stream, incarnations, sequences, keys,
+            " select $1, *, 'stored' from unnest($2::timestamptz[], $3::bigint[], $4::text[]) "
+            "on conflict do nothing",
+            self.stream,
+            incarnations,
+            sequences,
+            keys,
         )
         await connection.execute(
-            "insert into inbox_keys select distinct unnest($1::text[]) order by 1 on conflict do nothing", keys
+            "insert into inbox_keys select distinct unnest($1::text[]) order by 1 on conflict "
+            "do nothing",
+            keys,
         )
 
-    async def _advance(self, connection: Connection, incarnation: datetime, settled_to: int) -> None:
+    async def _advance(
+        self, connection: Connection, incarnation: datetime, settled_to: int
+    ) -> None:
         """Moves the mark over what is stored without a gap, and readies what it passed."""
         rows = await connection.fetch(
-            "select sequence from inbox where stream = $1 and incarnation = $2 and sequence > $3 order by sequence"
-            " limit $4", self.stream, incarnation, settled_to, _LOOK_AHEAD,
+            "select sequence from inbox where stream = $1 and incarnation = $2 and sequence > "
+            "$3 order by sequence"
+            " limit $4",
+            self.stream,
+            incarnation,
+            settled_to,
+            _LOOK_AHEAD,
         )
         mark = _contiguous(settled_to, (row["sequence"] for row in rows))
         await connection.execute(
-            "update inbox_streams set settled_to = greatest(settled_to, $3) where stream = $1 and incarnation = $2",
-            self.stream, incarnation, mark,
+            "update inbox_streams set settled_to = greatest(settled_to, $3) where stream = $1 "
+            "and incarnation = $2",
+            self.stream,
+            incarnation,
+            mark,
         )
         await connection.execute(
-            "update inbox_targets set state = 'ready' where stream = $1 and incarnation = $2 and state = 'stored' and"
-            " (sequence <= $3 or exists (select from inbox_streams s where s.stream = $1 and s.incarnation > $2))",
-            self.stream, incarnation, mark,
+            "update inbox_targets set state = 'ready' where stream = $1 and incarnation = $2 "
+            "and state = 'stored' and"
+            " (sequence <= $3 or exists (select from inbox_streams s where s.stream = $1 and "
+            "s.incarnation > $2))",
+            self.stream,
+            incarnation,
+            mark,
         )
 
 
 async def lock_ready(
     connection: Connection, limit: int, only: str | None = None, *, library: bool | None = None
 ) -> list[str]:
-    """Keys with something ready (``only``: this one, if it has), locked until the transaction ends; those that another
-    replica holds are left to it. ``library``: only keys that begin with ``@``, or (False) only others."""
+    """Keys with something ready (``only``: this one, if it has), locked until the transaction ends;
+    those that another replica holds are left to it. ``library``: only keys that begin with ``@``,
+    or (False) only others."""
     rows = await connection.fetch(
-        "select key from inbox_keys where key in (select distinct key from inbox_targets where state = 'ready' and"
+        "select key from inbox_keys where key in (select distinct key from inbox_targets where "
+        "state = 'ready' and"
         " ($2::text is null or key = $2) and ($3::boolean is null or starts_with(key, '@') = $3))"
-        " limit $1 for update skip locked", limit, only, library,
+        " limit $1 for update skip locked",
+        limit,
+        only,
+        library,
     )
     return [row["key"] for row in rows]
 
 
 async def ready_keys(pool: Pool, limit: int) -> list[str]:
     """Keys with something ready, not locked."""
-    rows = await pool.fetch("select distinct key from inbox_targets where state = 'ready' limit $1", limit)
+    rows = await pool.fetch(
+        "select distinct key from inbox_targets where state = 'ready' limit $1", limit
+    )
     return [row["key"] for row in rows]
 
 
@@ -258,10 +339,14 @@ async def waiting(connection: Connection, keys: Sequence[str]) -> dict[str, list
     """What may run under keys whose locks are held, ready or held back, in the stream's order."""
     # offset 0: one index look-up a target, however much the inbox holds.
     rows = await connection.fetch(
-        "select t.key, i.stream, i.incarnation, i.sequence, i.message_id, i.subject, i.source, i.traceparent, i.body,"
-        " i.stream_time from inbox_targets t cross join lateral (select * from inbox i where (i.stream, i.incarnation,"
+        "select t.key, i.stream, i.incarnation, i.sequence, i.message_id, i.subject, i.source, "
+        "i.traceparent, i.body,"
+        " i.stream_time from inbox_targets t cross join lateral (select * from inbox i where "
+        "(i.stream, i.incarnation,"
         " i.sequence) = (t.stream, t.incarnation, t.sequence) offset 0) i"
-        " where t.key = any($1::text[]) and t.state <> 'stored' order by t.key, i.incarnation, i.sequence", keys,
+        " where t.key = any($1::text[]) and t.state <> 'stored' order by t.key, i.incarnation, "
+        "i.sequence",
+        keys,
     )
     found: dict[str, list[Target]] = {key: [] for key in keys}
     for row in rows:
@@ -275,34 +360,47 @@ async def finish(connection: Connection, targets: Iterable[Target]) -> None:
     if not places:
         return
     await connection.execute(
-        "delete from inbox_targets t using unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[])"
-        " as d (stream, incarnation, sequence, key) where (t.stream, t.incarnation, t.sequence, t.key) ="
-        " (d.stream, d.incarnation, d.sequence, d.key)", *places,
+        "delete from inbox_targets t using unnest($1::text[], $2::timestamptz[], $3::bigint[], "
+        "$4::text[])"
+        " as d (stream, incarnation, sequence, key) where (t.stream, t.incarnation, "
+        "t.sequence, t.key) ="
+        " (d.stream, d.incarnation, d.sequence, d.key)",
+        *places,
     )
     await connection.execute(
-        "update inbox i set body = null, traceparent = null, source = '' from (select distinct * from"
-        " unnest($1::text[], $2::timestamptz[], $3::bigint[]) as u (stream, incarnation, sequence)) d"
-        " where (i.stream, i.incarnation, i.sequence) = (d.stream, d.incarnation, d.sequence) and not exists (select"
-        " from inbox_targets t where (t.stream, t.incarnation, t.sequence) = (d.stream, d.incarnation, d.sequence))",
+        "update inbox i set body = null, traceparent = null, source = '' from (select distinct "
+        "* from"
+        " unnest($1::text[], $2::timestamptz[], $3::bigint[]) as u (stream, incarnation, "
+        "sequence)) d"
+        " where (i.stream, i.incarnation, i.sequence) = (d.stream, d.incarnation, d.sequence) "
+        "and not exists (select"
+        " from inbox_targets t where (t.stream, t.incarnation, t.sequence) = (d.stream, "
+        "d.incarnation, d.sequence))",
         *places[:3],
     )
 
 
 async def hold(connection: Connection, targets: Iterable[Target]) -> None:
-    """They wait for what is pending under their key: a later target of it, or release(), brings them back."""
+    """They wait for what is pending under their key: a later target of it, or release(), brings
+    them back."""
     places = _places(targets)
     if places:
         await connection.execute(
-            "update inbox_targets t set state = 'held' from unnest($1::text[], $2::timestamptz[], $3::bigint[],"
-            " $4::text[]) as d (stream, incarnation, sequence, key) where t.state = 'ready' and (t.stream,"
-            " t.incarnation, t.sequence, t.key) = (d.stream, d.incarnation, d.sequence, d.key)", *places,
+            "update inbox_targets t set state = 'held' from unnest($1::text[], "
+            "$2::timestamptz[], $3::bigint[],"
+            " $4::text[]) as d (stream, incarnation, sequence, key) where t.state = 'ready' "
+            "and (t.stream,"
+            " t.incarnation, t.sequence, t.key) = (d.stream, d.incarnation, d.sequence, d.key)",
+            *places,
         )
 
 
 async def release(connection: Connection, keys: Sequence[str]) -> None:
-    """What was held back under the keys is ready again. The caller wakes the runner after its commit."""
+    """What was held back under the keys is ready again. The caller wakes the runner after its
+    commit."""
     await connection.execute(
-        "update inbox_targets set state = 'ready' where key = any($1::text[]) and state = 'held'", keys
+        "update inbox_targets set state = 'ready' where key = any($1::text[]) and state = 'held'",
+        keys,
     )
 
 
@@ -322,20 +420,26 @@ def _contiguous(start: int, sequences: Iterable[int]) -> int:
 
 def _columns(arrivals: Sequence[Arrival]) -> list[list[Any]]:
     return [
-        [a.incarnation for a in arrivals], [a.delivery.sequence for a in arrivals], [a.delivery.id for a in arrivals],
-        [a.content_hash for a in arrivals], [a.delivery.subject for a in arrivals],
-        [_text(a.delivery.source) for a in arrivals], [_text(a.delivery.traceparent or "") for a in arrivals],
-        [a.delivery.body for a in arrivals], [a.delivery.stream_time for a in arrivals],
+        [a.incarnation for a in arrivals],
+        [a.delivery.sequence for a in arrivals],
+        [a.delivery.id for a in arrivals],
+        [a.content_hash for a in arrivals],
+        [a.delivery.subject for a in arrivals],
+        [_text(a.delivery.source) for a in arrivals],
+        [_text(a.delivery.traceparent or "") for a in arrivals],
+        [a.delivery.body for a in arrivals],
+        [a.delivery.stream_time for a in arrivals],
     ]
 
 
 def _text(header: str) -> str:
-    """What PostgreSQL takes as text, whatever a sender wrote: no NUL, no lone surrogate, not endless."""
+    """What PostgreSQL takes as text, whatever a sender wrote: no NUL, no lone surrogate, not
+    endless."""
     return header.replace("\0", "")[:_HEADER].encode(errors="replace").decode()
 
 
 def _places(targets: Iterable[Target]) -> list[list[Any]]:
-    columns = list(zip(*((t.stream, t.incarnation, t.sequence, t.key) for t in targets), strict=True))
+    columns = list(
+        zip(*((t.stream, t.incarnation, t.sequence, t.key) for t in targets), strict=True)
+    )
     return [list(column) for column in columns]
-
-

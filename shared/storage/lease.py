@@ -1,4 +1,5 @@
-"""One at a time: a row with 3 s to live and a fencing number. Not a session lock, which a stopped process keeps."""
+"""One at a time: a row with 3 s to live and a fencing number. Not a session lock, which a stopped
+process keeps."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ returning fencing
 
 
 class Lease:
-    """``hold(work)`` runs ``work(fencing)`` whenever this process has the lease, and cancels it when it has not."""
+    """``hold(work)`` runs ``work(fencing)`` whenever this process has the lease, and cancels it
+    when it has not."""
 
     def __init__(self, pool: Pool, name: str) -> None:
         self._pool, self.name = pool, name
@@ -43,7 +45,8 @@ class Lease:
         return time.monotonic() < self._until
 
     async def hold(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """For ever. A transient fault of ``work`` gives the lease a new round; any other is raised."""
+        """For ever. A transient fault of ``work`` gives the lease a new round; any other is
+        raised."""
         try:
             while True:
                 fencing = await self._take()
@@ -91,7 +94,9 @@ class Lease:
         try:
             await self._pool.execute(
                 "update leases set expires_at = clock_timestamp() where name = $1 and holder = $2",
-                self.name, self.holder, timeout=1,
+                self.name,
+                self.holder,
+                timeout=1,
             )
         except Exception as error:
             log.info("lease.not_given_back", lease=self.name, error=describe(error))

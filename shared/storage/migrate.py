@@ -1,4 +1,5 @@
-"""Migrations in dbmate's file format, forward only: each file once, in order of name, in its own transaction."""
+"""Migrations in dbmate's file format, forward only: each file once, in order of name, in its own
+transaction."""
 
 from __future__ import annotations
 
@@ -15,23 +16,30 @@ from shared.storage.pool import Connection, Pool
 
 SHARED = Path(__file__).parent / "migrations"
 _VERSIONS = (
-    "create table if not exists schema_migrations (version text primary key, checksum text not null,"
+    "create table if not exists schema_migrations (version text primary key, checksum text not "
+    "null,"
     " applied_at timestamptz not null default now())"
 )
-_UP = re.compile(r"^--\s*migrate:up[^\n]*\n(.*?)(?=^--\s*migrate:down|\Z)", re.MULTILINE | re.DOTALL)
+_UP = re.compile(
+    r"^--\s*migrate:up[^\n]*\n(.*?)(?=^--\s*migrate:down|\Z)", re.MULTILINE | re.DOTALL
+)
 
 
 async def migrate(pool: Pool, *folders: Path) -> list[str]:
-    """Applies what is missing of ``folders`` (shared ones first) and returns the names; replicas wait for each other.
+    """Applies what is missing of ``folders`` (shared ones first) and returns the names; replicas
+    wait for each other.
 
-    SettingsError when a file that was applied has changed since, or the database knows a file that is gone."""
+    SettingsError when a file that was applied has changed since, or the database knows a file that
+    is gone."""
     with contextlib.suppress(asyncpg.UniqueViolationError):  # a replica makes it at the same moment
         await pool.execute(_VERSIONS)
     async with pool.acquire() as connection, connection.transaction():
         # Not an advisory lock: anybody who may log in could hold that.
         await connection.execute("lock table schema_migrations in exclusive mode")
         rows = await connection.fetch("select version, checksum from schema_migrations")
-        return await _apply_missing(connection, {r["version"]: r["checksum"] for r in rows}, _files((SHARED, *folders)))
+        return await _apply_missing(
+            connection, {r["version"]: r["checksum"] for r in rows}, _files((SHARED, *folders))
+        )
 
 
 async def _apply_missing(
@@ -42,10 +50,14 @@ async def _apply_missing(
         checksum = sha256(text.encode()).hexdigest()
         if version not in known:
             await connection.execute(up_part(version, text))
-            await connection.execute("insert into schema_migrations values ($1, $2)", version, checksum)
+            await connection.execute(
+                "insert into schema_migrations values ($1, $2)", version, checksum
+            )
             applied.append(version)
         elif known[version] != checksum:
-            raise SettingsError(f"migration {version} was changed after it was applied: add a new one instead")
+            raise SettingsError(
+                f"migration {version} was changed after it was applied: add a new one instead"
+            )
     return applied
 
 

@@ -1,7 +1,9 @@
-"""The exact messages that an effect causes, written with it in one transaction; a relay publishes them until stored.
+"""The exact messages that an effect causes, written with it in one transaction; a relay publishes
+them until stored.
 
-One relay at a time (by lease) keeps the order. It reads unsent rows and never ``id > last``: commits are out of order.
-A body that carries a pair is deleted at the PubAck. What no stream takes is set aside: the rest must not wait for it.
+One relay at a time (by lease) keeps the order. It reads unsent rows and never ``id > last``:
+commits are out of order. A body that carries a pair is deleted at the PubAck. What no stream takes
+is set aside: the rest must not wait for it.
 """
 
 from __future__ import annotations
@@ -30,18 +32,25 @@ COUNT_SECONDS = 5
 KEEP_ASIDE_DAYS = 35
 
 
-async def enqueue(connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False) -> None:
-    """In the caller's transaction. Committing it wakes the relay. TooLarge for what could never be published."""
+async def enqueue(
+    connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False
+) -> None:
+    """In the caller's transaction. Committing it wakes the relay. TooLarge for what could never be
+    published."""
     if not messages:
         return
     for message in messages:
         check_size(message)
     await connection.execute(
-        "insert into outbox (message_id, subject, headers, body, carries_pair) select id, subject, headers, body, $5"
+        "insert into outbox (message_id, subject, headers, body, carries_pair) select id, "
+        "subject, headers, body, $5"
         " from unnest($1::text[], $2::text[], $3::jsonb[], $4::bytea[]) with ordinality"
         " as m (id, subject, headers, body, place) order by place",
-        [m.id for m in messages], [m.subject for m in messages], [m.headers for m in messages],
-        [m.body for m in messages], carries_pair,
+        [m.id for m in messages],
+        [m.subject for m in messages],
+        [m.headers for m in messages],
+        [m.body for m in messages],
+        carries_pair,
     )
     await connection.execute(f"notify {CHANNEL}")
 
@@ -65,15 +74,19 @@ class Relay:
                 self._wake.clear()
                 if not await self._drain():
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(1.0):  # wait_for can lose a cancellation on Python 3.11
+                        async with asyncio.timeout(
+                            1.0
+                        ):  # wait_for can lose a cancellation on Python 3.11
                             await self._wake.wait()
 
     async def _drain(self) -> bool:
         """Sends one batch; whether there may be more."""
         try:
             rows = await self._pool.fetch(
-                "select id, subject, headers, body from outbox where sent_at is null and set_aside_at is null"
-                " order by id limit $1", BATCH,
+                "select id, subject, headers, body from outbox where sent_at is null and "
+                "set_aside_at is null"
+                " order by id limit $1",
+                BATCH,
             )
             if not rows:
                 OUTBOX_UNSENT.set(0)
@@ -104,27 +117,35 @@ class Relay:
         OUTBOX_SET_ASIDE.inc()
         log.error("outbox.set_aside", row=row["id"], subject=row["subject"], error=str(error))
         await self._pool.execute(
-            "update outbox set set_aside_at = clock_timestamp(), body = case when carries_pair then null else body end"
-            " where id = $1", row["id"],
+            "update outbox set set_aside_at = clock_timestamp(), body = case when carries_pair "
+            "then null else body end"
+            " where id = $1",
+            row["id"],
         )
 
     async def _mark(self, rows: Sequence[asyncpg.Record]) -> None:
         sent = await self._pool.fetch(
-            "update outbox set sent_at = clock_timestamp(), body = case when carries_pair then null else body end"
-            " where id = any($1::bigint[]) returning extract(epoch from sent_at - created_at) as age",
+            "update outbox set sent_at = clock_timestamp(), body = case when carries_pair then "
+            "null else body end"
+            " where id = any($1::bigint[]) returning extract(epoch from sent_at - created_at) "
+            "as age",
             [row["id"] for row in rows],
         )
         for row in sent:
             OUTBOX_SECONDS.observe(float(row["age"]))
 
     async def _count(self) -> None:
-        """Beside the sending, which reads one lot at a time: a count costs as much as there is unsent."""
+        """Beside the sending, which reads one lot at a time: a count costs as much as there is
+        unsent."""
         try:
             while True:
                 try:
-                    OUTBOX_UNSENT.set(await self._pool.fetchval(
-                        "select count(*) from outbox where sent_at is null and set_aside_at is null"
-                    ))
+                    OUTBOX_UNSENT.set(
+                        await self._pool.fetchval(
+                            "select count(*) from outbox where sent_at is null and "
+                            "set_aside_at is null"
+                        )
+                    )
                 except Exception as error:
                     if not passes(error):
                         raise
@@ -133,12 +154,15 @@ class Relay:
             OUTBOX_UNSENT.set(0)  # whoever has the lease next counts
 
     async def _sweep(self) -> None:
-        """Sent rows are kept for a while: a redelivery finds its answer sent already. What was set aside longer."""
+        """Sent rows are kept for a while: a redelivery finds its answer sent already. What was set
+        aside longer."""
         while True:
             try:
                 await self._pool.execute(
                     "delete from outbox where sent_at < now() - make_interval(hours => $1)"
-                    " or set_aside_at < now() - make_interval(days => $2)", KEEP_HOURS, KEEP_ASIDE_DAYS,
+                    " or set_aside_at < now() - make_interval(days => $2)",
+                    KEEP_HOURS,
+                    KEEP_ASIDE_DAYS,
                 )
             except Exception as error:
                 if not passes(error):

@@ -17,26 +17,38 @@ from shared.messaging.consumer import describe, passes
 log = structlog.get_logger()
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
-    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Connection = (
+        asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    )
 else:  # the classes of asyncpg are generic for type checkers only
     Pool, Connection = asyncpg.Pool, asyncpg.Connection
 
 
 async def open_pool(dsn: str, *, size: int = 8, stalled_seconds: float = 0) -> Pool:
-    """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the database is none.
+    """Waits for PostgreSQL as long as it takes; SettingsError when it refuses the login or the
+    database is none.
 
-    ``stalled_seconds``: after so long between two statements of a transaction PostgreSQL ends it, so that a process
-    that was stopped does not keep its locks (0: never); in the middle of a statement end_stalled() does."""
+    ``stalled_seconds``: after so long between two statements of a transaction PostgreSQL ends it,
+    so that a process that was stopped does not keep its locks (0: never); in the middle of a
+    statement end_stalled() does."""
     settings = {"application_name": "edgetls"}
     if stalled_seconds:
         settings["idle_in_transaction_session_timeout"] = f"{stalled_seconds * 1000:.0f}"
     while True:
         try:
             return await asyncpg.create_pool(
-                dsn, min_size=1, max_size=size, command_timeout=30, timeout=5, init=_prepare,
+                dsn,
+                min_size=1,
+                max_size=size,
+                command_timeout=30,
+                timeout=5,
+                init=_prepare,
                 server_settings=settings,
             )
-        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        except (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+        ) as error:
             raise SettingsError(f"PostgreSQL refused {place(dsn)}: {error}") from None
         except (ValueError, asyncpg.ClientConfigurationError) as error:
             raise SettingsError(f"the DSN is not valid: {type(error).__name__}") from None
@@ -54,12 +66,14 @@ def place(dsn: str) -> str:
 
 
 async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
 
 
 async def listen(pool: Pool, channel: str, wake: asyncio.Event) -> None:
-    """For ever: sets ``wake`` at every NOTIFY of ``channel``; a lost connection is made anew. The caller polls besides,
-    which covers the gap."""
+    """For ever: sets ``wake`` at every NOTIFY of ``channel``; a lost connection is made anew. The
+    caller polls besides, which covers the gap."""
     while True:
         try:
             async with pool.acquire() as connection:
@@ -79,6 +93,7 @@ async def _listen(connection: Connection, channel: str, wake: asyncio.Event) -> 
             await connection.fetchval("select 1")
             await asyncio.sleep(5)
     finally:
-        # Not UNLISTEN: on a connection whose server was killed it may wait for ever. A lost one is released already.
+        # Not UNLISTEN: on a connection whose server was killed it may wait for ever. A lost one is
+        # released already.
         with contextlib.suppress(asyncpg.InterfaceError):
             connection.terminate()

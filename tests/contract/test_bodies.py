@@ -26,14 +26,18 @@ def test_an_unknown_field_is_refused() -> None:
 
 def test_a_fault_names_the_field_and_never_the_value() -> None:
     with pytest.raises(Malformed) as error:
-        parse(SubmitCertificate, f'{{"domain":"a.example","account":"a","pairs":"{SECRET}"}}'.encode())
+        parse(
+            SubmitCertificate, f'{{"domain":"a.example","account":"a","pairs":"{SECRET}"}}'.encode()
+        )
     assert "pairs" in str(error.value)
     assert SECRET not in str(error.value)
 
 
 def test_pydantics_own_error_does_not_show_the_input_either() -> None:
     with pytest.raises(ValidationError) as error:
-        SubmitCertificate.model_validate({"domain": "a", "account": "a", "submission_id": "s", "pairs": SECRET})
+        SubmitCertificate.model_validate(
+            {"domain": "a", "account": "a", "submission_id": "s", "pairs": SECRET}
+        )
     assert SECRET not in str(error.value)
 
 
@@ -46,13 +50,20 @@ def test_money_travels_as_an_exact_decimal_string() -> None:
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "-1", "0"])
 def test_an_amount_that_is_no_positive_number_is_refused(amount: str) -> None:
     with pytest.raises(Malformed):
-        parse(CreditBalance, f'{{"account":"a","reference":"r","amount":"{amount}","currency":"CNY"}}'.encode())
+        parse(
+            CreditBalance,
+            f'{{"account":"a","reference":"r","amount":"{amount}","currency":"CNY"}}'.encode(),
+        )
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(Malformed):
-        parse(Checkpoint, b'{"incarnation":"x","sequence":1,"root":"' + b"0" * 64
-              + b'","domains":0,"epoch":1,"flush_seconds":1,"time":"2026-01-01T00:00:00"}')
+        parse(
+            Checkpoint,
+            b'{"incarnation":"x","sequence":1,"root":"'
+            + b"0" * 64
+            + b'","domains":0,"epoch":1,"flush_seconds":1,"time":"2026-01-01T00:00:00"}',
+        )
 
 
 def test_every_code_has_a_noun_a_sentence_and_a_hint() -> None:
@@ -71,7 +82,13 @@ def test_a_finding_has_its_codes_severity_unless_another_is_given() -> None:
 
 
 def _attestation() -> Attestation:
-    return Attestation(account="a", domains=["d.example"], pair_id="p", leaf_fingerprint="0" * 64, chain_hash="1" * 64)
+    return Attestation(
+        account="a",
+        domains=["d.example"],
+        pair_id="p",
+        leaf_fingerprint="0" * 64,
+        chain_hash="1" * 64,
+    )
 
 
 def test_a_signature_is_worth_nothing_for_another_purpose_key_or_payload() -> None:
@@ -83,14 +100,25 @@ def test_a_signature_is_worth_nothing_for_another_purpose_key_or_payload() -> No
         (Purpose.BUNDLE, signed, mine),
         (Purpose.ATTESTATION, signed, Verifier([("validator", other.public_text())])),
         (Purpose.ATTESTATION, signed, Verifier([("edge_sync", signer.public_text())])),
-        (Purpose.ATTESTATION, signed.model_copy(update={"payload": signed.payload.replace("d.ex", "e.ex")}), mine),
-        (Purpose.ATTESTATION, Signed(key_id="validator", payload=signed.payload, signature=""), mine),
+        (
+            Purpose.ATTESTATION,
+            signed.model_copy(update={"payload": signed.payload.replace("d.ex", "e.ex")}),
+            mine,
+        ),
+        (
+            Purpose.ATTESTATION,
+            Signed(key_id="validator", payload=signed.payload, signature=""),
+            mine,
+        ),
     ):
         with pytest.raises(Unsigned):
             verifier.open(purpose, message, Attestation)
 
 
 def test_times_are_kept_in_utc() -> None:
-    body = b'{"incarnation":"x","sequence":1,"root":"' + b"0" * 64 + (
-        b'","domains":0,"epoch":1,"flush_seconds":1,"time":"2026-01-01T08:00:00+08:00"}')
+    body = (
+        b'{"incarnation":"x","sequence":1,"root":"'
+        + b"0" * 64
+        + (b'","domains":0,"epoch":1,"flush_seconds":1,"time":"2026-01-01T08:00:00+08:00"}')
+    )
     assert parse(Checkpoint, body).time == datetime(2026, 1, 1, tzinfo=UTC)

@@ -25,7 +25,9 @@ def test_every_subject_of_a_stream_has_a_channel_that_describes_it(stream: Strea
 
 
 @pytest.mark.parametrize("channel", ALL, ids=lambda c: f"{c.owner} {c.direction} {c.subject}")
-def test_the_owner_of_a_channel_has_exactly_the_right_that_its_direction_needs(channel: Channel) -> None:
+def test_the_owner_of_a_channel_has_exactly_the_right_that_its_direction_needs(
+    channel: Channel,
+) -> None:
     user = next(user for user in topology.SERVICES if user.name == channel.owner)
     subject = channel.subject.replace("{node}", "n1").replace("{key}", "com.example")
     if subject.startswith(subjects.EDGE_LIVE_PREFIX):
@@ -86,12 +88,16 @@ def test_every_reference_of_an_asyncapi_document_leads_somewhere(service: str) -
 
 
 @pytest.mark.parametrize("service", BY_SERVICE)
-def test_queries_have_replies_commands_have_ce_headers_and_patterns_have_parameters(service: str) -> None:
+def test_queries_have_replies_commands_have_ce_headers_and_patterns_have_parameters(
+    service: str,
+) -> None:
     document = docs.asyncapi(service)
     for channel in BY_SERVICE[service]:
         operation = next(
-            o for o in document["operations"].values()
-            if document["channels"][o["channel"]["$ref"].split("/")[-1]]["address"] == channel.subject
+            o
+            for o in document["operations"].values()
+            if document["channels"][o["channel"]["$ref"].split("/")[-1]]["address"]
+            == channel.subject
             and o["action"] == channel.direction
         )
         entry = document["channels"][operation["channel"]["$ref"].split("/")[-1]]
@@ -103,7 +109,9 @@ def test_queries_have_replies_commands_have_ce_headers_and_patterns_have_paramet
 
 def test_the_documents_in_the_repository_are_the_generated_ones() -> None:
     for service in BY_SERVICE:
-        assert json.loads((docs.DOCS / "asyncapi" / f"{service}.json").read_text()) == docs.asyncapi(service)
+        assert json.loads(
+            (docs.DOCS / "asyncapi" / f"{service}.json").read_text()
+        ) == docs.asyncapi(service)
     assert (docs.DOCS / "findings.md").read_text() == docs.findings()
     assert (docs.DOCS / "settings.md").read_text() == settings.page()
 
@@ -114,6 +122,9 @@ def test_a_summary_is_the_whole_first_paragraph() -> None:
 
 
 def test_a_setting_of_a_program_is_described_with_its_bounds_and_its_default() -> None:
-    row = "| `EDGETLS_VALIDATOR_WORKERS` | whole number, 1 or more, at most 64 | `3` | validator | worker processes"
+    row = (
+        "| `EDGETLS_VALIDATOR_WORKERS` | whole number, 1 or more, at most 64 | `3` | "
+        "validator | worker processes"
+    )
     assert row in settings.page()
     assert "| `EDGETLS_NATS_CA_FILE` | `--nats-ca-file` |" in settings.page()

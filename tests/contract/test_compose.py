@@ -1,4 +1,5 @@
-"""compose.yaml follows the Compose schema, mounts only files that are made, and sets only settings that are read."""
+"""compose.yaml follows the Compose schema, mounts only files that are made, and sets only settings
+that are read."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ COMPOSE = (ROOT / "compose.yaml").read_text()
 
 
 def test_compose_yaml_follows_the_schema() -> None:
-    command = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*command, str(ROOT / "compose.yaml")], capture_output=True, text=True, timeout=60)
+    command = [
+        str(Path(sys.executable).parent / "check-jsonschema"),
+        "--builtin-schema",
+        "vendor.compose-spec",
+    ]
+    done = subprocess.run(
+        [*command, str(ROOT / "compose.yaml")], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -37,7 +44,11 @@ def test_every_file_that_is_mounted_as_a_secret_is_made_and_kept(tmp_path: Path)
     before = {name: (tmp_path / name).read_bytes() for name in wanted}
     write_all(tmp_path, datetime.now(UTC))
     assert before == {name: (tmp_path / name).read_bytes() for name in wanted}
-    assert all((tmp_path / name).stat().st_mode & 0o077 == 0 for name in wanted if "key" in name or "nk" in name)
+    assert all(
+        (tmp_path / name).stat().st_mode & 0o077 == 0
+        for name in wanted
+        if "key" in name or "nk" in name
+    )
 
 
 def test_a_fleet_file_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> None:
@@ -50,7 +61,8 @@ def test_a_fleet_file_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> No
 
 
 def test_a_server_of_the_mounted_files_is_believed_under_its_own_name_only(tmp_path: Path) -> None:
-    """The PostgreSQL of the wheel is built without TLS: here its files are in the hands of another server."""
+    """The PostgreSQL of the wheel is built without TLS: here its files are in the hands of another
+    server."""
     write_all(tmp_path, datetime.now(UTC))
     tls = tmp_path / "postgres" / "tls"
     arguments = dict(re.findall(r"- -c(\w+)=(\S+)$", COMPOSE, re.MULTILINE))
@@ -68,7 +80,9 @@ def test_a_server_of_the_mounted_files_is_believed_under_its_own_name_only(tmp_p
 
 def test_services_reach_postgresql_over_tls_that_they_verify(tmp_path: Path) -> None:
     write_all(tmp_path, datetime.now(UTC))
-    dsns = re.findall(r"^EDGETLS_\w+_DSN=(\S+)$", (tmp_path / "compose.env").read_text(), re.MULTILINE)
+    dsns = re.findall(
+        r"^EDGETLS_\w+_DSN=(\S+)$", (tmp_path / "compose.env").read_text(), re.MULTILINE
+    )
     assert len(dsns) == 3
     for dsn in dsns:
         parts = urlsplit(dsn)
@@ -79,7 +93,10 @@ def test_services_reach_postgresql_over_tls_that_they_verify(tmp_path: Path) -> 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
     """In memory, to its end."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (client.wrap_bio(back, there, server_hostname=name), server.wrap_bio(there, back, server_side=True))
+    ends = (
+        client.wrap_bio(back, there, server_hostname=name),
+        server.wrap_bio(there, back, server_side=True),
+    )
     for _ in range(4):
         for end in ends:
             try:

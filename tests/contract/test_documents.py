@@ -23,7 +23,9 @@ def test_every_rule_that_is_cited_is_explained() -> None:
 
 
 def test_every_metric_that_operators_are_told_to_watch_is_declared() -> None:
-    code = "".join(file.read_text() for folder in FOLDERS[:3] for file in sorted((ROOT / folder).rglob("*.py")))
+    code = "".join(
+        file.read_text() for folder in FOLDERS[:3] for file in sorted((ROOT / folder).rglob("*.py"))
+    )
     declared = set(re.findall(r"(?:Counter|Gauge|Histogram)\(\s*\"(edgetls_\w+)\"", code))
     told = set(re.findall(r"`(edgetls_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
     assert len(told) > 15

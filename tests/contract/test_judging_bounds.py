@@ -21,7 +21,9 @@ from shared.contracts.judging import JudgeContext
         ("a longer name", {"live_names": ["x" * 254]}, False),
     ],
 )
-def test_the_context_of_a_judgement_has_borders(case: str, fields: dict[str, list[str]], fits: bool) -> None:
+def test_the_context_of_a_judgement_has_borders(
+    case: str, fields: dict[str, list[str]], fits: bool
+) -> None:
     if fits:
         assert JudgeContext(**fields)  # type: ignore[arg-type]
         return

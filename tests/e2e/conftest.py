@@ -86,8 +86,15 @@ class Edgetls:
     async def __call__(self, *words: str, limit: float = 60) -> Done:
         account = [] if "--account" in words else ["--account", self._account]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "clients.cli.main", *words, "--data", str(self._data), *account,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "clients.cli.main",
+            *words,
+            "--data",
+            str(self._data),
+            *account,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
             out, err = await asyncio.wait_for(process.communicate(), limit)

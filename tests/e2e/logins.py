@@ -23,7 +23,11 @@ class Logins:
         if user not in self._known:
             data = self._platform.data
             node = user.removeprefix("node-")
-            seed = seed_file(data, user) if node == user else data / "keys" / "nodes" / node / NODE_SEED
+            seed = (
+                seed_file(data, user)
+                if node == user
+                else data / "keys" / "nodes" / node / NODE_SEED
+            )
             client = await nats.login(self._platform.run["nats_url"], user, seed)
             self._stack.push_async_callback(client.close)
             self._known[user] = client

@@ -23,7 +23,15 @@ from deploy.embedded.platform import Platform
 from shared import subjects as s
 from shared import topology
 from shared.contracts.domains import Outcome
-from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, FleetView, ListDead, Nothing, OneDead
+from shared.contracts.queries import (
+    DeadDone,
+    DeadLetter,
+    DeadPage,
+    FleetView,
+    ListDead,
+    Nothing,
+    OneDead,
+)
 from shared.contracts.usage import HttpsRequest
 from shared.messaging.rpc import ask
 from tests.e2e.logins import Logins
@@ -46,7 +54,11 @@ MALFORMED = [
     ("platform", s.USAGE_REQUEST, s.STREAM_USAGE),
 ]
 SEALED = {
-    s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_STORE, s.CMD_PAIR_RESEAL, s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION,
+    s.CMD_CERTIFICATE_SUBMIT,
+    s.CMD_CERTIFICATE_STORE,
+    s.CMD_PAIR_RESEAL,
+    s.JUDGE_SUBMISSION,
+    s.VERDICT_SUBMISSION,
 }
 """Their bodies carry sealed keys: only headers and the reason are kept."""
 
@@ -55,7 +67,10 @@ SEALED = {
 async def live(customer: Client, ca: TestCa) -> AsyncIterator[tuple[str, Pair]]:
     """A domain with its own name, and the pair that every node serves it with."""
     domain = f"www.bad-{secrets.token_hex(3)}.test"
-    await _applied(customer, (await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")).command_id)
+    await _applied(
+        customer,
+        (await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")).command_id,
+    )
     pair = Pair(*ca.issue([domain], "ecdsa"))
     await _live(customer, domain, pair)
     yield domain, pair
@@ -74,7 +89,12 @@ async def _live(customer: Client, domain: str, pair: Pair) -> None:
 
 
 async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_else_is_lost(
-    platform: Platform, customer: Client, ca: TestCa, login: Logins, live: tuple[str, Pair], nodes: list[Endpoint]
+    platform: Platform,
+    customer: Client,
+    ca: TestCa,
+    login: Logins,
+    live: tuple[str, Pair],
+    nodes: list[Endpoint],
 ) -> None:
     domain, _ = live
     sent: dict[str, tuple[str, str, bytes]] = {}
@@ -88,11 +108,17 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
             # Whoever reads EVENTS reads JSON: what is none cannot come from a service.
             for body in (STRANGE,) if subject in s.EVENTS else (GARBAGE, STRANGE):
                 identity = f"bad-{secrets.token_hex(6)}"
-                await js.publish(subject, body, headers={"ce-id": identity, "ce-source": "stranger"})
+                await js.publish(
+                    subject, body, headers={"ce-id": identity, "ce-source": "stranger"}
+                )
                 sent[identity] = (subject, source, body)
                 request = requests.pop() if requests else None
                 if request is not None:
-                    await (await login("platform")).jetstream(timeout=10).publish(s.USAGE_REQUEST, request.encode())
+                    await (
+                        (await login("platform"))
+                        .jetstream(timeout=10)
+                        .publish(s.USAGE_REQUEST, request.encode())
+                    )
 
     async def good() -> None:
         for pair in pairs:
@@ -102,7 +128,9 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
     for request in requests:
         await usage.publish(s.USAGE_REQUEST, request.encode())
     await _label(platform, await login("operator"), {"tried": "bad input"})
-    assert (await customer.credit(ACCOUNT, f"after-{secrets.token_hex(4)}", "1", "CNY")).change == "credited"
+    assert (
+        await customer.credit(ACCOUNT, f"after-{secrets.token_hex(4)}", "1", "CNY")
+    ).change == "credited"
 
     letters = await _buried(await login("operator"), sent)
     for identity, (subject, source, body) in sent.items():
@@ -112,9 +140,16 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
         assert "surprise of" not in letter.reason and "this is no" not in letter.reason
         assert letter.body == (None if subject in SEALED else body.decode(errors="replace"))
     await until(lambda: _all_taken(login), "every stream is worked off to its end", limit=20)
-    served = {await handshake(node, domain, verifying(Path(platform.run["trust_roots"]))) for node in nodes}
+    served = {
+        await handshake(node, domain, verifying(Path(platform.run["trust_roots"])))
+        for node in nodes
+    }
     assert served == {pairs[-1].leaf}
-    await until(lambda: _counted(customer, domain, total), f"{total} requests among the bad ones are counted", limit=20)
+    await until(
+        lambda: _counted(customer, domain, total),
+        f"{total} requests among the bad ones are counted",
+        limit=20,
+    )
     await _label(platform, await login("operator"), {})
 
 
@@ -122,7 +157,13 @@ def _requests(domain: str, count: int) -> list[HttpsRequest]:
     run, now = secrets.token_hex(4), datetime.now(UTC)
     return [
         HttpsRequest(
-            id=f"{run}-{number}", source="onboarding", time=now, domain=domain, bytes=1, status=200, node=NODE
+            id=f"{run}-{number}",
+            source="onboarding",
+            time=now,
+            domain=domain,
+            bytes=1,
+            status=200,
+            node=NODE,
         )
         for number in range(count)
     ]
@@ -131,7 +172,11 @@ def _requests(domain: str, count: int) -> list[HttpsRequest]:
 async def _counted(customer: Client, domain: str, total: int) -> bool:
     now = datetime.now(UTC)
     rows = await customer.usage(
-        now - timedelta(hours=1), now + timedelta(hours=1), by="domain", account=ACCOUNT, domain=domain
+        now - timedelta(hours=1),
+        now + timedelta(hours=1),
+        by="domain",
+        account=ACCOUNT,
+        domain=domain,
     )
     counted = sum(row.https_requests for row in rows)
     assert counted <= total
@@ -159,8 +204,11 @@ async def _letters(operator: Connection) -> dict[str, list[DeadLetter]]:
     return {service: page.letters for service, page in pages.items()}
 
 
-async def _buried(operator: Connection, sent: dict[str, tuple[str, str, bytes]]) -> dict[str, DeadLetter]:
-    """The letters of what was sent, once all are there; they are dropped by the services that hold them."""
+async def _buried(
+    operator: Connection, sent: dict[str, tuple[str, str, bytes]]
+) -> dict[str, DeadLetter]:
+    """The letters of what was sent, once all are there; they are dropped by the services that hold
+    them."""
     found: dict[str, tuple[str, DeadLetter]] = {}
 
     async def all_there() -> bool:
@@ -176,7 +224,9 @@ async def _buried(operator: Connection, sent: dict[str, tuple[str, str, bytes]])
     for identity, (_, source, _) in sent.items():
         service, letter = found[identity]
         assert source in s.DEAD_OWNERS[service], f"{letter.subject} was buried by {service}"
-        await ask(operator, s.rpc_dead("drop", service), OneDead(sequence=letter.sequence), DeadDone)
+        await ask(
+            operator, s.rpc_dead("drop", service), OneDead(sequence=letter.sequence), DeadDone
+        )
     return {identity: found[identity][1] for identity in sent}
 
 
@@ -205,7 +255,9 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
     await customer.settled(ordered.command_id)
     body = b'{"domain":"%s","account":"%s"}' % (domain.encode(), ACCOUNT.encode())
     nameless = await js.publish(s.CMD_HTTPS_DISABLE, body)
-    twice = await js.publish(s.CMD_HTTPS_DISABLE, body, headers={"ce-id": ordered.command_id, "ce-source": "stranger"})
+    twice = await js.publish(
+        s.CMD_HTTPS_DISABLE, body, headers={"ce-id": ordered.command_id, "ce-source": "stranger"}
+    )
     operator = await login("operator")
     letters: dict[int, DeadLetter] = {}
 
@@ -217,7 +269,9 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
     await until(there, f"commands {nameless.seq} and {twice.seq} are dead letters")
     reasons = sorted(letter.reason for letter in letters.values())
     assert reasons[0].startswith("id_conflict") and reasons[1].startswith("malformed"), reasons
-    assert (await customer.show(domain, ACCOUNT)).certificates, "the domain was disabled by a refused command"
+    assert (await customer.show(domain, ACCOUNT)).certificates, (
+        "the domain was disabled by a refused command"
+    )
     for sequence in letters:
         await ask(operator, s.rpc_dead("drop", "config"), OneDead(sequence=sequence), DeadDone)
 

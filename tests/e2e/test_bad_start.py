@@ -31,7 +31,8 @@ OWN = {
 
 @pytest.fixture(scope="module")
 def programs(platform: Platform, scratch: Path) -> dict[str, Spec]:
-    """How each program is started, as the platform does it; the node is a fresh one that holds nothing yet."""
+    """How each program is started, as the platform does it; the node is a fresh one that holds
+    nothing yet."""
     data, run = platform.data, platform.run
     keys = ensure_keys(data, data / "nats" / "unused", datetime.now(UTC))
     children = Children(data, keys, run["nats_url"], run["postgres"], "info")
@@ -60,8 +61,12 @@ def busy() -> Iterator[int]:
 async def _line(spec: Spec, environment: Mapping[str, str], limit: float = 15) -> str:
     """What it says before it ends with a fault."""
     process = await asyncio.create_subprocess_exec(
-        *spec.argv, env=dict(environment), cwd=spec.cwd, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *spec.argv,
+        env=dict(environment),
+        cwd=spec.cwd,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         out, err = await asyncio.wait_for(process.communicate(), limit)
@@ -82,29 +87,41 @@ async def test_a_missing_setting_is_named(program: str, programs: dict[str, Spec
     needed = {f"EDGETLS_{name}" for name in NEEDED | OWN[program]}
     assert needed <= spec.env.keys()
     for missing in sorted(needed):
-        line = await _line(spec, {name: value for name, value in spec.env.items() if name != missing})
+        line = await _line(
+            spec, {name: value for name, value in spec.env.items() if name != missing}
+        )
         assert f"{missing} is not set" in line
-    line = await _line(spec, {name: value for name, value in spec.env.items() if not name.startswith("EDGETLS_")})
+    line = await _line(
+        spec, {name: value for name, value in spec.env.items() if not name.startswith("EDGETLS_")}
+    )
     assert all(f"{name} is not set" in line for name in needed)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_file_that_is_not_there_is_named(program: str, programs: dict[str, Spec], tmp_path: Path) -> None:
+async def test_a_file_that_is_not_there_is_named(
+    program: str, programs: dict[str, Spec], tmp_path: Path
+) -> None:
     spec = programs[program]
-    for name in sorted(name for name in spec.env if name.startswith("EDGETLS_") and name.endswith("_FILE")):
+    for name in sorted(
+        name for name in spec.env if name.startswith("EDGETLS_") and name.endswith("_FILE")
+    ):
         line = await _line(spec, {**spec.env, name: str(tmp_path / "missing")})
         assert str(tmp_path / "missing") in line, f"{name}: {line}"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_busy_health_port_is_named(program: str, programs: dict[str, Spec], busy: int) -> None:
+async def test_a_busy_health_port_is_named(
+    program: str, programs: dict[str, Spec], busy: int
+) -> None:
     spec = programs[program]
     line = await _line(spec, {**spec.env, "EDGETLS_HEALTH_PORT": str(busy)})
     assert str(busy) in line and "in use" in line
 
 
 @pytest.mark.parametrize("port", ["HTTPS", "HTTP"])
-async def test_a_busy_port_of_nginx_is_named(port: str, programs: dict[str, Spec], busy: int) -> None:
+async def test_a_busy_port_of_nginx_is_named(
+    port: str, programs: dict[str, Spec], busy: int
+) -> None:
     spec = programs[NGINX]
     line = await _line(spec, {**spec.env, f"EDGETLS_NODE_{port}": f"127.0.0.1:{busy}"})
     assert str(busy) in line and "in use" in line
@@ -127,7 +144,9 @@ async def test_a_setting_that_can_never_be_right_is_named(
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_refused_login_at_nats_is_named(program: str, programs: dict[str, Spec], tmp_path: Path) -> None:
+async def test_a_refused_login_at_nats_is_named(
+    program: str, programs: dict[str, Spec], tmp_path: Path
+) -> None:
     stranger = tmp_path / "stranger.nk"
     ensure_nkey(stranger)
     spec = programs[program]
@@ -137,7 +156,9 @@ async def test_a_refused_login_at_nats_is_named(program: str, programs: dict[str
 
 
 @pytest.mark.parametrize("program", DATABASES)
-async def test_a_refused_login_at_postgresql_is_named(program: str, programs: dict[str, Spec]) -> None:
+async def test_a_refused_login_at_postgresql_is_named(
+    program: str, programs: dict[str, Spec]
+) -> None:
     spec, name = programs[program], f"EDGETLS_{program.upper()}_DSN"
     dsn = urlsplit(spec.env[name])
     password = dsn.password or ""

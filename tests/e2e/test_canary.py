@@ -1,5 +1,5 @@
-"""A private key is pushed through everything that can happen to one; afterwards it is in clear nowhere outside the
-submitter and nginx's memory: no log, stream, bucket, table, file, core file."""
+"""A private key is pushed through everything that can happen to one; afterwards it is in clear
+nowhere outside the submitter and nginx's memory: no log, stream, bucket, table, file, core file."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ async def cage(scratch: Path, dumping: None) -> AsyncIterator[Cage]:
         await platform.start()
         run = platform.run
         customer = await stack.enter_async_context(
-            await connect(run["nats_url"], Path(run["credentials"]["platform"]), Path(run["submission_key"]))
+            await connect(
+                run["nats_url"], Path(run["credentials"]["platform"]), Path(run["submission_key"])
+            )
         )
         ca = TestCa.load(Path(run["trust_roots"]).parent)
         keys: dict[str, canary.PrivateKey] = {
@@ -129,7 +131,8 @@ async def _upload(cage: Cage) -> None:
 
 
 async def _refusals(cage: Cage) -> None:
-    """In the wrong field, with the wrong certificate, with something around it; by submission and by dry run."""
+    """In the wrong field, with the wrong certificate, with something around it; by submission and
+    by dry run."""
     rsa_key, ec_key = cage.keys["RSA"], cage.keys["ECDSA"]
     for chain, key, code in (
         (cage.rsa.chain, cage.ecdsa.key, "key.mismatch"),
@@ -145,13 +148,19 @@ async def _refusals(cage: Cage) -> None:
         (_base64(canary.der(rsa_key)["PKCS8"]), cage.rsa.key, ""),
     ):
         outcome, codes, _ = await cage.submit(chain, key)
-        assert outcome is Outcome.REFUSED and codes and (not code or code in codes), (code, outcome, codes)
+        assert outcome is Outcome.REFUSED and codes and (not code or code in codes), (
+            code,
+            outcome,
+            codes,
+        )
         report = await cage.customer.check([DOMAIN], ACCOUNT, chain, key)
         assert not any(report.accepted.values()) and report.findings
 
 
 async def _replace_under_load(cage: Cage) -> None:
-    async with Watches(cage.nodes, DOMAIN, verifying(Path(cage.platform.run["trust_roots"]))) as watches:
+    async with Watches(
+        cage.nodes, DOMAIN, verifying(Path(cage.platform.run["trust_roots"]))
+    ) as watches:
         for pair in (cage.ecdsa, cage.rsa, cage.ecdsa):
             await cage.live(pair)
     failures = [failure for failure in watches.failures if "went back" not in failure]
@@ -159,8 +168,8 @@ async def _replace_under_load(cage: Cage) -> None:
 
 
 async def _unloadable(cage: Cage) -> None:
-    """A certificate with another's key: properly attested, sealed and signed, so that only the node can refuse it;
-    and then put into nginx itself, past the agent's check, and asked for."""
+    """A certificate with another's key: properly attested, sealed and signed, so that only the node
+    can refuse it; and then put into nginx itself, past the agent's check, and asked for."""
     pair = Pair(cage.ca.issue([UNLOADABLE], cage.keys["RSA"])[0], cage.ecdsa.key)
     edge_sync = await cage.login("edge_sync")
     told: list[NodeStatus] = []
@@ -175,10 +184,12 @@ async def _unloadable(cage: Cage) -> None:
     for node in NODES:
         await until(
             lambda node=node: any(
-                one.node == node and any(proof.domain == UNLOADABLE and proof.fault for proof in one.proofs)
+                one.node == node
+                and any(proof.domain == UNLOADABLE and proof.fault for proof in one.proofs)
                 for one in told
             ),
-            f"{node} reports that it cannot load the pair", limit=20,
+            f"{node} reports that it cannot load the pair",
+            limit=20,
         )
     for place in cage.nodes:
         plane = DataPlane(cage.platform.data / "nodes" / place.node / "run")
@@ -199,13 +210,17 @@ async def _dead_letters(cage: Cage) -> None:
     key = PublicKey(Path(cage.platform.run["submission_key"]).read_text().strip())
     box = key.seal(cage.rsa.key.encode(), submission_info(ACCOUNT, identity))
     body = SubmitCertificate(
-        domain=DOMAIN, account=ACCOUNT, submission_id=identity,
+        domain=DOMAIN,
+        account=ACCOUNT,
+        submission_id=identity,
         pairs=[SubmittedPair(certificate=cage.rsa.chain, sealed_key=SealedKey(epoch=0, box=box))],
     ).encode()
     malformed = body.replace(b'{"domain"', b'{"surprise":1,"domain"', 1)
     for user, subject in (("platform", s.CMD_CERTIFICATE_SUBMIT), ("config", s.JUDGE_SUBMISSION)):
         js = (await cage.login(user)).jetstream(timeout=5)
-        await js.publish(subject, malformed, headers={"ce-id": secrets.token_hex(8), "ce-source": "stranger"})
+        await js.publish(
+            subject, malformed, headers={"ce-id": secrets.token_hex(8), "ce-source": "stranger"}
+        )
     topology = (await cage.login("topology")).jetstream(timeout=5)
 
     async def buried() -> bool:
@@ -215,21 +230,34 @@ async def _dead_letters(cage: Cage) -> None:
 
 
 async def _in_clear(cage: Cage) -> None:
-    """By mistake, where a sealed key or none at all belongs, from everybody who may send a command or usage."""
+    """By mistake, where a sealed key or none at all belongs, from everybody who may send a command
+    or usage."""
     box = PublicKey(Path(cage.platform.run["submission_key"]).read_text().strip())
     topology = (await cage.login("topology")).jetstream(timeout=5)
     before = (await topology.stream_info(s.STREAM_DEAD)).state.messages
     sent = 0
     for user, subjects in (
-        ("platform", (s.CMD_ROOTS_SET, s.CMD_DOMAIN_REGISTER, s.CMD_CERTIFICATE_SUBMIT, s.CMD_BALANCE_CREDIT)),
-        ("platform", (s.USAGE_REQUEST,)), ("operator", (s.CMD_NODE_ENROL, s.CMD_PRICE_BOOK_APPLY)),
+        (
+            "platform",
+            (
+                s.CMD_ROOTS_SET,
+                s.CMD_DOMAIN_REGISTER,
+                s.CMD_CERTIFICATE_SUBMIT,
+                s.CMD_BALANCE_CREDIT,
+            ),
+        ),
+        ("platform", (s.USAGE_REQUEST,)),
+        ("operator", (s.CMD_NODE_ENROL, s.CMD_PRICE_BOOK_APPLY)),
         (f"node-{NODES[0]}", (s.usage_batch(NODES[0]),)),
     ):
         js = (await cage.login(user)).jetstream(timeout=5)
         for subject in subjects:
             for key in cage.keys.values():
                 for body in _told_in_clear(key):
-                    headers = {"ce-id": secrets.token_hex(8), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
+                    headers = {
+                        "ce-id": secrets.token_hex(8),
+                        "ce-source": canary.pem(key)["PKCS8"].replace("\n", ""),
+                    }
                     await js.publish(subject, body, headers=headers)
                     sent += 1
 
@@ -241,13 +269,25 @@ async def _in_clear(cage: Cage) -> None:
         identity = secrets.token_hex(8)
         sealed = box.seal(pair.key.encode(), submission_info(ACCOUNT, identity))
         order = SubmitCertificate(
-            domain=DOMAIN, account=ACCOUNT, submission_id=identity,
-            pairs=[SubmittedPair(certificate=pair.chain + pair.key, sealed_key=SealedKey(epoch=0, box=sealed))],
+            domain=DOMAIN,
+            account=ACCOUNT,
+            submission_id=identity,
+            pairs=[
+                SubmittedPair(
+                    certificate=pair.chain + pair.key, sealed_key=SealedKey(epoch=0, box=sealed)
+                )
+            ],
         )
         js = (await cage.login("platform")).jetstream(timeout=5)
-        await js.publish(s.CMD_CERTIFICATE_SUBMIT, order.encode(), headers={"ce-id": identity, "ce-source": "stranger"})
+        await js.publish(
+            s.CMD_CERTIFICATE_SUBMIT,
+            order.encode(),
+            headers={"ce-id": identity, "ce-source": "stranger"},
+        )
         settled = await cage.customer.settled(identity, limit=60)
-        assert settled.outcome is Outcome.REFUSED and "certificate.contains_key" in settled.codes, settled
+        assert settled.outcome is Outcome.REFUSED and "certificate.contains_key" in settled.codes, (
+            settled
+        )
 
 
 def _told_in_clear(key: canary.PrivateKey) -> list[bytes]:
@@ -256,14 +296,19 @@ def _told_in_clear(key: canary.PrivateKey) -> list[bytes]:
     told = json.dumps({"account": ACCOUNT, "private_key": pem})
     escaped = "".join(f"\\u{ord(character):04x}" for character in pem)
     return [
-        pem.encode(), told.encode(), json.dumps({"payload": told}).encode(), f'{{"key": "{escaped}"}}'.encode(),
-        json.dumps({"certificate": _base64(der)}).encode(), json.dumps({pem: der.hex()}).encode(),
+        pem.encode(),
+        told.encode(),
+        json.dumps({"payload": told}).encode(),
+        f'{{"key": "{escaped}"}}'.encode(),
+        json.dumps({"certificate": _base64(der)}).encode(),
+        json.dumps({pem: der.hex()}).encode(),
         _base64(pem.encode()).encode(),
     ]
 
 
 async def _crashes(cage: Cage) -> None:
-    """By SIGSEGV, as a bug would, and by SIGKILL: all that has a key in memory or a sealed one, while it is busy."""
+    """By SIGSEGV, as a bug would, and by SIGKILL: all that has a key in memory or a sealed one,
+    while it is busy."""
     for number in (signal.SIGSEGV, signal.SIGKILL):
         for name in ("validator", "config", "edge_sync", f"{NODES[0]}-agent", f"{NODES[1]}-nginx"):
             again = cage.ca.issue([DOMAIN], cage.keys["RSA"])
@@ -286,7 +331,16 @@ async def _disable(cage: Cage) -> None:
 
 
 Step = Callable[[Cage], Awaitable[None]]
-STEPS: list[Step] = [_upload, _refusals, _replace_under_load, _unloadable, _dead_letters, _in_clear, _crashes, _disable]
+STEPS: list[Step] = [
+    _upload,
+    _refusals,
+    _replace_under_load,
+    _unloadable,
+    _dead_letters,
+    _in_clear,
+    _crashes,
+    _disable,
+]
 
 
 def _base64(body: bytes) -> str:
@@ -298,7 +352,11 @@ def _bundle(cage: Cage, pair: Pair | None) -> bytes:
     fleet = FleetFile.read(Path(cage.platform.run["fleet_file"]))
     edge_sync = read_signer(cage.platform.data / "keys" / "edge_sync.ed25519", "edge_sync")
     bundle = Bundle(
-        domain=UNLOADABLE, account=ACCOUNT, revision=1 if pair else 2, epoch=fleet.epoch, settings=Settings(),
+        domain=UNLOADABLE,
+        account=ACCOUNT,
+        revision=1 if pair else 2,
+        epoch=fleet.epoch,
+        settings=Settings(),
         kind=BundleKind.HTTPS if pair else BundleKind.REMOVED,
         origin=Origin(scheme="http", host="127.0.0.1", port=9) if pair else None,
         pairs=[_bundle_pair(cage, fleet, pair)] if pair else [],
@@ -311,12 +369,17 @@ def _bundle_pair(cage: Cage, fleet: FleetFile, pair: Pair) -> BundlePair:
     epoch = SealingKey(fleet.epochs[fleet.epoch]).public()
     pair_id = "unloadable-pair"
     attestation = Attestation(
-        account=ACCOUNT, domains=[UNLOADABLE], pair_id=pair_id, leaf_fingerprint=pair.leaf,
+        account=ACCOUNT,
+        domains=[UNLOADABLE],
+        pair_id=pair_id,
+        leaf_fingerprint=pair.leaf,
         chain_hash=sha256(pair.chain.encode()).hexdigest(),
     )
     box = epoch.seal(pair.key.encode(), pair_info(ACCOUNT, pair_id, pair.leaf))
     return BundlePair(
-        pair_id=pair_id, chain=pair.chain, sealed_key=SealedKey(epoch=fleet.epoch, box=box),
+        pair_id=pair_id,
+        chain=pair.chain,
+        sealed_key=SealedKey(epoch=fleet.epoch, box=box),
         attestation=validator.sign(Purpose.ATTESTATION, attestation),
     )
 
@@ -325,7 +388,8 @@ def _bundle_pair(cage: Cage, fleet: FleetFile, pair: Pair) -> BundlePair:
 
 
 async def _search_what_runs(cage: Cage) -> None:
-    """Every row of every table, every message of every stream and bucket, every file of the nodes."""
+    """Every row of every table, every message of every stream and bucket, every file of the
+    nodes."""
     platform = cage.platform
     wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
@@ -334,24 +398,38 @@ async def _search_what_runs(cage: Cage) -> None:
 
 
 def _search_files(cage: Cage) -> list[str]:
-    """Every file below the data folder: logs, PostgreSQL's files and WAL, JetStream's blocks, what else there is."""
+    """Every file below the data folder: logs, PostgreSQL's files and WAL, JetStream's blocks, what
+    else there is."""
     data = cage.platform.data
     wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
     # By their folder: what each kind of file is known to hold, to show that they are read.
-    known = {"postgres/data/base/": DOMAIN, "postgres/data/pg_wal/": DOMAIN, "nats/store/": DOMAIN,
-             "logs/": "dead_letter", "nodes/": DOMAIN}
+    known = {
+        "postgres/data/base/": DOMAIN,
+        "postgres/data/pg_wal/": DOMAIN,
+        "nats/store/": DOMAIN,
+        "logs/": "dead_letter",
+        "nodes/": DOMAIN,
+    }
     seen: set[str] = set()
     found: list[str] = []
-    for path in sorted(path for path in data.rglob("*") if path.is_file() and not path.is_symlink()):
+    for path in sorted(
+        path for path in data.rglob("*") if path.is_file() and not path.is_symlink()
+    ):
         place = str(path.relative_to(data))
         content = path.read_bytes()
-        seen |= {start for start, word in known.items() if place.startswith(start) and word.encode() in content}
+        seen |= {
+            start
+            for start, word in known.items()
+            if place.startswith(start) and word.encode() in content
+        }
         if path.name == "core" or path.name.startswith("core."):
             found.append(f"{place} is a core file")
         for name, needles in wanted.items():
             found += [f"{place}: {name} {what}" for what in canary.found_in_file(needles, path)]
         if place.startswith("postgres/data/base/"):
             for name, key in cage.keys.items():
-                found += [f"{place}: {name} {what}" for what in canary.compressed_in_file(key, path)]
+                found += [
+                    f"{place}: {name} {what}" for what in canary.compressed_in_file(key, path)
+                ]
     assert seen == known.keys(), f"the search does not see the files of {known.keys() - seen}"
     return found

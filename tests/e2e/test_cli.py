@@ -51,10 +51,14 @@ async def test_a_domain_is_registered_shown_listed_and_removed(edgetls: Edgetls)
     assert done.code == 0, done.err
     domain = done.json["domain"]
     assert domain == "xn--bcher-kva.example.test"
-    shown, listed = await asyncio.gather(edgetls("domain", "show", domain, "--json"), edgetls("domain", "list"))
+    shown, listed = await asyncio.gather(
+        edgetls("domain", "show", domain, "--json"), edgetls("domain", "list")
+    )
     assert (shown.json["state"], shown.json["account"]) == ("disabled", ACCOUNT)
     assert domain in listed.out and "download" in listed.out
-    again = await edgetls("domain", "register", domain, "--type", "video", "--origin", "http://127.0.0.1:10", "--json")
+    again = await edgetls(
+        "domain", "register", domain, "--type", "video", "--origin", "http://127.0.0.1:10", "--json"
+    )
     assert again.code == 1
     assert [one["code"] for one in again.json["refusal"]] == ["domain.taken"]
     assert (await edgetls("domain", "remove", domain)).code == 0
@@ -64,7 +68,9 @@ async def test_a_domain_is_registered_shown_listed_and_removed(edgetls: Edgetls)
 
 
 async def test_a_service_type_that_has_no_https_is_refused_with_its_code(edgetls: Edgetls) -> None:
-    done = await edgetls("domain", "register", "t.example.test", "--type", "email", "--origin", "http://127.0.0.1:9")
+    done = await edgetls(
+        "domain", "register", "t.example.test", "--type", "email", "--origin", "http://127.0.0.1:9"
+    )
     assert done.code == 1
     assert "domain.service_type_unsupported" in done.err
 
@@ -81,7 +87,9 @@ async def test_a_pair_is_submitted_replaced_and_disabled(
     assert "live everywhere: revision" in told.out and f"on {NODES} nodes" in told.out
     assert {await handshake(place, domain, trusting) for place in nodes} == {first.leaf}
 
-    refused = await edgetls("submit", domain, *written(files, Pair(first.chain, second.key)), "--json")
+    refused = await edgetls(
+        "submit", domain, *written(files, Pair(first.chain, second.key)), "--json"
+    )
     assert refused.code == 1
     assert "key.mismatch" in [one["code"] for one in refused.json["refusal"]]
     assert {await handshake(place, domain, trusting) for place in nodes} == {first.leaf}
@@ -96,7 +104,13 @@ async def test_a_pair_is_submitted_replaced_and_disabled(
     assert all([await is_refused(place, domain) for place in nodes])
     history = await edgetls("history", domain, "--json")
     outcomes = [(entry["command"], entry["outcome"]) for entry in history.json["entries"]]
-    assert [outcome for _, outcome in outcomes] == ["applied", "applied", "refused", "applied", "applied"]
+    assert [outcome for _, outcome in outcomes] == [
+        "applied",
+        "applied",
+        "refused",
+        "applied",
+        "applied",
+    ]
     assert second.leaf not in history.out and "BEGIN" not in history.out
 
 
@@ -104,7 +118,10 @@ async def test_the_dry_run_finds_what_a_submission_would_and_changes_nothing(
     edgetls: Edgetls, ca: TestCa, files: Path
 ) -> None:
     domain = await registered(edgetls, "dry.example.test")
-    good, other = Pair(*ca.issue([domain], "ecdsa")), Pair(*ca.issue(["other.example.test"], "ecdsa"))
+    good, other = (
+        Pair(*ca.issue([domain], "ecdsa")),
+        Pair(*ca.issue(["other.example.test"], "ecdsa")),
+    )
     assert (await edgetls("check", domain, *written(files, good))).code == 0
     wrong = await edgetls("check", domain, *written(files, other))
     assert wrong.code == 1
@@ -112,7 +129,9 @@ async def test_the_dry_run_finds_what_a_submission_would_and_changes_nothing(
     assert (await edgetls("domain", "show", domain, "--json")).json["certificates"] == []
 
 
-async def test_a_der_file_is_told_how_to_become_pem(edgetls: Edgetls, ca: TestCa, files: Path) -> None:
+async def test_a_der_file_is_told_how_to_become_pem(
+    edgetls: Edgetls, ca: TestCa, files: Path
+) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -127,7 +146,9 @@ async def test_a_der_file_is_told_how_to_become_pem(edgetls: Edgetls, ca: TestCa
     assert "openssl x509 -inform DER" in finding["hint"]
 
 
-async def test_a_redirect_needs_https_and_is_set_by_name(edgetls: Edgetls, ca: TestCa, files: Path) -> None:
+async def test_a_redirect_needs_https_and_is_set_by_name(
+    edgetls: Edgetls, ca: TestCa, files: Path
+) -> None:
     domain = await registered(edgetls, "settings.example.test")
     early = await edgetls("settings", domain, "--redirect", "to_https", "--json")
     assert [one["code"] for one in early.json["refusal"]] == ["https.not_enabled"]
@@ -140,11 +161,17 @@ async def test_a_redirect_needs_https_and_is_set_by_name(edgetls: Edgetls, ca: T
 
 async def test_money_is_credited_once_a_reference_and_shown(edgetls: Edgetls) -> None:
     for _ in range(2):
-        done = await edgetls("balance", "credit", "12.50", "--currency", "USD", "--reference", "pay-1", "--json")
+        done = await edgetls(
+            "balance", "credit", "12.50", "--currency", "USD", "--reference", "pay-1", "--json"
+        )
         assert done.code == 0, done.err
-    other = await edgetls("balance", "credit", "1", "--currency", "USD", "--reference", "pay-1", "--json")
+    other = await edgetls(
+        "balance", "credit", "1", "--currency", "USD", "--reference", "pay-1", "--json"
+    )
     assert [one["code"] for one in other.json["refusal"]] == ["balance.reference_used"]
-    mixed = await edgetls("balance", "credit", "1", "--currency", "CNY", "--reference", "pay-2", "--json")
+    mixed = await edgetls(
+        "balance", "credit", "1", "--currency", "CNY", "--reference", "pay-2", "--json"
+    )
     assert [one["code"] for one in mixed.json["refusal"]] == ["balance.currency_differs"]
     limited = await edgetls("balance", "threshold", "20", "--currency", "USD", "--json")
     assert limited.code == 0 and Decimal(limited.json["threshold"]) == 20, limited.err
@@ -165,20 +192,30 @@ async def test_a_node_is_labelled_in_the_fleets_view_and_in_the_fleet_file(
 ) -> None:
     async def labels() -> dict[str, str]:
         view = (await edgetls("fleet", "show", "--json")).json
-        found: dict[str, str] = next(node["labels"] for node in view["nodes"] if node["node"] == "node-2")
+        found: dict[str, str] = next(
+            node["labels"] for node in view["nodes"] if node["node"] == "node-2"
+        )
         return found
 
-    done = await edgetls("fleet", "label", "node-2", "--label", "region=eu", "--label", "city=paris", "--json")
+    done = await edgetls(
+        "fleet", "label", "node-2", "--label", "region=eu", "--label", "city=paris", "--json"
+    )
     assert (done.code, done.json["labels"]) == (0, {"region": "eu", "city": "paris"})
     assert await labels() == {"region": "eu", "city": "paris"}
-    assert FleetFile.read(Path(platform.run["fleet_file"])).node("node-2").labels == {"region": "eu", "city": "paris"}
+    assert FleetFile.read(Path(platform.run["fleet_file"])).node("node-2").labels == {
+        "region": "eu",
+        "city": "paris",
+    }
     assert (await edgetls("fleet", "label", "node-2")).code == 0
     assert await labels() == {}
 
 
 async def test_the_fleet_is_shown_and_a_node_is_drained_and_returned(edgetls: Edgetls) -> None:
     async def states() -> dict[str, str]:
-        return {node["node"]: node["state"] for node in (await edgetls("fleet", "show", "--json")).json["nodes"]}
+        return {
+            node["node"]: node["state"]
+            for node in (await edgetls("fleet", "show", "--json")).json["nodes"]
+        }
 
     found = await states()
     assert found["node-1"] == found["node-2"] == "live"
@@ -197,7 +234,9 @@ async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
     pair = Pair(*ca.issue([domain], "ecdsa"))
     assert (await edgetls("submit", domain, *written(files, pair), "--wait")).code == 0
     folder = files / "extra"
-    enrolled = await edgetls("fleet", "enrol", "extra", "--folder", str(folder), "--label", "region=eu")
+    enrolled = await edgetls(
+        "fleet", "enrol", "extra", "--folder", str(folder), "--label", "region=eu"
+    )
     assert enrolled.code == 0, enrolled.err
     url = platform.run["nats_url"]
 
@@ -229,7 +268,9 @@ async def _not(holds: object) -> bool:
 
 
 async def test_the_running_topology_is_the_planned_one(edgetls: Edgetls) -> None:
-    planned, applied = await asyncio.gather(edgetls("topology", "plan", "--json"), edgetls("topology", "apply"))
+    planned, applied = await asyncio.gather(
+        edgetls("topology", "plan", "--json"), edgetls("topology", "apply")
+    )
     assert {change["action"] for change in planned.json} == {"same"}, planned.out
     assert applied.code == 0 and "nothing differs" in applied.out
 
@@ -245,7 +286,9 @@ async def test_events_come_in_order_as_lines_of_json(edgetls: Edgetls) -> None:
     assert all("BEGIN" not in line for line in done.out.splitlines())
 
 
-async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(edgetls: Edgetls, customer: Client) -> None:
+async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(
+    edgetls: Edgetls, customer: Client
+) -> None:
     await customer._reach.client.jetstream().publish(
         s.CMD_HTTPS_DISABLE, b'{"domain": 1}', headers={"ce-id": "broken-1", "ce-source": "test"}
     )
@@ -269,23 +312,36 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(edgetls: Edget
     assert [one["code"] for one in gone.json["refusal"]] == ["dead.unknown"]
 
 
-async def test_a_login_that_is_refused_is_one_line(edgetls: Edgetls, files: Path, platform: Platform) -> None:
+async def test_a_login_that_is_refused_is_one_line(
+    edgetls: Edgetls, files: Path, platform: Platform
+) -> None:
     from clients.fleet.keys import ensure_nkey
 
     ensure_nkey(files / "stranger.nk")
     done = await edgetls(
-        "domain", "list", "--nats-url", platform.run["nats_url"], "--seed-file", str(files / "stranger.nk")
+        "domain",
+        "list",
+        "--nats-url",
+        platform.run["nats_url"],
+        "--seed-file",
+        str(files / "stranger.nk"),
     )
     assert done.code == 2
     assert "refused the login" in done.err and "Traceback" not in done.err
 
 
-async def test_finance_reads_balances_and_orders_nothing(edgetls: Edgetls, platform: Platform) -> None:
+async def test_finance_reads_balances_and_orders_nothing(
+    edgetls: Edgetls, platform: Platform
+) -> None:
     as_finance = (
-        "--nats-url", platform.run["nats_url"], "--seed-file", platform.run["credentials"]["finance"], "--user",
-        "finance", "--patience", "2",
+        "--nats-url",
+        platform.run["nats_url"],
+        "--seed-file",
+        platform.run["credentials"]["finance"],
+        "--user",
+        "finance",
+        "--patience",
+        "2",
     )
     assert (await edgetls("usage", *as_finance)).code == 0
     assert (await edgetls("domain", "list", *as_finance)).code == 3
-
-

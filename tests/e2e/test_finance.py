@@ -35,61 +35,106 @@ def money(platform: Platform) -> Edgetls:
 
 @pytest.fixture(scope="module")
 async def hour(platform: Platform, money: Edgetls) -> AsyncIterator[datetime]:
-    """The hour of REQUESTS requests that are charged to MONEY, which was credited 5; one more of nobody's domain."""
-    done = await money("domain", "register", DOMAIN, "--type", "download", "--origin", "http://127.0.0.1:9")
+    """The hour of REQUESTS requests that are charged to MONEY, which was credited 5; one more of
+    nobody's domain."""
+    done = await money(
+        "domain", "register", DOMAIN, "--type", "download", "--origin", "http://127.0.0.1:9"
+    )
     assert done.code == 0, done.err
     assert (await money("balance", "credit", "5", "--reference", "top-up-1")).code == 0
     at = datetime.now(UTC) + timedelta(minutes=2)  # past the minute that the owner begins with
-    reach = await Reach.open(platform.run["nats_url"], Path(platform.run["credentials"]["platform"]), "platform", 10)
+    reach = await Reach.open(
+        platform.run["nats_url"], Path(platform.run["credentials"]["platform"]), "platform", 10
+    )
     for number in range(REQUESTS + 1):
-        request = HttpsRequest(id=new_id(), source="e2e", time=at, domain=DOMAIN if number else STRANGER, bytes=7,
-                               status=200, node="node-1")
-        await reach.publish(outgoing(s.USAGE_REQUEST, request, source="e2e", about=DOMAIN, at=at, dedupe=False))
+        request = HttpsRequest(
+            id=new_id(),
+            source="e2e",
+            time=at,
+            domain=DOMAIN if number else STRANGER,
+            bytes=7,
+            status=200,
+            node="node-1",
+        )
+        await reach.publish(
+            outgoing(s.USAGE_REQUEST, request, source="e2e", about=DOMAIN, at=at, dedupe=False)
+        )
     await reach.close()
     begin = at.replace(minute=0, second=0, microsecond=0)
 
     async def charged() -> bool:
-        if begin > datetime.now(UTC):  # in the last minutes of an hour the next one cannot be closed yet
+        if begin > datetime.now(
+            UTC
+        ):  # in the last minutes of an hour the next one cannot be closed yet
             return False
         end = (begin + timedelta(hours=1)).isoformat()
         assert (await money("hour", "close", "--until", end)).code == 0
         rows = (await money("charges", "--to", end, "--json")).json
         return sum(row["requests"] for row in rows) == REQUESTS
 
-    await until(charged, "all requests are charged", limit=30 + max(0.0, (begin - datetime.now(UTC)).total_seconds()))
+    await until(
+        charged,
+        "all requests are charged",
+        limit=30 + max(0.0, (begin - datetime.now(UTC)).total_seconds()),
+    )
     yield begin
 
 
 def since(hour: datetime) -> list[str]:
-    return ["--from", (hour - timedelta(days=1)).isoformat(), "--to", (hour + timedelta(hours=1)).isoformat()]
+    return [
+        "--from",
+        (hour - timedelta(days=1)).isoformat(),
+        "--to",
+        (hour + timedelta(hours=1)).isoformat(),
+    ]
 
 
 async def test_usage_charges_statement_and_views_say_the_same(
     platform: Platform, money: Edgetls, hour: datetime
 ) -> None:
-    usage = (await money("usage", *since(hour), "--granularity", "month", "--zone", "Asia/Shanghai", "--json")).json
-    assert [(row["by"], row["key"], row["https_requests"]) for row in usage] == [("domain", DOMAIN, REQUESTS)]
+    usage = (
+        await money(
+            "usage", *since(hour), "--granularity", "month", "--zone", "Asia/Shanghai", "--json"
+        )
+    ).json
+    assert [(row["by"], row["key"], row["https_requests"]) for row in usage] == [
+        ("domain", DOMAIN, REQUESTS)
+    ]
     charges = (await money("charges", *since(hour), "--json")).json
     assert sum(Decimal(row["amount"]) for row in charges) == COST
     statement = (await money("statement", f"{hour:%Y-%m}", "--json")).json
     totals = {name: Decimal(value) for name, value in statement["totals"].items()}
-    assert (totals["opening"], totals["credits"], totals["charges"], totals["closing"]) == (0, 5, -COST, 5 - COST)
+    assert (totals["opening"], totals["credits"], totals["charges"], totals["closing"]) == (
+        0,
+        5,
+        -COST,
+        5 - COST,
+    )
     assert not statement["final"]
     connection = await asyncpg.connect(platform.run["postgres"]["finance"], timeout=5)
     view = await connection.fetchrow(
         "select (select sum(cost) from finance.charges where account = $1) as cost,"
         " (select sum(https_requests) from finance.usage_hours where account = $1) as used,"
-        " (select ledger from finance.balances where account = $1) as balance", MONEY,
+        " (select ledger from finance.balances where account = $1) as balance",
+        MONEY,
     )
     await connection.close()
     assert tuple(view) == (COST, REQUESTS, 5 - COST)
 
 
-async def test_files_of_every_form_have_the_whole_ledger(money: Edgetls, hour: datetime, tmp_path: Path) -> None:
-    wanted = {"charges.csv": [], "charges.parquet": ["--format", "parquet"], "focus.csv": ["--focus"],
-              "focus.parquet": ["--focus", "--format", "parquet"]}
+async def test_files_of_every_form_have_the_whole_ledger(
+    money: Edgetls, hour: datetime, tmp_path: Path
+) -> None:
+    wanted = {
+        "charges.csv": [],
+        "charges.parquet": ["--format", "parquet"],
+        "focus.csv": ["--focus"],
+        "focus.parquet": ["--focus", "--format", "parquet"],
+    }
     for name, options in wanted.items():
-        done = await money("charges", *since(hour), "--credits", *options, "--output", str(tmp_path / name))
+        done = await money(
+            "charges", *since(hour), "--credits", *options, "--output", str(tmp_path / name)
+        )
         assert done.code == 0, done.err
         assert f"rows in {tmp_path / name}" in done.out
     column = {"charges": "amount", "focus": "BilledCost"}
@@ -100,7 +145,9 @@ async def test_files_of_every_form_have_the_whole_ledger(money: Edgetls, hour: d
     assert list(faults(_csv(tmp_path / "focus.csv"))) == []
 
 
-async def test_a_statement_is_a_table_a_file_and_focus(money: Edgetls, hour: datetime, tmp_path: Path) -> None:
+async def test_a_statement_is_a_table_a_file_and_focus(
+    money: Edgetls, hour: datetime, tmp_path: Path
+) -> None:
     shown = await money("statement", f"{hour:%Y-%m}")
     assert shown.code == 0, shown.err
     assert "not final yet" in shown.out and "top-up-1" in shown.out and "4.9998" in shown.out
@@ -108,12 +155,16 @@ async def test_a_statement_is_a_table_a_file_and_focus(money: Edgetls, hour: dat
     assert (await money("statement", f"{hour:%Y-%m}", "--by", "hour", "-o", str(file))).code == 0
     rows = _csv(file)
     assert [row["kind"] for row in rows] == ["opening", "credit", "charge", "closing"]
-    assert sum(Decimal(row["amount"]) for row in rows[:-1]) == Decimal(rows[-1]["amount"]) == 5 - COST
+    assert (
+        sum(Decimal(row["amount"]) for row in rows[:-1]) == Decimal(rows[-1]["amount"]) == 5 - COST
+    )
     focus = await money("statement", f"{hour:%Y-%m}", "--focus")
     assert focus.code == 0 and focus.out.startswith("AvailabilityZone,BilledCost,")
 
 
-async def test_usage_of_a_domain_that_nobody_registered_is_shown_as_such(money: Edgetls, hour: datetime) -> None:
+async def test_usage_of_a_domain_that_nobody_registered_is_shown_as_such(
+    money: Edgetls, hour: datetime
+) -> None:
     rows = (await money("usage", *since(hour), "--unattributed", "--json")).json
     assert {row["key"]: row["https_requests"] for row in rows}[STRANGER] == 1
 
@@ -121,14 +172,28 @@ async def test_usage_of_a_domain_that_nobody_registered_is_shown_as_such(money: 
 async def test_finance_may_take_it_all_with_its_own_login(
     platform: Platform, money: Edgetls, hour: datetime
 ) -> None:
-    login = ("--nats-url", platform.run["nats_url"], "--seed-file", platform.run["credentials"]["finance"],
-             "--user", "finance", "--patience", "3")
-    for words in (("statement",), ("charges", "--all-accounts", "--focus"), ("usage", "--all-accounts")):
+    login = (
+        "--nats-url",
+        platform.run["nats_url"],
+        "--seed-file",
+        platform.run["credentials"]["finance"],
+        "--user",
+        "finance",
+        "--patience",
+        "3",
+    )
+    for words in (
+        ("statement",),
+        ("charges", "--all-accounts", "--focus"),
+        ("usage", "--all-accounts"),
+    ):
         assert (await money(*words, *login)).code == 0
     assert (await money("balance", "credit", "1", *login)).code == 3
 
 
-async def test_what_is_no_zone_no_month_and_no_place_is_said_in_one_line(money: Edgetls, tmp_path: Path) -> None:
+async def test_what_is_no_zone_no_month_and_no_place_is_said_in_one_line(
+    money: Edgetls, tmp_path: Path
+) -> None:
     for words, said in (
         (("usage", "--zone", "Mars/Olympus"), "there is no time zone 'Mars/Olympus'"),
         (("statement", "2026-13"), "month"),

@@ -1,4 +1,5 @@
-"""The first start in production, with the commands of docs/operations.md: nothing but the operator makes the fleet."""
+"""The first start in production, with the commands of docs/operations.md: nothing but the operator
+makes the fleet."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ async def _nobody(*_: Any) -> list[str]:
 async def test_the_operators_commands_alone_bring_a_fleet_to_life(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = scratch / "first"  # of no other test: a fleet file that was used before would start another epoch
+    data = (
+        scratch / "first"
+    )  # of no other test: a fleet file that was used before would start another epoch
     monkeypatch.setattr(embedded, "announce", _nobody)
     monkeypatch.setattr(embedded, "repeat", _nobody)
     running = embedded.Platform(data, nodes=1, start_seconds=120)
@@ -42,7 +45,12 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
         trust = await edgetls("fleet", "trust", "--json")
         assert trust.code == 0, trust.err
         assert (trust.json["serial"], trust.json["done"]) == (1, "published")
-        assert {key["purpose"] for key in trust.json["keys"]} == {"submission", "validator", "edge_sync", "billing"}
+        assert {key["purpose"] for key in trust.json["keys"]} == {
+            "submission",
+            "validator",
+            "edge_sync",
+            "billing",
+        }
         rotated = await edgetls("fleet", "rotate", "--json")
         assert rotated.code == 0 and rotated.json["epoch"] == 1, rotated.err
         enrolled = await edgetls("fleet", "enrol", "node-1")

@@ -1,4 +1,5 @@
-"""A hostile node, and whoever holds the broker: what is not signed is dropped, and the other node serves on."""
+"""A hostile node, and whoever holds the broker: what is not signed is dropped, and the other node
+serves on."""
 
 from __future__ import annotations
 
@@ -39,7 +40,13 @@ class Scene:
     """A domain that both nodes serve, and another one of the hostile node's liking."""
 
     def __init__(
-        self, platform: Platform, customer: Client, login: Logins, domain: str, other: str, pair: Pair
+        self,
+        platform: Platform,
+        customer: Client,
+        login: Logins,
+        domain: str,
+        other: str,
+        pair: Pair,
     ) -> None:
         self.platform, self.customer, self.login = platform, customer, login
         self.domain, self.other, self.pair = domain, other, pair
@@ -60,16 +67,21 @@ class Scene:
     async def stored(self, domain: str) -> bytes:
         """The signed bundle in the bucket."""
         js = (await self.login("searcher")).jetstream(timeout=5)
-        message = await js.get_msg(BUNDLES, subject=s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)))
+        message = await js.get_msg(
+            BUNDLES, subject=s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain))
+        )
         return message.data or b""
 
     async def serves_on(self) -> None:
-        """The victim serves what it served, is in sync, and counts to the last request what it is asked now."""
+        """The victim serves what it served, is in sync, and counts to the last request what it is
+        asked now."""
         assert await handshake(self.victim, self.domain, self.context) == self.pair.leaf
         assert await is_refused(self.victim, "evil.test")
         before = await self._counted()
         assert await send_requests([self.victim], [self.domain], self.context, 40) == []
-        await until(lambda: self._grown(before, 40), "40 requests are counted and confirmed", limit=20)
+        await until(
+            lambda: self._grown(before, 40), "40 requests are counted and confirmed", limit=20
+        )
         await until(self._in_sync, "the victim is live and in sync", limit=20)
 
     async def _grown(self, before: int, more: int) -> bool:
@@ -78,9 +90,17 @@ class Scene:
         logs = [log for log in await self.customer.logs() if log.node == VICTIM]
         told = {log.log: log.confirmed_to for log in (await self.status()).logs}
         folder = self.platform.data / "nodes" / VICTIM / "usage"
-        sizes = {path.stem: path.stat().st_size for path in folder.glob("*.log") if not path.is_symlink()}
-        assert all(told.get(log, 0) <= size for log, size in sizes.items()), "more is confirmed than was logged"
-        return counted == more and told == sizes and all(log.stored_to == sizes.get(log.log) for log in logs)
+        sizes = {
+            path.stem: path.stat().st_size for path in folder.glob("*.log") if not path.is_symlink()
+        }
+        assert all(told.get(log, 0) <= size for log, size in sizes.items()), (
+            "more is confirmed than was logged"
+        )
+        return (
+            counted == more
+            and told == sizes
+            and all(log.stored_to == sizes.get(log.log) for log in logs)
+        )
 
     async def _counted(self) -> int:
         now = datetime.now(UTC)
@@ -91,7 +111,9 @@ class Scene:
 
     async def _in_sync(self) -> bool:
         view = await ask(await self.login("operator"), s.RPC_FLEET_SHOW, Nothing(), FleetView)
-        return any(node.node == VICTIM and node.state == "live" and node.in_sync for node in view.nodes)
+        return any(
+            node.node == VICTIM and node.state == "live" and node.in_sync for node in view.nodes
+        )
 
     async def status(self) -> NodeStatus:
         return parse(NodeStatus, await heard(await self.login("edge_sync"), s.edge_status(VICTIM)))
@@ -119,12 +141,16 @@ async def heard(client: Connection, subject: str) -> bytes:
 
 
 @pytest.fixture
-async def scene(platform: Platform, customer: Client, ca: TestCa, login: Logins) -> AsyncIterator[Scene]:
+async def scene(
+    platform: Platform, customer: Client, ca: TestCa, login: Logins
+) -> AsyncIterator[Scene]:
     tag = secrets.token_hex(3)
     domain, other = f"www.victim-{tag}.test", f"www.other-{tag}.test"
     async with Origin() as origin:
         for name in (domain, other):
-            ordered = await customer.register(name, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}")
+            ordered = await customer.register(
+                name, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}"
+            )
             assert (await customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
         made = Scene(platform, customer, login, other, domain, Pair(*ca.issue([other], "ecdsa")))
         await made.uploads(made.pair)
@@ -154,35 +180,54 @@ async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(sce
         (bundles, {"last_by_subj": s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.other))}),
         (bundles, {"seq": 1, "batch": 50, "next_by_subj": ">"}),
         (bundles, {"no": "question"}),
-        *((f"{s.direct_get(KEYRINGS)}.{s.kv_subject(s.BUCKET_KEYRINGS, key)}", {})
-          for key in (s.keyring_node(HOSTILE), s.KEYRING_TRUST, s.KEYRING_SEALING, "epoch.1")),
+        *(
+            (f"{s.direct_get(KEYRINGS)}.{s.kv_subject(s.BUCKET_KEYRINGS, key)}", {})
+            for key in (s.keyring_node(HOSTILE), s.KEYRING_TRUST, s.KEYRING_SEALING, "epoch.1")
+        ),
         (s.usage_batch(HOSTILE), {"garbage": True}),
-        (s.RPC_EDGE_DIGEST, {"bucket": None}), (s.RPC_EDGE_DIGEST, {"x": 1}),
+        (s.RPC_EDGE_DIGEST, {"bucket": None}),
+        (s.RPC_EDGE_DIGEST, {"x": 1}),
     ]
-    targets = [scene.live, f"{s.EDGE_LIVE_PREFIX}test.evil", s.EDGE_CHECKPOINT, s.edge_confirmed(VICTIM),
-               s.edge_status(VICTIM), s.usage_batch(VICTIM)]
+    targets = [
+        scene.live,
+        f"{s.EDGE_LIVE_PREFIX}test.evil",
+        s.EDGE_CHECKPOINT,
+        s.edge_confirmed(VICTIM),
+        s.edge_status(VICTIM),
+        s.usage_batch(VICTIM),
+    ]
     before = {kind: scene.dropped(*kind) for kind in DROPPED}
     for subject, body in questions:
         for target in targets:
             await hostile.publish(subject, json.dumps(body).encode(), reply=target)
     await hostile.flush()
     for kind, count in before.items():
-        await until(lambda kind=kind, count=count: scene.dropped(*kind) > count, f"the victim drops: {kind}")
+        await until(
+            lambda kind=kind, count=count: scene.dropped(*kind) > count, f"the victim drops: {kind}"
+        )
     await scene.serves_on()
 
 
-DROPPED = (("feed.dropped", "bundle"), ("feed.dropped", "checkpoint"), ("usage.dropped", "confirmation"))
+DROPPED = (
+    ("feed.dropped", "bundle"),
+    ("feed.dropped", "checkpoint"),
+    ("usage.dropped", "confirmation"),
+)
 
 
 async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_stream(
     scene: Scene, ca: TestCa
 ) -> None:
-    """What stands in another bucket, at just the places that come next in that of the bundles: the trust document, and
-    the sealing word where edge_sync said it meanwhile."""
+    """What stands in another bucket, at just the places that come next in that of the bundles: the
+    trust document, and the sealing word where edge_sync said it meanwhile."""
     hostile, victim = await scene.login(f"node-{HOSTILE}"), await scene.login(f"node-{VICTIM}")
-    trust, sealing = (s.kv_subject(s.BUCKET_KEYRINGS, key) for key in (s.KEYRING_TRUST, s.KEYRING_SEALING))
+    trust, sealing = (
+        s.kv_subject(s.BUCKET_KEYRINGS, key) for key in (s.KEYRING_TRUST, s.KEYRING_SEALING)
+    )
     put = (await scene.login("edge_sync")).jetstream(timeout=5)
-    document = (await (await scene.login("searcher")).jetstream(timeout=5).get_msg(KEYRINGS, subject=trust)).data
+    document = (
+        await (await scene.login("searcher")).jetstream(timeout=5).get_msg(KEYRINGS, subject=trust)
+    ).data
     arrived: set[int] = set()
 
     async def note(message: Msg) -> None:
@@ -190,15 +235,25 @@ async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_st
 
     await victim.subscribe(f"{s.EDGE_LIVE_PREFIX}test.evil", cb=note)
     await victim.flush()
-    place, end, bundle = (await put.publish(trust, document or b"")).seq, 0, await scene.stored(scene.other)
-    while end < place + 20:  # edge_sync says its word every few seconds, also while the victim follows
-        end = (await put.publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.other)), bundle)).seq
+    place, end, bundle = (
+        (await put.publish(trust, document or b"")).seq,
+        0,
+        await scene.stored(scene.other),
+    )
+    while (
+        end < place + 20
+    ):  # edge_sync says its word every few seconds, also while the victim follows
+        end = (
+            await put.publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.other)), bundle)
+        ).seq
     await until(lambda: _stands_at(scene, end), "the victim has followed")
     while place < end + 20:
         place = (await put.publish(trust, document or b"", timeout=5)).seq
         if place > end:
             for key in (sealing, trust):
-                await hostile.publish(f"{s.direct_get(KEYRINGS)}.{key}", b"", reply=f"{s.EDGE_LIVE_PREFIX}test.evil")
+                await hostile.publish(
+                    f"{s.direct_get(KEYRINGS)}.{key}", b"", reply=f"{s.EDGE_LIVE_PREFIX}test.evil"
+                )
             await until(lambda place=place: place in arrived, "the reply comes to the victim")
     assert arrived >= set(range(end + 1, end + 21))
     assert await _stands_at(scene, end)
@@ -220,7 +275,12 @@ async def test_a_hostile_node_speaks_on_no_subject_of_others(scene: Scene) -> No
     for subject in (s.EDGE_LIVE_ALL, s.edge_confirmed(VICTIM)):
         await victim.subscribe(subject, cb=note)
     await victim.flush()
-    for subject in (scene.live, s.EDGE_CHECKPOINT, s.edge_confirmed(VICTIM), s.edge_confirmed(HOSTILE)):
+    for subject in (
+        scene.live,
+        s.EDGE_CHECKPOINT,
+        s.edge_confirmed(VICTIM),
+        s.edge_confirmed(HOSTILE),
+    ):
         assert subject not in mine
         for body in (b"garbage", bundle, checkpoint, _tampered(bundle, revision=10**9)):
             await hostile.publish(subject, body, headers={"hostile": "yes"})
@@ -241,17 +301,34 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
 
     before = {kind: scene.dropped(*kind) for kind in DROPPED}
     sequence = parse(Checkpoint, parse(Signed, checkpoint).payload.encode()).sequence
-    for body in (b"garbage", b"{}", bundle, _tampered(checkpoint, sequence=sequence + 1000, root="0" * 64),
-                 _forged(checkpoint, Purpose.CHECKPOINT, incarnation="another"), checkpoint):
+    for body in (
+        b"garbage",
+        b"{}",
+        bundle,
+        _tampered(checkpoint, sequence=sequence + 1000, root="0" * 64),
+        _forged(checkpoint, Purpose.CHECKPOINT, incarnation="another"),
+        checkpoint,
+    ):
         await edge_sync.publish(s.EDGE_CHECKPOINT, body)
     far = log.end + 10**6
-    for body in (b"garbage", checkpoint, _tampered(confirmation, end=far),
-                 _forged(confirmation, Purpose.CONFIRMATION, end=far), confirmation):
+    for body in (
+        b"garbage",
+        checkpoint,
+        _tampered(confirmation, end=far),
+        _forged(confirmation, Purpose.CONFIRMATION, end=far),
+        confirmation,
+    ):
         await billing.publish(s.edge_confirmed(VICTIM), body)
     revision = parse(Bundle, parse(Signed, bundle).payload.encode()).revision
     put = edge_sync.jetstream(timeout=5)
-    for body in (b"garbage", foreign, _tampered(bundle, revision=revision + 1000, kind="http_only", pairs=[]),
-                 _forged(bundle, Purpose.BUNDLE, revision=revision + 1000, kind="removed", pairs=[], origin=None)):
+    for body in (
+        b"garbage",
+        foreign,
+        _tampered(bundle, revision=revision + 1000, kind="http_only", pairs=[]),
+        _forged(
+            bundle, Purpose.BUNDLE, revision=revision + 1000, kind="removed", pairs=[], origin=None
+        ),
+    ):
         await put.publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(scene.domain)), body)
     for (event, what), count in before.items():
         await until(
@@ -260,7 +337,8 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
         )
     for node in nodes:
         assert await handshake(node, scene.domain, scene.context) == scene.pair.leaf
-    # The bucket holds a forgery now: what is truly signed next, at its own revision, is taken all the same.
+    # The bucket holds a forgery now: what is truly signed next, at its own revision, is taken all
+    # the same.
     await scene.uploads(Pair(*ca.issue([scene.domain], "ecdsa")))
     await scene.serves_on()
 

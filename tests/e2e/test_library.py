@@ -64,7 +64,9 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
         await serve(platform, nodes, domain, first)
     taken = await edgetls("cert", "store", "wild", *written(files, second), "--json")
     assert [one["code"] for one in taken.json["refusal"]] == ["certificate.name_taken"]
-    done = await edgetls("cert", "store", "wild", *written(files, second), "--overwrite", "--wait", "--json")
+    done = await edgetls(
+        "cert", "store", "wild", *written(files, second), "--overwrite", "--wait", "--json"
+    )
     assert {one["domain"] for one in done.json["followed"]} == set(domains), done.err
     for domain in domains:
         await serve(platform, nodes, domain, second)
@@ -72,17 +74,26 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
     await serve(platform, nodes, domains[0], first)
     fits = await edgetls("cert", "fits", "wild", "--json")
     assert [view["domain"] for view in fits.json] == domains
-    listed = await edgetls("domain", "list", "--all-accounts", "--served-by", _as_openssl(fits.json[1]), "--json")
+    listed = await edgetls(
+        "domain", "list", "--all-accounts", "--served-by", _as_openssl(fits.json[1]), "--json"
+    )
     assert [view["domain"] for view in listed.json] == [domains[1]]
     told = await edgetls("account", "history", "--json")
     assert [one["certificate"] for one in told.json["entries"]][:3] == ["wild"] * 3
     last = await edgetls("history", domains[0], "--limit", "1", "--json")
     again = await edgetls("history", domains[0], "--after", str(last.json["next"]), "--json")
-    assert last.json["entries"][0]["command"] not in [one["command"] for one in again.json["entries"]]
+    assert last.json["entries"][0]["command"] not in [
+        one["command"] for one in again.json["entries"]
+    ]
     usage = await edgetls("cert", "usage", "wild", "--json")
-    assert [(use["domain"], use["current"]) for use in usage.json] == [(domains[0], False), (domains[1], True)]
+    assert [(use["domain"], use["current"]) for use in usage.json] == [
+        (domains[0], False),
+        (domains[1], True),
+    ]
     refused = await edgetls("cert", "delete", "wild", "--json")
-    assert refused.code == 1 and all(domain in refused.json["refusal"][0]["message"] for domain in domains)
+    assert refused.code == 1 and all(
+        domain in refused.json["refusal"][0]["message"] for domain in domains
+    )
     for domain in domains:
         assert (await edgetls("disable", domain)).code == 0
     shown, listed = await edgetls("cert", "show", "wild"), await edgetls("cert", "list")
@@ -136,7 +147,17 @@ async def test_settings_are_previewed_and_changed_from_the_command_line(
     assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
     pair = Pair(*ca.issue([domain], "ecdsa"))
     assert (await edgetls("submit", domain, *written(files, pair))).code == 0
-    words = ("settings", domain, "--http2", "on", "--tls-min", "1.3", "--hsts", "600", "--hsts-subdomains")
+    words = (
+        "settings",
+        domain,
+        "--http2",
+        "on",
+        "--tls-min",
+        "1.3",
+        "--hsts",
+        "600",
+        "--hsts-subdomains",
+    )
     tried = await edgetls(*words, "--dry-run")
     assert tried.code == 0 and "settings.http2" in tried.out and "applied" in tried.out
     assert "HTTP/2 off" in (await edgetls("domain", "show", domain)).out

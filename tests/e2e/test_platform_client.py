@@ -24,7 +24,9 @@ async def _applied(customer: Client, domain: str) -> None:
     assert (await customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
 
 
-async def test_who_missed_the_event_is_told_by_config(platform: Platform, customer: Client, ca: TestCa) -> None:
+async def test_who_missed_the_event_is_told_by_config(
+    platform: Platform, customer: Client, ca: TestCa
+) -> None:
     await _applied(customer, "missed.example.test")
     chain, key = ca.issue(["missed.example.test"], "ecdsa")
     ordered = await customer.submit("missed.example.test", ACCOUNT, chain, key)
@@ -32,7 +34,11 @@ async def test_who_missed_the_event_is_told_by_config(platform: Platform, custom
     run = platform.run
     async with await connect(run["nats_url"], Path(run["credentials"]["platform"])) as late:
         asked = await late.settled(ordered.command_id)
-    assert (asked.outcome, asked.revision, asked.domain) == (heard.outcome, heard.revision, heard.domain)
+    assert (asked.outcome, asked.revision, asked.domain) == (
+        heard.outcome,
+        heard.revision,
+        heard.domain,
+    )
 
 
 async def test_every_kind_of_command_can_be_asked_for_when_its_event_is_lost(
@@ -53,9 +59,13 @@ async def test_a_command_that_nobody_knows_is_not_waited_for_in_vain(customer: C
 
 
 async def test_the_same_command_twice_is_carried_out_once(customer: Client) -> None:
-    first = await customer.register("twice.example.test", ACCOUNT, "video", ORIGIN, command_id="twice-1")
+    first = await customer.register(
+        "twice.example.test", ACCOUNT, "video", ORIGIN, command_id="twice-1"
+    )
     settled = await customer.settled(first.command_id)
-    second = await customer.register("twice.example.test", ACCOUNT, "video", ORIGIN, command_id="twice-1")
+    second = await customer.register(
+        "twice.example.test", ACCOUNT, "video", ORIGIN, command_id="twice-1"
+    )
     assert second.sequence == first.sequence
     assert (await customer.settled(second.command_id)).revision == settled.revision
 
@@ -81,11 +91,15 @@ async def test_progress_is_told_until_every_node_serves(customer: Client, ca: Te
 
 
 async def test_a_revision_that_never_comes_is_unreachable_after_the_limit(customer: Client) -> None:
-    with pytest.raises(Unreachable, match=r"not live everywhere at revision 999999999 after 0\.5 s"):
+    with pytest.raises(
+        Unreachable, match=r"not live everywhere at revision 999999999 after 0\.5 s"
+    ):
         await customer.converged("progress.example.test", 999_999_999, limit=0.5)
 
 
-async def test_events_are_caught_up_and_followed_without_a_hole_or_a_double(customer: Client) -> None:
+async def test_events_are_caught_up_and_followed_without_a_hole_or_a_double(
+    customer: Client,
+) -> None:
     since = await customer.last_event() + 1
     await _applied(customer, "stream-0.example.test")
     found: list[Event] = []
@@ -117,7 +131,9 @@ async def test_from_now_on_means_what_comes_after(customer: Client) -> None:
     assert first.result().about.startswith("now-")
 
 
-async def test_a_key_in_clear_never_leaves(customer: Client, ca: TestCa, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_in_clear_never_leaves(
+    customer: Client, ca: TestCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[bytes] = []
     publish = customer._reach.client.publish
 

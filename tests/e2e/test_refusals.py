@@ -1,4 +1,5 @@
-"""Every command that is refused ends with 1 and says why: one JSON value, with what was found in full."""
+"""Every command that is refused ends with 1 and says why: one JSON value, with what was found in
+full."""
 
 from __future__ import annotations
 
@@ -29,62 +30,109 @@ def files(scratch: Path, platform: Platform) -> Path:
         (folder / f"{name}.pem").write_text(pair.chain)
         (folder / f"{name}.key").write_text(pair.key)
     (folder / "junk").write_text("neither PEM nor a price book")
-    (folder / "prices.json").write_text(json.dumps({"prices": [
-        {"id": f"list-{currency.lower()}", "currency": currency, "tiers": [{"price": "9"}]}
-        for currency in ("CNY", "USD")
-    ]}))
+    (folder / "prices.json").write_text(
+        json.dumps(
+            {
+                "prices": [
+                    {
+                        "id": f"list-{currency.lower()}",
+                        "currency": currency,
+                        "tiers": [{"price": "9"}],
+                    }
+                    for currency in ("CNY", "USD")
+                ]
+            }
+        )
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 async def lived(platform: Platform, files: Path) -> None:
-    """A domain with HTTPS by a stored certificate, one without, and one that the certificate does not cover."""
+    """A domain with HTTPS by a stored certificate, one without, and one that the certificate does
+    not cover."""
     edgetls = Edgetls(platform.data)
     for domain in (LIVE, FREE, ELSEWHERE):
         assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
     assert (await edgetls("cert", "store", KEPT, *_pair(files, "good"))).code == 0
     assert (await edgetls("cert", "deploy", KEPT, LIVE)).code == 0
-    assert (await edgetls("balance", "credit", "1", "--currency", "USD", "--account", "refused-usd")).code == 0
+    assert (
+        await edgetls("balance", "credit", "1", "--currency", "USD", "--account", "refused-usd")
+    ).code == 0
 
 
 def _pair(folder: Path, name: str) -> list[str]:
     return ["--cert", str(folder / f"{name}.pem"), "--key", str(folder / f"{name}.key")]
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["domain", "register", "foo_bar.refusals.test", *ORIGIN], "position 4"),
-    (["domain", "register", "foo_bar.refusals.test", *ORIGIN, "--dry-run"], "position 4"),
-    (["domain", "register", "*.refusals.test", *ORIGIN, "--account", "other"], "another account holds one of them"),
-    (["domain", "register", FREE, "--type", "mining", "--origin", "http://127.0.0.1:9"], "service_type_unsupported"),
-    (["domain", "remove", "no.refusals.test"], "domain.unknown"), (["domain", "show", "no.refusals.test"], "unknown"),
-    (["history", "never.refusals.test"], "domain.unknown"), (["disable", "no.refusals.test"], "domain.unknown"),
-    (["disable", "no.refusals.test", "--dry-run"], "no.refusals.test"),
-    (["submit", FREE, "@other"], "*.unrelated.test"), (["check", FREE, "@other"], "*.unrelated.test"),
-    (["settings", FREE, "--http2", "on"], "https.not_enabled"),
-    (["settings", LIVE, "--tls-min", "1.3", "--tls-max", "1.2"], "1.3 is above the highest 1.2"),
-    (["settings", LIVE, "--hsts-preload"], "max-age"), (["rollback", LIVE], "certificate.no_previous"),
-    (["rollback", LIVE, "--dry-run"], "certificate.no_previous"),
-    (["cert", "store", "bad name", "@good"], "certificate.name_invalid"), (["cert", "store", KEPT, "@good"], "taken"),
-    (["cert", "deploy", KEPT, LIVE, ELSEWHERE, "no.refusals.test"], "domain.mismatch"),
-    (["cert", "deploy", KEPT, ELSEWHERE, "no.refusals.test"], "domain.unknown"),
-    (["cert", "deploy", "nothing", LIVE], "certificate.unknown"),
-    (["cert", "deploy", "nothing", LIVE, "--dry-run"], LIVE), (["cert", "delete", KEPT], LIVE),
-    (["cert", "delete", KEPT, "--dry-run"], LIVE), (["cert", "show", "nothing"], "certificate.unknown"),
-    (["cert", "usage", "nothing"], "certificate.unknown"), (["roots", "set", "@junk"], "0 PEM blocks"),
-    (["roots", "set", "@junk", "--dry-run"], "0 PEM blocks"), (["dead", "show", "999999"], "dead.unknown"),
-    (["dead", "replay", "999999"], "dead.unknown"), (["dead", "drop", "999999"], "dead.unknown"),
-    (["balance", "credit", "1", "--currency", "CNY", "--account", "refused-usd"], "currency_differs"),
-    (["balance", "threshold", "1", "--currency", "CNY", "--account", "refused-usd"], "currency_differs"),
-    (["plan", "buy", "no-plan", "--currency", "USD", "--account", "refused-usd"], "plan.unknown"),
-    (["prices", "preview", "@prices"], "prices.retroactive"),
-    (["prices", "apply", "@prices", "--yes"], "prices.retroactive"),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["domain", "register", "foo_bar.refusals.test", *ORIGIN], "position 4"),
+        (["domain", "register", "foo_bar.refusals.test", *ORIGIN, "--dry-run"], "position 4"),
+        (
+            ["domain", "register", "*.refusals.test", *ORIGIN, "--account", "other"],
+            "another account holds one of them",
+        ),
+        (
+            ["domain", "register", FREE, "--type", "mining", "--origin", "http://127.0.0.1:9"],
+            "service_type_unsupported",
+        ),
+        (["domain", "remove", "no.refusals.test"], "domain.unknown"),
+        (["domain", "show", "no.refusals.test"], "unknown"),
+        (["history", "never.refusals.test"], "domain.unknown"),
+        (["disable", "no.refusals.test"], "domain.unknown"),
+        (["disable", "no.refusals.test", "--dry-run"], "no.refusals.test"),
+        (["submit", FREE, "@other"], "*.unrelated.test"),
+        (["check", FREE, "@other"], "*.unrelated.test"),
+        (["settings", FREE, "--http2", "on"], "https.not_enabled"),
+        (
+            ["settings", LIVE, "--tls-min", "1.3", "--tls-max", "1.2"],
+            "1.3 is above the highest 1.2",
+        ),
+        (["settings", LIVE, "--hsts-preload"], "max-age"),
+        (["rollback", LIVE], "certificate.no_previous"),
+        (["rollback", LIVE, "--dry-run"], "certificate.no_previous"),
+        (["cert", "store", "bad name", "@good"], "certificate.name_invalid"),
+        (["cert", "store", KEPT, "@good"], "taken"),
+        (["cert", "deploy", KEPT, LIVE, ELSEWHERE, "no.refusals.test"], "domain.mismatch"),
+        (["cert", "deploy", KEPT, ELSEWHERE, "no.refusals.test"], "domain.unknown"),
+        (["cert", "deploy", "nothing", LIVE], "certificate.unknown"),
+        (["cert", "deploy", "nothing", LIVE, "--dry-run"], LIVE),
+        (["cert", "delete", KEPT], LIVE),
+        (["cert", "delete", KEPT, "--dry-run"], LIVE),
+        (["cert", "show", "nothing"], "certificate.unknown"),
+        (["cert", "usage", "nothing"], "certificate.unknown"),
+        (["roots", "set", "@junk"], "0 PEM blocks"),
+        (["roots", "set", "@junk", "--dry-run"], "0 PEM blocks"),
+        (["dead", "show", "999999"], "dead.unknown"),
+        (["dead", "replay", "999999"], "dead.unknown"),
+        (["dead", "drop", "999999"], "dead.unknown"),
+        (
+            ["balance", "credit", "1", "--currency", "CNY", "--account", "refused-usd"],
+            "currency_differs",
+        ),
+        (
+            ["balance", "threshold", "1", "--currency", "CNY", "--account", "refused-usd"],
+            "currency_differs",
+        ),
+        (
+            ["plan", "buy", "no-plan", "--currency", "USD", "--account", "refused-usd"],
+            "plan.unknown",
+        ),
+        (["prices", "preview", "@prices"], "prices.retroactive"),
+        (["prices", "apply", "@prices", "--yes"], "prices.retroactive"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
 @pytest.mark.usefixtures("lived")
 async def test_a_refusal_is_one_value_and_ends_with_one(
     words: list[str], told: str, edgetls: Edgetls, files: Path
 ) -> None:
     named = {
-        "@good": _pair(files, "good"), "@other": _pair(files, "other"), "@junk": [str(files / "junk")],
+        "@good": _pair(files, "good"),
+        "@other": _pair(files, "other"),
+        "@junk": [str(files / "junk")],
         "@prices": [str(files / "prices.json")],
     }
     whole = [part for word in words for part in named.get(word, [word])]
@@ -100,20 +148,29 @@ async def test_a_deployment_in_part_tells_each_domain_and_ends_with_one(edgetls:
     assert ended[LIVE]["outcome"] == "unchanged" and done.json["nodes"] == {LIVE: 2}
     assert ended[ELSEWHERE]["findings"][0]["code"] == "domain.mismatch"
     tried = await edgetls("cert", "deploy", KEPT, LIVE, ELSEWHERE, "--dry-run", "--json")
-    assert tried.code == 1 and {one["outcome"] for one in tried.json["effects"]} == {"unchanged", "refused"}
+    assert tried.code == 1 and {one["outcome"] for one in tried.json["effects"]} == {
+        "unchanged",
+        "refused",
+    }
     shown = await edgetls("cert", "deploy", KEPT, LIVE, ELSEWHERE)
     assert shown.code == 1 and ELSEWHERE in shown.err and "what to do" in shown.err
 
 
 @pytest.mark.usefixtures("lived")
-async def test_a_replacement_that_a_domain_cannot_follow_ends_with_one(edgetls: Edgetls, files: Path) -> None:
+async def test_a_replacement_that_a_domain_cannot_follow_ends_with_one(
+    edgetls: Edgetls, files: Path
+) -> None:
     name, domain = f"replaced-{secrets.token_hex(3)}", "replaced.refusals.test"
     assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
     assert (await edgetls("cert", "store", name, *_pair(files, "good"))).code == 0
     assert (await edgetls("cert", "deploy", name, domain)).code == 0
-    done = await edgetls("cert", "store", name, *_pair(files, "other"), "--overwrite", "--wait", "--json")
+    done = await edgetls(
+        "cert", "store", name, *_pair(files, "other"), "--overwrite", "--wait", "--json"
+    )
     assert (done.code, done.json["outcome"]) == (1, "applied")
-    assert [(one["domain"], one["outcome"]) for one in done.json["followed"]] == [(domain, "refused")]
+    assert [(one["domain"], one["outcome"]) for one in done.json["followed"]] == [
+        (domain, "refused")
+    ]
     assert done.json["followed"][0]["findings"]
 
 
@@ -127,4 +184,6 @@ async def test_waiting_where_no_node_counts_tells_what_was_done(edgetls: Edgetls
         for node in ("node-1", "node-2"):
             assert (await edgetls("fleet", "return", node)).code == 0
     assert (done.code, done.json["outcome"], done.json["exit"]) == (3, "applied", 3)
-    assert done.json["command_id"] and done.json["revision"] and "no node counts" in done.json["error"]
+    assert (
+        done.json["command_id"] and done.json["revision"] and "no node counts" in done.json["error"]
+    )

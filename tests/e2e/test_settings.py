@@ -19,7 +19,10 @@ from shared.contracts.domains import CommandSettled, Hsts, Outcome
 ACCOUNT = "e2e-settings"
 """Its requests are charged: not to the account whose balance other tests check."""
 V10, V11, V12, V13 = (
-    ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3,
+    ssl.TLSVersion.TLSv1,
+    ssl.TLSVersion.TLSv1_1,
+    ssl.TLSVersion.TLSv1_2,
+    ssl.TLSVersion.TLSv1_3,
 )
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 
@@ -35,7 +38,14 @@ class Recorder:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")
-            length = next((int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length")), 0)
+            length = next(
+                (
+                    int(line.split(":")[1])
+                    for line in lines
+                    if line.lower().startswith("content-length")
+                ),
+                0,
+            )
             self.requests.append((lines[0].split()[0], await reader.readexactly(length)))
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
             await writer.drain()
@@ -67,8 +77,12 @@ async def live(customer: Client, command_id: str) -> CommandSettled:
 
 
 async def enabled(customer: Client, ca: TestCa, domain: str, port: int = 9) -> None:
-    await customer.settled((await customer.register(domain, ACCOUNT, "video", f"http://127.0.0.1:{port}")).command_id)
-    await live(customer, (await customer.submit(domain, ACCOUNT, *ca.issue([domain], "ecdsa"))).command_id)
+    await customer.settled(
+        (await customer.register(domain, ACCOUNT, "video", f"http://127.0.0.1:{port}")).command_id
+    )
+    await live(
+        customer, (await customer.submit(domain, ACCOUNT, *ca.issue([domain], "ecdsa"))).command_id
+    )
 
 
 async def spoken(
@@ -113,7 +127,9 @@ async def test_a_range_of_tls_versions_is_a_domains_own_and_changes_without_a_re
         assert await spoken(platform, place, only13, V12, V12) is None
         told = await spoken(platform, place, only13, V12, V13)
         assert told is not None and told.version == "TLSv1.3"
-    await live(customer, (await customer.change_settings(only12, ACCOUNT, tls_min="1.0")).command_id)
+    await live(
+        customer, (await customer.change_settings(only12, ACCOUNT, tls_min="1.0")).command_id
+    )
     for place in nodes:
         told = await spoken(platform, place, only12, V11, V11)
         assert told is not None and told.version == "TLSv1.1"
@@ -155,12 +171,18 @@ async def _hsts(platform: Platform, place: Endpoint, domain: str) -> str | None:
 
 
 async def test_a_post_survives_a_redirect_with_308(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint], http_nodes: list[Endpoint],
+    platform: Platform,
+    customer: Client,
+    ca: TestCa,
+    nodes: list[Endpoint],
+    http_nodes: list[Endpoint],
     origin: Recorder,
 ) -> None:
     domain = "post.example.test"
     await enabled(customer, ca, domain, origin.port)
-    ordered = await customer.change_settings(domain, ACCOUNT, redirect="to_https", redirect_status=308)
+    ordered = await customer.change_settings(
+        domain, ACCOUNT, redirect="to_https", redirect_status=308
+    )
     settled = await live(customer, ordered.command_id)
     assert settled.codes == ["settings.redirect_may_loop"]
     status, location = await _post(http_nodes[0], domain, None)
@@ -175,22 +197,33 @@ async def _post(place: Endpoint, domain: str, context: ssl.SSLContext | None) ->
         place.host, place.port, ssl=context, server_hostname=domain if context else None
     )
     try:
-        writer.write(f"POST /form HTTP/1.1\r\nHost: {domain}\r\nContent-Length: 10\r\n\r\nname=value".encode())
+        writer.write(
+            f"POST /form HTTP/1.1\r\nHost: {domain}\r\n"
+            "Content-Length: 10\r\n\r\nname=value".encode()
+        )
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        location = next((line.split(": ", 1)[1] for line in lines if line.lower().startswith("location")), "")
+        location = next(
+            (line.split(": ", 1)[1] for line in lines if line.lower().startswith("location")), ""
+        )
         return int(lines[0].split()[1]), location
     finally:
         writer.transport.abort()
 
 
 async def test_a_new_origin_is_fetched_from_at_once_with_https_on_or_off(
-    customer: Client, ca: TestCa, nodes: list[Endpoint], http_nodes: list[Endpoint], platform: Platform,
+    customer: Client,
+    ca: TestCa,
+    nodes: list[Endpoint],
+    http_nodes: list[Endpoint],
+    platform: Platform,
     origin: Recorder,
 ) -> None:
     domain = "moved.example.test"
     ordered = await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")
     await customer.settled(ordered.command_id)
-    change = await customer.change_settings(domain, ACCOUNT, origin=f"http://127.0.0.1:{origin.port}")
+    change = await customer.change_settings(
+        domain, ACCOUNT, origin=f"http://127.0.0.1:{origin.port}"
+    )
     await live(customer, change.command_id)
     visitor = await Visitor.arrive(http_nodes[0], domain, None)
     assert (await visitor.get("/")).body == b"ok"
@@ -200,7 +233,14 @@ async def test_a_new_origin_is_fetched_from_at_once_with_https_on_or_off(
 async def test_settings_that_exclude_each_other_are_refused(customer: Client, ca: TestCa) -> None:
     domain = "conflict.example.test"
     await enabled(customer, ca, domain)
-    await live(customer, (await customer.change_settings(domain, ACCOUNT, hsts=Hsts(max_age=60))).command_id)
-    for wanted in ({"redirect": "to_http"}, {"tls_max": "1.1"}, {"http2": True, "tls_min": "1.0", "tls_max": "1.1"}):
+    await live(
+        customer,
+        (await customer.change_settings(domain, ACCOUNT, hsts=Hsts(max_age=60))).command_id,
+    )
+    for wanted in (
+        {"redirect": "to_http"},
+        {"tls_max": "1.1"},
+        {"http2": True, "tls_min": "1.0", "tls_max": "1.1"},
+    ):
         ordered = await customer.change_settings(domain, ACCOUNT, **wanted)  # type: ignore[arg-type]
         assert (await customer.settled(ordered.command_id)).codes == ["settings.conflict"]

@@ -27,12 +27,22 @@ async def tell(platform: Platform, change: Literal["overdue", "settled"], crossi
     """As billing does."""
     subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
     event = BalanceEvent(
-        account=OWNER, change=change, crossing=crossing, balance=Decimal(1), limit=None, currency="USD",
-        hours_left=None, at=datetime.now(UTC),
+        account=OWNER,
+        change=change,
+        crossing=crossing,
+        balance=Decimal(1),
+        limit=None,
+        currency="USD",
+        hours_left=None,
+        at=datetime.now(UTC),
     )
-    billing = await nats.login(platform.run["nats_url"], "billing", seed_file(platform.data, "billing"))
+    billing = await nats.login(
+        platform.run["nats_url"], "billing", seed_file(platform.data, "billing")
+    )
     try:
-        await Publisher(billing).publish(outgoing(subject, event, source="billing", about=OWNER, at=event.at))
+        await Publisher(billing).publish(
+            outgoing(subject, event, source="billing", about=OWNER, at=event.at)
+        )
     finally:
         await billing.close()
 
@@ -40,8 +50,12 @@ async def tell(platform: Platform, change: Literal["overdue", "settled"], crossi
 async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
     platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint]
 ) -> None:
-    await customer.settled((await customer.register(DOMAIN, OWNER, "video", "http://127.0.0.1:9")).command_id)
-    settled = await customer.settled((await customer.submit(DOMAIN, OWNER, *ca.issue([DOMAIN], "ecdsa"))).command_id)
+    await customer.settled(
+        (await customer.register(DOMAIN, OWNER, "video", "http://127.0.0.1:9")).command_id
+    )
+    settled = await customer.settled(
+        (await customer.submit(DOMAIN, OWNER, *ca.issue([DOMAIN], "ecdsa"))).command_id
+    )
     assert settled.outcome is Outcome.APPLIED
     await customer.converged(DOMAIN, settled.revision or 0)
     context = verifying(Path(platform.run["trust_roots"]))
@@ -52,7 +66,10 @@ async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
     await customer.converged(DOMAIN, suspended)
     assert [await is_refused(node, DOMAIN, context) for node in nodes] == [True for _ in nodes]
     shown = await customer.account(OWNER)
-    assert shown.suspension is not None and (shown.suspension.reason, shown.suspended) == ("overdue", 1)
+    assert shown.suspension is not None and (shown.suspension.reason, shown.suspended) == (
+        "overdue",
+        1,
+    )
 
     await tell(platform, "settled", 2)
     await customer.converged(DOMAIN, await _until_state(customer, DomainState.ENABLED, suspended))
@@ -61,7 +78,8 @@ async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
 
 
 async def _until_state(customer: Client, state: DomainState, above: int) -> int:
-    """The revision that brought the state: an account is shown as suspended before its domains' turns come."""
+    """The revision that brought the state: an account is shown as suspended before its domains'
+    turns come."""
 
     async def reached() -> int:
         shown = await customer.show(DOMAIN, OWNER)

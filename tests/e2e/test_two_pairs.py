@@ -1,4 +1,5 @@
-"""RSA and ECDSA side by side: submitted together, and each visitor gets what its software supports."""
+"""RSA and ECDSA side by side: submitted together, and each visitor gets what its software
+supports."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ async def served(place: Endpoint, domain: str, roots: Path, ciphers: str) -> str
     client = ssl.create_default_context(cafile=str(roots))
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers(ciphers)
-    _, writer = await asyncio.open_connection(place.host, place.port, ssl=client, server_hostname=domain)
+    _, writer = await asyncio.open_connection(
+        place.host, place.port, ssl=client, server_hostname=domain
+    )
     try:
         found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:
@@ -37,7 +40,12 @@ async def served(place: Endpoint, domain: str, roots: Path, ciphers: str) -> str
 
 @pytest.mark.parametrize("order", [("rsa", "ecdsa"), ("ecdsa", "rsa")])
 async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
-    edgetls: Edgetls, ca: TestCa, files: Path, nodes: list[Endpoint], platform: Platform, order: tuple[str, str]
+    edgetls: Edgetls,
+    ca: TestCa,
+    files: Path,
+    nodes: list[Endpoint],
+    platform: Platform,
+    order: tuple[str, str],
 ) -> None:
     domain = await registered(edgetls, f"{order[0]}-first.example.test")
     pairs = {kind: Pair(*ca.issue([domain], kind)) for kind in order}  # type: ignore[arg-type]
@@ -59,9 +67,13 @@ async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
         await served(nodes[0], domain, roots, "aRSA")
 
 
-async def test_two_pairs_of_one_kind_or_a_key_too_few_are_refused(edgetls: Edgetls, ca: TestCa, files: Path) -> None:
+async def test_two_pairs_of_one_kind_or_a_key_too_few_are_refused(
+    edgetls: Edgetls, ca: TestCa, files: Path
+) -> None:
     domain = await registered(edgetls, "same-kind.example.test")
-    two = [option for _ in range(2) for option in written(files, Pair(*ca.issue([domain], "ecdsa")))]
+    two = [
+        option for _ in range(2) for option in written(files, Pair(*ca.issue([domain], "ecdsa")))
+    ]
     done = await edgetls("submit", domain, *two, "--json")
     assert "pair.same_kind" in [one["code"] for one in done.json["refusal"]]
     short = await edgetls("submit", domain, *two[:4], *two[4:6])
@@ -74,7 +86,9 @@ async def test_the_dry_run_judges_by_the_accounts_own_roots_when_it_is_told_to(
 ) -> None:
     own = Authority.create("Own Root")
     now = datetime.now(UTC)
-    leaf = own.issue(["own.example.test"], not_before=now - timedelta(days=1), not_after=now + timedelta(days=60))
+    leaf = own.issue(
+        ["own.example.test"], not_before=now - timedelta(days=1), not_after=now + timedelta(days=60)
+    )
     options = written(files, Pair(leaf.chain_pem, leaf.key_pem))
     public = await edgetls("check", "own.example.test", *options, "--json")
     assert [one["code"] for one in public.json["refusal"]] == ["chain.incomplete"]

@@ -15,8 +15,17 @@ from tests.e2e.conftest import Edgetls
 
 async def _up(data: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "clients.cli.main", "up", "--data", str(data), "--nodes", "1", "--json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        sys.executable,
+        "-m",
+        "clients.cli.main",
+        "up",
+        "--data",
+        str(data),
+        "--nodes",
+        "1",
+        "--json",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
 
 
@@ -32,8 +41,15 @@ async def test_what_up_started_is_used_and_ended_by_down(other_data: Path) -> No
     _, complaint = await asyncio.wait_for(busy.communicate(), 30)
     assert busy.returncode == 3 and b"in use" in complaint
     ended = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "clients.cli.main", "down", "--data", str(other_data), "--json",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        sys.executable,
+        "-m",
+        "clients.cli.main",
+        "down",
+        "--data",
+        str(other_data),
+        "--json",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     out, _ = await asyncio.wait_for(ended.communicate(), 60)
     assert ended.returncode == 0 and "stopped" in json.loads(out)["done"]
@@ -43,7 +59,9 @@ async def test_what_up_started_is_used_and_ended_by_down(other_data: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "SIGTERM"])
-async def test_up_ends_cleanly_while_it_is_still_starting(other_data: Path, number: signal.Signals) -> None:
+async def test_up_ends_cleanly_while_it_is_still_starting(
+    other_data: Path, number: signal.Signals
+) -> None:
     process = await _up(other_data)
     assert process.stderr is not None
     await asyncio.wait_for(process.stderr.readline(), 60)
@@ -51,8 +69,14 @@ async def test_up_ends_cleanly_while_it_is_still_starting(other_data: Path, numb
     _, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode not in (0, -number) and b"Traceback" not in err
     found = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "clients.cli.main", "down", "--data", str(other_data),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        sys.executable,
+        "-m",
+        "clients.cli.main",
+        "down",
+        "--data",
+        str(other_data),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     out, _ = await asyncio.wait_for(found.communicate(), 60)
     assert b"nothing was running" in out

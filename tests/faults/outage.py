@@ -29,7 +29,8 @@ NODES = ["node-1", "node-2"]
 
 @dataclass
 class Outage:
-    """``pids`` and ``used`` (processor seconds) by process, from before the cut; ``began``: monotonic."""
+    """``pids`` and ``used`` (processor seconds) by process, from before the cut; ``began``:
+    monotonic."""
 
     platform: Platform
     proxy: CuttableProxy
@@ -74,7 +75,9 @@ async def behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttablePr
         await supervisor.start(spec)
         seed = seed_file(data, "topology")
         await until(lambda: nats.serves_jetstream(broker.url, seed), "the broker answers", limit=30)
-        proxy = await stack.enter_async_context(CuttableProxy(HOST, ports.pick("proxy"), (HOST, broker.port)))
+        proxy = await stack.enter_async_context(
+            CuttableProxy(HOST, ports.pick("proxy"), (HOST, broker.port))
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGETLS_NATS_URL", f"nats://{proxy.host}:{proxy.port}")
             platform = Platform(data, nodes=len(NODES))
@@ -86,7 +89,10 @@ async def behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttablePr
 @asynccontextmanager
 async def outage(folder: Path) -> AsyncIterator[Outage]:
     """The outage has begun when it is entered; whoever enters mends the proxy."""
-    async with behind_proxy(folder) as (platform, proxy), Story.on(platform, ["www.outage.test"]) as story:
+    async with (
+        behind_proxy(folder) as (platform, proxy),
+        Story.on(platform, ["www.outage.test"]) as story,
+    ):
         async with story.going_on():
             await story.each_replaced()
         await platform.wait_ready()

@@ -1,4 +1,5 @@
-"""What goes on while processes are killed: uploads and requests; and what must be true afterwards."""
+"""What goes on while processes are killed: uploads and requests; and what must be true
+afterwards."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Upload:
 
 @dataclass
 class Visits:
-    """Requests by node: ``answered`` by the origin through it, ``broken`` off on the way, ``wrong`` answers."""
+    """Requests by node: ``answered`` by the origin through it, ``broken`` off on the way, ``wrong``
+    answers."""
 
     answered: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
@@ -56,7 +58,8 @@ class Visits:
 
 @dataclass
 class Story:
-    """Uploads and usage on one platform, on and off. ``since``: the event stream's sequence when it began."""
+    """Uploads and usage on one platform, on and off. ``since``: the event stream's sequence when it
+    began."""
 
     platform: Platform
     customer: Client
@@ -66,7 +69,9 @@ class Story:
     uploads: list[Upload] = field(default_factory=list)
     visits: Visits = field(default_factory=Visits)
     settled: Counter[str] = field(default_factory=Counter)
-    began: datetime = field(default_factory=lambda: datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+    began: datetime = field(
+        default_factory=lambda: datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    )
 
     @classmethod
     @asynccontextmanager
@@ -82,7 +87,9 @@ class Story:
             ca = TestCa.load(Path(run["trust_roots"]).parent)
             story = cls(platform, customer, list(domains), ca, await customer.last_event())
             for domain in story.domains:
-                ordered = await customer.register(domain, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}")
+                ordered = await customer.register(
+                    domain, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}"
+                )
                 assert (await customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
                 await story.live(await story.upload(domain))
             yield story
@@ -95,7 +102,9 @@ class Story:
         """Returns when it is stored."""
         pair = Pair(*self.ca.issue([domain], "ecdsa"))
         upload = Upload(f"upload-{secrets.token_hex(8)}", domain, pair.leaf)
-        await self.customer.submit(domain, ACCOUNT, pair.chain, pair.key, command_id=upload.command_id)
+        await self.customer.submit(
+            domain, ACCOUNT, pair.chain, pair.key, command_id=upload.command_id
+        )
         self.uploads.append(upload)
         return upload
 
@@ -108,13 +117,15 @@ class Story:
     async def live(self, upload: Upload) -> None:
         """Applied, and served by every node."""
         settled = await self.end_of(upload)
-        assert settled.outcome is Outcome.APPLIED, f"{upload} was {settled.outcome}: {settled.codes}"
+        assert settled.outcome is Outcome.APPLIED, (
+            f"{upload} was {settled.outcome}: {settled.codes}"
+        )
         await self.customer.converged(upload.domain, settled.revision or 0, limit=PATIENCE)
 
     @asynccontextmanager
     async def going_on(self) -> AsyncIterator[None]:
-        """Uploads to every domain and requests to every node, one after the other each; ended in order: what was
-        begun is finished."""
+        """Uploads to every domain and requests to every node, one after the other each; ended in
+        order: what was begun is finished."""
         over = asyncio.Event()
         async with self.visiting(), asyncio.TaskGroup() as group:
             for domain in self.domains:
@@ -157,13 +168,17 @@ class Story:
                     answer = await visitor.get("/file")
                     self.visits.answered[node.node] += 1
                     if answer.status != 200 or answer.body != BODY:
-                        self.visits.wrong.append(f"{node.node} answered {answer.status} for {domain}")
+                        self.visits.wrong.append(
+                            f"{node.node} answered {answer.status} for {domain}"
+                        )
                     await asyncio.sleep(_PAUSE)
                     if over.is_set():
                         break
             except (*REFUSED, OSError, TimeoutError) as error:
                 self.visits.broken[node.node] += 1
-                self.visits.wrong += [] if isinstance(error, (*REFUSED, OSError)) else [f"{node.node} hung"]
+                self.visits.wrong += (
+                    [] if isinstance(error, (*REFUSED, OSError)) else [f"{node.node} hung"]
+                )
                 await asyncio.sleep(_PAUSE)
             finally:
                 if visitor is not None:
@@ -172,14 +187,17 @@ class Story:
     async def requests(self, more: int) -> None:
         """Until so many more were answered: the clock of this story."""
         goal = self.visits.total + more
-        await until(lambda: self.visits.total >= goal, f"{more} more requests are answered", limit=PATIENCE)
+        await until(
+            lambda: self.visits.total >= goal, f"{more} more requests are answered", limit=PATIENCE
+        )
 
     async def each_replaced(self) -> None:
         """Until every domain had one more upload applied."""
         before = self.settled.copy()
         await until(
             lambda: all(self.settled[domain] > before[domain] for domain in self.domains),
-            "every domain gets another certificate", limit=PATIENCE,
+            "every domain gets another certificate",
+            limit=PATIENCE,
         )
 
     # What must be true when all is quiet
@@ -191,7 +209,10 @@ class Story:
         logged, billed = await self._billed_is_logged()
         await self._nothing_dead()
         assert not self.visits.wrong, self.visits.wrong[:3]
-        return f"{len(self.uploads)} uploads, {self.visits.total} answers, {logged} logged, {billed} billed"
+        return (
+            f"{len(self.uploads)} uploads, {self.visits.total} answers, {logged} logged, "
+            f"{billed} billed"
+        )
 
     async def _settled_once(self) -> dict[str, str]:
         """Every upload ended exactly once; the last applied leaf by domain."""
@@ -199,7 +220,9 @@ class Story:
 
         async def all_ended() -> bool:
             ends.clear()
-            async for event in self.customer.events(self.since + 1, follow=False, subject=s.EVENT_COMMAND_SETTLED):
+            async for event in self.customer.events(
+                self.since + 1, follow=False, subject=s.EVENT_COMMAND_SETTLED
+            ):
                 settled = CommandSettled.model_validate(event.body)
                 ends.setdefault(settled.command_id, []).append(settled)
             return all(upload.command_id in ends for upload in self.uploads)
@@ -209,9 +232,13 @@ class Story:
         for upload in self.uploads:
             end, *more = ends[upload.command_id]
             assert not more, f"{upload} ended more than once: {[end, *more]}"
-            assert end.outcome in (Outcome.APPLIED, Outcome.SUPERSEDED), f"{upload} was {end.outcome}: {end.codes}"
+            assert end.outcome in (Outcome.APPLIED, Outcome.SUPERSEDED), (
+                f"{upload} was {end.outcome}: {end.codes}"
+            )
             if end.outcome is Outcome.APPLIED:
-                last[upload.domain] = max(last.get(upload.domain, (0, "")), (end.revision or 0, upload.leaf))
+                last[upload.domain] = max(
+                    last.get(upload.domain, (0, "")), (end.revision or 0, upload.leaf)
+                )
         for domain in self.domains:
             await self.customer.converged(domain, last[domain][0], limit=PATIENCE)
         return {domain: leaf for domain, (_, leaf) in last.items()}
@@ -236,8 +263,10 @@ class Story:
         stored = {(log.node, log.log): log for log in await self.customer.logs()}
         return all(
             (log := stored.get((node.node, path.stem))) is not None
-            and log.stored_to == log.read_to == path.stat().st_size and not log.held
-            for node in self.nodes for path in self._logs(node.node)
+            and log.stored_to == log.read_to == path.stat().st_size
+            and not log.held
+            for node in self.nodes
+            for path in self._logs(node.node)
         )
 
     def logged(self) -> Counter[str]:
@@ -255,10 +284,11 @@ class Story:
 
     async def _nothing_dead(self) -> None:
         run = self.platform.run
-        topology = await nats.login(run["nats_url"], "topology", Path(run["credentials"]["topology"]))
+        topology = await nats.login(
+            run["nats_url"], "topology", Path(run["credentials"]["topology"])
+        )
         try:
             info = await topology.jetstream(timeout=5).stream_info(s.STREAM_DEAD)
             assert info.state.messages == 0, f"{info.state.messages} dead letters"
         finally:
             await topology.close()
-

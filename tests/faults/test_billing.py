@@ -1,5 +1,6 @@
-"""A million requests while billing, the broker and PostgreSQL are killed ten times and the broker forgets all: to the
-last one they are counted once, charged once, and what was malformed is a dead letter."""
+"""A million requests while billing, the broker and PostgreSQL are killed ten times and the broker
+forgets all: to the last one they are counted once, charged once, and what was malformed is a dead
+letter."""
 
 from __future__ import annotations
 
@@ -24,7 +25,16 @@ from tests.support.waiting import until
 
 BILLING = ("billing", "billing-2")
 VICTIMS = (
-    "billing", "nats", "postgres", "billing-2", "nats", "billing", "postgres", "billing-2", "nats", "postgres",
+    "billing",
+    "nats",
+    "postgres",
+    "billing-2",
+    "nats",
+    "billing",
+    "postgres",
+    "billing-2",
+    "nats",
+    "postgres",
 )
 FORGETS_AFTER = 5
 """Kills."""
@@ -40,7 +50,9 @@ async def billing(scratch: Path) -> AsyncIterator[Stage]:
         yield built
 
 
-async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_everything(billing: Stage) -> None:
+async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_everything(
+    billing: Stage,
+) -> None:
     load = Load.made(seed=6)
     total = load.expected.total()
     assert total == 1_000_000 and load.late > 500
@@ -52,7 +64,10 @@ async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_ev
         group.create_task(senders.single())
         group.create_task(_kill(billing, senders))
     await _all_counted(billing, total)
-    print(f"{total} requests, {senders.sent} messages, {load.late} late: {time.monotonic() - began:.0f} s")
+    print(
+        f"{total} requests, {senders.sent} messages, {load.late} late: "
+        f"{time.monotonic() - began:.0f} s"
+    )
     await _ready(billing)
     assert await _usage(billing) == load.expected
     await _charged(billing, total)
@@ -65,17 +80,21 @@ async def _own(staged: Stage, load: Load) -> None:
     for domain in DOMAINS:
         await staged.register(domain, load.account(domain), long_ago)
     await until(
-        lambda: staged.database.fetchval("select count(*) = $1 from domain_facts", len(DOMAINS)), "owners known"
+        lambda: staged.database.fetchval("select count(*) = $1 from domain_facts", len(DOMAINS)),
+        "owners known",
     )
 
 
 async def _kill(staged: Stage, senders: Senders) -> None:
-    """One after the other, while messages are on their way; the next when the last one is there again."""
+    """One after the other, while messages are on their way; the next when the last one is there
+    again."""
     supervisor = staged.backend.supervisor
     for number, victim in enumerate(VICTIMS):
         goal = senders.messages * (number + 1) // (len(VICTIMS) + 4)
         await until(lambda goal=goal: senders.sent >= goal, f"{goal} messages are sent", limit=60)
-        await until(lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs", limit=30)
+        await until(
+            lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs", limit=30
+        )
         supervisor.kill(victim)
         if number + 1 == FORGETS_AFTER:
             await _forget(staged)
@@ -104,7 +123,10 @@ async def _forget(staged: Stage) -> None:
 async def _all_counted(staged: Stage, total: int) -> None:
     async def counted() -> bool:
         try:
-            return await staged.database.fetchval("select sum(https_requests)::int from usage_minutes") == total
+            return (
+                await staged.database.fetchval("select sum(https_requests)::int from usage_minutes")
+                == total
+            )
         except Exception:
             return False
 
@@ -121,7 +143,11 @@ async def _usage(staged: Stage) -> Counter[str]:
     now, found, after = datetime.now(UTC), Counter[str](), None
     while True:
         question = QueryUsage(
-            start=now - timedelta(days=36), end=now + timedelta(hours=1), granularity="day", by="domain", after=after
+            start=now - timedelta(days=36),
+            end=now + timedelta(hours=1),
+            granularity="day",
+            by="domain",
+            after=after,
         )
         page = await staged.ask(s.RPC_USAGE_QUERY, question, UsagePage)
         for row in page.rows:
@@ -134,9 +160,13 @@ async def _usage(staged: Stage) -> Counter[str]:
 async def _charged(staged: Stage, total: int) -> None:
     await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
     await until(
-        lambda: staged.database.fetchval("select bool_and(requests = charged) from account_hours"), "charged", limit=30
+        lambda: staged.database.fetchval("select bool_and(requests = charged) from account_hours"),
+        "charged",
+        limit=30,
     )
-    lines = await staged.database.fetchrow("select sum(requests)::int as requests, -sum(amount) as amount from ledger")
+    lines = await staged.database.fetchrow(
+        "select sum(requests)::int as requests, -sum(amount) as amount from ledger"
+    )
     assert lines is not None and tuple(lines) == (total, Decimal("0.000005") * total)
     balances = [(await staged.balance(f"load-{number}")).ledger for number in range(ACCOUNTS)]
     assert sum(balances) == -lines["amount"]
@@ -170,7 +200,9 @@ async def _complete(staged: Stage, total: int) -> None:
     counted = 0
     for days in (36, 18):
         question = QueryAudit(start=end - timedelta(days=days), end=end - timedelta(days=days - 18))
-        report = await ask(staged.clients["finance"], s.RPC_USAGE_AUDIT, question, AuditReport, timeout=60)
+        report = await ask(
+            staged.clients["finance"], s.RPC_USAGE_AUDIT, question, AuditReport, timeout=60
+        )
         assert report.agrees and report.complete, report.differences
         counted += report.requests
     assert counted == total

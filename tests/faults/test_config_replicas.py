@@ -1,5 +1,6 @@
-"""Two replicas of config, killed and stopped in turn with the broker and PostgreSQL, while 2,000 commands come in:
-every kind of a domain's, and a library whose certificates are deployed, replaced, followed and deleted meanwhile.
+"""Two replicas of config, killed and stopped in turn with the broker and PostgreSQL, while 2,000
+commands come in: every kind of a domain's, and a library whose certificates are deployed, replaced,
+followed and deleted meanwhile.
 
 The same commands run once undisturbed, for other domains: the final states must be equal.
 """
@@ -63,12 +64,14 @@ class Run:
         return f"d{index}.{self.name}.example.com"
 
     def first(self, index: int) -> list[Outgoing]:
-        """Registered and enabled, and carried out before the others: what overtakes what then is certain."""
+        """Registered and enabled, and carried out before the others: what overtakes what then is
+        certain."""
         return [self._register(index, 0, self.account), self._submit(index, 1, "a")]
 
     def others(self, index: int) -> list[Outgoing]:
-        """In this order. Of four domains one is disabled and enabled again (every second of these removed at the end),
-        one rolled back, one given a certificate of the library, which may overtake its submission."""
+        """In this order. Of four domains one is disabled and enabled again (every second of these
+        removed at the end), one rolled back, one given a certificate of the library, which may
+        overtake its submission."""
         changes = [
             self._settings(index, 2, redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)),
             self._settings(index, 3, redirect=RedirectChange(status=308)),
@@ -78,7 +81,9 @@ class Run:
         ]
         if index % 4:
             return [
-                *changes, self._settings(index, 7, hsts=HstsChange(max_age=3600)), self._eighth(index),
+                *changes,
+                self._settings(index, 7, hsts=HstsChange(max_age=3600)),
+                self._eighth(index),
                 self._settings(index, 9, tls_min="1.3"),
             ]
         body = DisableHttps(domain=self.domain(index), account=self.account)
@@ -97,7 +102,10 @@ class Run:
         gone = [DeleteCertificate(name=title, account=self.account) for title in SPARE]
         return [
             *(self._store(title, 2) for title in WILD),
-            *(self._of_library(f"{body.name}-gone", s.CMD_CERTIFICATE_DELETE, body) for body in gone),
+            *(
+                self._of_library(f"{body.name}-gone", s.CMD_CERTIFICATE_DELETE, body)
+                for body in gone
+            ),
         ]
 
     @property
@@ -111,32 +119,50 @@ class Run:
             body = RollbackCertificate(domain=domain, account=self.account)
             return self._message(index, 8, s.CMD_CERTIFICATE_ROLLBACK, body)
         if index % 4 == 2:
-            wild = DeployCertificate(name=WILD[index // 4 % len(WILD)], account=self.account, domains=[domain])
+            wild = DeployCertificate(
+                name=WILD[index // 4 % len(WILD)], account=self.account, domains=[domain]
+            )
             return self._message(index, 8, s.CMD_CERTIFICATE_DEPLOY, wild)
         return self._register(index, 8, "another")
 
     def _store(self, title: str, version: int) -> Outgoing:
         identity = f"lib-{self.name}-{title}-{version}"
-        pair = SubmittedPair(certificate=f"{title}-{version}", sealed_key=SealedKey(epoch=0, box=CANARY))
+        pair = SubmittedPair(
+            certificate=f"{title}-{version}", sealed_key=SealedKey(epoch=0, box=CANARY)
+        )
         body = StoreCertificate(
-            name=title, account=self.account, submission_id=identity, pairs=[pair], overwrite=version > 1
+            name=title,
+            account=self.account,
+            submission_id=identity,
+            pairs=[pair],
+            overwrite=version > 1,
         )
         return self._of_library(f"{title}-{version}", s.CMD_CERTIFICATE_STORE, body)
 
     def _of_library(self, number: str, subject: str, body: Contract) -> Outgoing:
         return outgoing(
-            subject, body, source="platform", about=self.account, at=datetime.now(UTC), id=f"lib-{self.name}-{number}"
+            subject,
+            body,
+            source="platform",
+            about=self.account,
+            at=datetime.now(UTC),
+            id=f"lib-{self.name}-{number}",
         )
 
     def _register(self, index: int, number: int, account: str) -> Outgoing:
         origin = Origin(scheme="http", host="origin.example.com", port=80)
-        body = RegisterDomain(domain=self.domain(index), account=account, service_type="video", origin=origin)
+        body = RegisterDomain(
+            domain=self.domain(index), account=account, service_type="video", origin=origin
+        )
         return self._message(index, number, s.CMD_DOMAIN_REGISTER, body)
 
     def _submit(self, index: int, number: int, certificate: str) -> Outgoing:
         pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=CANARY))
         body = SubmitCertificate(
-            domain=self.domain(index), account=self.account, submission_id=self._id(index, number), pairs=[pair]
+            domain=self.domain(index),
+            account=self.account,
+            submission_id=self._id(index, number),
+            pairs=[pair],
         )
         return self._message(index, number, s.CMD_CERTIFICATE_SUBMIT, body)
 
@@ -149,7 +175,11 @@ class Run:
 
     def _message(self, index: int, number: int, subject: str, body: Contract) -> Outgoing:
         return outgoing(
-            subject, body, source="platform", about=self.domain(index), at=datetime.now(UTC),
+            subject,
+            body,
+            source="platform",
+            about=self.domain(index),
+            at=datetime.now(UTC),
             id=self._id(index, number),
         )
 
@@ -179,13 +209,18 @@ async def _judge(staged: Stage) -> None:
 def _pair(staged: Stage, question: JudgeSubmission) -> JudgedPair:
     certificate = question.pairs[0].certificate
     if not question.domains:
-        return staged.pair(f"*.{question.account.removeprefix(ACCOUNT + '-')}.example.com", question.account,
-                           name=certificate)
+        return staged.pair(
+            f"*.{question.account.removeprefix(ACCOUNT + '-')}.example.com",
+            question.account,
+            name=certificate,
+        )
     (domain,) = question.domains
     return staged.pair(domain, question.account, name=f"{domain.split('.')[0]}-{certificate}")
 
 
-async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_run(staged: Stage) -> None:
+async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_run(
+    staged: Stage,
+) -> None:
     calm, hit = Run("calm"), Run("hit")
     await _carry_out(staged, calm)
     blows: list[tuple[str, datetime]] = []
@@ -233,9 +268,11 @@ async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
 async def _count(staged: Stage, run: Run) -> int:
     """Settled commands; -1 while the database is away."""
     try:
-        return int(await staged.database.fetchval(
-            "select count(*) from history where command_id like $1", f"{run.name}-%", timeout=5
-        ))
+        return int(
+            await staged.database.fetchval(
+                "select count(*) from history where command_id like $1", f"{run.name}-%", timeout=5
+            )
+        )
     except Exception:
         return -1
 
@@ -249,28 +286,40 @@ async def _settled(staged: Stage, run: Run, goal: int) -> None:
 
 async def _library_settled(staged: Stage, run: Run, goal: int) -> None:
     """And nothing is left to follow."""
+
     async def reached() -> bool:
         try:
-            return bool(await staged.database.fetchval(
-                "select (select count(*) from history where command_id like $1 and domain = '') = $2 and not exists"
-                " (select from deployments)", f"lib-{run.name}-%", goal, timeout=5,
-            ))
+            return bool(
+                await staged.database.fetchval(
+                    "select (select count(*) from history where command_id like $1 and domain "
+                    "= '') = $2 and not exists"
+                    " (select from deployments)",
+                    f"lib-{run.name}-%",
+                    goal,
+                    timeout=5,
+                )
+            )
         except Exception:
             return False
 
-    await until(reached, f"{goal} commands of the library of {run.name} are settled", limit=90, every=0.05)
+    await until(
+        reached, f"{goal} commands of the library of {run.name} are settled", limit=90, every=0.05
+    )
 
 
 async def _library(staged: Stage, run: Run) -> list[tuple[str, int, str]]:
     rows = await staged.database.fetch(
-        "select c.name, c.version, p.pair_id from certificates c join certificate_pairs p using (key)"
-        " where account = $1 order by name", run.account,
+        "select c.name, c.version, p.pair_id from certificates c join certificate_pairs p "
+        "using (key)"
+        " where account = $1 order by name",
+        run.account,
     )
     return [tuple(row) for row in rows]
 
 
 async def _beat(staged: Stage, run: Run, blows: list[tuple[str, datetime]]) -> None:
-    """The next victim whenever some more commands were settled and whoever was hit before is back."""
+    """The next victim whenever some more commands were settled and whoever was hit before is
+    back."""
     goal = 0
     for victim in itertools.cycle(VICTIMS):
         goal += BETWEEN
@@ -298,14 +347,19 @@ async def _stop_for_a_while(staged: Stage) -> None:
 
 async def _states(staged: Stage, run: Run) -> dict[str, Any]:
     rows = await staged.database.fetch(
-        "select name, removed, pending_id, bundle from domains where name like $1", f"%.{run.name}.example.com"
+        "select name, removed, pending_id, bundle from domains where name like $1",
+        f"%.{run.name}.example.com",
     )
     assert len(rows) == DOMAINS
     states = {}
     for row in rows:
         bundle = Bundle.model_validate_json(row["bundle"])
         states[row["name"].split(".")[0]] = (
-            bundle.kind, row["removed"], row["pending_id"], bundle.settings, [pair.pair_id for pair in bundle.pairs]
+            bundle.kind,
+            row["removed"],
+            row["pending_id"],
+            bundle.settings,
+            [pair.pair_id for pair in bundle.pairs],
         )
     return states
 
@@ -313,7 +367,8 @@ async def _states(staged: Stage, run: Run) -> dict[str, Any]:
 async def _each_command_once(staged: Stage, run: Run) -> None:
     """And in order: what only waits, and what overtakes nothing, is settled as it was sent."""
     rows = await staged.database.fetch(
-        "select command_id, domain, command, outcome, revision from history where command_id like $1 order by id",
+        "select command_id, domain, command, outcome, revision from history where command_id "
+        "like $1 order by id",
         f"{run.name}-%",
     )
     counts = Counter(row["command_id"] for row in rows)
@@ -329,13 +384,20 @@ async def _each_command_once(staged: Stage, run: Run) -> None:
 async def _nothing_twice(staged: Stage) -> None:
     """Every message of the outbox was sent, and EVENTS holds each once."""
     await until(
-        lambda: staged.database.fetchval("select not exists (select from outbox where sent_at is null)"), "all is sent",
+        lambda: staged.database.fetchval(
+            "select not exists (select from outbox where sent_at is null)"
+        ),
+        "all is sent",
     )
-    doubled = await staged.database.fetch("select message_id from outbox group by message_id having count(*) > 1")
+    doubled = await staged.database.fetch(
+        "select message_id from outbox group by message_id having count(*) > 1"
+    )
     assert not doubled
     admin = (await staged.backend.client("topology")).jetstream(timeout=10)
     for subject in (s.EVENT_COMMAND_SETTLED, s.EVENT_DOMAIN_CHANGED):
-        written = await staged.database.fetchval("select count(*) from outbox where subject = $1", subject)
+        written = await staged.database.fetchval(
+            "select count(*) from outbox where subject = $1", subject
+        )
         info = await admin.stream_info(s.STREAM_EVENTS, subjects_filter=subject)
         assert info.state.subjects == {subject: written}
 
@@ -348,6 +410,12 @@ async def _short_pauses(staged: Stage, run: Run, blows: Sequence[tuple[str, date
     for victim, at in blows:
         if "config" not in victim or at + PAUSE > last:
             continue
-        settled = await staged.database.fetchval("select min(settled_at) from history where settled_at > $1", at)
-        sent = await staged.database.fetchval("select min(sent_at) from outbox where sent_at > $1", at)
-        assert max(settled, sent) - at <= PAUSE, f"{victim}: nothing for {max(settled, sent) - at}, blows: {blows}"
+        settled = await staged.database.fetchval(
+            "select min(settled_at) from history where settled_at > $1", at
+        )
+        sent = await staged.database.fetchval(
+            "select min(sent_at) from outbox where sent_at > $1", at
+        )
+        assert max(settled, sent) - at <= PAUSE, (
+            f"{victim}: nothing for {max(settled, sent) - at}, blows: {blows}"
+        )

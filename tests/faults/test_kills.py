@@ -1,4 +1,5 @@
-"""Any process can be killed at any moment, during uploads and usage, and the story still ends right."""
+"""Any process can be killed at any moment, during uploads and usage, and the story still ends
+right."""
 
 from __future__ import annotations
 
@@ -30,12 +31,18 @@ async def test_uploads_and_usage_survive_the_kills_of(
     victims: list[str], platform: Platform, story: Story, request: pytest.FixtureRequest
 ) -> None:
     chance = random.Random(zlib.crc32(" ".join(victims).encode()))
-    answered, logged, broken = story.visits.answered.copy(), story.logged(), story.visits.broken.copy()
+    answered, logged, broken = (
+        story.visits.answered.copy(),
+        story.logged(),
+        story.visits.broken.copy(),
+    )
     async with story.going_on():
         for _ in range(KILLS):
             await story.requests(chance.randrange(20, 300))
             for victim in victims:
-                await until(lambda name=victim: platform.pid(name), f"{victim} is started again", limit=30)
+                await until(
+                    lambda name=victim: platform.pid(name), f"{victim} is started again", limit=30
+                )
                 platform.kill(victim)
         await story.each_replaced()
     await platform.wait_ready()
@@ -45,5 +52,9 @@ async def test_uploads_and_usage_survive_the_kills_of(
     for node in story.nodes:
         unlogged = answered[node.node] - logged[node.node]
         in_flight = KILLS * len(story.domains) if f"{node.node}-nginx" in victims else 0
-        assert unlogged <= in_flight, f"{node.node} answered {unlogged} requests without a line in its log"
-        assert not broken[node.node] or in_flight, f"{broken[node.node]} requests to {node.node} were broken off"
+        assert unlogged <= in_flight, (
+            f"{node.node} answered {unlogged} requests without a line in its log"
+        )
+        assert not broken[node.node] or in_flight, (
+            f"{broken[node.node]} requests to {node.node} were broken off"
+        )

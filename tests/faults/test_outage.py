@@ -1,4 +1,5 @@
-"""Three minutes without the broker are outlived by every process. (The outage begins before the end-to-end tests.)"""
+"""Three minutes without the broker are outlived by every process. (The outage begins before the
+end-to-end tests.)"""
 
 from __future__ import annotations
 
@@ -24,26 +25,40 @@ async def _health(places: Mapping[str, str]) -> dict[str, tuple[int, int]]:
         finally:
             writer.close()
 
-    return {name: (await status(place, "/livez"), await status(place, "/readyz")) for name, place in places.items()}
+    return {
+        name: (await status(place, "/livez"), await status(place, "/readyz"))
+        for name, place in places.items()
+    }
 
 
-async def test_a_broker_outage_of_three_minutes_is_outlived_by_every_process(broker_outage: Outage) -> None:
+async def test_a_broker_outage_of_three_minutes_is_outlived_by_every_process(
+    broker_outage: Outage,
+) -> None:
     story, platform = broker_outage.story, broker_outage.platform
     before = story.visits.answered.copy()
     async with story.visiting():
         await story.requests(500)
         await until(broker_outage.over, "three minutes are over", limit=SECONDS + 5)
         for name, (live, ready) in (await _health(broker_outage.platform.run["health"])).items():
-            assert (live, ready) == (200, 503), f"{name} answers {live} and {ready} while the broker is away"
-    spent = {name: used - broker_outage.used[name] for name, used in broker_outage.processor_seconds().items()}
+            assert (live, ready) == (200, 503), (
+                f"{name} answers {live} and {ready} while the broker is away"
+            )
+    spent = {
+        name: used - broker_outage.used[name]
+        for name, used in broker_outage.processor_seconds().items()
+    }
     print({name: f"{seconds:.1f} s" for name, seconds in spent.items()})
     answered = story.visits.answered - before
-    assert all(answered[node.node] > 0 for node in story.nodes), "every node served without the broker"
+    assert all(answered[node.node] > 0 for node in story.nodes), (
+        "every node served without the broker"
+    )
     assert not story.visits.broken, f"requests were broken off: {story.visits.broken}"
 
     await broker_outage.proxy.mend()
     await platform.wait_ready()
-    assert {name: platform.pid(name) for name in platform.names()} == broker_outage.pids, "something was restarted"
+    assert {name: platform.pid(name) for name in platform.names()} == broker_outage.pids, (
+        "something was restarted"
+    )
     for domain in story.domains:
         await story.live(await story.upload(domain))
     print(await story.check())

@@ -1,4 +1,5 @@
-"""A million requests from fifty nodes, with everything that goes wrong on the way; hands that send until all is in."""
+"""A million requests from fifty nodes, with everything that goes wrong on the way; hands that send
+until all is in."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ class Load:
         for node in NODES:
             load.batches[node] = [load._batch(node, new_id(), number) for number in range(BATCHES)]
             log = load.batches[node][0].log
-            load.batches[node] = [batch.model_copy(update={"log": log}) for batch in load.batches[node]]
+            load.batches[node] = [
+                batch.model_copy(update={"log": log}) for batch in load.batches[node]
+            ]
         load.single = [load._event(number) for number in range(SINGLE)]
         load.malformed = [
             json.dumps({"id": f"bad-{number}", "source": "load", "time": "yesterday"}).encode()
@@ -66,12 +69,22 @@ class Load:
         cells = []
         for _ in range(CELLS):
             domain = self.chance.choice(DOMAINS)
-            cells.append(UsageCell(
-                domain=domain, minute=minute_now() - self.minutes_ago(), https_requests=EACH, https_bytes=EACH * 100
-            ))
+            cells.append(
+                UsageCell(
+                    domain=domain,
+                    minute=minute_now() - self.minutes_ago(),
+                    https_requests=EACH,
+                    https_bytes=EACH * 100,
+                )
+            )
             self.expected[domain] += EACH
         return UsageBatch(
-            node=node, log=log, start=number * 1000, end=(number + 1) * 1000, read_to=BATCHES * 1000, cells=cells,
+            node=node,
+            log=log,
+            start=number * 1000,
+            end=(number + 1) * 1000,
+            read_to=BATCHES * 1000,
+            cells=cells,
             final=number == BATCHES - 1,
         )
 
@@ -79,14 +92,20 @@ class Load:
         domain = self.chance.choice(DOMAINS)
         self.expected[domain] += 1
         return HttpsRequest(
-            id=f"{number:09}", source="load", time=datetime.now(UTC) - timedelta(minutes=self.minutes_ago()),
-            domain=domain, bytes=100, status=200, node=self.chance.choice(NODES),
+            id=f"{number:09}",
+            source="load",
+            time=datetime.now(UTC) - timedelta(minutes=self.minutes_ago()),
+            domain=domain,
+            bytes=100,
+            status=200,
+            node=self.chance.choice(NODES),
         ).encode()
 
 
 @dataclass
 class Senders:
-    """Send everything, some of it twice, in no order; go on until billing has it. ``sent``: messages stored so far."""
+    """Send everything, some of it twice, in no order; go on until billing has it. ``sent``:
+    messages stored so far."""
 
     stage: Stage
     load: Load
@@ -108,12 +127,15 @@ class Senders:
             await asyncio.sleep(1)
             stored = await self._stored()
             waiting = [
-                batch for batches in self.load.batches.values() for batch in batches
+                batch
+                for batches in self.load.batches.values()
+                for batch in batches
                 if batch.end > stored.get(batch.log, 0)
             ]
 
     async def single(self) -> None:
-        """As a platform service does that keeps what it sent: when the broker lost its store, all of it goes again."""
+        """As a platform service does that keeps what it sent: when the broker lost its store, all
+        of it goes again."""
         sound = list(enumerate(self.load.single))
         sound += self.load.chance.sample(sound, int(len(sound) * TWICE))
         bodies = [body for _, body in sound] + self.load.malformed
@@ -146,8 +168,16 @@ class Senders:
                 for number, body in enumerate(bodies[:-1], start=1):
                     headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
                     await client.publish(s.USAGE_REQUEST, body, headers=headers)
-                last = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(bodies)), "Nats-Batch-Commit": "1"}
-                answer = json.loads((await client.request(s.USAGE_REQUEST, bodies[-1], timeout=3, headers=last)).data)
+                last = {
+                    "Nats-Batch-Id": batch,
+                    "Nats-Batch-Sequence": str(len(bodies)),
+                    "Nats-Batch-Commit": "1",
+                }
+                answer = json.loads(
+                    (
+                        await client.request(s.USAGE_REQUEST, bodies[-1], timeout=3, headers=last)
+                    ).data
+                )
                 if answer.get("count") == len(bodies):
                     self.sent += len(bodies)
                     return
@@ -158,7 +188,9 @@ class Senders:
     async def _stored(self) -> dict[str, int]:
         while True:
             try:
-                rows = await self.stage.database.fetch("select log, stored_to from node_logs where node like 'load-%'")
+                rows = await self.stage.database.fetch(
+                    "select log, stored_to from node_logs where node like 'load-%'"
+                )
                 return {row["log"]: row["stored_to"] for row in rows}
             except Exception:
                 await asyncio.sleep(0.2)

@@ -1,4 +1,5 @@
-"""A real broker with the rendered rights, and a real PostgreSQL, for tests of what depends on them."""
+"""A real broker with the rendered rights, and a real PostgreSQL, for tests of what depends on
+them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from tests.support.waiting import until
 
 @dataclass
 class Backend:
-    """``dsns`` by database; ``settings(user)``: of any user of the topology, ``node-<id>`` or ``storekeeper``."""
+    """``dsns`` by database; ``settings(user)``: of any user of the topology, ``node-<id>`` or
+    ``storekeeper``."""
 
     folder: Path
     url: str
@@ -62,12 +64,16 @@ async def backend(
     names = [user.name for user in topology.USERS] + [f"node-{node}" for node in nodes]
     public = {name: ensure_nkey(keys / f"{name}.nk") for name in names}
     broker = Broker(
-        folder / "nats", Ports(folder / "ports.json").pick("nats"),
-        with_storekeeper(public, keys / "storekeeper.nk"), (STOREKEEPER,),
+        folder / "nats",
+        Ports(folder / "ports.json").pick("nats"),
+        with_storekeeper(public, keys / "storekeeper.nk"),
+        (STOREKEEPER,),
     )
     supervisor = Supervisor(folder)
     spec = broker.prepare()
-    broker.users_file.write_text(render_edge_users({node: public[f"node-{node}"] for node in nodes}))
+    broker.users_file.write_text(
+        render_edge_users({node: public[f"node-{node}"] for node in nodes})
+    )
     await supervisor.start(spec)
     dsns: dict[str, str] = {}
     if databases:
@@ -75,7 +81,9 @@ async def backend(
         await supervisor.start(postgres.prepare())
         await until(postgres.ready, "PostgreSQL answers", limit=30)
         dsns = await postgres.provision()
-    await until(lambda: serves_jetstream(broker.url, keys / "topology.nk"), "JetStream answers", limit=30)
+    await until(
+        lambda: serves_jetstream(broker.url, keys / "topology.nk"), "JetStream answers", limit=30
+    )
     made = Backend(folder, broker.url, dsns, supervisor)
     try:
         admin = await made.client("topology")

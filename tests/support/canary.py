@@ -1,5 +1,6 @@
-"""Looks for a private key in anything: as raw numbers, DER, PEM, hex, decimal, base64 at every alignment, and in what
-PostgreSQL compresses. Only what is private is looked for: the certificate may be anywhere."""
+"""Looks for a private key in anything: as raw numbers, DER, PEM, hex, decimal, base64 at every
+alignment, and in what PostgreSQL compresses. Only what is private is looked for: the certificate
+may be anywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from deploy.residue.residue_patterns import Needles
 
@@ -17,23 +23,37 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _PART = 16
 """Bytes of a number that are looked for: enough to be unique, short enough for any line."""
 _LITERALS = 8
-"""pglz puts a control byte before every eight items: text that does not repeat stands in pieces of eight bytes."""
+"""pglz puts a control byte before every eight items: text that does not repeat stands in pieces of
+eight bytes."""
 
 
 def numbers(key: PrivateKey) -> dict[str, int]:
     """The private numbers by name."""
     if isinstance(key, rsa.RSAPrivateKey):
         found = key.private_numbers()
-        return {"d": found.d, "p": found.p, "q": found.q, "dp": found.dmp1, "dq": found.dmq1, "qinv": found.iqmp}
+        return {
+            "d": found.d,
+            "p": found.p,
+            "q": found.q,
+            "dp": found.dmp1,
+            "dq": found.dmq1,
+            "qinv": found.iqmp,
+        }
     return {"scalar": key.private_numbers().private_value}
 
 
 def der(key: PrivateKey) -> dict[str, bytes]:
-    return {name: key.private_bytes(Encoding.DER, form, NoEncryption()) for name, form in _FORMATS.items()}
+    return {
+        name: key.private_bytes(Encoding.DER, form, NoEncryption())
+        for name, form in _FORMATS.items()
+    }
 
 
 def pem(key: PrivateKey) -> dict[str, str]:
-    return {name: key.private_bytes(Encoding.PEM, form, NoEncryption()).decode() for name, form in _FORMATS.items()}
+    return {
+        name: key.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
+        for name, form in _FORMATS.items()
+    }
 
 
 _FORMATS = {"PKCS8": PrivateFormat.PKCS8, "traditional": PrivateFormat.TraditionalOpenSSL}
@@ -79,7 +99,8 @@ def found_in_file(wanted: Needles, path: Path) -> list[str]:
 
 
 def compressed_in_file(key: PrivateKey, path: Path) -> list[str]:
-    """The same for a file that may hold values compressed by pglz: any eight bytes in a row out of fifteen."""
+    """The same for a file that may hold values compressed by pglz: any eight bytes in a row out of
+    fifteen."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as hay:
             return sorted({what for what, needle in _pieces(key) if hay.find(needle) >= 0})
@@ -129,7 +150,8 @@ def _big_endian(number: int) -> bytes:
 
 
 def _base64_forms(part: bytes) -> Iterator[bytes]:
-    """How ``part`` looks in base64 that begins 0, 1 or 2 bytes before it, both alphabets; mixed edges are cut."""
+    """How ``part`` looks in base64 that begins 0, 1 or 2 bytes before it, both alphabets; mixed
+    edges are cut."""
     for before in range(3):
         text = base64.b64encode(b"\0" * before + part)
         cut = text[-(-before * 8 // 6) : (before + len(part)) * 8 // 6]

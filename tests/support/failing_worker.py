@@ -1,5 +1,5 @@
-"""A validator worker that stalls or dies when a submission's id says so: ``stall-…`` spins, ``sleep-…`` waits,
-``die-…`` exits. Everything else it judges."""
+"""A validator worker that stalls or dies when a submission's id says so: ``stall-…`` spins,
+``sleep-…`` waits, ``die-…`` exits. Everything else it judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Submissions made to cost time: sizes, counts and graphs at or over every limit. Each is (certificate, key) text."""
+"""Submissions made to cost time: sizes, counts and graphs at or over every limit. Each is
+(certificate, key) text."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ def pkcs1_of(*numbers: int) -> str:
 
 @cache
 def composite(bits: int) -> tuple[int, ...]:
-    """Numbers of a size that agree with each other, of factors that are no primes: it costs as much as a real key
-    and is made in no time."""
+    """Numbers of a size that agree with each other, of factors that are no primes: it costs as much
+    as a real key and is made in no time."""
     e, half = 65537, bits // 2
     small = prod(n for n in range(2, 2000) if all(n % d for d in range(2, isqrt(n) + 1)))
     while True:
@@ -44,8 +45,14 @@ def composite(bits: int) -> tuple[int, ...]:
 
 
 def leaf_with(public: object) -> x509.Certificate:
-    return sign(distinguished(DOMAIN), public, ROOT.certificate, ROOT_KEY, identifiers=False,
-                extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)])
+    return sign(
+        distinguished(DOMAIN),
+        public,
+        ROOT.certificate,
+        ROOT_KEY,
+        identifiers=False,
+        extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)],
+    )
 
 
 def public_of(n: int, e: int = 65537) -> rsa.RSAPublicKey:
@@ -59,7 +66,8 @@ def rsa_of(bits: int) -> Texts:
 
 
 def long_exponent() -> Texts:
-    """RSA of 8192 bits with an exponent of 8000: each verification costs a hundred ordinary ones."""
+    """RSA of 8192 bits with an exponent of 8000: each verification costs a hundred ordinary
+    ones."""
     n = composite(8192)[0]
     return pem(leaf_with(public_of(n, (1 << 8000) + 1))), pkcs8(ec_key())
 
@@ -69,12 +77,24 @@ def slow_issuers() -> Texts:
     key = ec_key()
     n = composite(8192)[0]
     fakes = [
-        sign(distinguished("Slow CA"), public_of(n + 2 * i, (1 << 8000) + 1), ROOT.certificate, ROOT_KEY, ca=True,
-             identifiers=False)
+        sign(
+            distinguished("Slow CA"),
+            public_of(n + 2 * i, (1 << 8000) + 1),
+            ROOT.certificate,
+            ROOT_KEY,
+            ca=True,
+            identifiers=False,
+        )
         for i in range(9)
     ]
-    leaf = sign(distinguished(DOMAIN), key.public_key(), fakes[0], ec_key(), identifiers=False,
-                extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)])
+    leaf = sign(
+        distinguished(DOMAIN),
+        key.public_key(),
+        fakes[0],
+        ec_key(),
+        identifiers=False,
+        extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)],
+    )
     return pem([leaf, *fakes]), pkcs8(key)
 
 
@@ -90,20 +110,34 @@ def deep_constraints() -> Texts:
         permitted = [x509.DNSName(f"p{n}.net") for n in range(200)] + [x509.DNSName("com")]
         excluded = [x509.DNSName(f"x{n}.com") for n in range(200)]
         authority = authority.intermediate(
-            f"CA {depth}", extensions=[(x509.NameConstraints(permitted, excluded), True)])
+            f"CA {depth}", extensions=[(x509.NameConstraints(permitted, excluded), True)]
+        )
     made = authority.issue([DOMAIN, *(f"h{n}.a.com" for n in range(500))])
     return made.chain_pem, made.key_pem
 
 
 def cross_signed() -> Texts:
-    """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead nowhere."""
+    """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead
+    nowhere."""
     keys = [ec_key(ec.SECP521R1()) for _ in range(4)]
-    own = [sign(distinguished(f"Ring {n}"), key.public_key(), None, key, ca=True) for n, key in enumerate(keys)]
-    ring = [
-        sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True) for a, b in permutations(range(4), 2)
+    own = [
+        sign(distinguished(f"Ring {n}"), key.public_key(), None, key, ca=True)
+        for n, key in enumerate(keys)
     ]
-    made = Leaf(sign(distinguished(DOMAIN), (key := ec_key()).public_key(), own[0], keys[0], extensions=[
-        (x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)]), key)
+    ring = [
+        sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True)
+        for a, b in permutations(range(4), 2)
+    ]
+    made = Leaf(
+        sign(
+            distinguished(DOMAIN),
+            (key := ec_key()).public_key(),
+            own[0],
+            keys[0],
+            extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)],
+        ),
+        key,
+    )
     return pem([made.certificate, *ring[:9]]), made.key_pem
 
 

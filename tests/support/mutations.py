@@ -15,8 +15,15 @@ Request = dict[str, Any]
 DOMAIN = "www.example.com"
 LETTERS = "AZaz09+/=\n\r-: \u00e9\ufeff\x00"
 BITS = [
-    "-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n", "\r\n", "\n\n",
-    "Proc-Type: 4,ENCRYPTED\n", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "\ufeff", "\x00",
+    "-----BEGIN CERTIFICATE-----\n",
+    "-----END CERTIFICATE-----\n",
+    "-----BEGIN PRIVATE KEY-----\n",
+    "\r\n",
+    "\n\n",
+    "Proc-Type: 4,ENCRYPTED\n",
+    "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    "\ufeff",
+    "\x00",
 ]
 
 
@@ -36,14 +43,22 @@ def _sound() -> list[Request]:
     deep = upper.intermediate("Lower")
     rsa = Authority.create("RSA Root", key=rsa_key(2048, 2))
     leaves = [
-        (root, upper.issue([DOMAIN])), (root, deep.issue([DOMAIN, "*.example.org"])), (root, root.issue([DOMAIN])),
+        (root, upper.issue([DOMAIN])),
+        (root, deep.issue([DOMAIN, "*.example.org"])),
+        (root, root.issue([DOMAIN])),
         (rsa, rsa.intermediate("RSA CA", key=rsa_key(2048, 3)).issue([DOMAIN], key=rsa_key())),
     ]
     requests = [(top, leaf.chain_pem, leaf.key_pem) for top, leaf in leaves]
     requests.append((root, leaves[0][1].chain_pem, sec1(leaves[0][1].key, with_parameters=True)))
     requests.append((rsa, leaves[3][1].chain_pem, pkcs1(leaves[3][1].key)))
     return [
-        {"certificate": chain, "private_key": key, "domain": DOMAIN, "at": NOW.isoformat(), "roots": top.pem}
+        {
+            "certificate": chain,
+            "private_key": key,
+            "domain": DOMAIN,
+            "at": NOW.isoformat(),
+            "roots": top.pem,
+        }
         for top, chain, key in requests
     ]
 
@@ -81,7 +96,11 @@ def _body(request: Request, chance: random.Random, _: list[Request]) -> None:
 def _blocks(request: Request, chance: random.Random, _: list[Request]) -> None:
     """Shuffled, one left out, one twice, another label."""
     name = _field(chance)
-    parts = [pem_text.encode(b.label, b.body) for b in pem_text.tokenise(str(request[name])).blocks if b.body]
+    parts = [
+        pem_text.encode(b.label, b.body)
+        for b in pem_text.tokenise(str(request[name])).blocks
+        if b.body
+    ]
     if not parts:
         return
     match chance.randrange(4):
@@ -92,7 +111,11 @@ def _blocks(request: Request, chance: random.Random, _: list[Request]) -> None:
         case 2:
             parts.append(chance.choice(parts))
         case _:
-            parts[0] = parts[0].replace("CERTIFICATE", "X509 CERTIFICATE").replace("PRIVATE KEY", "RSA PRIVATE KEY")
+            parts[0] = (
+                parts[0]
+                .replace("CERTIFICATE", "X509 CERTIFICATE")
+                .replace("PRIVATE KEY", "RSA PRIVATE KEY")
+            )
     request[name] = "".join(parts)
 
 
@@ -118,7 +141,9 @@ def _other(request: Request, chance: random.Random, sound: list[Request]) -> Non
 
 def _joined(request: Request, chance: random.Random, sound: list[Request]) -> None:
     name = _field(chance)
-    request[name] = str(request[name]) + str(chance.choice(sound)[chance.choice(["certificate", "private_key"])])
+    request[name] = str(request[name]) + str(
+        chance.choice(sound)[chance.choice(["certificate", "private_key"])]
+    )
 
 
 def _time(request: Request, chance: random.Random, _: list[Request]) -> None:
@@ -145,6 +170,24 @@ def _new_key(request: Request, _: random.Random, __: list[Request]) -> None:
 
 
 _CHANGES: list[Callable[[Request, random.Random, list[Request]], None]] = [
-    _letter, _letter, _letter, _body, _body, _body, _body, _blocks, _blocks, _piece, _piece, _cut, _cut, _other,
-    _joined, _time, _domain, _strict, _kind, _new_key,
+    _letter,
+    _letter,
+    _letter,
+    _body,
+    _body,
+    _body,
+    _body,
+    _blocks,
+    _blocks,
+    _piece,
+    _piece,
+    _cut,
+    _cut,
+    _other,
+    _joined,
+    _time,
+    _domain,
+    _strict,
+    _kind,
+    _new_key,
 ]

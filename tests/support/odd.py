@@ -1,7 +1,7 @@
-"""Certificates that no library would write: a sound one with parts of its DER form replaced, signed anew.
+"""Certificates that no library would write: a sound one with parts of its DER form replaced, signed
+anew.
 
-    odd = altered(leaf.certificate, issuing.key, serial=integer(-5))
-    text(odd) + issuing.pem
+odd = altered(leaf.certificate, issuing.key, serial=integer(-5)) text(odd) + issuing.pem
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def sequence(*parts: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    return tlv(der.INTEGER, value.to_bytes((value + (value < 0)).bit_length() // 8 + 1, "big", signed=True))
+    return tlv(
+        der.INTEGER, value.to_bytes((value + (value < 0)).bit_length() // 8 + 1, "big", signed=True)
+    )
 
 
 def oid(dotted: str) -> bytes:
@@ -55,8 +57,13 @@ def oid(dotted: str) -> bytes:
 
 def name(*parts: tuple[str, int, str | bytes]) -> bytes:
     """A Name of (OID, tag of its string, value)."""
-    encoded = ((kind, tag, value.encode() if isinstance(value, str) else value) for kind, tag, value in parts)
-    return sequence(*(tlv(der.SET, sequence(oid(kind), tlv(tag, value))) for kind, tag, value in encoded))
+    encoded = (
+        (kind, tag, value.encode() if isinstance(value, str) else value)
+        for kind, tag, value in parts
+    )
+    return sequence(
+        *(tlv(der.SET, sequence(oid(kind), tlv(tag, value))) for kind, tag, value in encoded)
+    )
 
 
 def extension(kind: str, value: bytes, critical: bytes | bool = False) -> bytes:
@@ -81,13 +88,19 @@ def constraints(permitted: list[bytes]) -> bytes:
     return extension("2.5.29.30", sequence(tlv(0xA0, *trees)), critical=True)
 
 
-def altered(certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ...] = (), **parts: bytes) -> bytes:
-    """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own and extensions ``more``
-    added, signed by ``signer`` with SHA-256."""
+def altered(
+    certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ...] = (), **parts: bytes
+) -> bytes:
+    """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own and
+    extensions ``more`` added, signed by ``signer`` with SHA-256."""
     data = der_of(certificate)
     found = layout(data)
     tbs = der.children(data, der.whole(data)[0])
-    own = {whole(data, getattr(found, field)): value for field, value in parts.items() if field != "algorithm"}
+    own = {
+        whole(data, getattr(found, field)): value
+        for field, value in parts.items()
+        if field != "algorithm"
+    }
     pieces = []
     for part in tbs:
         piece = whole(data, part)
@@ -113,18 +126,26 @@ def whole(data: bytes, element: der.Element) -> bytes:
 
 def text(*certificates: bytes | x509.Certificate) -> str:
     return "".join(
-        pem_text.encode("CERTIFICATE", c if isinstance(c, bytes) else der_of(c)) for c in certificates
+        pem_text.encode("CERTIFICATE", c if isinstance(c, bytes) else der_of(c))
+        for c in certificates
     )
 
 
 def explicit(key: ec.EllipticCurvePrivateKey) -> bytes:
     """The SubjectPublicKeyInfo of a P-256 key with the curve spelt out (SEC 1, C.2)."""
     field = sequence(oid("1.2.840.10045.1.1"), integer(_P))
-    curve = sequence(tlv(der.OCTET_STRING, (_P - 3).to_bytes(32, "big")), tlv(der.OCTET_STRING, _B.to_bytes(32, "big")))
+    curve = sequence(
+        tlv(der.OCTET_STRING, (_P - 3).to_bytes(32, "big")),
+        tlv(der.OCTET_STRING, _B.to_bytes(32, "big")),
+    )
     base = b"\x04" + _X.to_bytes(32, "big") + _Y.to_bytes(32, "big")
-    parameters = sequence(integer(1), field, curve, tlv(der.OCTET_STRING, base), integer(_N), integer(1))
+    parameters = sequence(
+        integer(1), field, curve, tlv(der.OCTET_STRING, base), integer(_N), integer(1)
+    )
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return sequence(sequence(oid("1.2.840.10045.2.1"), parameters), tlv(der.BIT_STRING, b"\0" + point))
+    return sequence(
+        sequence(oid("1.2.840.10045.2.1"), parameters), tlv(der.BIT_STRING, b"\0" + point)
+    )
 
 
 def compressed(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -7,7 +7,8 @@ import ssl
 
 
 def refusal(chain: str, key: str, roots: str, host: str, *, partial: bool = False) -> str:
-    """Why a client that trusts ``roots`` (PEM) refuses this server; empty when it does not. At the time of now.
+    """Why a client that trusts ``roots`` (PEM) refuses this server; empty when it does not. At the
+    time of now.
     ``partial``: a root need not have signed itself (X509_V_FLAG_PARTIAL_CHAIN)."""
     try:
         server = server_context(chain, key)
@@ -35,7 +36,10 @@ def server_context(chain: str, key: str) -> ssl.SSLContext:
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str:
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(down, up, server_hostname=host), server.wrap_bio(up, down, server_side=True)]
+    ends = [
+        client.wrap_bio(down, up, server_hostname=host),
+        server.wrap_bio(up, down, server_side=True),
+    ]
     for _ in range(4):
         for end in list(ends):
             try:

@@ -1,4 +1,5 @@
-"""A small public key infrastructure for tests: authorities, leaves, and keys in every form that customers upload.
+"""A small public key infrastructure for tests: authorities, leaves, and keys in every form that
+customers upload.
 
     root = Authority.create("Test Root")
     issuing = root.intermediate("Test Issuing CA")
@@ -28,7 +29,8 @@ Key = Any
 Extension = tuple[x509.ExtensionType, bool]
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
-"""The moment that default validity periods surround: 30 days before to 60 days after, for leaves."""
+"""The moment that default validity periods surround: 30 days before to 60 days after, for
+leaves."""
 
 
 @cache
@@ -62,13 +64,17 @@ def sec1(key: ec.EllipticCurvePrivateKey, *, with_parameters: bool = False) -> s
 
 def encrypted_pkcs8(key: Key, password: bytes = b"secret") -> str:
     """``ENCRYPTED PRIVATE KEY``."""
-    return _private(key, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(password))
+    return _private(
+        key, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(password)
+    )
 
 
 def encrypted_legacy(key: Key, password: bytes = b"secret") -> str:
     """``Proc-Type: 4,ENCRYPTED`` inside a traditional label."""
     return _private(
-        key, serialization.PrivateFormat.TraditionalOpenSSL, serialization.BestAvailableEncryption(password)
+        key,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.BestAvailableEncryption(password),
     )
 
 
@@ -83,7 +89,8 @@ def der(certificate: x509.Certificate) -> bytes:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A server's certificate with what issued it; ``issuers``: its intermediates, nearest first, without the root."""
+    """A server's certificate with what issued it; ``issuers``: its intermediates, nearest first,
+    without the root."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
@@ -110,7 +117,8 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA; ``issuers``: its own certificate and those above it, without the root: what a leaf's chain needs."""
+    """A CA; ``issuers``: its own certificate and those above it, without the root: what a leaf's
+    chain needs."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
@@ -120,8 +128,14 @@ class Authority:
     def create(cls, name: str = "Test Root CA", *, key: Key = None, **how: Any) -> Authority:
         """A root that signed itself. ``how``: see ``sign``."""
         key = key or ec_key()
-        certificate = sign(distinguished(name, how.pop("organisation", None)), key.public_key(), None, key, ca=True,
-                           **how)
+        certificate = sign(
+            distinguished(name, how.pop("organisation", None)),
+            key.public_key(),
+            None,
+            key,
+            ca=True,
+            **how,
+        )
         return cls(certificate, key)
 
     @property
@@ -132,7 +146,9 @@ class Authority:
     def is_root(self) -> bool:
         return self.certificate.subject == self.certificate.issuer
 
-    def intermediate(self, name: str = "Test Issuing CA", *, key: Key = None, **how: Any) -> Authority:
+    def intermediate(
+        self, name: str = "Test Issuing CA", *, key: Key = None, **how: Any
+    ) -> Authority:
         """A CA below this one. ``how``: see ``sign``."""
         key = key or ec_key()
         certificate = self._sign(name, key, ca=True, **how)
@@ -147,11 +163,14 @@ class Authority:
         eku: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.SERVER_AUTH,),
         **how: Any,
     ) -> Leaf:
-        """A server's leaf for the DNS ``names``; ``eku`` None leaves the extension out. ``how``: see ``sign``."""
+        """A server's leaf for the DNS ``names``; ``eku`` None leaves the extension out. ``how``:
+        see ``sign``."""
         key = key or ec_key()
         extra: list[Extension] = list(how.pop("extensions", ()))
         if names:
-            extra.append((x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False))
+            extra.append(
+                (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+            )
         if eku:
             extra.append((x509.ExtendedKeyUsage(eku), False))
         subject = common_name or (names[0][:64] if names else "a server")
@@ -184,13 +203,17 @@ def sign(
     identifiers: bool = True,
     digest: hashes.HashAlgorithm | bool | None = True,
 ) -> x509.Certificate:
-    """A certificate, sound unless told otherwise. ``key_usage``: True fits the kind, None leaves it out; ``digest``
-    True is SHA-256 (or none, for Ed25519)."""
+    """A certificate, sound unless told otherwise. ``key_usage``: True fits the kind, None leaves it
+    out; ``digest`` True is SHA-256 (or none, for Ed25519)."""
     start = not_before or NOW - timedelta(days=3650 if ca else 30)
     builder = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer.subject if issuer else subject)
-        .public_key(public_key).serial_number(x509.random_serial_number())
-        .not_valid_before(start).not_valid_after(not_after or NOW + timedelta(days=3650 if ca else 60))
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(not_after or NOW + timedelta(days=3650 if ca else 60))
     )
     if basic_constraints:
         builder = builder.add_extension(x509.BasicConstraints(ca, path_length), critical=True)
@@ -198,9 +221,13 @@ def sign(
     if isinstance(usage, x509.KeyUsage):
         builder = builder.add_extension(usage, critical=True)
     if identifiers:
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key() if issuer else public_key),  # type: ignore[arg-type]
+            x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False
+        )
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                issuer.public_key() if issuer else public_key
+            ),  # type: ignore[arg-type]
             critical=False,
         )
     for extension, critical in extensions:
@@ -211,8 +238,17 @@ def sign(
 
 def key_usage(*granted: str) -> x509.KeyUsage:
     """``key_usage("digital_signature")`` grants that and nothing else."""
-    every = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-             "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    every = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
     return x509.KeyUsage(**{name: name in granted for name in every})
 
 
@@ -220,7 +256,10 @@ def _usage(ca: bool) -> x509.KeyUsage:
     return key_usage("key_cert_sign", "crl_sign") if ca else key_usage("digital_signature")
 
 
-def _private(key: Key, form: serialization.PrivateFormat,
-             encryption: serialization.KeySerializationEncryption | None = None) -> str:
+def _private(
+    key: Key,
+    form: serialization.PrivateFormat,
+    encryption: serialization.KeySerializationEncryption | None = None,
+) -> str:
     chosen = encryption or serialization.NoEncryption()
     return str(key.private_bytes(serialization.Encoding.PEM, form, chosen).decode())

@@ -1,4 +1,5 @@
-"""A TCP proxy on loopback that can be cut: connections break, new ones are refused, until it is mended."""
+"""A TCP proxy on loopback that can be cut: connections break, new ones are refused, until it is
+mended."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ class CuttableProxy:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.cut()
 
@@ -49,7 +53,10 @@ class CuttableProxy:
         self._writers.add(thither)
         try:
             await asyncio.wait(
-                {asyncio.create_task(_pump(reader, thither)), asyncio.create_task(_pump(there, writer))},
+                {
+                    asyncio.create_task(_pump(reader, thither)),
+                    asyncio.create_task(_pump(there, writer)),
+                },
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:

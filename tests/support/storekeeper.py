@@ -1,4 +1,5 @@
-"""A user that reads, empties and destroys streams as no user of the product may: for tests alone."""
+"""A user that reads, empties and destroys streams as no user of the product may: for tests
+alone."""
 
 from __future__ import annotations
 

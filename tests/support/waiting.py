@@ -11,8 +11,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], what: str, *, limit: float = 10.0, every: float = 0.02) -> T:
-    """The first true value of ``condition`` (plain or async); AssertionError with ``what`` after ``limit`` seconds."""
+async def until(
+    condition: Callable[[], T | Awaitable[T]],
+    what: str,
+    *,
+    limit: float = 10.0,
+    every: float = 0.02,
+) -> T:
+    """The first true value of ``condition`` (plain or async); AssertionError with ``what`` after
+    ``limit`` seconds."""
     deadline = time.monotonic() + limit
     while True:
         found = condition()

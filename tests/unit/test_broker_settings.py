@@ -15,7 +15,9 @@ from tests.support.pki import Authority
 NOBODY = "nats://127.0.0.1:1"
 
 
-def _settings(folder: Path, url: str = NOBODY, seed: bytes | None = None, ca: bytes | None = None) -> BrokerSettings:
+def _settings(
+    folder: Path, url: str = NOBODY, seed: bytes | None = None, ca: bytes | None = None
+) -> BrokerSettings:
     seed_file, ca_file = folder / "seed.nk", folder / "ca.pem"
     if seed is None:
         ensure_nkey(seed_file)
@@ -23,7 +25,9 @@ def _settings(folder: Path, url: str = NOBODY, seed: bytes | None = None, ca: by
         seed_file.write_bytes(seed)
     if ca is not None:
         ca_file.write_bytes(ca)
-    return BrokerSettings(nats_url=url, nats_seed_file=seed_file, nats_ca_file=None if ca is None else ca_file)
+    return BrokerSettings(
+        nats_url=url, nats_seed_file=seed_file, nats_ca_file=None if ca is None else ca_file
+    )
 
 
 async def _fault(settings: BrokerSettings) -> str:
@@ -32,10 +36,23 @@ async def _fault(settings: BrokerSettings) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("url", [
-    "", "localhost", "127.0.0.1:4222", "http://a:4222", "nats://", "nats://:4222", "nats://a:port", "nats://a:0",
-    "nats://a:70000", "nats://[::1", f"{NOBODY},", f"{NOBODY},http://b:1",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "127.0.0.1:4222",
+        "http://a:4222",
+        "nats://",
+        "nats://:4222",
+        "nats://a:port",
+        "nats://a:0",
+        "nats://a:70000",
+        "nats://[::1",
+        f"{NOBODY},",
+        f"{NOBODY},http://b:1",
+    ],
+)
 async def test_a_url_that_is_none(url: str, tmp_path: Path) -> None:
     assert "EDGETLS_NATS_URL" in await _fault(_settings(tmp_path, url))
 
@@ -47,7 +64,9 @@ async def test_a_seed_that_is_none_is_not_repeated(seed: bytes, tmp_path: Path) 
     assert not seed or seed.decode("latin-1") not in fault
 
 
-@pytest.mark.parametrize("ca", [b"", b"garbage", b"\xff\xfe\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize(
+    "ca", [b"", b"garbage", b"\xff\xfe\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"]
+)
 async def test_a_file_of_authorities_that_holds_none(ca: bytes, tmp_path: Path) -> None:
     assert (await _fault(_settings(tmp_path, ca=ca))).startswith("EDGETLS_NATS_CA_FILE: ")
 

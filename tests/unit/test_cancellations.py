@@ -11,7 +11,9 @@ from nats.aio.msg import Msg
 from shared.messaging.nats_client import guarded
 
 
-async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     client = Client()
     answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 

@@ -26,7 +26,11 @@ class Piece:
 
 
 def _delivery(subscription: int, body: bytes) -> Piece:
-    head = b"HMSG a.b %d $JS.ACK.S.d.1.2.3.4.5 %d %d\r\n" % (subscription, len(HEADERS), len(HEADERS) + len(body))
+    head = b"HMSG a.b %d $JS.ACK.S.d.1.2.3.4.5 %d %d\r\n" % (
+        subscription,
+        len(HEADERS),
+        len(HEADERS) + len(body),
+    )
     return Piece(head + HEADERS + body + b"\r\n", body if subscription == TAKEN else None)
 
 
@@ -40,10 +44,14 @@ def _status(body: bytes) -> Piece:
     return Piece(head + HEADERS + body + b"\r\n")
 
 
-bodies = st.one_of(st.binary(max_size=60), st.sampled_from([b"\r\n", b"HMSG a 7 b 1 2\r\n", b"x" * 5000]))
+bodies = st.one_of(
+    st.binary(max_size=60), st.sampled_from([b"\r\n", b"HMSG a 7 b 1 2\r\n", b"x" * 5000])
+)
 pieces = st.one_of(
-    st.builds(_delivery, st.sampled_from([TAKEN, OTHER]), bodies), st.builds(_without_headers, bodies),
-    st.builds(_status, bodies), st.sampled_from([Piece(b"+OK\r\n"), Piece(b"PONG\r\n")]),
+    st.builds(_delivery, st.sampled_from([TAKEN, OTHER]), bodies),
+    st.builds(_without_headers, bodies),
+    st.builds(_status, bodies),
+    st.sampled_from([Piece(b"+OK\r\n"), Piece(b"PONG\r\n")]),
 )
 
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from shared.crypto.digest import BUCKETS, Digest, bucket_of
 
-Members = st.dictionaries(st.from_regex(r"[a-z]{1,8}\.example", fullmatch=True), st.integers(1, 5), max_size=20)
+Members = st.dictionaries(
+    st.from_regex(r"[a-z]{1,8}\.example", fullmatch=True), st.integers(1, 5), max_size=20
+)
 
 
 def _digest(members: dict[str, int]) -> Digest:
@@ -23,7 +25,9 @@ def test_the_order_of_building_does_not_matter(members: dict[str, int]) -> None:
 
 
 @given(Members, Members)
-def test_two_sets_have_the_same_root_only_if_they_are_equal(one: dict[str, int], other: dict[str, int]) -> None:
+def test_two_sets_have_the_same_root_only_if_they_are_equal(
+    one: dict[str, int], other: dict[str, int]
+) -> None:
     assert (_digest(one).root() == _digest(other).root()) == (one == other)
 
 

@@ -1,4 +1,5 @@
-"""A private key is found in whatever form people paste one; what is public is not mistaken for one."""
+"""A private key is found in whatever form people paste one; what is public is not mistaken for
+one."""
 
 from __future__ import annotations
 
@@ -23,8 +24,11 @@ from tests.support import pki
 
 RSA, EC = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
 KEYS = {
-    "RSA-2048": RSA, "RSA-4096": rsa.generate_private_key(65537, 4096), "P-256": EC,
-    "P-384": ec.generate_private_key(ec.SECP384R1()), "P-521": ec.generate_private_key(ec.SECP521R1()),
+    "RSA-2048": RSA,
+    "RSA-4096": rsa.generate_private_key(65537, 4096),
+    "P-256": EC,
+    "P-384": ec.generate_private_key(ec.SECP384R1()),
+    "P-521": ec.generate_private_key(ec.SECP521R1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
 TRADITIONAL = PrivateFormat.TraditionalOpenSSL
@@ -35,7 +39,8 @@ def _der(name: str, form: PrivateFormat) -> bytes:
 
 
 DERS = {
-    f"{name} {what}": _der(name, form) for name in KEYS
+    f"{name} {what}": _der(name, form)
+    for name in KEYS
     for what, form in (("PKCS #8", PrivateFormat.PKCS8), ("traditional", TRADITIONAL))
     if not (name == "Ed25519" and form is TRADITIONAL)
 }
@@ -54,10 +59,19 @@ def test_a_pem_is_found_however_it_is_written(pem: bytes) -> None:
     once = json.dumps({"roots": text})
     escaped = "".join(f"\\u{ord(character):04x}" for character in text)
     for form in (
-        text, text.replace("\n", "\r\n"), text.replace("\n", " "), text.lower(), once, json.dumps({"payload": once}),
-        json.dumps({"p": json.dumps({"payload": once})}), f'{{"roots": "{escaped}"', once[:-20],
-        text.replace(" ", "%20"), text.replace(" ", "+"),
-        *(base64.b64encode(b"x" * before + pem).decode() for before in range(3)), base64.encodebytes(pem).decode(),
+        text,
+        text.replace("\n", "\r\n"),
+        text.replace("\n", " "),
+        text.lower(),
+        once,
+        json.dumps({"payload": once}),
+        json.dumps({"p": json.dumps({"payload": once})}),
+        f'{{"roots": "{escaped}"',
+        once[:-20],
+        text.replace(" ", "%20"),
+        text.replace(" ", "+"),
+        *(base64.b64encode(b"x" * before + pem).decode() for before in range(3)),
+        base64.encodebytes(pem).decode(),
     ):
         assert holds_key(form.encode()), form[:80]
 
@@ -65,9 +79,15 @@ def test_a_pem_is_found_however_it_is_written(pem: bytes) -> None:
 @pytest.mark.parametrize("der", DERS.values(), ids=DERS)
 def test_der_is_found_in_base64_in_hexadecimal_and_as_it_is(der: bytes) -> None:
     for form in (
-        der, b"prefix" + der, base64.b64encode(der), base64.urlsafe_b64encode(der), base64.encodebytes(der),
-        json.dumps({"certificate": base64.encodebytes(der).decode()}).encode(), der.hex().encode(),
-        der.hex(":").upper().encode(), f"-----BEGIN SECRET-----\n{base64.encodebytes(der).decode()}".encode(),
+        der,
+        b"prefix" + der,
+        base64.b64encode(der),
+        base64.urlsafe_b64encode(der),
+        base64.encodebytes(der),
+        json.dumps({"certificate": base64.encodebytes(der).decode()}).encode(),
+        der.hex().encode(),
+        der.hex(":").upper().encode(),
+        f"-----BEGIN SECRET-----\n{base64.encodebytes(der).decode()}".encode(),
     ):
         assert holds_key(form), form[:80]
 

@@ -17,7 +17,10 @@ MINUTE = 1767225600 // 60
 def test_a_line_counts_for_its_domain_and_the_minute_of_its_end() -> None:
     lines = GOOD + b"1767225659.999 https a.test 301 80\n1767225660.000 https a.test 200 1\n"
     assert count("log", 100, lines) == Range(
-        "log", 100, 100 + len(lines), {("a.test", MINUTE): Cell(2, 5200), ("a.test", MINUTE + 1): Cell(1, 1)}
+        "log",
+        100,
+        100 + len(lines),
+        {("a.test", MINUTE): Cell(2, 5200), ("a.test", MINUTE + 1): Cell(1, 1)},
     )
 
 
@@ -61,7 +64,10 @@ def test_nothing_counts_as_nothing() -> None:
     assert count("log", 5, b"") == Range("log", 5, 5)
 
 
-@given(st.lists(st.sampled_from([GOOD, b"bad\n", b"\n", b"1767225700.000 http *.b.test 500 3\n"])), st.data())
+@given(
+    st.lists(st.sampled_from([GOOD, b"bad\n", b"\n", b"1767225700.000 http *.b.test 500 3\n"])),
+    st.data(),
+)
 def test_ranges_cut_at_lines_add_up_to_the_whole(lines: list[bytes], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(lines)))
     left, right = count("log", 0, b"".join(lines[:cut])), count("log", 0, b"".join(lines[cut:]))
@@ -91,7 +97,9 @@ def test_any_bytes_give_a_range_over_all_of_them(data: bytes) -> None:
         (b"", True, b""),
     ],
 )
-def test_only_whole_lines_are_taken_unless_no_more_can_come(data: bytes, final: bool, taken: bytes) -> None:
+def test_only_whole_lines_are_taken_unless_no_more_can_come(
+    data: bytes, final: bool, taken: bytes
+) -> None:
     assert whole_lines(data, 10, final) == taken
 
 

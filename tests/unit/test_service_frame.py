@@ -18,13 +18,21 @@ from shared.settings import ServiceSettings
 SECRET = "9223372036854775808"
 
 
-@pytest.mark.parametrize("fault", [
-    _base.DataError(f"invalid input for query argument $3: {SECRET} (value out of int64 range)"),
-    ExceptionGroup("tasks", [ExceptionGroup("inner", [ValueError(SECRET)])]),
-    asyncpg.UniqueViolationError(f"Key (id)=({SECRET}) already exists."),
-])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        _base.DataError(
+            f"invalid input for query argument $3: {SECRET} (value out of int64 range)"
+        ),
+        ExceptionGroup("tasks", [ExceptionGroup("inner", [ValueError(SECRET)])]),
+        asyncpg.UniqueViolationError(f"Key (id)=({SECRET}) already exists."),
+    ],
+)
 def test_an_unforeseen_fault_is_one_line_that_quotes_nothing(
-    fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    fault: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     for name in ("NATS_SEED_FILE", "OPERATOR_KEY_FILE", "TRUST_FILE"):
         monkeypatch.setenv(f"EDGETLS_{name}", str(tmp_path))
@@ -45,20 +53,23 @@ def test_an_unforeseen_fault_is_one_line_that_quotes_nothing(
     assert SECRET not in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize(("error", "transient"), [
-    (asyncpg.InvalidPasswordError("x"), True),
-    (asyncpg.InvalidAuthorizationSpecificationError("x"), True),
-    (asyncpg.InvalidCatalogNameError("x"), True),
-    (asyncpg.InsufficientPrivilegeError("x"), True),
-    (asyncpg.InterfaceError("connection is closed"), True),
-    (asyncpg.ConnectionDoesNotExistError("x"), True),
-    (BrokerAway("x"), True),
-    (_base.DataError("invalid input"), False),
-    (asyncpg.DataError("invalid input"), False),
-    (asyncpg.UniqueViolationError("x"), False),
-    (asyncpg.UndefinedTableError("x"), False),
-    (RuntimeError("x"), False),
-])
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (asyncpg.InvalidPasswordError("x"), True),
+        (asyncpg.InvalidAuthorizationSpecificationError("x"), True),
+        (asyncpg.InvalidCatalogNameError("x"), True),
+        (asyncpg.InsufficientPrivilegeError("x"), True),
+        (asyncpg.InterfaceError("connection is closed"), True),
+        (asyncpg.ConnectionDoesNotExistError("x"), True),
+        (BrokerAway("x"), True),
+        (_base.DataError("invalid input"), False),
+        (asyncpg.DataError("invalid input"), False),
+        (asyncpg.UniqueViolationError("x"), False),
+        (asyncpg.UndefinedTableError("x"), False),
+        (RuntimeError("x"), False),
+    ],
+)
 def test_what_passes_is_never_the_fault_of_a_message(error: Exception, transient: bool) -> None:
     assert passes(error) is transient
     if isinstance(error, asyncpg.InterfaceError) and not transient:

@@ -1,4 +1,5 @@
-"""The node's sealed copy of what it serves: one file a bundle, the bytes that edge_sync signed. No key is in clear."""
+"""The node's sealed copy of what it serves: one file a bundle, the bytes that edge_sync signed. No
+key is in clear."""
 
 from __future__ import annotations
 
@@ -20,14 +21,16 @@ _NOTED_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Position:
-    """How far the bucket's stream is applied. ``checkpoint``: Unix time of the newest checkpoint believed."""
+    """How far the bucket's stream is applied. ``checkpoint``: Unix time of the newest checkpoint
+    believed."""
 
     incarnation: str = ""
     sequence: int = 0
     checkpoint: float = 0.0
 
     def is_past(self, saved: Position) -> bool:
-        """Whether it is worth a write: a checkpoint comes each second, and none is believed for longer than 60."""
+        """Whether it is worth a write: a checkpoint comes each second, and none is believed for
+        longer than 60."""
         elsewhere = (self.incarnation, self.sequence) != (saved.incarnation, saved.sequence)
         return elsewhere or self.checkpoint >= saved.checkpoint + _NOTED_SECONDS
 
@@ -42,8 +45,11 @@ class Tombstone:
 
 
 def file_name(domain: str) -> str:
-    """Readable, unique, and safe whatever the domain is: a name of at most 255 bytes without a separator."""
-    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in domain)[:_READABLE]
+    """Readable, unique, and safe whatever the domain is: a name of at most 255 bytes without a
+    separator."""
+    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in domain)[
+        :_READABLE
+    ]
     return f"{readable.lstrip('.')}-{sha256(domain.encode()).hexdigest()[:32]}{_SUFFIX}"
 
 
@@ -52,7 +58,8 @@ def why(error: OSError) -> str:
 
 
 class Replica:
-    """Blocking: call it in a thread. Everything is on the disk when a call returns, but what it names as a fault."""
+    """Blocking: call it in a thread. Everything is on the disk when a call returns, but what it
+    names as a fault."""
 
     def __init__(self, node_folder: Path) -> None:
         private_folder(node_folder)
@@ -76,8 +83,9 @@ class Replica:
             return None
 
     def write(self, bundles: Mapping[str, bytes]) -> dict[str, str]:
-        """Puts each domain's file in the place of the one before, whole or not at all. Why one is not on the disk, by
-        domain: then the one before is not there either, since a restart must not bring back what was replaced."""
+        """Puts each domain's file in the place of the one before, whole or not at all. Why one is
+        not on the disk, by domain: then the one before is not there either, since a restart must
+        not bring back what was replaced."""
         faults = {}
         for domain, body in bundles.items():
             try:
@@ -147,7 +155,9 @@ class Replica:
     def _write(self, final: Path, domain: str, body: bytes) -> None:
         fresh = self._folder / f".{sha256(domain.encode()).hexdigest()}"
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(
+                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+            ) as file:
                 file.write(body)
                 file.flush()
                 os.fdatasync(file.fileno())
@@ -165,7 +175,8 @@ class Replica:
             return {}
 
     def _note_tombstones(self, domains: Collection[str]) -> dict[str, str]:
-        """All there are. Why it failed, for each of ``domains``: those on whose behalf it was tried."""
+        """All there are. Why it failed, for each of ``domains``: those on whose behalf it was
+        tried."""
         rows = {domain: asdict(tombstone) for domain, tombstone in self._buried.items()}
         try:
             write_private(self._tombstones, json.dumps(rows) + "\n")

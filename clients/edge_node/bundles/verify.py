@@ -1,4 +1,5 @@
-"""Is this what edge_sync and the validator signed, for this domain? Pure: bytes and public keys in, a bundle out."""
+"""Is this what edge_sync and the validator signed, for this domain? Pure: bytes and public keys in,
+a bundle out."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN: Final = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})+")
 _BLOCK = r"-----BEGIN {0}-----\r?\n(?:[A-Za-z0-9+/=]+\r?\n)+-----END {0}-----\r?\n?"
 _CHAIN: Final = re.compile(f"(?:{_BLOCK.format('CERTIFICATE')})+")
-_LEAF: Final = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
-_KEY: Final = re.compile("|".join(_BLOCK.format(f"{kind}PRIVATE KEY") for kind in ("", "RSA ", "EC ")))
+_LEAF: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----"
+)
+_KEY: Final = re.compile(
+    "|".join(_BLOCK.format(f"{kind}PRIVATE KEY") for kind in ("", "RSA ", "EC "))
+)
 _MOST_PAIRS = 2
 
 
@@ -33,7 +38,8 @@ class Order:
 
 @dataclass(frozen=True)
 class SignedBundle:
-    """A bundle that edge_sync signed. ``body``: the Signed as it came; ``hash``: SHA-256 of the signed bytes."""
+    """A bundle that edge_sync signed. ``body``: the Signed as it came; ``hash``: SHA-256 of the
+    signed bytes."""
 
     bundle: Bundle
     body: bytes
@@ -76,11 +82,15 @@ def _check(bundle: Bundle, domain: str) -> None:
     if not (1 <= pairs <= _MOST_PAIRS if bundle.kind is BundleKind.HTTPS else pairs == 0):
         raise Malformed(f"a bundle of kind {bundle.kind} with {pairs} pairs")
     if (bundle.origin is None) != (bundle.kind is BundleKind.REMOVED):
-        raise Malformed(f"a bundle of kind {bundle.kind} {'without' if bundle.origin is None else 'with'} an origin")
+        raise Malformed(
+            f"a bundle of kind {bundle.kind} {'without' if bundle.origin is None else 'with'} "
+            "an origin"
+        )
 
 
 def attested(bundle: Bundle, validator: Verifier) -> list[str]:
-    """The leaf fingerprint of each pair, once the validator vouches for it. Raises Unsigned or Malformed."""
+    """The leaf fingerprint of each pair, once the validator vouches for it. Raises Unsigned or
+    Malformed."""
     return [_attested_pair(bundle, pair, validator) for pair in bundle.pairs]
 
 
@@ -104,7 +114,8 @@ def _attested_pair(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str
 
 
 def leaf_fingerprint(chain: str) -> str:
-    """SHA-256 of the first certificate's DER, in hex. Malformed unless ``chain`` is certificates and nothing else."""
+    """SHA-256 of the first certificate's DER, in hex. Malformed unless ``chain`` is certificates
+    and nothing else."""
     if _CHAIN.fullmatch(chain) is None:
         raise Malformed("a chain is not PEM certificates and nothing else")
     leaf = _LEAF.match(chain)
@@ -117,8 +128,8 @@ def leaf_fingerprint(chain: str) -> str:
 def one_key(plain: bytes) -> str:
     """An opened box as PEM: one private key and nothing else, or Malformed.
 
-    Sealing is anonymous: whoever knows the fleet's public key can close a box. Text besides the key could smuggle a
-    second certificate into what nginx reads."""
+    Sealing is anonymous: whoever knows the fleet's public key can close a box. Text besides the key
+    could smuggle a second certificate into what nginx reads."""
     text = plain.decode("ascii", "replace")
     if _KEY.fullmatch(text) is None:
         raise Malformed("an opened box is not one PEM private key")

@@ -17,7 +17,8 @@ class Version:
 
 
 class Desired:
-    """Every domain's version, tombstones included: what the bucket holds, and what a checkpoint's root is over."""
+    """Every domain's version, tombstones included: what the bucket holds, and what a checkpoint's
+    root is over."""
 
     def __init__(self) -> None:
         self._versions: dict[str, Version] = {}
@@ -43,8 +44,9 @@ class Desired:
         return self._clock
 
     def offer(self, domain: str, version: Version, *, repair: bool = False) -> bool:
-        """Takes a newer version; False when it is not. ``repair``: one of equal order with other content is taken as
-        well, because a signed root says that the held one is not what is wanted."""
+        """Takes a newer version; False when it is not. ``repair``: one of equal order with other
+        content is taken as well, because a signed root says that the held one is not what is
+        wanted."""
         held = self._versions.get(domain)
         if held is not None:
             if version.hash == held.hash or version.order < held.order:
@@ -69,21 +71,36 @@ class Desired:
 
     def differing(self, digests: list[str]) -> list[int]:
         """Numbers of the buckets whose digest is another one."""
-        return [n for n, (own, other) in enumerate(zip(self._digest.buckets(), digests, strict=True)) if own != other]
+        return [
+            n
+            for n, (own, other) in enumerate(zip(self._digest.buckets(), digests, strict=True))
+            if own != other
+        ]
 
-    def compare(self, bucket: int, members: list[BundlePage], mark: int) -> tuple[list[str], list[str]]:
-        """(domains to fetch, domains to drop) so that the bucket holds ``members``, which were true at ``mark``: what
-        was taken later is newer than they are."""
+    def compare(
+        self, bucket: int, members: list[BundlePage], mark: int
+    ) -> tuple[list[str], list[str]]:
+        """(domains to fetch, domains to drop) so that the bucket holds ``members``, which were true
+        at ``mark``: what was taken later is newer than they are."""
         wanted = {row.domain: row.hash for row in members}
         held = self._buckets[bucket]
-        fetch = [name for name, want in wanted.items() if name not in held or self._versions[name].hash != want]
-        return sorted(fetch), sorted(name for name in held - wanted.keys() if self._takes[name] <= mark)
+        fetch = [
+            name
+            for name, want in wanted.items()
+            if name not in held or self._versions[name].hash != want
+        ]
+        return sorted(fetch), sorted(
+            name for name in held - wanted.keys() if self._takes[name] <= mark
+        )
 
 
 def proves_root(digests: list[str], root: str) -> bool:
     """Whether unsigned bucket digests are those that a signed root was made of."""
     try:
-        return len(digests) == BUCKETS and sha256(b"".join(map(bytes.fromhex, digests))).hexdigest() == root
+        return (
+            len(digests) == BUCKETS
+            and sha256(b"".join(map(bytes.fromhex, digests))).hexdigest() == root
+        )
     except ValueError:
         return False
 

@@ -1,8 +1,9 @@
 """Client of the node's control sockets: what the agent tells nginx to serve, without a reload.
 
-Two dictionaries are kept in step, since nginx's stream and http sides share no memory: entries (http) and TLS
-policies (stream, which turns away what it does not know). A domain opens at the policies last and closes there
-first, so that a visitor is never sent to a policy server that has no certificate for it.
+Two dictionaries are kept in step, since nginx's stream and http sides share no memory: entries
+(http) and TLS policies (stream, which turns away what it does not know). A domain opens at the
+policies last and closes there first, so that a visitor is never sent to a policy server that has no
+certificate for it.
 """
 
 import asyncio
@@ -18,14 +19,16 @@ from clients.edge_node.nginx.entry import Entry
 from shared.errors import EdgetlsError
 
 _ENTRIES_CHUNK = 4 * 1024 * 1024
-# The order must fit into the socket's buffer (208 KiB, overhead included), since nginx only peeks at it.
+# The order must fit into the socket's buffer (208 KiB, overhead included), since nginx only peeks
+# at it.
 _POLICIES_CHUNK = 48 * 1024
 _NAMES_CHUNK = 500
 _Item = TypeVar("_Item")
 
 
 class DataPlaneError(EdgetlsError):
-    """The control socket did not answer, or not as expected. The message holds no key and no PEM."""
+    """The control socket did not answer, or not as expected. The message holds no key and no
+    PEM."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class ZoneUsage:
 
 
 class DataPlane:
-    """One node's control sockets, in `run_folder`. Every method raises DataPlaneError when nginx is away."""
+    """One node's control sockets, in `run_folder`. Every method raises DataPlaneError when nginx is
+    away."""
 
     def __init__(self, run_folder: Path, timeout: float = 5.0) -> None:
         self._folder = run_folder
@@ -46,7 +50,8 @@ class DataPlane:
     async def put_many(self, entries: Iterable[Entry]) -> dict[str, str]:
         """Puts entries, each whole; what was served before stays where one is refused.
 
-        Returns the refused names with the reason (a full zone): an empty dict means that all are in place.
+        Returns the refused names with the reason (a full zone): an empty dict means that all are in
+        place.
         """
         entries = list(entries)
         closing = [entry for entry in entries if entry.kind != "https"]
@@ -55,7 +60,9 @@ class DataPlane:
         refused |= await self._put_entries(closing)
         kept_out = await self._put_entries(opening)
         refused |= kept_out
-        return refused | await self._put_policies([entry for entry in opening if entry.name not in kept_out])
+        return refused | await self._put_policies(
+            [entry for entry in opening if entry.name not in kept_out]
+        )
 
     async def remove_many(self, names: Iterable[str]) -> None:
         """Removes names from both dictionaries; a name that is not there is no error."""
@@ -72,7 +79,8 @@ class DataPlane:
         return found
 
     async def boot_id(self) -> str:
-        """An id that lasts as long as the dictionaries: a new one means that they are empty and must be refilled."""
+        """An id that lasts as long as the dictionaries: a new one means that they are empty and
+        must be refilled."""
         return str((await self._post("/state", []))["boot"])
 
     async def zone_usage(self) -> ZoneUsage:
@@ -100,11 +108,16 @@ class DataPlane:
         answer = await self._exchange("control.sock", head.encode() + data)
         status_line, _, rest = answer.partition(b"\r\n")
         if b" 200 " not in status_line + b" ":
-            raise DataPlaneError(f"nginx refused {path}: {status_line.decode('ascii', 'replace') or 'no answer'}")
+            raise DataPlaneError(
+                f"nginx refused {path}: {status_line.decode('ascii', 'replace') or 'no answer'}"
+            )
         return _decode(rest.partition(b"\r\n\r\n")[2], path)
 
     async def _order_policies(self, order: dict[str, object]) -> dict[str, dict[str, str]]:
-        answer = _decode(await self._exchange("policy-control.sock", json.dumps(order).encode() + b"\n"), "policies")
+        answer = _decode(
+            await self._exchange("policy-control.sock", json.dumps(order).encode() + b"\n"),
+            "policies",
+        )
         if not isinstance(answer, dict) or "refused" not in answer:
             raise DataPlaneError("nginx refused an order of policies")
         return answer
@@ -116,11 +129,14 @@ class DataPlane:
         except TimeoutError:
             raise DataPlaneError(f"{name} did not answer within {self._timeout} s") from None
         except OSError as error:
-            raise DataPlaneError(f"{name} is not reachable: {error.strerror or type(error).__name__}") from None
+            raise DataPlaneError(
+                f"{name} is not reachable: {error.strerror or type(error).__name__}"
+            ) from None
 
 
 async def _round_trip(folder: Path, name: str, request: bytes) -> bytes:
-    # A unix address holds 108 bytes. By way of a descriptor of the folder it is short, however deep the folder is.
+    # A unix address holds 108 bytes. By way of a descriptor of the folder it is short, however deep
+    # the folder is.
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -139,7 +155,8 @@ async def _read_to_end(connection: socket.socket) -> bytes:
         while data := await asyncio.get_running_loop().sock_recv(connection, 256 * 1024):
             received += data
     except ConnectionResetError:
-        # The stream side only peeks at an order, so its socket closes with unread bytes: a reset, after the answer.
+        # The stream side only peeks at an order, so its socket closes with unread bytes: a reset,
+        # after the answer.
         if not received:
             raise
     return received
@@ -152,7 +169,9 @@ def _decode(body: bytes, what: str) -> Any:
         raise DataPlaneError(f"nginx gave no whole answer to {what}") from None
 
 
-def _chunks(items: Iterable[_Item], size: Callable[[_Item], int], limit: int) -> Iterator[list[_Item]]:
+def _chunks(
+    items: Iterable[_Item], size: Callable[[_Item], int], limit: int
+) -> Iterator[list[_Item]]:
     """Groups items so that the sizes of a group sum up to `limit` at most (or it has one item)."""
     group: list[_Item] = []
     total = 0

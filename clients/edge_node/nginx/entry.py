@@ -18,9 +18,11 @@ _PAIR_END = "\x1e"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where content comes from. `addresses` are `ip:port` (IPv6 in brackets), already resolved and checked.
+    """Where content comes from. `addresses` are `ip:port` (IPv6 in brackets), already resolved and
+    checked.
 
-    `name` is the name that an https origin's certificate must carry; empty means the visitor's Host.
+    `name` is the name that an https origin's certificate must carry; empty means the visitor's
+    Host.
     """
 
     scheme: Literal["http", "https"] = "http"
@@ -28,11 +30,16 @@ class Origin:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for anything but `ip:port`: nginx would resolve a name, and follow `unix:/a/path`."""
+        """Raises ValueError for anything but `ip:port`: nginx would resolve a name, and follow
+        `unix:/a/path`."""
         for address in self.addresses:
             host, _, port = address.rpartition(":")
             version = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).version
-            if (version == 6) != host.startswith("[") or not port.isdecimal() or not 0 < int(port) < 65536:
+            if (
+                (version == 6) != host.startswith("[")
+                or not port.isdecimal()
+                or not 0 < int(port) < 65536
+            ):
                 raise ValueError(f"{address!r} is not an address and a port")
 
 
@@ -56,7 +63,8 @@ class Entry:
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the domain and never the pair, if the entry contradicts itself."""
+        """Raises ValueError, naming the domain and never the pair, if the entry contradicts
+        itself."""
         if (self.kind == "https") != bool(self.pairs):
             raise ValueError(f"{self.name}: an https entry has pairs, no other kind has")
         if len({key_type for _, _, key_type in self.pairs}) != len(self.pairs):
@@ -66,8 +74,11 @@ class Entry:
 
     @property
     def policy(self) -> str:
-        """The policy server that ends this domain's TLS; `reject` for what is not served by HTTPS."""
-        return policy_name(self.tls_min, self.tls_max, self.http2) if self.kind == "https" else REJECT
+        """The policy server that ends this domain's TLS; `reject` for what is not served by
+        HTTPS."""
+        return (
+            policy_name(self.tls_min, self.tls_max, self.http2) if self.kind == "https" else REJECT
+        )
 
     def to_value(self) -> str:
         """The dictionary value, as `conf/edge.js` reads it. Holds keys: never log it."""
@@ -88,7 +99,8 @@ class Entry:
 
 
 def policy_name(tls_min: str, tls_max: str, http2: bool) -> str:
-    """Name of the policy server, e.g. `12-13-h2`. HTTP/2 needs TLS 1.2 (RFC 9113 §9.2): below it is off."""
+    """Name of the policy server, e.g. `12-13-h2`. HTTP/2 needs TLS 1.2 (RFC 9113 §9.2): below it is
+    off."""
     h2 = "-h2" if http2 and tls_max >= "1.2" else ""
     return f"{tls_min.replace('.', '')}-{tls_max.replace('.', '')}{h2}"
 
@@ -97,7 +109,11 @@ def policies() -> list[tuple[str, tuple[str, ...], bool]]:
     """Every policy: its name, its TLS versions (contiguous), and whether HTTP/2 is offered."""
     ranges = [(low, high) for low in range(4) for high in range(low, 4)]
     return [
-        (policy_name(TLS_VERSIONS[low], TLS_VERSIONS[high], http2), TLS_VERSIONS[low : high + 1], http2)
+        (
+            policy_name(TLS_VERSIONS[low], TLS_VERSIONS[high], http2),
+            TLS_VERSIONS[low : high + 1],
+            http2,
+        )
         for low, high in ranges
         for http2 in (False, True)
         if not http2 or TLS_VERSIONS[high] >= "1.2"

@@ -36,11 +36,13 @@ def load_check(chain_pem: str, key_pem: str) -> None:
 async def handshake(
     host: str, port: int, server_name: str, key_type: KeyType | None = None, timeout: float = 5.0
 ) -> str | None:
-    """Makes a real TLS handshake and gives the SHA-256 of the served leaf in hex, or None if it was refused.
+    """Makes a real TLS handshake and gives the SHA-256 of the served leaf in hex, or None if it was
+    refused.
 
-    With a `key_type` only a certificate of that type is accepted; it is asked for by TLS 1.2 ciphers, since
-    Python does not set the signature algorithms that TLS 1.3 goes by, so it needs a policy of 1.2 or lower.
-    Raises OSError if nothing listens and TimeoutError after `timeout` seconds.
+    With a `key_type` only a certificate of that type is accepted; it is asked for by TLS 1.2
+    ciphers, since Python does not set the signature algorithms that TLS 1.3 goes by, so it needs a
+    policy of 1.2 or lower. Raises OSError if nothing listens and TimeoutError after `timeout`
+    seconds.
     """
     async with asyncio.timeout(timeout):
         try:
@@ -57,7 +59,8 @@ async def handshake(
 
 
 def probe_name(name: str) -> str:
-    """A server name that an entry answers for: itself, or a host under a wildcard that nobody registers."""
+    """A server name that an entry answers for: itself, or a host under a wildcard that nobody
+    registers."""
     return name.replace("*", _PROBE_LABEL, 1) if name.startswith("*.") else name
 
 

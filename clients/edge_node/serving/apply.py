@@ -1,6 +1,8 @@
-"""Verified bundles into nginx: opened, load-checked, put, and proven by a real local handshake before they count.
+"""Verified bundles into nginx: opened, load-checked, put, and proven by a real local handshake
+before they count.
 
-Several domains at once, one bundle of a domain at a time, the newest waiting one next. What is not proven is undone.
+Several domains at once, one bundle of a domain at a time, the newest waiting one next. What is not
+proven is undone.
 """
 
 from __future__ import annotations
@@ -40,11 +42,18 @@ class Applied:
 
 
 class Applier:
-    """``handshake_at``: (host, port) of the node's own HTTPS. ``on_proof`` gets proofs and faults."""
+    """``handshake_at``: (host, port) of the node's own HTTPS. ``on_proof`` gets proofs and
+    faults."""
 
     def __init__(
-        self, plane: DataPlane, replica: Replica, trusted: Trusted, handshake_at: tuple[str, int],
-        on_proof: Callable[[Proof], None], *, allow_private_origins: bool,
+        self,
+        plane: DataPlane,
+        replica: Replica,
+        trusted: Trusted,
+        handshake_at: tuple[str, int],
+        on_proof: Callable[[Proof], None],
+        *,
+        allow_private_origins: bool,
     ) -> None:
         self._plane, self._replica, self._on_proof = plane, replica, on_proof
         self._workshop = Workshop(replica, trusted)
@@ -70,11 +79,17 @@ class Applier:
 
     def oldest_unsettled(self) -> int | None:
         """The lowest sequence that is neither proven nor reported as a fault yet."""
-        waiting = (c.sequence for group in (self._pending, self._busy) for c in group.values() if c.sequence)
+        waiting = (
+            c.sequence
+            for group in (self._pending, self._busy)
+            for c in group.values()
+            if c.sequence
+        )
         return min(waiting, default=None)
 
     async def room(self) -> None:
-        """Waits until fewer than 2,000 bundles wait: a first sync must not hold the whole bucket in memory."""
+        """Waits until fewer than 2,000 bundles wait: a first sync must not hold the whole bucket in
+        memory."""
         while len(self._pending) > _ROOM:
             self._settled.clear()
             await self._settled.wait()
@@ -92,7 +107,8 @@ class Applier:
         self._wake.set()
 
     def refill(self, domains: Iterable[str], tombstones: Mapping[str, Tombstone]) -> None:
-        """Puts what the replica holds of ``domains``; tombstones need no proof in an nginx that holds nothing."""
+        """Puts what the replica holds of ``domains``; tombstones need no proof in an nginx that
+        holds nothing."""
         for domain, tombstone in tombstones.items():
             self.proven.put(domain, tombstone.revision, tombstone.hash)
         for domain in domains:
@@ -109,7 +125,9 @@ class Applier:
             self.retry()
 
     async def keep_origins_fresh(self) -> None:
-        await self._origins.keep_fresh(lambda: {a.origin for a in self._applied.values() if a.origin})
+        await self._origins.keep_fresh(
+            lambda: {a.origin for a in self._applied.values() if a.origin}
+        )
 
     async def run(self) -> None:
         slots = asyncio.Semaphore(_BATCHES_AT_ONCE)
@@ -132,7 +150,8 @@ class Applier:
         return batch
 
     async def _batch(self, changes: list[Change], slots: asyncio.Semaphore) -> None:
-        """Makes room for the next batch once this one is put: a refill serves all domains before it has proven them."""
+        """Makes room for the next batch once this one is put: a refill serves all domains before it
+        has proven them."""
         try:
             try:
                 works = await self._works(changes)
@@ -140,13 +159,15 @@ class Applier:
             finally:
                 slots.release()
             results = await asyncio.gather(
-                *(self._finish(work, faults.get(work.domain, "")) for work in works), return_exceptions=True
+                *(self._finish(work, faults.get(work.domain, "")) for work in works),
+                return_exceptions=True,
             )
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
         except DataPlaneError as error:
-            # Not the bundles' fault: they wait until nginx is there, and hold back nothing that is newer.
+            # Not the bundles' fault: they wait until nginx is there, and hold back nothing that is
+            # newer.
             log.warning("apply.nginx_away", error=str(error))
             self._up.clear()
             for change in self._unsettled(changes):
@@ -167,25 +188,32 @@ class Applier:
         self._wake.set()
 
     async def _works(self, changes: list[Change]) -> list[Work]:
-        found = await asyncio.to_thread(lambda: [self._workshop.prepare(change) for change in changes])
+        found = await asyncio.to_thread(
+            lambda: [self._workshop.prepare(change) for change in changes]
+        )
         for change, one in zip(changes, found, strict=True):
             if isinstance(one, Fault):
                 self._fail(one)
             elif one is None and change.domain in self._failed:
-                self.submit(self._failed[change.domain])  # the disk did not take it: it is in memory only
+                self.submit(
+                    self._failed[change.domain]
+                )  # the disk did not take it: it is in memory only
         works = [one for one in found if isinstance(one, Work)]
         await self._resolve(works)
         return works
 
     async def _resolve(self, works: list[Work]) -> None:
         hosts = list({work.origin_host for work in works if work.origin_host})
-        known = dict(zip(hosts, await asyncio.gather(*map(self._origins.addresses, hosts)), strict=True))
+        known = dict(
+            zip(hosts, await asyncio.gather(*map(self._origins.addresses, hosts)), strict=True)
+        )
         for work in works:
             work.addresses = known.get(work.origin_host, ())
 
     async def _put(self, works: list[Work]) -> dict[str, str]:
         """Why a domain was not put, for those."""
-        # The sealed pair leaves the disk before anything else: no crash from here on can bring it back.
+        # The sealed pair leaves the disk before anything else: no crash from here on can bring it
+        # back.
         unstored = await self._store([work for work in works if work.kind is not BundleKind.HTTPS])
         entries = {work.domain: work.entry() for work in works}
         if gone := [domain for domain, entry in entries.items() if entry is None]:
@@ -193,7 +221,9 @@ class Applier:
         refused = await self._plane.put_many([entry for entry in entries.values() if entry])
         for work in works:
             work.pairs = ()  # nginx has them: no key in clear waits here for its proof
-        return unstored | {name: f"nginx did not take it: {reason}" for name, reason in refused.items()}
+        return unstored | {
+            name: f"nginx did not take it: {reason}" for name, reason in refused.items()
+        }
 
     async def _finish(self, work: Work, fault: str) -> None:
         try:
@@ -201,7 +231,8 @@ class Applier:
                 raise UnprovenError(fault)
             served = await self._prover.prove(work)
         except UnprovenError as error:
-            # Put into one nginx and asked of the next: not the bundle's fault. DataPlaneError when there is none now.
+            # Put into one nginx and asked of the next: not the bundle's fault. DataPlaneError when
+            # there is none now.
             if await self._plane.boot_id() != self._boot:
                 raise DataPlaneError("nginx was started anew") from None
             await self._undo(work)
@@ -209,7 +240,8 @@ class Applier:
         else:
             self._succeed(work, served)
             if work.kind is BundleKind.HTTPS and (unstored := await self._store([work])):
-                # Served, and proven; but a restart without the control plane would not bring it back.
+                # Served, and proven; but a restart without the control plane would not bring it
+                # back.
                 self._fail(_fault(work, unstored[work.domain]))
         self._release(work.change)
 
@@ -219,7 +251,8 @@ class Applier:
         return await asyncio.to_thread(_store, self._replica, new) if new else {}
 
     async def _undo(self, work: Work) -> None:
-        """Puts back what was served before an https bundle. What closes a domain is never undone."""
+        """Puts back what was served before an https bundle. What closes a domain is never
+        undone."""
         if work.kind is not BundleKind.HTTPS:
             return
         before = await asyncio.to_thread(self._workshop.prepare, Change(work.domain))
@@ -246,7 +279,9 @@ class Applier:
         metrics.APPLIED.labels(work.kind.value).inc()
         metrics.APPLY_SECONDS.observe(time.monotonic() - work.change.since)
         revision = signed.bundle.revision
-        self._on_proof(Proof(domain=domain, revision=revision, applied_at=datetime.now(UTC), served=served))
+        self._on_proof(
+            Proof(domain=domain, revision=revision, applied_at=datetime.now(UTC), served=served)
+        )
         if work.origin_host and self._origins.known(work.origin_host) != work.addresses:
             self.submit(Change(domain))
 
@@ -254,7 +289,8 @@ class Applier:
         domain = fault.change.domain
         log.error("apply.fault", domain=domain, revision=fault.revision, error=fault.why)
         if not fault.change.is_new:
-            # The replica holds what nginx does not serve: not proven, whatever was proven of it before.
+            # The replica holds what nginx does not serve: not proven, whatever was proven of it
+            # before.
             self._forget(domain)
         waiting = self._pending.get(domain)
         if waiting is None or not waiting.is_new:
@@ -262,7 +298,11 @@ class Applier:
             self._failed[domain] = fault.change if fault.change.is_new else failed
         served = min(self._leaves_of(domain), default=None)
         proof = Proof(
-            domain=domain, revision=fault.revision, applied_at=datetime.now(UTC), served=served, fault=fault.why
+            domain=domain,
+            revision=fault.revision,
+            applied_at=datetime.now(UTC),
+            served=served,
+            fault=fault.why,
         )
         self.faults[domain] = proof
         metrics.FAULTS.set(len(self.faults))
@@ -287,15 +327,18 @@ def _fault(work: Work, reason: str) -> Fault:
 
 
 def _store(replica: Replica, works: list[Work]) -> dict[str, str]:
-    """Blocking; why a domain is not on the disk, for those. No fault of one keeps another off it."""
+    """Blocking; why a domain is not on the disk, for those. No fault of one keeps another off
+    it."""
     kept = {w.domain: w.signed.body for w in works if w.signed and w.kind is not BundleKind.REMOVED}
     tombstones = {
         w.domain: Tombstone(w.signed.bundle.revision, w.signed.bundle.epoch, w.signed.hash)
-        for w in works if w.signed and w.kind is BundleKind.REMOVED
+        for w in works
+        if w.signed and w.kind is BundleKind.REMOVED
     }
     gone = [w.domain for w in works if w.signed is None]
     steps: tuple[tuple[Collection[str], Callable[[], dict[str, str]]], ...] = (
-        (kept, lambda: replica.write(kept)), (tombstones, lambda: replica.bury(tombstones)),
+        (kept, lambda: replica.write(kept)),
+        (tombstones, lambda: replica.bury(tombstones)),
         (gone, lambda: replica.drop(gone)),
     )
     faults: dict[str, str] = {}

@@ -1,4 +1,5 @@
-"""Where content comes from: names are resolved here, since nginx never does, and unfit addresses refused (rule A5)."""
+"""Where content comes from: names are resolved here, since nginx never does, and unfit addresses
+refused (rule A5)."""
 
 from __future__ import annotations
 
@@ -22,9 +23,14 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def is_public(address: Address) -> bool:
-    """Loopback, private, link-local, multicast and reserved ones are not, in whatever form of IPv6 they hide."""
+    """Loopback, private, link-local, multicast and reserved ones are not, in whatever form of IPv6
+    they hide."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        inner = (
+            address.ipv4_mapped
+            or address.sixtofour
+            or (address.teredo[1] if address.teredo else None)
+        )
         if inner is None and address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
@@ -51,7 +57,8 @@ def is_allowed(address: Address) -> bool:
 
 
 class Origins:
-    """Addresses of the origins in use. ``changed(host)`` is called when a host's addresses became others."""
+    """Addresses of the origins in use. ``changed(host)`` is called when a host's addresses became
+    others."""
 
     def __init__(self, allow_private: bool, changed: Callable[[str], None]) -> None:
         self._allow_private, self._changed = allow_private, changed
@@ -60,7 +67,8 @@ class Origins:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """What is known of the host; waits half a second for a new one. Empty: unknown yet, or none is allowed.
+        """What is known of the host; waits half a second for a new one. Empty: unknown yet, or none
+        is allowed.
 
         A certificate must not wait for a name server: what comes later is told by ``changed``."""
         if host not in self._known:
@@ -94,7 +102,11 @@ class Origins:
         allowed = tuple(sorted(str(a) for a in found if self._allow_private or is_allowed(a)))
         if len(allowed) < len(found):
             metrics.ORIGINS_REFUSED.inc(len(found) - len(allowed))
-            log.warning("origin.refused", origin=host, why="an address that is not public, or the node's own")
+            log.warning(
+                "origin.refused",
+                origin=host,
+                why="an address that is not public, or the node's own",
+            )
         before = self._known.get(host)
         self._known[host] = allowed
         if before != allowed:

@@ -1,6 +1,8 @@
-"""One domain on its way into nginx: from a verified bundle to an entry with its keys opened and load-checked.
+"""One domain on its way into nginx: from a verified bundle to an entry with its keys opened and
+load-checked.
 
-Keys in clear live here, for as long as a batch takes, and in nginx. Blocking (tenths of a millisecond a pair).
+Keys in clear live here, for as long as a batch takes, and in nginx. Blocking (tenths of a
+millisecond a pair).
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from clients.edge_node.bundles.replica import Replica
-from clients.edge_node.bundles.verify import SignedBundle, attested, leaf_fingerprint, one_key, reopen_bundle
+from clients.edge_node.bundles.verify import (
+    SignedBundle,
+    attested,
+    leaf_fingerprint,
+    one_key,
+    reopen_bundle,
+)
 from clients.edge_node.nginx import entry as e
 from clients.edge_node.nginx.handshake import PairUnusableError, load_check
 from clients.edge_node.serving.origins import with_port
@@ -27,10 +35,11 @@ Leaves = tuple[tuple[e.KeyType, str], ...]
 
 @dataclass(frozen=True)
 class Change:
-    """A domain to bring to ``signed``; None: to what the replica holds (a refill, a changed origin address), or
-    away where it is ``gone`` from the bucket, tombstone and all.
+    """A domain to bring to ``signed``; None: to what the replica holds (a refill, a changed origin
+    address), or away where it is ``gone`` from the bucket, tombstone and all.
 
-    ``sequence``: its place in the bucket's stream, 0 without one; ``since``: monotonic time of its arrival."""
+    ``sequence``: its place in the bucket's stream, 0 without one; ``since``: monotonic time of its
+    arrival."""
 
     domain: str
     signed: SignedBundle | None = None
@@ -46,7 +55,8 @@ class Change:
 
 @dataclass
 class Work:
-    """A change that can be put. ``leaves``: the fingerprint that each key type must be served with."""
+    """A change that can be put. ``leaves``: the fingerprint that each key type must be served
+    with."""
 
     change: Change
     signed: SignedBundle | None
@@ -69,7 +79,8 @@ class Work:
 
     @property
     def asks_each_type(self) -> bool:
-        """Two pairs are proven one by one, where the TLS range has a version in which a client can choose."""
+        """Two pairs are proven one by one, where the TLS range has a version in which a client can
+        choose."""
         settings = self.signed.bundle.settings if self.signed else None
         return len(self.leaves) > 1 and settings is not None and settings.tls_min <= "1.2"
 
@@ -88,14 +99,16 @@ class Fault:
 
 
 class Workshop:
-    """Remembers which bundle of a domain has been load-checked (0.9 ms an RSA pair): a refill need not do it again."""
+    """Remembers which bundle of a domain has been load-checked (0.9 ms an RSA pair): a refill need
+    not do it again."""
 
     def __init__(self, replica: Replica, trusted: Trusted) -> None:
         self._replica, self._trusted = replica, trusted
         self._loaded: dict[str, str] = {}
 
     def prepare(self, change: Change) -> Work | Fault | None:
-        """None: there is nothing of the domain in the replica. What a fault says holds no key material."""
+        """None: there is nothing of the domain in the replica. What a fault says holds no key
+        material."""
         signed = change.signed
         try:
             if change.gone:
@@ -112,13 +125,18 @@ class Workshop:
         except (Poison, CannotOpen, PairUnusableError) as error:
             return Fault(change, signed.bundle.revision if signed else 0, str(error))
         except OSError as error:
-            return Fault(change, signed.bundle.revision if signed else 0, f"the machine fails: {error.strerror}")
+            return Fault(
+                change,
+                signed.bundle.revision if signed else 0,
+                f"the machine fails: {error.strerror}",
+            )
         else:
             self._loaded[change.domain] = signed.hash
             return work
 
     def _open(self, signed: SignedBundle, *, fresh: bool) -> tuple[tuple[e.Pair, ...], Leaves]:
-        """``fresh``: the validator's word is checked; what the replica holds was checked before it came there."""
+        """``fresh``: the validator's word is checked; what the replica holds was checked before it
+        came there."""
         bundle = signed.bundle
         if fresh:
             fingerprints = attested(bundle, self._trusted.verifier("validator"))
@@ -127,7 +145,9 @@ class Workshop:
         pairs: list[e.Pair] = []
         for pair, leaf in zip(bundle.pairs, fingerprints, strict=True):
             epoch_key = self._trusted.epoch_key(pair.sealed_key.epoch)
-            key = one_key(epoch_key.open(pair.sealed_key.box, pair_info(bundle.account, pair.pair_id, leaf)))
+            key = one_key(
+                epoch_key.open(pair.sealed_key.box, pair_info(bundle.account, pair.pair_id, leaf))
+            )
             if self._loaded.get(bundle.domain) != signed.hash:
                 load_check(pair.chain, key)
             pairs.append((pair.chain, key, _key_type(pair.chain)))
@@ -139,9 +159,16 @@ def _entry(bundle: Bundle, pairs: tuple[e.Pair, ...], addresses: tuple[str, ...]
     settings = bundle.settings
     try:
         return e.Entry(
-            name=bundle.domain, revision=bundle.revision, kind=_KINDS[bundle.kind], pairs=pairs,
-            redirect_mode=settings.redirect.mode.value, redirect_status=settings.redirect.status,
-            hsts=_hsts(settings.hsts), tls_min=settings.tls_min, tls_max=settings.tls_max, http2=settings.http2,
+            name=bundle.domain,
+            revision=bundle.revision,
+            kind=_KINDS[bundle.kind],
+            pairs=pairs,
+            redirect_mode=settings.redirect.mode.value,
+            redirect_status=settings.redirect.status,
+            hsts=_hsts(settings.hsts),
+            tls_min=settings.tls_min,
+            tls_max=settings.tls_max,
+            http2=settings.http2,
             origin=_origin(bundle, addresses),
         )
     except ValueError as error:
@@ -149,7 +176,9 @@ def _entry(bundle: Bundle, pairs: tuple[e.Pair, ...], addresses: tuple[str, ...]
 
 
 _KINDS: dict[BundleKind, e.Kind] = {
-    BundleKind.HTTPS: "https", BundleKind.HTTP_ONLY: "http_only", BundleKind.SUSPENDED: "suspended",
+    BundleKind.HTTPS: "https",
+    BundleKind.HTTP_ONLY: "http_only",
+    BundleKind.SUSPENDED: "suspended",
 }
 
 
@@ -157,9 +186,12 @@ def _origin(bundle: Bundle, addresses: tuple[str, ...]) -> e.Origin:
     origin = bundle.origin
     if origin is None:
         return e.Origin()
-    # An address is no name that a certificate carries: an https origin named by address must carry the visitor's Host.
+    # An address is no name that a certificate carries: an https origin named by address must carry
+    # the visitor's Host.
     name = "" if origin.host.replace(".", "").isdecimal() or ":" in origin.host else origin.host
-    return e.Origin(origin.scheme, tuple(with_port(address, origin.port) for address in addresses), name)
+    return e.Origin(
+        origin.scheme, tuple(with_port(address, origin.port) for address in addresses), name
+    )
 
 
 def _hsts(hsts: Hsts | None) -> str:

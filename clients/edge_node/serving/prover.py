@@ -21,7 +21,8 @@ class UnprovenError(EdgetlsError):
 
 
 class Prover:
-    """``leaves_of``: the leaves that a name is served with now, for the wildcard that answers for a removed host."""
+    """``leaves_of``: the leaves that a name is served with now, for the wildcard that answers for a
+    removed host."""
 
     def __init__(self, host: str, port: int, leaves_of: Callable[[str], frozenset[str]]) -> None:
         self._place = (_ANYWHERE.get(host, host), port)
@@ -29,7 +30,8 @@ class Prover:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def prove(self, work: Work) -> str | None:
-        """The leaf that was served, None where the handshake was refused as it must be. Raises UnprovenError."""
+        """The leaf that was served, None where the handshake was refused as it must be. Raises
+        UnprovenError."""
         why = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -51,14 +53,20 @@ class Prover:
             right = served is None or served in self._covering(work)
             return "" if right else "a local handshake was served where it must be refused"
         for key_type, leaf in leaves if work.asks_each_type else leaves[:1]:
-            served = await handshake.handshake(*self._place, name, key_type if work.asks_each_type else None)
+            served = await handshake.handshake(
+                *self._place, name, key_type if work.asks_each_type else None
+            )
             wanted = {leaf} if work.asks_each_type else {fingerprint for _, fingerprint in leaves}
             if served not in wanted:
-                return f"a local handshake was {'refused' if served is None else 'served another certificate'}"
+                return (
+                    "a local handshake was "
+                    f"{'refused' if served is None else 'served another certificate'}"
+                )
         return ""
 
     def _covering(self, work: Work) -> frozenset[str]:
-        """A name that is there without HTTPS is covered by no wildcard; one that is not there may be."""
+        """A name that is there without HTTPS is covered by no wildcard; one that is not there may
+        be."""
         if work.kind is not BundleKind.REMOVED or work.domain.startswith("*."):
             return frozenset()
         return self._leaves_of("*." + work.domain.partition(".")[2])

@@ -1,7 +1,9 @@
-"""How bundles reach the node: live, by repair of a gap, and by the checkpoint, which proves the whole set.
+"""How bundles reach the node: live, by repair of a gap, and by the checkpoint, which proves the
+whole set.
 
-Nothing is believed that is not signed. A place in the stream is in no signature: it counts only with a bundle that is
-signed and not behind ours, and what a hostile broker feigns with it, the checkpoints show.
+Nothing is believed that is not signed. A place in the stream is in no signature: it counts only
+with a bundle that is signed and not behind ours, and what a hostile broker feigns with it, the
+checkpoints show.
 """
 
 from __future__ import annotations
@@ -45,9 +47,12 @@ _PAUSE_SECONDS = 0.05
 
 
 class Feed:
-    """``position``: where the replica ends. Lives as long as the agent; ``run`` as long as a connection."""
+    """``position``: where the replica ends. Lives as long as the agent; ``run`` as long as a
+    connection."""
 
-    def __init__(self, trusted: Trusted, desired: Desired, applier: Applier, position: Position) -> None:
+    def __init__(
+        self, trusted: Trusted, desired: Desired, applier: Applier, position: Position
+    ) -> None:
         self._trusted, self._desired, self._applier = trusted, desired, applier
         self.incarnation, self.sequence = position.incarnation, position.sequence
         self._newest = position.checkpoint
@@ -77,12 +82,16 @@ class Feed:
     async def run(self, client: Client) -> None:
         """Listens and repairs until cancelled."""
         live = await client.subscribe(
-            subjects.EDGE_LIVE_ALL, cb=self._on_live,
-            pending_msgs_limit=_LIVE_MESSAGES, pending_bytes_limit=_LIVE_BYTES,
+            subjects.EDGE_LIVE_ALL,
+            cb=self._on_live,
+            pending_msgs_limit=_LIVE_MESSAGES,
+            pending_bytes_limit=_LIVE_BYTES,
         )
         checkpoints = await client.subscribe(
-            subjects.EDGE_CHECKPOINT, cb=self._on_checkpoint,
-            pending_msgs_limit=_CHECKPOINT_MESSAGES, pending_bytes_limit=_CHECKPOINT_BYTES,
+            subjects.EDGE_CHECKPOINT,
+            cb=self._on_checkpoint,
+            pending_msgs_limit=_CHECKPOINT_MESSAGES,
+            pending_bytes_limit=_CHECKPOINT_BYTES,
         )
         reconciler = Reconciler(client, self._desired, self._applier, self._take_stored)
         self._gap = True  # what was put while nobody listened
@@ -108,7 +117,8 @@ class Feed:
         key = message.subject.removeprefix(subjects.EDGE_LIVE_PREFIX)
         found = self._open(message.data, subjects.bundle_domain(key), self._verifier())
         if found is None:
-            return  # if it stands in the stream, the next bundle or checkpoint shows the gap that it leaves
+            # if it stands in the stream, the next bundle or checkpoint shows the gap that it leaves
+            return
         sequence = sequence_of(message.headers or {})
         held = self._desired.get(found.domain)
         if held is None or found.order >= held.order:
@@ -144,9 +154,12 @@ class Feed:
             self.in_sync = True
 
     def _is_newer(self, made: float, now: float) -> bool:
-        """Takes note of a checkpoint's time; False when one as new was believed before: the same, said again."""
+        """Takes note of a checkpoint's time; False when one as new was believed before: the same,
+        said again."""
         if self._newest > now + _AHEAD_SECONDS:
-            self._newest = 0.0  # noted by a clock that was set back since: it would refuse every later one
+            self._newest = (
+                0.0  # noted by a clock that was set back since: it would refuse every later one
+            )
         if made <= self._newest:
             return False
         self._is_fresh = -_STALE_SECONDS <= made - now <= _AHEAD_SECONDS
@@ -154,13 +167,18 @@ class Feed:
             self._newest = made
         if not self._is_fresh and time.monotonic() - self._clock_said >= _SAY_SECONDS:
             self._clock_said = time.monotonic()
-            log.error("feed.clocks_differ", seconds=round(made - now), hint="a checkpoint came late, or this machine's "
-                      "clock or that of edge_sync is wrong: it counts as none")
+            log.error(
+                "feed.clocks_differ",
+                seconds=round(made - now),
+                hint="a checkpoint came late, or this machine's "
+                "clock or that of edge_sync is wrong: it counts as none",
+            )
         return True
 
     def _is_unreached(self, checkpoint: Checkpoint) -> bool:
-        """Whether edge_sync is not where we were at the checkpoint before: then no put accounts for our position. (At
-        one checkpoint alone we may be ahead: a bundle reaches us before edge_sync knows that it was stored.)"""
+        """Whether edge_sync is not where we were at the checkpoint before: then no put accounts for
+        our position. (At one checkpoint alone we may be ahead: a bundle reaches us before edge_sync
+        knows that it was stored.)"""
         before, self._ahead = self._ahead, None
         if checkpoint.incarnation == self.incarnation and checkpoint.sequence < self.sequence:
             self._ahead = self.sequence
@@ -189,10 +207,12 @@ class Feed:
             metrics.REPAIRS.labels("gap").inc()
             await self._catch_up(client)
             if checkpoint is not None and checkpoint is self._checkpoint:
-                # Signed: up to there the bucket holds nothing else (what is missing was replaced or erased).
+                # Signed: up to there the bucket holds nothing else (what is missing was replaced or
+                # erased).
                 self.sequence = max(self.sequence, checkpoint.sequence)
         newest = self._checkpoint
-        # An old set must not undo a new one: what is not of now brings what is missing, and proves and drops nothing.
+        # An old set must not undo a new one: what is not of now brings what is missing, and proves
+        # and drops nothing.
         if newest is None or not self._is_fresh:
             return
         if newest.sequence == self.sequence and newest.incarnation == self.incarnation:
@@ -216,7 +236,10 @@ class Feed:
         verifier = self._verifier()
         prefix = len(subjects.kv_subject(subjects.BUCKET_BUNDLES, ""))
         opened = await asyncio.to_thread(
-            lambda: [self._open(m.body, subjects.bundle_domain(m.subject[prefix:]), verifier) for m in found]
+            lambda: [
+                self._open(m.body, subjects.bundle_domain(m.subject[prefix:]), verifier)
+                for m in found
+            ]
         )
         for message, one in zip(found, opened, strict=True):
             if one is not None:
@@ -228,7 +251,8 @@ class Feed:
 
     def _open(self, body: bytes, domain: str, verifier: Verifier) -> SignedBundle | None:
         if not body:
-            return None  # the bucket's own mark of a deletion: what is gone is told by the signed checkpoint
+            # the bucket's own mark of a deletion: what is gone is told by the signed checkpoint
+            return None
         try:
             return open_bundle(body, domain, verifier)
         except Poison as error:

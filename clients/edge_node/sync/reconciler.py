@@ -1,7 +1,8 @@
-"""Makes the node's set equal to what a signed checkpoint proves, when the streams of bundles did not.
+"""Makes the node's set equal to what a signed checkpoint proves, when the streams of bundles did
+not.
 
-The digests and members that edge_sync answers with are unsigned: they are believed as far as they hash to the signed
-root. So nothing is dropped that a signature does not exclude.
+The digests and members that edge_sync answers with are unsigned: they are believed as far as they
+hash to the signed root. So nothing is dropped that a signature does not exclude.
 """
 
 from __future__ import annotations
@@ -36,14 +37,18 @@ class TakeStored(Protocol):
 
 
 class Reconciler:
-    """A root that stays different (a bundle that this node must refuse) is looked into ever more seldom."""
+    """A root that stays different (a bundle that this node must refuse) is looked into ever more
+    seldom."""
 
-    def __init__(self, client: Client, desired: Desired, applier: Applier, take: TakeStored) -> None:
+    def __init__(
+        self, client: Client, desired: Desired, applier: Applier, take: TakeStored
+    ) -> None:
         self._client, self._desired, self._applier, self._take = client, desired, applier, take
         self._root, self._tries, self._next = "", 0, 0.0
 
     async def repair(self, checkpoint: Checkpoint) -> None:
-        """Fetches what differs and drops what is not there. Raises BrokerAway when nobody answers."""
+        """Fetches what differs and drops what is not there. Raises BrokerAway when nobody
+        answers."""
         if checkpoint.root != self._root:
             self._root, self._tries, self._next = checkpoint.root, 0, 0.0
         if time.monotonic() < self._next:

@@ -1,4 +1,5 @@
-"""What the node says of itself: at once after a proof, and each second. Cumulative: a lost one costs nothing."""
+"""What the node says of itself: at once after a proof, and each second. Cumulative: a lost one
+costs nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _TOLD_TIMES = 3
 
 
 class Report:
-    """``logs``: the positions in the usage logs. ``add`` proofs as they come; ``run`` while there is a connection."""
+    """``logs``: the positions in the usage logs. ``add`` proofs as they come; ``run`` while there
+    is a connection."""
 
     def __init__(self, node: str, trusted: Trusted, logs: Callable[[], list[LogPosition]]) -> None:
         self._node, self._trusted, self._logs = node, trusted, logs
@@ -42,7 +44,8 @@ class Report:
         self._wake.set()
 
     async def run(self, client: Client, feed: Feed, applier: Applier) -> None:
-        """Sends until cancelled; the phase of the second is the node's own, so that a fleet does not speak at once."""
+        """Sends until cancelled; the phase of the second is the node's own, so that a fleet does
+        not speak at once."""
         phase = zlib.crc32(self._node.encode()) / 2**32
         next_regular = time.time() // 1 + phase
         while True:
@@ -54,7 +57,9 @@ class Report:
             regular = not self._wake.is_set()
             self._wake.clear()
             if client.is_connected:
-                await client.publish(subjects.edge_status(self._node), self._status(feed, applier, regular).encode())
+                await client.publish(
+                    subjects.edge_status(self._node), self._status(feed, applier, regular).encode()
+                )
                 if self._fresh:
                     self._wake.set()
             await asyncio.sleep(_COALESCE_SECONDS)
@@ -63,16 +68,26 @@ class Report:
         metrics.STALE.set(feed.stale)
         position = feed.position()
         return NodeStatus(
-            node=self._node, incarnation=position.incarnation, sequence=position.sequence,
-            root=applier.proven.root(), epochs=self._trusted.epochs, stale=feed.stale,
-            proofs=self._take(regular), logs=self._logs(), nginx_restarts=self.nginx_restarts, time=datetime.now(UTC),
+            node=self._node,
+            incarnation=position.incarnation,
+            sequence=position.sequence,
+            root=applier.proven.root(),
+            epochs=self._trusted.epochs,
+            stale=feed.stale,
+            proofs=self._take(regular),
+            logs=self._logs(),
+            nginx_restarts=self.nginx_restarts,
+            time=datetime.now(UTC),
         )
 
     def _take(self, regular: bool) -> list[Proof]:
         proofs = [self._fresh.popleft() for _ in range(min(_MOST_PROOFS, len(self._fresh)))]
         repeated: list[tuple[Proof, int]] = []
         if regular:
-            repeated = [self._again.popleft() for _ in range(min(_MOST_PROOFS - len(proofs), len(self._again)))]
+            repeated = [
+                self._again.popleft()
+                for _ in range(min(_MOST_PROOFS - len(proofs), len(self._again)))
+            ]
         self._again.extend((proof, left - 1) for proof, left in repeated if left > 1)
         self._again.extend((proof, _TOLD_TIMES - 1) for proof in proofs)
         return proofs + [proof for proof, _ in repeated]

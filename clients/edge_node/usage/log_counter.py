@@ -1,17 +1,20 @@
 """What a stretch of the usage log says, counted. Pure: bytes in, counts out.
 
 A line is `<end time> <scheme> <domain> <status> <bytes sent>`, one metered request, e.g.
-`1767225600.123 https *.img.example.test 200 5120`. Lines of scheme `http` (port 80) are counted apart: unbilled.
+`1767225600.123 https *.img.example.test 200 5120`. Lines of scheme `http` (port 80) are counted
+apart: unbilled.
 """
 
 import re
 from dataclasses import dataclass, field
 
 _LINE = re.compile(
-    rb"(\d{9,11})\.\d{3} (https?) ((?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*) ([1-5]\d\d) (\d{1,15})"
+    rb"(\d{9,11})\.\d{3} (https?) ((?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*) "
+    rb"([1-5]\d\d) (\d{1,15})"
 )
 CellKey = tuple[str, int]
-"""Domain (the matched entry's name) and minute (the request's end: Unix time in minutes, rounded down)."""
+"""Domain (the matched entry's name) and minute (the request's end: Unix time in minutes, rounded
+down)."""
 
 
 @dataclass
@@ -26,7 +29,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Range:
-    """What the bytes [start, end) of a log count up to. `bad_lines` did not parse and are in no cell."""
+    """What the bytes [start, end) of a log count up to. `bad_lines` did not parse and are in no
+    cell."""
 
     log_id: str
     start: int
@@ -36,7 +40,8 @@ class Range:
 
 
 def count(log_id: str, start: int, data: bytes) -> Range:
-    """Counts `data`, the bytes of a log from `start` on. A last piece without a newline is a line as well.
+    """Counts `data`, the bytes of a log from `start` on. A last piece without a newline is a line
+    as well.
 
     The same bytes always give the same range: that is what a rebuilt range rests on.
     """
@@ -55,7 +60,8 @@ def count(log_id: str, start: int, data: bytes) -> Range:
 def whole_lines(data: bytes, limit: int, final: bool) -> bytes:
     """The part of `data` that can be counted now: up to its last newline.
 
-    All of it where the log is final, or where `limit` bytes hold no newline at all (no line is that long).
+    All of it where the log is final, or where `limit` bytes hold no newline at all (no line is that
+    long).
     """
     end = data.rfind(b"\n") + 1
     full = len(data) >= limit

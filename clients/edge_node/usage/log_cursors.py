@@ -1,4 +1,5 @@
-"""How far each usage log is read, cut into ranges and confirmed; on the disk before anything of it is sent."""
+"""How far each usage log is read, cut into ranges and confirmed; on the disk before anything of it
+is sent."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ class Unconfirmed:
 
 @dataclass
 class _Log:
-    """``cuts``: ends of the ranges after ``confirmed``. ``final``: its length, once it can grow no more; ``told``: the
-    broker has stored a batch that says so; ``previous``: (id, final length) of the log before."""
+    """``cuts``: ends of the ranges after ``confirmed``. ``final``: its length, once it can grow no
+    more; ``told``: the broker has stored a batch that says so; ``previous``: (id, final length) of
+    the log before."""
 
     confirmed: int = 0
     cuts: list[int] = field(default_factory=list)
@@ -78,8 +80,8 @@ class Ledger:
                     one.sent_at = None
 
     def confirm(self, name: str, end: int) -> None:
-        """Billing has committed ``name`` up to ``end``. An end inside a range (the notes of this node were lost) has
-        the rest cut anew from there."""
+        """Billing has committed ``name`` up to ``end``. An end inside a range (the notes of this
+        node were lost) has the rest cut anew from there."""
         with self._lock:
             known = self._known.get(name)
             if known is None or end <= known.confirmed:
@@ -89,7 +91,9 @@ class Ledger:
                 known.cuts, self._waiting[name] = [], []
             known.confirmed = end
             known.cuts = [cut for cut in known.cuts if cut > end]
-            self._waiting[name] = [one for one in self._waiting.get(name, []) if one.batch.end > end]
+            self._waiting[name] = [
+                one for one in self._waiting.get(name, []) if one.batch.end > end
+            ]
             self._dirty = True
 
     def stored(self, one: Unconfirmed) -> None:
@@ -142,10 +146,15 @@ class Ledger:
                 known.final, self._dirty = length, length is not None or self._dirty
 
     def _rebuild(self, name: str) -> None:
-        """After a restart: the ranges that were cut, counted again. What the log does not hold is cut anew."""
+        """After a restart: the ranges that were cut, counted again. What the log does not hold is
+        cut anew."""
         with self._lock:
             known, waiting = self._known[name], self._waiting[name]
-            missing = [] if waiting else list(zip([known.confirmed, *known.cuts], known.cuts, strict=False))
+            missing = (
+                []
+                if waiting
+                else list(zip([known.confirmed, *known.cuts], known.cuts, strict=False))
+            )
         for start, end in missing:
             try:
                 one = self._batch(name, self._logs.read_range(name, start, end))
@@ -181,7 +190,9 @@ class Ledger:
     def _keep(self, name: str, one: Unconfirmed) -> None:
         with self._lock:
             known = self._known[name]
-            if one.batch.start == known.read_to:  # else a confirmation came in between and cuts anew
+            if (
+                one.batch.start == known.read_to
+            ):  # else a confirmation came in between and cuts anew
                 known.cuts.append(one.batch.end)
                 self._waiting[name].append(one)
                 self._dirty = True
@@ -191,8 +202,12 @@ class Ledger:
             known = self._known[name]
         cells = [
             UsageCell(
-                domain=domain, minute=minute, https_requests=cell.https_requests, https_bytes=cell.https_bytes,
-                http_requests=cell.http_requests, http_bytes=cell.http_bytes,
+                domain=domain,
+                minute=minute,
+                https_requests=cell.https_requests,
+                https_bytes=cell.https_bytes,
+                http_requests=cell.http_requests,
+                http_bytes=cell.http_bytes,
             )
             for (domain, minute), cell in found.cells.items()
         ]
@@ -206,14 +221,24 @@ class Ledger:
     def _made(
         self, name: str, known: _Log, start: int, end: int, cells: list[UsageCell], bad_lines: int
     ) -> UsageBatch:
-        previous = PreviousLog(log=known.previous[0], length=known.previous[1]) if known.previous else None
+        previous = (
+            PreviousLog(log=known.previous[0], length=known.previous[1]) if known.previous else None
+        )
         return UsageBatch(
-            node=self._node, log=name, start=start, end=end, read_to=max(end, known.read_to), previous=previous,
-            cells=cells, bad_lines=bad_lines, final=known.final is not None and end >= known.final,
+            node=self._node,
+            log=name,
+            start=start,
+            end=end,
+            read_to=max(end, known.read_to),
+            previous=previous,
+            cells=cells,
+            bad_lines=bad_lines,
+            final=known.final is not None and end >= known.final,
         )
 
     def _delete(self, present: set[str]) -> None:
-        """What is written down already: a crash after it leaves a note too many, never a file too few."""
+        """What is written down already: a crash after it leaves a note too many, never a file too
+        few."""
         with self._lock:
             known = dict(self._known)
         for name, one in known.items():
@@ -228,7 +253,9 @@ class Ledger:
             elif name in present:
                 continue
             elif not done:
-                log.error("usage.log_is_gone", log=name, confirmed=one.confirmed, read_to=one.read_to)
+                log.error(
+                    "usage.log_is_gone", log=name, confirmed=one.confirmed, read_to=one.read_to
+                )
             # The end of a log is needed until the next one's batches carry it.
             if not done or any(other.previous for later, other in known.items() if later > name):
                 self._forget(name)

@@ -1,7 +1,8 @@
 """The node's usage logs on disk: which there are, reading ranges, rotation, deletion.
 
-`current.log` is a symlink to `<log id>.log`; nginx opens the symlink. A log id is a UUID made with the file; it
-starts with the time (UUID version 7), so that ids sort in the order in which the logs were written.
+`current.log` is a symlink to `<log id>.log`; nginx opens the symlink. A log id is a UUID made with
+the file; it starts with the time (UUID version 7), so that ids sort in the order in which the logs
+were written.
 """
 
 import os
@@ -30,7 +31,8 @@ class UsageLogs:
     def ensure_current(self) -> str:
         """The current log's id; makes the log if there is none. To be called before nginx starts.
 
-        After a crash the same log goes on. A line that the crash tore is closed, so that it spoils no other.
+        After a crash the same log goes on. A line that the crash tore is closed, so that it spoils
+        no other.
         """
         if not self._symlink.exists():
             return self._make_current()
@@ -59,16 +61,22 @@ class UsageLogs:
             raise UsageLogError(f"log {log_id} is not there") from None
 
     def final_length(self, log_id: str) -> int | None:
-        """The length of a log that can grow no more, or None if it is current or an nginx process has it open."""
-        # Twice: a worker forked between the listing of the processes and the reopening is seen by the second.
-        if log_id == self.current_id() or any(processes.nginx_with_open(self._path(log_id)) for _ in range(2)):
+        """The length of a log that can grow no more, or None if it is current or an nginx process
+        has it open."""
+        # Twice: a worker forked between the listing of the processes and the reopening is seen by
+        # the second.
+        if log_id == self.current_id() or any(
+            processes.nginx_with_open(self._path(log_id)) for _ in range(2)
+        ):
             return None
         return self.size(log_id)
 
     def rotate(self, reopen: Callable[[], None]) -> str:
-        """Starts a new log, tells nginx by `reopen`, and returns the old log's id, which nginx may yet write to.
+        """Starts a new log, tells nginx by `reopen`, and returns the old log's id, which nginx may
+        yet write to.
 
-        A crash in between leaves nginx on the old log: whoever starts beside a running nginx calls `reopen` first.
+        A crash in between leaves nginx on the old log: whoever starts beside a running nginx calls
+        `reopen` first.
         """
         old = self.current_id()
         self._make_current()
@@ -76,17 +84,21 @@ class UsageLogs:
         return old
 
     def read_range(self, log_id: str, start: int, end: int) -> Range:
-        """Counts exactly the bytes [start, end) again. Raises UsageLogError if the log does not hold them."""
+        """Counts exactly the bytes [start, end) again. Raises UsageLogError if the log does not
+        hold them."""
         data = self.read_bytes(log_id, start, end - start)
         if len(data) != end - start:
             raise UsageLogError(f"log {log_id} ends at {start + len(data)}, before {end}")
         return count(log_id, start, data)
 
     def delete(self, log_id: str, confirmed_to: int) -> None:
-        """Deletes a final log that was confirmed to its end. Raises UsageLogError if it is anything else."""
+        """Deletes a final log that was confirmed to its end. Raises UsageLogError if it is anything
+        else."""
         length = self.final_length(log_id)
         if length is None or length != confirmed_to:
-            raise UsageLogError(f"log {log_id} is kept: final length {length}, confirmed to {confirmed_to}")
+            raise UsageLogError(
+                f"log {log_id} is kept: final length {length}, confirmed to {confirmed_to}"
+            )
         self._path(log_id).unlink()
 
     def read_bytes(self, log_id: str, start: int, length: int) -> bytes:
@@ -115,7 +127,8 @@ class UsageLogs:
         return log_id
 
     def _drop_newer_than(self, current: str) -> None:
-        """Drops what a crash left behind between making a log and making it the current one: never written to."""
+        """Drops what a crash left behind between making a log and making it the current one: never
+        written to."""
         for log_id in self.ids():
             if log_id > current:
                 self._path(log_id).unlink()
@@ -127,7 +140,9 @@ class UsageLogs:
 class LogReader:
     """Reads one log onwards from a position, in ranges of at most `limit` bytes."""
 
-    def __init__(self, logs: UsageLogs, log_id: str, position: int = 0, limit: int = 1024 * 1024) -> None:
+    def __init__(
+        self, logs: UsageLogs, log_id: str, position: int = 0, limit: int = 1024 * 1024
+    ) -> None:
         self._logs = logs
         self.log_id = log_id
         self.position = position
@@ -136,7 +151,8 @@ class LogReader:
     def read(self, final: bool = False) -> Range | None:
         """The next range of whole lines, or None if there is none yet; moves the position past it.
 
-        With `final` (the log grows no more) a torn last line is read as well, so the ranges reach the end.
+        With `final` (the log grows no more) a torn last line is read as well, so the ranges reach
+        the end.
         """
         data = self._logs.read_bytes(self.log_id, self.position, self._limit)
         data = whole_lines(data, self._limit, final)
@@ -152,4 +168,8 @@ def _next_id(ids: list[str]) -> str:
     newest = uuid.UUID(ids[-1]).int >> 80 if ids else 0
     millis = max(time.time_ns() // 1_000_000, newest + 1)
     random = secrets.randbits(74)
-    return str(uuid.UUID(int=millis << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1))
+    return str(
+        uuid.UUID(
+            int=millis << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
+        )
+    )

@@ -1,8 +1,9 @@
-"""Usage out: byte ranges of the node's logs, counted, sent until billing has confirmed their commit.
+"""Usage out: byte ranges of the node's logs, counted, sent until billing has confirmed their
+commit.
 
-Where a range ends is written down before it is sent: after a crash the same ranges are sent again, never others, so
-that billing can tell a repetition from an overlap. Their counts are made anew from the log. Blocking parts run in
-threads; nothing here loses a line that is on the disk.
+Where a range ends is written down before it is sent: after a crash the same ranges are sent again,
+never others, so that billing can tell a repetition from an overlap. Their counts are made anew from
+the log. Blocking parts run in threads; nothing here loses a line that is on the disk.
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ log = structlog.get_logger()
 _RESEND_SECONDS = 5.0
 _EMPTY_SECONDS = 10.0
 _ROTATION_LOOK_SECONDS = 1.0
-# Who floods a node fills no more of its memory; what is not heard is confirmed again when its range is sent again.
+# Who floods a node fills no more of its memory; what is not heard is confirmed again when its range
+# is sent again.
 _CONFIRMATIONS, _CONFIRMATION_BYTES = 5000, 4 * 1024 * 1024
 
 
 class Usage:
-    """``folder``: the node's; nginx makes the first log in it at its start. Until then there is nothing to send."""
+    """``folder``: the node's; nginx makes the first log in it at its start. Until then there is
+    nothing to send."""
 
-    def __init__(self, node: str, folder: Path, trusted: Trusted, flush_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, node: str, folder: Path, trusted: Trusted, flush_seconds: Callable[[], float]
+    ) -> None:
         self._node, self._trusted, self._flush_seconds = node, trusted, flush_seconds
         self.logs = UsageLogs(folder / "usage")
         self._ledger = Ledger(node, self.logs, folder / "usage.json")
@@ -58,8 +63,10 @@ class Usage:
         """Reads, sends and hears confirmations until cancelled."""
         publisher = Publisher(client)
         confirmed = await client.subscribe(
-            subjects.edge_confirmed(self._node), cb=self._on_confirmed,
-            pending_msgs_limit=_CONFIRMATIONS, pending_bytes_limit=_CONFIRMATION_BYTES,
+            subjects.edge_confirmed(self._node),
+            cb=self._on_confirmed,
+            pending_msgs_limit=_CONFIRMATIONS,
+            pending_bytes_limit=_CONFIRMATION_BYTES,
         )
         self._ledger.send_all_again()
         try:
@@ -83,7 +90,8 @@ class Usage:
             log.info("usage.rotated", log=self.logs.rotate(reopen))
 
     async def _unless_disk_fails(self, step: Callable[[], None]) -> None:
-        """In a thread. A full disk passes: the log in use grows on, as far as it can, and nothing is lost by trying."""
+        """In a thread. A full disk passes: the log in use grows on, as far as it can, and nothing
+        is lost by trying."""
         try:
             await asyncio.to_thread(step)
         except UsageLogError:
@@ -115,10 +123,17 @@ class Usage:
     async def _send(self, publisher: Publisher, one: Unconfirmed) -> None:
         """BrokerAway when it was not stored: it stays, and goes again."""
         batch = one.batch
-        identity = derived_id("usage", self._node, batch.log, str(batch.start), str(batch.end), str(batch.final))
+        identity = derived_id(
+            "usage", self._node, batch.log, str(batch.start), str(batch.end), str(batch.final)
+        )
         message = outgoing(
-            subjects.usage_batch(self._node), batch, source=f"node/{self._node}", about=self._node,
-            at=datetime.now(UTC), id=identity, dedupe=False,
+            subjects.usage_batch(self._node),
+            batch,
+            source=f"node/{self._node}",
+            about=self._node,
+            at=datetime.now(UTC),
+            id=identity,
+            dedupe=False,
         )
         await publisher.publish(message, patience=2.0)
         one.sent_at = time.monotonic()

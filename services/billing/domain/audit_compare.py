@@ -1,4 +1,5 @@
-"""Usage and charges recomputed from what was archived, and compared with what was recorded (rule E9). Pure."""
+"""Usage and charges recomputed from what was archived, and compared with what was recorded (rule
+E9). Pure."""
 
 from __future__ import annotations
 
@@ -43,11 +44,17 @@ class Findings:
         self.differing += 1
         if len(self.shown) < SHOWN:
             self.shown.append(
-                Difference(what=what, place=place, recomputed=f"{recomputed}", recorded=f"{recorded}")
+                Difference(
+                    what=what, place=place, recomputed=f"{recomputed}", recorded=f"{recorded}"
+                )
             )
 
     def compare(
-        self, what: What, recomputed: Mapping[str, object], recorded: Mapping[str, object], nil: object
+        self,
+        what: What,
+        recomputed: Mapping[str, object],
+        recorded: Mapping[str, object],
+        nil: object,
     ) -> None:
         for place in sorted(recomputed.keys() | recorded.keys()):
             ours, theirs = recomputed.get(place, nil), recorded.get(place, nil)
@@ -65,7 +72,11 @@ class Recount:
     diverted: int = 0
 
     def add(
-        self, node: str, cells: Iterable[CellRow], owners: Mapping[str, Sequence[Period]], received: datetime
+        self,
+        node: str,
+        cells: Iterable[CellRow],
+        owners: Mapping[str, Sequence[Period]],
+        received: datetime,
     ) -> None:
         """An archived batch, judged by the rules as when it came. Owners of valid domains only."""
         now_minute = int(received.timestamp()) // 60
@@ -78,9 +89,16 @@ class Recount:
             self.count(domain, minute, node, (counts[0], counts[1], counts[2], counts[3]), owners)
 
     def count(
-        self, domain: str, minute: int, node: str, counts: Counts, owners: Mapping[str, Sequence[Period]]
+        self,
+        domain: str,
+        minute: int,
+        node: str,
+        counts: Counts,
+        owners: Mapping[str, Sequence[Period]],
     ) -> None:
-        sums = self.usage[Place(owner_at(owners.get(domain, ()), minute), domain, node, minute // 60)]
+        sums = self.usage[
+            Place(owner_at(owners.get(domain, ()), minute), domain, node, minute // 60)
+        ]
         for index, count in enumerate(counts):
             sums[index] += count
 
@@ -96,7 +114,8 @@ class Recount:
 
 @dataclass
 class Billed:
-    """One account as recorded: its charged hours, plans and ledger lines, from where its rating begins.
+    """One account as recorded: its charged hours, plans and ledger lines, from where its rating
+    begins.
 
     ``lines``: (hour, requests, amount, price id, plan)."""
 
@@ -109,23 +128,40 @@ class Billed:
 
 def recharge(billed: Billed, tariff_at: Callable[[int], Tariff]) -> list[Line]:
     """Its lines, as if all that was charged had come at once."""
-    hours = [replace(count, requests=count.charged, charged=0, postings=0, covered={}) for count in billed.hours]
-    return charge(hours, billed.packs, {pack.reference: pack.requests for pack in billed.packs}, {}, tariff_at)
+    hours = [
+        replace(count, requests=count.charged, charged=0, postings=0, covered={})
+        for count in billed.hours
+    ]
+    return charge(
+        hours, billed.packs, {pack.reference: pack.requests for pack in billed.packs}, {}, tariff_at
+    )
 
 
 def compare_charges(billed: Billed, lines: Sequence[Line], findings: Findings) -> None:
-    """Requests by hour and plan, money by month and price: the order in which requests came moves money between the
-    hours of a month, never between months or prices."""
+    """Requests by hour and plan, money by month and price: the order in which requests came moves
+    money between the hours of a month, never between months or prices."""
     ours: dict[str, int] = defaultdict(int)
     theirs: dict[str, int] = defaultdict(int)
     our_money: dict[str, Decimal] = defaultdict(Decimal)
     their_money: dict[str, Decimal] = defaultdict(Decimal)
     for line in lines:
-        ours[f"{billed.account} {say_hour(line.hour)} {line.plan or 'pay as you go'}"] += line.requests
+        ours[f"{billed.account} {say_hour(line.hour)} {line.plan or 'pay as you go'}"] += (
+            line.requests
+        )
         _add(our_money, _group(billed.account, line.hour, line.price_id, line.plan), line.amount)
-    for hour, requests, amount, price_id, plan in billed.lines:  # the first lines of all were written without an id
+    for (
+        hour,
+        requests,
+        amount,
+        price_id,
+        plan,
+    ) in billed.lines:  # the first lines of all were written without an id
         theirs[f"{billed.account} {say_hour(hour)} {plan or 'pay as you go'}"] += requests
-        _add(their_money, _group(billed.account, hour, price_id or f"list-{billed.currency.lower()}", plan), amount)
+        _add(
+            their_money,
+            _group(billed.account, hour, price_id or f"list-{billed.currency.lower()}", plan),
+            amount,
+        )
     findings.compare("charged", ours, theirs, 0)
     findings.compare("amount", our_money, their_money, Decimal(0))
 

@@ -1,7 +1,7 @@
 """When a balance is low, depleted, overdue, recovered, settled (rules E6, E7). Pure.
 
-An account's flags are decided under its row lock; each change has the account's next crossing number, from which the
-id of its event derives: once a crossing, whatever is delivered again.
+An account's flags are decided under its row lock; each change has the account's next crossing
+number, from which the id of its event derives: once a crossing, whatever is delivered again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Change = Literal["low", "recovered", "depleted", "settled", "overdue"]
 
 @dataclass(frozen=True)
 class Terms:
-    """What decisions are made by: the prices, the time, and how long an account may be depleted (rule E7)."""
+    """What decisions are made by: the prices, the time, and how long an account may be depleted
+    (rule E7)."""
 
     prices: Prices
     at: datetime
@@ -41,11 +42,12 @@ class Terms:
 
 
 class Standing(NamedTuple):
-    """One account. ``accrued_requests``: counted and not charged yet; ``recent_amount``: charged for the last
-    ``recent_hours`` closed hours with service; ``entries``: lines in its ledger; ``currency`` None: not chosen yet.
+    """One account. ``accrued_requests``: counted and not charged yet; ``recent_amount``: charged
+    for the last ``recent_hours`` closed hours with service; ``entries``: lines in its ledger;
+    ``currency`` None: not chosen yet.
 
-    ``plan_left``: requests left in its plans; ``tier_used``: charged this month at the current price; both as of the
-    last charge. ``tier_key``: the month and price that this is of."""
+    ``plan_left``: requests left in its plans; ``tier_used``: charged this month at the current
+    price; both as of the last charge. ``tier_key``: the month and price that this is of."""
 
     account: str
     currency: str | None = None
@@ -73,7 +75,8 @@ class Standing(NamedTuple):
 
     @property
     def accrued(self) -> Decimal:
-        """What is not charged yet, at the price of now: first from the plans, then on from the month's tier."""
+        """What is not charged yet, at the price of now: first from the plans, then on from the
+        month's tier."""
         tariff, count = self.tariff or linear(self.money), self.accrued_requests
         if count < 0:
             return minus(Decimal(0), tariff.amount(max(self.tier_used + count, 0), -count))
@@ -85,7 +88,8 @@ class Standing(NamedTuple):
 
     @property
     def limit(self) -> Decimal | None:
-        """Below this the balance is low: three mean hours or the account's own threshold, whichever is more.
+        """Below this the balance is low: three mean hours or the account's own threshold, whichever
+        is more.
 
         None when neither rule is on (no closed hour with service, no threshold)."""
         rules = [] if self.threshold is None else [self.threshold]
@@ -95,7 +99,8 @@ class Standing(NamedTuple):
 
     @property
     def hours_left(self) -> Decimal | None:
-        """Hours at the mean charge of the last closed hours with service; None when there were none."""
+        """Hours at the mean charge of the last closed hours with service; None when there were
+        none."""
         if not self.recent_hours or self.recent_amount <= 0:
             return None
         if self.balance <= 0:
@@ -122,14 +127,16 @@ def priced(standing: Standing, terms: Terms) -> Standing:
 
 
 def money_fault(standing: Standing, currency: str, prices: Prices) -> Code | None:
-    """Amounts never mix currencies, and an account is kept only in one that has a price (rule E8)."""
+    """Amounts never mix currencies, and an account is kept only in one that has a price (rule
+    E8)."""
     if currency not in prices.currencies or standing.currency not in (None, currency):
         return Code.BALANCE_CURRENCY
     return None
 
 
 def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
-    """The standing with its flags set, and what changed. An account that nothing moved yet is not judged.
+    """The standing with its flags set, and what changed. An account that nothing moved yet is not
+    judged.
 
     Overdue ends with depleted: the event for that is ``settled``."""
     if not standing.entries and not standing.accrued_requests:
@@ -148,11 +155,15 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
     if not changes and since == standing.depleted_since:
         return standing, []
     decided = standing._replace(
-        low=low, depleted=depleted, depleted_since=since, overdue=overdue,
+        low=low,
+        depleted=depleted,
+        depleted_since=since,
+        overdue=overdue,
         crossing=standing.crossing + len(changes),
     )
     return decided, [
-        Crossing(change, standing.crossing + index, decided) for index, change in enumerate(changes, start=1)
+        Crossing(change, standing.crossing + index, decided)
+        for index, change in enumerate(changes, start=1)
     ]
 
 

@@ -1,7 +1,7 @@
 """Where the 5 minutes, hours, days and months of a time zone begin, in minutes of Unix time. Pure.
 
-A bill's day is the customer's: 23 or 25 hours long when the clocks change, and begun at 00:15 where midnight is left
-out. Whatever the zone, the periods follow each other without a hole or an overlap.
+A bill's day is the customer's: 23 or 25 hours long when the clocks change, and begun at 00:15 where
+midnight is left out. Whatever the zone, the periods follow each other without a hole or an overlap.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ def zone_of(name: str) -> ZoneInfo:
         raise LookupError(f"there is no time zone {name!r}") from None
 
 
-def periods(first: int, past: int, granularity: Granularity, zone: ZoneInfo, most: int) -> list[int]:
-    """The starts of the periods that [first, past) touches, at most ``most`` of them, then the end of the last one.
+def periods(
+    first: int, past: int, granularity: Granularity, zone: ZoneInfo, most: int
+) -> list[int]:
+    """The starts of the periods that [first, past) touches, at most ``most`` of them, then the end
+    of the last one.
 
     The first start lies at or before ``first``; ``first`` < ``past``."""
     if granularity == "5m":
         starts = range(first - first % 5, past + 5, 5)[: most + 1]
-        return list(starts) if starts[-1] >= past or len(starts) > most else [*starts, starts[-1] + 5]
+        return (
+            list(starts) if starts[-1] >= past or len(starts) > most else [*starts, starts[-1] + 5]
+        )
     if granularity == "hour":
         return _hours(first, past, zone, most)
     return _dates(first, past, granularity, zone, most)
@@ -44,7 +49,8 @@ def month_of(text: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
 
 
 def _hours(first: int, past: int, zone: ZoneInfo, most: int) -> list[int]:
-    """A local hour that is repeated is two; one that is cut by a change of half an hour stays one."""
+    """A local hour that is repeated is two; one that is cut by a change of half an hour stays
+    one."""
     at = first - first % _QUARTER
     while not _begins_hour(at, zone):
         at -= _QUARTER
@@ -81,8 +87,9 @@ def _next(day: date, granularity: Granularity) -> date:
 
 
 def _midnight(day: date, zone: ZoneInfo) -> int:
-    """The first minute of a local date. A midnight that is left out (PEP 495, a gap at fold 0) is counted with the
-    offset before it, which is the very moment of the change; of one that comes twice it is the first."""
+    """The first minute of a local date. A midnight that is left out (PEP 495, a gap at fold 0) is
+    counted with the offset before it, which is the very moment of the change; of one that comes
+    twice it is the first."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) // 60
 
 

@@ -1,8 +1,10 @@
-"""What the hours of an account cost, as one function of all that was counted: plans soonest-expiring first, the rest at
-the tariff of its hour, differences to what was charged before as corrections (rules E2, E4, E8). Pure.
+"""What the hours of an account cost, as one function of all that was counted: plans
+soonest-expiring first, the rest at the tariff of its hour, differences to what was charged before
+as corrections (rules E2, E4, E8). Pure.
 
-Hours are rated in order of time, not of arrival: late usage may take from a plan what a later hour had taken, which is
-then charged as a correction of that hour. So the sum is the same whatever came first."""
+Hours are rated in order of time, not of arrival: late usage may take from a plan what a later hour
+had taken, which is then charged as a correction of that hour. So the sum is the same whatever came
+first."""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Pack:
 
 @dataclass(frozen=True)
 class HourCount:
-    """``requests`` counted; ``charged`` of them are posted, in ``postings`` steps, ``covered`` of those by plans."""
+    """``requests`` counted; ``charged`` of them are posted, in ``postings`` steps, ``covered`` of
+    those by plans."""
 
     hour: int
     requests: int
@@ -54,8 +57,11 @@ class Line(NamedTuple):
     plan_cost: Decimal | None
 
 
-def cover(hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, int]) -> dict[int, dict[str, int]]:
-    """What each hour takes from which plan; ``hours`` in order, ``left`` in each plan before the first of them."""
+def cover(
+    hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, int]
+) -> dict[int, dict[str, int]]:
+    """What each hour takes from which plan; ``hours`` in order, ``left`` in each plan before the
+    first of them."""
     remaining = dict(left)
     ordered = sorted(packs, key=lambda pack: (pack.end, pack.start, pack.reference))
     taken: dict[int, dict[str, int]] = {}
@@ -64,7 +70,11 @@ def cover(hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, 
         for pack in ordered:
             if open_requests <= 0:
                 break
-            use = min(open_requests, remaining[pack.reference]) if pack.start <= count.hour < pack.end else 0
+            use = (
+                min(open_requests, remaining[pack.reference])
+                if pack.start <= count.hour < pack.end
+                else 0
+            )
             if use > 0:
                 uses[pack.reference] = use
                 remaining[pack.reference] -= use
@@ -74,11 +84,15 @@ def cover(hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, 
 
 
 def charge(
-    hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, int],
-    used: MutableMapping[TierKey, int], tariff_at: Callable[[int], Tariff],
+    hours: Sequence[HourCount],
+    packs: Sequence[Pack],
+    left: Mapping[str, int],
+    used: MutableMapping[TierKey, int],
+    tariff_at: Callable[[int], Tariff],
 ) -> list[Line]:
-    """The lines that make what was posted equal to what is due. ``hours`` in order: those that changed, and where there
-    are plans every later one too. ``used``: requests charged so far by month and price, moved on here."""
+    """The lines that make what was posted equal to what is due. ``hours`` in order: those that
+    changed, and where there are plans every later one too. ``used``: requests charged so far by
+    month and price, moved on here."""
     covered = cover(hours, packs, left)
     by_reference = {pack.reference: pack for pack in packs}
     lines: list[Line] = []
@@ -89,12 +103,35 @@ def charge(
             moved = due.get(reference, 0) - count.covered.get(reference, 0)
             if moved:
                 pack = by_reference[reference]
-                made.append(Line(count.hour, posting, 0, moved, Decimal(0), Decimal(0), None, reference,
-                                 share(pack.price, moved, pack.requests)))
+                made.append(
+                    Line(
+                        count.hour,
+                        posting,
+                        0,
+                        moved,
+                        Decimal(0),
+                        Decimal(0),
+                        None,
+                        reference,
+                        share(pack.price, moved, pack.requests),
+                    )
+                )
         owed = count.requests - sum(due.values()) - (count.charged - sum(count.covered.values()))
         key = month_of(count.hour), tariff.id
         for part in tariff.parts(used.get(key, 0), owed):
-            made.append(Line(count.hour, posting, 0, part.requests, part.price, part.amount, tariff.id, None, None))
+            made.append(
+                Line(
+                    count.hour,
+                    posting,
+                    0,
+                    part.requests,
+                    part.price,
+                    part.amount,
+                    tariff.id,
+                    None,
+                    None,
+                )
+            )
         used[key] = used.get(key, 0) + owed
         lines += [line._replace(line=number) for number, line in enumerate(made)]
     return lines

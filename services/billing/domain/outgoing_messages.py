@@ -1,4 +1,5 @@
-"""The events about balances, plans and prices. Ids derive from what caused them: a redelivery is the same event."""
+"""The events about balances, plans and prices. Ids derive from what caused them: a redelivery is
+the same event."""
 
 from __future__ import annotations
 
@@ -17,10 +18,13 @@ from shared.messaging.cloudevents import Outgoing, outgoing
 
 SOURCE: Final = "billing"
 _SUBJECTS: Final = {
-    "low": subjects.EVENT_BALANCE_LOW, "recovered": subjects.EVENT_BALANCE_RECOVERED,
-    "depleted": subjects.EVENT_BALANCE_DEPLETED, "settled": subjects.EVENT_BALANCE_SETTLED,
+    "low": subjects.EVENT_BALANCE_LOW,
+    "recovered": subjects.EVENT_BALANCE_RECOVERED,
+    "depleted": subjects.EVENT_BALANCE_DEPLETED,
+    "settled": subjects.EVENT_BALANCE_SETTLED,
     "overdue": subjects.EVENT_BALANCE_OVERDUE,
-    "credited": subjects.EVENT_BALANCE_CREDITED, "refused": subjects.EVENT_BALANCE_REFUSED,
+    "credited": subjects.EVENT_BALANCE_CREDITED,
+    "refused": subjects.EVENT_BALANCE_REFUSED,
 }
 _Change = Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
 
@@ -31,22 +35,38 @@ def crossed(crossing: Crossing, at: datetime) -> Outgoing:
 
 
 def credited(standing: Standing, reference: str, command_id: str, at: datetime) -> Outgoing:
-    """Once a command: whoever orders a credit again, under a new command, hears that it is booked."""
+    """Once a command: whoever orders a credit again, under a new command, hears that it is
+    booked."""
     identity = derived_id(SOURCE, "credited", standing.account, reference, command_id)
-    return _event("credited", standing, standing.crossing, at, identity, reference=reference, cause=command_id)
+    return _event(
+        "credited", standing, standing.crossing, at, identity, reference=reference, cause=command_id
+    )
 
 
-def refused(standing: Standing, code: Code, reference: str | None, command_id: str, at: datetime) -> Outgoing:
+def refused(
+    standing: Standing, code: Code, reference: str | None, command_id: str, at: datetime
+) -> Outgoing:
     identity = derived_id(SOURCE, "refused", command_id)
     return _event(
-        "refused", standing, standing.crossing, at, identity, reference=reference, cause=command_id, codes=[code.value]
+        "refused",
+        standing,
+        standing.crossing,
+        at,
+        identity,
+        reference=reference,
+        cause=command_id,
+        codes=[code.value],
     )
 
 
 def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
     return outgoing(
-        subjects.EVENT_PLAN_PURCHASED, PlanEvent(plan=plan, balance=standing.balance, at=at), source=SOURCE,
-        about=standing.account, at=at, id=derived_id(SOURCE, "purchased", plan.account, plan.reference, command_id),
+        subjects.EVENT_PLAN_PURCHASED,
+        PlanEvent(plan=plan, balance=standing.balance, at=at),
+        source=SOURCE,
+        about=standing.account,
+        at=at,
+        id=derived_id(SOURCE, "purchased", plan.account, plan.reference, command_id),
         cause=command_id,
     )
 
@@ -54,39 +74,81 @@ def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime)
 def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: datetime) -> Outgoing:
     """Applied, or refused with the findings."""
     body = PriceBookEvent(
-        serial=serial, change="refused" if findings else "applied", codes=[f.code.value for f in findings][:50],
-        messages=[f.message for f in findings][:50], at=at,
+        serial=serial,
+        change="refused" if findings else "applied",
+        codes=[f.code.value for f in findings][:50],
+        messages=[f.message for f in findings][:50],
+        at=at,
     )
     subject = subjects.EVENT_PRICE_BOOK_REFUSED if findings else subjects.EVENT_PRICE_BOOK_APPLIED
     return outgoing(
-        subject, body, source=SOURCE, about="price_book", at=at, id=derived_id(SOURCE, "price_book", command_id),
+        subject,
+        body,
+        source=SOURCE,
+        about="price_book",
+        at=at,
+        id=derived_id(SOURCE, "price_book", command_id),
         cause=command_id,
     )
 
 
 def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
     return outgoing(
-        subjects.EVENT_HOUR_CLOSED, HourClosed(until=until, lines=lines, at=at), source=SOURCE, about="hours", at=at,
-        id=derived_id(SOURCE, "hour_closed", command_id), cause=command_id,
+        subjects.EVENT_HOUR_CLOSED,
+        HourClosed(until=until, lines=lines, at=at),
+        source=SOURCE,
+        about="hours",
+        at=at,
+        id=derived_id(SOURCE, "hour_closed", command_id),
+        cause=command_id,
     )
 
 
 def view(standing: Standing) -> BalanceView:
     return BalanceView(
-        account=standing.account, currency=standing.money, ledger=standing.ledger, accrued=standing.accrued,
-        balance=standing.balance, threshold=standing.threshold, limit=standing.limit, low=standing.low,
-        depleted=standing.depleted, overdue=standing.overdue, hours_left=standing.hours_left,
+        account=standing.account,
+        currency=standing.money,
+        ledger=standing.ledger,
+        accrued=standing.accrued,
+        balance=standing.balance,
+        threshold=standing.threshold,
+        limit=standing.limit,
+        low=standing.low,
+        depleted=standing.depleted,
+        overdue=standing.overdue,
+        hours_left=standing.hours_left,
     )
 
 
 def _event(
-    change: _Change, standing: Standing, number: int, at: datetime, identity: str, *, reference: str | None = None,
-    cause: str | None = None, codes: list[str] | None = None,
+    change: _Change,
+    standing: Standing,
+    number: int,
+    at: datetime,
+    identity: str,
+    *,
+    reference: str | None = None,
+    cause: str | None = None,
+    codes: list[str] | None = None,
 ) -> Outgoing:
     body = BalanceEvent(
-        account=standing.account, change=change, crossing=number, balance=standing.balance, limit=standing.limit,
-        currency=standing.money, hours_left=standing.hours_left, reference=reference, codes=codes or [], at=at,
+        account=standing.account,
+        change=change,
+        crossing=number,
+        balance=standing.balance,
+        limit=standing.limit,
+        currency=standing.money,
+        hours_left=standing.hours_left,
+        reference=reference,
+        codes=codes or [],
+        at=at,
     )
     return outgoing(
-        _SUBJECTS[change], body, source=SOURCE, about=standing.account, at=at, id=identity, cause=cause or None
+        _SUBJECTS[change],
+        body,
+        source=SOURCE,
+        about=standing.account,
+        at=at,
+        id=identity,
+        cause=cause or None,
     )

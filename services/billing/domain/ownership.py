@@ -1,4 +1,5 @@
-"""Who owned a domain in which minute, from what config told about it. Pure; minutes are Unix time in minutes, UTC."""
+"""Who owned a domain in which minute, from what config told about it. Pure; minutes are Unix time
+in minutes, UTC."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ OPEN_END: Final = 2**31 - 1
 
 
 class Fact(NamedTuple):
-    """One domain event: registered by, or removed from, ``account``; ``revision`` orders the facts of a domain."""
+    """One domain event: registered by, or removed from, ``account``; ``revision`` orders the facts
+    of a domain."""
 
     revision: int
     kind: Literal["registered", "removed"]
@@ -34,8 +36,9 @@ class Period:
 def periods(facts: Iterable[Fact]) -> tuple[Period, ...]:
     """In order of time, without overlap, whatever order the facts came in.
 
-    The first owner owns all that was before (usage that came ahead of the registration is its own). A change of owner
-    counts from the next full minute; a domain that nobody owned is owned from the minute of its registration."""
+    The first owner owns all that was before (usage that came ahead of the registration is its own).
+    A change of owner counts from the next full minute; a domain that nobody owned is owned from the
+    minute of its registration."""
     found: list[Period] = []
     account, start = NOBODY, BEGINNING
     ended = BEGINNING

@@ -1,5 +1,5 @@
-"""The price book: which tariff holds for an account in an hour, whether a book holds together, and what a new one
-changes. Pure; hours are Unix time in hours."""
+"""The price book: which tariff holds for an account in an hour, whether a book holds together, and
+what a new one changes. Pure; hours are Unix time in hours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ ALWAYS: Final = -(2**31)
 NEVER: Final = 2**31 - 1
 DEFAULT_BOOK: Final = PriceBook(
     title="The list price that edgetls comes with",
-    prices=[Price(id=LIST[c].id, currency=c, tiers=[Tier(price=price)]) for c, price in PRICES.items()],
+    prices=[
+        Price(id=LIST[c].id, currency=c, tiers=[Tier(price=price)]) for c, price in PRICES.items()
+    ],
 )
 
 
@@ -40,14 +42,19 @@ class Prices:
         for price in book.prices:
             tiers = tuple((tier.above, plain(tier.price)) for tier in price.tiers)
             self._valid[price.account, price.currency].append(
-                _Valid(hour_of(price.start, ALWAYS), hour_of(price.end, NEVER), Tariff(price.id, tiers))
+                _Valid(
+                    hour_of(price.start, ALWAYS), hour_of(price.end, NEVER), Tariff(price.id, tiers)
+                )
             )
         for found in self._valid.values():
             found.sort(key=lambda valid: -valid.start)
-        self.currencies = frozenset(price.currency for price in book.prices if price.account is None)
+        self.currencies = frozenset(
+            price.currency for price in book.prices if price.account is None
+        )
 
     def tariff(self, account: str, currency: str, hour: int) -> Tariff:
-        """The account's own price first, then the list price; of several the one that started last."""
+        """The account's own price first, then the list price; of several the one that started
+        last."""
         for key in ((account, currency), (None, currency)):
             for valid in self._valid.get(key, ()):
                 if valid.start <= hour < valid.end:
@@ -56,11 +63,19 @@ class Prices:
 
     def offer(self, plan: str, currency: str) -> tuple[PlanOffer, Decimal] | None:
         """The plan and what it costs."""
-        found = next((offer for offer in self.book.plans if offer.id == plan and currency in offer.prices), None)
+        found = next(
+            (offer for offer in self.book.plans if offer.id == plan and currency in offer.prices),
+            None,
+        )
         return None if found is None else (found, found.prices[currency])
 
     def boundaries(self) -> set[int]:
-        return {at for found in self._valid.values() for valid in found for at in (valid.start, valid.end)}
+        return {
+            at
+            for found in self._valid.values()
+            for valid in found
+            for at in (valid.start, valid.end)
+        }
 
     @property
     def keys(self) -> set[tuple[str | None, str]]:
@@ -85,7 +100,10 @@ def _entry_faults(book: PriceBook) -> Iterator[str]:
         ids.add(price.id)
         key = price.account, price.currency, price.start
         if key in starts:
-            yield f"price {price.id!r}: another one for the same account and currency starts at the same hour"
+            yield (
+                f"price {price.id!r}: another one for the same account and currency starts "
+                "at the same hour"
+            )
         starts.add(key)
         for name, at in (("start", price.start), ("end", price.end)):
             if at is not None and at.timestamp() % 3600:
@@ -96,18 +114,29 @@ def _entry_faults(book: PriceBook) -> Iterator[str]:
         if above[0] != 0 or any(low >= high for low, high in pairwise(above)):
             yield f"price {price.id!r}: its tiers must rise from 0"
     offers = [offer.id for offer in book.plans]
-    yield from (f"the plan id {name!r} is used twice" for name in sorted({o for o in offers if offers.count(o) > 1}))
+    yield from (
+        f"the plan id {name!r} is used twice"
+        for name in sorted({o for o in offers if offers.count(o) > 1})
+    )
 
 
 def _list_faults(book: PriceBook) -> Iterator[str]:
-    listed = {p.currency for p in book.prices if p.account is None and p.start is None and p.end is None}
-    used = {p.currency for p in book.prices} | {currency for offer in book.plans for currency in offer.prices}
+    listed = {
+        p.currency for p in book.prices if p.account is None and p.start is None and p.end is None
+    }
+    used = {p.currency for p in book.prices} | {
+        currency for offer in book.plans for currency in offer.prices
+    }
     for currency in sorted(used - listed):
-        yield f"{currency} has no list price without account, start and end: some hours would have no price"
+        yield (
+            f"{currency} has no list price without account, start and end: some hours would "
+            "have no price"
+        )
 
 
 def retroactive(old: Prices, new: Prices, first_free: int) -> list[Finding]:
-    """What ``new`` changes of the hours before ``first_free``: they were rated already, or are being rated."""
+    """What ``new`` changes of the hours before ``first_free``: they were rated already, or are
+    being rated."""
     points = {at for at in old.boundaries() | new.boundaries() if at < first_free} | {ALWAYS}
     texts = []
     for account, currency in sorted(old.keys | new.keys, key=str):
@@ -116,9 +145,17 @@ def retroactive(old: Prices, new: Prices, first_free: int) -> list[Finding]:
             continue
         if currency not in old.currencies:
             continue
-        if any(old.tariff(account or "", currency, at) != new.tariff(account or "", currency, at) for at in points):
-            texts.append(f"the {currency} price of {account or 'the list'} changes before {_time(first_free)}")
-    return [finding(Code.PRICES_RETROACTIVE, text, field="request") for text in dict.fromkeys(texts)]
+        if any(
+            old.tariff(account or "", currency, at) != new.tariff(account or "", currency, at)
+            for at in points
+        ):
+            texts.append(
+                f"the {currency} price of {account or 'the list'} changes before "
+                f"{_time(first_free)}"
+            )
+    return [
+        finding(Code.PRICES_RETROACTIVE, text, field="request") for text in dict.fromkeys(texts)
+    ]
 
 
 def changes(old: PriceBook, new: PriceBook) -> list[str]:
@@ -128,11 +165,16 @@ def changes(old: PriceBook, new: PriceBook) -> list[str]:
         ("price", {p.id: _say(p) for p in old.prices}, {p.id: _say(p) for p in new.prices}),
         ("plan", {p.id: _say_plan(p) for p in old.plans}, {p.id: _say_plan(p) for p in new.plans}),
     ):
-        lines += [f"+ {kind} {name}: {after[name]}" for name in sorted(after.keys() - before.keys())]
-        lines += [f"- {kind} {name}: {before[name]}" for name in sorted(before.keys() - after.keys())]
+        lines += [
+            f"+ {kind} {name}: {after[name]}" for name in sorted(after.keys() - before.keys())
+        ]
+        lines += [
+            f"- {kind} {name}: {before[name]}" for name in sorted(before.keys() - after.keys())
+        ]
         lines += [
             f"~ {kind} {name}: {before[name]} -> {after[name]}"
-            for name in sorted(after.keys() & before.keys()) if before[name] != after[name]
+            for name in sorted(after.keys() & before.keys())
+            if before[name] != after[name]
         ]
     return lines
 
@@ -140,16 +182,21 @@ def changes(old: PriceBook, new: PriceBook) -> list[str]:
 def _say(price: Price) -> str:
     who = price.account or "everybody"
     when = " ".join(
-        f"{word} {at:%Y-%m-%d %H:%M}" for word, at in (("from", price.start), ("to", price.end)) if at is not None
+        f"{word} {at:%Y-%m-%d %H:%M}"
+        for word, at in (("from", price.start), ("to", price.end))
+        if at is not None
     )
     tiers = ", ".join(
-        f"{plain(tier.price):f}" + (f" above {tier.above:,}" if tier.above else "") for tier in price.tiers
+        f"{plain(tier.price):f}" + (f" above {tier.above:,}" if tier.above else "")
+        for tier in price.tiers
     )
     return f"{tiers} {price.currency} a 10,000 for {who} {when or 'always'}"
 
 
 def _say_plan(offer: PlanOffer) -> str:
-    money = ", ".join(f"{plain(amount):f} {currency}" for currency, amount in sorted(offer.prices.items()))
+    money = ", ".join(
+        f"{plain(amount):f} {currency}" for currency, amount in sorted(offer.prices.items())
+    )
     return f"{offer.requests:,} requests in {offer.days} days for {money}"
 
 

@@ -1,6 +1,7 @@
 """Which byte ranges of one log are taken, which wait, and which are refused. Pure.
 
-A range is taken only at the stored end, so what is stored never has a hole and counts nothing twice (rule E5).
+A range is taken only at the stored end, so what is stored never has a hole and counts nothing twice
+(rule E5).
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Fate(Enum):
 
 @dataclass
 class Lineup(Generic[RangedT]):
-    """The ranges of one log by their fate; ``stored_to`` is the stored end after ``accepted``, in order."""
+    """The ranges of one log by their fate; ``stored_to`` is the stored end after ``accepted``, in
+    order."""
 
     stored_to: int
     accepted: list[RangedT] = field(default_factory=list)
@@ -55,10 +57,14 @@ def fate(start: int, end: int, stored_to: int, final_length: int | None = None) 
     return Fate.ACCEPT if start == stored_to else Fate.OVERLAP
 
 
-def line_up(stored_to: int, ranges: Iterable[RangedT], final_length: int | None = None) -> Lineup[RangedT]:
-    """Places ``ranges``, those that wait already among them; of two with the same start the first given is taken.
+def line_up(
+    stored_to: int, ranges: Iterable[RangedT], final_length: int | None = None
+) -> Lineup[RangedT]:
+    """Places ``ranges``, those that wait already among them; of two with the same start the first
+    given is taken.
 
-    One pass in order of start is enough: what is taken moves the stored end to at most the next start."""
+    One pass in order of start is enough: what is taken moves the stored end to at most the next
+    start."""
     lineup: Lineup[RangedT] = Lineup(stored_to)
     for item in sorted(ranges, key=lambda one: one.start):
         found = fate(item.start, item.end, lineup.stored_to, final_length)
@@ -74,7 +80,9 @@ def line_up(stored_to: int, ranges: Iterable[RangedT], final_length: int | None 
     return lineup
 
 
-def missing(stored_to: int, known_to: int, waiting: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def missing(
+    stored_to: int, known_to: int, waiting: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """The ranges between the stored end and the highest byte known of that have not even come."""
     found, at = [], stored_to
     for start, end in sorted(waiting):

@@ -1,7 +1,8 @@
 """What requests cost. Pure, ``Decimal``: nothing is rounded but on a bill's line (rule E1).
 
-A tariff counts the requests that are charged in a calendar month (UTC): each costs the price of the tier it falls in.
-So what a month costs depends on how many there were and not on the order or the lots in which they came."""
+A tariff counts the requests that are charged in a calendar month (UTC): each costs the price of the
+tier it falls in. So what a month costs depends on how many there were and not on the order or the
+lots in which they came."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Tariff:
     tiers: tuple[tuple[int, Decimal], ...]
 
     def parts(self, used: int, requests: int) -> list[Part]:
-        """``requests`` more after the first ``used`` of the month, tier by tier; ``used`` + ``requests`` >= 0."""
+        """``requests`` more after the first ``used`` of the month, tier by tier; ``used`` +
+        ``requests`` >= 0."""
         low, high = sorted((used, used + requests))
         sign = 1 if requests >= 0 else -1
         found = []
@@ -56,7 +58,10 @@ def linear(currency: str) -> Tariff:
     return LIST[currency]
 
 
-LIST: Final = {currency: Tariff(f"list-{currency.lower()}", ((0, price),)) for currency, price in PRICES.items()}
+LIST: Final = {
+    currency: Tariff(f"list-{currency.lower()}", ((0, price),))
+    for currency, price in PRICES.items()
+}
 
 
 def cost(requests: int, price: Decimal) -> Decimal:

@@ -10,12 +10,14 @@ from zoneinfo import ZoneInfo
 from services.billing.domain.calendar import month_of, periods
 
 SETTLES: Final = timedelta(hours=24)
-"""After a month's end: as finance.billed_at() of the migrations has it. What is booked later is in a later month."""
+"""After a month's end: as finance.billed_at() of the migrations has it. What is booked later is in
+a later month."""
 
 
 @dataclass(frozen=True)
 class Month:
-    """[start, end) in UTC; ``bounds``: the starts of its days or hours, in minutes of Unix time, then its end."""
+    """[start, end) in UTC; ``bounds``: the starts of its days or hours, in minutes of Unix time,
+    then its end."""
 
     start: datetime
     end: datetime

@@ -1,4 +1,5 @@
-"""Adding up the cells of accepted batches. A cell that cannot be counted is diverted, never its range (rule E5).
+"""Adding up the cells of accepted batches. A cell that cannot be counted is diverted, never its
+range (rule E5).
 
 Called for every cell that comes in: plain loops, no object per cell."""
 
@@ -20,7 +21,8 @@ PAST_MINUTES: Final = 35 * 24 * 60
 _DOMAIN: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _LONGEST: Final = 253
 MinuteRow = tuple[str, int, str, str, int, int, int, int]
-"""Domain, minute, node, account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes; sorts by its key."""
+"""Domain, minute, node, account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes; sorts by
+its key."""
 RequestRow = tuple[str, str, int, int, str, str, int, int]
 """Source, id, day, time in microseconds, domain, node, bytes, status (store/requests.py)."""
 Owners = Mapping[str, Sequence[Period]]
@@ -29,11 +31,14 @@ Owners = Mapping[str, Sequence[Period]]
 
 @dataclass
 class Tally:
-    """Sums by (domain, minute, node); a value is [account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes]."""
+    """Sums by (domain, minute, node); a value is [account, HTTPS requests, HTTPS bytes, HTTP
+    requests, HTTP bytes]."""
 
     rows: dict[tuple[str, int, str], list[str | int]] = field(default_factory=dict)
 
-    def add(self, node: str, cells: Iterable[Cell], owners: Owners, now_minute: int) -> list[tuple[Cell, str]]:
+    def add(
+        self, node: str, cells: Iterable[Cell], owners: Owners, now_minute: int
+    ) -> list[tuple[Cell, str]]:
         """Adds what can be counted; the rest comes back, each cell with its reason."""
         diverted: list[tuple[Cell, str]] = []
         oldest, newest = now_minute - PAST_MINUTES, now_minute + FUTURE_MINUTES
@@ -48,7 +53,13 @@ class Tally:
             row = rows.get(key)
             if row is None:
                 account = owner_at(owned, minute)
-                rows[key] = [account, cell.https_requests, cell.https_bytes, cell.http_requests, cell.http_bytes]
+                rows[key] = [
+                    account,
+                    cell.https_requests,
+                    cell.https_bytes,
+                    cell.http_requests,
+                    cell.http_bytes,
+                ]
             else:
                 row[1] += cell.https_requests  # type: ignore[operator]
                 row[2] += cell.https_bytes  # type: ignore[operator]

@@ -1,4 +1,5 @@
-"""The hot messages, decoded by msgspec: structs that mirror shared/contracts/usage.py (a contract test compares them).
+"""The hot messages, decoded by msgspec: structs that mirror shared/contracts/usage.py (a contract
+test compares them).
 
 Also the compact form in which an accepted batch is archived."""
 
@@ -19,8 +20,12 @@ MOST: Final = 2**53
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 _IDENTIFIERS: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}+\n)*+")
 _NODES: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\n)*+")
-Identifier = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")]
-NodeId = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")]
+Identifier = Annotated[
+    str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
+]
+NodeId = Annotated[
+    str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+]
 CellRow = tuple[str, int, int, int, int, int]
 """Domain, minute, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes."""
 
@@ -52,7 +57,8 @@ class Batch(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Request(Struct, forbid_unknown_fields=True, frozen=True):
-    """Its names are checked by who reads it: of many at once that costs a twentieth of the decoder's own check."""
+    """Its names are checked by who reads it: of many at once that costs a twentieth of the
+    decoder's own check."""
 
     id: str
     source: str
@@ -71,7 +77,8 @@ _pack = msgspec.msgpack.Encoder()
 
 
 def read_batch(body: bytes) -> Batch:
-    """Malformed when it is not a UsageBatch, or says what cannot be; the text names the place, never the input."""
+    """Malformed when it is not a UsageBatch, or says what cannot be; the text names the place,
+    never the input."""
     try:
         batch = _batch.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -95,7 +102,8 @@ def read_request(body: bytes) -> Request:
 
 
 def read_requests(bodies: Sequence[bytes]) -> list[Request] | None:
-    """All at once, which costs half as much; None when one of them is not an HttpsRequest: then read each."""
+    """All at once, which costs half as much; None when one of them is not an HttpsRequest: then
+    read each."""
     try:
         requests = _requests.decode(b"[" + b",".join(bodies) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -112,7 +120,8 @@ def _are_named(requests: Sequence[Request]) -> bool:
 
 
 def _all(names: re.Pattern[str], texts: Sequence[str]) -> bool:
-    """Whether each is a name of its own: the count, for one with a line break in it would pass as two."""
+    """Whether each is a name of its own: the count, for one with a line break in it would pass as
+    two."""
     lines = "\n".join((*texts, ""))
     return lines.count("\n") == len(texts) and names.fullmatch(lines) is not None
 
@@ -123,9 +132,17 @@ def pack_cells(cells: Sequence[Cell]) -> bytes:
 
 
 def cell_rows(cells: Sequence[Cell]) -> list[CellRow]:
-    """As they are archived. A minute that is none (it was diverted) is cut to what MessagePack holds."""
+    """As they are archived. A minute that is none (it was diverted) is cut to what MessagePack
+    holds."""
     return [
-        (c.domain, max(-MOST, min(c.minute, MOST)), c.https_requests, c.https_bytes, c.http_requests, c.http_bytes)
+        (
+            c.domain,
+            max(-MOST, min(c.minute, MOST)),
+            c.https_requests,
+            c.https_bytes,
+            c.http_requests,
+            c.http_bytes,
+        )
         for c in cells
     ]
 
@@ -136,7 +153,8 @@ def unpack_cells(data: bytes) -> list[CellRow]:
 
 
 def _place(error: Exception) -> str:
-    """msgspec quotes names of fields and limits; an unknown field's name and an invalid enum are input: cut them."""
+    """msgspec quotes names of fields and limits; an unknown field's name and an invalid enum are
+    input: cut them."""
     text = str(error)
     if "unknown field" in text:
         return "an unknown field"

@@ -1,6 +1,6 @@
 """Accounts, what they accrued by the hour, and the append-only ledger."""
 
-# ruff: noqa: S608 - what is put into statements here is this module's own; everything else is a parameter
+# parameter
 from __future__ import annotations
 
 from collections import defaultdict
@@ -38,15 +38,22 @@ class Entry(NamedTuple):
     reference: str
 
 
-async def lock(connection: Connection, accounts: Iterable[str], terms: Terms) -> dict[str, Standing]:
-    """Makes the rows that are missing, locks them all in order of the account; with the prices of now."""
+async def lock(
+    connection: Connection, accounts: Iterable[str], terms: Terms
+) -> dict[str, Standing]:
+    """Makes the rows that are missing, locks them all in order of the account; with the prices of
+    now."""
     ordered = sorted(set(accounts))
     await connection.execute(
-        "insert into accounts (account) select a from unnest($1::text[]) as a order by a collate \"C\""
-        " on conflict do nothing", ordered,
+        "insert into accounts (account) select a from unnest($1::text[]) as a order by a "
+        'collate "C"'
+        " on conflict do nothing",
+        ordered,
     )
     rows = await connection.fetch(
-        f"select {_COLUMNS} from accounts where account = any($1::text[]) order by account for update", ordered
+        f"select {_COLUMNS} from accounts where account = any($1::text[]) order by account for "
+        "update",
+        ordered,
     )
     return {row["account"]: priced(Standing(*row), terms) for row in rows}
 
@@ -65,19 +72,35 @@ async def save(connection: Connection, standings: Sequence[Standing]) -> None:
         "update accounts a set currency = t.currency, ledger = t.ledger, entries = t.entries,"
         " accrued_requests = t.accrued, threshold = t.threshold, recent_amount = t.recent_amount,"
         " recent_hours = t.recent_hours, low = t.low, depleted = t.depleted, crossing = t.crossing,"
-        " overdue = t.overdue, depleted_since = t.depleted_since, plan_left = t.plan_left, tier_key = t.tier_key,"
+        " overdue = t.overdue, depleted_since = t.depleted_since, plan_left = t.plan_left, "
+        "tier_key = t.tier_key,"
         " tier_used = t.tier_used, rate_from = t.rate_from"
-        " from unnest($1::text[], $2::text[], $3::numeric[], $4::bigint[], $5::bigint[], $6::numeric[], $7::numeric[],"
-        " $8::int[], $9::bool[], $10::bool[], $11::bigint[], $12::bool[], $13::timestamptz[], $14::bigint[],"
-        " $15::text[], $16::bigint[], $17::int[]) as t (account, currency, ledger, entries, accrued, threshold,"
-        " recent_amount, recent_hours, low, depleted, crossing, overdue, depleted_since, plan_left, tier_key,"
+        " from unnest($1::text[], $2::text[], $3::numeric[], $4::bigint[], $5::bigint[], "
+        "$6::numeric[], $7::numeric[],"
+        " $8::int[], $9::bool[], $10::bool[], $11::bigint[], $12::bool[], $13::timestamptz[], "
+        "$14::bigint[],"
+        " $15::text[], $16::bigint[], $17::int[]) as t (account, currency, ledger, entries, "
+        "accrued, threshold,"
+        " recent_amount, recent_hours, low, depleted, crossing, overdue, depleted_since, "
+        "plan_left, tier_key,"
         " tier_used, rate_from) where a.account = t.account",
-        [s.account for s in standings], [s.currency for s in standings], [s.ledger for s in standings],
-        [s.entries for s in standings], [s.accrued_requests for s in standings], [s.threshold for s in standings],
-        [s.recent_amount for s in standings], [s.recent_hours for s in standings],
-        [s.low for s in standings], [s.depleted for s in standings], [s.crossing for s in standings],
-        [s.overdue for s in standings], [s.depleted_since for s in standings], [s.plan_left for s in standings],
-        [s.tier_key for s in standings], [s.tier_used for s in standings], [s.rate_from for s in standings],
+        [s.account for s in standings],
+        [s.currency for s in standings],
+        [s.ledger for s in standings],
+        [s.entries for s in standings],
+        [s.accrued_requests for s in standings],
+        [s.threshold for s in standings],
+        [s.recent_amount for s in standings],
+        [s.recent_hours for s in standings],
+        [s.low for s in standings],
+        [s.depleted for s in standings],
+        [s.crossing for s in standings],
+        [s.overdue for s in standings],
+        [s.depleted_since for s in standings],
+        [s.plan_left for s in standings],
+        [s.tier_key for s in standings],
+        [s.tier_used for s in standings],
+        [s.rate_from for s in standings],
     )
 
 
@@ -87,84 +110,147 @@ async def count(connection: Connection, requests: Mapping[str, int]) -> None:
         return
     await connection.execute(
         "update accounts a set accrued_requests = a.accrued_requests + t.requests"
-        " from unnest($1::text[], $2::bigint[]) as t (account, requests) where a.account = t.account",
-        list(requests), list(requests.values()),
+        " from unnest($1::text[], $2::bigint[]) as t (account, requests) where a.account = "
+        "t.account",
+        list(requests),
+        list(requests.values()),
     )
 
 
 async def accrue(connection: Connection, counts: Mapping[tuple[str, int], int]) -> None:
-    """Adds requests to (account, hour); negative ones where usage moved to another owner. Accounts are locked."""
-    rows = sorted((account, hour, requests) for (account, hour), requests in counts.items() if requests)
+    """Adds requests to (account, hour); negative ones where usage moved to another owner. Accounts
+    are locked."""
+    rows = sorted(
+        (account, hour, requests) for (account, hour), requests in counts.items() if requests
+    )
     if not rows:
         return
     await connection.execute(
-        "insert into account_hours as h (account, hour, requests) select * from unnest($1::text[], $2::int[],"
-        " $3::bigint[]) on conflict (account, hour) do update set requests = h.requests + excluded.requests",
+        "insert into account_hours as h (account, hour, requests) select * from "
+        "unnest($1::text[], $2::int[],"
+        " $3::bigint[]) on conflict (account, hour) do update set requests = h.requests + "
+        "excluded.requests",
         *(list(column) for column in zip(*rows, strict=True)),
     )
 
 
 async def set_threshold(connection: Connection, account: str, at: datetime) -> bool:
-    """Whether ``at`` is newer than the last change: two replicas may take two commands in either order."""
-    return await connection.fetchval(
-        "update accounts set threshold_at = $2 where account = $1 and (threshold_at is null or threshold_at < $2)"
-        " returning true", account, at,
-    ) is not None
+    """Whether ``at`` is newer than the last change: two replicas may take two commands in either
+    order."""
+    return (
+        await connection.fetchval(
+            "update accounts set threshold_at = $2 where account = $1 and (threshold_at is "
+            "null or threshold_at < $2)"
+            " returning true",
+            account,
+            at,
+        )
+        is not None
+    )
 
 
 async def entry_of(connection: Connection, account: str, reference: str) -> Entry | None:
     row = await connection.fetchrow(
-        "select kind, amount, currency, reference from ledger where account = $1 and reference = $2", account, reference
+        "select kind, amount, currency, reference from ledger where account = $1 and reference "
+        "= $2",
+        account,
+        reference,
     )
-    return None if row is None else Entry(row["kind"], plain(row["amount"]), row["currency"], row["reference"])
+    return (
+        None
+        if row is None
+        else Entry(row["kind"], plain(row["amount"]), row["currency"], row["reference"])
+    )
 
 
-async def add_entry(connection: Connection, account: str, entry: Entry, command_id: str, at: datetime) -> None:
+async def add_entry(
+    connection: Connection, account: str, entry: Entry, command_id: str, at: datetime
+) -> None:
     await connection.execute(
         "insert into ledger (account, kind, amount, currency, reference, plan, command_id, at)"
         " values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        account, *entry, entry.reference if entry.kind == "plan" else None, command_id, at,
+        account,
+        *entry,
+        entry.reference if entry.kind == "plan" else None,
+        command_id,
+        at,
     )
 
 
 async def said(connection: Connection, message_id: str) -> bool:
     """Whether the message was written to the outbox before; the account is locked."""
-    return await connection.fetchval("select true from outbox where message_id = $1", message_id) is not None
+    return (
+        await connection.fetchval("select true from outbox where message_id = $1", message_id)
+        is not None
+    )
 
 
-async def accounts_to_charge(connection: Reader, past: int, most: int, without: Iterable[str] = ()) -> list[str]:
-    """Accounts with an hour before ``past`` whose count and charge differ, or that must be rated anew; with a plan that
-    has ended by then."""
+async def accounts_to_charge(
+    connection: Reader, past: int, most: int, without: Iterable[str] = ()
+) -> list[str]:
+    """Accounts with an hour before ``past`` whose count and charge differ, or that must be rated
+    anew; with a plan that has ended by then."""
     rows = await connection.fetch(
-        "select account from (select account from account_hours where hour < $1 and requests <> charged"
+        "select account from (select account from account_hours where hour < $1 and requests "
+        "<> charged"
         " union select account from accounts where rate_from < $1"
-        " union select account from plans where not ended and end_hour <= $1) due where account <> all($3::text[])"
-        " order by account limit $2", past, most, list(without),
+        " union select account from plans where not ended and end_hour <= $1) due where "
+        "account <> all($3::text[])"
+        " order by account limit $2",
+        past,
+        most,
+        list(without),
     )
     return [row["account"] for row in rows]
 
 
-async def first_open_hours(connection: Connection, accounts: Sequence[str], past: int) -> dict[str, int]:
-    """Of locked accounts: from which hour on each must be rated; ``past`` where there is nothing to rate."""
+async def first_open_hours(
+    connection: Connection, accounts: Sequence[str], past: int
+) -> dict[str, int]:
+    """Of locked accounts: from which hour on each must be rated; ``past`` where there is nothing to
+    rate."""
     rows = await connection.fetch(
-        "select a.account, least(a.rate_from, (select min(hour) from account_hours h where h.account = a.account"
-        " and h.hour < $2 and h.requests <> h.charged), $2) as hour from accounts a where a.account = any($1::text[])"
-        " order by a.account", accounts, past,
+        "select a.account, least(a.rate_from, (select min(hour) from account_hours h where "
+        "h.account = a.account"
+        " and h.hour < $2 and h.requests <> h.charged), $2) as hour from accounts a where "
+        "a.account = any($1::text[])"
+        " order by a.account",
+        accounts,
+        past,
     )
     return {row["account"]: row["hour"] for row in rows}
 
 
 async def post(
-    connection: Connection, made: Mapping[str, Sequence[Line]], currencies: Mapping[str, str], at: datetime
+    connection: Connection,
+    made: Mapping[str, Sequence[Line]],
+    currencies: Mapping[str, str],
+    at: datetime,
 ) -> None:
-    """Writes the lines of locked accounts, the first of an hour as its charge, later ones as corrections."""
+    """Writes the lines of locked accounts, the first of an hour as its charge, later ones as
+    corrections."""
     await connection.executemany(
-        "insert into ledger (account, kind, amount, currency, hour, posting, line, requests, price, price_id, plan,"
+        "insert into ledger (account, kind, amount, currency, hour, posting, line, requests, "
+        "price, price_id, plan,"
         " plan_cost, at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         [
-            (account, "charge" if line.posting == 1 else "correction", -line.amount, currencies[account], line.hour,
-             line.posting, line.line, line.requests, line.price, line.price_id, line.plan, line.plan_cost, at)
-            for account, lines in made.items() for line in lines
+            (
+                account,
+                "charge" if line.posting == 1 else "correction",
+                -line.amount,
+                currencies[account],
+                line.hour,
+                line.posting,
+                line.line,
+                line.requests,
+                line.price,
+                line.price_id,
+                line.plan,
+                line.plan_cost,
+                at,
+            )
+            for account, lines in made.items()
+            for line in lines
         ],
     )
     hours: dict[tuple[str, int], list[Line]] = defaultdict(list)
@@ -175,7 +261,12 @@ async def post(
         "update account_hours set charged = charged + $3, amount = amount + $4, postings = $5"
         " where account = $1 and hour = $2",
         [
-            (*key, sum(line.requests for line in lines), total(line.amount for line in lines), lines[0].posting)
+            (
+                *key,
+                sum(line.requests for line in lines),
+                total(line.amount for line in lines),
+                lines[0].posting,
+            )
             for key, lines in hours.items()
         ],
     )
@@ -189,40 +280,63 @@ async def recent(connection: Connection, accounts: Sequence[str]) -> dict[str, t
 
 async def tiers(connection: Connection, standings: Sequence[Standing]) -> dict[str, int]:
     """What each was charged for this month at its current price."""
-    keys = [(standing.account, *(standing.tier_key or "0:").split(":", 1)) for standing in standings]
+    keys = [
+        (standing.account, *(standing.tier_key or "0:").split(":", 1)) for standing in standings
+    ]
     rows = await connection.fetch(
         "select account, requests from tier_uses where (account, month, price_id) in"
         " (select * from unnest($1::text[], $2::int[], $3::text[]))",
-        [account for account, _, _ in keys], [int(month) for _, month, _ in keys], [price for _, _, price in keys],
+        [account for account, _, _ in keys],
+        [int(month) for _, month, _ in keys],
+        [price for _, _, price in keys],
     )
     return {row["account"]: row["requests"] for row in rows}
 
 
-async def long_depleted(connection: Reader, since: datetime, most: int, without: Iterable[str] = ()) -> list[str]:
+async def long_depleted(
+    connection: Reader, since: datetime, most: int, without: Iterable[str] = ()
+) -> list[str]:
     """Accounts that were depleted before ``since`` and are not overdue yet."""
     rows = await connection.fetch(
         "select account from accounts where depleted and not overdue and depleted_since <= $1"
-        " and account <> all($3::text[]) order by account limit $2", since, most, list(without),
+        " and account <> all($3::text[]) order by account limit $2",
+        since,
+        most,
+        list(without),
     )
     return [row["account"] for row in rows]
 
 
 async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple[int, ChargeRow]]:
-    """Charge lines with their ledger number, in order of (hour, number); ``after`` is page_mark() of the last seen."""
+    """Charge lines with their ledger number, in order of (hour, number); ``after`` is page_mark()
+    of the last seen."""
     hour, number = _after(question.after)
     rows = await connection.fetch(
-        "select id, account, kind, hour, requests, price, amount, currency, price_id, plan from ledger"
-        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) and kind <> 'unused'"
+        "select id, account, kind, hour, requests, price, amount, currency, price_id, plan "
+        "from ledger"
+        " where account = $1 and hour >= $2 and hour < $3 and (hour, id) > ($4, $5) and kind "
+        "<> 'unused'"
         " order by hour, id limit $6",
-        question.account, _hour_up(question.start), _hour_up(question.end), hour, number, question.limit,
+        question.account,
+        _hour_up(question.start),
+        _hour_up(question.end),
+        hour,
+        number,
+        question.limit,
     )
     return [
         (
             row["id"],
             ChargeRow(
-                account=row["account"], hour=hour_time(row["hour"]), kind=row["kind"], requests=row["requests"],
-                price=plain(row["price"]), amount=plain(-row["amount"]), currency=row["currency"],
-                price_id=row["price_id"], plan=row["plan"],
+                account=row["account"],
+                hour=hour_time(row["hour"]),
+                kind=row["kind"],
+                requests=row["requests"],
+                price=plain(row["price"]),
+                amount=plain(-row["amount"]),
+                currency=row["currency"],
+                price_id=row["price_id"],
+                plan=row["plan"],
             ),
         )
         for row in rows

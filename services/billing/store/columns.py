@@ -1,7 +1,8 @@
 """Many rows as few parameters: a column is one text that PostgreSQL splits.
 
-asyncpg encodes an array element by element and asks each whether it is a list itself: 4 microseconds a row of eight
-columns. Joining a column costs a tenth of that, splitting it in PostgreSQL about the same."""
+asyncpg encodes an array element by element and asks each whether it is a list itself: 4
+microseconds a row of eight columns. Joining a column costs a tenth of that, splitting it in
+PostgreSQL about the same."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ BREAK_SQL: Final = "E'\\n'"
 
 
 def texts(values: Iterable[str]) -> str:
-    """For ``split_texts``. No value may hold a line break: names that were checked when they came in."""
+    """For ``split_texts``. No value may hold a line break: names that were checked when they came
+    in."""
     return BREAK.join(values)
 
 
@@ -23,8 +25,8 @@ def numbers(values: Iterable[int]) -> str:
 
 
 def split_texts(place: int) -> str:
-    """SQL for the array in parameter ``place``. One empty value alone would be an empty array, so a break goes before
-    the first and the nothing before that is cut off."""
+    """SQL for the array in parameter ``place``. One empty value alone would be an empty array, so a
+    break goes before the first and the nothing before that is cut off."""
     return f"(string_to_array({BREAK_SQL} || ${place}::text, {BREAK_SQL}))[2:]"
 
 

@@ -1,4 +1,5 @@
-"""How far each log is in; batches that wait, were refused, or are archived; cells that were diverted."""
+"""How far each log is in; batches that wait, were refused, or are archived; cells that were
+diverted."""
 
 from __future__ import annotations
 
@@ -87,31 +88,45 @@ class Diverted(NamedTuple):
     counts: tuple[int, int, int, int]
 
 
-async def lock_logs(connection: Connection, keys: Iterable[LogKey], now: datetime) -> dict[LogKey, LogState]:
+async def lock_logs(
+    connection: Connection, keys: Iterable[LogKey], now: datetime
+) -> dict[LogKey, LogState]:
     """Makes the rows that are missing, locks them all in order of their key."""
     ordered = sorted(keys)
     columns = [key.node for key in ordered], [key.log for key in ordered]
     await connection.execute(
-        "insert into node_logs (node, log, last_seen, first_seen, complete_at) select n, l, $3, $3, $3"
+        "insert into node_logs (node, log, last_seen, first_seen, complete_at) select n, l, "
+        "$3, $3, $3"
         " from unnest($1::text[], $2::text[]) as t (n, l)"
-        " order by n collate \"C\", l collate \"C\" on conflict do nothing", *columns, now,
+        ' order by n collate "C", l collate "C" on conflict do nothing',
+        *columns,
+        now,
     )
     rows = await connection.fetch(
-        "select node, log, stored_to, read_to, final_length, bad_lines from node_logs where (node, log) in"
-        " (select * from unnest($1::text[], $2::text[])) order by node, log for update", *columns,
+        "select node, log, stored_to, read_to, final_length, bad_lines from node_logs where "
+        "(node, log) in"
+        " (select * from unnest($1::text[], $2::text[])) order by node, log for update",
+        *columns,
     )
     return {LogKey(node, log): LogState(*state) for node, log, *state in rows}
 
 
 async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: datetime) -> None:
     await connection.execute(
-        "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = t.final_length,"
+        "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = "
+        "t.final_length,"
         " bad_lines = t.bad_lines, last_seen = greatest(last_seen, $6),"
         " complete_at = case when t.stored_to >= t.read_to then $6 else complete_at end"
-        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $7::bigint[])"
-        " as t (node, log, stored_to, read_to, final_length, bad_lines) where l.node = t.node and l.log = t.log",
-        [k.node for k in logs], [k.log for k in logs], [s.stored_to for s in logs.values()],
-        [s.read_to for s in logs.values()], [s.final_length for s in logs.values()], now,
+        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], "
+        "$7::bigint[])"
+        " as t (node, log, stored_to, read_to, final_length, bad_lines) where l.node = t.node "
+        "and l.log = t.log",
+        [k.node for k in logs],
+        [k.log for k in logs],
+        [s.stored_to for s in logs.values()],
+        [s.read_to for s in logs.values()],
+        [s.final_length for s in logs.values()],
+        now,
         [s.bad_lines for s in logs.values()],
     )
 
@@ -120,7 +135,9 @@ async def held_of(connection: Connection, keys: Iterable[LogKey]) -> list[Held]:
     ordered = list(keys)
     rows = await connection.fetch(
         "select node, log, start_at, end_at, body from held_batches where (node, log) in"
-        " (select * from unnest($1::text[], $2::text[]))", [k.node for k in ordered], [k.log for k in ordered],
+        " (select * from unnest($1::text[], $2::text[]))",
+        [k.node for k in ordered],
+        [k.log for k in ordered],
     )
     return [Held(LogKey(r["node"], r["log"]), r["start_at"], r["end_at"], r["body"]) for r in rows]
 
@@ -134,8 +151,10 @@ async def hold(connection: Connection, batches: Sequence[Held], now: datetime) -
     if not batches:
         return
     await connection.executemany(
-        "insert into held_batches (node, log, start_at, end_at, body, held_at) select $1, $2, $3, $4, $5, $6"
-        " where (select count(*) from held_batches where node = $1 and log = $2) < $7 on conflict do nothing",
+        "insert into held_batches (node, log, start_at, end_at, body, held_at) select $1, $2, "
+        "$3, $4, $5, $6"
+        " where (select count(*) from held_batches where node = $1 and log = $2) < $7 on "
+        "conflict do nothing",
         [(*h.key, h.start, h.end, h.body, now, HELD_MOST) for h in sorted(batches)],
     )
 
@@ -154,48 +173,79 @@ async def archive(connection: Connection, batches: Sequence[Archived], now: date
     if not batches:
         return
     await connection.execute(
-        "insert into batch_archive (node, log, start_at, end_at, read_to, bad_lines, cell_count, cells, first_minute,"
-        " last_minute, received_at) select *, $11::timestamptz from unnest($1::text[], $2::text[], $3::bigint[],"
+        "insert into batch_archive (node, log, start_at, end_at, read_to, bad_lines, "
+        "cell_count, cells, first_minute,"
+        " last_minute, received_at) select *, $11::timestamptz from unnest($1::text[], "
+        "$2::text[], $3::bigint[],"
         " $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::bytea[], $9::int[], $10::int[])",
-        [b.key.node for b in batches], [b.key.log for b in batches], [b.start for b in batches],
-        [b.end for b in batches], [b.read_to for b in batches], [b.bad_lines for b in batches],
-        [b.cell_count for b in batches], [b.cells for b in batches], [b.first_minute for b in batches],
-        [b.last_minute for b in batches], now,
+        [b.key.node for b in batches],
+        [b.key.log for b in batches],
+        [b.start for b in batches],
+        [b.end for b in batches],
+        [b.read_to for b in batches],
+        [b.bad_lines for b in batches],
+        [b.cell_count for b in batches],
+        [b.cells for b in batches],
+        [b.first_minute for b in batches],
+        [b.last_minute for b in batches],
+        now,
     )
 
 
-async def archived_at(connection: Connection, places: Sequence[tuple[LogKey, int]]) -> dict[tuple[LogKey, int], Stored]:
+async def archived_at(
+    connection: Connection, places: Sequence[tuple[LogKey, int]]
+) -> dict[tuple[LogKey, int], Stored]:
     """What the archive has of (log, start): one index look-up each."""
     rows = await connection.fetch(
         "select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells"
-        " from unnest($1::text[], $2::text[], $3::bigint[]) as g (node, log, start_at) cross join lateral ("
-        " select * from batch_archive where node = g.node and log = g.log and start_at = g.start_at limit 1) a",
-        [key.node for key, _ in places], [key.log for key, _ in places], [start for _, start in places],
+        " from unnest($1::text[], $2::text[], $3::bigint[]) as g (node, log, start_at) cross "
+        "join lateral ("
+        " select * from batch_archive where node = g.node and log = g.log and start_at = "
+        "g.start_at limit 1) a",
+        [key.node for key, _ in places],
+        [key.log for key, _ in places],
+        [start for _, start in places],
     )
     return {
-        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(r["end_at"], r["bad_lines"], r["cells"]) for r in rows
+        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(
+            r["end_at"], r["bad_lines"], r["cells"]
+        )
+        for r in rows
     }
 
 
 async def is_archived_otherwise(connection: Connection, key: LogKey, start: int, end: int) -> bool:
-    """Whether the archive has other ranges of the log that [start, end) touches: no more where they were dropped."""
-    return bool(await connection.fetchval(
-        "select exists (select from batch_archive where node = $1 and log = $2 and start_at < $4 and end_at > $3)",
-        *key, start, end,
-    ))
+    """Whether the archive has other ranges of the log that [start, end) touches: no more where they
+    were dropped."""
+    return bool(
+        await connection.fetchval(
+            "select exists (select from batch_archive where node = $1 and log = $2 and "
+            "start_at < $4 and end_at > $3)",
+            *key,
+            start,
+            end,
+        )
+    )
 
 
 async def refuse(
-    connection: Connection, refusals: Sequence[Refusal], waited: Mapping[bytes, bytes], now: datetime
+    connection: Connection,
+    refusals: Sequence[Refusal],
+    waited: Mapping[bytes, bytes],
+    now: datetime,
 ) -> set[bytes]:
-    """Records them; the digests of those that no dead letter was written for yet. ``waited``: bodies of those that
-    nobody will deliver again."""
+    """Records them; the digests of those that no dead letter was written for yet. ``waited``:
+    bodies of those that nobody will deliver again."""
     unburied: set[bytes] = set()
     for refusal in sorted(refusals, key=lambda r: (r.node, r.digest)):
         buried = await connection.fetchval(
-            "insert into refused_batches as r (node, digest, reason, log, start_at, end_at, stored_to, first_at,"
-            " last_at, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) on conflict (node, digest) do update"
-            " set times = r.times + 1, last_at = excluded.last_at returning buried", *refusal, now,
+            "insert into refused_batches as r (node, digest, reason, log, start_at, end_at, "
+            "stored_to, first_at,"
+            " last_at, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) on conflict "
+            "(node, digest) do update"
+            " set times = r.times + 1, last_at = excluded.last_at returning buried",
+            *refusal,
+            now,
             waited.get(refusal.digest),
         )
         if not buried:
@@ -205,18 +255,25 @@ async def refuse(
 
 async def buried(connection: Connection, node: str, digest: bytes) -> None:
     await connection.execute(
-        "update refused_batches set buried = true, body = null where node = $1 and digest = $2", node, digest
+        "update refused_batches set buried = true, body = null where node = $1 and digest = $2",
+        node,
+        digest,
     )
 
 
 async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
     """Batches that were refused after they had waited and that no dead letter was written for."""
     rows = await connection.fetch(
-        "select node, digest, reason, body, last_at from refused_batches where not buried and body is not null"
+        "select node, digest, reason, body, last_at from refused_batches where not buried and "
+        "body is not null"
         " and last_at < now() - interval '5 seconds' limit 100"
     )
     return [
-        (late_delivery(r["node"], r["body"], r["last_at"]), Refusal(r["node"], r["digest"], r["reason"])) for r in rows
+        (
+            late_delivery(r["node"], r["body"], r["last_at"]),
+            Refusal(r["node"], r["digest"], r["reason"]),
+        )
+        for r in rows
     ]
 
 
@@ -229,8 +286,10 @@ async def divert(connection: Connection, cells: Sequence[Diverted], now: datetim
     if not cells:
         return
     await connection.executemany(
-        "insert into diverted_cells (node, log, start_at, end_at, reason, domain, minute, https_requests, https_bytes,"
-        " http_requests, http_bytes, diverted_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        "insert into diverted_cells (node, log, start_at, end_at, reason, domain, minute, "
+        "https_requests, https_bytes,"
+        " http_requests, http_bytes, diverted_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
+        "$10, $11, $12)",
         [(*c.key, c.start, c.end, c.reason, c.domain, c.minute, *c.counts, now) for c in cells],
     )
 
@@ -240,8 +299,13 @@ async def page_logs(connection: Reader, question: QueryLogs) -> list[LogView]:
     node, _, log = question.after.partition("/")
     rows = await connection.fetch(
         "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, l.bad_lines,"
-        " (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as held from node_logs l"
-        " where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3) order by l.node, l.log limit $4",
-        node, log, question.node, question.limit,
+        " (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as "
+        "held from node_logs l"
+        " where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3) order by "
+        "l.node, l.log limit $4",
+        node,
+        log,
+        question.node,
+        question.limit,
     )
     return [LogView(**dict(row)) for row in rows]

@@ -11,7 +11,8 @@ from shared.storage.pool import Connection
 
 
 async def hold_owners(connection: Connection) -> None:
-    """Owners and nodes stay as they are until the end of the transaction; many may hold them at once."""
+    """Owners and nodes stay as they are until the end of the transaction; many may hold them at
+    once."""
     await connection.execute("lock table owners_gate in share mode")
 
 
@@ -22,7 +23,9 @@ async def change_owners(connection: Connection) -> None:
 
 async def facts_of(connection: Connection, domains: Sequence[str]) -> dict[str, list[Fact]]:
     rows = await connection.fetch(
-        "select domain, revision, kind, account, at from domain_facts where domain = any($1::text[])", domains
+        "select domain, revision, kind, account, at from domain_facts where domain = "
+        "any($1::text[])",
+        domains,
     )
     found: dict[str, list[Fact]] = defaultdict(list)
     for row in rows:
@@ -35,14 +38,20 @@ async def newest_version(connection: Connection) -> int:
 
 
 async def changed_since(connection: Connection, version: int) -> tuple[int, int, list[str]]:
-    """The newest version, the serial of the price book, and the domains with facts newer than ``version``."""
+    """The newest version, the serial of the price book, and the domains with facts newer than
+    ``version``."""
     rows = await connection.fetch(
         "select domain, version from domain_facts where version > $1"
-        " union all select null, coalesce(max(serial), 0) from price_books", version,
+        " union all select null, coalesce(max(serial), 0) from price_books",
+        version,
     )
     serial = next(row["version"] for row in rows if row["domain"] is None)
     facts = [row for row in rows if row["domain"] is not None]
-    return max((row["version"] for row in facts), default=version), serial, [row["domain"] for row in facts]
+    return (
+        max((row["version"] for row in facts), default=version),
+        serial,
+        [row["domain"] for row in facts],
+    )
 
 
 async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -> set[str]:
@@ -50,22 +59,30 @@ async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -
     if not facts:
         return set()
     rows = await connection.fetch(
-        "insert into domain_facts (domain, revision, kind, account, at) select * from unnest($1::text[],"
-        " $2::bigint[], $3::text[], $4::text[], $5::timestamptz[]) on conflict do nothing returning domain",
-        [domain for domain, _ in facts], *(list(column) for column in zip(*(fact for _, fact in facts), strict=True)),
+        "insert into domain_facts (domain, revision, kind, account, at) select * from "
+        "unnest($1::text[],"
+        " $2::bigint[], $3::text[], $4::text[], $5::timestamptz[]) on conflict do nothing "
+        "returning domain",
+        [domain for domain, _ in facts],
+        *(list(column) for column in zip(*(fact for _, fact in facts), strict=True)),
     )
     return {row["domain"] for row in rows}
 
 
 async def add_nodes(connection: Connection, nodes: Sequence[tuple[str, str, datetime]]) -> None:
-    """(node, state, at): the latest ``at`` wins, in whatever order the events come. Labels are no state."""
+    """(node, state, at): the latest ``at`` wins, in whatever order the events come. Labels are no
+    state."""
     await connection.executemany(
-        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update set at = excluded.at,"
+        "insert into nodes (node, state, at) values ($1, $2, $3) on conflict (node) do update "
+        "set at = excluded.at,"
         " state = case when excluded.state = 'labelled' then nodes.state else excluded.state end"
-        " where nodes.at <= excluded.at", nodes,
+        " where nodes.at <= excluded.at",
+        nodes,
     )
 
 
 async def known_nodes(connection: Connection, nodes: Iterable[str]) -> set[str]:
-    rows = await connection.fetch("select node from nodes where node = any($1::text[])", list(nodes))
+    rows = await connection.fetch(
+        "select node from nodes where node = any($1::text[])", list(nodes)
+    )
     return {row["node"] for row in rows}

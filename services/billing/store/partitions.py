@@ -1,10 +1,10 @@
-"""Partitions: made before they are needed, dropped when they are too old. The archive by month, single events by day.
+"""Partitions: made before they are needed, dropped when they are too old. The archive by month,
+single events by day.
 
-A partition is made on its own and then attached, and detached concurrently before it is dropped: neither waits for
-whoever reads the table for long (an audit, a copy of the database), so nobody who writes waits behind it.
-DDL takes no parameters; the numbers that are put into it are our own."""
+A partition is made on its own and then attached, and detached concurrently before it is dropped:
+neither waits for whoever reads the table for long (an audit, a copy of the database), so nobody who
+writes waits behind it. DDL takes no parameters; the numbers that are put into it are our own."""
 
-# ruff: noqa: S608 - names and numbers of this module
 from __future__ import annotations
 
 import re
@@ -33,7 +33,8 @@ _DAY_NAME = re.compile(r"requests_(\d+)\Z")
 _TABLES: Final = """
 select c.relname, i.inhrelid is not null as attached, coalesce(i.inhdetachpending, false) as pending
 from pg_class c left join pg_inherits i on i.inhrelid = c.oid
-where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and starts_with(c.relname, $1 || '_')
+where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
+  and starts_with(c.relname, $1 || '_')
 order by c.relname
 """
 
@@ -47,8 +48,8 @@ class _Table(NamedTuple):
 
 
 class Partitions:
-    """The months of the archive. ``ensure`` is cheap when the month is known: it is called before every transaction
-    that archives."""
+    """The months of the archive. ``ensure`` is cheap when the month is known: it is called before
+    every transaction that archives."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -60,7 +61,9 @@ class Partitions:
         if month not in self._known:
             first, past = _bounds(*month)
             bounds = f"from ('{first.isoformat()}') to ('{past.isoformat()}')"
-            await _attach(self._pool, "batch_archive", {f"batch_archive_{month[0]:04}{month[1]:02}": bounds})
+            await _attach(
+                self._pool, "batch_archive", {f"batch_archive_{month[0]:04}{month[1]:02}": bounds}
+            )
             self._known.add(month)
 
     async def ensure_ahead(self, now: datetime) -> None:
@@ -78,7 +81,11 @@ class Days:
     async def ensure(self, days: Iterable[int]) -> None:
         missing = set(days) - self._known
         if missing:
-            await _attach(self._pool, "requests", {f"requests_{day}": f"in ({day})" for day in sorted(missing)})
+            await _attach(
+                self._pool,
+                "requests",
+                {f"requests_{day}": f"in ({day})" for day in sorted(missing)},
+            )
             self._known.update(missing)
 
     async def ensure_ahead(self, now: datetime) -> None:
@@ -105,7 +112,8 @@ async def drop_old(pool: Pool, now: datetime) -> list[str]:
 
 
 async def drop_days(pool: Pool, now: datetime) -> list[str]:
-    """Drops the days of single events that are past the late window, after what they added up to is kept."""
+    """Drops the days of single events that are past the late window, after what they added up to is
+    kept."""
     today, old = int(now.timestamp()) // 86_400, []
     for table in await _tables(pool, "requests"):
         match = _DAY_NAME.fullmatch(table.name)
@@ -117,25 +125,37 @@ async def drop_days(pool: Pool, now: datetime) -> list[str]:
 
 
 async def _add_up(pool: Pool, name: str, day: int) -> None:
-    """Some blocks at a time: nobody writes to the day any more. It counts from the moment that all is added up."""
-    await pool.execute("insert into request_days_kept (day) values ($1) on conflict do nothing", day)
-    size = await pool.fetchval("select pg_relation_size($1::regclass) / current_setting('block_size')::int", name)
-    first = await pool.fetchval("select blocks from request_days_kept where day = $1 and not done", day)
+    """Some blocks at a time: nobody writes to the day any more. It counts from the moment that all
+    is added up."""
+    await pool.execute(
+        "insert into request_days_kept (day) values ($1) on conflict do nothing", day
+    )
+    size = await pool.fetchval(
+        "select pg_relation_size($1::regclass) / current_setting('block_size')::int", name
+    )
+    first = await pool.fetchval(
+        "select blocks from request_days_kept where day = $1 and not done", day
+    )
     for start in () if first is None else range(first, size, _BLOCKS):
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute(
-                "insert into request_days as d select domain, (at / 60000000)::int, node, count(*), sum(bytes)"
-                f" from {name} where ctid >= '({start},0)' and ctid < '({start + _BLOCKS},0)' group by 1, 2, 3"
+                "insert into request_days as d select domain, (at / 60000000)::int, node, "
+                "count(*), sum(bytes)"
+                f" from {name} where ctid >= '({start},0)' and ctid < '({start + _BLOCKS},0)' "
+                "group by 1, 2, 3"
                 " on conflict (domain, minute, node) do update"
                 " set requests = d.requests + excluded.requests, bytes = d.bytes + excluded.bytes",
                 timeout=MAINTENANCE_SECONDS,
             )
-            await connection.execute("update request_days_kept set blocks = $2 where day = $1", day, start + _BLOCKS)
+            await connection.execute(
+                "update request_days_kept set blocks = $2 where day = $1", day, start + _BLOCKS
+            )
     await pool.execute("update request_days_kept set done = true where day = $1", day)
 
 
 async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
-    """Makes those of ``wanted`` (bounds by name) that are not there; DatabaseAway when it would have to wait."""
+    """Makes those of ``wanted`` (bounds by name) that are not there; DatabaseAway when it would
+    have to wait."""
     try:
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute(f"set local {_BRIEFLY}")
@@ -143,19 +163,26 @@ async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
             there = {table.name for table in await _tables(connection, parent)}
             for name in wanted.keys() - there:
                 await connection.execute(f"create table {name} (like {parent} including all)")
-                await connection.execute(f"alter table {parent} attach partition {name} for values {wanted[name]}")
+                await connection.execute(
+                    f"alter table {parent} attach partition {name} for values {wanted[name]}"
+                )
     except asyncpg.LockNotAvailableError:
-        raise DatabaseAway(f"a partition of {parent} cannot be made now: somebody holds the table") from None
+        raise DatabaseAway(
+            f"a partition of {parent} cannot be made now: somebody holds the table"
+        ) from None
 
 
 async def _drop(pool: Pool, parent: str, table: _Table) -> list[str]:
-    """Its name, or nothing where somebody reads for long, or drops it too: then the next round goes on from here."""
+    """Its name, or nothing where somebody reads for long, or drops it too: then the next round goes
+    on from here."""
     try:
         async with pool.acquire() as connection:
             await connection.execute(f"set {_BRIEFLY}")  # until the connection is given back
             if table.attached:
                 how = "finalize" if table.pending else "concurrently"
-                await connection.execute(f"alter table {parent} detach partition {table.name} {how}")
+                await connection.execute(
+                    f"alter table {parent} detach partition {table.name} {how}"
+                )
             await connection.execute(f"drop table {table.name}")
     except (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.UndefinedTableError):
         log.info("partition.drop_later", partition=table.name)
@@ -168,4 +195,6 @@ async def _tables(connection: Reader, parent: str) -> list[_Table]:
 
 
 def _bounds(year: int, month: int) -> tuple[datetime, datetime]:
-    return datetime(year, month, 1, tzinfo=UTC), datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    return datetime(year, month, 1, tzinfo=UTC), datetime(
+        year + month // 12, month % 12 + 1, 1, tzinfo=UTC
+    )

@@ -1,6 +1,7 @@
-"""Usage by 5 minutes, hour, day and month of a time zone: read window by window, so that a page costs what it shows."""
+"""Usage by 5 minutes, hour, day and month of a time zone: read window by window, so that a page
+costs what it shows."""
 
-# ruff: noqa: S608 - what is put into statements here is this module's own; everything else is a parameter
+# parameter
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,17 +27,22 @@ _LAST_MINUTE: Final = 2**31 - 100_000
 _GROWTH: Final = 4
 _MOST_PERIODS: Final = 2048
 _MINUTES: Final = """
-select minute, account, domain, node, https_requests, https_bytes, http_requests, http_bytes from usage_minutes
+select minute, account, domain, node, https_requests, https_bytes, http_requests, http_bytes
+  from usage_minutes
 where minute >= $1 and minute < $2 and {who}
 """
-_PARTS: Final = _MINUTES + """
+_PARTS: Final = (
+    _MINUTES
+    + """
 and (minute < $7 * 60 or minute >= $8 * 60 or minute / 60 = any($9::int[])
     or minute / 60 in (select hour from touched_hours))
 union all
-select hour * 60 as minute, account, domain, node, https_requests, https_bytes, http_requests, http_bytes
+select hour * 60 as minute, account, domain, node, https_requests, https_bytes, http_requests,
+  http_bytes
 from usage_hours where hour >= $7 and hour < $8 and {who} and hour <> all($9::int[])
 and hour not in (select hour from touched_hours)
 """
+)
 
 
 class _Mark(NamedTuple):
@@ -47,8 +53,8 @@ class _Mark(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Consecutive periods: ``bounds`` has the start of each and the end of the last. [first, past): what is read of
-    them; ``after``: only keys beyond it."""
+    """Consecutive periods: ``bounds`` has the start of each and the end of the last. [first, past):
+    what is read of them; ``after``: only keys beyond it."""
 
     bounds: list[int]
     first: int
@@ -64,15 +70,17 @@ class _Reading(NamedTuple):
     kept: Kept
 
     def refuse_forgotten(self, window: _Window, hours: range, cut: Sequence[int]) -> None:
-        """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the minute. What nobody
-        owns is kept by the minute for ever."""
+        """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the
+        minute. What nobody owns is kept by the minute for ever."""
         by_minute = [hour for hour in cut if hour in hours]
         if not hours or window.first < hours[0] * 60:
             by_minute.append(window.first // 60)
         if hours and hours[-1] * 60 + 60 < window.past:
             by_minute.append(window.past // 60)
         if by_minute and min(by_minute) < self.kept.minutes_from and not self.question.unattributed:
-            raise _too_old("minute (as are periods that are no whole hours of UTC)", self.kept.minutes_from)
+            raise _too_old(
+                "minute (as are periods that are no whole hours of UTC)", self.kept.minutes_from
+            )
         if hours and hours[0] < self.kept.hours_from:
             raise _too_old("hour", self.kept.hours_from)
 
@@ -85,7 +93,8 @@ def _too_old(what: str, kept_from: int) -> Refused:
 async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) -> list[UsageRow]:
     """One page in order of (start, key).
 
-    The first window is one period; the next ones are larger for as long as the page does not fill."""
+    The first window is one period; the next ones are larger for as long as the page does not
+    fill."""
     reading = _Reading(connection, question, await kept(connection))
     first, past = _minute_up(question.start), _minute_up(question.end)
     mark = _after(question.after)
@@ -99,7 +108,9 @@ async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) ->
     return rows + await _rows(reading, zone, (first, past), question.limit - len(rows))
 
 
-async def _rows(reading: _Reading, zone: ZoneInfo, period: tuple[int, int], limit: int) -> list[UsageRow]:
+async def _rows(
+    reading: _Reading, zone: ZoneInfo, period: tuple[int, int], limit: int
+) -> list[UsageRow]:
     rows: list[UsageRow] = []
     (first, past), count = period, 1
     while first < past and len(rows) < limit:
@@ -111,9 +122,13 @@ async def _rows(reading: _Reading, zone: ZoneInfo, period: tuple[int, int], limi
 
 
 async def _read(reading: _Reading, window: _Window, limit: int) -> list[UsageRow]:
-    """Whole hours that no mark names and no period cuts come from usage_hours, the rest by minute."""
+    """Whole hours that no mark names and no period cuts come from usage_hours, the rest by
+    minute."""
     question, key = reading.question, _KEYS[reading.question.by]
-    hours, cut = (-(-window.first // 60), window.past // 60), sorted({b // 60 for b in window.bounds if b % 60})
+    hours, cut = (
+        (-(-window.first // 60), window.past // 60),
+        sorted({b // 60 for b in window.bounds if b % 60}),
+    )
     short = question.granularity == "5m" or (question.granularity == "hour" and bool(cut))
     by_minute = short or hours[0] >= hours[1]
     reading.refuse_forgotten(window, range(0) if by_minute else range(*hours), cut)
@@ -121,14 +136,25 @@ async def _read(reading: _Reading, window: _Window, limit: int) -> list[UsageRow
     beyond = "" if window.after is None else f" and {key} > ${10 - 3 * by_minute}"
     parts = (_MINUTES if by_minute else _PARTS).format(who=_who(question) + beyond)
     rows = await reading.connection.fetch(
-        f"with parts as ({parts}) select width_bucket(minute, $6::int[]) as period, {key} as key, {_SUMS} from parts"
+        f"with parts as ({parts}) select width_bucket(minute, $6::int[]) as period, {key} as "
+        f"key, {_SUMS} from parts"
         f" group by 1, 2 order by 1, 2 limit {int(limit)}",
-        window.first, window.past, None if question.unattributed else question.account, question.domain, question.node,
-        window.bounds, *arguments, *([] if window.after is None else [window.after]),
+        window.first,
+        window.past,
+        None if question.unattributed else question.account,
+        question.domain,
+        question.node,
+        window.bounds,
+        *arguments,
+        *([] if window.after is None else [window.after]),
     )
     times = [_time(bound) for bound in window.bounds]
     return [
-        UsageRow(start=times[row["period"] - 1], end=times[row["period"]], **{k: row[k] for k in _COLUMNS})
+        UsageRow(
+            start=times[row["period"] - 1],
+            end=times[row["period"]],
+            **{k: row[k] for k in _COLUMNS},
+        )
         for row in rows
     ]
 
@@ -136,8 +162,10 @@ async def _read(reading: _Reading, window: _Window, limit: int) -> list[UsageRow
 def _who(question: QueryUsage) -> str:
     """By account through its domains: their usage is found by the primary key."""
     account = (
-        "$3::text is null and account = ''" if question.unattributed
-        else "($3::text is null or (account = $3 and domain in (select domain from domain_facts where account = $3)))"
+        "$3::text is null and account = ''"
+        if question.unattributed
+        else "($3::text is null or (account = $3 and domain in (select domain from "
+        "domain_facts where account = $3)))"
     )
     return f"{account} and ($4::text is null or domain = $4) and ($5::text is null or node = $5)"
 

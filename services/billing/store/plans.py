@@ -1,4 +1,5 @@
-"""Plans that were bought, what charged hours took from them, and how far each month is into its tiers."""
+"""Plans that were bought, what charged hours took from them, and how far each month is into its
+tiers."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from shared.storage.pool import Connection
 _PACKS: Final = """
 select p.account, p.reference, p.requests, p.start_hour, p.end_hour, p.amount, coalesce((
     select sum(u.requests) from plan_uses u
-    where u.account = p.account and u.reference = p.reference and u.hour < f.hour), 0)::bigint as used
+    where u.account = p.account and u.reference = p.reference
+      and u.hour < f.hour), 0)::bigint as used
 from unnest($1::text[], $2::int[]) as f (account, hour)
 join plans p on p.account = f.account and p.end_hour > f.hour
 """
@@ -26,13 +28,15 @@ _HOURS: Final = """
 select h.account, h.hour, h.requests, h.charged, h.postings
 from unnest($1::text[], $2::int[], $3::bool[]) as f (account, hour, every)
 join account_hours h on h.account = f.account and (
-    (h.hour < $4 and h.requests <> h.charged) or (f.every and h.hour >= f.hour and (h.hour < $4 or h.postings > 0))
+    (h.hour < $4 and h.requests <> h.charged) or (f.every and h.hour >= f.hour and (h.hour < $4
+      or h.postings > 0))
 )
 order by h.account, h.hour
 """
 _LEFT: Final = """
 select p.account, sum(p.requests - coalesce((
-    select sum(u.requests) from plan_uses u where u.account = p.account and u.reference = p.reference), 0))::bigint
+    select sum(u.requests) from plan_uses u where u.account = p.account
+      and u.reference = p.reference), 0))::bigint
 from plans p where p.account = any($1::text[]) and p.end_hour > $2 group by p.account
 """
 _FORFEIT: Final = """
@@ -41,10 +45,12 @@ with ending as (
         p.requests - coalesce((select sum(u.requests) from plan_uses u
             where u.account = p.account and u.reference = p.reference), 0) as requests,
         p.amount - coalesce((select sum(l.plan_cost) from ledger l
-            where l.account = p.account and l.hour >= p.start_hour and l.hour < p.end_hour and l.plan = p.reference
+            where l.account = p.account and l.hour >= p.start_hour and l.hour < p.end_hour
+              and l.plan = p.reference
             and l.kind <> 'unused'), 0) as cost
     from plans p where p.account = any($1::text[]) and p.end_hour <= $2
-        and (not p.ended or (p.account, p.reference) in (select * from unnest($4::text[], $5::text[])))
+        and (not p.ended or (p.account, p.reference) in (select *
+        from unnest($4::text[], $5::text[])))
 ),
 changed as (select * from ending where requests <> unused or cost <> unused_cost),
 noted as (
@@ -52,13 +58,15 @@ noted as (
     where p.account = c.account and p.reference = c.reference
 )
 insert into ledger (account, kind, amount, currency, hour, requests, plan, plan_cost, at)
-select account, 'unused', 0, currency, end_hour - 1, requests - unused, reference, cost - unused_cost, $3 from changed
+select account, 'unused', 0, currency, end_hour - 1, requests - unused, reference, cost -
+unused_cost, $3 from changed
 order by account, reference returning account
 """
 _VIEW: Final = """
 select p.account, p.reference, p.plan, p.requests, p.start_hour, p.end_hour, p.amount, p.currency,
     coalesce((
-        select sum(u.requests) from plan_uses u where u.account = p.account and u.reference = p.reference
+        select sum(u.requests) from plan_uses u where u.account = p.account
+          and u.reference = p.reference
     ), 0)::bigint as used
 from plans p where p.account = $1
 """
@@ -75,55 +83,86 @@ class Due:
 
 
 async def due(connection: Connection, since: Mapping[str, int], past: int) -> dict[str, Due]:
-    """Of locked accounts; ``since``: the first hour of each that must be rated anew. Hours before ``past``; where there
-    are plans, later ones too that were charged already: they may have to give back what they took."""
+    """Of locked accounts; ``since``: the first hour of each that must be rated anew. Hours before
+    ``past``; where there are plans, later ones too that were charged already: they may have to give
+    back what they took."""
     found = {account: Due() for account in since}
     names, firsts = list(since), list(since.values())
     for row in await connection.fetch(_PACKS, names, firsts):
         one = found[row["account"]]
         one.packs.append(
-            Pack(row["reference"], row["requests"], row["start_hour"], row["end_hour"], plain(row["amount"]))
+            Pack(
+                row["reference"],
+                row["requests"],
+                row["start_hour"],
+                row["end_hour"],
+                plain(row["amount"]),
+            )
         )
         one.left[row["reference"]] = row["requests"] - row["used"]
-    rows = await connection.fetch(_HOURS, names, firsts, [bool(found[name].packs) for name in names], past)
+    rows = await connection.fetch(
+        _HOURS, names, firsts, [bool(found[name].packs) for name in names], past
+    )
     covered: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     for row in await connection.fetch(
-        "select account, hour, reference, requests from plan_uses where requests > 0 and (account, hour) in"
-        " (select * from unnest($1::text[], $2::int[]))", [r["account"] for r in rows], [r["hour"] for r in rows],
+        "select account, hour, reference, requests from plan_uses where requests > 0 and "
+        "(account, hour) in"
+        " (select * from unnest($1::text[], $2::int[]))",
+        [r["account"] for r in rows],
+        [r["hour"] for r in rows],
     ):
         covered[row["account"], row["hour"]][row["reference"]] = row["requests"]
     for row in rows:
         found[row["account"]].hours.append(
-            HourCount(row["hour"], row["requests"], row["charged"], row["postings"],
-                      covered[row["account"], row["hour"]])
+            HourCount(
+                row["hour"],
+                row["requests"],
+                row["charged"],
+                row["postings"],
+                covered[row["account"], row["hour"]],
+            )
         )
     for row in await connection.fetch(
-        "select account, month, price_id, requests from tier_uses where account = any($1::text[])", names
+        "select account, month, price_id, requests from tier_uses where account = any($1::text[])",
+        names,
     ):
         found[row["account"]].used[row["month"], row["price_id"]] = row["requests"]
     return found
 
 
-async def record(connection: Connection, made: Mapping[str, Sequence[Line]], dues: Mapping[str, Due]) -> None:
+async def record(
+    connection: Connection, made: Mapping[str, Sequence[Line]], dues: Mapping[str, Due]
+) -> None:
     """What the lines took from plans, and where the months are in their tiers now."""
     taken = {
         (account, count.hour, reference): requests
-        for account, due in dues.items() for count in due.hours for reference, requests in count.covered.items()
+        for account, due in dues.items()
+        for count in due.hours
+        for reference, requests in count.covered.items()
     }
     moved = [
-        (account, line.hour, line.plan, taken.get((account, line.hour, line.plan), 0) + line.requests)
-        for account, lines in made.items() for line in lines if line.plan is not None
+        (
+            account,
+            line.hour,
+            line.plan,
+            taken.get((account, line.hour, line.plan), 0) + line.requests,
+        )
+        for account, lines in made.items()
+        for line in lines
+        if line.plan is not None
     ]
     await connection.executemany(
         "insert into plan_uses (account, hour, reference, requests) values ($1, $2, $3, $4)"
-        " on conflict (account, hour, reference) do update set requests = excluded.requests", moved,
+        " on conflict (account, hour, reference) do update set requests = excluded.requests",
+        moved,
     )
     await connection.executemany(
         "insert into tier_uses (account, month, price_id, requests) values ($1, $2, $3, $4)"
         " on conflict (account, month, price_id) do update set requests = excluded.requests",
         [
             (account, *key, requests)
-            for account, due in dues.items() for key, requests in sorted(due.used.items())
+            for account, due in dues.items()
+            for key, requests in sorted(due.used.items())
         ],
     )
 
@@ -137,27 +176,55 @@ async def left(connection: Connection, accounts: Sequence[str], hour: int) -> di
 async def end(connection: Connection, accounts: Sequence[str], past: int) -> None:
     """Marks the plans that ended at or before ``past``: their rest is forfeited."""
     await connection.execute(
-        "update plans set ended = true where account = any($1::text[]) and end_hour <= $2 and not ended", accounts, past
+        "update plans set ended = true where account = any($1::text[]) and end_hour <= $2 and "
+        "not ended",
+        accounts,
+        past,
     )
 
 
 async def forfeit(
-    connection: Connection, accounts: Sequence[str], made: Mapping[str, Sequence[Line]], past: int, at: datetime
+    connection: Connection,
+    accounts: Sequence[str],
+    made: Mapping[str, Sequence[Line]],
+    past: int,
+    at: datetime,
 ) -> dict[str, int]:
-    """Writes down what is left of the plans that end at or before ``past``, or what lately changed of it: the requests
-    and the rest of the price that no use has. Lines by account."""
-    touched = {(account, line.plan) for account, lines in made.items() for line in lines if line.plan is not None}
+    """Writes down what is left of the plans that end at or before ``past``, or what lately changed
+    of it: the requests and the rest of the price that no use has. Lines by account."""
+    touched = {
+        (account, line.plan)
+        for account, lines in made.items()
+        for line in lines
+        if line.plan is not None
+    }
     rows = await connection.fetch(
-        _FORFEIT, accounts, past, at, [account for account, _ in touched], [reference for _, reference in touched]
+        _FORFEIT,
+        accounts,
+        past,
+        at,
+        [account for account, _ in touched],
+        [reference for _, reference in touched],
     )
     return Counter(row["account"] for row in rows)
 
 
-async def buy(connection: Connection, account: str, pack: Pack, plan: str, currency: str, at: datetime) -> None:
+async def buy(
+    connection: Connection, account: str, pack: Pack, plan: str, currency: str, at: datetime
+) -> None:
     await connection.execute(
-        "insert into plans (account, reference, plan, requests, start_hour, end_hour, amount, currency, bought_at)"
+        "insert into plans (account, reference, plan, requests, start_hour, end_hour, amount, "
+        "currency, bought_at)"
         " values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        account, pack.reference, plan, pack.requests, pack.start, pack.end, pack.price, currency, at,
+        account,
+        pack.reference,
+        plan,
+        pack.requests,
+        pack.start,
+        pack.end,
+        pack.price,
+        currency,
+        at,
     )
 
 
@@ -166,12 +233,18 @@ async def show(connection: Reader, account: str, reference: str, now: datetime) 
     return None if row is None else _view(dict(row), now)
 
 
-async def page(connection: Reader, account: str, after: str | None, limit: int, now: datetime) -> list[PlanView]:
+async def page(
+    connection: Reader, account: str, after: str | None, limit: int, now: datetime
+) -> list[PlanView]:
     """Soonest to expire first; ``after``: page_mark() of the last one seen."""
     end_hour, _, reference = (after or "").partition("|")
     rows = await connection.fetch(
-        _VIEW + " and (p.end_hour, p.reference) > ($2, $3) order by p.end_hour, p.reference limit $4",
-        account, int(end_hour) if end_hour.isdecimal() and len(end_hour) < 9 else -1, reference, limit,
+        _VIEW
+        + " and (p.end_hour, p.reference) > ($2, $3) order by p.end_hour, p.reference limit $4",
+        account,
+        int(end_hour) if end_hour.isdecimal() and len(end_hour) < 9 else -1,
+        reference,
+        limit,
     )
     return [_view(dict(row), now) for row in rows]
 
@@ -184,5 +257,12 @@ def _view(row: dict[str, object], now: datetime) -> PlanView:
     start, past = hour_time(row.pop("start_hour")), hour_time(row.pop("end_hour"))  # type: ignore[arg-type]
     left_over = row["requests"] - row["used"]  # type: ignore[operator]
     return PlanView.model_validate(
-        {**row, "amount": plain(row["amount"]), "left": left_over, "start": start, "end": past, "ended": past <= now}  # type: ignore[arg-type]
+        {
+            **row,
+            "amount": plain(row["amount"]),  # type: ignore[arg-type]
+            "left": left_over,
+            "start": start,
+            "end": past,
+            "ended": past <= now,
+        }
     )

@@ -20,13 +20,21 @@ class Charged(NamedTuple):
 
 
 async def current(connection: Reader) -> Prices:
-    row = await connection.fetchrow("select serial, body from price_books order by serial desc limit 1")
-    return Prices() if row is None else Prices(row["serial"], PriceBook.model_validate_json(row["body"]))
+    row = await connection.fetchrow(
+        "select serial, body from price_books order by serial desc limit 1"
+    )
+    return (
+        Prices()
+        if row is None
+        else Prices(row["serial"], PriceBook.model_validate_json(row["body"]))
+    )
 
 
 async def serial_of(connection: Connection, command_id: str) -> int | None:
     """Of the book that the command applied."""
-    found: int | None = await connection.fetchval("select serial from price_books where command_id = $1", command_id)
+    found: int | None = await connection.fetchval(
+        "select serial from price_books where command_id = $1", command_id
+    )
     return found
 
 
@@ -34,13 +42,17 @@ async def add(connection: Connection, prices: Prices, command_id: str, at: datet
     """The caller holds the owners exclusively: nobody rates meanwhile."""
     await connection.execute(
         "insert into price_books (serial, body, command_id, applied_at) values ($1, $2, $3, $4)",
-        prices.serial, prices.book.encode().decode(), command_id, at,
+        prices.serial,
+        prices.book.encode().decode(),
+        command_id,
+        at,
     )
 
 
 async def charged_since(connection: Reader, at: datetime, days: int = 30) -> list[Charged]:
     rows = await connection.fetch(
-        "select account, currency, sum(requests)::bigint as requests from ledger where hour is not null"
+        "select account, currency, sum(requests)::bigint as requests from ledger where hour is "
+        "not null"
         " and plan is null and at >= $1 group by account, currency having sum(requests) > 0",
         at - timedelta(days=days),
     )

@@ -36,17 +36,30 @@ class Parked(NamedTuple):
         return delivery
 
 
-async def park(connection: Reader, durable: str, message: Delivery, reason: str, place: Range | None) -> bool:
+async def park(
+    connection: Reader, durable: str, message: Delivery, reason: str, place: Range | None
+) -> bool:
     """Whether it is kept: not when MOST others are."""
     row = await connection.fetchval(
-        "insert into parked_messages as p (durable, digest, subject, reply, headers, body, reason, node, log, start_at,"
+        "insert into parked_messages as p (durable, digest, subject, reply, headers, body, "
+        "reason, node, log, start_at,"
         " end_at) select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
         " where (select count(*) from parked_messages) < $12"
-        " or exists (select from parked_messages where durable = $1 and digest = $2) on conflict (durable, digest)"
-        " do update set tries = p.tries + 1, reason = excluded.reason, last_at = now() returning true",
-        durable, sha256(message.subject.encode() + b"\0" + message.body).digest(), message.subject, message.reply,
-        message.headers, message.body, reason, *(place.key if place else (None, None)),
-        place and place.start, place and place.end, MOST,
+        " or exists (select from parked_messages where durable = $1 and digest = $2) on "
+        "conflict (durable, digest)"
+        " do update set tries = p.tries + 1, reason = excluded.reason, last_at = now() "
+        "returning true",
+        durable,
+        sha256(message.subject.encode() + b"\0" + message.body).digest(),
+        message.subject,
+        message.reply,
+        message.headers,
+        message.body,
+        reason,
+        *(place.key if place else (None, None)),
+        place and place.start,
+        place and place.end,
+        MOST,
     )
     return row is not None
 
@@ -54,14 +67,18 @@ async def park(connection: Reader, durable: str, message: Delivery, reason: str,
 async def waiting(connection: Reader, limit: int = 50) -> list[Parked]:
     """Those that were tried the longest ago."""
     rows = await connection.fetch(
-        "select durable, digest, subject, reply, headers, body from parked_messages order by last_at limit $1", limit
+        "select durable, digest, subject, reply, headers, body from parked_messages order by "
+        "last_at limit $1",
+        limit,
     )
     return [Parked(**dict(row)) for row in rows]
 
 
 async def release(connection: Reader, parked: Parked) -> None:
     await connection.execute(
-        "delete from parked_messages where durable = $1 and digest = $2", parked.durable, parked.digest
+        "delete from parked_messages where durable = $1 and digest = $2",
+        parked.durable,
+        parked.digest,
     )
 
 

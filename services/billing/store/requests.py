@@ -1,6 +1,6 @@
-"""Single events: each (source, id) once, in the partition of its day; the same with another content is a conflict."""
+"""Single events: each (source, id) once, in the partition of its day; the same with another content
+is a conflict."""
 
-# ruff: noqa: S608 - the separator is this package's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -19,24 +19,28 @@ DAYS_BACK: Final = 36
 """Of the late window, and the day that it begins in."""
 _SOURCE: Final = itemgetter(0)
 _DAY: Final = itemgetter(2)
-# Where a source's ids grow with time no day has one between the lowest and the highest of a lot: then this costs one
-# look-up a day and no more. limit and offset keep the planner from joining these in another order.
+# Where a source's ids grow with time no day has one between the lowest and the highest of a lot:
+# then this costs one look-up a day and no more. limit and offset keep the planner from joining
+# these in another order.
 _KNOWN: Final = f"""
 select r.source, r.id, r.day, r.at, r.domain, r.node, r.bytes, r.status
 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as s (source, low, high, ids)
 cross join generate_series($5::int, $6::int) as d (day)
 cross join lateral (
-    select day from requests where day = d.day and source = s.source and id between s.low and s.high limit 1
+    select day from requests where day = d.day and source = s.source and id between s.low
+      and s.high limit 1
 ) near
 cross join lateral (
-    select * from requests where day = near.day and source = s.source and id = any(string_to_array(s.ids, {BREAK_SQL}))
+    select * from requests where day = near.day and source = s.source
+    and id = any(string_to_array(s.ids, {BREAK_SQL}))
     offset 0
 ) r
 """
 
 
 class RequestRow(NamedTuple):
-    """Its first two fields are its identity; ``at``: Unix time in microseconds, ``day``: in days."""
+    """Its first two fields are its identity; ``at``: Unix time in microseconds, ``day``: in
+    days."""
 
     source: str
     id: str
@@ -64,26 +68,33 @@ async def known(connection: Connection, rows: Sequence[RequestRow], today: int) 
     """What is stored under the identities of ``rows``, sorted, on any day that counts."""
     ids = {source: [row.id for row in of_source] for source, of_source in groupby(rows, _SOURCE)}
     stored = await connection.fetch(
-        _KNOWN, list(ids), [of_source[0] for of_source in ids.values()], [of_source[-1] for of_source in ids.values()],
-        [texts(of_source) for of_source in ids.values()], today - DAYS_BACK, today + 1,
+        _KNOWN,
+        list(ids),
+        [of_source[0] for of_source in ids.values()],
+        [of_source[-1] for of_source in ids.values()],
+        [texts(of_source) for of_source in ids.values()],
+        today - DAYS_BACK,
+        today + 1,
     )
     return [RequestRow(*row) for row in stored]
 
 
 async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime) -> None:
-    """Each identity once, sorted. By COPY, which writes many rows at once and so costs half of an insert, but has no
-    ON CONFLICT. Overtaken: the transaction is to be done again."""
+    """Each identity once, sorted. By COPY, which writes many rows at once and so costs half of an
+    insert, but has no ON CONFLICT. Overtaken: the transaction is to be done again."""
     if not rows:
         return
     end = f"\t{now.isoformat()}\n"
-    # By day, for COPY writes one partition after the other: two transactions that share events on two days would wait
-    # for each other.
+    # By day, for COPY writes one partition after the other: two transactions that share events on
+    # two days would wait for each other.
     lines = [
         f"{source}\t{id}\t{day}\t{at}\t{domain}\t{node}\t{size}\t{status}{end}"
         for source, id, day, at, domain, node, size, status in sorted(rows, key=_DAY)
     ]
     try:
-        await connection.copy_to_table("requests", source=BytesIO("".join(lines).encode()), columns=_COLUMNS)
+        await connection.copy_to_table(
+            "requests", source=BytesIO("".join(lines).encode()), columns=_COLUMNS
+        )
     except UniqueViolationError:
         raise Overtaken from None
 
@@ -94,5 +105,6 @@ async def keep_conflicts(
     """(identity, digest, body) of each."""
     await connection.executemany(
         "insert into request_conflicts (source, id, digest, body, at) values ($1, $2, $3, $4, $5)"
-        " on conflict do nothing", [(*identity, digest, body, at) for identity, digest, body in found],
+        " on conflict do nothing",
+        [(*identity, digest, body, at) for identity, digest, body in found],
     )

@@ -10,8 +10,10 @@ from services.billing.store.owners import hold_owners
 from shared.storage.pool import Pool
 
 _OLDEST: Final = """
-select oldest.hour from (select min(minute) / 60 as hour from usage_minutes where minute < $1 and account <> '') oldest
-where oldest.hour is not null and not exists (select from touched_hours t where t.hour = oldest.hour)
+select oldest.hour from (select min(minute) / 60 as hour from usage_minutes where minute < $1
+  and account <> '') oldest
+where oldest.hour is not null and not exists (select from touched_hours t
+where t.hour = oldest.hour)
 """
 
 
@@ -30,19 +32,24 @@ async def kept(connection: Reader) -> Kept:
 
 
 async def forget_minutes(pool: Pool, now: datetime, days: int) -> bool:
-    """The oldest hour, where it is rolled up already and older than ``days``; whether it was. What nobody owns stays:
-    an owner may still be told of.
+    """The oldest hour, where it is rolled up already and older than ``days``; whether it was. What
+    nobody owns stays: an owner may still be told of.
 
-    First the hour is no longer whole, which whoever changes owners sees; then nobody waits for what is deleted."""
+    First the hour is no longer whole, which whoever changes owners sees; then nobody waits for what
+    is deleted."""
     cutoff = int(now.timestamp()) // 60 - days * 1440
     hour = await pool.fetchval(_OLDEST, cutoff - cutoff % 60, timeout=MAINTENANCE_SECONDS)
     if hour is None:
         return False
     async with pool.acquire() as connection, connection.transaction():
         await hold_owners(connection)
-        await connection.execute("update usage_kept set minutes_from = greatest(minutes_from, $1 + 1)", hour)
+        await connection.execute(
+            "update usage_kept set minutes_from = greatest(minutes_from, $1 + 1)", hour
+        )
     await pool.execute(
-        "delete from usage_minutes where minute >= $1 * 60 and minute < $1 * 60 + 60 and account <> ''", hour,
+        "delete from usage_minutes where minute >= $1 * 60 and minute < $1 * 60 + 60 and "
+        "account <> ''",
+        hour,
         timeout=MAINTENANCE_SECONDS,
     )
     return True

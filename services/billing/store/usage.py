@@ -1,6 +1,6 @@
-"""Usage per domain, node and minute: written as it comes, rolled up by the hour; read in periods.py."""
+"""Usage per domain, node and minute: written as it comes, rolled up by the hour; read in
+periods.py."""
 
-# ruff: noqa: S608 - what is put into statements here are names of parameters and columns
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,8 @@ def _sums(table: str) -> str:
 _ADD: Final = f"""
 insert into usage_minutes as u
     (domain, minute, node, account, https_requests, https_bytes, http_requests, http_bytes)
-select * from unnest({split_texts(1)}, {split_ints(2)}, {split_texts(3)}, {split_texts(4)}, {split_bigints(5)},
+select * from unnest({split_texts(1)}, {split_ints(2)}, {split_texts(3)}, {split_texts(4)},
+  {split_bigints(5)},
     {split_bigints(6)}, {split_bigints(7)}, {split_bigints(8)})
 on conflict (domain, minute, node) do update set
     https_requests = u.https_requests + excluded.https_requests,
@@ -32,25 +33,37 @@ on conflict (domain, minute, node) do update set
     http_bytes = u.http_bytes + excluded.http_bytes
 """
 _PERIODS: Final = """
-with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (account, first, past)),
+with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (account, first,
+  past)),
 wrong as (
-    select m.domain, m.minute, m.node, m.account as was, coalesce(p.account, '') as becomes, m.https_requests
+    select m.domain, m.minute, m.node, m.account as was, coalesce(p.account, '') as becomes,
+    m.https_requests
     from usage_minutes m left join periods p on m.minute >= p.first and m.minute < p.past
     where m.domain = $1 and m.account <> coalesce(p.account, '') and m.minute >= $5 * 60
 )
 """
-_SHIFT: Final = _PERIODS + """
-select minute / 60 as hour, was, becomes, sum(https_requests)::bigint as requests from wrong group by 1, 2, 3
+_SHIFT: Final = (
+    _PERIODS
+    + """
+select minute / 60 as hour, was, becomes, sum(https_requests)::bigint as requests from wrong
+  group by 1, 2, 3
 """
-_REATTRIBUTE: Final = _PERIODS + """
+)
+_REATTRIBUTE: Final = (
+    _PERIODS
+    + """
 update usage_minutes m set account = w.becomes from wrong w
 where m.domain = w.domain and m.minute = w.minute and m.node = w.node
 """
-# Of an hour whose other minutes were forgotten: usage_hours is all there is of it, so it is moved there.
+)
+# Of an hour whose other minutes were forgotten: usage_hours is all there is of it, so it is moved
+# there.
 _FIND_OWNER: Final = f"""
-with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (account, first, past)),
+with periods as (select * from unnest($2::text[], $3::int[], $4::int[]) as p (account, first,
+  past)),
 found as (
-    delete from usage_minutes m using periods p where m.domain = $1 and m.account = '' and m.minute < $5 * 60
+    delete from usage_minutes m using periods p where m.domain = $1 and m.account = ''
+    and m.minute < $5 * 60
     and m.minute >= p.first and m.minute < p.past
     returning m.minute / 60 as hour, m.node, p.account, {", ".join(_COUNTS)}
 ),
@@ -62,15 +75,22 @@ taken as (
 ),
 given as (
     insert into usage_hours as u (domain, hour, node, account, {", ".join(_COUNTS)})
-    select $1, hour, node, account, {", ".join(_COUNTS)} from moved on conflict (domain, hour, node, account)
+    select $1, hour, node, account, {", ".join(_COUNTS)} from moved
+    on conflict (domain, hour, node, account)
     do update set {", ".join(f"{c} = u.{c} + excluded.{c}" for c in _COUNTS)}
 )
-select hour, '' as was, account as becomes, sum(https_requests)::bigint as requests from moved group by 1, 3
+select hour, '' as was, account as becomes, sum(https_requests)::bigint as requests from moved
+group by 1, 3
 """
-_MARKS: Final = "with past as (delete from touched_hours where hour = $1 returning hour) select count(*) from past"
+_MARKS: Final = (
+    "with past as (delete from touched_hours where hour = $1 returning hour) "
+    "select count(*) from past"
+)
 _FILL: Final = """
-insert into usage_hours (domain, hour, node, account, https_requests, https_bytes, http_requests, http_bytes)
-select domain, $1, node, account, sum(https_requests), sum(https_bytes), sum(http_requests), sum(http_bytes)
+insert into usage_hours (domain, hour, node, account, https_requests, https_bytes, http_requests,
+  http_bytes)
+select domain, $1, node, account, sum(https_requests), sum(https_bytes), sum(http_requests),
+sum(http_bytes)
 from usage_minutes where minute >= $1 * 60 and minute < ($1 + 1) * 60 group by domain, node, account
 """
 
@@ -90,24 +110,37 @@ async def add(connection: Connection, rows: Sequence[MinuteRow]) -> None:
         return
     domain, minute, node, account, *counts = zip(*rows, strict=True)
     await connection.execute(
-        _ADD, texts(domain), numbers(minute), texts(node), texts(account), *(numbers(column) for column in counts)
+        _ADD,
+        texts(domain),
+        numbers(minute),
+        texts(node),
+        texts(account),
+        *(numbers(column) for column in counts),
     )
     await touch(connection, {minute // 60 for minute in set(minute)})
 
 
 async def touch(connection: Connection, hours: Iterable[int]) -> None:
-    """The mark becomes visible with the rows: whoever sees one sees the other, so no lock is needed."""
+    """The mark becomes visible with the rows: whoever sees one sees the other, so no lock is
+    needed."""
     await connection.execute(
         "insert into touched_hours (hour) select unnest($1::int[])", sorted(set(hours))
     )
 
 
 async def reattribute(connection: Connection, domain: str, owned: Sequence[Period]) -> list[Shift]:
-    """Makes the rows of ``domain`` belong to ``owned``; what moved. The caller holds the owners exclusively.
+    """Makes the rows of ``domain`` belong to ``owned``; what moved. The caller holds the owners
+    exclusively.
 
     Where minutes are forgotten only what nobody owned still moves."""
     whole_from = (await kept(connection)).minutes_from
-    arguments = domain, [p.account for p in owned], [p.start for p in owned], [p.end for p in owned], whole_from
+    arguments = (
+        domain,
+        [p.account for p in owned],
+        [p.start for p in owned],
+        [p.end for p in owned],
+        whole_from,
+    )
     rows = await connection.fetch(_SHIFT, *arguments)
     if rows:
         await connection.execute(_REATTRIBUTE, *arguments)
@@ -117,13 +150,18 @@ async def reattribute(connection: Connection, domain: str, owned: Sequence[Perio
 
 
 async def hours_to_roll(connection: Reader, before_hour: int) -> list[int]:
-    rows = await connection.fetch("select distinct hour from touched_hours where hour < $1 order by hour", before_hour)
+    rows = await connection.fetch(
+        "select distinct hour from touched_hours where hour < $1 order by hour", before_hour
+    )
     return [row["hour"] for row in rows]
 
 
 async def roll_hour(connection: Connection, hour: int) -> None:
-    """Needs repeatable read: the marks deleted and the minutes added up must be of one snapshot. Never of an hour whose
-    minutes are not whole: what was added up of them before is all that is left."""
+    """Needs repeatable read: the marks deleted and the minutes added up must be of one snapshot.
+    Never of an hour whose minutes are not whole: what was added up of them before is all that is
+    left."""
     if await connection.fetchval(_MARKS, hour) and hour >= (await kept(connection)).minutes_from:
-        await connection.execute("delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS)
+        await connection.execute(
+            "delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS
+        )
         await connection.execute(_FILL, hour, timeout=MAINTENANCE_SECONDS)

@@ -1,7 +1,7 @@
 """Between JetStream and the use cases: what arrived together is committed together, then acked.
 
-A transient fault pauses the whole lot. Any other fault is looked for one message at a time, so that one message that
-cannot be handled is parked and costs the others nothing."""
+A transient fault pauses the whole lot. Any other fault is looked for one message at a time, so that
+one message that cannot be handled is parked and costs the others nothing."""
 
 from __future__ import annotations
 
@@ -35,13 +35,17 @@ Judge = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
 
 
 class LotConsumer:
-    """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take`` returns.
+    """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take``
+    returns.
 
-    ``lots``: how many may be on their way to the database at once. Two let this process read the next one while
-    PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays flat when the database is slow.
-    What comes alone goes at once; beside another lot only a large one, for each locks the same accounts."""
+    ``lots``: how many may be on their way to the database at once. Two let this process read the
+    next one while PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays
+    flat when the database is slow. What comes alone goes at once; beside another lot only a large
+    one, for each locks the same accounts."""
 
-    def __init__(self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1) -> None:
+    def __init__(
+        self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1
+    ) -> None:
         self._pull, self._take, self._parking, self._health = pull, take, parking, health
         self._name = f"{pull.stream}/{pull.durable}"
         self._slots, self._under_way = asyncio.Semaphore(lots), 0
@@ -53,7 +57,8 @@ class LotConsumer:
                 for lot in in_lots(messages):
                     self._count(1)
                     group.create_task(self._settle_and_free(lot))
-                    # Before the next lot is taken from the pull: what waits there meanwhile becomes one large lot.
+                    # Before the next lot is taken from the pull: what waits there meanwhile becomes
+                    # one large lot.
                     await self._slots.acquire()
 
     async def _settle_and_free(self, lot: Sequence[Delivery]) -> None:
@@ -88,7 +93,8 @@ class LotConsumer:
         self._health.ready(self._name)
 
     async def _taken(self, lot: Sequence[Delivery]) -> bool:
-        """Whether the lot can be acked. Not when several failed together: which of them is at fault is looked for."""
+        """Whether the lot can be acked. Not when several failed together: which of them is at fault
+        is looked for."""
         try:
             with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
                 await self._take(lot)
@@ -96,7 +102,9 @@ class LotConsumer:
             if passes(error):
                 raise
             if len(lot) > 1:
-                log.error("lot.failed", consumer=self._name, messages=len(lot), error=describe(error))
+                log.error(
+                    "lot.failed", consumer=self._name, messages=len(lot), error=describe(error)
+                )
                 return False
             await self._parking.park(self._pull.durable, lot[0], error)
         return True
@@ -117,7 +125,8 @@ def in_lots(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
 
 
 class BatchTaker:
-    """Commits usage batches, buries what was refused (once), tells the nodes how far their logs are in."""
+    """Commits usage batches, buries what was refused (once), tells the nodes how far their logs are
+    in."""
 
     def __init__(
         self, ingest: Ingest, pool: Pool, dead: DeadLetters, publisher: Publisher, signer: Signer
@@ -134,7 +143,8 @@ class BatchTaker:
         await self._tell(await self._ingest.drain(node))
 
     async def bury_forgotten(self, _fencing: int) -> None:
-        """Whoever died between refusing a batch that had waited and burying it left it to be found here."""
+        """Whoever died between refusing a batch that had waited and burying it left it to be found
+        here."""
         while True:
             async with self._pool.acquire() as connection:
                 forgotten = await logs.unburied(connection)
@@ -160,7 +170,9 @@ def burying(take: Judge, dead: DeadLetters) -> Take:
 
     async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
         refused = await take(deliveries)
-        await asyncio.gather(*(dead.bury(delivery, f"{error.reason}: {error}") for delivery, error in refused))
+        await asyncio.gather(
+            *(dead.bury(delivery, f"{error.reason}: {error}") for delivery, error in refused)
+        )
 
     return take_and_bury
 

@@ -9,7 +9,13 @@ from shared import subjects
 from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.balance import BalanceView
 from shared.contracts.ledger import LedgerPage, QueryLedger, ShowStatement, Statement
-from shared.contracts.prices import ListPlans, PlansPage, PreviewPriceBook, PriceBookView, PricePreview
+from shared.contracts.prices import (
+    ListPlans,
+    PlansPage,
+    PreviewPriceBook,
+    PriceBookView,
+    PricePreview,
+)
 from shared.contracts.queries import (
     ChargesPage,
     LogsPage,
@@ -30,7 +36,8 @@ def usage_router(queries: Queries) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_USAGE_QUERY, queue=QUEUE)
     async def usage_query(question: QueryUsage) -> UsagePage:
-        """Requests and bytes by period (rule E3), by page. Refused (request.malformed): no such zone."""
+        """Requests and bytes by period (rule E3), by page. Refused (request.malformed): no such
+        zone."""
         return await queries.usage(question)
 
     @router.subscriber(subjects.RPC_USAGE_LOGS, queue=QUEUE)
@@ -84,7 +91,8 @@ def audit_router(queries: Queries) -> NatsRouter:
 
     @router.subscriber(subjects.RPC_USAGE_AUDIT, queue=QUEUE)
     async def usage_audit(question: QueryAudit) -> AuditReport:
-        """Whole hours, at most 31 days, recomputed from the archive. Refused (request.*) for other periods."""
+        """Whole hours, at most 31 days, recomputed from the archive. Refused (request.*) for other
+        periods."""
         return await queries.audit(question)
 
     return router

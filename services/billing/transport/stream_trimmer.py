@@ -17,7 +17,8 @@ _SECONDS = 1.0
 
 
 class Trimmer:
-    """One at a time, by lease. Whoever dies before trimming leaves it to the next: nothing depends on when."""
+    """One at a time, by lease. Whoever dies before trimming leaves it to the next: nothing depends
+    on when."""
 
     def __init__(self, client: Client, stream: str, durables: Sequence[str]) -> None:
         self._js = client.jetstream(timeout=5)
@@ -32,7 +33,8 @@ class Trimmer:
             await asyncio.sleep(_SECONDS)
 
     async def _trim(self) -> None:
-        """The last sequence is read before the consumers: one that has nothing left then has settled all up to it."""
+        """The last sequence is read before the consumers: one that has nothing left then has
+        settled all up to it."""
         state = (await self._js.stream_info(self._stream)).state
         infos = [await self._js.consumer_info(self._stream, durable) for durable in self._durables]
         past = settled_to(state.last_seq, infos) + 1

@@ -1,4 +1,5 @@
-"""Usage becomes money owed: accounts locked in order, counts added, flags decided, events written: one transaction."""
+"""Usage becomes money owed: accounts locked in order, counts added, flags decided, events written:
+one transaction."""
 
 from __future__ import annotations
 
@@ -30,16 +31,27 @@ async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
         standing._replace(accrued_requests=standing.accrued_requests + totals[account])
         for account, standing in standings.items()
     ]
-    # Nearly always the count is all that changes: writing the whole row back costs several times as much.
-    changed = {standing.account: standing for standing in after if judge(standing, terms)[0] is not standing}
+    # Nearly always the count is all that changes: writing the whole row back costs several times as
+    # much.
+    changed = {
+        standing.account: standing
+        for standing in after
+        if judge(standing, terms)[0] is not standing
+    }
     await save_judged(connection, list(changed.values()), terms)
-    await accounts.count(connection, {account: totals[account] for account in standings if account not in changed})
+    await accounts.count(
+        connection, {account: totals[account] for account in standings if account not in changed}
+    )
 
 
 async def save_judged(
-    connection: Connection, standings: Sequence[Standing], terms: Terms, first: Sequence[Outgoing] = ()
+    connection: Connection,
+    standings: Sequence[Standing],
+    terms: Terms,
+    first: Sequence[Outgoing] = (),
 ) -> None:
-    """Decides the flags of locked accounts, writes them back, and their events after those of ``first``."""
+    """Decides the flags of locked accounts, writes them back, and their events after those of
+    ``first``."""
     decided: list[Standing] = []
     messages = list(first)
     for standing in standings:

@@ -1,4 +1,5 @@
-"""An audit of a period: everything recomputed from the archive in one snapshot, and compared (rule E9)."""
+"""An audit of a period: everything recomputed from the archive in one snapshot, and compared (rule
+E9)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from decimal import Decimal
 from functools import partial
 from typing import Final
 
-from services.billing.domain.audit_compare import Billed, Findings, Place, Recount, compare_charges, recharge, say_hour
+from services.billing.domain.audit_compare import (
+    Billed,
+    Findings,
+    Place,
+    Recount,
+    compare_charges,
+    recharge,
+    say_hour,
+)
 from services.billing.domain.ownership import NOBODY, Period, periods
 from services.billing.domain.price_book import Prices
 from services.billing.domain.usage_aggregator import usage_ends, valid_domain
@@ -38,12 +47,28 @@ class Auditor:
     async def audit(self, question: QueryAudit, now: datetime) -> AuditReport:
         start, end = question.start, question.end
         if start >= end or any(at.timestamp() % 3600 for at in (start, end)):
-            raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of whole hours, from before to.")])
+            raise Refused(
+                [finding(Code.REQUEST_MALFORMED, "An audit is of whole hours, from before to.")]
+            )
         end = min(end, usage_ends(now))
         if start >= end:
-            raise Refused([finding(Code.REQUEST_MALFORMED, "An audit is of what has been, not of what is to come.")])
+            raise Refused(
+                [
+                    finding(
+                        Code.REQUEST_MALFORMED,
+                        "An audit is of what has been, not of what is to come.",
+                    )
+                ]
+            )
         if end - start > MOST:
-            raise Refused([finding(Code.REQUEST_TOO_LARGE, "An audit is of at most 31 days: ask month by month.")])
+            raise Refused(
+                [
+                    finding(
+                        Code.REQUEST_TOO_LARGE,
+                        "An audit is of at most 31 days: ask month by month.",
+                    )
+                ]
+            )
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -73,18 +98,31 @@ class _Audit:
         await self._compare_rest()
         usage = self._recount.usage
         return AuditReport(
-            start=self._start, end=self._end, agrees=not self._findings.differing,
-            complete=self._whole_from == self._hours[0], batches=self._batches, single_events=self._events,
+            start=self._start,
+            end=self._end,
+            agrees=not self._findings.differing,
+            complete=self._whole_from == self._hours[0],
+            batches=self._batches,
+            single_events=self._events,
             bad_lines=self._bad_lines,
-            requests=sum(counts[0] for counts in usage.values()), bytes=sum(counts[1] for counts in usage.values()),
-            unattributed=sum(counts[0] for place, counts in usage.items() if place.account == NOBODY),
-            diverted=self._recount.diverted, charged=charged, uncharged=uncharged, amounts=amounts,
-            differing=self._findings.differing, differences=self._findings.shown,
+            requests=sum(counts[0] for counts in usage.values()),
+            bytes=sum(counts[1] for counts in usage.values()),
+            unattributed=sum(
+                counts[0] for place, counts in usage.items() if place.account == NOBODY
+            ),
+            diverted=self._recount.diverted,
+            charged=charged,
+            uncharged=uncharged,
+            amounts=amounts,
+            differing=self._findings.differing,
+            differences=self._findings.shown,
         )
 
     async def _count_archive(self) -> None:
         waiting: list[tuple[str, list[CellRow], datetime]] = []
-        async for node, cells, received, bad_lines in store.batches(self._connection, self._start, self._end):
+        async for node, cells, received, bad_lines in store.batches(
+            self._connection, self._start, self._end
+        ):
             self._batches += 1
             self._bad_lines += bad_lines if self._start <= received < self._end else 0
             waiting.append((node, await asyncio.to_thread(unpack_cells, cells), received))
@@ -100,9 +138,12 @@ class _Audit:
             await asyncio.sleep(0)
 
     async def _count_events(self) -> None:
-        found = [event async for event in store.events(
-            self._connection, self._recount.first, self._recount.past
-        )]
+        found = [
+            event
+            async for event in store.events(
+                self._connection, self._recount.first, self._recount.past
+            )
+        ]
         await self._learn({domain for domain, *_ in found})
         for domain, minute, node, requests, size in found:
             self._events += requests
@@ -115,25 +156,41 @@ class _Audit:
             self._owners[domain] = periods(facts.get(domain, ()))
 
     async def _compare_usage(self, minutes_from: int) -> None:
-        minutes, hours = await store.recorded(self._connection, self._whole_from, self._hours[1], minutes_from)
+        minutes, hours = await store.recorded(
+            self._connection, self._whole_from, self._hours[1], minutes_from
+        )
         ours = {
-            _say(place): tuple(counts) for place, counts in self._recount.usage.items()
+            _say(place): tuple(counts)
+            for place, counts in self._recount.usage.items()
             if place.hour >= self._whole_from
         }
         by_minute = _hours_of(minutes)
-        whole = minutes | {place: counts for place, counts in hours.items() if place.hour not in by_minute}
-        self._findings.compare("usage", ours, {_say(place): counts for place, counts in whole.items()}, (0, 0, 0, 0))
+        whole = minutes | {
+            place: counts for place, counts in hours.items() if place.hour not in by_minute
+        }
+        self._findings.compare(
+            "usage", ours, {_say(place): counts for place, counts in whole.items()}, (0, 0, 0, 0)
+        )
         both = by_minute & _hours_of(hours)
         self._findings.compare(
-            "usage", {f"by the hour: {_say(p)}": c for p, c in minutes.items() if p.hour in both},
-            {f"by the hour: {_say(p)}": c for p, c in hours.items() if p.hour in both}, (0, 0, 0, 0),
+            "usage",
+            {f"by the hour: {_say(p)}": c for p, c in minutes.items() if p.hour in both},
+            {f"by the hour: {_say(p)}": c for p, c in hours.items() if p.hour in both},
+            (0, 0, 0, 0),
         )
 
     async def _compare_money(self) -> tuple[int, int, dict[str, Decimal]]:
         rows = await store.accrued(self._connection, *self._hours)
         ours, theirs = (
-            {f"{account} {say_hour(hour)}": n for account, hour, n in counts if hour >= self._whole_from}
-            for counts in ([(*key, n) for key, n in self._recount.accrued.items()], [row[:3] for row in rows])
+            {
+                f"{account} {say_hour(hour)}": n
+                for account, hour, n in counts
+                if hour >= self._whole_from
+            }
+            for counts in (
+                [(*key, n) for key, n in self._recount.accrued.items()],
+                [row[:3] for row in rows],
+            )
         )
         self._findings.compare("accrual", ours, theirs, 0)
         book = await prices.current(self._connection)
@@ -141,7 +198,9 @@ class _Audit:
         names = sorted({account for account, *_ in rows})
         for at in range(0, len(names), _CHUNK):
             chunk = names[at : at + _CHUNK]
-            for billed in await store.billed(self._connection, chunk, store.month_start(self._hours[0])):
+            for billed in await store.billed(
+                self._connection, chunk, store.month_start(self._hours[0])
+            ):
                 charged += self._recharge(billed, book, amounts)
             await asyncio.sleep(0)
         return charged, sum(n - done for _, _, n, done in rows), dict(amounts)

@@ -1,4 +1,5 @@
-"""What happens because time passes: hours are closed, who is depleted for long is overdue, what is too old goes."""
+"""What happens because time passes: hours are closed, who is depleted for long is overdue, what is
+too old goes."""
 
 from __future__ import annotations
 
@@ -20,10 +21,17 @@ log = structlog.get_logger()
 
 
 class HourClock:
-    """One at a time, by lease. Three things beside each other: none waits for another, or ends with it."""
+    """One at a time, by lease. Three things beside each other: none waits for another, or ends with
+    it."""
 
     def __init__(
-        self, money: Money, pool: Pool, months: Partitions, days: Days, clock: Clock, settings: Settings
+        self,
+        money: Money,
+        pool: Pool,
+        months: Partitions,
+        days: Days,
+        clock: Clock,
+        settings: Settings,
     ) -> None:
         self._money, self._pool, self._months, self._days = money, pool, months, days
         self._clock, self._settings = clock, settings
@@ -36,8 +44,11 @@ class HourClock:
             group.create_task(self._each_hour(self._clean, timedelta(0)))
             group.create_task(self._judge())
 
-    async def _each_hour(self, work: Callable[[datetime], Awaitable[None]], grace: timedelta) -> None:
-        """``work`` on the time of each full hour, ``grace`` after it; again where a fault passes."""
+    async def _each_hour(
+        self, work: Callable[[datetime], Awaitable[None]], grace: timedelta
+    ) -> None:
+        """``work`` on the time of each full hour, ``grace`` after it; again where a fault
+        passes."""
         done = None
         while True:
             hour = (self._clock.now() - grace).replace(minute=0, second=0, microsecond=0)
@@ -58,8 +69,12 @@ class HourClock:
         """Partitions that will be needed are made here, so that no lot has to wait for it."""
         await self._months.ensure_ahead(now)
         await self._days.ensure_ahead(now)
-        dropped = await partitions.drop_old(self._pool, now) + await partitions.drop_days(self._pool, now)
-        while await retention.forget_minutes(self._pool, now, self._settings.billing_minutes_kept_days):
+        dropped = await partitions.drop_old(self._pool, now) + await partitions.drop_days(
+            self._pool, now
+        )
+        while await retention.forget_minutes(
+            self._pool, now, self._settings.billing_minutes_kept_days
+        ):
             await asyncio.sleep(0)
         while await retention.forget_hours(self._pool, now, self._settings.billing_hours_kept_days):
             await asyncio.sleep(0)

@@ -11,7 +11,13 @@ from typing import Final
 
 from services.billing.domain import ranges
 from services.billing.domain.usage_aggregator import Tally
-from services.billing.domain.wire_format import Batch, cell_rows, pack_cells, read_batch, unpack_cells
+from services.billing.domain.wire_format import (
+    Batch,
+    cell_rows,
+    pack_cells,
+    read_batch,
+    unpack_cells,
+)
 from services.billing.metrics import BAD_LINES, BATCHES, CELLS, DIVERTED
 from services.billing.store import logs, usage
 from services.billing.store.logs import Archived, Diverted, Held, LogKey, LogState, Refusal, Stored
@@ -50,7 +56,8 @@ class Arrived:
 
 @dataclass
 class Taken:
-    """After the commit. ``confirmations``: one a log, at its stored end; ``unburied``: refused, no dead letter yet."""
+    """After the commit. ``confirmations``: one a log, at its stored end; ``unburied``: refused, no
+    dead letter yet."""
 
     confirmations: list[Confirmation] = field(default_factory=list)
     unburied: list[tuple[Delivery, Refusal]] = field(default_factory=list)
@@ -58,8 +65,8 @@ class Taken:
 
 @dataclass
 class _Lot:
-    """What one transaction will write. ``repeated``: ranges with content that came before; ``waited``: bodies, by
-    digest, of refused batches without a delivery."""
+    """What one transaction will write. ``repeated``: ranges with content that came before;
+    ``waited``: bodies, by digest, of refused batches without a delivery."""
 
     now: datetime
     tally: Tally = field(default_factory=Tally)
@@ -72,14 +79,17 @@ class _Lot:
     confirmed: set[LogKey] = field(default_factory=set)
 
     def refuse(self, one: Arrived, reason: str, stored_to: int) -> None:
-        refusal = Refusal(one.key.node, _digest(one.body), reason, one.key.log, one.start, one.end, stored_to)
+        refusal = Refusal(
+            one.key.node, _digest(one.body), reason, one.key.log, one.start, one.end, stored_to
+        )
         if one.delivery is None:
             self.waited[refusal.digest] = one.body
         self.refused.append((one.delivery, refusal))
 
 
 class Ingest:
-    """``take`` commits what arrived together; ``drain`` what waited for its node to become known."""
+    """``take`` commits what arrived together; ``drain`` what waited for its node to become
+    known."""
 
     def __init__(self, pool: Pool, book: Book, partitions: Partitions, clock: Clock) -> None:
         self._pool, self._book, self._partitions, self._clock = pool, book, partitions, clock
@@ -94,7 +104,9 @@ class Ingest:
             strangers = [one.held() for one in arrived if one.key.node not in known]
             BATCHES.labels(fate="unknown_node").inc(len(strangers))
             await logs.hold(connection, strangers, lot.now)
-            return await self._commit(connection, [one for one in arrived if one.key.node in known], lot)
+            return await self._commit(
+                connection, [one for one in arrived if one.key.node in known], lot
+            )
 
     async def drain(self, node: str) -> Taken:
         lot = _Lot(self._clock.now())
@@ -103,10 +115,16 @@ class Ingest:
             await self._book.open(connection)
             if not await self._book.known_nodes(connection, {node}):
                 return Taken()
-            return await self._commit(connection, [], lot, await logs.logs_that_wait(connection, node))
+            return await self._commit(
+                connection, [], lot, await logs.logs_that_wait(connection, node)
+            )
 
     async def _commit(
-        self, connection: Connection, arrived: Sequence[Arrived], lot: _Lot, waiting: Iterable[LogKey] = ()
+        self,
+        connection: Connection,
+        arrived: Sequence[Arrived],
+        lot: _Lot,
+        waiting: Iterable[LogKey] = (),
     ) -> Taken:
         by_log: dict[LogKey, list[Arrived]] = defaultdict(list)
         for key in waiting:
@@ -124,20 +142,30 @@ class Ingest:
                 _place(key, held[key], batches, states[key], lot)
             await self._write(connection, lot, states)
             await _refuse_what_differs(connection, lot, states)
-        unburied = await logs.refuse(connection, [refusal for _, refusal in lot.refused], lot.waited, lot.now)
-        confirmed = [Confirmation(node=k.node, log=k.log, end=states[k].stored_to) for k in sorted(lot.confirmed)]
+        unburied = await logs.refuse(
+            connection, [refusal for _, refusal in lot.refused], lot.waited, lot.now
+        )
+        confirmed = [
+            Confirmation(node=k.node, log=k.log, end=states[k].stored_to)
+            for k in sorted(lot.confirmed)
+        ]
         once = {
             r.digest: (d or logs.late_delivery(r.node, lot.waited[r.digest], lot.now), r)
-            for d, r in lot.refused if r.digest in unburied
+            for d, r in lot.refused
+            if r.digest in unburied
         }
         return Taken(confirmed, list(once.values()))
 
-    async def _write(self, connection: Connection, lot: _Lot, states: dict[LogKey, LogState]) -> None:
+    async def _write(
+        self, connection: Connection, lot: _Lot, states: dict[LogKey, LogState]
+    ) -> None:
         diverted = await self._add_up(connection, lot)
         await logs.save_logs(connection, states, lot.now)
         await logs.release(connection, lot.to_release)
         await logs.hold(connection, lot.to_hold, lot.now)
-        await logs.archive(connection, [_archived(one) for one in lot.accepted if one.start < one.end], lot.now)
+        await logs.archive(
+            connection, [_archived(one) for one in lot.accepted if one.start < one.end], lot.now
+        )
         await logs.divert(connection, diverted, lot.now)
         await usage.add(connection, lot.tally.minutes())
         await accrue(connection, lot.tally.accrued(), self._book.terms(lot.now))
@@ -154,7 +182,9 @@ class Ingest:
                 DIVERTED.labels(reason=reason).inc()
                 counts = cell.https_requests, cell.https_bytes, cell.http_requests, cell.http_bytes
                 shown = cell.domain.encode("unicode_escape").decode()
-                diverted.append(Diverted(one.key, one.start, one.end, reason, shown, cell.minute, counts))
+                diverted.append(
+                    Diverted(one.key, one.start, one.end, reason, shown, cell.minute, counts)
+                )
         return diverted
 
 
@@ -167,7 +197,9 @@ def _read(delivery: Delivery, lot: _Lot) -> Arrived | None:
             raise Malformed(f"sent by node {node} for another one")
     except Malformed as error:
         BATCHES.labels(fate="malformed").inc()
-        lot.refused.append((delivery, Refusal(node, _digest(delivery.body), f"{error.reason}: {error}")))
+        lot.refused.append(
+            (delivery, Refusal(node, _digest(delivery.body), f"{error.reason}: {error}"))
+        )
         return None
     return Arrived(LogKey(batch.node, batch.log), batch, delivery.body, delivery)
 
@@ -190,32 +222,44 @@ def _place(
         lot.refuse(one, fate.value, lineup.stored_to)
     waiting = {id(one) for one in lineup.held}
     lot.to_release += [one.held() for one in held if id(one) not in waiting]
-    lot.to_hold += [one.held() for one in lineup.held if one.delivery is not None and one.start < one.end]
+    lot.to_hold += [
+        one.held() for one in lineup.held if one.delivery is not None and one.start < one.end
+    ]
     if lineup.accepted or lineup.repeated or lineup.refused:
         lot.confirmed.add(key)
     for fate_name, count in (
-        ("accept", len(lineup.accepted)), ("repeat", len(lineup.repeated)), ("hold", len(lineup.held)),
+        ("accept", len(lineup.accepted)),
+        ("repeat", len(lineup.repeated)),
+        ("hold", len(lineup.held)),
     ):
         BATCHES.labels(fate=fate_name).inc(count)
     for _, fate in lineup.refused:
         BATCHES.labels(fate=fate.value).inc()
 
 
-async def _refuse_what_differs(connection: Connection, lot: _Lot, states: dict[LogKey, LogState]) -> None:
-    """A range that comes again is dropped; with other content than what was counted somebody must hear of it: a node
-    whose disk was put back writes other requests to places that were read before."""
+async def _refuse_what_differs(
+    connection: Connection, lot: _Lot, states: dict[LogKey, LogState]
+) -> None:
+    """A range that comes again is dropped; with other content than what was counted somebody must
+    hear of it: a node whose disk was put back writes other requests to places that were read
+    before."""
     if not lot.repeated:
         return
     stored = await logs.archived_at(connection, [(one.key, one.start) for one in lot.repeated])
     for one in lot.repeated:
         before = stored.get((one.key, one.start))
         differs = (
-            await logs.is_archived_otherwise(connection, one.key, one.start, one.end) if before is None
+            await logs.is_archived_otherwise(connection, one.key, one.start, one.end)
+            if before is None
             else not _is_the_same(one, before)
         )
         if differs:
             BATCHES.labels(fate="conflict").inc()
-            lot.refuse(one, "conflict: the range was counted with another content", states[one.key].stored_to)
+            lot.refuse(
+                one,
+                "conflict: the range was counted with another content",
+                states[one.key].stored_to,
+            )
 
 
 def _is_the_same(one: Arrived, before: Stored) -> bool:
@@ -226,13 +270,15 @@ def _is_the_same(one: Arrived, before: Stored) -> bool:
 
 
 def _learn(one: Arrived, states: dict[LogKey, LogState]) -> None:
-    """What a batch says beyond its range, and whatever becomes of it. The first final length of a log stands."""
+    """What a batch says beyond its range, and whatever becomes of it. The first final length of a
+    log stands."""
     batch, state = one.batch, states[one.key]
     state.read_to = max(state.read_to, batch.read_to)
     if batch.final:
         _end(state, batch.end)
     if batch.previous is not None and batch.previous.log != one.key.log:
-        # One that waited for its node may name a log that is not locked here: its next batch names it again.
+        # One that waited for its node may name a log that is not locked here: its next batch names
+        # it again.
         _end(states.get(LogKey(one.key.node, batch.previous.log)), batch.previous.length)
 
 
@@ -242,15 +288,26 @@ def _end(state: LogState | None, length: int) -> None:
 
 
 def _previous(arrived: Iterable[Arrived]) -> set[LogKey]:
-    return {LogKey(one.key.node, one.batch.previous.log) for one in arrived if one.batch.previous is not None}
+    return {
+        LogKey(one.key.node, one.batch.previous.log)
+        for one in arrived
+        if one.batch.previous is not None
+    }
 
 
 def _archived(one: Arrived) -> Archived:
     batch = one.batch
     minutes = [cell.minute for cell in batch.cells if abs(cell.minute) <= _LAST_MINUTE]
     return Archived(
-        one.key, one.start, one.end, batch.read_to, batch.bad_lines, len(batch.cells), pack_cells(batch.cells),
-        min(minutes, default=None), max(minutes, default=None),
+        one.key,
+        one.start,
+        one.end,
+        batch.read_to,
+        batch.bad_lines,
+        len(batch.cells),
+        pack_cells(batch.cells),
+        min(minutes, default=None),
+        max(minutes, default=None),
     )
 
 

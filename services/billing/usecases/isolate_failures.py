@@ -14,8 +14,11 @@ CHUNK: Final = 200
 """Accounts in one transaction: their rows are locked for as long as it takes."""
 
 
-async def alone_where_it_fails(names: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]) -> int:
-    """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone joins ``failed``.
+async def alone_where_it_fails(
+    names: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]
+) -> int:
+    """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone
+    joins ``failed``.
 
     The sum of what ``work`` gives. A fault that passes is raised."""
     try:

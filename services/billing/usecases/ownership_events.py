@@ -32,21 +32,28 @@ class _News:
         """Malformed when it is not its contract."""
         if delivery.subject == subjects.EVENT_DOMAIN_REGISTERED:
             event = parse(DomainRegistered, delivery.body)
-            self.domains.append((event.domain, Fact(event.revision, "registered", event.account, event.at)))
+            self.domains.append(
+                (event.domain, Fact(event.revision, "registered", event.account, event.at))
+            )
         elif delivery.subject == subjects.EVENT_DOMAIN_REMOVED:
             gone = parse(DomainRemoved, delivery.body)
-            self.domains.append((gone.domain, Fact(gone.revision, "removed", gone.account, gone.at)))
+            self.domains.append(
+                (gone.domain, Fact(gone.revision, "removed", gone.account, gone.at))
+            )
         else:
             node = parse(NodeEvent, delivery.body)
             self.nodes.append((node.node, node.change, node.at))
 
 
 class Facts:
-    """``take`` learns what arrived together, as the only one who writes usage then: that is why it comes in lots.
+    """``take`` learns what arrived together, as the only one who writes usage then: that is why it
+    comes in lots.
 
     ``on_node``: called after the commit for every node that was spoken of."""
 
-    def __init__(self, pool: Pool, book: Book, clock: Clock, on_node: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, pool: Pool, book: Book, clock: Clock, on_node: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._pool, self._book, self._clock, self._on_node = pool, book, clock, on_node
 
     async def take(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
@@ -61,13 +68,16 @@ class Facts:
             await owners.change_owners(connection)
             await self._book.open(connection)
             await owners.add_nodes(connection, news.nodes)
-            await self._attribute(connection, sorted(await owners.add_facts(connection, news.domains)))
+            await self._attribute(
+                connection, sorted(await owners.add_facts(connection, news.domains))
+            )
         for node in sorted({node for node, _, _ in news.nodes}):
             await self._on_node(node)
         return poison
 
     async def _attribute(self, connection: Connection, domains: Sequence[str]) -> None:
-        """Whatever usage of the domains now belongs to another account moves there; charged hours by correction."""
+        """Whatever usage of the domains now belongs to another account moves there; charged hours
+        by correction."""
         known = await owners.facts_of(connection, domains)
         counts: dict[tuple[str, int], int] = defaultdict(int)
         for domain in domains:

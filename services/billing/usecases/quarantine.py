@@ -1,5 +1,6 @@
-"""What could not be handled for a reason of our own is money that nobody has counted yet: it is kept in the database,
-where `edgetls usage gaps` and a metric show it, and tried again. Only poison, which never can be counted, is buried."""
+"""What could not be handled for a reason of our own is money that nobody has counted yet: it is
+kept in the database, where `edgetls usage gaps` and a metric show it, and tried again. Only poison,
+which never can be counted, is buried."""
 
 from __future__ import annotations
 
@@ -26,16 +27,22 @@ _RETRY_SECONDS: Final = 5.0
 
 
 class Parking:
-    """``park`` keeps one message; ``retry``, by lease, gives those that are kept to the ``takes`` of their durables."""
+    """``park`` keeps one message; ``retry``, by lease, gives those that are kept to the ``takes``
+    of their durables."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def park(self, durable: str, message: Delivery, error: Exception) -> None:
-        """Transient when too many are parked: then the rest waits in its stream, and the service is not ready."""
-        kept = await store.park(self._pool, durable, message, describe(error), _range(durable, message))
+        """Transient when too many are parked: then the rest waits in its stream, and the service is
+        not ready."""
+        kept = await store.park(
+            self._pool, durable, message, describe(error), _range(durable, message)
+        )
         if not kept:
-            raise Transient(f"{store.MOST} messages are parked: something is wrong with all of them")
+            raise Transient(
+                f"{store.MOST} messages are parked: something is wrong with all of them"
+            )
         log.error("message.parked", durable=durable, subject=message.subject, error=describe(error))
 
     async def retry(self, takes: Mapping[str, Take]) -> None:

@@ -1,4 +1,5 @@
-"""The answers to questions. A page is full when it has ``limit`` rows; its ``next`` is the next one's ``after``."""
+"""The answers to questions. A page is full when it has ``limit`` rows; its ``next`` is the next
+one's ``after``."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ from services.billing.domain.balance import Terms
 from services.billing.domain.calendar import zone_of
 from services.billing.domain.price_book import NEVER, Prices, changes
 from services.billing.domain.statements import month
-from services.billing.store import accounts, completeness, logs, periods, plans, prices, reading, statements
+from services.billing.store import (
+    accounts,
+    completeness,
+    logs,
+    periods,
+    plans,
+    prices,
+    reading,
+    statements,
+)
 from services.billing.usecases.audit import Auditor
 from services.billing.usecases.money import review
 from shared.clock import Clock
@@ -19,8 +29,23 @@ from shared.contracts.balance import BalanceView
 from shared.contracts.commands import ApplyPriceBook
 from shared.contracts.findings import Code, finding
 from shared.contracts.ledger import LedgerPage, QueryLedger, ShowStatement, Statement
-from shared.contracts.prices import ListPlans, PlansPage, PreviewPriceBook, PriceBookView, PriceEffect, PricePreview
-from shared.contracts.queries import ChargesPage, LogsPage, QueryCharges, QueryLogs, QueryUsage, ShowBalance, UsagePage
+from shared.contracts.prices import (
+    ListPlans,
+    PlansPage,
+    PreviewPriceBook,
+    PriceBookView,
+    PriceEffect,
+    PricePreview,
+)
+from shared.contracts.queries import (
+    ChargesPage,
+    LogsPage,
+    QueryCharges,
+    QueryLogs,
+    QueryUsage,
+    ShowBalance,
+    UsagePage,
+)
 from shared.errors import Refused
 from shared.money import minus
 from shared.storage.pool import Pool
@@ -36,7 +61,9 @@ class Queries:
         zone = _zone(question.zone)
         async with reading(self._pool) as connection:
             rows = await periods.query(connection, question, zone)
-        return UsagePage(rows=rows, next=periods.page_mark(rows[-1]) if len(rows) == question.limit else None)
+        return UsagePage(
+            rows=rows, next=periods.page_mark(rows[-1]) if len(rows) == question.limit else None
+        )
 
     async def logs(self, question: QueryLogs) -> LogsPage:
         found = await logs.page_logs(self._pool, question)
@@ -46,7 +73,8 @@ class Queries:
     async def charges(self, question: QueryCharges) -> ChargesPage:
         rows = await accounts.page_charges(self._pool, question)
         return ChargesPage(
-            rows=[row for _, row in rows], next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None
+            rows=[row for _, row in rows],
+            next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None,
         )
 
     async def balance(self, question: ShowBalance) -> BalanceView:
@@ -64,13 +92,19 @@ class Queries:
         found = review(old, order, int(now.timestamp()) // 3600 + 1)
         charged = [] if found else await prices.charged_since(self._pool, now)
         return PricePreview(
-            base=old.serial, changes=changes(old.book, question.book)[:1000],
-            effects=_effects(old, Prices(0, question.book), charged)[:200], findings=found[:100],
+            base=old.serial,
+            changes=changes(old.book, question.book)[:1000],
+            effects=_effects(old, Prices(0, question.book), charged)[:200],
+            findings=found[:100],
         )
 
     async def plans(self, question: ListPlans) -> PlansPage:
-        found = await plans.page(self._pool, question.account, question.after, question.limit, self._clock.now())
-        return PlansPage(plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None)
+        found = await plans.page(
+            self._pool, question.account, question.after, question.limit, self._clock.now()
+        )
+        return PlansPage(
+            plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None
+        )
 
     async def gaps(self, question: QueryGaps) -> GapsPage:
         return await completeness.page(self._pool, question, self._clock.now())
@@ -93,7 +127,9 @@ def _effects(old: Prices, new: Prices, charged: Sequence[prices.Charged]) -> lis
     """Most changed first."""
     effects = [
         PriceEffect(
-            account=account, currency=currency, requests=requests,
+            account=account,
+            currency=currency,
+            requests=requests,
             now=old.tariff(account, currency, NEVER - 1).amount(0, requests),
             then=new.tariff(account, currency, NEVER - 1).amount(0, requests),
         )
@@ -106,4 +142,6 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return zone_of(name)
     except LookupError as error:
-        raise Refused([finding(Code.REQUEST_MALFORMED, f"At fault: zone ({error})", field="request")]) from None
+        raise Refused(
+            [finding(Code.REQUEST_MALFORMED, f"At fault: zone ({error})", field="request")]
+        ) from None

@@ -1,5 +1,5 @@
-"""Owners, known nodes and prices in memory, as of the asking transaction, whose lock keeps them unchanged
-until it ends."""
+"""Owners, known nodes and prices in memory, as of the asking transaction, whose lock keeps them
+unchanged until it ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Book:
         return Terms(self._prices, at, self.overdue_after)
 
     async def owners(self, connection: Connection, domains: Iterable[str]) -> Owners:
-        """Knows every valid one of ``domains``; of one that nobody registered, that it has no owner."""
+        """Knows every valid one of ``domains``; of one that nobody registered, that it has no
+        owner."""
         if len(self._owners) > _MOST:
             self._owners = {}
         owners = self._owners  # another task may begin a new one meanwhile

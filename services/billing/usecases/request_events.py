@@ -1,4 +1,5 @@
-"""Single HTTPS request events in: each (source, id) counts once (rule E5); late and early ones by rule E4."""
+"""Single HTTPS request events in: each (source, id) counts once (rule E5); late and early ones by
+rule E4."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ Conflicts = list[tuple[RequestRow, Delivery]]
 
 @dataclass
 class _Lot:
-    """What one transaction will write. ``again``: events whose identity another one of the lot has already."""
+    """What one transaction will write. ``again``: events whose identity another one of the lot has
+    already."""
 
     rows: dict[Identity, tuple[RequestRow, Delivery]] = field(default_factory=dict)
     again: list[tuple[RequestRow, Delivery]] = field(default_factory=list)
@@ -57,13 +59,18 @@ class Requests:
         _measure(len(messages), new, len(conflicts), len(lot.refused))
         return lot.refused
 
-    async def _until_stored(self, lot: _Lot, rows: list[RequestRow], now: datetime) -> tuple[Conflicts, int]:
-        """Again when another process was quicker with one of them: what that one committed is known then."""
+    async def _until_stored(
+        self, lot: _Lot, rows: list[RequestRow], now: datetime
+    ) -> tuple[Conflicts, int]:
+        """Again when another process was quicker with one of them: what that one committed is known
+        then."""
         while True:
             with contextlib.suppress(store.Overtaken):
                 return await self._store(lot, rows, now)
 
-    async def _store(self, lot: _Lot, rows: list[RequestRow], now: datetime) -> tuple[Conflicts, int]:
+    async def _store(
+        self, lot: _Lot, rows: list[RequestRow], now: datetime
+    ) -> tuple[Conflicts, int]:
         """The conflicts, and how many of ``rows`` are new: in one transaction."""
         async with self._pool.acquire() as connection, connection.transaction():
             today = int(now.timestamp()) // 86_400
@@ -72,12 +79,16 @@ class Requests:
             await store.add(connection, new, now)
             conflicts = _conflicts(lot, known)
             await store.keep_conflicts(
-                connection, [(row[:2], sha256(m.body).digest(), m.body) for row, m in conflicts], now
+                connection,
+                [(row[:2], sha256(m.body).digest(), m.body) for row, m in conflicts],
+                now,
             )
             await self._count(connection, new, now)
         return conflicts, len(new)
 
-    async def _count(self, connection: Connection, fresh: Sequence[RequestRow], now: datetime) -> None:
+    async def _count(
+        self, connection: Connection, fresh: Sequence[RequestRow], now: datetime
+    ) -> None:
         if not fresh:
             return
         await self._book.open(connection)
@@ -98,7 +109,9 @@ def _read(messages: Sequence[Delivery], now_minute: int) -> _Lot:
     return lot
 
 
-def _all_good(messages: Sequence[Delivery], now_minute: int) -> list[tuple[RequestRow, Delivery]] | None:
+def _all_good(
+    messages: Sequence[Delivery], now_minute: int
+) -> list[tuple[RequestRow, Delivery]] | None:
     """All at once, which costs half as much; None when there is one that cannot be counted."""
     requests = read_requests([message.body for message in messages])
     if requests is None:
@@ -112,7 +125,9 @@ def _all_good(messages: Sequence[Delivery], now_minute: int) -> list[tuple[Reque
     return list(zip(rows, messages, strict=True))
 
 
-def _one_by_one(messages: Sequence[Delivery], now_minute: int, refused: Refusals) -> list[tuple[RequestRow, Delivery]]:
+def _one_by_one(
+    messages: Sequence[Delivery], now_minute: int, refused: Refusals
+) -> list[tuple[RequestRow, Delivery]]:
     good = []
     for message in messages:
         try:
@@ -128,7 +143,14 @@ def _one_by_one(messages: Sequence[Delivery], now_minute: int, refused: Refusals
 def _row(request: Request) -> RequestRow:
     at = (request.time - _EPOCH) // _MICROSECOND
     return RequestRow(
-        request.source, request.id, at // _DAY, at, request.domain, request.node, request.bytes, request.status
+        request.source,
+        request.id,
+        at // _DAY,
+        at,
+        request.domain,
+        request.node,
+        request.bytes,
+        request.status,
     )
 
 
@@ -138,12 +160,16 @@ def _check(row: RequestRow, now_minute: int) -> None:
     if fault is not None:
         raise Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
     if not valid_domain(row.domain):
-        raise Malformed("domain_invalid: the domain must be lower-case A-labels, as it was registered")
+        raise Malformed(
+            "domain_invalid: the domain must be lower-case A-labels, as it was registered"
+        )
 
 
 def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> Conflicts:
     """Events under a used identity with another content; a plain duplicate is only dropped."""
-    found = [lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored]
+    found = [
+        lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored
+    ]
     for row, message in lot.again:
         if known.get(row[:2], lot.rows[row[:2]][0]) != row:
             found.append((row, message))
@@ -151,7 +177,9 @@ def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> Conflicts:
 
 
 def _conflict(row: RequestRow) -> IdConflict:
-    return IdConflict(f"event {row.id!r} of {row.source!r} was counted already with another content")
+    return IdConflict(
+        f"event {row.id!r} of {row.source!r} was counted already with another content"
+    )
 
 
 def _measure(all_of_them: int, fresh: int, conflicts: int, poison: int) -> None:

@@ -1,4 +1,5 @@
-"""From a command's bytes to what the state machine is asked, and the key under which it waits its turn. Pure."""
+"""From a command's bytes to what the state machine is asked, and the key under which it waits its
+turn. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ from hashlib import sha256
 from typing import Final
 
 from services.config.domain import library_entry, names, origins
-from services.config.domain.commands import Change, Disable, Hopeless, Order, Register, Remove, Reseal, Rollback, Submit
+from services.config.domain.commands import (
+    Change,
+    Disable,
+    Hopeless,
+    Order,
+    Register,
+    Remove,
+    Reseal,
+    Rollback,
+    Submit,
+)
 from services.config.domain.model import Cause, Where
 from shared import subjects
 from shared.contracts.accounts import ResumeAccount, SetResumption
@@ -39,7 +50,13 @@ _SHOWN, _SOURCE = 253, 256
 NAMELESS: Final = "!"
 """How a key begins that stands for what names neither a domain nor a certificate."""
 OfDomain = (
-    RegisterDomain | RemoveDomain | SubmitCertificate | RollbackCertificate | DisableHttps | ChangeSettings | ResealPair
+    RegisterDomain
+    | RemoveDomain
+    | SubmitCertificate
+    | RollbackCertificate
+    | DisableHttps
+    | ChangeSettings
+    | ResealPair
 )
 OfAccount = SetRoots | SetResumption | ResumeAccount
 Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | OfAccount
@@ -62,9 +79,9 @@ MODELS: Final[dict[str, type[Message]]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command takes effect. ``key``: commands of one key run one after the other; ``name``: a domain in normal
-    form, or a key of the account's library; None when it is neither (``why`` refuses it then; such places share a few
-    keys that nothing else has)."""
+    """Where a command takes effect. ``key``: commands of one key run one after the other; ``name``:
+    a domain in normal form, or a key of the account's library; None when it is neither (``why``
+    refuses it then; such places share a few keys that nothing else has)."""
 
     key: str
     where: Where
@@ -92,14 +109,20 @@ class Command:
 
 
 def read(message_id: str, subject: str, source: str, body: bytes) -> Command:
-    """Malformed for an unknown command, a body that is not its contract, or an id that is missing or not usable."""
+    """Malformed for an unknown command, a body that is not its contract, or an id that is missing
+    or not usable."""
     model = MODELS.get(subject)
     if model is None:
         raise Malformed(f"no command {subject[:100]!r}")
     if not _IDENTIFIER.fullmatch(message_id):
-        raise Malformed("ce-id is missing or not an identifier of at most 128 letters, digits and _ . : -")
+        raise Malformed(
+            "ce-id is missing or not an identifier of at most 128 letters, digits and _ . : -"
+        )
     parsed = parse(model, body)
-    if isinstance(parsed, SubmitCertificate | StoreCertificate) and parsed.submission_id != message_id:
+    if (
+        isinstance(parsed, SubmitCertificate | StoreCertificate)
+        and parsed.submission_id != message_id
+    ):
         raise Malformed("submission_id is not the ce-id")
     origin = "".join(character for character in source if character.isprintable())[:_SOURCE]
     return Command(message_id, subject, origin, parsed, tuple(_places(parsed)))
@@ -156,10 +179,14 @@ def _unknown_key(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)[:_SHOWN] or "?"
+    return (
+        "".join(character if character.isprintable() else "?" for character in text)[:_SHOWN] or "?"
+    )
 
 
-def order(command: Command, place: Place, cause: Cause, *, allow_private_origins: bool) -> Order | None:
+def order(
+    command: Command, place: Place, cause: Cause, *, allow_private_origins: bool
+) -> Order | None:
     """What a domain's state machine is asked; None for a deployment, which needs the library."""
     if place.name is None:
         return Hopeless(cause, tuple(place.why.findings if place.why else ()))
@@ -187,12 +214,22 @@ def library_order(command: Command, cause: Cause) -> library_entry.Asked:
         case StoreCertificate() as body:
             request = derived_id(cause.command_id, "judge")
             return library_entry.Store(
-                cause, body.name, request, tuple(body.pairs), body.trust, body.overwrite, body.strict
+                cause,
+                body.name,
+                request,
+                tuple(body.pairs),
+                body.trust,
+                body.overwrite,
+                body.strict,
             )
         case DeleteCertificate():
             return library_entry.Delete(cause)
         case DeployCertificate():
-            domains = [place.key for place in command.places if place.name and not place.key.startswith(library_entry.MARK)]
+            domains = [
+                place.key
+                for place in command.places
+                if place.name and not place.key.startswith(library_entry.MARK)
+            ]
             return library_entry.Resolve(cause, tuple(domains))
         case ResealPair() as body:
             return Reseal(cause, body.pair_id, body.old_epoch, body.sealed_key)
@@ -204,7 +241,9 @@ def _submit(body: SubmitCertificate, cause: Cause) -> Order:
         name = "" if body.name is None else names.certificate(body.name)
     except Refused as refused:
         return Hopeless(cause, tuple(refused.findings))
-    return Submit(cause, derived_id(cause.command_id, "judge"), tuple(body.pairs), body.strict, name)
+    return Submit(
+        cause, derived_id(cause.command_id, "judge"), tuple(body.pairs), body.strict, name
+    )
 
 
 def _change(body: ChangeSettings, cause: Cause, allow_private: bool) -> Order:
@@ -238,5 +277,3 @@ def _service_type(text: str) -> ServiceType | None:
         return ServiceType(text)
     except ValueError:
         return None
-
-

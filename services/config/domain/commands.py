@@ -32,7 +32,8 @@ class Remove:
 
 @dataclass(frozen=True)
 class Submit:
-    """``request_id``: the id of the message that will ask the validator. ``name``: empty where none was given."""
+    """``request_id``: the id of the message that will ask the validator. ``name``: empty where none
+    was given."""
 
     cause: Cause
     request_id: str
@@ -43,7 +44,8 @@ class Submit:
 
 @dataclass(frozen=True)
 class Deploy:
-    """Serve the library's certificate. ``stored``: a copy of it as it is now, None where there is none.
+    """Serve the library's certificate. ``stored``: a copy of it as it is now, None where there is
+    none.
 
     ``ready`` False: the library has not come to this command yet, so the domain waits."""
 
@@ -54,8 +56,8 @@ class Deploy:
 
 @dataclass(frozen=True)
 class Follow:
-    """The entry that the domain's certificate came from was replaced by ``stored``; None: not by this command any
-    more, a later one overtook it."""
+    """The entry that the domain's certificate came from was replaced by ``stored``; None: not by
+    this command any more, a later one overtook it."""
 
     cause: Cause
     entry: str
@@ -90,13 +92,16 @@ class Reseal:
 
 @dataclass(frozen=True)
 class Hopeless:
-    """A command that its own content refuses, whatever the state: a bad name, service type or origin."""
+    """A command that its own content refuses, whatever the state: a bad name, service type or
+    origin."""
 
     cause: Cause
     findings: tuple[Finding, ...]
 
 
-Order = Register | Remove | Submit | Deploy | Follow | Rollback | Disable | Change | Reseal | Hopeless
+Order = (
+    Register | Remove | Submit | Deploy | Follow | Rollback | Disable | Change | Reseal | Hopeless
+)
 
 # --- Answers that a pending submission waits for ---
 
@@ -132,7 +137,15 @@ class Resume:
 # --- Facts ---
 
 Moves = Literal[
-    "registered", "enabled", "replaced", "rolled_back", "disabled", "settings", "resealed", "suspended", "resumed",
+    "registered",
+    "enabled",
+    "replaced",
+    "rolled_back",
+    "disabled",
+    "settings",
+    "resealed",
+    "suspended",
+    "resumed",
     "removed",
 ]
 
@@ -206,7 +219,8 @@ class SettingsChanged:
 
 @dataclass(frozen=True)
 class Resealed:
-    """One kept pair has its key sealed to a newer epoch; the revision stays. ``shown``: the bundle's epoch rises."""
+    """One kept pair has its key sealed to a newer epoch; the revision stays. ``shown``: the
+    bundle's epoch rises."""
 
     cause: Cause
     pair_id: str
@@ -235,6 +249,16 @@ class Settled:
 
 
 Event = (
-    Registered | Removed | JudgingBegan | JudgingEnded | Installed | RolledBack | Disabled | FindingsDropped
-    | SettingsChanged | Resealed | SuspensionChanged | Settled
+    Registered
+    | Removed
+    | JudgingBegan
+    | JudgingEnded
+    | Installed
+    | RolledBack
+    | Disabled
+    | FindingsDropped
+    | SettingsChanged
+    | Resealed
+    | SuspensionChanged
+    | Settled
 )

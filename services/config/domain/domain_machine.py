@@ -1,6 +1,8 @@
-"""The state machine of one domain: ``decide(state, what is asked) -> events``, ``evolve(state, event) -> state``. Pure.
+"""The state machine of one domain: ``decide(state, what is asked) -> events``, ``evolve(state,
+event) -> state``. Pure.
 
-Every change takes the next global revision, handed in; a decision that changes nothing leaves it unused.
+Every change takes the next global revision, handed in; a decision that changes nothing leaves it
+unused.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ Input = Order | Judged | Timeout | Suspend | Resume
 def decide(
     state: Domain | None, asked: Input, *, revision: int, at: datetime, known: Known | None = None
 ) -> list[Event]:
-    """What follows. ``revision``: the next number, above every one given before; ``known``: for Register."""
+    """What follows. ``revision``: the next number, above every one given before; ``known``: for
+    Register."""
     match asked:
         case Hopeless():
             return [_refused(asked.cause, *asked.findings)]
@@ -64,20 +67,27 @@ def decide(
     if state is None or not state.owned_by(asked.cause.account):
         return [_refused(asked.cause, finding(Code.DOMAIN_UNKNOWN))]
     known = known or Known()
-    before = supersede(state) if state.pending and overtakes(state, asked, at=at, known=known) else []
+    before = (
+        supersede(state) if state.pending and overtakes(state, asked, at=at, known=known) else []
+    )
     return before + _owned(state, asked, revision, at, known)
 
 
 def overtakes(state: Domain, asked: Input, *, at: datetime, known: Known) -> bool:
-    """Whether it ends a submission that is being judged, or a deployment that waits for the library, instead of
-    waiting itself: it settles the certificate anew and is not refused at once."""
-    if not isinstance(asked, Submit | Deploy | Disable | Remove) or not state.owned_by(asked.cause.account):
+    """Whether it ends a submission that is being judged, or a deployment that waits for the
+    library, instead of waiting itself: it settles the certificate anew and is not refused at
+    once."""
+    if not isinstance(asked, Submit | Deploy | Disable | Remove) or not state.owned_by(
+        asked.cause.account
+    ):
         return False
     match asked:
         case Submit():
             return not _is_taken(asked, known)
         case Deploy():
-            return asked.stored is not None and not reuse_checks.refuses(reuse_checks.findings(asked.stored, state, at))
+            return asked.stored is not None and not reuse_checks.refuses(
+                reuse_checks.findings(asked.stored, state, at)
+            )
     return True
 
 
@@ -90,12 +100,19 @@ def supersede(state: Domain) -> list[Event]:
 
 
 def evolve(state: Domain | None, event: Event) -> Domain | None:
-    """The state after the event. ValueError when a revision does not rise: that would be a bug, never an input."""
+    """The state after the event. ValueError when a revision does not rise: that would be a bug,
+    never an input."""
     if isinstance(event, Registered):
         _rising(state, event.revision)
         return Domain(
-            event.name, event.cause.account, event.service_type, event.origin, event.trust, event.revision,
-            registered_revision=event.revision, registered_at=event.at,
+            event.name,
+            event.cause.account,
+            event.service_type,
+            event.origin,
+            event.trust,
+            event.revision,
+            registered_revision=event.revision,
+            registered_at=event.at,
         )
     if state is None:
         return None
@@ -108,7 +125,9 @@ def evolve(state: Domain | None, event: Event) -> Domain | None:
             return replace(state, pending=None)
         case Installed():
             _rising(state, event.revision)
-            return replace(state, live=event.certificate, previous=state.live, revision=event.revision)
+            return replace(
+                state, live=event.certificate, previous=state.live, revision=event.revision
+            )
         case RolledBack():
             _rising(state, event.revision)
             return replace(state, live=state.previous, previous=state.live, revision=event.revision)
@@ -117,10 +136,16 @@ def evolve(state: Domain | None, event: Event) -> Domain | None:
         case SettingsChanged():
             _rising(state, event.revision)
             return replace(
-                state, settings=event.settings, origin=event.origin, trust=event.trust, revision=event.revision
+                state,
+                settings=event.settings,
+                origin=event.origin,
+                trust=event.trust,
+                revision=event.revision,
             )
         case Resealed():
-            return replace(state, live=_resealed(state.live, event), previous=_resealed(state.previous, event))
+            return replace(
+                state, live=_resealed(state.live, event), previous=_resealed(state.previous, event)
+            )
         case SuspensionChanged():
             revision = state.revision if event.revision is None else event.revision
             return replace(state, suspended=event.suspended, revision=revision)
@@ -134,17 +159,25 @@ def evolve_all(state: Domain | None, events: Iterable[Event]) -> Domain | None:
     return state
 
 
-def _register(state: Domain | None, asked: Register, revision: int, at: datetime, known: Known) -> list[Event]:
+def _register(
+    state: Domain | None, asked: Register, revision: int, at: datetime, known: Known
+) -> list[Event]:
     cause = asked.cause
     if state is not None and not state.removed:
         same = (state.account, state.service_type, state.origin, state.trust) == (
-            cause.account, asked.service_type, asked.origin, asked.trust,
+            cause.account,
+            asked.service_type,
+            asked.origin,
+            asked.trust,
         )
         if same:
             return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
         return [_refused(cause, finding(Code.DOMAIN_TAKEN))]
     if known.holders - {cause.account}:
-        message = "A wildcard and the hosts under it belong to one account, and another account holds one of them."
+        message = (
+            "A wildcard and the hosts under it belong to one account, and another "
+            "account holds one of them."
+        )
         hint = "Register it for that account, or choose another name."
         return [_refused(cause, finding(Code.DOMAIN_TAKEN, message, hint=hint))]
     return [
@@ -155,8 +188,19 @@ def _register(state: Domain | None, asked: Register, revision: int, at: datetime
 
 def _owned(
     state: Domain,
-    asked: Remove | Submit | Deploy | Follow | Rollback | Disable | Change | Reseal | Suspend | Resume,
-    revision: int, at: datetime, known: Known,
+    asked: Remove
+    | Submit
+    | Deploy
+    | Follow
+    | Rollback
+    | Disable
+    | Change
+    | Reseal
+    | Suspend
+    | Resume,
+    revision: int,
+    at: datetime,
+    known: Known,
 ) -> list[Event]:
     cause = asked.cause
     match asked:
@@ -165,7 +209,11 @@ def _owned(
         case Submit() if _is_taken(asked, known):
             return [_refused(cause, finding(Code.CERTIFICATE_NAME_TAKEN, field="request"))]
         case Submit():
-            return [JudgingBegan(Pending(cause, asked.request_id, asked.name), asked.pairs, asked.strict)]
+            return [
+                JudgingBegan(
+                    Pending(cause, asked.request_id, asked.name), asked.pairs, asked.strict
+                )
+            ]
         case Deploy():
             return _deploy(state, asked, revision, at)
         case Follow():
@@ -199,8 +247,11 @@ def _follow(state: Domain, asked: Follow, revision: int, at: datetime) -> list[E
     return _use(state, asked.cause, asked.stored, revision, at)
 
 
-def _use(state: Domain, cause: Cause, certificate: Certificate, revision: int, at: datetime) -> list[Event]:
-    """Serve a certificate of the library; what was judged once is not judged again, but for time and name."""
+def _use(
+    state: Domain, cause: Cause, certificate: Certificate, revision: int, at: datetime
+) -> list[Event]:
+    """Serve a certificate of the library; what was judged once is not judged again, but for time
+    and name."""
     found = reuse_checks.findings(certificate, state, at)
     if reuse_checks.refuses(found):
         return [_refused(cause, *found)]
@@ -238,7 +289,8 @@ def _disable(state: Domain, cause: Cause, revision: int) -> list[Event]:
 
 
 def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
-    """The origin and the trust may change at any time, the settings of HTTPS only while it is on."""
+    """The origin and the trust may change at any time, the settings of HTTPS only while it is
+    on."""
     cause, wanted = asked.cause, asked.wanted
     if state.live is None and settings_rules.names_https(wanted):
         return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
@@ -252,7 +304,11 @@ def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
     conflicts = settings_rules.conflicts(settings)
     if conflicts:
         return [_refused(cause, *conflicts)]
-    warned = settings_rules.warnings(settings, origin) if (settings, origin) != (state.settings, state.origin) else []
+    warned = (
+        settings_rules.warnings(settings, origin)
+        if (settings, origin) != (state.settings, state.origin)
+        else []
+    )
     return [
         SettingsChanged(cause, settings, origin, trust, revision),
         Settled(cause, Outcome.APPLIED, tuple(warned), revision),
@@ -263,9 +319,17 @@ def _reseal(state: Domain, asked: Reseal) -> list[Event]:
     """Compare and set. The revision stays: nodes order bundles by (revision, epoch)."""
     for certificate in (state.live, state.previous):
         for pair in certificate.pairs if certificate else ():
-            if pair.pair_id == asked.pair_id and pair.sealed_key.epoch == asked.old_epoch < asked.sealed_key.epoch:
-                event = Resealed(asked.cause, asked.pair_id, asked.sealed_key, state.revision, shown=False)
-                shown = state.live is not None and _epoch(_resealed(state.live, event)) > state.live.epoch
+            if (
+                pair.pair_id == asked.pair_id
+                and pair.sealed_key.epoch == asked.old_epoch < asked.sealed_key.epoch
+            ):
+                event = Resealed(
+                    asked.cause, asked.pair_id, asked.sealed_key, state.revision, shown=False
+                )
+                shown = (
+                    state.live is not None
+                    and _epoch(_resealed(state.live, event)) > state.live.epoch
+                )
                 return [replace(event, shown=shown), _applied(asked.cause, state.revision)]
     return [_refused(asked.cause, finding(Code.PAIR_CHANGED))]
 
@@ -279,7 +343,11 @@ def _suspend(state: Domain, cause: Cause, suspended: bool, revision: int) -> lis
 
 def _answer(state: Domain | None, asked: Judged | Timeout, revision: int) -> list[Event]:
     """Only the pending submission is answered: a late or second verdict finds nothing to end."""
-    if state is None or state.pending is None or state.pending.cause.command_id != asked.submission_id:
+    if (
+        state is None
+        or state.pending is None
+        or state.pending.cause.command_id != asked.submission_id
+    ):
         return []
     cause = state.pending.cause
     ended: list[Event] = [JudgingEnded(asked.submission_id)]
@@ -287,12 +355,15 @@ def _answer(state: Domain | None, asked: Judged | Timeout, revision: int) -> lis
         return [*ended, Settled(cause, Outcome.UNDECIDED, (finding(Code.SUBMISSION_UNDECIDED),))]
     if not asked.pairs:
         return [*ended, Settled(cause, Outcome.REFUSED, asked.findings)]
-    certificate = Certificate(asked.submission_id, asked.pairs, "custom", state.pending.name, trust=state.trust)
+    certificate = Certificate(
+        asked.submission_id, asked.pairs, "custom", state.pending.name, trust=state.trust
+    )
     return [*ended, *_install(state, cause, certificate, asked.findings, revision)]
 
 
 def _same(live: Certificate, certificate: Certificate) -> bool:
-    """The same leaves with the same chains from the same source under the same name; no name asks for none."""
+    """The same leaves with the same chains from the same source under the same name; no name asks
+    for none."""
     return (
         _identity(live.pairs) == _identity(certificate.pairs)
         and (live.source, live.entry) == (certificate.source, certificate.entry)
@@ -309,7 +380,9 @@ def _resealed(certificate: Certificate | None, event: Resealed) -> Certificate |
     if certificate is None:
         return None
     pairs = tuple(
-        pair.model_copy(update={"sealed_key": event.sealed_key}) if pair.pair_id == event.pair_id else pair
+        pair.model_copy(update={"sealed_key": event.sealed_key})
+        if pair.pair_id == event.pair_id
+        else pair
         for pair in certificate.pairs
     )
     return replace(certificate, pairs=pairs)
@@ -322,7 +395,9 @@ def _epoch(certificate: Certificate | None) -> int:
 def _bare(state: Domain, revision: int) -> Domain:
     """Nothing of a pair is left, and the settings that need one are off (rule B3)."""
     _rising(state, revision)
-    return replace(state, live=None, previous=None, pending=None, settings=Settings(), revision=revision)
+    return replace(
+        state, live=None, previous=None, pending=None, settings=Settings(), revision=revision
+    )
 
 
 def _rising(state: Domain | None, revision: int) -> None:

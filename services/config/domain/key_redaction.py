@@ -1,4 +1,5 @@
-"""Private keys in clear, in a field that is for something else: gone before a command is stored anywhere. Pure."""
+"""Private keys in clear, in a field that is for something else: gone before a command is stored
+anywhere. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _PEM_FIELDS: Final = frozenset({"certificate", "roots"})
 
 
 def without_keys(delivery: Delivery) -> Delivery:
-    """The same delivery where nothing was found. Otherwise each text that holds a key is gone; a body that is no JSON
-    stays as it is: it becomes a dead letter, which keeps no such body."""
+    """The same delivery where nothing was found. Otherwise each text that holds a key is gone; a
+    body that is no JSON stays as it is: it becomes a dead letter, which keeps no such body."""
     # One look at all of it, for nearly always there is nothing.
     whole = "|".join(delivery.headers.values()).encode(errors="replace") + b"|" + delivery.body
     if not holds_key(whole):

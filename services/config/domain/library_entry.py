@@ -1,7 +1,9 @@
-"""The account's certificate library (rules B9 to B11): one entry's state machine, like a domain's. Pure.
+"""The account's certificate library (rules B9 to B11): one entry's state machine, like a domain's.
+Pure.
 
-An entry is judged once, for every name of its leaf; deployments and domains that follow it are decided domain by
-domain (services/config/domain/domain_machine.py), with what only time and the domain decide asked again.
+An entry is judged once, for every name of its leaf; deployments and domains that follow it are
+decided domain by domain (services/config/domain/domain_machine.py), with what only time and the
+domain decide asked again.
 """
 
 from __future__ import annotations
@@ -27,15 +29,17 @@ def entry_key(account: str, name: str) -> str:
 
 
 def owner(key: str) -> tuple[str, str]:
-    """The account and the name of a key; the name is empty where the key is that of the account's roots."""
+    """The account and the name of a key; the name is empty where the key is that of the account's
+    roots."""
     account, _, name = key.removeprefix(MARK).partition("/")
     return account, name
 
 
 @dataclass(frozen=True)
 class Entry:
-    """``certificate`` None: the first one is still being judged. ``version`` counts the certificates that were
-    accepted under this entry; ``stored_at`` is when the last was; ``awaited``: the trust that is asked for."""
+    """``certificate`` None: the first one is still being judged. ``version`` counts the
+    certificates that were accepted under this entry; ``stored_at`` is when the last was;
+    ``awaited``: the trust that is asked for."""
 
     account: str
     name: str
@@ -76,7 +80,8 @@ class Delete:
 
 @dataclass(frozen=True)
 class Resolve:
-    """A deployment's turn in the library: what it will deploy is known now; each domain then takes its own turn."""
+    """A deployment's turn in the library: what it will deploy is known now; each domain then takes
+    its own turn."""
 
     cause: Cause
     domains: tuple[str, ...]
@@ -88,9 +93,9 @@ Input = Asked | Judged | Timeout
 
 @dataclass(frozen=True)
 class Known:
-    """``taken``: a domain of the account has a custom certificate of this name. ``users``: domains that the entry
-    serves; ``kept``: those that could only be rolled back to it. ``unsettled``: an earlier deployment has not come to
-    its end on every domain."""
+    """``taken``: a domain of the account has a custom certificate of this name. ``users``: domains
+    that the entry serves; ``kept``: those that could only be rolled back to it. ``unsettled``: an
+    earlier deployment has not come to its end on every domain."""
 
     taken: bool = False
     users: tuple[str, ...] = ()
@@ -166,8 +171,8 @@ def decide(state: Entry | None, asked: Input, *, at: datetime, known: Known) -> 
 
 
 def overtakes(asked: Input, known: Known) -> bool:
-    """A store that may replace, and is not refused at once, ends one that is being judged instead of waiting for its
-    verdict."""
+    """A store that may replace, and is not refused at once, ends one that is being judged instead
+    of waiting for its verdict."""
     return isinstance(asked, Store) and asked.overwrite and not known.taken
 
 
@@ -191,14 +196,20 @@ def evolve(state: Entry | None, event: Event) -> Entry | None:
             return replace(state, pending=None) if state.certificate else None
         case Stored():
             return replace(
-                state, pending=None, certificate=event.certificate, trust=event.certificate.trust,
-                version=state.version + 1, stored_at=event.at,
+                state,
+                pending=None,
+                certificate=event.certificate,
+                trust=event.certificate.trust,
+                version=state.version + 1,
+                stored_at=event.at,
             )
         case Deleted():
             return None
         case PairResealed() if state.certificate is not None:
             pairs = tuple(
-                pair.model_copy(update={"sealed_key": event.sealed_key}) if pair.pair_id == event.pair_id else pair
+                pair.model_copy(update={"sealed_key": event.sealed_key})
+                if pair.pair_id == event.pair_id
+                else pair
                 for pair in state.certificate.pairs
             )
             return replace(state, certificate=replace(state.certificate, pairs=pairs))
@@ -213,7 +224,8 @@ def evolve_all(state: Entry | None, events: Iterable[Event]) -> Entry | None:
 
 @dataclass
 class Run:
-    """What came of an entry's waiting commands: the first ``ran`` of them did run, the others are held."""
+    """What came of an entry's waiting commands: the first ``ran`` of them did run, the others are
+    held."""
 
     state: Entry | None
     events: list[Event] = field(default_factory=list)
@@ -225,8 +237,9 @@ class Run:
 
 
 def run(state: Entry | None, orders: Sequence[Asked], *, at: datetime, known: Known) -> Run:
-    """In the order of their stream. A store that is being judged holds back what comes after it, unless one that may
-    replace it is among that; a deletion waits until every deployment before it has ended on its domains."""
+    """In the order of their stream. A store that is being judged holds back what comes after it,
+    unless one that may replace it is among that; a deletion waits until every deployment before it
+    has ended on its domains."""
     done = Run(state)
     for index, order in enumerate(orders):
         current = done.state
@@ -258,10 +271,15 @@ def _delete(state: Entry | None, asked: Delete, known: Known) -> list[Event]:
 
 
 def _in_use(known: Known) -> Finding:
-    """A rollback would bring back as stored what the library has no more: what is kept for one is in use, too."""
+    """A rollback would bring back as stored what the library has no more: what is kept for one is
+    in use, too."""
     told = [f"It serves {_listed(known.users)}."] if known.users else []
     told += [f"Kept for a rollback by {_listed(known.kept)}."] if known.kept else []
-    hint = "" if known.users else "Such a copy goes with the domain's next certificate change, and with a disable."
+    hint = (
+        ""
+        if known.users
+        else "Such a copy goes with the domain's next certificate change, and with a disable."
+    )
     return finding(Code.CERTIFICATE_IN_USE, " ".join(told)[:4000], field="request", hint=hint)
 
 
@@ -272,13 +290,23 @@ def _listed(domains: Sequence[str]) -> str:
 
 def _reseal(state: Entry | None, asked: Reseal) -> list[Event]:
     for pair in state.certificate.pairs if state and state.certificate else ():
-        if pair.pair_id == asked.pair_id and pair.sealed_key.epoch == asked.old_epoch < asked.sealed_key.epoch:
-            return [PairResealed(asked.cause, asked.pair_id, asked.sealed_key), Settled(asked.cause, Outcome.APPLIED)]
+        if (
+            pair.pair_id == asked.pair_id
+            and pair.sealed_key.epoch == asked.old_epoch < asked.sealed_key.epoch
+        ):
+            return [
+                PairResealed(asked.cause, asked.pair_id, asked.sealed_key),
+                Settled(asked.cause, Outcome.APPLIED),
+            ]
     return [_refused(asked.cause, finding(Code.PAIR_CHANGED))]
 
 
 def _answer(state: Entry | None, asked: Judged | Timeout, at: datetime) -> list[Event]:
-    if state is None or state.pending is None or state.pending.cause.command_id != asked.submission_id:
+    if (
+        state is None
+        or state.pending is None
+        or state.pending.cause.command_id != asked.submission_id
+    ):
         return []
     cause, live = state.pending.cause, state.certificate
     ended: list[Event] = [StoreEnded(asked.submission_id)]
@@ -287,14 +315,21 @@ def _answer(state: Entry | None, asked: Judged | Timeout, at: datetime) -> list[
     if not asked.pairs:
         return [*ended, Settled(cause, Outcome.REFUSED, asked.findings)]
     entry = asked.submission_id if live is None else live.entry
-    certificate = Certificate(asked.submission_id, asked.pairs, "stored", state.name, entry, state.awaited)
+    certificate = Certificate(
+        asked.submission_id, asked.pairs, "stored", state.name, entry, state.awaited
+    )
     if live is not None and _same(live, certificate):
         return [*ended, Settled(cause, Outcome.UNCHANGED, asked.findings)]
-    return [Stored(cause, certificate, at, replaces=live is not None), Settled(cause, Outcome.APPLIED, asked.findings)]
+    return [
+        Stored(cause, certificate, at, replaces=live is not None),
+        Settled(cause, Outcome.APPLIED, asked.findings),
+    ]
 
 
 def _same(live: Certificate, certificate: Certificate) -> bool:
-    identities = [sorted((p.leaf_fingerprint, p.chain) for p in one.pairs) for one in (live, certificate)]
+    identities = [
+        sorted((p.leaf_fingerprint, p.chain) for p in one.pairs) for one in (live, certificate)
+    ]
     return identities[0] == identities[1] and live.trust == certificate.trust
 
 

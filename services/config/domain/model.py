@@ -27,8 +27,8 @@ class Cause:
 
 @dataclass(frozen=True)
 class Where:
-    """Where a command ends, as events and history name it: on a ``domain``, or (None) in the account's library, on a
-    ``certificate`` of it where the command names one."""
+    """Where a command ends, as events and history name it: on a ``domain``, or (None) in the
+    account's library, on a ``certificate`` of it where the command names one."""
 
     domain: str | None
     certificate: str | None = None
@@ -38,8 +38,9 @@ class Where:
 class Certificate:
     """An accepted certificate: one pair for each key type (at most two), keys sealed to the fleet.
 
-    ``source``: uploaded for this domain, or a copy of the account's library entry ``entry`` (its id; a name can be
-    given again after a deletion). ``name``: empty where none was given yet. ``trust``: the roots it was judged by."""
+    ``source``: uploaded for this domain, or a copy of the account's library entry ``entry`` (its
+    id; a name can be given again after a deletion). ``name``: empty where none was given yet.
+    ``trust``: the roots it was judged by."""
 
     submission_id: str
     pairs: tuple[JudgedPair, ...]
@@ -50,7 +51,8 @@ class Certificate:
 
     @property
     def epoch(self) -> int:
-        """The lowest that one of its keys is sealed to: what a node must hold to be able to open them all."""
+        """The lowest that one of its keys is sealed to: what a node must hold to be able to open
+        them all."""
         return min((pair.sealed_key.epoch for pair in self.pairs), default=0)
 
     @property
@@ -61,8 +63,8 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Pending:
-    """A submission that is being judged. ``request_id``: the outbox message that asked the validator. ``name``: of the
-    certificate, empty where it gets one of its own."""
+    """A submission that is being judged. ``request_id``: the outbox message that asked the
+    validator. ``name``: of the certificate, empty where it gets one of its own."""
 
     cause: Cause
     request_id: str
@@ -71,9 +73,11 @@ class Pending:
 
 @dataclass(frozen=True)
 class Domain:
-    """``removed``: only its tombstone is left. ``suspended`` is the account's state and outlives a disable.
+    """``removed``: only its tombstone is left. ``suspended`` is the account's state and outlives a
+    disable.
 
-    ``registered_revision``: where this registration began; a revision below it belongs to an earlier one."""
+    ``registered_revision``: where this registration began; a revision below it belongs to an
+    earlier one."""
 
     name: str
     account: str
@@ -103,9 +107,9 @@ class Domain:
 
 @dataclass(frozen=True)
 class Known:
-    """What a command needs to know beyond its domain. ``holders``: the accounts that hold the wildcard above it, or a
-    host under it (rule A2). ``taken``: (account, certificate name) that the account's library or another domain of
-    it has (rule B10)."""
+    """What a command needs to know beyond its domain. ``holders``: the accounts that hold the
+    wildcard above it, or a host under it (rule A2). ``taken``: (account, certificate name) that the
+    account's library or another domain of it has (rule B10)."""
 
     holders: frozenset[str] = frozenset()
     taken: frozenset[tuple[str, str]] = frozenset()

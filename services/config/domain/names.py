@@ -1,4 +1,5 @@
-"""Domain names (``shared.domain_names``) in the families that they form (rule A2), and names of certificates. Pure."""
+"""Domain names (``shared.domain_names``) in the families that they form (rule A2), and names of
+certificates. Pure."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ def certificate(text: str) -> str:
 
 def given(domain: str, submission_id: str) -> str:
     """The name of a certificate that was submitted without one: whose it is, and which."""
-    return f"{domain.replace(WILDCARD, '_wildcard')[:100]}-{sha256(submission_id.encode()).hexdigest()[:12]}"
+    whose = domain.replace(WILDCARD, "_wildcard")[:100]
+    return f"{whose}-{sha256(submission_id.encode()).hexdigest()[:12]}"
 
 
 def parent(name: str) -> str:
-    """The name without its first label: a wildcard and the hosts that it covers have the same one."""
+    """The name without its first label: a wildcard and the hosts that it covers have the same
+    one."""
     return name.partition(".")[2]

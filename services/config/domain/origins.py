@@ -1,4 +1,5 @@
-"""Where nodes may fetch content from (rule A5): never the fleet's own networks. Pure; nodes check after resolution."""
+"""Where nodes may fetch content from (rule A5): never the fleet's own networks. Pure; nodes check
+after resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def check(origin: Origin, *, allow_private: bool) -> Origin:
-    """The origin with its host in normal form; ``origin.forbidden`` or ``origin.invalid`` otherwise."""
+    """The origin with its host in normal form; ``origin.forbidden`` or ``origin.invalid``
+    otherwise."""
     host = origin.host
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     address = _address(bare)
@@ -30,8 +32,8 @@ def check(origin: Origin, *, allow_private: bool) -> Origin:
 
 
 def _address(text: str) -> Address | None:
-    """A literal address. A host whose last label looks like a number is one too (``127.1``, ``0x7f000001``), as
-    resolvers read it: such forms hide an address, so they are refused."""
+    """A literal address. A host whose last label looks like a number is one too (``127.1``,
+    ``0x7f000001``), as resolvers read it: such forms hide an address, so they are refused."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -42,14 +44,21 @@ def _address(text: str) -> Address | None:
 
 
 def _name(host: str) -> str:
-    """A host name in A-labels. A single label may be one of the operator's network: its address is what counts."""
+    """A host name in A-labels. A single label may be one of the operator's network: its address is
+    what counts."""
     try:
         name = names.normalise(host) if "." in host else names.a_label(host, 1)
     except Refused as refused:
         message = refused.findings[0].message
         raise Refused([finding(Code.ORIGIN_INVALID, message, field="request")]) from None
     if name.startswith(names.WILDCARD):
-        raise Refused([finding(Code.ORIGIN_INVALID, "An origin is one host, not a wildcard.", field="request")])
+        raise Refused(
+            [
+                finding(
+                    Code.ORIGIN_INVALID, "An origin is one host, not a wildcard.", field="request"
+                )
+            ]
+        )
     return name
 
 

@@ -1,4 +1,5 @@
-"""The messages that an event causes, with ids that derive from its command: a redelivery makes the same. Pure."""
+"""The messages that an event causes, with ids that derive from its command: a redelivery makes the
+same. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ SOURCE = "config"
 def caused(where: Where, event: Event, at: datetime) -> list[Outgoing]:
     """Events for everybody: ids, codes and revisions, nothing of a pair."""
     if isinstance(event, Settled):
-        return [_message(subjects.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at)]
+        return [
+            _message(
+                subjects.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at
+            )
+        ]
     return [] if where.domain is None else _of_domain(where.domain, event, at)
 
 
@@ -42,11 +47,17 @@ def _of_domain(name: str, event: Event, at: datetime) -> list[Outgoing]:
     found: list[tuple[str, Contract, Cause]] = []
     if isinstance(event, Registered):
         registered = DomainRegistered(
-            domain=name, account=event.cause.account, service_type=event.service_type, revision=event.revision, at=at
+            domain=name,
+            account=event.cause.account,
+            service_type=event.service_type,
+            revision=event.revision,
+            at=at,
         )
         found.append((subjects.EVENT_DOMAIN_REGISTERED, registered, event.cause))
     if isinstance(event, Removed):
-        gone = DomainRemoved(domain=name, account=event.cause.account, revision=event.revision, at=at)
+        gone = DomainRemoved(
+            domain=name, account=event.cause.account, revision=event.revision, at=at
+        )
         found.append((subjects.EVENT_DOMAIN_REMOVED, gone, event.cause))
     change = _change(event)
     if change is not None:
@@ -58,17 +69,31 @@ def question(domain: Domain, began: JudgingBegan, roots: Sequence[str], at: date
     """What the validator is asked: carries the sealed pair."""
     cause = began.pending.cause
     return outgoing(
-        subjects.JUDGE_SUBMISSION, judging.request(domain, began, roots), source=SOURCE, about=domain.name, at=at,
-        id=began.pending.request_id, cause=cause.command_id, traceparent=cause.traceparent,
+        subjects.JUDGE_SUBMISSION,
+        judging.request(domain, began, roots),
+        source=SOURCE,
+        about=domain.name,
+        at=at,
+        id=began.pending.request_id,
+        cause=cause.command_id,
+        traceparent=cause.traceparent,
     )
 
 
-def store_question(entry: Entry | None, began: StoreBegan, roots: Sequence[str], at: datetime) -> Outgoing:
+def store_question(
+    entry: Entry | None, began: StoreBegan, roots: Sequence[str], at: datetime
+) -> Outgoing:
     """The same for a pair that is to be kept in the library."""
     cause = began.pending.cause
     return outgoing(
-        subjects.JUDGE_SUBMISSION, judging.store_request(entry, began, roots), source=SOURCE, about=cause.account,
-        at=at, id=began.pending.request_id, cause=cause.command_id, traceparent=cause.traceparent,
+        subjects.JUDGE_SUBMISSION,
+        judging.store_request(entry, began, roots),
+        source=SOURCE,
+        about=cause.account,
+        at=at,
+        id=began.pending.request_id,
+        cause=cause.command_id,
+        traceparent=cause.traceparent,
     )
 
 
@@ -96,16 +121,26 @@ def _change(event: Event) -> tuple[Moves, Cause, int] | None:
 
 def _changed(name: str, move: Moves, cause: Cause, revision: int) -> DomainChanged:
     return DomainChanged(
-        domain=name, account=cause.account, revision=revision, change=move, command_id=cause.command_id,
+        domain=name,
+        account=cause.account,
+        revision=revision,
+        change=move,
+        command_id=cause.command_id,
         submitted_at=cause.received_at,
     )
 
 
 def _settled(where: Where, event: Settled, at: datetime) -> CommandSettled:
     return CommandSettled(
-        command_id=event.cause.command_id, command=event.cause.command, domain=where.domain,
+        command_id=event.cause.command_id,
+        command=event.cause.command,
+        domain=where.domain,
         certificate=where.certificate,
-        account=event.cause.account, outcome=event.outcome, codes=codes(event), revision=event.revision, at=at,
+        account=event.cause.account,
+        outcome=event.outcome,
+        codes=codes(event),
+        revision=event.revision,
+        at=at,
     )
 
 
@@ -117,6 +152,12 @@ def codes(event: Settled) -> list[str]:
 def _message(subject: str, where: Where, body: Contract, cause: Cause, at: datetime) -> Outgoing:
     identity = derived_id(cause.command_id, where.domain or "", where.certificate or "", subject)
     return outgoing(
-        subject, body, source=SOURCE, about=where.domain or cause.account, at=at, id=identity, cause=cause.command_id,
+        subject,
+        body,
+        source=SOURCE,
+        about=where.domain or cause.account,
+        at=at,
+        id=identity,
+        cause=cause.command_id,
         traceparent=cause.traceparent,
     )

@@ -1,7 +1,8 @@
 """May a certificate that was judged before be served now, by this domain? Pure.
 
-What time and place decide is asked again whenever a kept certificate is put to use: a deployment from the library, a
-library entry that was replaced, a rollback. What the validator judged once (key, chain, policies) holds for good."""
+What time and place decide is asked again whenever a kept certificate is put to use: a deployment
+from the library, a library entry that was replaced, a rollback. What the validator judged once
+(key, chain, policies) holds for good."""
 
 from __future__ import annotations
 
@@ -34,13 +35,17 @@ def refuses(found: list[Finding]) -> bool:
 
 def _trust(certificate: Certificate, domain: Domain) -> Iterator[Finding]:
     if certificate.trust != domain.trust:
-        message = f"The certificate was judged by {certificate.trust} roots, the domain's trust is {domain.trust}."
+        message = (
+            f"The certificate was judged by {certificate.trust} roots, the domain's "
+            f"trust is {domain.trust}."
+        )
         hint = f"Store it again with {domain.trust} trust, or change the domain's trust."
         yield finding(Code.CHAIN_UNTRUSTED, message, field="certificate", hint=hint)
 
 
 def _lost(pair: JudgedPair, live: Sequence[str], domain: str) -> Iterator[Finding]:
-    """D12: names that the live certificate covers and this one does not. The domain's own loss is a refusal already."""
+    """D12: names that the live certificate covers and this one does not. The domain's own loss is a
+    refusal already."""
     lost = [name for name in live if name != domain and not covered(pair.sans, name)]
     if lost:
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""

@@ -1,4 +1,5 @@
-"""In which order a domain's commands run, and which wait (docs/architecture.md, steps 2 and 3 of an upload). Pure."""
+"""In which order a domain's commands run, and which wait (docs/architecture.md, steps 2 and 3 of an
+upload). Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from shared.contracts.findings import Code, finding
 
 @dataclass
 class Run:
-    """What came of running a domain's waiting commands: the first ``ran`` of them did run, the others are held."""
+    """What came of running a domain's waiting commands: the first ``ran`` of them did run, the
+    others are held."""
 
     state: Domain | None
     events: list[Event] = field(default_factory=list)
@@ -27,12 +29,18 @@ class Run:
 
 
 def run(
-    state: Domain | None, orders: Sequence[Order], *, revisions: Iterator[int], at: datetime, known: Known | None = None
+    state: Domain | None,
+    orders: Sequence[Order],
+    *,
+    revisions: Iterator[int],
+    at: datetime,
+    known: Known | None = None,
 ) -> Run:
     """Runs ``orders`` (in the order of their stream) until one must wait for a verdict.
 
-    A submission that is being judged holds back what comes after it, unless something that overtakes it is among
-    that: what stands between the two runs in its turn then. So does a deployment that the library has not come to."""
+    A submission that is being judged holds back what comes after it, unless something that
+    overtakes it is among that: what stands between the two runs in its turn then. So does a
+    deployment that the library has not come to."""
     known = known or Known()
     done = Run(state)
     for index, order in enumerate(orders):
@@ -44,7 +52,9 @@ def run(
         if isinstance(order, Deploy) and current is not None and _waits(current, order):
             if not _is_overtaken(current, orders[index + 1 :], at, known):
                 break
-            done.add([Settled(order.cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))])
+            done.add(
+                [Settled(order.cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))]
+            )
             done.ran += 1
             continue
         done.add(decide(done.state, order, revision=next(revisions), at=at, known=known))
@@ -53,8 +63,8 @@ def run(
 
 
 def _is_overtaken(state: Domain, orders: Sequence[Order], at: datetime, known: Known) -> bool:
-    """Whether one of ``orders`` overtakes when its turn comes: what stands before it may have it refused (a change of
-    the trust, and then a deployment), so that is tried first."""
+    """Whether one of ``orders`` overtakes when its turn comes: what stands before it may have it
+    refused (a change of the trust, and then a deployment), so that is tried first."""
     ahead: Domain | None = replace(state, pending=None)
     for revision, order in enumerate(orders, start=state.revision + 1):
         if ahead is None or (isinstance(order, Deploy) and _waits(ahead, order)):

@@ -10,7 +10,8 @@ from shared.contracts.findings import Code, Finding, finding
 
 
 def merge(current: Settings, wanted: ChangeSettings) -> Settings:
-    """``current`` with what ``wanted`` names; what is absent stays as it is. Ask ``incomplete`` first."""
+    """``current`` with what ``wanted`` names; what is absent stays as it is. Ask ``incomplete``
+    first."""
     redirect = current.redirect
     if wanted.redirect is not None:
         mode = redirect.mode if wanted.redirect.mode is None else wanted.redirect.mode
@@ -26,12 +27,17 @@ def merge(current: Settings, wanted: ChangeSettings) -> Settings:
 
 
 def incomplete(current: Settings, wanted: ChangeSettings) -> list[Finding]:
-    """What cannot be merged: a field of HSTS while HSTS is off, without the max-age that it needs."""
+    """What cannot be merged: a field of HSTS while HSTS is off, without the max-age that it
+    needs."""
     named = _named(wanted.hsts)
     if current.hsts is not None or not named or "max_age" in named:
         return []
     hint = "Name the max-age with it."
-    return [finding(Code.SETTINGS_CONFLICT, "HSTS is off: it needs a max-age.", field="settings", hint=hint)]
+    return [
+        finding(
+            Code.SETTINGS_CONFLICT, "HSTS is off: it needs a max-age.", field="settings", hint=hint
+        )
+    ]
 
 
 def _hsts(current: Hsts | None, wanted: HstsChange | Literal["off"] | None) -> Hsts | None:
@@ -50,11 +56,14 @@ def _named(wanted: HstsChange | Literal["off"] | None) -> dict[str, Any]:
 
 def names_https(wanted: ChangeSettings) -> bool:
     """Whether a setting of HTTPS is among what is wanted; origin and trust are the domain's own."""
-    return any((wanted.redirect, wanted.http2 is not None, wanted.tls_min, wanted.tls_max, wanted.hsts))
+    return any(
+        (wanted.redirect, wanted.http2 is not None, wanted.tls_min, wanted.tls_max, wanted.hsts)
+    )
 
 
 def warnings(settings: Settings, origin: Origin) -> list[Finding]:
-    """What may go wrong on the visitor's side. Whether an origin redirects is not known here: nothing is fetched."""
+    """What may go wrong on the visitor's side. Whether an origin redirects is not known here:
+    nothing is fetched."""
     if settings.redirect.mode is RedirectMode.TO_HTTPS and origin.scheme == "http":
         return [finding(Code.SETTINGS_REDIRECT_LOOP, field="settings")]
     return []
@@ -68,11 +77,15 @@ def conflicts(settings: Settings) -> list[Finding]:
         hint = "Switch HSTS off, or choose another redirect."
         found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
     if settings.tls_min > settings.tls_max:
-        message = f"The lowest TLS version {settings.tls_min} is above the highest {settings.tls_max}."
+        message = (
+            f"The lowest TLS version {settings.tls_min} is above the highest {settings.tls_max}."
+        )
         hint = "Name one contiguous range of 1.0 to 1.3."
         found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
     if settings.http2 and settings.tls_max < "1.2":
-        message = f"HTTP/2 needs TLS 1.2 (RFC 9113, 9.2), and the highest version is {settings.tls_max}."
+        message = (
+            f"HTTP/2 needs TLS 1.2 (RFC 9113, 9.2), and the highest version is {settings.tls_max}."
+        )
         hint = "Switch HTTP/2 off, or raise the highest TLS version."
         found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
     return found

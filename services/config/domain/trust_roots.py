@@ -1,4 +1,5 @@
-"""An account's own roots (rule D9): read from PEM, normalised. Pure; these certificates are public, no key is here."""
+"""An account's own roots (rule D9): read from PEM, normalised. Pure; these certificates are public,
+no key is here."""
 
 from __future__ import annotations
 
@@ -21,13 +22,18 @@ from shared.errors import Refused
 MOST, BYTES = 20, 64 * 1024
 # What reading a certificate raises has no base of its own but Exception.
 _UNREADABLE: Final = (
-    ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion,
+    ValueError,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
 )
 _BLOCK: Final = re.compile(r"-----BEGIN ([^-]*)-----.*?-----END \1-----", re.DOTALL)
 
 
 def read(text: str) -> list[RootView]:
-    """Each root once, in their order; none for no text. Refused (roots.invalid) for anything but CA certificates."""
+    """Each root once, in their order; none for no text. Refused (roots.invalid) for anything but CA
+    certificates."""
     if not text.strip():
         return []
     if len(text.encode()) > BYTES:
@@ -71,4 +77,6 @@ def _root(match: re.Match[str], index: int) -> RootView:
 
 
 def _fault(why: str) -> Refused:
-    return Refused([finding(Code.ROOTS_INVALID, f"The roots cannot be taken: {why}.", field="request")])
+    return Refused(
+        [finding(Code.ROOTS_INVALID, f"The roots cannot be taken: {why}.", field="request")]
+    )

@@ -1,4 +1,5 @@
-"""For how much of a stretch of time was a verdict possible? Pure: time comes in, in seconds of one monotonic clock."""
+"""For how much of a stretch of time was a verdict possible? Pure: time comes in, in seconds of one
+monotonic clock."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ _SPANS = 1000
 
 
 class Attendance:
-    """The spans in which this process had both broker and database. What it did not see does not count."""
+    """The spans in which this process had both broker and database. What it did not see does not
+    count."""
 
     def __init__(self) -> None:
         self._spans: deque[tuple[float, float]] = deque(maxlen=_SPANS)

@@ -1,4 +1,5 @@
-"""What may be seen of a domain (rule C2): everything but a key, for which no field exists (rule C1). Pure."""
+"""What may be seen of a domain (rule C2): everything but a key, for which no field exists (rule
+C1). Pure."""
 
 from __future__ import annotations
 
@@ -49,11 +50,19 @@ def domain_view(
 ) -> DomainView:
     """``at``: for the days left and the status of its certificates."""
     return DomainView(
-        domain=domain.name, account=domain.account, service_type=domain.service_type, origin=domain.origin,
-        state=domain.state, settings=domain.settings, trust=domain.trust, certificates=_certificates(domain, at),
-        revision=domain.revision, live_revision=live_revision,
+        domain=domain.name,
+        account=domain.account,
+        service_type=domain.service_type,
+        origin=domain.origin,
+        state=domain.state,
+        settings=domain.settings,
+        trust=domain.trust,
+        certificates=_certificates(domain, at),
+        revision=domain.revision,
+        live_revision=live_revision,
         pending_submission=domain.pending.cause.command_id if domain.pending else None,
-        registered_at=domain.registered_at, suspension=suspension,
+        registered_at=domain.registered_at,
+        suspension=suspension,
     )
 
 
@@ -63,14 +72,22 @@ def listed_view(
     """A row of a list (store.lists): as domain_view(), without chains."""
     name = row["name"]
     return DomainView(
-        domain=name, account=row["account"], service_type=row["service_type"],
-        origin=Origin.model_validate(row["origin"]), state=_state(row["served_until"], suspension),
-        settings=Settings.model_validate(row["settings"]), trust=row["trust"],
+        domain=name,
+        account=row["account"],
+        service_type=row["service_type"],
+        origin=Origin.model_validate(row["origin"]),
+        state=_state(row["served_until"], suspension),
+        settings=Settings.model_validate(row["settings"]),
+        trust=row["trust"],
         certificates=[
-            _certificate(Facts.model_validate_json(p["facts"]), name, at, p["source"], p["name"]) for p in pairs
+            _certificate(Facts.model_validate_json(p["facts"]), name, at, p["source"], p["name"])
+            for p in pairs
         ],
-        revision=row["revision"], live_revision=row["live_revision"], pending_submission=row["pending_id"],
-        registered_at=row["registered_at"], suspension=suspension,
+        revision=row["revision"],
+        live_revision=row["live_revision"],
+        pending_submission=row["pending_id"],
+        registered_at=row["registered_at"],
+        suspension=suspension,
     )
 
 
@@ -84,31 +101,53 @@ def _certificates(domain: Domain, at: datetime) -> list[CertificateView]:
     live: Certificate | None = domain.live
     if live is None:
         return []
-    return [_certificate(pair, domain.name, at, live.source, live.name, pair.chain) for pair in live.pairs]
+    return [
+        _certificate(pair, domain.name, at, live.source, live.name, pair.chain)
+        for pair in live.pairs
+    ]
 
 
 def _certificate(
-    pair: JudgedPair | Facts, domain: str, at: datetime, source: Literal["custom", "stored"], name: str,
+    pair: JudgedPair | Facts,
+    domain: str,
+    at: datetime,
+    source: Literal["custom", "stored"],
+    name: str,
     chain: str = "",
 ) -> CertificateView:
     return CertificateView(
-        source=source, name=name or None, subject=pair.subject, sans=pair.sans, issuer=pair.issuer,
-        key_type=pair.key_type, key_bits=pair.key_bits, not_before=pair.not_before, not_after=pair.not_after,
-        days_left=max(0, (pair.not_after - at).days), fingerprint=pair.leaf_fingerprint, chain=chain,
+        source=source,
+        name=name or None,
+        subject=pair.subject,
+        sans=pair.sans,
+        issuer=pair.issuer,
+        key_type=pair.key_type,
+        key_bits=pair.key_bits,
+        not_before=pair.not_before,
+        not_after=pair.not_after,
+        days_left=max(0, (pair.not_after - at).days),
+        fingerprint=pair.leaf_fingerprint,
+        chain=chain,
         status=status(pair, domain, at),
     )
 
 
 def stored_view(entry: Entry, domains: int, at: datetime) -> StoredView:
-    """``domains``: how many it serves. A stored certificate fits whatever it covers: none is a mismatch."""
+    """``domains``: how many it serves. A stored certificate fits whatever it covers: none is a
+    mismatch."""
     kept = entry.certificate
     return StoredView(
-        name=entry.name, account=entry.account, trust=entry.trust, version=entry.version, stored_at=entry.stored_at,
+        name=entry.name,
+        account=entry.account,
+        trust=entry.trust,
+        version=entry.version,
+        stored_at=entry.stored_at,
         certificates=[
             _certificate(pair, next(iter(pair.sans), ""), at, "stored", entry.name, pair.chain)
             for pair in (kept.pairs if kept else ())
         ],
-        domains=domains, pending_submission=entry.pending.cause.command_id if entry.pending else None,
+        domains=domains,
+        pending_submission=entry.pending.cause.command_id if entry.pending else None,
     )
 
 

@@ -1,4 +1,5 @@
-"""Lists of domains (rule C3): filters on covering indexes, pages by key, no chain and no key read for them."""
+"""Lists of domains (rule C3): filters on covering indexes, pages by key, no chain and no key read
+for them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from shared.storage.pool import Connection, Pool
 
 _LAST = "\U0010ffff"
 _SHOWN = (
-    "name, account, service_type, origin, settings, trust, suspended, revision, live_revision, registered_at,"
+    "name, account, service_type, origin, settings, trust, suspended, revision, live_revision, "
+    "registered_at,"
     " pending_id, served_until, served_source"
 )
 _STATES = {
@@ -30,7 +32,8 @@ _STATES = {
 # As views.status() does: the gravest that holds of any of its pairs.
 _NOW: Final = timedelta()
 _CERTIFICATES: Final[dict[CertificateStatus, tuple[str, tuple[timedelta, ...]]]] = {
-    "expired": ("served_until <= {}", (_NOW,)), "mismatch": ("served_until > {} and mismatched", (_NOW,)),
+    "expired": ("served_until <= {}", (_NOW,)),
+    "mismatch": ("served_until > {} and mismatched", (_NOW,)),
     "expires_soon": ("served_until > {} and served_until <= {} and not mismatched", (_NOW, SOON)),
     "ok": ("served_until > {} and not mismatched", (SOON,)),
 }
@@ -38,7 +41,8 @@ _CERTIFICATES: Final[dict[CertificateStatus, tuple[str, tuple[timedelta, ...]]]]
 
 @dataclass(frozen=True)
 class Listed:
-    """One row of a list. ``pairs``: JSON of the facts of the pairs that are served, without chains."""
+    """One row of a list. ``pairs``: JSON of the facts of the pairs that are served, without
+    chains."""
 
     row: asyncpg.Record
     pairs: Sequence[asyncpg.Record]
@@ -68,12 +72,20 @@ class _Query:
 async def page(
     pool: Pool, question: ListDomains, after: tuple[datetime | None, str], at: datetime, limit: int
 ) -> list[Listed]:
-    """In the question's order; ``after``: when the last certificate of the page before ends, and its domain."""
+    """In the question's order; ``after``: when the last certificate of the page before ends, and
+    its domain."""
     query = _filtered(question, after, at)
     order = "served_until, name" if question.order == "expiry" else "name"
-    source = f"domains where {query.where}" if question.covered_by is None else _covered(query, question, order, limit)
-    keys = f"select name from {source} order by {order} limit {query.place(limit)}"  # noqa: S608
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    source = (
+        f"domains where {query.where}"
+        if question.covered_by is None
+        else _covered(query, question, order, limit)
+    )
+    keys = f"select name from {source} order by {order} limit {query.place(limit)}"
+    async with (
+        pool.acquire() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         names = [row["name"] for row in await connection.fetch(keys, *query.parameters)]
         return await _listed(connection, names)
 
@@ -99,7 +111,10 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
     if question.suffix:
         query.add("right(name, {}::int) = {}", len(question.suffix), question.suffix.lower())
     if question.served_by is not None:
-        query.add("name in (select domain from pairs where fingerprint = {} and slot = 'live')", question.served_by)
+        query.add(
+            "name in (select domain from pairs where fingerprint = {} and slot = 'live')",
+            question.served_by,
+        )
     if question.order == "expiry":
         query.add("served_until is not null")
         if after[0] is not None:
@@ -110,31 +125,44 @@ def _filtered(question: ListDomains, after: tuple[datetime | None, str], at: dat
 
 
 def _covered(query: _Query, question: ListDomains, order: str, limit: int) -> str:
-    """What the names cover (a wildcard one label, and itself): a page of each wildcard, and the names themselves."""
+    """What the names cover (a wildcard one label, and itself): a page of each wildcard, and the
+    names themselves."""
     covering = sorted({name.lower() for name in question.covered_by or ()})
     wild = f"{WILDCARD}."
     names = query.place(covering)
     parents = query.place([name.removeprefix(wild) for name in covering if name.startswith(wild)])
     under = f"name not like '{wild}%'"
     return (
-        f"(select name, served_until from domains where name = any({names}::text[]) and {query.where}"  # noqa: S608
+        f"(select name, served_until from domains where name = any({names}::text[]) and "
+        f"{query.where}"
         f" and not (parent = any({parents}::text[]) and {under})"
         f" union all select h.* from unnest({parents}::text[]) as p (parent) cross join lateral"
-        f" (select name, served_until from domains where parent = p.parent and {under} and {query.where}"
+        f" (select name, served_until from domains where parent = p.parent and {under} and "
+        f"{query.where}"
         f" order by {order} limit {query.place(limit)}) h) as fitting"
     )
 
 
 async def _listed(connection: Connection, names: Sequence[str]) -> list[Listed]:
-    rows = {row["name"]: row for row in await connection.fetch(
-        f"select {_SHOWN} from domains where name = any($1::text[])", names  # noqa: S608
-    )}
+    rows = {
+        row["name"]: row
+        for row in await connection.fetch(
+            f"select {_SHOWN} from domains where name = any($1::text[])",
+            names,
+        )
+    }
     pairs: dict[str, list[asyncpg.Record]] = {}
     for pair in await connection.fetch(
-        "select domain, source, name, facts from pairs where domain = any($1::text[]) and slot = 'live'"
-        " order by domain, position", names,
+        "select domain, source, name, facts from pairs where domain = any($1::text[]) and slot "
+        "= 'live'"
+        " order by domain, position",
+        names,
     ):
         pairs.setdefault(pair["domain"], []).append(pair)
-    suspended = await accounts.suspensions(connection, sorted({row["account"] for row in rows.values()}))
-    return [Listed(rows[name], pairs.get(name, ()), suspended.get(rows[name]["account"])) for name in names]
-
+    suspended = await accounts.suspensions(
+        connection, sorted({row["account"] for row in rows.values()})
+    )
+    return [
+        Listed(rows[name], pairs.get(name, ()), suspended.get(rows[name]["account"]))
+        for name in names
+    ]

@@ -1,7 +1,9 @@
-"""Who holds the wildcard above a name, or the hosts under it (rule A2), for all registrations of a transaction at once.
+"""Who holds the wildcard above a name, or the hosts under it (rule A2), for all registrations of a
+transaction at once.
 
-A family is a wildcard and the hosts that it covers. Its lock is held until the transaction ends, so that two
-registrations of one family see each other; families are locked in order of their name by every replica.
+A family is a wildcard and the hosts that it covers. Its lock is held until the transaction ends, so
+that two registrations of one family see each other; families are locked in order of their name by
+every replica.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from shared.storage.pool import Connection
 
 
 class Families:
-    """Loaded with ``lock``; ``note`` what the transaction itself changes, in order of (parent, name)."""
+    """Loaded with ``lock``; ``note`` what the transaction itself changes, in order of (parent,
+    name)."""
 
     def __init__(self) -> None:
         self._wildcards: dict[str, str] = {}
@@ -29,7 +32,9 @@ class Families:
             return found
         parents = sorted({names.parent(name) for name in wanted})
         await connection.execute(
-            "select pg_advisory_xact_lock(hashtextextended('family ' || f, 0)) from unnest($1::text[]) as f", parents
+            "select pg_advisory_xact_lock(hashtextextended('family ' || f, 0)) from "
+            "unnest($1::text[]) as f",
+            parents,
         )
         rows = await connection.fetch(
             "select parent, account from domains where name = any($1::text[]) and not removed",
@@ -37,10 +42,16 @@ class Families:
         )
         found._wildcards = {row["parent"]: row["account"] for row in rows}
         under = [names.parent(name) for name in wanted if name == _wildcard(names.parent(name))]
-        rows = await connection.fetch(
-            "select distinct parent, account from domains where parent = any($1::text[]) and not removed and"
-            " name <> '*.' || parent", under,
-        ) if under else []
+        rows = (
+            await connection.fetch(
+                "select distinct parent, account from domains where parent = any($1::text[]) "
+                "and not removed and"
+                " name <> '*.' || parent",
+                under,
+            )
+            if under
+            else []
+        )
         for row in rows:
             found._hosts[row["parent"]].add(row["account"])
         return found

@@ -1,4 +1,5 @@
-"""The global revision: numbers are drawn, never given back, and only in the cluster where they are known to be new."""
+"""The global revision: numbers are drawn, never given back, and only in the cluster where they are
+known to be new."""
 
 from __future__ import annotations
 
@@ -15,16 +16,20 @@ _HOME = (
 
 @dataclass(frozen=True)
 class Home:
-    """A PostgreSQL cluster on one timeline; a restore or a failover makes another, where numbers may be lost."""
+    """A PostgreSQL cluster on one timeline; a restore or a failover makes another, where numbers
+    may be lost."""
 
     system_identifier: str
     timeline: str
 
 
 async def draw(connection: Connection, count: int, home: Home) -> list[int]:
-    """The next ``count`` numbers; DatabaseAway when this is not ``home`` any more: ask the fleet first."""
+    """The next ``count`` numbers; DatabaseAway when this is not ``home`` any more: ask the fleet
+    first."""
     rows = await connection.fetch(
-        f"select nextval('revision') as number, h.* from generate_series(1, $1), (select {_HOME}) h", count  # noqa: S608
+        "select nextval('revision') as number, h.* from generate_series(1, $1), (select "
+        f"{_HOME}) h",
+        count,
     )
     if rows and Home(rows[0]["system_identifier"], rows[0]["timeline"]) != home:
         raise DatabaseAway("PostgreSQL changed its system identifier or timeline")
@@ -46,22 +51,29 @@ async def kept_home(pool: Pool) -> Home | None:
 
 async def keep_home(pool: Pool, home: Home) -> None:
     await pool.execute(
-        "insert into revision_home (system_identifier, timeline) values ($1, $2) on conflict (only_row) do update"
+        "insert into revision_home (system_identifier, timeline) values ($1, $2) on conflict "
+        "(only_row) do update"
         " set system_identifier = excluded.system_identifier, timeline = excluded.timeline",
-        home.system_identifier, home.timeline,
+        home.system_identifier,
+        home.timeline,
     )
 
 
 async def move_past(pool: Pool, revision: int) -> int:
-    """No later number is at or below ``revision``, nor below one in the table; the last number given or skipped.
+    """No later number is at or below ``revision``, nor below one in the table; the last number
+    given or skipped.
 
-    ALTER SEQUENCE locks out every nextval() until the end of the transaction: nothing is drawn in between."""
+    ALTER SEQUENCE locks out every nextval() until the end of the transaction: nothing is drawn in
+    between."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("alter sequence revision increment by 1")
-        last = int(await connection.fetchval(
-            "select greatest((select case when is_called then last_value else 0 end from revision),"
-            " (select coalesce(max(revision), 0) from domains))"
-        ))
+        last = int(
+            await connection.fetchval(
+                "select greatest((select case when is_called then last_value else 0 end from "
+                "revision),"
+                " (select coalesce(max(revision), 0) from domains))"
+            )
+        )
         if revision > last:
             last = revision
         await connection.execute(f"alter sequence revision restart with {last + 1:d}")

@@ -28,10 +28,22 @@ class Intake:
     """``wake`` is set when something new may run."""
 
     def __init__(
-        self, client: Client, pull: Pull, inbox: Inbox, dead: DeadLetters, health: Health, wake: asyncio.Event
+        self,
+        client: Client,
+        pull: Pull,
+        inbox: Inbox,
+        dead: DeadLetters,
+        health: Health,
+        wake: asyncio.Event,
     ) -> None:
         self._js = client.jetstream(timeout=5)
-        self._pull, self._inbox, self._dead, self._health, self._wake = pull, inbox, dead, health, wake
+        self._pull, self._inbox, self._dead, self._health, self._wake = (
+            pull,
+            inbox,
+            dead,
+            health,
+            wake,
+        )
         self._condition = f"{pull.stream}/{pull.durable}"
         self._incarnations: list[datetime] = []
         self._publisher, self._stray = Publisher(client), set[int]()
@@ -41,8 +53,8 @@ class Intake:
             await self._take([self._clean(delivery) for delivery in batch])
 
     async def watch_gaps(self) -> None:
-        """A sequence below the ack floor that is not stored never comes: what waits for it may run. Asked at start
-        (an old stream and a fresh database) and while something waits."""
+        """A sequence below the ack floor that is not stored never comes: what waits for it may run.
+        Asked at start (an old stream and a fresh database) and while something waits."""
         asked = False
         while True:
             try:
@@ -63,7 +75,8 @@ class Intake:
         return clean
 
     async def _ack(self, batch: Sequence[Delivery]) -> None:
-        """What held a key in clear is erased first: an ack alone leaves its bytes in the stream's file."""
+        """What held a key in clear is erased first: an ack alone leaves its bytes in the stream's
+        file."""
         for delivery in batch:
             if delivery.sequence in self._stray:
                 await self._publisher.erase(delivery.stream, delivery.sequence)
@@ -71,7 +84,8 @@ class Intake:
         await self._pull.ack_all(batch)
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
-        """Returns when every delivery is stored or buried, and acked; waits out every transient fault."""
+        """Returns when every delivery is stored or buried, and acked; waits out every transient
+        fault."""
         delay = 0.1
         while True:
             try:
@@ -95,7 +109,9 @@ class Intake:
                 raise
             if len(batch) == 1:
                 log.error("intake.failed", error=describe(error))
-                await self._settle(await self._arrival(batch[0]), f"unexpected: {type(error).__name__}")
+                await self._settle(
+                    await self._arrival(batch[0]), f"unexpected: {type(error).__name__}"
+                )
                 await self._ack(batch)
                 return
             for delivery in batch:
@@ -113,7 +129,9 @@ class Intake:
         """Poison is buried before its place counts as settled."""
         incarnation = self._incarnation(delivery)
         try:
-            command = command_parser.read(delivery.id, delivery.subject, delivery.source, delivery.body)
+            command = command_parser.read(
+                delivery.id, delivery.subject, delivery.source, delivery.body
+            )
         except Malformed as error:
             await self._dead.bury(delivery, f"{error.reason}: {error}")
             return Arrival(delivery, incarnation)
@@ -132,7 +150,8 @@ class Intake:
             self._incarnations = sorted([*self._incarnations, created])
 
     def _incarnation(self, delivery: Delivery) -> datetime:
-        """The stream that the delivery came from: the last that was made before the message was stored."""
+        """The stream that the delivery came from: the last that was made before the message was
+        stored."""
         before = [made for made in self._incarnations if made <= delivery.stream_time]
         return before[-1] if before else self._incarnations[-1]
 

@@ -25,12 +25,19 @@ SWEEP_SECONDS = 600
 
 
 class Runner:
-    """Runs what is ready whenever ``wake`` is set (by this process or, over LISTEN, by any); polls besides."""
+    """Runs what is ready whenever ``wake`` is set (by this process or, over LISTEN, by any); polls
+    besides."""
 
     def __init__(
         self, pool: Pool, decider: Decider, dead: DeadLetters, health: Health, wake: asyncio.Event
     ) -> None:
-        self._pool, self._decider, self._dead, self._health, self._wake = pool, decider, dead, health, wake
+        self._pool, self._decider, self._dead, self._health, self._wake = (
+            pool,
+            decider,
+            dead,
+            health,
+            wake,
+        )
 
     async def run(self) -> None:
         while True:
@@ -70,16 +77,25 @@ class Runner:
             if passes(error):
                 raise
             reason = f"unexpected: {type(error).__name__}"
-            await self._decider.give_up(key, lambda target: self._dead.bury(target.delivery(), reason, settled=True))
+            await self._decider.give_up(
+                key, lambda target: self._dead.bury(target.delivery(), reason, settled=True)
+            )
 
 
 class Deadlines:
-    """Ends submissions that no verdict came for: ``seconds`` from the question's PubAck, broker and database there."""
+    """Ends submissions that no verdict came for: ``seconds`` from the question's PubAck, broker and
+    database there."""
 
     def __init__(
         self, pool: Pool, client: Client, decider: Decider, seconds: float, wake: asyncio.Event
     ) -> None:
-        self._pool, self._client, self._decider, self._seconds, self._wake = pool, client, decider, seconds, wake
+        self._pool, self._client, self._decider, self._seconds, self._wake = (
+            pool,
+            client,
+            decider,
+            seconds,
+            wake,
+        )
         self._attendance = Attendance()
 
     async def run(self) -> None:

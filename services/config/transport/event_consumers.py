@@ -16,9 +16,12 @@ from shared.storage.pool import Pool
 
 
 class Verdicts:
-    """The first verdict of a submission wins; one that is late, or not vouched for, changes nothing."""
+    """The first verdict of a submission wins; one that is late, or not vouched for, changes
+    nothing."""
 
-    def __init__(self, decider: Decider, validator: Callable[[], Verifier], wake: asyncio.Event) -> None:
+    def __init__(
+        self, decider: Decider, validator: Callable[[], Verifier], wake: asyncio.Event
+    ) -> None:
         self._decider, self._validator, self._wake = decider, validator, wake
 
     async def handle(self, delivery: Delivery) -> None:

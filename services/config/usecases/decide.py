@@ -1,4 +1,5 @@
-"""Decisions with their effects: state, history and outgoing messages in one transaction, under the domain's lock."""
+"""Decisions with their effects: state, history and outgoing messages in one transaction, under the
+domain's lock."""
 
 from __future__ import annotations
 
@@ -34,17 +35,29 @@ Waiting = tuple[Target, Command, Cause]
 
 
 class Decider:
-    """Every change of a domain goes through here. Transient faults are raised: nothing was done then."""
+    """Every change of a domain goes through here. Transient faults are raised: nothing was done
+    then."""
 
     def __init__(
-        self, pool: Pool, revisions: Revisions, clock: Clock, librarian: Librarian, *, allow_private_origins: bool
+        self,
+        pool: Pool,
+        revisions: Revisions,
+        clock: Clock,
+        librarian: Librarian,
+        *,
+        allow_private_origins: bool,
     ) -> None:
-        self._pool, self._revisions, self._clock, self._librarian = pool, revisions, clock, librarian
+        self._pool, self._revisions, self._clock, self._librarian = (
+            pool,
+            revisions,
+            clock,
+            librarian,
+        )
         self._allow_private = allow_private_origins
 
     async def run_ready(self, only: str | None = None) -> list[str]:
-        """Runs the commands that are ready, of the library first: domains may wait for it (``only``: of this key);
-        their keys."""
+        """Runs the commands that are ready, of the library first: domains may wait for it
+        (``only``: of this key); their keys."""
         return [*await self._librarian.run_ready(only), *await self._run_domains(only)]
 
     async def _run_domains(self, only: str | None) -> list[str]:
@@ -55,12 +68,17 @@ class Decider:
             if not keys:
                 return []
             queues = await inbox.waiting(connection, keys)
-            waiting = {key: [(target, *read_target(target)) for target in queue] for key, queue in queues.items()}
+            waiting = {
+                key: [(target, *read_target(target)) for target in queue]
+                for key, queue in queues.items()
+            }
             around = await _Around.load(connection, waiting)
             known = await domains.load(connection, keys)
             numbers = iter(await draw(connection, sum(map(len, queues.values())), home))
             effects = Effects(self._clock.now(), roots=around.roots)
-            families = await Families.lock(connection, (key for key in keys if _registers(queues[key])))
+            families = await Families.lock(
+                connection, (key for key in keys if _registers(queues[key]))
+            )
             # A wildcard before its hosts: they must see what became of it.
             for key in sorted(keys, key=lambda key: (names.parent(key), key)):
                 self._run_key(key, known.get(key), waiting[key], around, families, numbers, effects)
@@ -69,8 +87,9 @@ class Decider:
         return keys
 
     async def verdict(self, verdict: Verdict) -> bool:
-        """Ends the pending submission that it speaks of, with what it says of that domain or library entry; False
-        when there is none (any more). Malformed when it is pending for another account."""
+        """Ends the pending submission that it speaks of, with what it says of that domain or
+        library entry; False when there is none (any more). Malformed when it is pending for another
+        account."""
         return await self._answer(verdict.submission_id, verdict)
 
     async def answer(self, asked: Timeout) -> bool:
@@ -102,7 +121,8 @@ class Decider:
             return bool(events)
 
     async def give_up(self, key: str, bury: Callable[[Target], Awaitable[None]]) -> None:
-        """Settles the first command that waits under ``key`` as refused: running it fails, and not for a while."""
+        """Settles the first command that waits under ``key`` as refused: running it fails, and not
+        for a while."""
         async with self._pool.acquire() as connection, connection.transaction():
             await inbox.lock_key(connection, key)
             waiting = (await inbox.waiting(connection, [key]))[key][:1]
@@ -118,19 +138,31 @@ class Decider:
             await inbox.release(connection, [key])
 
     def _run_key(
-        self, key: str, before: Domain | None, queue: Sequence[Waiting], around: _Around, families: Families,
-        numbers: Iterator[int], effects: Effects,
+        self,
+        key: str,
+        before: Domain | None,
+        queue: Sequence[Waiting],
+        around: _Around,
+        families: Families,
+        numbers: Iterator[int],
+        effects: Effects,
     ) -> None:
         targets = [target for target, _, _ in queue]
         if key.startswith(command_parser.NAMELESS):
             for _, command, cause in queue:
                 for place in command.at(key):
-                    done = scheduling.run(None, [self._order(command, place, cause, around)], revisions=numbers,
-                                        at=effects.at)
+                    done = scheduling.run(
+                        None,
+                        [self._order(command, place, cause, around)],
+                        revisions=numbers,
+                        at=effects.at,
+                    )
                     effects.keep(place.where, None, None, done.events)
             effects.ran += targets
             return
-        orders = [self._order(command, command.at(key)[0], cause, around) for _, command, cause in queue]
+        orders = [
+            self._order(command, command.at(key)[0], cause, around) for _, command, cause in queue
+        ]
         known = replace(families.known(key), taken=around.taken(key))
         done = scheduling.run(before, orders, revisions=numbers, at=effects.at, known=known)
         families.note(key, done.state)
@@ -139,13 +171,15 @@ class Decider:
         effects.held += targets[done.ran :]
 
     def _order(self, command: Command, place: Place, cause: Cause, around: _Around) -> Order:
-        order = command_parser.order(command, place, cause, allow_private_origins=self._allow_private)
+        order = command_parser.order(
+            command, place, cause, allow_private_origins=self._allow_private
+        )
         return order if order is not None else around.deployment(command.id, place.key, cause)
 
 
 class _Around:
-    """What the commands of a transaction need to know beyond their domains: certificates that they deploy, names that
-    are taken, an account's own roots."""
+    """What the commands of a transaction need to know beyond their domains: certificates that they
+    deploy, names that are taken, an account's own roots."""
 
     def __init__(self, roots: dict[str, list[str]]) -> None:
         self.roots = roots
@@ -154,9 +188,13 @@ class _Around:
         self._taken: set[Named] = set()
 
     @classmethod
-    async def load(cls, connection: Connection, waiting: Mapping[str, Sequence[Waiting]]) -> _Around:
+    async def load(
+        cls, connection: Connection, waiting: Mapping[str, Sequence[Waiting]]
+    ) -> _Around:
         submitted = [
-            (key, command.body) for key, queue in waiting.items() for _, command, _ in queue
+            (key, command.body)
+            for key, queue in waiting.items()
+            for _, command, _ in queue
             if isinstance(command.body, SubmitCertificate)
         ]
         accounts = sorted({body.account for _, body in submitted})
@@ -164,7 +202,9 @@ class _Around:
         named = [(body.account, body.name, key) for key, body in submitted if body.name is not None]
         found._taken = await library_store.taken_names(connection, named) if named else set()
         found._deployments = [
-            (command.id, key) for key, queue in waiting.items() for _, command, _ in queue
+            (command.id, key)
+            for key, queue in waiting.items()
+            for _, command, _ in queue
             if command.subject == subjects.CMD_CERTIFICATE_DEPLOY
         ]
         if found._deployments:
@@ -179,7 +219,8 @@ class _Around:
         return Deploy(cause, self._deployable.get(place), ready=place in self._deployable)
 
     async def settle(self, connection: Connection, ran: Sequence[Target]) -> None:
-        """Deployments that came to their end: a deletion of the entry need not wait for them any more."""
+        """Deployments that came to their end: a deletion of the entry need not wait for them any
+        more."""
         done = {(target.message_id, target.key) for target in ran} & set(self._deployments)
         if done:
             await library_store.forget(connection, sorted(done))

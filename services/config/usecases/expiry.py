@@ -1,4 +1,5 @@
-"""The watch on expiry (rule C5): notices at 30, 14, 7 and 1 days and at the end, once each, whatever restarts."""
+"""The watch on expiry (rule C5): notices at 30, 14, 7 and 1 days and at the end, once each,
+whatever restarts."""
 
 from __future__ import annotations
 
@@ -57,27 +58,42 @@ class ExpiryWatch:
 
 
 def message(notice: Notice, at: datetime) -> Outgoing:
-    """Its id derives from the certificate and the notice: whoever sends it sends the same. Its cause is the submission
-    that the certificate came with."""
+    """Its id derives from the certificate and the notice: whoever sends it sends the same. Its
+    cause is the submission that the certificate came with."""
     body: CertificateExpired | CertificateExpiring
     if notice.days == 0:
         subject = subjects.EVENT_CERTIFICATE_EXPIRED
-        body = CertificateExpired(domain=notice.domain, account=notice.account, not_after=notice.served_until, at=at)
+        body = CertificateExpired(
+            domain=notice.domain, account=notice.account, not_after=notice.served_until, at=at
+        )
     else:
         subject = subjects.EVENT_CERTIFICATE_EXPIRING
         body = CertificateExpiring(
-            domain=notice.domain, account=notice.account, days=cast(NoticeDays, notice.days),
-            not_after=notice.served_until, at=at,
+            domain=notice.domain,
+            account=notice.account,
+            days=cast(NoticeDays, notice.days),
+            not_after=notice.served_until,
+            at=at,
         )
     identity = derived_id(SOURCE, "expiry", notice.domain, notice.certificate, str(notice.days))
     return outgoing(
-        subject, body, source=SOURCE, about=notice.domain, at=at, id=identity, cause=notice.certificate
+        subject,
+        body,
+        source=SOURCE,
+        about=notice.domain,
+        at=at,
+        id=identity,
+        cause=notice.certificate,
     )
 
 
 def _show(left: Left) -> None:
     for days, count in (
-        ("expired", left.expired), ("1", left.one), ("7", left.seven), ("14", left.fourteen), ("30", left.thirty),
+        ("expired", left.expired),
+        ("1", left.one),
+        ("7", left.seven),
+        ("14", left.fourteen),
+        ("30", left.thirty),
         ("more", left.more),
     ):
         DOMAINS_BY_DAYS_LEFT.labels(days=days).set(count)

@@ -1,4 +1,5 @@
-"""The account's library at work: its commands in their order, its verdicts, and the domains that follow an entry."""
+"""The account's library at work: its commands in their order, its verdicts, and the domains that
+follow an entry."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ from datetime import datetime
 
 import structlog
 
-from services.config.domain import command_parser, domain_machine, library_entry, outgoing_messages, trust_roots
+from services.config.domain import (
+    command_parser,
+    domain_machine,
+    library_entry,
+    outgoing_messages,
+    trust_roots,
+)
 from services.config.domain.command_parser import Command
 from services.config.domain.commands import Follow, Judged, Settled, Timeout
 from services.config.domain.library_entry import Entry, Event, StoreBegan, Stored
@@ -33,19 +40,23 @@ from shared.storage.pool import Connection, Pool
 log = structlog.get_logger()
 KEYS_AT_ONCE = 50
 DOMAINS_AT_ONCE = 50
-"""Of one library command in a transaction: each lot holds its domains' locks for a short time only."""
+"""Of one library command in a transaction: each lot holds its domains' locks for a short time
+only."""
 POLL_SECONDS = 0.5
 
 
 class Librarian:
     """``follow``: set when a replaced entry has domains that follow it."""
 
-    def __init__(self, pool: Pool, revisions: Revisions, clock: Clock, follow: asyncio.Event) -> None:
+    def __init__(
+        self, pool: Pool, revisions: Revisions, clock: Clock, follow: asyncio.Event
+    ) -> None:
         self._pool, self._revisions, self._clock, self._follow = pool, revisions, clock, follow
 
     async def run_ready(self, only: str | None = None) -> list[str]:
-        """Runs the library commands that are ready, of up to 50 entries in one transaction; their keys. Nothing of a
-        domain is locked here, so that domains may wait for the library and never the other way round."""
+        """Runs the library commands that are ready, of up to 50 entries in one transaction; their
+        keys. Nothing of a domain is locked here, so that domains may wait for the library and never
+        the other way round."""
         async with self._pool.acquire() as connection, connection.transaction():
             keys = sorted(await inbox.lock_ready(connection, KEYS_AT_ONCE, only, library=True))
             if not keys:
@@ -58,7 +69,9 @@ class Librarian:
             await work.write(connection)
         return keys
 
-    async def answer(self, connection: Connection, key: str, asked: Judged | Timeout, account: str | None) -> bool:
+    async def answer(
+        self, connection: Connection, key: str, asked: Judged | Timeout, account: str | None
+    ) -> bool:
         """Ends the entry's pending submission, in the caller's transaction."""
         await inbox.lock_key(connection, key)
         entry = (await store.lock(connection, [key])).get(key)
@@ -76,7 +89,8 @@ class Librarian:
         return bool(events)
 
     async def follow(self) -> int:
-        """Lets up to 50 domains follow their replaced entries; how many did or need not any more."""
+        """Lets up to 50 domains follow their replaced entries; how many did or need not any
+        more."""
         home = await self._revisions.home()
         async with self._pool.acquire() as connection, connection.transaction():
             waiting = await store.following(connection, DOMAINS_AT_ONCE)
@@ -91,7 +105,10 @@ class Librarian:
             for one in found:
                 before = states.get(one.domain)
                 events = domain_machine.decide(
-                    before, Follow(one.cause, one.entry, one.stored), revision=next(numbers), at=effects.at
+                    before,
+                    Follow(one.cause, one.entry, one.stored),
+                    revision=next(numbers),
+                    at=effects.at,
                 )
                 after = domain_machine.evolve_all(before, events)
                 effects.keep(Where(one.domain), before, after, events)
@@ -122,7 +139,12 @@ class Librarian:
                     continue
 
     async def _run_key(
-        self, connection: Connection, key: str, entry: Entry | None, queue: Sequence[Target], work: _Work
+        self,
+        connection: Connection,
+        key: str,
+        entry: Entry | None,
+        queue: Sequence[Target],
+        work: _Work,
     ) -> None:
         read = [read_target(target) for target in queue]
         account, name = library_entry.owner(key)
@@ -155,7 +177,12 @@ class _Work:
         self._released: set[str] = set()
 
     async def keep(
-        self, connection: Connection, key: str, before: Entry | None, after: Entry | None, events: Sequence[Event]
+        self,
+        connection: Connection,
+        key: str,
+        before: Entry | None,
+        after: Entry | None,
+        events: Sequence[Event],
     ) -> None:
         account, name = library_entry.owner(key)
         where = Where(None, name or None)
@@ -167,7 +194,11 @@ class _Work:
                 self._outgoing += outgoing_messages.caused(where, event, self.at)
             elif isinstance(event, library_entry.Resolved):
                 self._released |= set(event.domains)
-            elif isinstance(event, StoreBegan) and after is not None and after.pending == event.pending:
+            elif (
+                isinstance(event, StoreBegan)
+                and after is not None
+                and after.pending == event.pending
+            ):
                 self._questions.append((account, before or after, event))
 
     async def write(self, connection: Connection) -> None:
@@ -184,7 +215,9 @@ class _Work:
         await inbox.release(connection, sorted(self._released))
 
 
-async def _set_roots(connection: Connection, key: str, command: Command, cause: Cause, work: _Work) -> None:
+async def _set_roots(
+    connection: Connection, key: str, command: Command, cause: Cause, work: _Work
+) -> None:
     body = command.body
     if not isinstance(body, SetRoots):
         raise ValueError(f"{command.subject} does not set roots")
@@ -198,6 +231,10 @@ async def _set_roots(connection: Connection, key: str, command: Command, cause: 
 def read_target(target: Target) -> tuple[Command, Cause]:
     command = command_parser.read(target.message_id, target.subject, target.source, target.body)
     return command, Cause(
-        command.id, command.subject, command.source, command.body.account, target.stream_time,
+        command.id,
+        command.subject,
+        command.source,
+        command.body.account,
+        target.stream_time,
         target.traceparent or None,
     )

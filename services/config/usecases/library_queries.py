@@ -38,7 +38,9 @@ class LibraryQueries:
         return self._view(found[0])
 
     async def list(self, question: ListCertificates) -> StoredList:
-        found = await reads.entries(self._pool, question.account, after=question.after, limit=question.limit + 1)
+        found = await reads.entries(
+            self._pool, question.account, after=question.after, limit=question.limit + 1
+        )
         shown, more = fit([self._view(one) for one in found], question.limit, size)
         return StoredList(certificates=shown, next=shown[-1].name if more else None)
 
@@ -61,7 +63,8 @@ class LibraryQueries:
         )
         shown, more = fit(found, question.limit, lambda one: size(one[1]))
         return CommandView(
-            results=[result for _, result in shown], waiting=[place for place in waiting if not place.startswith(MARK)],
+            results=[result for _, result in shown],
+            waiting=[place for place in waiting if not place.startswith(MARK)],
             next=shown[-1][0] if more else None,
         )
 

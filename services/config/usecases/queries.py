@@ -53,7 +53,9 @@ class Queries:
     async def list(self, question: ListDomains) -> DomainList:
         """Chains are left out: a page of 500 must fit."""
         at = self._clock.now()
-        found = await domain_list.page(self._pool, question, _after(question), at, question.limit + 1)
+        found = await domain_list.page(
+            self._pool, question, _after(question), at, question.limit + 1
+        )
         shown, more = fit(found, question.limit, _listed_size)
         return DomainList(
             domains=[views.listed_view(one.row, one.pairs, at, one.suspension) for one in shown],
@@ -62,19 +64,32 @@ class Queries:
 
     async def account(self, question: ShowAccount) -> AccountView:
         """An account that has no domain yet is not unknown: nobody registers accounts here."""
-        suspension, resumption, counts = await accounts.view(self._pool, question.account, self._clock.now())
+        suspension, resumption, counts = await accounts.view(
+            self._pool, question.account, self._clock.now()
+        )
         return AccountView(
-            account=question.account, suspension=suspension, resumption=resumption, domains=counts.domains,
-            enabled=counts.enabled, disabled=counts.domains - counts.enabled - counts.suspended,
-            suspended=counts.suspended, expiring=counts.expiring, expired=counts.expired,
+            account=question.account,
+            suspension=suspension,
+            resumption=resumption,
+            domains=counts.domains,
+            enabled=counts.enabled,
+            disabled=counts.domains - counts.enabled - counts.suspended,
+            suspended=counts.suspended,
+            expiring=counts.expiring,
+            expired=counts.expired,
         )
 
     async def history(self, question: ShowHistory) -> History:
-        """Kept after a removal: an account sees what it ordered, not what the owner before or after it did."""
+        """Kept after a removal: an account sees what it ordered, not what the owner before or after
+        it did."""
         if question.domain is None and question.account is None:
-            raise Refused([finding(Code.REQUEST_MALFORMED, "Name a domain or an account.", field="request")])
+            raise Refused(
+                [finding(Code.REQUEST_MALFORMED, "Name a domain or an account.", field="request")]
+            )
         name = "" if question.domain is None else names.normalise(question.domain)
-        rows = await domain_queries.history(self._pool, name, question.account, question.before, question.limit + 1)
+        rows = await domain_queries.history(
+            self._pool, name, question.account, question.before, question.limit + 1
+        )
         if name and not rows and question.before is None:
             raise _unknown()
         shown, more = fit(rows, question.limit, lambda row: size(domain_queries.history_entry(row)))
@@ -98,13 +113,17 @@ class Queries:
 
     async def sealed(self, question: PageSealed) -> SealedPage:
         domain, _, pair = question.after.partition(_SEPARATOR)
-        found = await domain_queries.sealed(self._pool, question.below, (domain, pair), question.limit + 1)
+        found = await domain_queries.sealed(
+            self._pool, question.below, (domain, pair), question.limit + 1
+        )
         shown, more = fit(found, question.limit, lambda one: size(one[1]))
         after = f"{shown[-1][0]}{_SEPARATOR}{shown[-1][1].pair_id}" if more else None
         return SealedPage(pairs=[pair for _, pair in shown], next=after)
 
     def _view(self, seen: domain_queries.Seen) -> DomainView:
-        return views.domain_view(seen.domain, seen.live_revision, self._clock.now(), seen.suspension)
+        return views.domain_view(
+            seen.domain, seen.live_revision, self._clock.now(), seen.suspension
+        )
 
 
 def _after(question: ListDomains) -> tuple[datetime | None, str]:
@@ -115,16 +134,25 @@ def _after(question: ListDomains) -> tuple[datetime | None, str]:
     try:
         return datetime.fromisoformat(ends).astimezone(UTC), name
     except ValueError:
-        raise Refused([finding(Code.REQUEST_MALFORMED, "after is not the next of a page.", field="request")]) from None
+        raise Refused(
+            [finding(Code.REQUEST_MALFORMED, "after is not the next of a page.", field="request")]
+        ) from None
 
 
 def _next(question: ListDomains, last: domain_list.Listed) -> str:
     name = str(last.row["name"])
-    return name if question.order == "name" else f"{last.row['served_until'].isoformat()}{_SEPARATOR}{name}"
+    return (
+        name
+        if question.order == "name"
+        else f"{last.row['served_until'].isoformat()}{_SEPARATOR}{name}"
+    )
 
 
-def fit(items: Sequence[ItemT], limit: int, size: Callable[[ItemT], int]) -> tuple[list[ItemT], bool]:
-    """The first ``limit`` of them, fewer where they are large but at least one; whether there are more."""
+def fit(
+    items: Sequence[ItemT], limit: int, size: Callable[[ItemT], int]
+) -> tuple[list[ItemT], bool]:
+    """The first ``limit`` of them, fewer where they are large but at least one; whether there are
+    more."""
     shown: list[ItemT] = []
     total = 0
     for item in items[:limit]:
@@ -143,8 +171,10 @@ def _listed_size(one: domain_list.Listed) -> int:
     """At most what its view takes: to encode each twice would cost as much as all the rest."""
     row = one.row
     names_size = len(row["name"]) + len(row["account"]) + len(row["origin"]["host"])
-    return _ROW_BYTES + names_size + sum(
-        _PAIR_BYTES + len(pair["name"]) + len(pair["facts"].encode()) for pair in one.pairs
+    return (
+        _ROW_BYTES
+        + names_size
+        + sum(_PAIR_BYTES + len(pair["name"]) + len(pair["facts"].encode()) for pair in one.pairs)
     )
 
 

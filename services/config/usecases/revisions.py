@@ -1,7 +1,8 @@
 """Before a revision is drawn: is the sequence past everything that the fleet has ever been given?
 
-PostgreSQL may have been restored or failed over to an earlier state, while the nodes keep what they hold: they would
-take nothing at a lower revision. So edge_sync is asked at every start and after every change of cluster or timeline.
+PostgreSQL may have been restored or failed over to an earlier state, while the nodes keep what they
+hold: they would take nothing at a lower revision. So edge_sync is asked at every start and after
+every change of cluster or timeline.
 """
 
 from __future__ import annotations
@@ -62,9 +63,12 @@ class Revisions:
         if self._asked:
             return
         try:
-            answer = await ask(self._client, subjects.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision, timeout=1)
+            answer = await ask(
+                self._client, subjects.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision, timeout=1
+            )
         except (BrokerAway, Refused):
-            # A database that was never elsewhere may go on and is checked later; a restored one must not.
+            # A database that was never elsewhere may go on and is checked later; a restored one
+            # must not.
             if patience_is_over and await store.kept_home(self._pool) in (None, home):
                 self._let(home)
             return

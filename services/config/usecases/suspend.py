@@ -1,4 +1,5 @@
-"""Suspension of accounts by billing's word (rule E7), carried to each of their domains under its own lock."""
+"""Suspension of accounts by billing's word (rule E7), carried to each of their domains under its
+own lock."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ POLL_SECONDS = 2.0
 
 
 class Balances:
-    """https.event.balance.overdue|settled.v1: billing numbers its words on an account, so the latest one holds,
-    however they come. ``wake``: of the Suspender."""
+    """https.event.balance.overdue|settled.v1: billing numbers its words on an account, so the
+    latest one holds, however they come. ``wake``: of the Suspender."""
 
     def __init__(self, pool: Pool, wake: asyncio.Event) -> None:
         self._pool, self._wake = pool, wake
@@ -41,7 +42,12 @@ class Balances:
     async def handle(self, delivery: Delivery) -> None:
         event = parse(BalanceEvent, delivery.body)
         cause = Cause(
-            delivery.id, delivery.subject, "billing", event.account, delivery.stream_time, delivery.traceparent
+            delivery.id,
+            delivery.subject,
+            "billing",
+            event.account,
+            delivery.stream_time,
+            delivery.traceparent,
         )
         overdue = delivery.subject == subjects.EVENT_BALANCE_OVERDUE
         async with self._pool.acquire() as connection:
@@ -50,8 +56,11 @@ class Balances:
                 self._wake.set()
 
 
-async def by_hand(connection: Connection, body: SetResumption | ResumeAccount, cause: Cause) -> Settled:
-    """Sets how suspensions end, or ends one: only with a balance above 0. The Suspender sees it within 2 s."""
+async def by_hand(
+    connection: Connection, body: SetResumption | ResumeAccount, cause: Cause
+) -> Settled:
+    """Sets how suspensions end, or ends one: only with a balance above 0. The Suspender sees it
+    within 2 s."""
     resumption, suspension = await accounts.lock(connection, body.account)
     if isinstance(body, SetResumption):
         await accounts.set_resumption(connection, body.account, body.resumption)
@@ -61,24 +70,31 @@ async def by_hand(connection: Connection, body: SetResumption | ResumeAccount, c
 
 
 def settle(
-    body: SetResumption | ResumeAccount, cause: Cause, resumption: Resumption, suspension: Suspension | None
+    body: SetResumption | ResumeAccount,
+    cause: Cause,
+    resumption: Resumption,
+    suspension: Suspension | None,
 ) -> Settled:
     """How the command ends, by what was so before it."""
     if isinstance(body, ResumeAccount) and suspension is not None and not suspension.settled:
         return Settled(cause, Outcome.REFUSED, (finding(Code.ACCOUNT_OVERDUE),))
     changed = isinstance(body, SetResumption) and body.resumption != resumption
-    return Settled(cause, Outcome.APPLIED if changed or resumes(body, suspension) else Outcome.UNCHANGED)
+    return Settled(
+        cause, Outcome.APPLIED if changed or resumes(body, suspension) else Outcome.UNCHANGED
+    )
 
 
 def resumes(body: SetResumption | ResumeAccount, suspension: Suspension | None) -> bool:
-    """Only with a balance above 0. To have suspensions end by themselves ends one that waits for a hand."""
+    """Only with a balance above 0. To have suspensions end by themselves ends one that waits for a
+    hand."""
     if suspension is None or not suspension.settled:
         return False
     return isinstance(body, ResumeAccount) or body.resumption == "automatic"
 
 
 class Suspender:
-    """Makes every domain what its account is: what one replica leaves half done any other finishes."""
+    """Makes every domain what its account is: what one replica leaves half done any other
+    finishes."""
 
     def __init__(self, pool: Pool, revisions: Revisions, clock: Clock, wake: asyncio.Event) -> None:
         self._pool, self._revisions, self._clock, self._wake = pool, revisions, clock, wake
@@ -110,6 +126,8 @@ class Suspender:
                 before = replace(known[turn.domain], suspended=turn.suspended)
                 asked = Resume(turn.cause) if turn.suspended else Suspend(turn.cause)
                 events = domain_machine.decide(before, asked, revision=number, at=effects.at)
-                effects.keep(Where(turn.domain), before, domain_machine.evolve_all(before, events), events)
+                effects.keep(
+                    Where(turn.domain), before, domain_machine.evolve_all(before, events), events
+                )
             await effects.write(connection)
         return len(turns)

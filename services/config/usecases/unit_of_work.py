@@ -1,4 +1,5 @@
-"""What one transaction does to domains and what it says: gathered, then written in bulk at its end."""
+"""What one transaction does to domains and what it says: gathered, then written in bulk at its
+end."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from shared.storage.pool import Connection
 @dataclass
 class Effects:
     """``roots``: the accounts' own, in PEM, for what is to be judged.
-    ``ran``: targets that are settled; ``held``: those that wait for what is pending under their key."""
+    ``ran``: targets that are settled; ``held``: those that wait for what is pending under their
+    key."""
 
     at: datetime
     roots: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -30,15 +32,25 @@ class Effects:
     ran: list[Target] = field(default_factory=list)
     held: list[Target] = field(default_factory=list)
 
-    def keep(self, where: Where, before: Domain | None, after: Domain | None, events: Sequence[Event]) -> None:
+    def keep(
+        self, where: Where, before: Domain | None, after: Domain | None, events: Sequence[Event]
+    ) -> None:
         """What a command did at one place, with its history and messages."""
         if after is not None and after != before:
             self.saved.append(domains.Saved(before, after))
         self.recorded.append(history.Recorded(where, events))
         for event in events:
             self.outgoing += outgoing_messages.caused(where, event, self.at)
-            if isinstance(event, JudgingBegan) and after is not None and event.pending == after.pending:
-                self.questions.append(outgoing_messages.question(after, event, self.roots.get(after.account, ()), self.at))
+            if (
+                isinstance(event, JudgingBegan)
+                and after is not None
+                and event.pending == after.pending
+            ):
+                self.questions.append(
+                    outgoing_messages.question(
+                        after, event, self.roots.get(after.account, ()), self.at
+                    )
+                )
 
     async def write(self, connection: Connection) -> None:
         await domains.save(connection, self.saved, self.at)

@@ -13,9 +13,11 @@ REMEMBERED_ROOTS = 4096
 
 
 class Index:
-    """``incarnation``: when the bucket's stream was made; ``sequence``: up to where of it this is true.
+    """``incarnation``: when the bucket's stream was made; ``sequence``: up to where of it this is
+    true.
 
-    The last roots are remembered by sequence, so that a node a little behind can be told from one that differs."""
+    The last roots are remembered by sequence, so that a node a little behind can be told from one
+    that differs."""
 
     def __init__(self, incarnation: str) -> None:
         self.incarnation, self.sequence = incarnation, 0
@@ -68,7 +70,10 @@ class Index:
     def members(self, bucket: int) -> list[BundlePage]:
         """In order of the domain."""
         found = ((domain, self._held[domain]) for domain in sorted(self._domains[bucket]))
-        return [BundlePage(domain=domain, revision=held.revision, hash=held.hash) for domain, held in found]
+        return [
+            BundlePage(domain=domain, revision=held.revision, hash=held.hash)
+            for domain, held in found
+        ]
 
     def max_revision(self) -> int:
         return max((held.revision for held in self._held.values() if held.valid), default=0)

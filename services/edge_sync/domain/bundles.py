@@ -1,4 +1,5 @@
-"""What a bundle is worth and what to do with it: pure. What comes from config is judged before it is signed."""
+"""What a bundle is worth and what to do with it: pure. What comes from config is judged before it
+is signed."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ INVALID_REVISION = -1
 
 @dataclass(frozen=True)
 class Desired:
-    """A bundle fit to be signed. ``served``: the leaf fingerprints of which a handshake must show one; none without
-    HTTPS."""
+    """A bundle fit to be signed. ``served``: the leaf fingerprints of which a handshake must show
+    one; none without HTTPS."""
 
     domain: str
     revision: int
@@ -45,7 +46,8 @@ class Held:
 
     @property
     def valid(self) -> bool:
-        """Whether it is a bundle that edge_sync signed; what else stands there is replaced by whatever is desired."""
+        """Whether it is a bundle that edge_sync signed; what else stands there is replaced by
+        whatever is desired."""
         return self.revision != INVALID_REVISION
 
     @classmethod
@@ -54,7 +56,8 @@ class Held:
 
 
 class Step(Enum):
-    """What to do with a desired bundle. ERASE_THEN_PUT: the bytes of the pair that it takes away go first."""
+    """What to do with a desired bundle. ERASE_THEN_PUT: the bytes of the pair that it takes away go
+    first."""
 
     SAME = auto()
     STALE = auto()
@@ -90,15 +93,21 @@ def examine(payload: str, domain: str, validator: Verifier) -> Desired:
         raise Malformed(f"asked for {domain}, got the bundle of {bundle.domain}")
     if (bundle.kind is BundleKind.HTTPS) != bool(bundle.pairs):
         raise Malformed(f"a bundle of kind {bundle.kind.value} with {len(bundle.pairs)} pairs")
-    return _desired(bundle, body, frozenset(_attested(bundle, pair, validator) for pair in bundle.pairs))
+    return _desired(
+        bundle, body, frozenset(_attested(bundle, pair, validator) for pair in bundle.pairs)
+    )
 
 
 def reopen(body: bytes, domain: str, own: Verifier, sequence: int) -> Held:
-    """What the bucket holds under ``domain``; invalid where edge_sync did not sign it for that domain."""
+    """What the bucket holds under ``domain``; invalid where edge_sync did not sign it for that
+    domain."""
     try:
         signed = parse(Signed, body)
         bundle = own.open(Purpose.BUNDLE, signed, Bundle)
-        served = frozenset(parse(Attestation, p.attestation.payload.encode()).leaf_fingerprint for p in bundle.pairs)
+        served = frozenset(
+            parse(Attestation, p.attestation.payload.encode()).leaf_fingerprint
+            for p in bundle.pairs
+        )
     except Poison:
         return Held.invalid(sequence)
     if bundle.domain != domain:
@@ -108,12 +117,19 @@ def reopen(body: bytes, domain: str, own: Verifier, sequence: int) -> Held:
 
 def _desired(bundle: Bundle, body: bytes, served: frozenset[str]) -> Desired:
     return Desired(
-        bundle.domain, bundle.revision, bundle.epoch, bundle.kind, served, body, sha256(body).hexdigest()
+        bundle.domain,
+        bundle.revision,
+        bundle.epoch,
+        bundle.kind,
+        served,
+        body,
+        sha256(body).hexdigest(),
     )
 
 
 def _attested(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str:
-    """The leaf fingerprint of a pair that the validator vouches for, for this account and domain."""
+    """The leaf fingerprint of a pair that the validator vouches for, for this account and
+    domain."""
     word = validator.open(Purpose.ATTESTATION, pair.attestation, Attestation)
     fits = (
         word.account == bundle.account
@@ -122,5 +138,7 @@ def _attested(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str:
         and word.chain_hash == sha256(pair.chain.encode()).hexdigest()
     )
     if not fits:
-        raise Unsigned(f"the attestation of pair {pair.pair_id} is for another account, domain, pair or chain")
+        raise Unsigned(
+            f"the attestation of pair {pair.pair_id} is for another account, domain, pair or chain"
+        )
     return word.leaf_fingerprint

@@ -1,5 +1,5 @@
-"""What an operator's command does to the fleet: pure. Older commands than the last of a node, epoch or the trust
-document are replays and change nothing."""
+"""What an operator's command does to the fleet: pure. Older commands than the last of a node, epoch
+or the trust document are replays and change nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from shared.errors import Poison
 Word = Literal["enrolled", "drained", "returned", "removed", "labelled"]
 SMALL_FLEET = 100
 _SUBJECTS: Mapping[Word, str] = {
-    "enrolled": s.EVENT_NODE_ENROLLED, "drained": s.EVENT_NODE_DRAINED, "returned": s.EVENT_NODE_RETURNED,
-    "removed": s.EVENT_NODE_REMOVED, "labelled": s.EVENT_NODE_LABELLED,
+    "enrolled": s.EVENT_NODE_ENROLLED,
+    "drained": s.EVENT_NODE_DRAINED,
+    "returned": s.EVENT_NODE_RETURNED,
+    "removed": s.EVENT_NODE_REMOVED,
+    "labelled": s.EVENT_NODE_LABELLED,
 }
 
 
 @dataclass(frozen=True)
 class Node:
-    """``enrolment``: the operator's Signed bytes, None once removed; ``issued_at``: of its last command."""
+    """``enrolment``: the operator's Signed bytes, None once removed; ``issued_at``: of its last
+    command."""
 
     node: str
     public_key: str
@@ -45,7 +49,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Epoch:
-    """``key``: the Signed EpochKey; ``sealing``: the Signed SealingEpoch, once pairs may be sealed to it."""
+    """``key``: the Signed EpochKey; ``sealing``: the Signed SealingEpoch, once pairs may be sealed
+    to it."""
 
     epoch: int
     public_key: str
@@ -70,14 +75,21 @@ class Change:
 
 
 def enrol(held: Node | None, order: EnrolNode, received: bytes, at: datetime) -> Change | None:
-    """A new node, one that comes back after its removal, or a renewed keyring (a drained node stays drained)."""
+    """A new node, one that comes back after its removal, or a renewed keyring (a drained node stays
+    drained)."""
     if held is None or (held.removed and order.issued_at > held.issued_at):
-        fresh = Node(order.node, order.public_key, order.nkey, order.labels, received, order.issued_at, at)
+        fresh = Node(
+            order.node, order.public_key, order.nkey, order.labels, received, order.issued_at, at
+        )
         return Change(fresh, "enrolled")
     if held.removed or order.issued_at < held.issued_at or held.enrolment == received:
         return None
     renewed = replace(
-        held, public_key=order.public_key, nkey=order.nkey, labels=order.labels, enrolment=received,
+        held,
+        public_key=order.public_key,
+        nkey=order.nkey,
+        labels=order.labels,
+        enrolment=received,
         issued_at=order.issued_at,
     )
     return Change(renewed, "labelled" if order.labels != held.labels else None)
@@ -88,7 +100,9 @@ def drain(held: Node | None, order: DrainNode) -> Change | None:
     if node is None:
         return None
     changed = replace(node, drained=order.drained, issued_at=order.issued_at)
-    return _told(node, changed, "drained" if order.drained else "returned", node.drained != order.drained)
+    return _told(
+        node, changed, "drained" if order.drained else "returned", node.drained != order.drained
+    )
 
 
 def remove(held: Node | None, order: RemoveNode) -> Change | None:
@@ -107,7 +121,8 @@ def label(held: Node | None, order: LabelNode) -> Change | None:
 
 
 def _told(before: Node, after: Node, word: Word, differs: bool) -> Change | None:
-    """A command that changes nothing but is the latest is remembered, so that older ones stay replays."""
+    """A command that changes nothing but is the latest is remembered, so that older ones stay
+    replays."""
     return None if before == after else Change(after, word if differs else None)
 
 
@@ -119,7 +134,8 @@ def _current(held: Node | None, node: str, issued_at: datetime) -> Node | None:
 
 
 def start(known: Mapping[int, Epoch], key: EpochKey, signed: bytes, at: datetime) -> Epoch | None:
-    """The epoch to keep; None when it, or a newer one, is kept already. An epoch's key never changes."""
+    """The epoch to keep; None when it, or a newer one, is kept already. An epoch's key never
+    changes."""
     held = known.get(key.epoch)
     if held is not None:
         if held.public_key != key.public_key:
@@ -130,12 +146,16 @@ def start(known: Mapping[int, Epoch], key: EpochKey, signed: bytes, at: datetime
     return Epoch(key.epoch, key.public_key, signed, key.issued_at, at)
 
 
-def may_seal(epoch: Epoch, live: Mapping[str, frozenset[int]], at: datetime, patience: float) -> bool:
-    """Whether every live node (its confirmed epochs) can open what is sealed to ``epoch``, or it waited long enough."""
+def may_seal(
+    epoch: Epoch, live: Mapping[str, frozenset[int]], at: datetime, patience: float
+) -> bool:
+    """Whether every live node (its confirmed epochs) can open what is sealed to ``epoch``, or it
+    waited long enough."""
     waited = at - epoch.started_at >= timedelta(seconds=patience)
     return waited or all(epoch.epoch in confirmed for confirmed in live.values())
 
 
 def flush_seconds(nodes: int) -> float:
-    """How often a node sends usage: each second in fleets of up to 100, then so that the fleet's rate stays."""
+    """How often a node sends usage: each second in fleets of up to 100, then so that the fleet's
+    rate stays."""
     return max(1.0, nodes / SMALL_FLEET)

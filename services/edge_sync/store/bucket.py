@@ -1,4 +1,5 @@
-"""One KV bucket, raw: nodes' rights forbid the library's way of binding to one, and this is the same data.
+"""One KV bucket, raw: nodes' rights forbid the library's way of binding to one, and this is the
+same data.
 
 Every fault is BrokerAway, but Moved: the subject's last message is another than the writer knew."""
 
@@ -28,7 +29,8 @@ class Moved(EdgetlsError):
 
 
 class BucketInfo(NamedTuple):
-    """``incarnation``: when the stream was made, as the server writes it; ``sequence``: its last."""
+    """``incarnation``: when the stream was made, as the server writes it; ``sequence``: its
+    last."""
 
     incarnation: str
     sequence: int
@@ -50,7 +52,8 @@ class Bucket:
         return BucketInfo(str(answer["created"]), int(answer["state"]["last_seq"]))
 
     async def put(self, key: str, body: bytes, expected: int) -> int:
-        """The sequence. ``expected``: the key's last sequence, 0 for none; Moved when it is another."""
+        """The sequence. ``expected``: the key's last sequence, 0 for none; Moved when it is
+        another."""
         self._reachable()
         headers = {str(Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value): str(expected)}
         try:
@@ -61,16 +64,22 @@ class Bucket:
                 raise Moved(key) from None
             raise BrokerAway(f"{self._stream} did not store {key}: {error.description}") from None
         except (NatsError, OSError, TimeoutError) as error:
-            raise BrokerAway(f"{self._stream} did not store {key}: {type(error).__name__}") from None
+            raise BrokerAway(
+                f"{self._stream} did not store {key}: {type(error).__name__}"
+            ) from None
         return stored.seq
 
     async def erase(self, sequence: int) -> None:
         """The server overwrites the message's bytes; no message tells of it. Idempotent."""
         answer = await self._api(subjects.js_message_delete(self._stream), {"seq": sequence})
         error = answer.get("error", {})
-        gone = error.get("err_code") == _NO_MESSAGE or "no message found" in error.get("description", "")
+        gone = error.get("err_code") == _NO_MESSAGE or "no message found" in error.get(
+            "description", ""
+        )
         if error and not gone:
-            raise BrokerAway(f"{self._stream} did not erase {sequence}: {error.get('description', 'unknown')}")
+            raise BrokerAway(
+                f"{self._stream} did not erase {sequence}: {error.get('description', 'unknown')}"
+            )
 
     async def last(self, key: str) -> StoredMessage | None:
         self._reachable()
@@ -80,7 +89,9 @@ class Bucket:
         """Everything from sequence ``start`` on, in batches, in order."""
         while True:
             self._reachable()
-            batch = await get_batch(self._client, self._stream, start, PAGE, subjects.kv_all(self.name))
+            batch = await get_batch(
+                self._client, self._stream, start, PAGE, subjects.kv_all(self.name)
+            )
             if not batch:
                 return
             yield batch
@@ -89,13 +100,16 @@ class Bucket:
     async def _api(self, subject: str, question: dict[str, Any]) -> dict[str, Any]:
         self._reachable()
         try:
-            reply = await self._client.request(subject, json.dumps(question).encode(), timeout=ATTEMPT_SECONDS)
+            reply = await self._client.request(
+                subject, json.dumps(question).encode(), timeout=ATTEMPT_SECONDS
+            )
         except (NatsError, OSError, TimeoutError) as error:
             raise BrokerAway(f"{self._stream} does not answer: {type(error).__name__}") from None
         answer: dict[str, Any] = json.loads(reply.data)
         return answer
 
     def _reachable(self) -> None:
-        """What is sent while the connection is down would be stored after it, when nobody counts on it any more."""
+        """What is sent while the connection is down would be stored after it, when nobody counts on
+        it any more."""
         if not self._client.is_connected:
             raise BrokerAway("NATS is away")

@@ -1,4 +1,5 @@
-"""What arrives on core NATS: the nodes' statuses and the queries. Every replica hears them, the one that works answers.
+"""What arrives on core NATS: the nodes' statuses and the queries. Every replica hears them, the one
+that works answers.
 
 No queue group: it would hand half of them to a replica that knows nothing."""
 
@@ -50,7 +51,8 @@ def edge_router(desk: Desk) -> NatsRouter:
 
     @router.subscriber(s.RPC_EDGE_DIGEST)
     async def edge_digest(question: DigestQuestion) -> DigestAnswer:
-        """The digest of every bucket, or the members of one: they tell a node which of its bundles differ."""
+        """The digest of every bucket, or the members of one: they tell a node which of its bundles
+        differ."""
         return desk.working()[0].digest(question.bucket)
 
     @router.subscriber(s.RPC_EDGE_CONVERGENCE)

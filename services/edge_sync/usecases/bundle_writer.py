@@ -1,6 +1,8 @@
-"""Desired state out: the live path, the repair, the checkpoint. One writer at a time, by lease, and in order.
+"""Desired state out: the live path, the repair, the checkpoint. One writer at a time, by lease, and
+in order.
 
-Puts are made one after the other: so the index and a sequence always tell the same, and a checkpoint is true."""
+Puts are made one after the other: so the index and a sequence always tell the same, and a
+checkpoint is true."""
 
 from __future__ import annotations
 
@@ -38,25 +40,33 @@ class ConfigReads:
     async def bundle(self, domain: str) -> str | None:
         """The exact bytes to sign; None when config does not know the domain."""
         try:
-            answer = await ask(self._client, subjects.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer)
+            answer = await ask(
+                self._client, subjects.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer
+            )
         except Refused as error:
             raise Transient(f"config refused the bundle of {domain}: {error}") from None
         return answer.payload
 
     async def page(self, after: str) -> BundlesPage:
         try:
-            return await ask(self._client, subjects.RPC_BUNDLE_PAGE, PageBundles(after=after), BundlesPage)
+            return await ask(
+                self._client, subjects.RPC_BUNDLE_PAGE, PageBundles(after=after), BundlesPage
+            )
         except Refused as error:
             raise Transient(f"config refused a page of bundles: {error}") from None
 
 
 class Delivery:
-    """The bucket of bundles and what it holds. ``lost``: set when the broker lost it, or somebody else wrote to it.
+    """The bucket of bundles and what it holds. ``lost``: set when the broker lost it, or somebody
+    else wrote to it.
 
-    Until a repair has gone through it may lack what config wants, and a node drops what a signed checkpoint lacks: so
-    there is none until then (``_lacks`` counts the reasons, 0 when there are none)."""
+    Until a repair has gone through it may lack what config wants, and a node drops what a signed
+    checkpoint lacks: so there is none until then (``_lacks`` counts the reasons, 0 when there are
+    none)."""
 
-    def __init__(self, bucket: Bucket, config: ConfigReads, signer: Signer, trusted: Trusted) -> None:
+    def __init__(
+        self, bucket: Bucket, config: ConfigReads, signer: Signer, trusted: Trusted
+    ) -> None:
         self._bucket, self._config, self._signer, self._trusted = bucket, config, signer, trusted
         self._lock = asyncio.Lock()
         self._sure, self._lacks = False, 0
@@ -69,7 +79,8 @@ class Delivery:
             await self._load(await self._bucket.info())
 
     async def desired(self, domain: str) -> Desired | None:
-        """What config wants; None when it does not know the domain, Poison when no node may be made to serve it."""
+        """What config wants; None when it does not know the domain, Poison when no node may be made
+        to serve it."""
         payload = await self._config.bundle(domain)
         return None if payload is None else examine(payload, domain, self._trusted.validator)
 
@@ -89,7 +100,8 @@ class Delivery:
             raise BrokerAway(f"somebody else keeps writing the bundle of {desired.domain}")
 
     async def current(self) -> Index | None:
-        """The index, made equal to the bucket as it is now; None while that may lack what config wants."""
+        """The index, made equal to the bucket as it is now; None while that may lack what config
+        wants."""
         async with self._lock:
             info = await self._bucket.info()
             if info.incarnation != self.index.incarnation or info.sequence < self.index.sequence:
@@ -100,7 +112,8 @@ class Delivery:
             return None if self._lacks else self.index
 
     async def repair(self) -> int:
-        """Makes the bucket what config wants; how many domains were put. Transient when config is away."""
+        """Makes the bucket what config wants; how many domains were put. Transient when config is
+        away."""
         droppable = {domain for domain, held in self.index.items() if not held.served}
         put, known, lacks = 0, 0, self._lacks
         after: str | None = ""
@@ -125,7 +138,9 @@ class Delivery:
                 try:
                     desired = await self.desired(domain)
                 except Poison as error:
-                    log.error("bundle.refused", domain=domain, reason=error.reason, error=str(error))
+                    log.error(
+                        "bundle.refused", domain=domain, reason=error.reason, error=str(error)
+                    )
                     return False
                 if desired is not None:
                     await self.put(desired)
@@ -134,8 +149,8 @@ class Delivery:
         return sum(await asyncio.gather(*map(bring, domains)))
 
     async def _drop(self, domains: set[str]) -> None:
-        """Tombstones past their time, and what does not verify. A live bundle that config does not know is kept: the
-        database may be an older copy, and an outage would be worse."""
+        """Tombstones past their time, and what does not verify. A live bundle that config does not
+        know is kept: the database may be an older copy, and an outage would be worse."""
         async with self._lock:
             await self._make_sure()
             for domain in sorted(domains):
@@ -220,4 +235,6 @@ class Delivery:
         domain = subjects.bundle_domain(self._bucket.key_of(message))
         before, held = index.get(domain), reopen(message.body, domain, own, message.sequence)
         index.put(domain, held)
-        return held.valid and (before is None or (before.revision, before.epoch) <= (held.revision, held.epoch))
+        return held.valid and (
+            before is None or (before.revision, before.epoch) <= (held.revision, held.epoch)
+        )

@@ -1,6 +1,8 @@
-"""Observed state in: what the nodes report, who has proven what, what is told of it. In memory of the one that works.
+"""Observed state in: what the nodes report, who has proven what, what is told of it. In memory of
+the one that works.
 
-A restart loses nothing but time: pending revisions are rows, and a node's digest proves again what its lost proof did.
+A restart loses nothing but time: pending revisions are rows, and a node's digest proves again what
+its lost proof did.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ GRACE_SECONDS = 5.0
 class Observer:
     """``nodes``: the fleet, shared with who changes it; ``index``: what the bucket holds now.
 
-    ``settled``: converged or lagging revisions, to be recorded; ``progress``: the latest of each, to be told."""
+    ``settled``: converged or lagging revisions, to be recorded; ``progress``: the latest of each,
+    to be told."""
 
     def __init__(
         self,
@@ -42,8 +45,8 @@ class Observer:
         started: float,
     ) -> None:
         self._nodes, self._index, self._settings, self._started = nodes, index, settings, started
-        # Whoever was enrolled before this replica took over has a moment to be heard: else the first status alone
-        # would be "every node".
+        # Whoever was enrolled before this replica took over has a moment to be heard: else the
+        # first status alone would be "every node".
         self._seen = {name: Seen(started) for name, node in nodes.items() if not node.removed}
         self._watches: dict[str, dict[int, Watch]] = {}
         self._expected: dict[str, dict[int, frozenset[str]]] = {}
@@ -96,12 +99,17 @@ class Observer:
             self._prove(status.node, proof, at)
 
     def tick(self, at: Moment) -> None:
-        """What only time brings: digests in place of lost proofs, nodes that fell silent, lagging."""
+        """What only time brings: digests in place of lost proofs, nodes that fell silent,
+        lagging."""
         live = self.live(at.mono)
         self._follow_incarnation()
-        for watch in [watch for of_domain in self._watches.values() for watch in of_domain.values()]:
+        for watch in [
+            watch for of_domain in self._watches.values() for watch in of_domain.values()
+        ]:
             self._place(watch, at)
-            for node in prove_by_digest(watch, live, self._seen, self._settings.edge_sync_digest_seconds):
+            for node in prove_by_digest(
+                watch, live, self._seen, self._settings.edge_sync_digest_seconds
+            ):
                 self._tell(watch, live, node, at)
             if not self._settle(watch, live) and self._lags(watch, at):
                 body = lagging(watch, live, self._nodes)
@@ -154,7 +162,9 @@ class Observer:
             return [n for n in live if n in proven], [n for n in live if n not in proven]
         held = self._index().get(domain)
         needed = 0 if held is None else held.sequence
-        return [n for n in live if self._seen[n].synced >= needed], [n for n in live if self._seen[n].synced < needed]
+        return [n for n in live if self._seen[n].synced >= needed], [
+            n for n in live if self._seen[n].synced < needed
+        ]
 
     def views(self, mono: float) -> list[NodeView]:
         live = set(self.live(mono))
@@ -164,14 +174,26 @@ class Observer:
         seen, index = self._seen.get(node.node), self._index()
         status = seen.status if seen else None
         sequence = status.sequence if status else node.sequence
-        agrees = status is not None and index.agrees(status.incarnation, status.sequence, status.root)
+        agrees = status is not None and index.agrees(
+            status.incarnation, status.sequence, status.root
+        )
         live = live and status is not None
         return NodeView(
-            node=node.node, labels=node.labels, enrolled_at=node.enrolled_at,
-            state="removed" if node.removed else "drained" if node.drained else "live" if live else "silent",
+            node=node.node,
+            labels=node.labels,
+            enrolled_at=node.enrolled_at,
+            state="removed"
+            if node.removed
+            else "drained"
+            if node.drained
+            else "live"
+            if live
+            else "silent",
             last_seen=(seen.last_seen if seen else None) or node.last_seen,
-            sequence=sequence, behind=None if sequence is None else max(0, index.sequence - sequence),
-            in_sync=agrees and sequence == index.sequence, epochs=list(status.epochs) if status else [],
+            sequence=sequence,
+            behind=None if sequence is None else max(0, index.sequence - sequence),
+            in_sync=agrees and sequence == index.sequence,
+            epochs=list(status.epochs) if status else [],
         )
 
     def _prove(self, node: str, proof: Proof, at: Moment) -> None:
@@ -206,7 +228,8 @@ class Observer:
         return (
             not watch.lagging
             and watch.elapsed_ms(at) > self._settings.edge_sync_lagging_seconds * 1000
-            and at.mono - self._started > min(GRACE_SECONDS, self._settings.edge_sync_lagging_seconds)
+            and at.mono - self._started
+            > min(GRACE_SECONDS, self._settings.edge_sync_lagging_seconds)
         )
 
     def _tell(self, watch: Watch, live: list[str], node: str, at: Moment) -> None:

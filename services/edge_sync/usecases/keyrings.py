@@ -1,4 +1,5 @@
-"""The operator's word: fleet commands in, the bucket edge_keyrings out, rebuilt from PostgreSQL whenever it differs."""
+"""The operator's word: fleet commands in, the bucket edge_keyrings out, rebuilt from PostgreSQL
+whenever it differs."""
 
 from __future__ import annotations
 
@@ -35,11 +36,16 @@ SOURCE = "edge_sync"
 
 
 class Keyrings:
-    """``nodes`` and ``epochs``: the fleet in memory, equal to the database after each command. ``sealing_word``: the
-    last that was said about the epoch to seal to."""
+    """``nodes`` and ``epochs``: the fleet in memory, equal to the database after each command.
+    ``sealing_word``: the last that was said about the epoch to seal to."""
 
     def __init__(
-        self, store: Store, bucket: Bucket, trusted: Trusted, signer: Signer, clock: Clock,
+        self,
+        store: Store,
+        bucket: Bucket,
+        trusted: Trusted,
+        signer: Signer,
+        clock: Clock,
         removed: Callable[[str], None],
     ) -> None:
         self._store, self._bucket, self._trusted, self._signer = store, bucket, trusted, signer
@@ -48,8 +54,12 @@ class Keyrings:
         self.epochs: dict[int, Epoch] = {}
         self.sealing_word: Signed | None = None
         self._handlers: dict[str, Callable[[Delivery], Awaitable[None]]] = {
-            s.CMD_NODE_ENROL: self._enrol, s.CMD_NODE_DRAIN: self._drain, s.CMD_NODE_REMOVE: self._remove,
-            s.CMD_NODE_LABEL: self._label, s.CMD_EPOCH_START: self._start, s.CMD_TRUST_PUBLISH: self._publish_trust,
+            s.CMD_NODE_ENROL: self._enrol,
+            s.CMD_NODE_DRAIN: self._drain,
+            s.CMD_NODE_REMOVE: self._remove,
+            s.CMD_NODE_LABEL: self._label,
+            s.CMD_EPOCH_START: self._start,
+            s.CMD_TRUST_PUBLISH: self._publish_trust,
         }
 
     async def load(self) -> None:
@@ -61,8 +71,8 @@ class Keyrings:
             self._trusted.publish(parse(Signed, document))
 
     async def handle(self, delivery: Delivery) -> None:
-        """A command of FLEET: effect committed and in the bucket when it returns. Poison when it is not signed by the
-        operator for what it asks."""
+        """A command of FLEET: effect committed and in the bucket when it returns. Poison when it is
+        not signed by the operator for what it asks."""
         handler = self._handlers.get(delivery.subject)
         if handler is None:
             raise Malformed(f"{delivery.subject} is no fleet command")
@@ -89,7 +99,11 @@ class Keyrings:
     @property
     def sealing(self) -> Epoch | None:
         """The epoch that pairs are sealed to."""
-        return max((e for e in self.epochs.values() if e.sealing is not None), key=lambda e: e.epoch, default=None)
+        return max(
+            (e for e in self.epochs.values() if e.sealing is not None),
+            key=lambda e: e.epoch,
+            default=None,
+        )
 
     async def seal_to(self, epoch: Epoch) -> None:
         """From now on the validator seals to ``epoch``."""
@@ -99,8 +113,9 @@ class Keyrings:
         log.info("epoch.sealing", epoch=epoch.epoch)
 
     async def say_sealing(self) -> None:
-        """The word on the epoch to seal to, with the time: the validator takes no old one. Never a lower epoch than
-        stands there, by a replica that was stopped or a database that was brought back from a copy."""
+        """The word on the epoch to seal to, with the time: the validator takes no old one. Never a
+        lower epoch than stands there, by a replica that was stopped or a database that was brought
+        back from a copy."""
         epoch = self.sealing
         if epoch is None:
             return
@@ -148,10 +163,13 @@ class Keyrings:
         await self._sync_node(order.node)
 
     async def _start(self, delivery: Delivery) -> None:
-        """The epoch's public key and every keyring; ``sealing`` follows once the live nodes confirmed it."""
+        """The epoch's public key and every keyring; ``sealing`` follows once the live nodes
+        confirmed it."""
         order = self._trusted.operator.open_bytes(Purpose.EPOCH_START, delivery.body, StartEpoch)
         signed = Signed(
-            key_id=OPERATOR_KEY_ID, payload=order.key.encode().decode(), signature=order.key_signature
+            key_id=OPERATOR_KEY_ID,
+            payload=order.key.encode().decode(),
+            signature=order.key_signature,
         )
         key = self._trusted.operator.open(Purpose.EPOCH, signed, EpochKey)
         for keyring in order.keyrings:
@@ -175,7 +193,9 @@ class Keyrings:
         if newest is not None:
             await self._sync(s.KEYRING_TRUST, newest)
 
-    async def _change(self, node: str, cause: str, decide: Callable[[Node | None], Change | None]) -> None:
+    async def _change(
+        self, node: str, cause: str, decide: Callable[[Node | None], Change | None]
+    ) -> None:
         async with self._store.transaction() as connection:
             change = decide(await self._store.node(connection, node))
             if change is None:
@@ -194,7 +214,17 @@ class Keyrings:
             return []
         subject, body = event
         identity = derived_id(subject, change.node.node, change.node.issued_at.isoformat())
-        return [outgoing(subject, body, source=SOURCE, about=change.node.node, at=at, id=identity, cause=cause)]
+        return [
+            outgoing(
+                subject,
+                body,
+                source=SOURCE,
+                about=change.node.node,
+                at=at,
+                id=identity,
+                cause=cause,
+            )
+        ]
 
     # The bucket
 

@@ -46,15 +46,19 @@ SAY_SECONDS = 3.0
 EVENTS_AT_ONCE = 32
 FORGET_SECONDS = 3600.0
 PUT_SECONDS = Histogram(
-    "edgetls_edge_put_seconds", "From a domain's event, as the stream stored it, to its bundle in the bucket.",
+    "edgetls_edge_put_seconds",
+    "From a domain's event, as the stream stored it, to its bundle in the bucket.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60),
 )
 CONVERGED_SECONDS = Histogram(
-    "edgetls_edge_converged_seconds", "From submission to the proof of the slowest live node.",
+    "edgetls_edge_converged_seconds",
+    "From submission to the proof of the slowest live node.",
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60),
 )
 LIVE_NODES = Gauge("edgetls_edge_live_nodes", "Enrolled, not drained, heard within 5 s.")
-PENDING = Gauge("edgetls_edge_pending_revisions", "Revisions that not every live node has proven yet.")
+PENDING = Gauge(
+    "edgetls_edge_pending_revisions", "Revisions that not every live node has proven yet."
+)
 SEQUENCE = Gauge("edgetls_edge_bucket_sequence", "The bucket's last sequence.")
 _CONDITIONS = ("fleet", "bucket", "repair", "keyrings", "record", "seen", "sealing")
 
@@ -62,7 +66,9 @@ _CONDITIONS = ("fleet", "bucket", "repair", "keyrings", "record", "seen", "seali
 class Term:
     """``run`` ends when it is cancelled: the lease went elsewhere."""
 
-    def __init__(self, runtime: Runtime[Settings], store: Store, trusted: Trusted, signer: Signer) -> None:
+    def __init__(
+        self, runtime: Runtime[Settings], store: Store, trusted: Trusted, signer: Signer
+    ) -> None:
         self._runtime, self._store, self._signer = runtime, store, signer
         self._settings, self._health, self._clock = runtime.settings, runtime.health, runtime.clock
         self._publisher: Publisher = runtime.publisher
@@ -82,15 +88,24 @@ class Term:
             await patiently(self._keyrings.load, self._health, "fleet")
             await patiently(self._delivery.load, self._health, "bucket")
             pending = await patiently(self._store.pending, self._health, "fleet")
-            observer = Observer(self._keyrings.nodes, lambda: self._delivery.index, self._settings, time.monotonic())
+            observer = Observer(
+                self._keyrings.nodes, lambda: self._delivery.index, self._settings, time.monotonic()
+            )
             observer.resume(pending)
             self._observer = observer
             log.info("leading", domains=len(self._delivery.index), pending=len(pending))
             async with asyncio.TaskGroup() as group:
                 for task in (
-                    self._live(observer), self._orders(), self._repair(), self._checkpoints(), self._tick(observer),
-                    self._record(observer), self._tell_progress(observer), self._save_seen(observer),
-                    self._seal(observer), self._forget(),
+                    self._live(observer),
+                    self._orders(),
+                    self._repair(),
+                    self._checkpoints(),
+                    self._tick(observer),
+                    self._record(observer),
+                    self._tell_progress(observer),
+                    self._save_seen(observer),
+                    self._seal(observer),
+                    self._forget(),
                 ):
                     group.create_task(task)
         finally:
@@ -105,7 +120,9 @@ class Term:
 
         async def handle(delivery: cloudevents.Delivery) -> None:
             await self.change(delivery, observer)
-            PUT_SECONDS.observe(max(0.0, (datetime.now(UTC) - delivery.stream_time).total_seconds()))
+            PUT_SECONDS.observe(
+                max(0.0, (datetime.now(UTC) - delivery.stream_time).total_seconds())
+            )
 
         pull = Pull(self._runtime.client, s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS)
         dead = DeadLetters(self._publisher, f"{s.STREAM_EVENTS}_edge_sync")
@@ -117,7 +134,9 @@ class Term:
 
     async def _deliver(self, change: DomainChanged, observer: Observer) -> None:
         try:
-            row, desired = await asyncio.gather(self._store.open_watch(change), self._delivery.desired(change.domain))
+            row, desired = await asyncio.gather(
+                self._store.open_watch(change), self._delivery.desired(change.domain)
+            )
         except Poison:
             # Its revision never reaches a node: it is watched all the same, to be told as lagging.
             refused = await self._store.open_watch(change)
@@ -166,9 +185,15 @@ class Term:
     def _checkpoint(self, index: Index) -> Checkpoint:
         newest = self._keyrings.newest
         return Checkpoint(
-            incarnation=index.incarnation, sequence=index.sequence, root=index.root(), domains=len(index),
-            epoch=0 if newest is None else newest.epoch, time=self._clock.now(),
-            flush_seconds=fleet.flush_seconds(sum(not n.removed for n in self._keyrings.nodes.values())),
+            incarnation=index.incarnation,
+            sequence=index.sequence,
+            root=index.root(),
+            domains=len(index),
+            epoch=0 if newest is None else newest.epoch,
+            time=self._clock.now(),
+            flush_seconds=fleet.flush_seconds(
+                sum(not n.removed for n in self._keyrings.nodes.values())
+            ),
         )
 
     async def _tick(self, observer: Observer) -> None:
@@ -180,12 +205,20 @@ class Term:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _record(self, observer: Observer) -> None:
-        """Row and event in one transaction; what is lost here with the lease is found again by its pending row."""
+        """Row and event in one transaction; what is lost here with the lease is found again by its
+        pending row."""
         while True:
             body = await observer.settled.get()
-            subject = s.EVENT_EDGE_CONVERGED if isinstance(body, Converged) else s.EVENT_EDGE_LAGGING
+            subject = (
+                s.EVENT_EDGE_CONVERGED if isinstance(body, Converged) else s.EVENT_EDGE_LAGGING
+            )
             event = cloudevents.outgoing(
-                subject, body, source=SOURCE, about=body.domain, at=self._clock.now(), cause=body.command_id,
+                subject,
+                body,
+                source=SOURCE,
+                about=body.domain,
+                at=self._clock.now(),
+                cause=body.command_id,
                 id=derived_id(subject, body.domain, str(body.revision)),
             )
             if isinstance(body, Converged):
@@ -224,15 +257,19 @@ class Term:
             log.error("seen.refused", node=rows[0][0] if rows else "", error=describe(error))
 
     async def _seal(self, observer: Observer) -> None:
-        """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long enough; it is said
-        again every few seconds."""
+        """``sealing`` moves to the newest epoch once the live nodes confirmed it, or waited long
+        enough; it is said again every few seconds."""
         said = -math.inf
         while True:
             newest = self._keyrings.newest
             if newest is not None and newest.sealing is None:
                 confirmed = observer.epochs(time.monotonic())
-                if fleet.may_seal(newest, confirmed, self._clock.now(), self._settings.edge_sync_sealing_seconds):
-                    await patiently(partial(self._keyrings.seal_to, newest), self._health, "sealing")
+                if fleet.may_seal(
+                    newest, confirmed, self._clock.now(), self._settings.edge_sync_sealing_seconds
+                ):
+                    await patiently(
+                        partial(self._keyrings.seal_to, newest), self._health, "sealing"
+                    )
                     said = time.monotonic()
             if time.monotonic() - said >= SAY_SECONDS:
                 await patiently(self._keyrings.say_sealing, self._health, "sealing")
@@ -256,12 +293,15 @@ class Term:
             self._observer.heard(status, moment())
 
     async def max_revision(self) -> MaxRevision:
-        return MaxRevision(revision=max(self._delivery.index.max_revision(), await self._store.max_revision()))
+        return MaxRevision(
+            revision=max(self._delivery.index.max_revision(), await self._store.max_revision())
+        )
 
     def digest(self, bucket: int | None) -> DigestAnswer:
         index = self._delivery.index
         return DigestAnswer(
-            incarnation=index.incarnation, sequence=index.sequence,
+            incarnation=index.incarnation,
+            sequence=index.sequence,
             digests=index.digests() if bucket is None else [],
             members=[] if bucket is None else index.members(bucket),
         )
@@ -270,22 +310,29 @@ class Term:
         held, last = self._delivery.index.get(domain), await self._store.last_converged(domain)
         proven, missing = observer.proof_of(domain, time.monotonic())
         return ConvergenceView(
-            domain=domain, revision=held.revision if held is not None and held.valid else None,
+            domain=domain,
+            revision=held.revision if held is not None and held.valid else None,
             converged_revision=None if last is None else last.revision,
-            converged_ms=None if last is None else last.slowest_ms, proven=proven, missing=missing,
+            converged_ms=None if last is None else last.slowest_ms,
+            proven=proven,
+            missing=missing,
         )
 
     def fleet(self, observer: Observer) -> FleetView:
         index, newest, sealing = self._delivery.index, self._keyrings.newest, self._keyrings.sealing
         return FleetView(
-            nodes=observer.views(time.monotonic()), epoch=0 if newest is None else newest.epoch,
-            sealing_epoch=0 if sealing is None else sealing.epoch, sealing=self._keyrings.sealing_word,
-            sequence=index.sequence, domains=len(index),
+            nodes=observer.views(time.monotonic()),
+            epoch=0 if newest is None else newest.epoch,
+            sealing_epoch=0 if sealing is None else sealing.epoch,
+            sealing=self._keyrings.sealing_word,
+            sequence=index.sequence,
+            domains=len(index),
         )
 
 
 _PULLS = (
-    (s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS), (s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
+    (s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
+    (s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
 )
 
 

@@ -16,8 +16,11 @@ ResultT = TypeVar("ResultT")
 FIRST, LONGEST = 0.1, 2.0
 
 
-async def patiently(work: Callable[[], Awaitable[ResultT]], health: Health, condition: str) -> ResultT:
-    """``work()``, again and again while it fails with what passes; readiness shows ``condition`` meanwhile."""
+async def patiently(
+    work: Callable[[], Awaitable[ResultT]], health: Health, condition: str
+) -> ResultT:
+    """``work()``, again and again while it fails with what passes; readiness shows ``condition``
+    meanwhile."""
     delay = FIRST
     while True:
         try:

@@ -1,4 +1,5 @@
-"""Whose word counts: the pinned trust document, or a newer one that the operator published since."""
+"""Whose word counts: the pinned trust document, or a newer one that the operator published
+since."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ KEEP_SECONDS = 30.0
 
 
 class Trusted:
-    """``pinned``: reads the trust file, checked. Keys begin and end to be valid: judged anew every 30 s."""
+    """``pinned``: reads the trust file, checked. Keys begin and end to be valid: judged anew every
+    30 s."""
 
     def __init__(self, operator_key: str, pinned: Callable[[], Trust], clock: Clock) -> None:
         self._operator_key, self._pinned, self._clock = operator_key, pinned, clock
@@ -39,7 +41,8 @@ class Trusted:
         return self._now().verifier("edge_sync")
 
     def publish(self, signed: Signed) -> None:
-        """A document that edge_sync keeps; it counts when its serial is higher than that of the file."""
+        """A document that edge_sync keeps; it counts when its serial is higher than that of the
+        file."""
         self._published = signed
         self._read_at = -math.inf
 
@@ -47,10 +50,13 @@ class Trusted:
         """SettingsError when nodes would refuse what ``signer`` signs."""
         proof = signer.sign(Purpose.CHECKPOINT, self._trust.document)
         try:
-            self._now().verifier("edge_sync").open(Purpose.CHECKPOINT, proof, type(self._trust.document))
+            self._now().verifier("edge_sync").open(
+                Purpose.CHECKPOINT, proof, type(self._trust.document)
+            )
         except EdgetlsError:
             raise SettingsError(
-                f"EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE: the trust document names no valid edge_sync key {signer.key_id!r}"
+                "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE: the trust document names no valid "
+                f"edge_sync key {signer.key_id!r}"
                 " like this one: publish a trust document with it, or use the key that it names"
             ) from None
 

@@ -1,4 +1,5 @@
-"""Which names a certificate covers (RFC 6125, RFC 9525): DNS SANs only, a wildcard for one whole label. Pure."""
+"""Which names a certificate covers (RFC 6125, RFC 9525): DNS SANs only, a wildcard for one whole
+label. Pure."""
 
 from __future__ import annotations
 
@@ -20,15 +21,17 @@ def lost(live: Iterable[str], sans: Container[str]) -> list[str]:
 
 
 def normalised(domains: Iterable[str]) -> tuple[list[str], list[Finding]]:
-    """The domains in lower-case A-labels, each once, and a refusal of each text that is no name (rule A3), cut to the
-    length of one."""
+    """The domains in lower-case A-labels, each once, and a refusal of each text that is no name
+    (rule A3), cut to the length of one."""
     names: dict[str, None] = {}
     refusals: list[Finding] = []
     for text in domains:
         try:
             names[normalise(text)] = None
         except Refused as refused:
-            told = text[:MAX_NAME].encode("utf-8", "replace").decode()  # a lone surrogate is in no message
+            told = (
+                text[:MAX_NAME].encode("utf-8", "replace").decode()
+            )  # a lone surrogate is in no message
             refusals += (f.model_copy(update={"domain": told}) for f in refused.findings)
     return list(names), refusals
 

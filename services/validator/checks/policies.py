@@ -1,7 +1,9 @@
-"""The rules for a pair (product rules D1-D12), as a list that one can read aloud; see CHECKS at the end.
+"""The rules for a pair (product rules D1-D12), as a list that one can read aloud; see CHECKS at the
+end.
 
-Pure. A check says everything it finds; it is silent when what it needs could not be read, because the check
-that could not read it has spoken. Messages name blocks, subjects and fingerprints, never what was submitted.
+Pure. A check says everything it finds; it is silent when what it needs could not be read, because
+the check that could not read it has spoken. Messages name blocks, subjects and fingerprints, never
+what was submitted.
 """
 
 from __future__ import annotations
@@ -26,13 +28,19 @@ _CERTIFICATE: Final = "certificate"
 _LIFETIMES: Final = tuple(
     (datetime(*since, tzinfo=UTC), timedelta(days=days))
     for since, days in (
-        ((2029, 3, 15), 47), ((2027, 3, 15), 100), ((2026, 3, 15), 200), ((2020, 9, 1), 398), ((2018, 3, 1), 825),
-        ((2015, 4, 1), 1187), ((2012, 7, 1), 1826),
+        ((2029, 3, 15), 47),
+        ((2027, 3, 15), 100),
+        ((2026, 3, 15), 200),
+        ((2020, 9, 1), 398),
+        ((2018, 3, 1), 825),
+        ((2015, 4, 1), 1187),
+        ((2012, 7, 1), 1826),
     )
 )
 
 
 # The leaf
+
 
 def leaf_is_in_its_period(submission: Submission) -> Iterator[Finding]:
     """D7: refused outside of it, warned of in its last 14 days."""
@@ -40,14 +48,26 @@ def leaf_is_in_its_period(submission: Submission) -> Iterator[Finding]:
     if leaf is None:
         return
     if at.replace(microsecond=0) > leaf.not_after:
-        yield finding(Code.CERTIFICATE_EXPIRED, f"{_named(leaf)} expired on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
-                      field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_EXPIRED,
+            f"{_named(leaf)} expired on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
     elif at < leaf.not_before:
-        yield finding(Code.CERTIFICATE_NOT_YET_VALID, f"{_named(leaf)} is valid from "
-                      f"{leaf.not_before:%Y-%m-%d %H:%M:%S} UTC.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_NOT_YET_VALID,
+            f"{_named(leaf)} is valid from {leaf.not_before:%Y-%m-%d %H:%M:%S} UTC.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
     elif leaf.not_after - at < EXPIRES_SOON:
-        yield finding(Code.CERTIFICATE_EXPIRES_SOON, f"{_named(leaf)} expires on "
-                      f"{leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_EXPIRES_SOON,
+            f"{_named(leaf)} expires on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
 
 
 def leaf_is_not_valid_for_too_long(submission: Submission) -> Iterator[Finding]:
@@ -57,30 +77,49 @@ def leaf_is_not_valid_for_too_long(submission: Submission) -> Iterator[Finding]:
     if leaf and limit and leaf.not_after - leaf.not_before > limit:
         length = leaf.not_after - leaf.not_before
         rest = f" and {length.seconds} seconds" if length.days == limit.days else ""
-        yield finding(Code.CERTIFICATE_LIFETIME_LONG, f"{_named(leaf)} is valid for {length.days} days{rest}; the "
-                      f"limit of its day of issue is {limit.days}.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_LIFETIME_LONG,
+            f"{_named(leaf)} is valid for {length.days} days{rest}; the "
+            f"limit of its day of issue is {limit.days}.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
 
 
 def leaf_was_logged(submission: Submission) -> Iterator[Finding]:
-    """Of a publicly trusted leaf browsers demand SCTs, and neither of the other two ways to send them is left."""
+    """Of a publicly trusted leaf browsers demand SCTs, and neither of the other two ways to send
+    them is left."""
     leaf, chain = submission.leaf, submission.chain
     if leaf and chain and chain.is_public and not leaf.has_scts:
-        yield finding(Code.CERTIFICATE_NO_SCTS, f"{_named(leaf)} carries no signed certificate timestamps.",
-                      field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_NO_SCTS,
+            f"{_named(leaf)} carries no signed certificate timestamps.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
 
 
 def leaf_serves_tls(submission: Submission) -> Iterator[Finding]:
-    """D10: version 3, no CA, usable by a TLS server, nothing critical that clients do not know, no broken hash."""
+    """D10: version 3, no CA, usable by a TLS server, nothing critical that clients do not know, no
+    broken hash."""
     leaf = submission.leaf
     if leaf is None:
         return
     for reason in _unfit_for_servers(leaf):
-        yield finding(Code.CERTIFICATE_NOT_A_SERVER, f"{_named(leaf)} {reason}.",
-                      field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_NOT_A_SERVER,
+            f"{_named(leaf)} {reason}.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
     features = leaf.extension(x509.TLSFeature)
     if features and x509.TLSFeatureType.status_request in features:
-        yield finding(Code.CERTIFICATE_MUST_STAPLE, f"{_named(leaf)} demands OCSP stapling (must-staple), which "
-                      "the nodes do not send.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_MUST_STAPLE,
+            f"{_named(leaf)} demands OCSP stapling (must-staple), which the nodes do not send.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
 
 
 def _unfit_for_servers(leaf: Certificate) -> Iterator[str]:
@@ -109,17 +148,27 @@ def leaf_covers_every_domain(submission: Submission) -> Iterator[Finding]:
     leaf = submission.leaf
     for domain in submission.domains if leaf else ():
         if leaf and not names.covered(leaf.san_set, domain):
-            yield finding(Code.DOMAIN_MISMATCH, f"{domain} is not covered; the certificate is for {shown(leaf.sans)}.",
-                          field="domain", block=leaf.block, domain=domain)
+            yield finding(
+                Code.DOMAIN_MISMATCH,
+                f"{domain} is not covered; the certificate is for {shown(leaf.sans)}.",
+                field="domain",
+                block=leaf.block,
+                domain=domain,
+            )
 
 
 def leaf_keeps_the_live_names(submission: Submission) -> Iterator[Finding]:
-    """D12: names that the certificate in use covers and this one does not. The domain's own loss is D8's refusal."""
+    """D12: names that the certificate in use covers and this one does not. The domain's own loss is
+    D8's refusal."""
     leaf = submission.leaf
     lost = names.lost(submission.live_names, leaf.san_set) if leaf else []
     if leaf and lost:
-        yield finding(Code.CERTIFICATE_NAMES_LOST, f"The live certificate covers, and this one does not: "
-                      f"{shown(lost)}.", field=_CERTIFICATE, block=leaf.block)
+        yield finding(
+            Code.CERTIFICATE_NAMES_LOST,
+            f"The live certificate covers, and this one does not: {shown(lost)}.",
+            field=_CERTIFICATE,
+            block=leaf.block,
+        )
 
 
 def _named(leaf: Certificate) -> str:
@@ -134,6 +183,7 @@ def shown(found: Iterable[str], most: int = SHOWN_NAMES) -> str:
 
 
 # The chain
+
 
 def chain_leads_to_a_trusted_root(submission: Submission) -> Iterable[Finding]:
     """D9, D2: see chains.examine."""

@@ -1,5 +1,5 @@
-"""A report that any message can carry, whatever was submitted: it holds the first findings, refusals before others.
-Pure."""
+"""A report that any message can carry, whatever was submitted: it holds the first findings,
+refusals before others. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ _ORDER = (Severity.REFUSAL, Severity.WARNING, Severity.NOTICE)
 
 
 def bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """All of them, in their order, where they fit; else those that weigh most, and a last one that counts the rest."""
-    if len(findings) <= MAX_FINDINGS and sum(len(found.encode()) for found in findings) <= MAX_BYTES:
+    """All of them, in their order, where they fit; else those that weigh most, and a last one that
+    counts the rest."""
+    if (
+        len(findings) <= MAX_FINDINGS
+        and sum(len(found.encode()) for found in findings) <= MAX_BYTES
+    ):
         return tuple(findings)
     kept: set[int] = set()
     room = MAX_BYTES

@@ -1,7 +1,8 @@
-"""What is judged: one pair, the domains it is for, and everything from outside, with what can be learnt from it.
+"""What is judged: one pair, the domains it is for, and everything from outside, with what can be
+learnt from it.
 
-Each fact is worked out once, when a check first asks; a fact that cannot be had is None, and the checks that need it
-are silent: the check that found why has spoken.
+Each fact is worked out once, when a check first asks; a fact that cannot be had is None, and the
+checks that need it are silent: the check that found why has spoken.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ PARAMETERS = ("EC PARAMETERS", "DSA PARAMETERS")
 
 @dataclass(frozen=True)
 class Submission:
-    """``domains``: lower-case A-labels. ``at``: the moment that validity is judged at. ``live_names``: the names that
-    the certificate in use covers (rule D12). ``key_text`` None: it could not be had, and that was told already.
-    ``repr`` shows neither field's text."""
+    """``domains``: lower-case A-labels. ``at``: the moment that validity is judged at.
+    ``live_names``: the names that the certificate in use covers (rule D12). ``key_text`` None: it
+    could not be had, and that was told already. ``repr`` shows neither field's text."""
 
     certificate_text: str = field(repr=False)
     key_text: str | None = field(repr=False)
@@ -41,11 +42,16 @@ class Submission:
 
     @fact
     def certificate_is_small(self) -> bool:
-        return _fits(self.certificate_text, MAX_CERTIFICATE_BYTES) and pem.count(self.certificate_text) <= MAX_BLOCKS
+        return (
+            _fits(self.certificate_text, MAX_CERTIFICATE_BYTES)
+            and pem.count(self.certificate_text) <= MAX_BLOCKS
+        )
 
     @fact
     def key_is_small(self) -> bool:
-        return self.key_text is None or (_fits(self.key_text, MAX_KEY_BYTES) and pem.count(self.key_text) <= MAX_BLOCKS)
+        return self.key_text is None or (
+            _fits(self.key_text, MAX_KEY_BYTES) and pem.count(self.key_text) <= MAX_BLOCKS
+        )
 
     @fact
     def certificate_document(self) -> pem.Document | None:
@@ -53,7 +59,9 @@ class Submission:
 
     @fact
     def key_document(self) -> pem.Document | None:
-        return pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
+        return (
+            pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
+        )
 
     @fact
     def certificate_field_has_stray_key(self) -> bool:
@@ -64,7 +72,11 @@ class Submission:
         if document.blocks or document.faults:
             return any(map(embedded_keys.key_in, document.strays))
         form = other_formats.by_text(self.certificate_text)
-        return embedded_keys.key_in(self.certificate_text) if form is None else form in embedded_keys.KEY_FORMS
+        return (
+            embedded_keys.key_in(self.certificate_text)
+            if form is None
+            else form in embedded_keys.KEY_FORMS
+        )
 
     @fact
     def key_field_has_stray_certificate(self) -> bool:
@@ -75,7 +87,11 @@ class Submission:
     def certificates(self) -> tuple[Certificate | Unreadable, ...]:
         """One for each CERTIFICATE block, in order."""
         document = self.certificate_document
-        return tuple(_read(block) for block in document.blocks if is_certificate(block)) if document else ()
+        return (
+            tuple(_read(block) for block in document.blocks if is_certificate(block))
+            if document
+            else ()
+        )
 
     @fact
     def readable(self) -> tuple[Certificate, ...]:
@@ -84,7 +100,11 @@ class Submission:
         if document is None or document.faults or not all(map(is_certificate, document.blocks)):
             return ()
         read = tuple(c for c in self.certificates if isinstance(c, Certificate))
-        return read if len(read) == len(self.certificates) and all(c.san_count <= MAX_SANS for c in read) else ()
+        return (
+            read
+            if len(read) == len(self.certificates) and all(c.san_count <= MAX_SANS for c in read)
+            else ()
+        )
 
     @fact
     def repeated(self) -> tuple[Certificate, ...]:
@@ -94,10 +114,13 @@ class Submission:
 
     @fact
     def leaf(self) -> Certificate | None:
-        """The certificate that is no CA, and of several the key's; with CAs only, the key's or the first."""
+        """The certificate that is no CA, and of several the key's; with CAs only, the key's or the
+        first."""
         ends = [c for c in self.readable if not c.is_ca] or list(self.readable)
         spki = self.key.spki if self.key else None
-        return next((c for c in ends if spki is not None and c.spki == spki), ends[0] if ends else None)
+        return next(
+            (c for c in ends if spki is not None and c.spki == spki), ends[0] if ends else None
+        )
 
     @fact
     def chain(self) -> Chain | None:
@@ -116,7 +139,9 @@ class Submission:
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
     @fact
-    def key_shape(self) -> private_key.Shape | private_key.MalformedKey | private_key.EncryptedKey | None:
+    def key_shape(
+        self,
+    ) -> private_key.Shape | private_key.MalformedKey | private_key.EncryptedKey | None:
         block = self.key_block
         if block is None:
             return None
@@ -131,11 +156,19 @@ class Submission:
     def weaknesses(self) -> tuple[str, ...]:
         """Of a key of a supported kind and size."""
         shape = self.key_shape
-        return tuple(shape.weaknesses()) if isinstance(shape, private_key.Shape) and shape.supported else ()
+        return (
+            tuple(shape.weaknesses())
+            if isinstance(shape, private_key.Shape) and shape.supported
+            else ()
+        )
 
     @fact
     def loaded_key(self) -> private_key.PrivateKey | private_key.MalformedKey | None:
-        if self.key_block is None or not isinstance(self.key_shape, private_key.Shape) or not self.key_shape.supported:
+        if (
+            self.key_block is None
+            or not isinstance(self.key_shape, private_key.Shape)
+            or not self.key_shape.supported
+        ):
             return None
         try:
             return private_key.load(self.key_block.body, self.key_shape)
@@ -148,7 +181,8 @@ class Submission:
 
     @fact
     def key_belongs(self) -> bool | None:
-        """Public keys are equal and a signature proves it; a weak key is compared but never made to sign."""
+        """Public keys are equal and a signature proves it; a weak key is compared but never made to
+        sign."""
         if self.key is None or self.leaf is None or self.leaf.public_key is None:
             return None
         if self.key.spki != self.leaf.spki:
@@ -166,7 +200,8 @@ def _fits(text: str, limit: int) -> bool:
 
 
 def _read(block: pem.Block) -> Certificate | Unreadable:
-    """Read anew, but for CAs: a few hundred intermediates stand in nearly every upload of the world."""
+    """Read anew, but for CAs: a few hundred intermediates stand in nearly every upload of the
+    world."""
     place = (block.body, block.index)
     known = _KNOWN_CAS.get(place)
     if known:

@@ -1,6 +1,8 @@
-"""The private key: what it is, whether it may serve, whether it belongs to the leaf. Never a library load of text.
+"""The private key: what it is, whether it may serve, whether it belongs to the leaf. Never a
+library load of text.
 
-The form is read by our own DER reader first, so kind and size are known, and refused, before anything heavy. Pure.
+The form is read by our own DER reader first, so kind and size are known, and refused, before
+anything heavy. Pure.
 """
 
 from __future__ import annotations
@@ -23,15 +25,27 @@ PublicKey = rsa_keys.RSAPublicKey | ec.EllipticCurvePublicKey
 _RSA, _EC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
 _CURVES = {"1.2.840.10045.3.1.7": "P-256", "1.3.132.0.34": "P-384", "1.3.132.0.35": "P-521"}
 _OTHER_CURVES = {
-    "1.2.156.10197.1.301": "SM2", "1.3.132.0.10": "ECDSA on secp256k1", "1.3.132.0.33": "ECDSA on P-224",
-    "1.2.840.10045.3.1.1": "ECDSA on P-192", "1.3.36.3.3.2.8.1.1.7": "ECDSA on brainpoolP256r1",
-    "1.3.36.3.3.2.8.1.1.11": "ECDSA on brainpoolP384r1", "1.3.36.3.3.2.8.1.1.13": "ECDSA on brainpoolP512r1",
+    "1.2.156.10197.1.301": "SM2",
+    "1.3.132.0.10": "ECDSA on secp256k1",
+    "1.3.132.0.33": "ECDSA on P-224",
+    "1.2.840.10045.3.1.1": "ECDSA on P-192",
+    "1.3.36.3.3.2.8.1.1.7": "ECDSA on brainpoolP256r1",
+    "1.3.36.3.3.2.8.1.1.11": "ECDSA on brainpoolP384r1",
+    "1.3.36.3.3.2.8.1.1.13": "ECDSA on brainpoolP512r1",
 }
 _OTHER_KINDS = {
-    "1.2.840.113549.1.1.10": "RSASSA-PSS", "1.2.840.10040.4.1": "DSA", "1.2.840.113549.1.3.1": "Diffie-Hellman",
-    "1.2.840.10046.2.1": "Diffie-Hellman", "1.3.101.110": "X25519", "1.3.101.111": "X448", "1.3.101.112": "Ed25519",
-    "1.3.101.113": "Ed448", "1.2.156.10197.1.301": "SM2", "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-    "2.16.840.1.101.3.4.3.18": "ML-DSA-65", "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+    "1.2.840.113549.1.1.10": "RSASSA-PSS",
+    "1.2.840.10040.4.1": "DSA",
+    "1.2.840.113549.1.3.1": "Diffie-Hellman",
+    "1.2.840.10046.2.1": "Diffie-Hellman",
+    "1.3.101.110": "X25519",
+    "1.3.101.111": "X448",
+    "1.3.101.112": "Ed25519",
+    "1.3.101.113": "Ed448",
+    "1.2.156.10197.1.301": "SM2",
+    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
+    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
+    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
 }
 _SECOND_VERSION = b"\x02\x01\x01\x30"  # after the outer tag and length: INTEGER 1, then a SEQUENCE
 _BY_LABEL = {"OPENSSH PRIVATE KEY": "OpenSSH", "DSA PRIVATE KEY": "DSA", "SM2 PRIVATE KEY": "SM2"}
@@ -61,7 +75,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """A loaded key of a supported kind. ``bits``: RSA modulus or curve size. ``spki``: its public key in DER."""
+    """A loaded key of a supported kind. ``bits``: RSA modulus or curve size. ``spki``: its public
+    key in DER."""
 
     kind: Literal["rsa", "ecdsa"]
     bits: int
@@ -71,18 +86,24 @@ class PrivateKey:
     def pem(self) -> str:
         """Canonical PKCS#8 PEM."""
         return self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         ).decode("ascii")
 
     def proves(self, public: PublicKey) -> bool:
         """A fresh challenge, signed here, verifies with ``public``."""
         challenge = secrets.token_bytes(32)
         try:
-            if isinstance(self._key, rsa_keys.RSAPrivateKey) and isinstance(public, rsa_keys.RSAPublicKey):
+            if isinstance(self._key, rsa_keys.RSAPrivateKey) and isinstance(
+                public, rsa_keys.RSAPublicKey
+            ):
                 signature = self._key.sign(challenge, padding.PKCS1v15(), hashes.SHA256())
                 public.verify(signature, challenge, padding.PKCS1v15(), hashes.SHA256())
                 return True
-            if isinstance(self._key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
+            if isinstance(self._key, ec.EllipticCurvePrivateKey) and isinstance(
+                public, ec.EllipticCurvePublicKey
+            ):
                 scheme = ec.ECDSA(hashes.SHA256())
                 public.verify(self._key.sign(challenge, scheme), challenge, scheme)
                 return True
@@ -116,8 +137,11 @@ def load(body: bytes, described: Shape) -> PrivateKey:
     if not described.supported:
         raise MalformedKey("its kind is not supported")
     try:
-        # Sound only because rsa.weaknesses() and the signature proof replace the check that is skipped.
-        key = serialization.load_der_private_key(_first_version(body), None, unsafe_skip_rsa_key_validation=True)
+        # Sound only because rsa.weaknesses() and the signature proof replace the check that is
+        # skipped.
+        key = serialization.load_der_private_key(
+            _first_version(body), None, unsafe_skip_rsa_key_validation=True
+        )
         if not isinstance(key, rsa_keys.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise MalformedKey("its kind is not supported")
         spki = key.public_key().public_bytes(
@@ -125,11 +149,14 @@ def load(body: bytes, described: Shape) -> PrivateKey:
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedKey("its values do not make a key") from None
-    return PrivateKey("rsa" if isinstance(key, rsa_keys.RSAPrivateKey) else "ecdsa", key.key_size, spki, key)
+    return PrivateKey(
+        "rsa" if isinstance(key, rsa_keys.RSAPrivateKey) else "ecdsa", key.key_size, spki, key
+    )
 
 
 def _first_version(body: bytes) -> bytes:
-    """PKCS#8 without the public key that its second version (RFC 5958) may hold, which the library does not read."""
+    """PKCS#8 without the public key that its second version (RFC 5958) may hold, which the library
+    does not read."""
     if _SECOND_VERSION not in body[:8]:
         return body
     parts = der.whole(body)

@@ -1,7 +1,7 @@
 """What makes an RSA key unfit, by arithmetic alone; it replaces the slow check of the library (D6).
 
-Costs 0.05-0.4 ms where OpenSSL's own check costs 36 ms (2048 bits) to 3.9 s (8192 bits). No primality test: a key
-whose parts agree and that signs for its leaf serves.
+Costs 0.05-0.4 ms where OpenSSL's own check costs 36 ms (2048 bits) to 3.9 s (8192 bits). No
+primality test: a key whose parts agree and that signs for its leaf serves.
 """
 
 from __future__ import annotations
@@ -37,21 +37,30 @@ def _primes(limit: int) -> list[int]:
 
 _SMALL = prod(_primes(2000))
 
-# Nemec et al., "The Return of Coppersmith's Attack" (CVE-2017-15361), and the authors' detector: the modulus lies in
-# the group that 65537 generates modulo every one of these primes.
+# Nemec et al., "The Return of Coppersmith's Attack" (CVE-2017-15361), and the authors' detector:
+# the modulus lies in the group that 65537 generates modulo every one of these primes.
 _ROCA = {
-    prime: frozenset(pow(65537, k, prime) for k in range(prime - 1)) for prime in _primes(168) if prime > 2
+    prime: frozenset(pow(65537, k, prime) for k in range(prime - 1))
+    for prime in _primes(168)
+    if prime > 2
 }
 
 
 def consistent(key: Numbers) -> bool:
-    """The parts agree: n = pq, e and d invert each other, and the CRT values are those of d, p and q."""
+    """The parts agree: n = pq, e and d invert each other, and the CRT values are those of d, p and
+    q."""
     n, e, d, p, q, dp, dq, qi = key
     return (
-        min(p, q) > 1 and p != q and p * q == n and 0 < d < n
-        and e * d % (p - 1) == 1 and e * d % (q - 1) == 1
-        and dp == d % (p - 1) and dq == d % (q - 1)
-        and 0 < qi < p and qi * q % p == 1
+        min(p, q) > 1
+        and p != q
+        and p * q == n
+        and 0 < d < n
+        and e * d % (p - 1) == 1
+        and e * d % (q - 1) == 1
+        and dp == d % (p - 1)
+        and dq == d % (q - 1)
+        and 0 < qi < p
+        and qi * q % p == 1
     )
 
 
@@ -77,7 +86,8 @@ def is_roca(n: int) -> bool:
 
 
 def are_close(p: int, q: int) -> bool:
-    """Fermat's method tries a = ceil(sqrt(n)), a + 1, ... and ends at a = (p + q) / 2: count, do not try."""
+    """Fermat's method tries a = ceil(sqrt(n)), a + 1, ... and ends at a = (p + q) / 2: count, do
+    not try."""
     n = p * q
     start = isqrt(n - 1) + 1
     return (p + q) // 2 - start < FERMAT_ROUNDS

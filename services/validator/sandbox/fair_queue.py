@@ -1,4 +1,5 @@
-"""Whose turn it is: a bounded queue that goes round the accounts, so that one account's flood delays only itself."""
+"""Whose turn it is: a bounded queue that goes round the accounts, so that one account's flood
+delays only itself."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class Busy(Transient):
 
 
 class FairQueue(Generic[ItemT]):
-    """At most ``size`` items wait, half of them of one account, and at most ``per_account`` taken items of one account
-    are not done yet."""
+    """At most ``size`` items wait, half of them of one account, and at most ``per_account`` taken
+    items of one account are not done yet."""
 
     def __init__(self, size: int, per_account: int) -> None:
         self._size, self._per_account = size, per_account
@@ -37,13 +38,14 @@ class FairQueue(Generic[ItemT]):
         self._length += 1
 
     def put_back(self, account: str, item: ItemT) -> None:
-        """What was taken and has to be done again: before its account's others, and never refused."""
+        """What was taken and has to be done again: before its account's others, and never
+        refused."""
         self._waiting.setdefault(account, deque()).appendleft(item)
         self._length += 1
 
     def take(self, *, of_crowds: bool = True) -> ItemT | None:
-        """The next item of the account whose turn it is; ``done`` must follow. Without ``of_crowds`` only of accounts
-        that have one item here and no more."""
+        """The next item of the account whose turn it is; ``done`` must follow. Without
+        ``of_crowds`` only of accounts that have one item here and no more."""
         for account, items in self._waiting.items():
             crowds = len(items) + self._taken[account] > 1
             if self._taken[account] < self._per_account and (of_crowds or not crowds):

@@ -1,4 +1,5 @@
-"""Judging in a child that can be killed: for the offline check, which must not be stalled or ended by any line."""
+"""Judging in a child that can be killed: for the offline check, which must not be stalled or ended
+by any line."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from services.validator.sandbox.worker_main import allow_processor, die_with, read_frame, write_frame
+from services.validator.sandbox.worker_main import (
+    allow_processor,
+    die_with,
+    read_frame,
+    write_frame,
+)
 from services.validator.sandbox.worker_process import processor_seconds
 from shared.hardening import forbid_dumps
 
@@ -26,7 +32,8 @@ class Stuck(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """``seconds``: of work for one request; ``starved_seconds``: of wall time, where the machine is loaded."""
+    """``seconds``: of work for one request; ``starved_seconds``: of wall time, where the machine is
+    loaded."""
 
     seconds: float = 0.9
     starved_seconds: float = 10.0
@@ -34,8 +41,8 @@ class Patience:
 
 
 class Guard:
-    """``answer`` runs in a forked child, made when it is first needed and again after it was lost. Single-threaded
-    programs only: a fork copies no other thread."""
+    """``answer`` runs in a forked child, made when it is first needed and again after it was lost.
+    Single-threaded programs only: a fork copies no other thread."""
 
     def __init__(self, answer: Answer, patience: Patience | None = None) -> None:
         self._answer, self._patience = answer, patience or Patience()
@@ -87,7 +94,10 @@ class Guard:
             self._serve(take_request, give_reply, parent)
         os.close(take_request)
         os.close(give_reply)
-        self._requests, self._replies = os.fdopen(give_request, "wb"), os.fdopen(take_reply, "rb", buffering=0)
+        self._requests, self._replies = (
+            os.fdopen(give_request, "wb"),
+            os.fdopen(take_reply, "rb", buffering=0),
+        )
 
     def _serve(self, requests: int, replies: int, parent: int) -> None:
         """The child's life; it never returns."""

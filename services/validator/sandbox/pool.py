@@ -1,11 +1,12 @@
 """A bounded pool of worker processes for the heavy steps, watched, limited, replaced.
 
-Who sends one pair is not to wait for who sends a thousand: an account with several submissions here is a crowd. All
-workers but a few (``Limits.count`` - ``Limits.per_account``) judge crowds too, at a lower priority of the processor;
-the few are for the others alone.
+Who sends one pair is not to wait for who sends a thousand: an account with several submissions here
+is a crowd. All workers but a few (``Limits.count`` - ``Limits.per_account``) judge crowds too, at a
+lower priority of the processor; the few are for the others alone.
 
-The pool knows sealed requests and verdicts only. A worker that is stuck is killed, one that dies is replaced, and
-the submission it had is tried again, three times at most. Own processes, because an executor cannot kill one.
+The pool knows sealed requests and verdicts only. A worker that is stuck is killed, one that dies is
+replaced, and the submission it had is tried again, three times at most. Own processes, because an
+executor cannot kill one.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _CROWD_NICENESS = 10
 @dataclass(frozen=True)
 class Limits:
     """``count``: more than one account may have, so that none has all; ``seconds``: of work a job;
-    ``starved_seconds``: of wall time where the machine gives a worker no processor; ``jobs``: before a worker is
-    renewed; ``strikes``: workers that one submission may cost."""
+    ``starved_seconds``: of wall time where the machine gives a worker no processor; ``jobs``:
+    before a worker is renewed; ``strikes``: workers that one submission may cost."""
 
     count: int = max(3, min(8, os.cpu_count() or 1))
     queue: int = 512
@@ -67,7 +68,8 @@ class _Waiting:
 
 @dataclass
 class Workers:
-    """Start it once, then ``judge_sealed``. ``module`` is what a worker runs; ``replaced`` counts lost workers."""
+    """Start it once, then ``judge_sealed``. ``module`` is what a worker runs; ``replaced`` counts
+    lost workers."""
 
     secrets: Secrets = field(repr=False)
     limits: Limits = field(default_factory=Limits)
@@ -121,21 +123,31 @@ class Workers:
         return len(self._alive) - len(self._idle)
 
     @overload
-    async def judge_sealed(self, request: JudgeSubmission, *, at: datetime, sealing: EpochKey) -> Verdict: ...
+    async def judge_sealed(
+        self, request: JudgeSubmission, *, at: datetime, sealing: EpochKey
+    ) -> Verdict: ...
 
     @overload
     async def judge_sealed(self, request: CheckCertificate, *, at: datetime) -> CheckReport: ...
 
     async def judge_sealed(
-        self, request: JudgeSubmission | CheckCertificate, *, at: datetime, sealing: EpochKey | None = None
+        self,
+        request: JudgeSubmission | CheckCertificate,
+        *,
+        at: datetime,
+        sealing: EpochKey | None = None,
     ) -> Verdict | CheckReport:
-        """The verdict or report on a sealed request. Busy (transient) when the queue is full or the pool closed.
+        """The verdict or report on a sealed request. Busy (transient) when the queue is full or the
+        pool closed.
 
-        ``at``: the moment that validity is judged at; ``sealing``: the epoch that accepted keys are sealed to."""
+        ``at``: the moment that validity is judged at; ``sealing``: the epoch that accepted keys are
+        sealed to."""
         if not self._open:
             raise Busy("the validator is stopping")
         result: asyncio.Future[Verdict | CheckReport] = asyncio.get_running_loop().create_future()
-        self._queue.put(request.account, _Waiting(Job(request=request, at=at, sealing=sealing), result))
+        self._queue.put(
+            request.account, _Waiting(Job(request=request, at=at, sealing=sealing), result)
+        )
         self._pump()
         return await result
 
@@ -159,7 +171,9 @@ class Workers:
 
     async def _run(self, worker: WorkerProcess, waiting: _Waiting) -> None:
         try:
-            reply = await worker.ask(waiting.job.encode(), self.limits.seconds, self.limits.starved_seconds)
+            reply = await worker.ask(
+                waiting.job.encode(), self.limits.seconds, self.limits.starved_seconds
+            )
             answer = _parsed(waiting.job, reply)
         except Lost:
             self._strike(waiting)
@@ -222,7 +236,8 @@ class Workers:
         self._pump()
 
     async def _watch(self, worker: WorkerProcess) -> None:
-        """An idle worker that dies is replaced at once; a busy one by whoever waits for its answer."""
+        """An idle worker that dies is replaced at once; a busy one by whoever waits for its
+        answer."""
         await worker.exited()
         if self._open and worker in self._idle:
             self._replace(worker)
@@ -237,9 +252,13 @@ class Workers:
 
     async def _start_one(self, for_crowds: bool) -> WorkerProcess:
         setup = Setup(
-            secrets=self.secrets, parent=os.getpid(), memory_bytes=self.limits.memory_bytes,
+            secrets=self.secrets,
+            parent=os.getpid(),
+            memory_bytes=self.limits.memory_bytes,
             # With one kind of workers only there is nobody to let go first.
-            niceness=_CROWD_NICENESS if for_crowds and self.limits.count > self.limits.per_account else 0,
+            niceness=_CROWD_NICENESS
+            if for_crowds and self.limits.count > self.limits.per_account
+            else 0,
         )
         command = [sys.executable, "-m", self.module]
         worker = await WorkerProcess.start(command, setup.encode(), self.limits.start_seconds)

@@ -31,8 +31,10 @@ _CLOSED: Final = "The sealed certificate cannot be opened."
 
 
 class Secrets(Contract):
-    """What a worker needs to know, once. ``submission_keys``: HPKE private keys, the current one first;
-    ``signer_key``: the validator's Ed25519 key; both as their ``text()``. ``extra_roots``: PEM, besides Mozilla's."""
+    """What a worker needs to know, once. ``submission_keys``: HPKE private keys, the current one
+    first;
+    ``signer_key``: the validator's Ed25519 key; both as their ``text()``. ``extra_roots``: PEM,
+    besides Mozilla's."""
 
     submission_keys: Annotated[list[str], Field(min_length=1, repr=False)]
     signer_id: str
@@ -41,7 +43,8 @@ class Secrets(Contract):
 
 
 class Job(Contract):
-    """One request. ``sealing``: the epoch to seal accepted keys to; None for a check, which seals nothing."""
+    """One request. ``sealing``: the epoch to seal accepted keys to; None for a check, which seals
+    nothing."""
 
     request: JudgeSubmission | CheckCertificate
     at: Utc
@@ -64,29 +67,51 @@ class SealedJudge:
             report = self._judge(request, job, roots, request.live_names, request.strict, before)
             return CheckReport(accepted=report.accepted, findings=list(report.findings))
         roots, before = self._roots(request.context.private_roots)
-        report = self._judge(request, job, roots, request.context.live_names, request.context.strict, before)
-        pairs = [self._sealed(request, report, pair, job.sealing) for pair in report.pairs if job.sealing]
+        report = self._judge(
+            request, job, roots, request.context.live_names, request.context.strict, before
+        )
+        pairs = [
+            self._sealed(request, report, pair, job.sealing) for pair in report.pairs if job.sealing
+        ]
         return Verdict(
-            submission_id=request.submission_id, account=request.account, accepted=report.accepted,
-            findings=list(report.findings), pairs=pairs,
+            submission_id=request.submission_id,
+            account=request.account,
+            accepted=report.accepted,
+            findings=list(report.findings),
+            pairs=pairs,
         )
 
     def _judge(
-        self, request: JudgeSubmission | CheckCertificate, job: Job, roots: TrustRoots, live_names: Sequence[str],
-        strict: bool, before: Sequence[Finding],
+        self,
+        request: JudgeSubmission | CheckCertificate,
+        job: Job,
+        roots: TrustRoots,
+        live_names: Sequence[str],
+        strict: bool,
+        before: Sequence[Finding],
     ) -> Report:
         info = submission_info(request.account, request.submission_id)
-        opened = [(self._certificate(pair, info), self._open(pair.sealed_key, info)) for pair in request.pairs]
+        opened = [
+            (self._certificate(pair, info), self._open(pair.sealed_key, info))
+            for pair in request.pairs
+        ]
         unopenable = [
             finding(Code.KEY_UNOPENABLE, _CLOSED, field="certificate", pair=index)
-            for index, (certificate, _) in enumerate(opened) if certificate is None
+            for index, (certificate, _) in enumerate(opened)
+            if certificate is None
         ] + [
             finding(Code.KEY_UNOPENABLE, field="private_key", pair=index)
-            for index, (_, key) in enumerate(opened) if key is None
+            for index, (_, key) in enumerate(opened)
+            if key is None
         ]
         texts = [Texts(certificate or "", key) for certificate, key in opened]
         return judge(
-            texts, request.domains, at=job.at, roots=roots, live_names=live_names, strict=strict,
+            texts,
+            request.domains,
+            at=job.at,
+            roots=roots,
+            live_names=live_names,
+            strict=strict,
             before=[*before, *unopenable],
         )
 
@@ -95,7 +120,11 @@ class SealedJudge:
             return pair.certificate
         text = self._open(pair.sealed_certificate, info)
         # As it would have come in JSON, which knows no lone surrogates.
-        return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return (
+            None
+            if text is None
+            else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        )
 
     def _open(self, sealed: SealedKey, info: bytes) -> str | None:
         for key in self._keys if sealed.epoch == 0 else ():
@@ -111,22 +140,41 @@ class SealedJudge:
         try:
             return TrustRoots.from_pem(*own), []
         except Unreadable:
-            return TrustRoots([]), [finding(Code.CHAIN_UNTRUSTED, "One of the account's own roots cannot be read.",
-                                            field="settings")]
+            return TrustRoots([]), [
+                finding(
+                    Code.CHAIN_UNTRUSTED,
+                    "One of the account's own roots cannot be read.",
+                    field="settings",
+                )
+            ]
 
-    def _sealed(self, request: JudgeSubmission, report: Report, pair: FitPair, epoch: EpochKey) -> JudgedPair:
+    def _sealed(
+        self, request: JudgeSubmission, report: Report, pair: FitPair, epoch: EpochKey
+    ) -> JudgedPair:
         pair_id = derived_id("pair", request.submission_id, str(pair.index))
         info = pair_info(request.account, pair_id, pair.leaf_fingerprint)
         attestation = Attestation(
-            account=request.account, domains=[name for name, fits in report.accepted.items() if fits],
-            pair_id=pair_id, leaf_fingerprint=pair.leaf_fingerprint, chain_hash=pair.chain_hash,
+            account=request.account,
+            domains=[name for name, fits in report.accepted.items() if fits],
+            pair_id=pair_id,
+            leaf_fingerprint=pair.leaf_fingerprint,
+            chain_hash=pair.chain_hash,
         )
         return JudgedPair(
-            pair_id=pair_id, chain=pair.chain, leaf_fingerprint=pair.leaf_fingerprint, subject=pair.subject,
-            sans=[name for name in pair.sans if 0 < len(name) <= MAX_NAME], issuer=pair.issuer,
-            key_type=pair.key_type, key_bits=pair.key_bits,
-            not_before=pair.not_before, not_after=pair.not_after, chain_until=pair.chain_until,
-            sealed_key=SealedKey(epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)),
+            pair_id=pair_id,
+            chain=pair.chain,
+            leaf_fingerprint=pair.leaf_fingerprint,
+            subject=pair.subject,
+            sans=[name for name in pair.sans if 0 < len(name) <= MAX_NAME],
+            issuer=pair.issuer,
+            key_type=pair.key_type,
+            key_bits=pair.key_bits,
+            not_before=pair.not_before,
+            not_after=pair.not_after,
+            chain_until=pair.chain_until,
+            sealed_key=SealedKey(
+                epoch=epoch.epoch, box=PublicKey(epoch.public_key).seal(pair.key.encode(), info)
+            ),
             attestation=self._signer.sign(Purpose.ATTESTATION, attestation),
         )
 
@@ -140,11 +188,16 @@ def unjudgeable(request: CheckCertificate) -> CheckReport: ...
 
 
 def unjudgeable(request: JudgeSubmission | CheckCertificate) -> Verdict | CheckReport:
-    """The refusal of what stalled or killed its workers, or met a fault of ours; it says nothing of the content."""
+    """The refusal of what stalled or killed its workers, or met a fault of ours; it says nothing of
+    the content."""
     findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
     accepted = verdicts(request.domains, findings)
     if isinstance(request, CheckCertificate):
         return CheckReport(accepted=accepted, findings=findings)
     return Verdict(
-        submission_id=request.submission_id, account=request.account, accepted=accepted, findings=findings, pairs=[],
+        submission_id=request.submission_id,
+        account=request.account,
+        accepted=accepted,
+        findings=findings,
+        pairs=[],
     )

@@ -1,7 +1,9 @@
-"""``python -m services.validator.sandbox.worker_main``: a worker process. Only here is a customer's key ever in clear.
+"""``python -m services.validator.sandbox.worker_main``: a worker process. Only here is a customer's
+key ever in clear.
 
-It speaks frames (4 bytes of length, big endian, then JSON) on its standard input and output: a Setup in, an empty
-frame out when it is ready, then a Job in and a Verdict or CheckReport out. End of input ends it.
+It speaks frames (4 bytes of length, big endian, then JSON) on its standard input and output: a
+Setup in, an empty frame out when it is ready, then a Job in and a Verdict or CheckReport out. End
+of input ends it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ Answer = Callable[[Job], Verdict | CheckReport]
 
 
 class Setup(Contract):
-    """The first frame. ``parent``: the pid that this process must not outlive; ``memory_bytes``: RLIMIT_AS;
+    """The first frame. ``parent``: the pid that this process must not outlive; ``memory_bytes``:
+    RLIMIT_AS;
     ``niceness``: how far others go before it (nice(2))."""
 
     secrets: Annotated[Secrets, Field(repr=False)]
@@ -47,7 +50,10 @@ class Setup(Contract):
 def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
     """``wrap`` is put around the judging (for tests that need a worker to fail)."""
     _forbid_dumps()
-    for number in (signal.SIGINT, signal.SIGTERM):  # A stop of the whole group is the parent's: it drains first.
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # A stop of the whole group is the parent's: it drains first.
         signal.signal(number, signal.SIG_IGN)
     source, sink = sys.stdin.buffer, _claim_output()
     setup = Setup.model_validate_json(read_frame(source) or b"")
@@ -57,7 +63,8 @@ def main(wrap: Callable[[Answer], Answer] = lambda answer: answer) -> None:
     judge = SealedJudge(setup.secrets)
     _warm_up()
     gc.collect()
-    gc.freeze()  # the roots stay: looking through them again and again costs a twentieth of a P-256 verdict
+    # the roots stay: looking through them again and again costs a twentieth of a P-256 verdict
+    gc.freeze()
     write_frame(sink, b"")
     serve(source, sink, wrap(judge.answer))
 
@@ -71,17 +78,22 @@ def serve(source: IO[bytes], sink: IO[bytes], answer: Answer) -> None:
             reply = answer(job)
         except MemoryError:
             os._exit(1)
-        except Exception as fault:  # A fault of ours is a refusal, told in the log without any content.
+        except (
+            Exception
+        ) as fault:  # A fault of ours is a refusal, told in the log without any content.
             _report(fault)
             reply = unjudgeable(job.request)
         write_frame(sink, reply.encode())
 
 
 def allow_processor(seconds: int) -> None:
-    """So much more of the processor's time (RLIMIT_CPU); then the kernel ends the process, whoever else looks."""
+    """So much more of the processor's time (RLIMIT_CPU); then the kernel ends the process, whoever
+    else looks."""
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     wanted = ceil(time.process_time()) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most)
+    )
 
 
 def read_frame(source: IO[bytes]) -> bytes | None:

@@ -19,10 +19,14 @@ class Lost(Exception):
 
 
 class WorkerProcess:
-    """``jobs``: answered so far; ``retired``: it gets no more; ``for_crowds``: see Workers. Compared by identity."""
+    """``jobs``: answered so far; ``retired``: it gets no more; ``for_crowds``: see Workers.
+    Compared by identity."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, sink: asyncio.StreamWriter, source: asyncio.StreamReader
+        self,
+        process: asyncio.subprocess.Process,
+        sink: asyncio.StreamWriter,
+        source: asyncio.StreamReader,
     ) -> None:
         self._process, self._input, self._output = process, sink, source
         self.jobs = 0
@@ -31,7 +35,8 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], setup: bytes, seconds: float) -> WorkerProcess:
-        """Ready for its first job; Lost when it is not within ``seconds``. Secrets go through the pipe only."""
+        """Ready for its first job; Lost when it is not within ``seconds``. Secrets go through the
+        pipe only."""
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
@@ -64,14 +69,16 @@ class WorkerProcess:
         self._input.close()
 
     async def ask(self, body: bytes, seconds: float, starved_seconds: float) -> bytes:
-        """The answer. Lost, and the worker killed, when it worked for ``seconds`` or said nothing for
+        """The answer. Lost, and the worker killed, when it worked for ``seconds`` or said nothing
+        for
         ``starved_seconds``: on a loaded machine wall time alone would condemn the innocent."""
         waited, used = 0.0, processor_seconds(self.pid)
         answer = asyncio.ensure_future(self._exchange(body))
         try:
             patience = seconds
             while not (await asyncio.wait({answer}, timeout=patience))[0]:
-                waited += patience  # as asked for: while this process itself is starved, no worker can answer it
+                # as asked for: while this process itself is starved, no worker can answer it
+                waited += patience
                 patience = _LOOK_EVERY
                 worked = processor_seconds(self.pid) - used
                 # Ticks of the clock are 10 ms, and the answer itself takes a moment.

@@ -1,4 +1,5 @@
-"""Keys and certificates in text that is no PEM: armour mistyped or damaged, or of another program (rule D3). Pure."""
+"""Keys and certificates in text that is no PEM: armour mistyped or damaged, or of another program
+(rule D3). Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _HEAD, _ENOUGH = 120, 24
 def key_in(text: str) -> bool:
     """Whether a private key, or its armour, stands anywhere in ``text``."""
     return bool(
-        _MARKS_OF_A_KEY.search(_NO_LETTER.sub("", text).upper()) or _PLAIN_KEY.search(text)
+        _MARKS_OF_A_KEY.search(_NO_LETTER.sub("", text).upper())
+        or _PLAIN_KEY.search(text)
         or any(form in KEY_FORMS for form in _forms(text))
     )
 

@@ -1,4 +1,5 @@
-"""What it is when it is not PEM: DER, PKCS#7, PKCS#12, Java key stores, as bytes, base64 or bytes mangled to text."""
+"""What it is when it is not PEM: DER, PKCS#7, PKCS#12, Java key stores, as bytes, base64 or bytes
+mangled to text."""
 
 from __future__ import annotations
 
@@ -28,32 +29,46 @@ class Form(StrEnum):
 
 CONVERT_CERTIFICATE = {
     Form.CERTIFICATE: "Convert it: openssl x509 -inform DER -in cert.der -out cert.pem",
-    Form.PKCS7: "Convert it: openssl pkcs7 -in chain.p7b -print_certs -out chain.pem (a binary file: add -inform DER)",
+    Form.PKCS7: "Convert it: openssl pkcs7 -in chain.p7b -print_certs -out chain.pem (a binary "
+    "file: add -inform DER)",
     Form.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
-    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore pair.pfx -deststoretype PKCS12, "
-              "then openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
+    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
+    "pair.pfx -deststoretype PKCS12, "
+    "then openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
     Form.REQUEST: "This is the request. Upload the certificate that the CA issued for it.",
 }
 CONVERT_KEY = {
     Form.KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
     Form.ENCRYPTED_KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
     Form.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
-    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore pair.pfx -deststoretype PKCS12, "
-              "then openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
+    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
+    "pair.pfx -deststoretype PKCS12, "
+    "then openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
 }
 CONVERT_OPENSSH = "ssh-keygen -p -m PKCS8 -f key.pem (it changes the file; an empty password)"
 DECODE = {
-    Form.CERTIFICATE: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d cert.b64 > cert.der. ",
-    Form.PKCS7: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d chain.b64 > chain.p7b. ",
+    Form.CERTIFICATE: "It is base64 without its BEGIN and END lines. Decode it first: base64 "
+    "-d cert.b64 > cert.der. ",
+    Form.PKCS7: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d "
+    "chain.b64 > chain.p7b. ",
     Form.PKCS12: "It is base64. Decode it first: base64 -d pair.b64 > pair.pfx. ",
     Form.JKS: "It is base64. Decode it first: base64 -d pair.b64 > pair.jks. ",
-    Form.KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d key.b64 > key.der. ",
-    Form.ENCRYPTED_KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d key.b64 > key.der. ",
+    Form.KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d "
+    "key.b64 > key.der. ",
+    Form.ENCRYPTED_KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 "
+    "-d key.b64 > key.der. ",
 }
 _LABELS = {
-    "PKCS7": Form.PKCS7, "CMS": Form.PKCS7, "PKCS #7 SIGNED DATA": Form.PKCS7, "PKCS#7": Form.PKCS7,
-    "PKCS12": Form.PKCS12, "PKCS #12": Form.PKCS12, "PFX": Form.PKCS12,
-    "CERTIFICATE REQUEST": Form.REQUEST, "NEW CERTIFICATE REQUEST": Form.REQUEST, "PUBLIC KEY": Form.PUBLIC_KEY,
+    "PKCS7": Form.PKCS7,
+    "CMS": Form.PKCS7,
+    "PKCS #7 SIGNED DATA": Form.PKCS7,
+    "PKCS#7": Form.PKCS7,
+    "PKCS12": Form.PKCS12,
+    "PKCS #12": Form.PKCS12,
+    "PFX": Form.PKCS12,
+    "CERTIFICATE REQUEST": Form.REQUEST,
+    "NEW CERTIFICATE REQUEST": Form.REQUEST,
+    "PUBLIC KEY": Form.PUBLIC_KEY,
 }
 
 
@@ -63,7 +78,8 @@ def by_label(label: str) -> Form | None:
 
 
 def by_text(text: str) -> Form | None:
-    """The form of a text without PEM marks: base64 of it, or its bytes read as Latin-1, UTF-8 or with replacements."""
+    """The form of a text without PEM marks: base64 of it, or its bytes read as Latin-1, UTF-8 or
+    with replacements."""
     head = _head(text)
     if is_base64(text):
         bare = _compact(head).rstrip("=")
@@ -122,9 +138,14 @@ def _nested(body: bytes, at: int) -> Form | None:
     if body[inner] == 0xA0:
         return Form.CERTIFICATE
     if body[inner] == 0x06:
-        # RFC 5958 EncryptedPrivateKeyInfo and RFC 5280 SubjectPublicKeyInfo differ in what follows the algorithm.
-        return Form.ENCRYPTED_KEY if body[inner + 2 : inner + 9] == b"\x2a\x86\x48\x86\xf7\x0d\x01" \
-            and body[inner + 9 : inner + 10] in (b"\x05", b"\x0c") else Form.PUBLIC_KEY
+        # RFC 5958 EncryptedPrivateKeyInfo and RFC 5280 SubjectPublicKeyInfo differ in what follows
+        # the algorithm.
+        return (
+            Form.ENCRYPTED_KEY
+            if body[inner + 2 : inner + 9] == b"\x2a\x86\x48\x86\xf7\x0d\x01"
+            and body[inner + 9 : inner + 10] in (b"\x05", b"\x0c")
+            else Form.PUBLIC_KEY
+        )
     if body[inner] == 0x02:
         following = _enter(body, inner)
         if following is None:
@@ -137,7 +158,8 @@ def _nested(body: bytes, at: int) -> Form | None:
 
 
 def _enter(body: bytes, at: int) -> int | None:
-    """Where the content of the element at ``at`` begins; its length is not checked: the body may be cut."""
+    """Where the content of the element at ``at`` begins; its length is not checked: the body may be
+    cut."""
     if at + 2 > len(body):
         return None
     length = body[at + 1]
@@ -152,12 +174,17 @@ def _by_mangled(head: bytes) -> Form | None:
         return Form.PKCS7
     if b"\x02\x01\x03" in head[:12]:
         return Form.PKCS12
-    return Form.KEY if b"\x02\x01\x00" in head[:12] or b"\x02\x01\x01\x04" in head[:12] else Form.CERTIFICATE
+    return (
+        Form.KEY
+        if b"\x02\x01\x00" in head[:12] or b"\x02\x01\x01\x04" in head[:12]
+        else Form.CERTIFICATE
+    )
 
 
 def _bytes(text: str) -> bytes:
     """Latin-1, and the bytes that ``surrogateescape`` keeps; anything else becomes ``?``."""
     codes = (ord(character) for character in text)
     return bytes(
-        code if code < 256 else code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0x3F for code in codes
+        code if code < 256 else code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0x3F
+        for code in codes
     )

@@ -1,6 +1,8 @@
-"""A tokeniser of PEM (RFC 7468), because a library's reader is too kind: it skips a private key among certificates.
+"""A tokeniser of PEM (RFC 7468), because a library's reader is too kind: it skips a private key
+among certificates.
 
-It reads any text in linear time, repairs what can be repaired and says so, and never repeats the text. Pure.
+It reads any text in linear time, repairs what can be repaired and says so, and never repeats the
+text. Pure.
 """
 
 from __future__ import annotations
@@ -72,8 +74,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text holds. ``oddities`` names the first block with each oddity (None: outside of blocks); ``strays``:
-    every piece of text that is in no readable block's body, which ``repr`` hides."""
+    """What a text holds. ``oddities`` names the first block with each oddity (None: outside of
+    blocks); ``strays``: every piece of text that is in no readable block's body, which ``repr``
+    hides."""
 
     blocks: tuple[Block, ...]
     faults: tuple[Fault, ...]
@@ -82,7 +85,8 @@ class Document:
 
 
 def count(text: str) -> int:
-    """How many blocks begin in ``text``, or end, whichever is more; cheap, to be asked before ``tokenise``."""
+    """How many blocks begin in ``text``, or end, whichever is more; cheap, to be asked before
+    ``tokenise``."""
     return max(text.count(_BEGIN), text.count(_END))
 
 
@@ -112,7 +116,9 @@ class _Tokeniser:
         for mark in _MARK.finditer(self._text):
             if mark[1] == "BEGIN":
                 if opened:
-                    self._fault(index, opened, "has no END line", self._text[opened.end() : mark.start()])
+                    self._fault(
+                        index, opened, "has no END line", self._text[opened.end() : mark.start()]
+                    )
                 else:
                     self._look_at_gap(self._text[gap_from : mark.start()], index, first=index < 0)
                 opened, index = mark, index + 1
@@ -120,14 +126,19 @@ class _Tokeniser:
                 self._close(index, opened, mark)
                 opened, gap_from = None, mark.end()
             else:
-                self._fault(index + 1, mark, "has no BEGIN line", self._text[gap_from : mark.start()])
+                self._fault(
+                    index + 1, mark, "has no BEGIN line", self._text[gap_from : mark.start()]
+                )
                 gap_from = mark.end()
         if opened:
             self._fault(index, opened, "has no END line", self._text[opened.end() :])
         else:
             self._look_at_gap(self._text[gap_from:], index, last=True)
         return Document(
-            tuple(self._blocks), tuple(self._faults), tuple(self._oddities.items()), tuple(self._strays)
+            tuple(self._blocks),
+            tuple(self._faults),
+            tuple(self._oddities.items()),
+            tuple(self._strays),
         )
 
     def _fault(self, index: int, mark: re.Match[str], reason: str, text: str) -> None:
@@ -149,7 +160,9 @@ class _Tokeniser:
             text = text.replace("\r", "\n")
         return text
 
-    def _look_at_gap(self, gap: str, index: int, *, first: bool = False, last: bool = False) -> None:
+    def _look_at_gap(
+        self, gap: str, index: int, *, first: bool = False, last: bool = False
+    ) -> None:
         place = index if index >= 0 else None
         ends = gap.count("\n")
         if gap.strip():
@@ -180,7 +193,9 @@ class _Tokeniser:
             self._fault(index, begin, "is not base64", raw)
             return
         if body:
-            if packed[-1] == "=" and not packed.endswith(base64.b64encode(body[len(body) // 3 * 3 :]).decode("ascii")):
+            if packed[-1] == "=" and not packed.endswith(
+                base64.b64encode(body[len(body) // 3 * 3 :]).decode("ascii")
+            ):
                 self._note(Oddity.PADDING, index)
             self._blocks.append(Block(index, label, body))
         else:
@@ -198,7 +213,11 @@ class _Tokeniser:
         full = [line for line in stripped if line]
         if len(full) != len(stripped):
             self._note(Oddity.BLANK_LINES, index)
-        if any(line != bare for line, bare in zip(inner, stripped, strict=True)) or lines[0] or lines[-1]:
+        if (
+            any(line != bare for line, bare in zip(inner, stripped, strict=True))
+            or lines[0]
+            or lines[-1]
+        ):
             self._note(Oddity.WHITE_SPACE, index)
         if any(len(line) != LINE for line in full[:-1]) or (full and len(full[-1]) > LINE):
             self._note(Oddity.LINE_LENGTHS, index)

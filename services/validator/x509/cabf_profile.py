@@ -1,4 +1,5 @@
-"""What RFC 5280, 4.1 and the CA/Browser Forum demand of the form of every certificate, and clients hold CAs to.
+"""What RFC 5280, 4.1 and the CA/Browser Forum demand of the form of every certificate, and clients
+hold CAs to.
 
 Pure."""
 
@@ -12,13 +13,18 @@ from services.validator.x509.der_layout import Layout, layout
 MAX_SERIAL = 20
 GENERALIZED_TIME = 0x18
 _SHA_2 = ("608648016503040201", 32), ("608648016503040202", 48), ("608648016503040203", 64)
-# As the algorithms stand in a certificate, byte for byte: PKCS #1 v1.5, ECDSA and PSS, each with SHA-256, 384, 512.
+# As the algorithms stand in a certificate, byte for byte: PKCS #1 v1.5, ECDSA and PSS, each with
+# SHA-256, 384, 512.
 ALGORITHMS = frozenset(
     [bytes.fromhex(f"06092a864886f70d0101{last}0500") for last in ("0b", "0c", "0d")]
     + [bytes.fromhex(f"06082a8648ce3d0403{last}") for last in ("02", "03", "04")]
-    + [bytes.fromhex(
-        f"06092a864886f70d01010a3034a00f300d0609{digest}0500a11c301a06092a864886f70d010108300d0609{digest}0500"
-        f"a2030201{salt:02x}") for digest, salt in _SHA_2]
+    + [
+        bytes.fromhex(
+            f"06092a864886f70d01010a3034a00f300d0609{digest}0500a11c301a06092a864886f70d010108300d0609{digest}0500"
+            f"a2030201{salt:02x}"
+        )
+        for digest, salt in _SHA_2
+    ]
 )
 
 

@@ -1,4 +1,5 @@
-"""An X.509 certificate with everything that a check reads, read once; what cannot be read is one error."""
+"""An X.509 certificate with everything that a check reads, read once; what cannot be read is one
+error."""
 
 from __future__ import annotations
 
@@ -30,12 +31,19 @@ MAX_ISSUER_BITS = 8192
 MAX_EXPONENT_BITS = 64
 MAX_KEY_IDENTIFIER = 32
 
-# What OpenSSL and the path library both handle where it is critical. A CA may have name constraints besides.
+# What OpenSSL and the path library both handle where it is critical. A CA may have name constraints
+# besides.
 _KNOWN_EXTENSIONS = {
-    ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
-    ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    ExtensionOID.CERTIFICATE_POLICIES,
 }
-_NS_CERT_TYPE, _PROXY = x509.ObjectIdentifier("2.16.840.1.113730.1.1"), x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
+_NS_CERT_TYPE, _PROXY = (
+    x509.ObjectIdentifier("2.16.840.1.113730.1.1"),
+    x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14"),
+)
 _NS_SERVER_BIT = 0x40
 
 
@@ -73,13 +81,24 @@ class Certificate:
             if parsed.public_bytes(serialization.Encoding.DER) != der:
                 raise Unreadable("its encoding is not DER")
             certificate = cls(
-                block, der, parsed, subject, issuer, subject.public_bytes(), issuer.public_bytes(), serial,
-                parsed.not_valid_before_utc, parsed.not_valid_after_utc, extensions,
+                block,
+                der,
+                parsed,
+                subject,
+                issuer,
+                subject.public_bytes(),
+                issuer.public_bytes(),
+                serial,
+                parsed.not_valid_before_utc,
+                parsed.not_valid_after_utc,
+                extensions,
             )
             _ = certificate.sans, certificate.version
         except Unreadable:
             raise
-        except Exception:  # The library has a dozen kinds without a common base; which part it was is found out.
+        except (
+            Exception
+        ):  # The library has a dozen kinds without a common base; which part it was is found out.
             raise Unreadable(parse_diagnosis.why(der)) from None
         return certificate
 
@@ -105,7 +124,9 @@ class Certificate:
     def sans(self) -> tuple[str, ...]:
         """The DNS names of the SAN extension, lower case, in their order."""
         names = self.extension(x509.SubjectAlternativeName)
-        return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else ()
+        return (
+            tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else ()
+        )
 
     @fact
     def san_set(self) -> frozenset[str]:
@@ -120,7 +141,8 @@ class Certificate:
     def public_key(self) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey | None:
         """None when it is of another kind, which ``key_name`` names."""
         if self.parsed.public_key_algorithm_oid not in (
-            PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY
+            PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5,
+            PublicKeyAlgorithmOID.EC_PUBLIC_KEY,
         ):
             return None
         try:
@@ -145,7 +167,9 @@ class Certificate:
         key = self.public_key
         if isinstance(key, rsa.RSAPublicKey):
             long = key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
-            return f"RSA of {key.key_size} bits" + (f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else "")
+            return f"RSA of {key.key_size} bits" + (
+                f" with an exponent over {MAX_EXPONENT_BITS} bits" if long else ""
+            )
         if isinstance(key, ec.EllipticCurvePublicKey):
             return f"ECDSA on {algorithms.CURVES.get(key.curve.name, key.curve.name)}"
         kind = self.parsed.public_key_algorithm_oid
@@ -163,10 +187,12 @@ class Certificate:
 
     @fact
     def is_slow_to_verify(self) -> bool:
-        """An RSA key made to cost time: its size, or an exponent as long as its modulus (100 times the work)."""
+        """An RSA key made to cost time: its size, or an exponent as long as its modulus (100 times
+        the work)."""
         key = self.public_key
         return isinstance(key, rsa.RSAPublicKey) and (
-            key.key_size > MAX_ISSUER_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
+            key.key_size > MAX_ISSUER_BITS
+            or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
         )
 
     @property
@@ -214,7 +240,8 @@ class Certificate:
 
     @fact
     def unprofiled(self) -> tuple[str, ...]:
-        """What clients do not accept about its form, whatever it is used for: clauses for people."""
+        """What clients do not accept about its form, whatever it is used for: clauses for
+        people."""
         return tuple(cabf_profile.faults(self.der))
 
     @fact
@@ -248,8 +275,10 @@ class Certificate:
     def unknown_critical(self) -> list[str]:
         """Critical extensions that a TLS client is not bound to know (RFC 5280, 4.2), by OID."""
         return [
-            extension.oid.dotted_string for extension in self.extensions
-            if extension.critical and extension.oid not in _KNOWN_EXTENSIONS
+            extension.oid.dotted_string
+            for extension in self.extensions
+            if extension.critical
+            and extension.oid not in _KNOWN_EXTENSIONS
             and not (self.is_ca and extension.oid == ExtensionOID.NAME_CONSTRAINTS)
         ]
 
@@ -268,9 +297,12 @@ class Certificate:
 
     @property
     def is_of_another_netscape_type(self) -> bool:
-        """It has the extension that was before EKU, without the bit for a TLS server: OpenSSL still heeds it."""
+        """It has the extension that was before EKU, without the bit for a TLS server: OpenSSL still
+        heeds it."""
         for extension in self.extensions:
-            if extension.oid == _NS_CERT_TYPE and isinstance(extension.value, x509.UnrecognizedExtension):
+            if extension.oid == _NS_CERT_TYPE and isinstance(
+                extension.value, x509.UnrecognizedExtension
+            ):
                 value = extension.value.value  # BIT STRING: tag, length, unused bits, bits
                 return len(value) < 4 or not value[3] & _NS_SERVER_BIT
         return False
@@ -283,9 +315,14 @@ class Certificate:
 
     @property
     def authority_key(self) -> str:
-        """The key identifier that it names its issuer's key by, hex with colons; empty when it does not."""
+        """The key identifier that it names its issuer's key by, hex with colons; empty when it does
+        not."""
         wanted = self.extension(x509.AuthorityKeyIdentifier)
-        return wanted.key_identifier[:MAX_KEY_IDENTIFIER].hex(":").upper() if wanted and wanted.key_identifier else ""
+        return (
+            wanted.key_identifier[:MAX_KEY_IDENTIFIER].hex(":").upper()
+            if wanted and wanted.key_identifier
+            else ""
+        )
 
     @property
     def serves_tls(self) -> bool:
@@ -295,7 +332,8 @@ class Certificate:
 
     @fact
     def unfit_as_issuer(self) -> tuple[str, ...]:
-        """Why it may not issue a TLS server's certificate, whatever the path: clauses for people."""
+        """Why it may not issue a TLS server's certificate, whatever the path: clauses for
+        people."""
         basic, usage = self.extension(x509.BasicConstraints), self.extension(x509.KeyUsage)
         reasons = [self.told_unknown_critical] if self.unknown_critical else []
         if basic is None or not basic.ca:
@@ -336,9 +374,10 @@ class Certificate:
 def signed_by(child: Certificate, issuer: Certificate) -> bool:
     """Do names and signature agree?
 
-    What cannot be verified is taken at its word: names and key identifiers decide, so that the path can be told, and
-    refused for what it is: the key of such an issuer does not fit (a kind that is not supported, a size made to cost
-    time), and a broken hash, which the library does not verify, is refused in all but a trusted root."""
+    What cannot be verified is taken at its word: names and key identifiers decide, so that the path
+    can be told, and refused for what it is: the key of such an issuer does not fit (a kind that is
+    not supported, a size made to cost time), and a broken hash, which the library does not verify,
+    is refused in all but a trusted root."""
     if child.issuer_key != issuer.subject_key:
         return False
     if child.weak_signature or issuer.public_key is None or issuer.is_slow_to_verify:
@@ -351,7 +390,11 @@ def _verifies(child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurveP
     signature, signed = child.signature, child.tbs_certificate_bytes
     try:
         how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
-        if isinstance(key, rsa.RSAPublicKey) and isinstance(how, padding.PKCS1v15 | padding.PSS) and digest:
+        if (
+            isinstance(key, rsa.RSAPublicKey)
+            and isinstance(how, padding.PKCS1v15 | padding.PSS)
+            and digest
+        ):
             key.verify(signature, signed, how, digest)
             return True
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
@@ -363,18 +406,25 @@ def _verifies(child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurveP
 
 
 def identifiers_agree(child: Certificate, issuer: Certificate) -> bool:
-    """Does the child's authority key identifier name the issuer's key, and where it names a serial or name, the
-    issuer's own? True where either is absent. What does not agree is no issuer to OpenSSL."""
+    """Does the child's authority key identifier name the issuer's key, and where it names a serial
+    or name, the issuer's own? True where either is absent. What does not agree is no issuer to
+    OpenSSL."""
     wanted = child.extension(x509.AuthorityKeyIdentifier)
     if wanted is None:
         return True
     offered = issuer.extension(x509.SubjectKeyIdentifier)
-    if wanted.key_identifier is not None and offered is not None and wanted.key_identifier != offered.digest:
+    if (
+        wanted.key_identifier is not None
+        and offered is not None
+        and wanted.key_identifier != offered.digest
+    ):
         return False
     serial = wanted.authority_cert_serial_number
     if serial is not None and serial != issuer.serial:
         return False
-    named = [n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)]
+    named = [
+        n.value for n in wanted.authority_cert_issuer or () if isinstance(n, x509.DirectoryName)
+    ]
     return not named or canonical(named[0].public_bytes()) == issuer.issuer_key
 
 

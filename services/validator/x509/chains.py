@@ -1,7 +1,8 @@
-"""The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong with it.
+"""The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong
+with it.
 
-The graph of who signed whom is ours, each signature verified once, so at most a few simple paths are tried however
-a chain is built; ``paths`` judges each. Pure.
+The graph of who signed whom is ours, each signature verified once, so at most a few simple paths
+are tried however a chain is built; ``paths`` judges each. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from datetime import datetime
 from itertools import pairwise
 
 from services.validator.x509.certificates import Certificate, identifiers_agree, signed_by
-from services.validator.x509.paths import MAX_DEPTH, MAX_NAME_CHECKS, Path, faults_of, library_reads, name_checks
+from services.validator.x509.paths import (
+    MAX_DEPTH,
+    MAX_NAME_CHECKS,
+    Path,
+    faults_of,
+    library_reads,
+    name_checks,
+)
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, finding
 
@@ -22,7 +30,8 @@ MAX_SIGNATURES = 200
 
 @dataclass(frozen=True)
 class Chain:
-    """``certificates``: the leaf and its intermediates in order, without roots; proved where no finding refuses.
+    """``certificates``: the leaf and its intermediates in order, without roots; proved where no
+    finding refuses.
     ``is_public``: the root that it leads to is one that browsers trust."""
 
     certificates: tuple[Certificate, ...]
@@ -30,7 +39,9 @@ class Chain:
     is_public: bool = False
 
 
-def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime) -> Chain:
+def examine(
+    leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
+) -> Chain:
     """``others``: the rest of the certificate field, in its order, without repetitions."""
     root = _ordinary(leaf, others, roots, at)
     if root is not None:
@@ -41,24 +52,35 @@ def examine(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots,
 def _ordinary(
     leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
 ) -> Certificate | None:
-    """The root of a chain that stands in its order, has one path only, and no fault: what nearly all uploads are, and
-    all that is to be said of them. It spares the graph, which would verify every signature a second time."""
+    """The root of a chain that stands in its order, has one path only, and no fault: what nearly
+    all uploads are, and all that is to be said of them. It spares the graph, which would verify
+    every signature a second time."""
     upload = (leaf, *others)
     names = {c.subject_key for c in others}
     if leaf.block != 0 or len(names) < len(others):
         return None
     for issuer, child in zip(others, upload, strict=False):
-        if issuer.subject_key != child.issuer_key or issuer in roots or roots.named(child.issuer_key):
+        if (
+            issuer.subject_key != child.issuer_key
+            or issuer in roots
+            or roots.named(child.issuer_key)
+        ):
             return None
     anchors = roots.named(upload[-1].issuer_key)
     if len(anchors) != 1 or upload[-1].issuer_key in names:
         return None
     path = (*upload, anchors[0])
     # The library alone has verified the signatures of such a path.
-    return anchors[0] if library_reads(path, at) and not any(faults_of(path, at, by_library=True)) else None
+    return (
+        anchors[0]
+        if library_reads(path, at) and not any(faults_of(path, at, by_library=True))
+        else None
+    )
 
 
-def _disentangled(leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime) -> Chain:
+def _disentangled(
+    leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
+) -> Chain:
     graph = _Graph(leaf, others, roots)
     related = [c for c in others if c in graph.depth or c in graph.doubtful]
     kept = [c for c in related if not c.is_self_signed]
@@ -76,8 +98,8 @@ def _disentangled(leaf: Certificate, others: Sequence[Certificate], roots: Trust
 
 
 class _Graph:
-    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: whose name fits and whose
-    key does not, with the certificate that it should have signed."""
+    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: whose
+    name fits and whose key does not, with the certificate that it should have signed."""
 
     def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
         self.leaf, self._others, self._roots = leaf, others, roots
@@ -95,20 +117,26 @@ class _Graph:
         return [root for root in self._roots.named(child.issuer_key) if self._signs(root, child)]
 
     def suspects(self, child: Certificate) -> list[Certificate]:
-        """Of upload and roots: the issuer by name and key identifier, though the signature does not verify."""
+        """Of upload and roots: the issuer by name and key identifier, though the signature does not
+        verify."""
         named = [*self._others, *self._roots.named(child.issuer_key)]
         return [
-            c for c in named
-            if c is not child and not self._signs(c, child) and (c.fingerprint, child.fingerprint) in self._signed
+            c
+            for c in named
+            if c is not child
+            and not self._signs(c, child)
+            and (c.fingerprint, child.fingerprint) in self._signed
             and identifiers_agree(child, c)
         ]
 
     def stranded(self) -> list[Certificate]:
-        """CAs of the upload that lead to a trusted root but not from the leaf, while there is no path: what is missing
-        is between."""
+        """CAs of the upload that lead to a trusted root but not from the leaf, while there is no
+        path: what is missing is between."""
         if _is_complete(self):
             return []
-        return [c for c in self._others if c.is_ca and c not in self.depth and self._leads_to_a_root(c)]
+        return [
+            c for c in self._others if c.is_ca and c not in self.depth and self._leads_to_a_root(c)
+        ]
 
     def _leads_to_a_root(self, start: Certificate) -> bool:
         seen, queue = {start}, [start]
@@ -122,8 +150,11 @@ class _Graph:
         return False
 
     def knows_organisation(self, top: Certificate) -> bool:
-        """Does a trusted root belong to the issuer's organisation? Then it is the step to that root that is missing."""
-        return bool(top.issuer_organisation) and top.issuer_organisation in self._roots.organisations
+        """Does a trusted root belong to the issuer's organisation? Then it is the step to that root
+        that is missing."""
+        return (
+            bool(top.issuer_organisation) and top.issuer_organisation in self._roots.organisations
+        )
 
     def paths(self) -> Iterator[Path]:
         """Simple paths to a trusted root, shortest first, no more than MAX_PATHS."""
@@ -166,7 +197,9 @@ class _Graph:
 
 def _put_in_order(chain: Iterable[Certificate]) -> Finding:
     blocks = ", ".join(str(c.block) for c in chain)
-    return finding(Code.CHAIN_WRONG_ORDER, f"The chain was put in order: blocks {blocks}.", field="certificate")
+    return finding(
+        Code.CHAIN_WRONG_ORDER, f"The chain was put in order: blocks {blocks}.", field="certificate"
+    )
 
 
 def _is_sorted(numbers: Sequence[int]) -> bool:
@@ -178,8 +211,12 @@ def _roots_dropped(
 ) -> Iterator[Finding]:
     for c in others:
         if c.is_self_signed and (c in related or (c in roots and not _is_complete(graph))):
-            yield finding(Code.CHAIN_ROOT_INCLUDED, f"Block {c.block}, {c}, is a root and was dropped.",
-                          field="certificate", block=c.block)
+            yield finding(
+                Code.CHAIN_ROOT_INCLUDED,
+                f"Block {c.block}, {c}, is a root and was dropped.",
+                field="certificate",
+                block=c.block,
+            )
 
 
 def _unrelated(
@@ -189,8 +226,12 @@ def _unrelated(
     stranded = graph.stranded() if strangers else []
     for c in strangers:
         if c not in stranded:
-            yield finding(Code.CHAIN_UNRELATED, f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
-                          field="certificate", block=c.block)
+            yield finding(
+                Code.CHAIN_UNRELATED,
+                f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
+                field="certificate",
+                block=c.block,
+            )
 
 
 def _is_complete(graph: _Graph) -> bool:
@@ -216,27 +257,55 @@ def _best_path(graph: _Graph, at: datetime) -> tuple[Path, list[Finding]]:
 def _why_no_path(graph: _Graph) -> Iterator[Finding]:
     if graph.doubtful:
         for child in dict.fromkeys(graph.doubtful.values()):
-            yield finding(Code.CHAIN_BAD_SIGNATURE, f"The signature of block {child.block}, {child}, does not verify "
-                          f"with the key of its issuer, {child.issuer}.", field="certificate", block=child.block)
+            yield finding(
+                Code.CHAIN_BAD_SIGNATURE,
+                f"The signature of block {child.block}, {child}, does not verify "
+                f"with the key of its issuer, {child.issuer}.",
+                field="certificate",
+                block=child.block,
+            )
         return
-    top = max((c for c in graph.depth if not graph.issuers(c) or c.is_self_signed), key=lambda c: graph.depth[c],
-              default=graph.leaf)
+    top = max(
+        (c for c in graph.depth if not graph.issuers(c) or c.is_self_signed),
+        key=lambda c: graph.depth[c],
+        default=graph.leaf,
+    )
     key = f" (key identifier {top.authority_key})" if top.authority_key else ""
     if top.is_self_signed:
-        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}, which signed itself and is "
-                      "not a trusted root.", field="certificate", block=top.block)
+        yield finding(
+            Code.CHAIN_UNTRUSTED,
+            f"The chain ends at block {top.block}, {top}, which signed itself and is "
+            "not a trusted root.",
+            field="certificate",
+            block=top.block,
+        )
     elif top is graph.leaf or graph.stranded() or graph.knows_organisation(top):
-        yield finding(Code.CHAIN_INCOMPLETE, f"The issuer of block {top.block}, {top.issuer}{key}, is neither in the "
-                      "upload nor a trusted root.", field="certificate", block=top.block)
+        yield finding(
+            Code.CHAIN_INCOMPLETE,
+            f"The issuer of block {top.block}, {top.issuer}{key}, is neither in the "
+            "upload nor a trusted root.",
+            field="certificate",
+            block=top.block,
+        )
     else:
-        yield finding(Code.CHAIN_UNTRUSTED, f"The chain ends at block {top.block}, {top}; its issuer, "
-                      f"{top.issuer}{key}, is not a trusted root.", field="certificate", block=top.block,
-                      hint="Use a certificate of a public CA, or upload your private root; where an intermediate is "
-                           "missing between, append it.")
+        yield finding(
+            Code.CHAIN_UNTRUSTED,
+            f"The chain ends at block {top.block}, {top}; its issuer, "
+            f"{top.issuer}{key}, is not a trusted root.",
+            field="certificate",
+            block=top.block,
+            hint="Use a certificate of a public CA, or upload your private root; where an "
+            "intermediate is "
+            "missing between, append it.",
+        )
 
 
 def _expired_extras(kept: Iterable[Certificate], path: Path, at: datetime) -> Iterator[Finding]:
     for c in kept:
         if c not in path and not c.valid_at(at):
-            yield finding(Code.CHAIN_SPARE_EXPIRED, f"Block {c.block}, {c}, is outside its validity; the chain holds "
-                          "without it.", field="certificate", block=c.block)
+            yield finding(
+                Code.CHAIN_SPARE_EXPIRED,
+                f"Block {c.block}, {c}, is outside its validity; the chain holds without it.",
+                field="certificate",
+                block=c.block,
+            )

@@ -1,10 +1,19 @@
-"""A small reader of DER (X.690): enough to see what a key is, and how large, before any library loads it."""
+"""A small reader of DER (X.690): enough to see what a key is, and how large, before any library
+loads it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x30, 0x31
+INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, SEQUENCE, SET = (
+    0x02,
+    0x03,
+    0x04,
+    0x05,
+    0x06,
+    0x30,
+    0x31,
+)
 CONTEXT_0, CONTEXT_1 = 0xA0, 0xA1
 
 
@@ -60,7 +69,12 @@ def whole(data: bytes) -> list[Element]:
 def integer(data: bytes, element: Element) -> int:
     """A positive INTEGER or zero, minimally encoded."""
     body = data[element.start : element.end]
-    if element.tag != INTEGER or not body or body[0] & 0x80 or (len(body) > 1 and body[0] == 0 and body[1] < 0x80):
+    if (
+        element.tag != INTEGER
+        or not body
+        or body[0] & 0x80
+        or (len(body) > 1 and body[0] == 0 and body[1] < 0x80)
+    ):
         raise NotDer(f"not a positive INTEGER at byte {element.start}")
     return int.from_bytes(body, "big")
 

@@ -1,5 +1,5 @@
-"""Where the parts of a certificate stand in its DER form (RFC 5280, 4.1): what the library does not tell as it is.
-Pure."""
+"""Where the parts of a certificate stand in its DER form (RFC 5280, 4.1): what the library does not
+tell as it is. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _EXTENSIONS = 0xA3
 
 
 class Layout(NamedTuple):
-    """``signed_algorithm`` is the one inside of what is signed; ``extensions`` None when there are none."""
+    """``signed_algorithm`` is the one inside of what is signed; ``extensions`` None when there are
+    none."""
 
     serial: der.Element
     signed_algorithm: der.Element
@@ -39,8 +40,9 @@ def layout(data: bytes) -> Layout:
 
 
 def names_its_curve(data: bytes) -> bool:
-    """Is the EC key of a certificate that the library has read on a curve that is named, not spelt out (RFC 5480,
-    2.1.1)? OpenSSL refuses the latter, and the library does not tell them apart. Asked of every leaf, so in a hurry."""
+    """Is the EC key of a certificate that the library has read on a curve that is named, not spelt
+    out (RFC 5480, 2.1.1)? OpenSSL refuses the latter, and the library does not tell them apart.
+    Asked of every leaf, so in a hurry."""
     at = _content(data, _content(data, 0))
     for _ in range(6 if data[at] == der.CONTEXT_0 else 5):
         at = _after(data, at)
@@ -67,5 +69,12 @@ def raw_extensions(data: bytes) -> list[tuple[str, bytes]]:
     found = layout(data).extensions
     if found is None:
         return []
-    parts = (der.children(data, one) for one in der.children(data, der.read(data, found.start, found.end)))
-    return [(der.oid(data, part[0]), data[part[-1].start : part[-1].end]) for part in parts if len(part) > 1]
+    parts = (
+        der.children(data, one)
+        for one in der.children(data, der.read(data, found.start, found.end))
+    )
+    return [
+        (der.oid(data, part[0]), data[part[-1].start : part[-1].end])
+        for part in parts
+        if len(part) > 1
+    ]

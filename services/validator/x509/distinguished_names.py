@@ -1,5 +1,5 @@
-"""Distinguished names as RFC 5280, 7.1 compares them: the kind of string, case and white space make no difference.
-Pure."""
+"""Distinguished names as RFC 5280, 7.1 compares them: the kind of string, case and white space make
+no difference. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from services.validator.x509 import der
 EMAIL = "1.2.840.113549.1.9.1"
 IA5_STRING = 0x16
 _ENCODINGS = {
-    0x0C: "utf-8", 0x13: "latin-1", 0x14: "latin-1", IA5_STRING: "latin-1", 0x1A: "latin-1", 0x1C: "utf-32-be",
+    0x0C: "utf-8",
+    0x13: "latin-1",
+    0x14: "latin-1",
+    IA5_STRING: "latin-1",
+    0x1A: "latin-1",
+    0x1C: "utf-32-be",
     0x1E: "utf-16-be",
 }
 Canonical = tuple[bytes, ...]
-"""One item for each relative name. Equal names have equal forms; one that is the beginning of another holds it."""
+"""One item for each relative name. Equal names have equal forms; one that is the beginning of
+another holds it."""
 
 
 class Attribute(NamedTuple):
@@ -27,10 +33,12 @@ class Attribute(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def canonical(name: bytes) -> Canonical:
-    """Of a Name in DER. Case is folded in ASCII alone, as OpenSSL does; what cannot be read stands for itself."""
+    """Of a Name in DER. Case is folded in ASCII alone, as OpenSSL does; what cannot be read stands
+    for itself."""
     try:
         return tuple(
-            repr(sorted(_comparable(attribute) for attribute in relative)).encode() for relative in _relatives(name)
+            repr(sorted(_comparable(attribute) for attribute in relative)).encode()
+            for relative in _relatives(name)
         )
     except der.NotDer:
         return (name,)

@@ -1,7 +1,9 @@
-"""Name constraints (RFC 5280, 4.2.1.10): which names a CA may issue, and what of a certificate breaks them.
+"""Name constraints (RFC 5280, 4.2.1.10): which names a CA may issue, and what of a certificate
+breaks them.
 
-Read as OpenSSL reads them, which admits no less than the RFC: a leading dot, an empty name for all, host names of any
-letters. Stricter in one place: a wildcard may not reach into what is excluded, as Go and rustls hold it. Pure.
+Read as OpenSSL reads them, which admits no less than the RFC: a leading dot, an empty name for all,
+host names of any letters. Stricter in one place: a wildcard may not reach into what is excluded, as
+Go and rustls hold it. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from typing import TypeVar
 from cryptography import x509
 
 from services.validator.x509 import der
-from services.validator.x509.distinguished_names import EMAIL, IA5_STRING, Canonical, attributes, canonical
+from services.validator.x509.distinguished_names import (
+    EMAIL,
+    IA5_STRING,
+    Canonical,
+    attributes,
+    canonical,
+)
 
 MAX_DNS = 255
 _SHOWN = 80
@@ -66,8 +74,8 @@ Sides = tuple[Names, Names]
 
 
 def names_of(subject: bytes, alternative: x509.SubjectAlternativeName | None) -> Names:
-    """What constraints are compared with: the subject (a Name in DER), its e-mail addresses, and the alternatives.
-    Uncheckable."""
+    """What constraints are compared with: the subject (a Name in DER), its e-mail addresses, and
+    the alternatives. Uncheckable."""
     found = Names().add(alternative or ())
     try:
         for attribute in attributes(subject):
@@ -83,11 +91,14 @@ def names_of(subject: bytes, alternative: x509.SubjectAlternativeName | None) ->
 
 
 def sides(constraints: x509.NameConstraints) -> Sides:
-    return Names().add(constraints.permitted_subtrees or ()), Names().add(constraints.excluded_subtrees or ())
+    return Names().add(constraints.permitted_subtrees or ()), Names().add(
+        constraints.excluded_subtrees or ()
+    )
 
 
 def violation(constraints: Sides, names: Names) -> str | None:
-    """What of ``names`` the constraints do not allow, as a clause for people; None when all is allowed. Uncheckable."""
+    """What of ``names`` the constraints do not allow, as a clause for people; None when all is
+    allowed. Uncheckable."""
     permitted, excluded = constraints
     _refuse_what_is_beyond(permitted, excluded, names)
     return next(_violations(permitted, excluded, names), None)
@@ -104,12 +115,21 @@ def _violations(permitted: Names, excluded: Names, names: Names) -> Iterator[str
     yield from _broken(names.addresses, permitted.addresses, excluded.addresses, _holds)
     yield from _broken(names.emails, permitted.emails, excluded.emails, _is_mailbox_of)
     yield from _broken(names.uris, permitted.uris, excluded.uris, _is_host_of)
-    yield from _broken(names.directory, permitted.directory, excluded.directory, _begins, lambda _: "a directory name")
+    yield from _broken(
+        names.directory,
+        permitted.directory,
+        excluded.directory,
+        _begins,
+        lambda _: "a directory name",
+    )
 
 
 def _broken(
-    names: Iterable[NameT], permitted: Sequence[NameT], excluded: Sequence[NameT],
-    holds: Callable[[NameT, NameT], bool], told: Callable[[NameT], str] = str,
+    names: Iterable[NameT],
+    permitted: Sequence[NameT],
+    excluded: Sequence[NameT],
+    holds: Callable[[NameT, NameT], bool],
+    told: Callable[[NameT], str] = str,
 ) -> Iterator[str]:
     """``holds``: whether a constraint, the first, is about a name."""
     for name in names:
@@ -130,7 +150,8 @@ def _refuse_what_is_beyond(permitted: Names, excluded: Names, names: Names) -> N
 
 
 def _above(dns: str) -> Iterator[str]:
-    """Every constraint that ``dns`` is below: itself, what follows a dot, with the dot or without, the empty one."""
+    """Every constraint that ``dns`` is below: itself, what follows a dot, with the dot or without,
+    the empty one."""
     yield ""
     yield dns
     at = dns.find(".")
@@ -142,8 +163,11 @@ def _above(dns: str) -> Iterator[str]:
 
 
 def _holds(network: Address | Network, address: Address | Network) -> bool:
-    return isinstance(network, IPv4Network | IPv6Network) and not isinstance(address, IPv4Network | IPv6Network) \
+    return (
+        isinstance(network, IPv4Network | IPv6Network)
+        and not isinstance(address, IPv4Network | IPv6Network)
         and address in network
+    )
 
 
 def _begins(base: Canonical, name: Canonical) -> bool:
@@ -151,7 +175,8 @@ def _begins(base: Canonical, name: Canonical) -> bool:
 
 
 def _is_mailbox_of(base: str, email: str) -> bool:
-    """``base``: a mailbox, a host, or with a leading dot every host below. Local parts differ by case, hosts do not."""
+    """``base``: a mailbox, a host, or with a leading dot every host below. Local parts differ by
+    case, hosts do not."""
     local, at, host = email.rpartition("@")
     if not at:
         raise Uncheckable(f"the e-mail address {_cut(email)}")
@@ -170,11 +195,17 @@ def _is_host_of(base: str, uri: str) -> bool:
 
 
 def _host(uri: str) -> str:
-    """Uncheckable where readers of URIs do not agree about it, and for addresses, which the RFC has refused."""
+    """Uncheckable where readers of URIs do not agree about it, and for addresses, which the RFC has
+    refused."""
     _, colon, rest = uri.partition(":")
     authority = rest[2:].partition("/")[0].partition("?")[0].partition("#")[0]
     host = authority.partition(":")[0].lower()
-    odd = "@" in authority or "[" in authority or ":" in rest[2 + len(authority) :] or "?" in rest[: 3 + len(authority)]
+    odd = (
+        "@" in authority
+        or "[" in authority
+        or ":" in rest[2 + len(authority) :]
+        or "?" in rest[: 3 + len(authority)]
+    )
     if not colon or not rest.startswith("//") or not host or odd or host.replace(".", "").isdigit():
         raise Uncheckable(f"the URI {_cut(uri)}")
     return host
@@ -189,5 +220,7 @@ def _excluded(name: str) -> str:
 
 
 def _cut(name: str) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in name[:_SHOWN])
+    printable = "".join(
+        character if character.isprintable() else "?" for character in name[:_SHOWN]
+    )
     return printable + ("…" if len(name) > _SHOWN else "")

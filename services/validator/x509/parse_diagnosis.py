@@ -1,4 +1,5 @@
-"""Which part of a certificate cannot be read: each is tried alone, in a certificate that is sound otherwise. Pure."""
+"""Which part of a certificate cannot be read: each is tried alone, in a certificate that is sound
+otherwise. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +26,11 @@ _PARTS = {
     "public_key": bytes.fromhex("3019301306072a8648ce3d020106082a8648ce3d03010703020002"),
 }
 _NAMES = {
-    "serial": "its serial number", "signed_algorithm": "the algorithm that it is signed with", "issuer": "its issuer",
-    "validity": "its period of validity", "subject": "its subject",
+    "serial": "its serial number",
+    "signed_algorithm": "the algorithm that it is signed with",
+    "issuer": "its issuer",
+    "validity": "its period of validity",
+    "subject": "its subject",
 }
 _SIGNATURE = bytes.fromhex("030200ff")
 
@@ -55,7 +59,10 @@ def _culprits(data: bytes, found: Layout) -> Iterator[str]:
     listed = der.children(data, der.read(data, found.extensions.start, found.extensions.end))
     for element in listed[:MAX_TRIED]:
         if not _reads(_with(extension=_whole(data, element))):
-            yield f"its extension {_called(der.oid(data, der.read(data, element.start, element.end)))}"
+            yield (
+                "its extension "
+                f"{_called(der.oid(data, der.read(data, element.start, element.end)))}"
+            )
 
 
 def _called(oid: str) -> str:

@@ -1,4 +1,5 @@
-"""Trust roots: Mozilla's, or an account's own. Reading files is here and nowhere else in the judging."""
+"""Trust roots: Mozilla's, or an account's own. Reading files is here and nowhere else in the
+judging."""
 
 from __future__ import annotations
 
@@ -14,9 +15,12 @@ from services.validator.x509.distinguished_names import Canonical
 
 
 class TrustRoots:
-    """Certificates that a path may end at, found by their subject. ``public``: those that browsers trust, too."""
+    """Certificates that a path may end at, found by their subject. ``public``: those that browsers
+    trust, too."""
 
-    def __init__(self, certificates: Iterable[Certificate], public: Iterable[Certificate] = ()) -> None:
+    def __init__(
+        self, certificates: Iterable[Certificate], public: Iterable[Certificate] = ()
+    ) -> None:
         self.certificates = tuple(certificates)
         self._public = frozenset(certificate.der for certificate in public)
         self._by_subject: dict[Canonical, list[Certificate]] = {}

@@ -1,4 +1,5 @@
-"""One broker, one PostgreSQL and one billing process for the folder; tests use names of their own."""
+"""One broker, one PostgreSQL and one billing process for the folder; tests use names of their
+own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A broker, a PostgreSQL and real billing processes; and hands to feed them and to read what they say."""
+"""A broker, a PostgreSQL and real billing processes; and hands to feed them and to read what they
+say."""
 
 from __future__ import annotations
 
@@ -23,10 +24,23 @@ from deploy.embedded.supervisor import Spec, base_environment, python
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.base import Contract
-from shared.contracts.commands import CloseHour, CreditBalance, SetThreshold, TrustDocument, TrustedKey
+from shared.contracts.commands import (
+    CloseHour,
+    CreditBalance,
+    SetThreshold,
+    TrustDocument,
+    TrustedKey,
+)
 from shared.contracts.domains import DomainRegistered, DomainRemoved, ServiceType
 from shared.contracts.edge import NodeEvent
-from shared.contracts.queries import DeadLetter, DeadPage, ListDead, QueryUsage, ShowBalance, UsagePage
+from shared.contracts.queries import (
+    DeadLetter,
+    DeadPage,
+    ListDead,
+    QueryUsage,
+    ShowBalance,
+    UsagePage,
+)
 from shared.contracts.usage import Confirmation, HttpsRequest, UsageBatch, UsageCell
 from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer, Verifier
 from shared.ids import new_id
@@ -44,7 +58,8 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Stage:
-    """Everything is really there. Accounts, domains and logs get fresh names in each test: nothing is reset."""
+    """Everything is really there. Accounts, domains and logs get fresh names in each test: nothing
+    is reset."""
 
     backend: Backend
     database: asyncpg.Pool[asyncpg.Record]
@@ -59,8 +74,12 @@ class Stage:
 
     # What the platform, the operator and the nodes do
 
-    async def send(self, user: str, subject: str, body: Contract, *, id: str | None = None, usage: bool = False) -> str:
-        message = outgoing(subject, body, source=user, about="x", at=datetime.now(UTC), id=id, dedupe=not usage)
+    async def send(
+        self, user: str, subject: str, body: Contract, *, id: str | None = None, usage: bool = False
+    ) -> str:
+        message = outgoing(
+            subject, body, source=user, about="x", at=datetime.now(UTC), id=id, dedupe=not usage
+        )
         await Publisher(self.clients[user]).publish(message)
         return message.id
 
@@ -71,7 +90,10 @@ class Stage:
     async def register(self, domain: str, account: str, at: datetime | None = None) -> None:
         self.revision += 1
         event = DomainRegistered(
-            domain=domain, account=account, service_type=ServiceType.VIDEO, revision=self.revision,
+            domain=domain,
+            account=account,
+            service_type=ServiceType.VIDEO,
+            revision=self.revision,
             at=at or datetime.now(UTC),
         )
         await self.send("config", s.EVENT_DOMAIN_REGISTERED, event)
@@ -82,7 +104,8 @@ class Stage:
         await self.send("config", s.EVENT_DOMAIN_REMOVED, event)
 
     async def batch(self, batch: UsageBatch, node: str | None = None) -> None:
-        """Through the rights of a node where it has its own user here, else as billing itself may replay it."""
+        """Through the rights of a node where it has its own user here, else as billing itself may
+        replay it."""
         await self.send("billing", s.usage_batch(node or batch.node), batch, usage=True)
 
     async def raw(self, subject: str, body: bytes, user: str = "billing") -> None:
@@ -91,16 +114,23 @@ class Stage:
     async def request(self, request: HttpsRequest) -> None:
         await self.send("platform", s.USAGE_REQUEST, request, usage=True)
 
-    async def credit(self, account: str, amount: str, reference: str | None = None, currency: str = "CNY") -> str:
+    async def credit(
+        self, account: str, amount: str, reference: str | None = None, currency: str = "CNY"
+    ) -> str:
         command = CreditBalance(
-            account=account, reference=reference or new_id(), amount=Decimal(amount), currency=currency
+            account=account,
+            reference=reference or new_id(),
+            amount=Decimal(amount),
+            currency=currency,
         )
         return await self.send("platform", s.CMD_BALANCE_CREDIT, command)
 
     async def threshold(self, account: str, amount: str | None, currency: str = "CNY") -> str:
         wanted = None if amount is None else Decimal(amount)
         return await self.send(
-            "platform", s.CMD_BALANCE_THRESHOLD, SetThreshold(account=account, threshold=wanted, currency=currency)
+            "platform",
+            s.CMD_BALANCE_THRESHOLD,
+            SetThreshold(account=account, threshold=wanted, currency=currency),
         )
 
     async def close_hour(self, until_time: datetime) -> None:
@@ -108,7 +138,9 @@ class Stage:
 
     # What they see
 
-    async def ask(self, subject: str, question: Contract, answer: type[AnswerT], user: str = "finance") -> AnswerT:
+    async def ask(
+        self, subject: str, question: Contract, answer: type[AnswerT], user: str = "finance"
+    ) -> AnswerT:
         return await ask(self.clients[user], subject, question, answer)
 
     async def balance(self, account: str) -> BalanceView:
@@ -117,7 +149,9 @@ class Stage:
     async def usage(self, **question: object) -> UsagePage:
         now = datetime.now(UTC)
         period = {"start": now - timedelta(days=36), "end": now + timedelta(hours=1)}
-        return await self.ask(s.RPC_USAGE_QUERY, QueryUsage.model_validate(period | question), UsagePage)
+        return await self.ask(
+            s.RPC_USAGE_QUERY, QueryUsage.model_validate(period | question), UsagePage
+        )
 
     async def counted(self, **question: object) -> int:
         return sum(row.https_requests for row in (await self.usage(**question)).rows)
@@ -125,11 +159,15 @@ class Stage:
     async def confirmed_to(self, batch: UsageBatch, end: int | None = None) -> None:
         wanted = batch.end if end is None else end
         await until(
-            lambda: self.confirmed[batch.node, batch.log] >= wanted, f"{batch.log} is confirmed to {wanted}", limit=20
+            lambda: self.confirmed[batch.node, batch.log] >= wanted,
+            f"{batch.log} is confirmed to {wanted}",
+            limit=20,
         )
 
     async def said(self, account: str, change: str) -> list[BalanceEvent]:
-        return [event for event in self.events if event.account == account and event.change == change]
+        return [
+            event for event in self.events if event.account == account and event.change == change
+        ]
 
     async def until_said(self, account: str, change: str, times: int = 1) -> BalanceEvent:
         async def heard() -> bool:
@@ -139,7 +177,9 @@ class Stage:
         return (await self.said(account, change))[-1]
 
     async def dead(self) -> list[DeadLetter]:
-        page = await self.ask(s.rpc_dead("list", "billing"), ListDead(limit=500), DeadPage, user="operator")
+        page = await self.ask(
+            s.rpc_dead("list", "billing"), ListDead(limit=500), DeadPage, user="operator"
+        )
         return page.letters
 
     async def until_dead(self, text: str) -> DeadLetter:
@@ -174,13 +214,23 @@ class Stage:
         keys = self.backend.folder / "keys"
         port = self.ports_of[name] = self.ports.pick(name)
         own = {
-            "NATS_URL": self.backend.url, "NATS_SEED_FILE": keys / "billing.nk", "HEALTH_PORT": port,
-            "OPERATOR_KEY_FILE": keys / "operator.pub", "TRUST_FILE": keys / "trust.json", "EMBEDDED": "true",
-            "TEST_CLOCK": self.clock_file, "BILLING_DSN": self.backend.dsns["billing"],
-            "BILLING_SIGNING_KEY_FILE": keys / "billing.ed25519", "BILLING_HOUR_GRACE_SECONDS": 3600,
-            "BILLING_MINUTES_KEPT_DAYS": 4000, "BILLING_HOURS_KEPT_DAYS": 4400,
+            "NATS_URL": self.backend.url,
+            "NATS_SEED_FILE": keys / "billing.nk",
+            "HEALTH_PORT": port,
+            "OPERATOR_KEY_FILE": keys / "operator.pub",
+            "TRUST_FILE": keys / "trust.json",
+            "EMBEDDED": "true",
+            "TEST_CLOCK": self.clock_file,
+            "BILLING_DSN": self.backend.dsns["billing"],
+            "BILLING_SIGNING_KEY_FILE": keys / "billing.ed25519",
+            "BILLING_HOUR_GRACE_SECONDS": 3600,
+            "BILLING_MINUTES_KEPT_DAYS": 4000,
+            "BILLING_HOURS_KEPT_DAYS": 4400,
         }
-        environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
+        environment = {
+            **base_environment(),
+            **{f"EDGETLS_{key}": str(value) for key, value in own.items()},
+        }
         return Spec(name, python("services.billing"), environment, self.backend.folder, rank=2)
 
 
@@ -192,7 +242,9 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         users = ("billing", "config", "edge_sync", "platform", "operator", "finance", "node-node-1")
         clients = {user: await made.client(user) for user in users}
         pool = await asyncpg.create_pool(made.dsns["billing"], min_size=1, max_size=4)
-        built = Stage(made, pool, signer, clients, Ports(folder / "billing-ports.json"), folder / "clock")
+        built = Stage(
+            made, pool, signer, clients, Ports(folder / "billing-ports.json"), folder / "clock"
+        )
         await _listen(built)
         for node in NODES:
             await built.enrol(node)
@@ -212,7 +264,8 @@ async def _listen(stage: Stage) -> None:
     heard: set[str] = set()
 
     async def happened(message: Msg) -> None:
-        """Once an id: what is published again after a crash is stored once, and heard twice by who listens live."""
+        """Once an id: what is published again after a crash is stored once, and heard twice by who
+        listens live."""
         identity = (message.headers or {}).get("ce-id", "")
         if "balance" in message.subject and identity not in heard:
             heard.add(identity)
@@ -232,7 +285,10 @@ def _keys(folder: Path) -> Signer:
     now = datetime.now(UTC)
     operator, billing = Signer.generate(OPERATOR_KEY_ID), Signer.generate("billing-1")
     key = TrustedKey(
-        purpose="billing", key_id="billing-1", public_key=billing.public_text(), not_before=now - timedelta(days=1),
+        purpose="billing",
+        key_id="billing-1",
+        public_key=billing.public_text(),
+        not_before=now - timedelta(days=1),
         not_after=now + timedelta(days=400),
     )
     trust = operator.sign(Purpose.TRUST, TrustDocument(serial=1, keys=[key], issued_at=now))
@@ -248,15 +304,28 @@ def minute_now() -> int:
 
 def cell(domain: str, requests: int, minute: int | None = None) -> UsageCell:
     return UsageCell(
-        domain=domain, minute=minute_now() if minute is None else minute, https_requests=requests,
-        https_bytes=requests * 100, http_requests=1, http_bytes=7,
+        domain=domain,
+        minute=minute_now() if minute is None else minute,
+        https_requests=requests,
+        https_bytes=requests * 100,
+        http_requests=1,
+        http_bytes=7,
     )
 
 
-def split(log: str, parts: Sequence[Sequence[UsageCell]], node: str = "node-1", size: int = 100) -> list[UsageBatch]:
+def split(
+    log: str, parts: Sequence[Sequence[UsageCell]], node: str = "node-1", size: int = 100
+) -> list[UsageBatch]:
     """One batch a part, each ``size`` bytes of the log."""
     return [
-        UsageBatch(node=node, log=log, start=i * size, end=(i + 1) * size, read_to=len(parts) * size, cells=list(part))
+        UsageBatch(
+            node=node,
+            log=log,
+            start=i * size,
+            end=(i + 1) * size,
+            read_to=len(parts) * size,
+            cells=list(part),
+        )
         for i, part in enumerate(parts)
     ]
 

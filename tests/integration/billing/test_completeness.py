@@ -33,7 +33,9 @@ async def _until_gaps(staged: Stage, log: str, expected: list[tuple[int, int, st
     await until(so, f"the gaps of {log} are {expected}")
 
 
-async def test_a_withheld_batch_is_a_gap_by_node_log_and_range_and_closes_when_it_arrives(staged: Stage) -> None:
+async def test_a_withheld_batch_is_a_gap_by_node_log_and_range_and_closes_when_it_arrives(
+    staged: Stage,
+) -> None:
     domain = domain_name()
     parts = split(new_id(), [[cell(domain, n)] for n in range(1, 6)], node="node-2")
     log = parts[0].log
@@ -57,7 +59,9 @@ async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(stage
     await staged.batch(following.model_copy(update={"previous": previous}))
     await _until_gaps(staged, first.log, [(100, 250, "short")])
     await _until_gaps(staged, following.log, [])
-    rest = UsageBatch(node="node-2", log=first.log, start=100, end=250, read_to=250, cells=[cell(domain, 8)])
+    rest = UsageBatch(
+        node="node-2", log=first.log, start=100, end=250, read_to=250, cells=[cell(domain, 8)]
+    )
     await staged.batch(rest)
     await _until_gaps(staged, first.log, [])
 
@@ -67,17 +71,27 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
     domain = domain_name()
 
     async def change(node: str, word: Literal["drained", "removed", "labelled"]) -> None:
-        subject = {"drained": s.EVENT_NODE_DRAINED, "removed": s.EVENT_NODE_REMOVED, "labelled": s.EVENT_NODE_LABELLED}
-        await staged.send("edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC)))
+        subject = {
+            "drained": s.EVENT_NODE_DRAINED,
+            "removed": s.EVENT_NODE_REMOVED,
+            "labelled": s.EVENT_NODE_LABELLED,
+        }
+        await staged.send(
+            "edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC))
+        )
         await until(
             lambda: staged.database.fetchval(
-                "select true from nodes where node = $1 and at > now() - interval '10 seconds'", node
-            ), "it is heard",
+                "select true from nodes where node = $1 and at > now() - interval '10 seconds'",
+                node,
+            ),
+            "it is heard",
         )
 
     for node in (drained, removed, unheard):
         await staged.enrol(node)
-    logs = [split(new_id(), [[cell(domain, 1)]], node=node)[0] for node in (drained, removed, stranger)]
+    logs = [
+        split(new_id(), [[cell(domain, 1)]], node=node)[0] for node in (drained, removed, stranger)
+    ]
     for batch in logs:
         await staged.batch(batch)
     await change(drained, "drained")
@@ -86,8 +100,11 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
     waits = "select count(*) = 1 from held_batches where node = $1"
     await until(lambda: staged.database.fetchval(waits, stranger), "the stranger's batch waits")
     await until(
-        lambda: staged.database.fetchval("select count(*) = 2 from node_logs where log = any($1::text[])",
-                                         [batch.log for batch in logs]), "the others are in",
+        lambda: staged.database.fetchval(
+            "select count(*) = 2 from node_logs where log = any($1::text[])",
+            [batch.log for batch in logs],
+        ),
+        "the others are in",
     )
 
     async def gaps(node: str) -> list[tuple[str | None, int, int, str]]:
@@ -111,7 +128,9 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
     await until(lambda: staged.database.fetchval(final, logs[0].log), "it is closed")
     assert await gaps(drained) == []
     await staged.enrol(stranger)
-    await until(lambda: staged.database.fetchval(waits.replace("= 1", "= 0"), stranger), "it is counted")
+    await until(
+        lambda: staged.database.fetchval(waits.replace("= 1", "= 0"), stranger), "it is counted"
+    )
     assert await gaps(stranger) == []
 
 
@@ -144,7 +163,9 @@ async def test_gaps_come_page_by_page(staged: Stage) -> None:
         found.clear()
         after: str | None = ""
         while after is not None:
-            page = await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-3", after=after, limit=2), GapsPage)
+            page = await staged.ask(
+                s.RPC_USAGE_GAPS, QueryGaps(node="node-3", after=after, limit=2), GapsPage
+            )
             found.extend(page.gaps)
             after = page.next
         return {part.log for part in parts} <= {gap.log for gap in found}
@@ -153,35 +174,48 @@ async def test_gaps_come_page_by_page(staged: Stage) -> None:
     assert len({(gap.log, gap.start) for gap in found}) == len(found)
 
 
-async def test_a_batch_that_overlaps_only_after_it_has_waited_is_one_dead_letter(staged: Stage) -> None:
+async def test_a_batch_that_overlaps_only_after_it_has_waited_is_one_dead_letter(
+    staged: Stage,
+) -> None:
     log, domain = new_id(), domain_name()
 
     def batch(start: int, end: int) -> UsageBatch:
-        return UsageBatch(node="node-1", log=log, start=start, end=end, read_to=end, cells=[cell(domain, 1)])
+        return UsageBatch(
+            node="node-1", log=log, start=start, end=end, read_to=end, cells=[cell(domain, 1)]
+        )
 
     await staged.batch(batch(50, 150))
     await until(
-        lambda: staged.database.fetchval("select count(*) from held_batches where log = $1", log), "it waits"
+        lambda: staged.database.fetchval("select count(*) from held_batches where log = $1", log),
+        "it waits",
     )
     await staged.batch(batch(0, 100))
 
     async def buried() -> int:
-        return sum(json.loads(x.body or "{}").get("log") == log for x in await staged.dead() if x.reason == "overlap")
+        return sum(
+            json.loads(x.body or "{}").get("log") == log
+            for x in await staged.dead()
+            if x.reason == "overlap"
+        )
 
     await until(buried, "it is buried")
     await staged.batch(batch(100, 200))
     await staged.confirmed_to(batch(100, 200))
     assert await buried() == 1
-    row = await staged.database.fetchrow("select buried, body from refused_batches where log = $1", log)
+    row = await staged.database.fetchrow(
+        "select buried, body from refused_batches where log = $1", log
+    )
     assert row is not None and (row["buried"], row["body"]) == (True, None)
 
 
 async def test_a_refusal_that_nobody_lived_to_bury_is_buried_by_the_next(staged: Stage) -> None:
     body = UsageBatch(node="node-1", log=new_id(), start=0, end=5, read_to=5, cells=[]).encode()
     await staged.database.execute(
-        "insert into refused_batches (node, digest, reason, first_at, last_at, body) values ('node-1', $1,"
+        "insert into refused_batches (node, digest, reason, first_at, last_at, body) values "
+        "('node-1', $1,"
         " 'overlap: forgotten', now() - interval '1 minute', now() - interval '1 minute', $2)",
-        new_id().encode(), body,
+        new_id().encode(),
+        body,
     )
     letter = await staged.until_dead("overlap: forgotten")
     assert letter.body == body.decode()
@@ -195,23 +229,38 @@ async def test_a_minute_beyond_64_bits_diverts_its_cell_alone(staged: Stage) -> 
         text = batch.encode().replace(b'"minute":7,', f'"minute":{minute},'.encode())
         await staged.raw(s.usage_batch("node-1"), text)
         await staged.confirmed_to(batch)
-        batch = batch.model_copy(update={"start": batch.end, "end": batch.end + 100, "read_to": batch.end + 100})
+        batch = batch.model_copy(
+            update={"start": batch.end, "end": batch.end + 100, "read_to": batch.end + 100}
+        )
     assert await staged.counted(domain=domain) == 6
-    rows = await staged.database.fetch("select reason from diverted_cells where log = $1 order by id", log)
+    rows = await staged.database.fetch(
+        "select reason from diverted_cells where log = $1 order by id", log
+    )
     assert [row["reason"] for row in rows] == ["minute_in_future", "minute_too_old"]
 
 
-async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_with(staged: Stage) -> None:
+async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_with(
+    staged: Stage,
+) -> None:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
-    for batch in split(new_id(), [[cell(domain, n), cell(domain, 2 * n, minute_now() - 90)] for n in range(1, 9)]):
+    for batch in split(
+        new_id(), [[cell(domain, n), cell(domain, 2 * n, minute_now() - 90)] for n in range(1, 9)]
+    ):
         await staged.batch(batch)
     now = datetime.now(UTC)
     for number in range(30):
-        await staged.request(HttpsRequest(
-            id=f"{number}", source=account, time=now - timedelta(minutes=number), domain=domain, bytes=7, status=200,
-            node="node-9",
-        ))
+        await staged.request(
+            HttpsRequest(
+                id=f"{number}",
+                source=account,
+                time=now - timedelta(minutes=number),
+                domain=domain,
+                bytes=7,
+                status=200,
+                node="node-9",
+            )
+        )
 
     async def counted() -> bool:
         return await staged.counted(account=account) == 36 + 72 + 30
@@ -221,7 +270,8 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     await until(
         lambda: staged.database.fetchval(
             "select bool_and(requests = charged) from account_hours where account = $1", account
-        ), "charged",
+        ),
+        "charged",
     )
     start = (now - timedelta(hours=5)).replace(minute=0, second=0, microsecond=0)
 
@@ -232,11 +282,18 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     report = await audit()
     assert (report.agrees, report.complete, report.differences) == (True, True, [])
     assert report.requests >= 138 and report.single_events >= 30
-    change = "update usage_minutes set https_requests = https_requests + $1 where domain = $2 and minute = $3"
+    change = (
+        "update usage_minutes set https_requests = https_requests + $1 where domain = $2 "
+        "and minute = $3"
+    )
     await staged.database.execute(change, 1, domain, minute_now() - 90)
-    await staged.database.execute("update account_hours set requests = requests + 3 where account = $1", account)
+    await staged.database.execute(
+        "update account_hours set requests = requests + 3 where account = $1", account
+    )
     report = await audit()
-    await staged.database.execute("update account_hours set requests = requests - 3 where account = $1", account)
+    await staged.database.execute(
+        "update account_hours set requests = requests - 3 where account = $1", account
+    )
     await staged.database.execute(change, -1, domain, minute_now() - 90)
     assert not report.agrees
     assert {one.what for one in report.differences if account in one.place} >= {"usage", "accrual"}
@@ -247,17 +304,24 @@ async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(sta
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
     async def audit(start: timedelta, end: timedelta) -> AuditReport:
-        return await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end), AuditReport)
+        return await staged.ask(
+            s.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end), AuditReport
+        )
 
     report = await audit(-timedelta(hours=2), timedelta(days=300))
     assert timedelta(hours=1) <= report.end - hour <= timedelta(hours=2)
-    for start, end in ((timedelta(days=2), timedelta(days=3)), (timedelta(0), timedelta(0)),
-                       (-timedelta(hours=1), -timedelta(hours=2))):
+    for start, end in (
+        (timedelta(days=2), timedelta(days=3)),
+        (timedelta(0), timedelta(0)),
+        (-timedelta(hours=1), -timedelta(hours=2)),
+    ):
         with pytest.raises(Refused, match=r"request\.malformed"):
             await audit(start, end)
 
 
-async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(staged: Stage) -> None:
+async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(
+    staged: Stage,
+) -> None:
     """The archive still has them, and the charges are compared all the same."""
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
@@ -275,7 +339,8 @@ async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(
     await until(
         lambda: staged.database.fetchval(
             "select bool_and(requests = charged) from account_hours where account = $1", account
-        ), "charged",
+        ),
+        "charged",
     )
     report = await audit()
     assert (report.agrees, report.complete, report.requests) == (True, True, 100)
@@ -284,5 +349,7 @@ async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(
     await staged.database.execute("delete from usage_minutes where domain = $1", domain)
     await staged.database.execute("delete from usage_hours where domain = $1", domain)
     report = await audit()
-    assert (report.agrees, report.complete, report.charged) == (True, False, 100), report.differences
+    assert (report.agrees, report.complete, report.charged) == (True, False, 100), (
+        report.differences
+    )
     await staged.database.execute(forget, 0)

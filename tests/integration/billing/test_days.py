@@ -11,7 +11,15 @@ import pytest
 from services.billing.store import retention
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split, stage
+from tests.integration.billing.harness import (
+    Stage,
+    cell,
+    domain_name,
+    minute_now,
+    name,
+    split,
+    stage,
+)
 from tests.support.waiting import until
 
 
@@ -33,13 +41,16 @@ async def _account(staged: Stage) -> tuple[str, str]:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        "owner known",
     )
     return domain, account
 
 
 def _event(domain: str, id: str, source: str, at: datetime) -> HttpsRequest:
-    return HttpsRequest(id=id, source=source, time=at, domain=domain, bytes=10, status=200, node="node-1")
+    return HttpsRequest(
+        id=id, source=source, time=at, domain=domain, bytes=10, status=200, node="node-1"
+    )
 
 
 async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
@@ -56,7 +67,9 @@ async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
     await timed.until_dead(f"id_conflict: event 'r3' of '{source}'")
     await timed.request(_event(domain, "r20", source, now - timedelta(days=30)))
     await until(lambda: counted(21), "another id of that day counts")
-    partitions = await timed.database.fetchval("select count(distinct day) from requests where source = $1", source)
+    partitions = await timed.database.fetchval(
+        "select count(distinct day) from requests where source = $1", source
+    )
     assert partitions == 11
 
 
@@ -88,27 +101,40 @@ async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_
     await timed.until_said(account, "settled")
     assert not (await timed.balance(account)).overdue
     money = ("depleted", "overdue", "settled")
-    said = [event.change for event in timed.events if event.account == account and event.change in money]
+    said = [
+        event.change for event in timed.events if event.account == account and event.change in money
+    ]
     assert said == ["depleted", "overdue", "settled"]
     _shift(timed)
 
 
-async def test_days_of_single_events_are_dropped_after_the_late_window_and_what_they_added_up_to_is_kept(
+async def test_days_of_single_events_are_dropped_after_the_late_window_and_their_sums_are_kept(
     timed: Stage,
 ) -> None:
     domain, _ = await _account(timed)
     source, old = name("src"), datetime.now(UTC) - timedelta(days=34)
     for number in range(7):
         await timed.request(_event(domain, f"r{number}", source, old))
-    await until(lambda: timed.database.fetchval("select count(*) = 7 from requests where source = $1", source), "in")
+    await until(
+        lambda: timed.database.fetchval(
+            "select count(*) = 7 from requests where source = $1", source
+        ),
+        "in",
+    )
     _shift(timed, days=4)
     await until(
-        lambda: timed.database.fetchval("select count(*) = 0 from requests where source = $1", source),
-        "the day is dropped", limit=20,
+        lambda: timed.database.fetchval(
+            "select count(*) = 0 from requests where source = $1", source
+        ),
+        "the day is dropped",
+        limit=20,
     )
-    assert await timed.database.fetchval(
-        "select sum(requests)::int from request_days where domain = $1", domain
-    ) == 7
+    assert (
+        await timed.database.fetchval(
+            "select sum(requests)::int from request_days where domain = $1", domain
+        )
+        == 7
+    )
     assert await timed.counted(domain=domain) == 7
     _shift(timed)
 
@@ -125,39 +151,60 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
     hour = minute_now() // 60 - 4100 * 24
     for offset in (3, 17):
         await timed.database.execute(
-            "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)", domain, hour * 60 + offset, account
+            "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)",
+            domain,
+            hour * 60 + offset,
+            account,
         )
     await _rolled(timed, hour)
     _shift(timed, days=6)
     await until(
-        lambda: timed.database.fetchval("select count(*) = 0 from usage_minutes where domain = $1", domain),
-        "its minutes are forgotten", limit=20,
+        lambda: timed.database.fetchval(
+            "select count(*) = 0 from usage_minutes where domain = $1", domain
+        ),
+        "its minutes are forgotten",
+        limit=20,
     )
-    kept = await timed.database.fetch("select hour, account, https_requests from usage_hours where domain = $1", domain)
+    kept = await timed.database.fetch(
+        "select hour, account, https_requests from usage_hours where domain = $1", domain
+    )
     assert [tuple(row) for row in kept] == [(hour, account, 10)]
     _shift(timed)
 
 
-async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_elses_usage_of_that_hour(
+async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usage_of_that_hour(
     timed: Stage,
 ) -> None:
     (mine, account), unknown, strange = await _account(timed), domain_name(), domain_name()
     hour = minute_now() // 60 - 4005 * 24
-    for domain, who, requests in ((mine, account, 1_000_000), (unknown, "", 38), (unknown, "", 2), (strange, "", 5)):
+    for domain, who, requests in (
+        (mine, account, 1_000_000),
+        (unknown, "", 38),
+        (unknown, "", 2),
+        (strange, "", 5),
+    ):
         await timed.database.execute(
-            "insert into usage_minutes values ($1, $2, 'node-1', $3, $4, 0, 0, 0)", domain, hour * 60 + requests % 60,
-            who, requests,
+            "insert into usage_minutes values ($1, $2, 'node-1', $3, $4, 0, 0, 0)",
+            domain,
+            hour * 60 + requests % 60,
+            who,
+            requests,
         )
     await _rolled(timed, hour)
     while await retention.forget_minutes(timed.database, datetime.now(UTC), 4000):
         pass
-    assert await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine) == 0
+    assert (
+        await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine)
+        == 0
+    )
     finder = name("acct")
     await timed.register(unknown, finder)
 
     async def usage() -> list[tuple[str, str, int]]:
         rows = await timed.database.fetch(
-            "select domain, account, https_requests from usage_hours where hour = $1 and https_requests > 0", hour
+            "select domain, account, https_requests from usage_hours where hour = $1 and "
+            "https_requests > 0",
+            hour,
         )
         return sorted(tuple(row) for row in rows)
 
@@ -170,7 +217,10 @@ async def test_an_owner_told_of_after_the_minutes_are_forgotten_costs_nobody_els
     assert (await timed.balance(finder)).accrued == Decimal("0.0002")
     await timed.close_hour(datetime.now(UTC))
     await until(
-        lambda: timed.database.fetchval("select count(*) = 1 from ledger where account = $1", finder), "it is charged"
+        lambda: timed.database.fetchval(
+            "select count(*) = 1 from ledger where account = $1", finder
+        ),
+        "it is charged",
     )
     assert await usage() == expected
 

@@ -23,7 +23,9 @@ async def test_a_batch_is_counted_charged_to_its_owner_and_confirmed_signed(stag
         for granularity in ("5m", "hour", "day"):
             page = await staged.usage(account=account, by=by, granularity=granularity)
             assert sum(row.https_requests for row in page.rows) == 42
-            assert {row.key for row in page.rows} == {{"account": account, "domain": domain, "node": "node-1"}[by]}
+            assert {row.key for row in page.rows} == {
+                {"account": account, "domain": domain, "node": "node-1"}[by]
+            }
             assert sum(row.https_bytes for row in page.rows) == 4200
             assert sum(row.http_requests for row in page.rows) == 2
     assert str((await staged.balance(account)).balance) == "-0.00021"
@@ -47,7 +49,9 @@ async def test_shuffled_and_repeated_ranges_are_counted_once(staged: Stage) -> N
 
 async def test_a_gap_is_visible_and_what_lies_behind_it_waits_unconfirmed(staged: Stage) -> None:
     domain = domain_name()
-    first, second, third = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)], [cell(domain, 4)]])
+    first, second, third = split(
+        new_id(), [[cell(domain, 1)], [cell(domain, 2)], [cell(domain, 4)]]
+    )
     await staged.batch(first)
     await staged.batch(third)
     await staged.confirmed_to(first)
@@ -64,7 +68,9 @@ async def test_a_gap_is_visible_and_what_lies_behind_it_waits_unconfirmed(staged
     assert await staged.counted(domain=domain) == 7
 
 
-async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_where_to_go_on(staged: Stage) -> None:
+async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_where_to_go_on(
+    staged: Stage,
+) -> None:
     domain = domain_name()
     first, second = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
     await staged.batch(first)
@@ -78,7 +84,9 @@ async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_w
     await staged.confirmed_to(second)
     assert await staged.counted(domain=domain) == 3
     rows = await staged.database.fetch(
-        "select reason, start_at, end_at, stored_to, times, buried from refused_batches where log = $1", first.log
+        "select reason, start_at, end_at, stored_to, times, buried from refused_batches where "
+        "log = $1",
+        first.log,
     )
     assert [tuple(row) for row in rows] == [("overlap", 50, 200, 100, 2, True)]
     letters = [letter for letter in await staged.dead() if first.log in (letter.body or "")]
@@ -105,10 +113,15 @@ async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_p
     await staged.batch(last)
     await staged.confirmed_to(last)
     rows = await staged.database.fetch(
-        "select reason, start_at, end_at from refused_batches where log = $1 order by start_at, end_at", first.log
+        "select reason, start_at, end_at from refused_batches where log = $1 order by "
+        "start_at, end_at",
+        first.log,
     )
     assert [(row["reason"].partition(":")[0], row["start_at"], row["end_at"]) for row in rows] == [
-        ("conflict", 0, 100), ("conflict", 0, 150), ("conflict", 30, 60), ("conflict", 100, 200)
+        ("conflict", 0, 100),
+        ("conflict", 0, 150),
+        ("conflict", 30, 60),
+        ("conflict", 100, 200),
     ]
     assert await staged.counted(domain=domain) == 7
     letter = await staged.until_dead("conflict: the range was counted with another content")
@@ -118,29 +131,42 @@ async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_p
 async def test_bad_cells_are_diverted_and_their_range_is_accepted(staged: Stage) -> None:
     domain, now = domain_name(), minute_now()
     bad = [
-        cell(domain, 10, now + 10), cell(domain, 20, now - 36 * 1440), cell("UPPER.example.test", 30),
-        cell("a\x00b", 40), cell("", 50), UsageCell(domain=domain, minute=2**62, https_requests=60),
+        cell(domain, 10, now + 10),
+        cell(domain, 20, now - 36 * 1440),
+        cell("UPPER.example.test", 30),
+        cell("a\x00b", 40),
+        cell("", 50),
+        UsageCell(domain=domain, minute=2**62, https_requests=60),
     ]
     (batch,) = split(new_id(), [[cell(domain, 1), *bad]])
     await staged.batch(batch)
     await staged.confirmed_to(batch)
     assert await staged.counted(domain=domain) == 1
     rows = await staged.database.fetch(
-        "select reason, https_requests from diverted_cells where log = $1 order by https_requests", batch.log
+        "select reason, https_requests from diverted_cells where log = $1 order by https_requests",
+        batch.log,
     )
     assert [tuple(row) for row in rows] == [
-        ("minute_in_future", 10), ("minute_too_old", 20), ("domain_invalid", 30), ("domain_invalid", 40),
-        ("domain_invalid", 50), ("minute_in_future", 60),
+        ("minute_in_future", 10),
+        ("minute_too_old", 20),
+        ("domain_invalid", 30),
+        ("domain_invalid", 40),
+        ("domain_invalid", 50),
+        ("minute_in_future", 60),
     ]
 
 
-async def test_malformed_batches_become_dead_letters_and_their_neighbours_are_counted(staged: Stage) -> None:
+async def test_malformed_batches_become_dead_letters_and_their_neighbours_are_counted(
+    staged: Stage,
+) -> None:
     domain = domain_name()
     good = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
     await staged.batch(good[0])
     await staged.raw(s.usage_batch("node-1"), b'{"node": "node-1"')
     await staged.raw(s.usage_batch("node-1"), b"\xff\x00")
-    await staged.batch(good[0].model_copy(update={"node": "node-3", "log": new_id()}), node="node-2")
+    await staged.batch(
+        good[0].model_copy(update={"node": "node-3", "log": new_id()}), node="node-2"
+    )
     await staged.batch(good[1])
     await staged.confirmed_to(good[1])
     assert await staged.counted(domain=domain) == 3
@@ -154,7 +180,10 @@ async def test_a_batch_of_an_unknown_node_waits_until_the_node_is_enrolled(stage
     for batch in reversed(batches):
         await staged.batch(batch)
     await until(
-        lambda: staged.database.fetchval("select count(*) = 2 from held_batches where node = $1", node), "both wait"
+        lambda: staged.database.fetchval(
+            "select count(*) = 2 from held_batches where node = $1", node
+        ),
+        "both wait",
     )
     assert await staged.counted(domain=domain) == 0
     await staged.enrol(node)

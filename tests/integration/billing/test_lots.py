@@ -39,7 +39,9 @@ async def _send(staged: Stage, count: int, unsettled: int) -> None:
     await until(delivered, f"{unsettled} are delivered")
 
 
-async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_full_one(idle: Stage) -> None:
+async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_full_one(
+    idle: Stage,
+) -> None:
     lots: list[int] = []
     settled = asyncio.Event()
 
@@ -48,7 +50,9 @@ async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_f
         await settled.wait()
 
     pull = Pull(idle.clients["billing"], s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
-    consumer = asyncio.create_task(LotConsumer(pull, take, Parking(idle.database), Health(), lots=2).run())
+    consumer = asyncio.create_task(
+        LotConsumer(pull, take, Parking(idle.database), Health(), lots=2).run()
+    )
     await _send(idle, 1, unsettled=1)
     await until(lambda: lots == [1], "one is taken alone")
     await _send(idle, 3, unsettled=4)
@@ -68,7 +72,9 @@ async def test_of_two_that_ask_one_is_served_after_the_other_not_in_turns(
     idle: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So an event and its duplicate are mostly in one lot."""
-    ranks = chain((0, 1), repeat(9))  # of requests as they are made: the first goes before the second
+    ranks = chain(
+        (0, 1), repeat(9)
+    )  # of requests as they are made: the first goes before the second
     monkeypatch.setattr("shared.messaging.pull.random.randrange", lambda _below: next(ranks))
     taken: dict[str, list[int]] = {"first": [], "second": []}
 

@@ -24,7 +24,8 @@ async def _account(staged: Stage) -> tuple[str, str]:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        "owner known",
     )
     return domain, account
 
@@ -39,7 +40,11 @@ async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
     now, found, after = datetime.now(UTC), [], None
     while True:
         question = QueryCharges(
-            account=account, start=now - timedelta(days=40), end=now + timedelta(hours=2), after=after, limit=2
+            account=account,
+            start=now - timedelta(days=40),
+            end=now + timedelta(hours=2),
+            after=after,
+            limit=2,
         )
         page = await staged.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)
         found += page.rows
@@ -48,14 +53,25 @@ async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
         after = page.next
 
 
-async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_the_hour_is_closed(staged: Stage) -> None:
+async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_the_hour_is_closed(
+    staged: Stage,
+) -> None:
     domain, account = await _account(staged)
     await staged.credit(account, "10")
     await staged.until_said(account, "credited")
     await _use(staged, domain, 5_000)
     before = await staged.balance(account)
-    assert (before.ledger, before.accrued, before.balance) == (Decimal(10), Decimal("0.025"), Decimal("9.975"))
-    assert (before.low, before.depleted, before.limit, before.hours_left) == (False, False, None, None)
+    assert (before.ledger, before.accrued, before.balance) == (
+        Decimal(10),
+        Decimal("0.025"),
+        Decimal("9.975"),
+    )
+    assert (before.low, before.depleted, before.limit, before.hours_left) == (
+        False,
+        False,
+        None,
+        None,
+    )
     for _ in range(2):
         await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
 
@@ -68,7 +84,11 @@ async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_th
     assert (after.limit, after.hours_left) == (Decimal("0.075"), Decimal(399))
     (line,) = await _charges(staged, account)
     assert (line.kind, line.requests, line.price, line.amount, line.currency) == (
-        "charge", 5_000, Decimal("0.05"), Decimal("0.025"), "CNY"
+        "charge",
+        5_000,
+        Decimal("0.05"),
+        Decimal("0.025"),
+        "CNY",
     )
 
 
@@ -93,7 +113,9 @@ async def test_what_comes_after_an_hour_was_charged_is_a_correction(staged: Stag
     assert balance.ledger == -Decimal("0.000005") * 133 and balance.accrued == 0
 
 
-async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_is_refused(staged: Stage) -> None:
+async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_is_refused(
+    staged: Stage,
+) -> None:
     account = name("acct")
     for _ in range(3):
         await staged.credit(account, "5.00", "ref-1")
@@ -103,10 +125,14 @@ async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_
     await staged.credit(account, "7", "ref-3", currency="XYZ")
     await staged.until_said(account, "refused", 3)
     assert [event.codes for event in await staged.said(account, "refused")] == [
-        ["balance.reference_used"], ["balance.currency_differs"], ["balance.currency_differs"]
+        ["balance.reference_used"],
+        ["balance.currency_differs"],
+        ["balance.currency_differs"],
     ]
     booked = await staged.said(account, "credited")
-    assert [(event.reference, event.balance) for event in booked] == [("ref-1", Decimal(5))] * 4, "each order hears it"
+    assert [(event.reference, event.balance) for event in booked] == [("ref-1", Decimal(5))] * 4, (
+        "each order hears it"
+    )
     assert (await staged.balance(account)).balance == Decimal(5)
 
 
@@ -142,9 +168,16 @@ async def test_the_whole_story_of_the_flags_each_once(staged: Stage) -> None:
     await staged.credit(account, "10", "settles-it")
     await staged.until_said(account, "settled")
     await staged.until_said(account, "recovered", 2)
-    said = [(e.change, e.crossing) for e in staged.events if e.account == account and e.change != "credited"]
+    said = [
+        (e.change, e.crossing)
+        for e in staged.events
+        if e.account == account and e.change != "credited"
+    ]
     assert said[:2] == [("low", 1), ("recovered", 2)]
-    assert sorted(said[2:4]) == [("depleted", 4), ("low", 3)] and sorted(said[4:]) == [("recovered", 5), ("settled", 6)]
+    assert sorted(said[2:4]) == [("depleted", 4), ("low", 3)] and sorted(said[4:]) == [
+        ("recovered", 5),
+        ("settled", 6),
+    ]
 
 
 async def test_three_mean_hours_flag_a_balance_without_any_threshold(staged: Stage) -> None:
@@ -182,16 +215,30 @@ async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged:
             await turn.rollback()
 
 
-@pytest.mark.parametrize(("case", "columns", "values"), [
-    ("a credit of nothing", "kind, amount, currency, reference", "'credit', 0, 'CNY', 'r'"),
-    ("a charge that pays", "kind, amount, currency, hour, posting, requests, price", "'charge', 1, 'CNY', 1, 1, 1, 1"),
-    ("a charge without its usage", "kind, amount, currency, hour, posting, price", "'charge', -1, 'CNY', 1, 1, 1"),
-    ("a charge with a reference", "kind, amount, currency, hour, posting, requests, price, reference",
-     "'charge', -1, 'CNY', 1, 1, 1, 1, 'r'"),
-    ("a plan without its name", "kind, amount, currency, reference", "'plan', -1, 'CNY', 'r'"),
-    ("no currency", "kind, amount, currency, reference", "'credit', 1, 'yuan', 'r'"),
-    ("an unknown kind", "kind, amount, currency, reference", "'gift', 1, 'CNY', 'r'"),
-])
+@pytest.mark.parametrize(
+    ("case", "columns", "values"),
+    [
+        ("a credit of nothing", "kind, amount, currency, reference", "'credit', 0, 'CNY', 'r'"),
+        (
+            "a charge that pays",
+            "kind, amount, currency, hour, posting, requests, price",
+            "'charge', 1, 'CNY', 1, 1, 1, 1",
+        ),
+        (
+            "a charge without its usage",
+            "kind, amount, currency, hour, posting, price",
+            "'charge', -1, 'CNY', 1, 1, 1",
+        ),
+        (
+            "a charge with a reference",
+            "kind, amount, currency, hour, posting, requests, price, reference",
+            "'charge', -1, 'CNY', 1, 1, 1, 1, 'r'",
+        ),
+        ("a plan without its name", "kind, amount, currency, reference", "'plan', -1, 'CNY', 'r'"),
+        ("no currency", "kind, amount, currency, reference", "'credit', 1, 'yuan', 'r'"),
+        ("an unknown kind", "kind, amount, currency, reference", "'gift', 1, 'CNY', 'r'"),
+    ],
+)
 async def test_the_database_takes_no_ledger_line_that_makes_no_sense(
     staged: Stage, case: str, columns: str, values: str
 ) -> None:
@@ -210,7 +257,12 @@ async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
     await staged.until_said(account, "credited")
     command = CreditBalance(account=account, reference="ref-1", amount=Decimal(9), currency="CNY")
     message = outgoing(
-        s.CMD_BALANCE_CREDIT, command, source="platform", about=account, at=datetime.now(UTC), dedupe=False
+        s.CMD_BALANCE_CREDIT,
+        command,
+        source="platform",
+        about=account,
+        at=datetime.now(UTC),
+        dedupe=False,
     )
     for _ in range(2):
         await Publisher(staged.clients["platform"]).publish(message)
@@ -219,7 +271,9 @@ async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
     assert len(await staged.said(account, "refused")) == 1
 
 
-async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_refused(staged: Stage) -> None:
+async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_refused(
+    staged: Stage,
+) -> None:
     view = await staged.balance("never-was")
     assert (view.balance, view.currency, view.low, view.depleted) == (0, "CNY", False, False)
     with pytest.raises(Refused, match=r"request\.malformed"):
@@ -227,7 +281,9 @@ async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_r
     with pytest.raises(Refused, match=r"request\.malformed"):
         now = datetime.now(UTC)
         await staged.ask(
-            s.RPC_CHARGES_QUERY, QueryCharges(account="a", start=now, end=now, after="x"), ChargesPage
+            s.RPC_CHARGES_QUERY,
+            QueryCharges(account="a", start=now, end=now, after="x"),
+            ChargesPage,
         )
 
 

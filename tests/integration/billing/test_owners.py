@@ -14,7 +14,9 @@ def _at(minute: int, seconds: int = 0) -> datetime:
     return datetime.fromtimestamp(minute * 60 + seconds, UTC)
 
 
-async def test_usage_of_an_unknown_domain_is_kept_and_attributed_when_it_is_registered(staged: Stage) -> None:
+async def test_usage_of_an_unknown_domain_is_kept_and_attributed_when_it_is_registered(
+    staged: Stage,
+) -> None:
     domain, account = domain_name(), name("acct")
     (batch,) = split(new_id(), [[cell(domain, 30), cell(domain, 12, minute_now() - 200)]])
     await staged.batch(batch)
@@ -27,7 +29,9 @@ async def test_usage_of_an_unknown_domain_is_kept_and_attributed_when_it_is_regi
     assert (await staged.balance(account)).accrued == Decimal("0.00021")
 
 
-async def test_a_change_of_owner_counts_from_the_next_full_minute_even_when_heard_late(staged: Stage) -> None:
+async def test_a_change_of_owner_counts_from_the_next_full_minute_even_when_heard_late(
+    staged: Stage,
+) -> None:
     domain, first, second = domain_name(), name("acct"), name("acct")
     minute = minute_now() - 120
     await staged.register(domain, first, _at(minute - 60))
@@ -48,25 +52,33 @@ async def test_a_change_of_owner_counts_from_the_next_full_minute_even_when_hear
     await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
 
     async def corrected() -> bool:
-        return (await staged.balance(second)).accrued == 0 and (await staged.balance(first)).accrued == 0
+        return (await staged.balance(second)).accrued == 0 and (
+            await staged.balance(first)
+        ).accrued == 0
 
     await until(corrected, "charged anew")
     assert (await staged.balance(first)).ledger == -Decimal("0.000005") * 3
     assert (await staged.balance(second)).ledger == -Decimal("0.000005") * 12
 
 
-async def test_hours_that_were_rolled_up_and_touched_again_read_the_same_at_every_granularity(staged: Stage) -> None:
+async def test_hours_that_were_rolled_up_and_touched_again_read_the_same_at_every_granularity(
+    staged: Stage,
+) -> None:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
     minute = minute_now() - 180
     expected = 0
     for wave in range(3):
-        (batch,) = split(new_id(), [[cell(domain, wave + 1, minute + step * 7) for step in range(20)]])
+        (batch,) = split(
+            new_id(), [[cell(domain, wave + 1, minute + step * 7) for step in range(20)]]
+        )
         await staged.batch(batch)
         await staged.confirmed_to(batch)
         expected += (wave + 1) * 20
         for granularity in ("5m", "hour", "day"):
-            assert await staged.counted(domain=domain, granularity=granularity, limit=500) == expected
+            assert (
+                await staged.counted(domain=domain, granularity=granularity, limit=500) == expected
+            )
         await staged.close_hour(datetime.now(UTC))
         await until(
             lambda: staged.database.fetchval(
@@ -76,7 +88,10 @@ async def test_hours_that_were_rolled_up_and_touched_again_read_the_same_at_ever
         )
         assert await staged.counted(domain=domain, granularity="hour") == expected
         part = {"start": _at(minute + 1), "end": _at(minute + 100)}
-        parts = [await staged.counted(domain=domain, granularity=g, **part) for g in ("5m", "hour", "day")]
+        parts = [
+            await staged.counted(domain=domain, granularity=g, **part)
+            for g in ("5m", "hour", "day")
+        ]
         assert len(set(parts)) == 1
 
 
@@ -86,7 +101,9 @@ async def test_pages_join_to_the_whole(staged: Stage) -> None:
     for domain in domains:
         await staged.register(domain, account)
     minute = minute_now() - 90
-    (batch,) = split(new_id(), [[cell(domain, 1, minute + step * 30) for domain in domains for step in range(2)]])
+    (batch,) = split(
+        new_id(), [[cell(domain, 1, minute + step * 30) for domain in domains for step in range(2)]]
+    )
     await staged.batch(batch)
     await staged.confirmed_to(batch)
 
@@ -97,7 +114,9 @@ async def test_pages_join_to_the_whole(staged: Stage) -> None:
     for granularity in ("5m", "hour"):
         rows, after = [], None
         while True:
-            page = await staged.usage(account=account, by="domain", granularity=granularity, limit=3, after=after)
+            page = await staged.usage(
+                account=account, by="domain", granularity=granularity, limit=3, after=after
+            )
             rows += page.rows
             if page.next is None:
                 break

@@ -1,4 +1,5 @@
-"""What cannot be counted for a fault of ours is kept and tried again; it costs nobody else anything."""
+"""What cannot be counted for a fault of ours is kept and tried again; it costs nobody else
+anything."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ from shared import subjects as s
 from shared.contracts.audit import GapsPage, QueryGaps
 from shared.contracts.usage import HttpsRequest, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import HOST, Stage, cell, domain_name, minute_now, name, split, stage
+from tests.integration.billing.harness import (
+    HOST,
+    Stage,
+    cell,
+    domain_name,
+    minute_now,
+    name,
+    split,
+    stage,
+)
 from tests.support.waiting import until
 
 
@@ -28,7 +38,8 @@ async def _owned(staged: Stage) -> tuple[str, str]:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=2))
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        "owner known",
     )
     return domain, account
 
@@ -45,7 +56,9 @@ async def _counts(staged: Stage, account: str, requests: int) -> None:
     await until(counted, f"{requests} are counted", limit=20)
 
 
-async def test_a_batch_that_cannot_be_counted_is_parked_and_counted_when_it_can_be(parked: Stage) -> None:
+async def test_a_batch_that_cannot_be_counted_is_parked_and_counted_when_it_can_be(
+    parked: Stage,
+) -> None:
     domain, account = await _owned(parked)
     wild, later = split(new_id(), [_wild(domain), [cell(domain, 7)]], node="node-2")
     others = split(new_id(), [[cell(domain, 1)]] * 20)
@@ -59,11 +72,15 @@ async def test_a_batch_that_cannot_be_counted_is_parked_and_counted_when_it_can_
     assert "NumericValueOutOfRangeError" in found["reason"]
     assert await parked.counted(account=account) == 20
     page = await parked.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-2"), GapsPage)
-    assert [(gap.log, gap.start, gap.end, gap.kind) for gap in page.gaps] == [(wild.log, 0, 100, "parked")]
+    assert [(gap.log, gap.start, gap.end, gap.kind) for gap in page.gaps] == [
+        (wild.log, 0, 100, "parked")
+    ]
     assert not [letter for letter in await parked.dead() if wild.log in (letter.body or "")]
 
     fixed = wild.model_copy(update={"cells": [cell(domain, 3)]})
-    await parked.database.execute("update parked_messages set body = $1 where log = $2", fixed.encode(), wild.log)
+    await parked.database.execute(
+        "update parked_messages set body = $1 where log = $2", fixed.encode(), wild.log
+    )
     await parked.confirmed_to(later)
     assert await parked.counted(account=account) == 30
     await until(lambda: _nothing_is_parked(parked), "it is let go")
@@ -79,9 +96,17 @@ async def test_an_event_that_cannot_be_counted_is_parked_alone(parked: Stage) ->
 
     async def happen(of: str, count: int) -> None:
         for _ in range(count):
-            await parked.request(HttpsRequest(
-                id=new_id(), source="parking", time=datetime.now(UTC), domain=of, bytes=1, status=200, node="node-1"
-            ))
+            await parked.request(
+                HttpsRequest(
+                    id=new_id(),
+                    source="parking",
+                    time=datetime.now(UTC),
+                    domain=of,
+                    bytes=1,
+                    status=200,
+                    node="node-1",
+                )
+            )
 
     await happen(other, 3)
     await happen(domain, 2)
@@ -103,7 +128,9 @@ async def _nothing_is_parked(staged: Stage) -> bool:
 
 async def test_an_account_that_cannot_be_charged_holds_up_no_other(parked: Stage) -> None:
     (bad_domain, bad), (good_domain, good) = await _owned(parked), await _owned(parked)
-    (batch,) = split(new_id(), [[cell(bad_domain, 10_000, minute_now() - 60), cell(good_domain, 10_000)]])
+    (batch,) = split(
+        new_id(), [[cell(bad_domain, 10_000, minute_now() - 60), cell(good_domain, 10_000)]]
+    )
     await parked.batch(batch)
     await parked.confirmed_to(batch)
     await parked.database.execute(
@@ -123,18 +150,28 @@ async def test_an_account_that_cannot_be_charged_holds_up_no_other(parked: Stage
 
 async def test_more_than_a_thousand_parked_messages_pause_the_stream(parked: Stage) -> None:
     await parked.database.execute(
-        "insert into parked_messages (durable, digest, subject, reply, headers, body, reason, last_at)"
-        " select 'billing-requests', n::text::bytea, '', '', '{}', '', 'a test', now() + interval '1 hour'"
+        "insert into parked_messages (durable, digest, subject, reply, headers, body, reason, "
+        "last_at)"
+        " select 'billing-requests', n::text::bytea, '', '', '{}', '', 'a test', now() + "
+        "interval '1 hour'"
         " from generate_series(1, 1000) as n"
     )
     domain, _ = await _owned(parked)
     (wild,) = split(new_id(), [_wild(domain)], node="node-2")
     await parked.batch(wild)
     await until(lambda: _pauses(parked), "it is not ready")
-    assert await parked.database.fetchval("select count(*) from parked_messages where log = $1", wild.log) == 0
+    assert (
+        await parked.database.fetchval(
+            "select count(*) from parked_messages where log = $1", wild.log
+        )
+        == 0
+    )
     await parked.database.execute("delete from parked_messages where reason = 'a test'")
     await until(
-        lambda: parked.database.fetchval("select true from parked_messages where log = $1", wild.log), "it is parked"
+        lambda: parked.database.fetchval(
+            "select true from parked_messages where log = $1", wild.log
+        ),
+        "it is parked",
     )
     await parked.ready()
 

@@ -20,7 +20,8 @@ from tests.support.waiting import until
 
 _NAMES = "select relname from pg_class where relname like $1 and relkind = 'r'"
 _FILL = """
-insert into requests select 's', n::text, $1::int, $1::int * 86400000000 + n % 7 * 60000000, 'd.example.test',
+insert into requests select 's', n::text, $1::int, $1::int * 86400000000 + n % 7 * 60000000,
+  'd.example.test',
     'node-1', 2, 200, now() from generate_series(1, $2::int) as n
 """
 OLD = datetime(2020, 3, 1, tzinfo=UTC)
@@ -57,7 +58,9 @@ async def test_a_month_is_made_once_and_dropped_after_thirteen(quiet: Stage) -> 
         for _ in range(2):
             await Partitions(quiet.database).ensure(month)
     assert await drop_old(quiet.database, datetime(2025, 1, 31, tzinfo=UTC)) == []
-    assert await drop_old(quiet.database, datetime(2025, 2, 1, tzinfo=UTC)) == ["batch_archive_202312"]
+    assert await drop_old(quiet.database, datetime(2025, 2, 1, tzinfo=UTC)) == [
+        "batch_archive_202312"
+    ]
     assert "batch_archive_202401" in await names(quiet, "batch_archive_2%")
     await drop_old(quiet.database, datetime(2026, 3, 1, tzinfo=UTC))
 
@@ -80,10 +83,17 @@ async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) ->
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
 
     async def happen(days: int) -> None:
-        await staged.request(HttpsRequest(
-            id=new_id(), source="reader", time=datetime.now(UTC) - timedelta(days=days), domain=domain, bytes=1,
-            status=200, node="node-1",
-        ))
+        await staged.request(
+            HttpsRequest(
+                id=new_id(),
+                source="reader",
+                time=datetime.now(UTC) - timedelta(days=days),
+                domain=domain,
+                bytes=1,
+                status=200,
+                node="node-1",
+            )
+        )
 
     async with reader(staged):
         for days in (0, 17, 0, 18, 0):
@@ -108,7 +118,8 @@ async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(qui
     assert await drop_days(database, now) == [f"requests_{OLD_DAY}"]
     assert await drop_days(database, now) == []
     row = await database.fetchrow(
-        "select sum(requests)::int as requests, sum(bytes)::int as bytes from request_days where minute / 1440 = $1",
+        "select sum(requests)::int as requests, sum(bytes)::int as bytes from request_days "
+        "where minute / 1440 = $1",
         OLD_DAY,
     )
     assert row is not None and tuple(row) == (30_000, 60_000)
@@ -124,11 +135,15 @@ async def test_a_day_that_was_half_added_up_when_the_process_died_is_added_up_on
     await database.execute(_FILL, day, 10_000)
     async with database.acquire() as connection, connection.transaction():
         await connection.execute(
-            "insert into request_days select domain, (at / 60000000)::int, node, count(*), sum(bytes)"
+            "insert into request_days select domain, (at / 60000000)::int, node, count(*), "
+            "sum(bytes)"
             f" from requests_{day} where ctid < '(40,0)' group by 1, 2, 3"
         )
         await connection.execute("insert into request_days_kept values ($1, 40, false)", day)
     assert await drop_days(database, OLD + timedelta(days=200)) == [f"requests_{day}"]
-    assert await database.fetchval(
-        "select sum(requests)::int from request_days where minute / 1440 = $1", day
-    ) == 10_000
+    assert (
+        await database.fetchval(
+            "select sum(requests)::int from request_days where minute / 1440 = $1", day
+        )
+        == 10_000
+    )

@@ -50,22 +50,30 @@ def _reach(staged: Stage, user: str) -> Reach:
 
 async def _apply(staged: Stage, book: PriceBook, base: int) -> PriceBookEvent:
     message = outgoing(
-        s.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=base, book=book), source="operator", about="price_book",
-        at=datetime.now(UTC), id=new_id(),
+        s.CMD_PRICE_BOOK_APPLY,
+        ApplyPriceBook(base=base, book=book),
+        source="operator",
+        about="price_book",
+        at=datetime.now(UTC),
+        id=new_id(),
     )
-    said = await order(_reach(staged, "operator"), message, {
-        s.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent, s.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent,
-    })
+    said = await order(
+        _reach(staged, "operator"),
+        message,
+        {s.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent, s.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent},
+    )
     assert isinstance(said, PriceBookEvent)
     return said
 
 
-async def _with(staged: Stage, *offers: PlanOffer, prices: tuple[Price, ...] = ()) -> PriceBookEvent:
+async def _with(
+    staged: Stage, *offers: PlanOffer, prices: tuple[Price, ...] = ()
+) -> PriceBookEvent:
     """The current book with more in it."""
     current = await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
-    book = current.book.model_copy(update={
-        "plans": [*current.book.plans, *offers], "prices": [*current.book.prices, *prices],
-    })
+    book = current.book.model_copy(
+        update={"plans": [*current.book.plans, *offers], "prices": [*current.book.prices, *prices]}
+    )
     return await _apply(staged, book, current.serial)
 
 
@@ -79,14 +87,17 @@ async def _owned(staged: Stage) -> tuple[str, str]:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain), "owner known"
+        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        "owner known",
     )
     return domain, account
 
 
 async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
     now = datetime.now(UTC)
-    question = QueryCharges(account=account, start=now - timedelta(days=40), end=now + timedelta(days=40))
+    question = QueryCharges(
+        account=account, start=now - timedelta(days=40), end=now + timedelta(days=40)
+    )
     return (await staged.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)).rows
 
 
@@ -95,17 +106,22 @@ async def _close(staged: Stage, account: str) -> None:
 
     async def charged() -> bool:
         return not await staged.database.fetchval(
-            "select exists (select from account_hours where account = $1 and requests <> charged) or exists"
-            " (select from accounts where account = $1 and rate_from is not null)", account,
+            "select exists (select from account_hours where account = $1 and requests <> "
+            "charged) or exists"
+            " (select from accounts where account = $1 and rate_from is not null)",
+            account,
         )
 
     await until(charged, "all is charged")
 
 
-async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_says_what_made_it(staged: Stage) -> None:
+async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_says_what_made_it(
+    staged: Stage,
+) -> None:
     big, small = f"big-{new_id()[:6]}", f"small-{new_id()[:6]}"
     said = await _with(
-        staged, PlanOffer(id=big, requests=50_000, days=90, prices={"CNY": D("0.2")}),
+        staged,
+        PlanOffer(id=big, requests=50_000, days=90, prices={"CNY": D("0.2")}),
         PlanOffer(id=small, requests=10_000, days=1, prices={"CNY": D("0.04"), "USD": D("0.007")}),
     )
     assert said.change == "applied"
@@ -115,10 +131,13 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
     platform = _reach(staged, "platform")
     bought = await buy_plan(platform, account, big, "CNY", "first")
     assert (bought.plan.requests, bought.plan.left, bought.balance) == (50_000, 50_000, D("0.8"))
-    assert (await buy_plan(platform, account, big, "CNY", "first")).balance == D("0.8"), "once per reference"
+    assert (await buy_plan(platform, account, big, "CNY", "first")).balance == D("0.8"), (
+        "once per reference"
+    )
     await buy_plan(platform, account, small, "CNY", "second")
     for plan, reference, currency, code in (
-        ("no-such-plan", "third", "CNY", "plan.unknown"), (small, "first", "CNY", "balance.reference_used"),
+        ("no-such-plan", "third", "CNY", "plan.unknown"),
+        (small, "first", "CNY", "balance.reference_used"),
         (small, "third", "USD", "balance.currency_differs"),
     ):
         with pytest.raises(Refused, match=code.replace(".", r"\.")):
@@ -126,18 +145,29 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
     await _use(staged, domain, 75_000, minute_now())
     assert (await staged.balance(account)).accrued == D("0.075"), "15,000 beyond the plans"
     await _close(staged, account)
-    lines = {(row.plan, row.price_id): (row.requests, row.price, row.amount) for row in await _charges(staged, account)}
+    lines = {
+        (row.plan, row.price_id): (row.requests, row.price, row.amount)
+        for row in await _charges(staged, account)
+    }
     assert lines == {
-        ("second", None): (10_000, D(0), D(0)), ("first", None): (50_000, D(0), D(0)),
+        ("second", None): (10_000, D(0), D(0)),
+        ("first", None): (50_000, D(0), D(0)),
         (None, "list-cny"): (15_000, D("0.05"), D("0.075")),
     }
     assert (await staged.balance(account)).balance == D("0.685")
     plans = await plans_of(platform, account)
     assert [(p.reference, p.used, p.left, p.ended) for p in plans] == [
-        ("second", 10_000, 0, False), ("first", 50_000, 0, False)
+        ("second", 10_000, 0, False),
+        ("first", 50_000, 0, False),
     ]
-    kinds = await staged.database.fetch("select kind, amount, plan from ledger where account = $1 order by id", account)
-    assert [(r["kind"], r["plan"]) for r in kinds[:3]] == [("credit", None), ("plan", "first"), ("plan", "second")]
+    kinds = await staged.database.fetch(
+        "select kind, amount, plan from ledger where account = $1 order by id", account
+    )
+    assert [(r["kind"], r["plan"]) for r in kinds[:3]] == [
+        ("credit", None),
+        ("plan", "first"),
+        ("plan", "second"),
+    ]
 
 
 async def test_a_plan_that_the_balance_does_not_cover_is_refused(staged: Stage) -> None:
@@ -158,11 +188,18 @@ async def test_a_purchase_that_is_delivered_twice_is_one(staged: Stage) -> None:
     await staged.until_said(account, "credited")
     body = PurchasePlan(account=account, plan=plan, reference="one", currency="CNY")
     message = outgoing(
-        s.CMD_PLAN_PURCHASE, body, source="platform", about=account, at=datetime.now(UTC), dedupe=False
+        s.CMD_PLAN_PURCHASE,
+        body,
+        source="platform",
+        about=account,
+        at=datetime.now(UTC),
+        dedupe=False,
     )
     for _ in range(3):
-        await staged.clients["platform"].jetstream(timeout=5).publish(
-            message.subject, message.body, headers=message.headers
+        await (
+            staged.clients["platform"]
+            .jetstream(timeout=5)
+            .publish(message.subject, message.body, headers=message.headers)
         )
     await staged.credit(account, "1")
     await staged.until_said(account, "credited", 2)
@@ -187,28 +224,43 @@ async def test_late_usage_of_a_charged_hour_moves_the_plan_and_audit_agrees(stag
     await _close(staged, account)
     rows = await _charges(staged, account)
     assert [(row.kind, row.plan, row.requests) for row in rows] == [
-        ("charge", "p", 4_000), ("charge", "p", 10_000), ("correction", "p", -4_000), ("correction", None, 4_000)
+        ("charge", "p", 4_000),
+        ("charge", "p", 10_000),
+        ("correction", "p", -4_000),
+        ("correction", None, 4_000),
     ]
     assert (await staged.balance(account)).balance == D("0.94")
     start = (datetime.now(UTC) - timedelta(hours=4)).replace(minute=0, second=0, microsecond=0)
-    report = await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=start, end=start + timedelta(hours=6)), AuditReport)
+    report = await staged.ask(
+        s.RPC_USAGE_AUDIT, QueryAudit(start=start, end=start + timedelta(hours=6)), AuditReport
+    )
     assert report.agrees, report.differences
 
 
-async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_has_begun(staged: Stage) -> None:
+async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_has_begun(
+    staged: Stage,
+) -> None:
     current = await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
     later = (datetime.now(UTC) + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
-    cheap = Price(id=f"cheap-{new_id()[:6]}", currency="CNY", account=name("acct"), start=later, tiers=[
-        Tier(price=D("0.05")), Tier(above=1000, price=D("0.01"))
-    ])
+    cheap = Price(
+        id=f"cheap-{new_id()[:6]}",
+        currency="CNY",
+        account=name("acct"),
+        start=later,
+        tiers=[Tier(price=D("0.05")), Tier(above=1000, price=D("0.01"))],
+    )
     book = current.book.model_copy(update={"prices": [*current.book.prices, cheap]})
-    preview = await staged.ask(s.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), PricePreview, user="operator")
+    preview = await staged.ask(
+        s.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), PricePreview, user="operator"
+    )
     assert (preview.base, preview.findings) == (current.serial, [])
     assert len(preview.changes) == 1 and preview.changes[0].startswith(f"+ price {cheap.id}")
     said = await _apply(staged, book, preview.base)
     assert (said.change, said.serial) == ("applied", current.serial + 1)
     assert (await _apply(staged, book, preview.base)).codes == ["prices.changed"]
-    at_once = book.model_copy(update={"prices": [p.model_copy(update={"start": None}) for p in book.prices]})
+    at_once = book.model_copy(
+        update={"prices": [p.model_copy(update={"start": None}) for p in book.prices]}
+    )
     refused = await _apply(staged, at_once, said.serial)
     assert (refused.change, refused.codes) == ("refused", ["prices.retroactive"])
     assert (await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)).book == book
@@ -216,7 +268,9 @@ async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_h
         await staged.database.execute("update price_books set body = ''")
 
 
-async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are_its_price(staged: Stage) -> None:
+async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are_its_price(
+    staged: Stage,
+) -> None:
     """A third of the price has no end of digits; and late usage takes from what was forfeited."""
     plan = f"thirds-{new_id()[:6]}"
     await _with(staged, PlanOffer(id=plan, requests=3, days=1, prices={"CNY": D(1)}))
@@ -233,7 +287,9 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
 
     async def unused() -> list[tuple[int, D]]:
         rows = await staged.database.fetch(
-            "select requests, plan_cost, amount from ledger where account = $1 and kind = 'unused' order by id", account
+            "select requests, plan_cost, amount from ledger where account = $1 and kind = "
+            "'unused' order by id",
+            account,
         )
         assert all(row["amount"] == 0 for row in rows)
         return [(row["requests"], row["plan_cost"]) for row in rows]
@@ -268,19 +324,28 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
     assert list(unbalanced(rows)) == []
     assert {row["CommitmentDiscountStatus"] for row in rows} == {"", "Used", "Unused"}
     begin = datetime.fromtimestamp(within * 60, UTC).replace(minute=0) - timedelta(hours=4)
-    report = await staged.ask(s.RPC_USAGE_AUDIT, QueryAudit(start=begin, end=begin + timedelta(days=2)), AuditReport)
+    report = await staged.ask(
+        s.RPC_USAGE_AUDIT, QueryAudit(start=begin, end=begin + timedelta(days=2)), AuditReport
+    )
     assert report.agrees, report.differences
     assert {row.kind for row in await _charges(staged, account)} == {"charge"}
 
 
-async def test_the_database_refuses_a_line_in_another_currency_than_the_accounts(staged: Stage) -> None:
+async def test_the_database_refuses_a_line_in_another_currency_than_the_accounts(
+    staged: Stage,
+) -> None:
     account = name("acct")
     await staged.credit(account, "1")
     await staged.until_said(account, "credited")
     line = (
-        "insert into ledger (account, kind, amount, currency, reference, at) values ($1, 'credit', 1, $2, $3, now())"
+        "insert into ledger (account, kind, amount, currency, reference, at) values ($1, "
+        "'credit', 1, $2, $3, now())"
     )
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await staged.database.execute(line, account, "USD", "dollars")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # not even to look whether lines hold on to it
-        await staged.database.execute("update accounts set currency = 'USD' where account = $1", account)
+    with pytest.raises(
+        asyncpg.InsufficientPrivilegeError
+    ):  # not even to look whether lines hold on to it
+        await staged.database.execute(
+            "update accounts set currency = 'USD' where account = $1", account
+        )

@@ -1,4 +1,5 @@
-"""A database that is slow or away costs time and no memory: what billing has not written stays in the stream."""
+"""A database that is slow or away costs time and no memory: what billing has not written stays in
+the stream."""
 
 from __future__ import annotations
 
@@ -42,17 +43,27 @@ async def _events(staged: Stage, domain: str, source: str) -> None:
         batch = new_id()
         for place in range(1, TOGETHER + 1):
             body = HttpsRequest(
-                id=f"{start + place:08}", source=source, time=at, domain=domain, bytes=1, status=200, node="node-1"
+                id=f"{start + place:08}",
+                source=source,
+                time=at,
+                domain=domain,
+                bytes=1,
+                status=200,
+                node="node-1",
             ).encode()
             headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
             if place < TOGETHER:
                 await client.publish(s.USAGE_REQUEST, body, headers=headers)
         headers["Nats-Batch-Commit"] = "1"
-        answer = json.loads((await client.request(s.USAGE_REQUEST, body, timeout=10, headers=headers)).data)
+        answer = json.loads(
+            (await client.request(s.USAGE_REQUEST, body, timeout=10, headers=headers)).data
+        )
         assert answer["count"] == TOGETHER
 
 
-async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_lost(pressed: Stage) -> None:
+async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_lost(
+    pressed: Stage,
+) -> None:
     domain, account, source = domain_name(), name("acct"), name("src")
     await pressed.register(domain, account)
     warm = split(new_id(), [[cell(domain, 1)]] * 5)
@@ -63,7 +74,8 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
     async with pressed.database.acquire() as connection, connection.transaction():
         await connection.execute(HOLD_UP)
         sending = asyncio.gather(
-            _events(pressed, domain, source), *(pressed.batch(b) for b in split(new_id(), [[cell(domain, 1)]] * 300))
+            _events(pressed, domain, source),
+            *(pressed.batch(b) for b in split(new_id(), [[cell(domain, 1)]] * 300)),
         )
         while not sending.done():
             most = max(most, _memory(pressed))
@@ -80,12 +92,17 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
 
 
 async def _waits(staged: Stage) -> bool:
-    return bool(await staged.database.fetchval(
-        "select count(*) > 0 from pg_locks where relation = 'owners_gate'::regclass and not granted"
-    ))
+    return bool(
+        await staged.database.fetchval(
+            "select count(*) > 0 from pg_locks where relation = 'owners_gate'::regclass and "
+            "not granted"
+        )
+    )
 
 
-async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(pressed: Stage) -> None:
+async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(
+    pressed: Stage,
+) -> None:
     js = (await pressed.backend.client("topology")).jetstream(timeout=5)
 
     async def left() -> int:

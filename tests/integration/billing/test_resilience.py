@@ -31,7 +31,8 @@ def _flood(domains: list[str], logs: int, ranges: int) -> list[UsageBatch]:
         batch
         for number in range(logs)
         for batch in split(
-            new_id(), [[cell(domain, 1 + turn % 5) for domain in domains] for turn in range(ranges)],
+            new_id(),
+            [[cell(domain, 1 + turn % 5) for domain in domains] for turn in range(ranges)],
             node=NODES[number % len(NODES)],
         )
     ]
@@ -60,13 +61,17 @@ async def _register(staged: Stage, count: int) -> tuple[list[str], str]:
     for domain in domains:
         await staged.register(domain, account)
     await until(
-        lambda: staged.database.fetchval("select count(*) = $2 from domain_facts where account = $1", account, count),
+        lambda: staged.database.fetchval(
+            "select count(*) = $2 from domain_facts where account = $1", account, count
+        ),
         "owners known",
     )
     return domains, account
 
 
-async def test_two_processes_share_the_work_without_deadlock_or_double_count(shared_work: Stage) -> None:
+async def test_two_processes_share_the_work_without_deadlock_or_double_count(
+    shared_work: Stage,
+) -> None:
     domains, account = await _register(shared_work, 30)
     await shared_work.threshold(account, "1")
     await shared_work.credit(account, "1.001")
@@ -90,7 +95,9 @@ async def _is_charged(staged: Stage, account: str) -> bool:
     return view.accrued == 0 and view.ledger != 0
 
 
-async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(shared_work: Stage) -> None:
+async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
+    shared_work: Stage,
+) -> None:
     domains, account = await _register(shared_work, 20)
     await shared_work.threshold(account, "1")
     await shared_work.credit(account, "1.0001")
@@ -98,7 +105,13 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(sha
     batches = _flood(domains, logs=6, ranges=30)
     single = [
         HttpsRequest(
-            id=str(n), source=account, time=datetime.now(UTC), domain=domains[0], bytes=1, status=200, node="n"
+            id=str(n),
+            source=account,
+            time=datetime.now(UTC),
+            domain=domains[0],
+            bytes=1,
+            status=200,
+            node="n",
         )
         for n in range(300)
     ]
@@ -109,7 +122,9 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(sha
         floor = await _stored(shared_work, account)
         wave = batches[turn * third : (turn + 1) * third], single[turn * 100 : (turn + 1) * 100]
         feeding = asyncio.create_task(_feed(shared_work, *wave))
-        await until(lambda floor=floor: _moved(shared_work, account, floor), "it is counting", limit=20)
+        await until(
+            lambda floor=floor: _moved(shared_work, account, floor), "it is counting", limit=20
+        )
         await _kill(shared_work, process)
         await feeding
     for process in ("billing", "billing-2"):
@@ -126,7 +141,8 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(sha
     assert len(await shared_work.said(account, "low")) == 1
     rows = await shared_work.database.fetch(
         "select count(*) as n from outbox where headers->>'ce-type' like '%balance.low%'"
-        " and headers->>'ce-subject' = $1", account,
+        " and headers->>'ce-subject' = $1",
+        account,
     )
     assert rows[0]["n"] == 1
 
@@ -143,7 +159,8 @@ async def _kill(staged: Stage, process: str) -> None:
     deaths = supervisor.deaths(process)
     staged.kill(process)
     await until(
-        lambda: supervisor.deaths(process) > deaths and supervisor.pid(process) is not None, "it is started again",
+        lambda: supervisor.deaths(process) > deaths and supervisor.pid(process) is not None,
+        "it is started again",
         limit=20,
     )
 
@@ -151,7 +168,8 @@ async def _kill(staged: Stage, process: str) -> None:
 async def _stored(staged: Stage, account: str) -> int:
     """From the tables: nobody may be there to ask."""
     return await staged.database.fetchval(
-        "select coalesce(sum(https_requests), 0)::bigint from usage_minutes where account = $1", account
+        "select coalesce(sum(https_requests), 0)::bigint from usage_minutes where account = $1",
+        account,
     )
 
 
@@ -163,7 +181,9 @@ async def test_the_archive_holds_exactly_what_was_counted(shared_work: Stage) ->
     rows = await shared_work.database.fetch("select cells from batch_archive")
     archived = sum(cells[2] for row in rows for cells in unpack_cells(row["cells"]))
     single = await shared_work.database.fetchval("select count(*) from requests")
-    counted = await shared_work.database.fetchval("select sum(https_requests)::bigint from usage_minutes")
+    counted = await shared_work.database.fetchval(
+        "select sum(https_requests)::bigint from usage_minutes"
+    )
     accrued = await shared_work.database.fetchval("select sum(requests)::bigint from account_hours")
     assert archived + single == counted == accrued
 
@@ -179,7 +199,9 @@ async def test_the_clock_closes_an_hour_once_it_is_over(shared_work: Stage) -> N
         await until(lambda: _is_charged(shared_work, account), "charged by the clock", limit=20)
     finally:
         shared_work.clock_file.write_text("0")
-    lines = await shared_work.database.fetch("select kind, requests from ledger where account = $1", account)
+    lines = await shared_work.database.fetch(
+        "select kind, requests from ledger where account = $1", account
+    )
     assert [tuple(line) for line in lines] == [("charge", _total(batches))]
 
 

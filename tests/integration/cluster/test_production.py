@@ -1,4 +1,5 @@
-"""The configuration that compose.yaml mounts, run for real: three servers with TLS, replicated streams, one killed."""
+"""The configuration that compose.yaml mounts, run for real: three servers with TLS, replicated
+streams, one killed."""
 
 from __future__ import annotations
 
@@ -38,8 +39,12 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for server in SERVERS:
             text = (folder / "nats" / f"{server}.conf").read_text()
-            text = text.replace("/etc/nats", str(folder / "nats")).replace('"/data"', f'"{folder / "data" / server}"')
-            text = text.replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}").replace('"0.0.0.0"', '"127.0.0.1"')
+            text = text.replace("/etc/nats", str(folder / "nats")).replace(
+                '"/data"', f'"{folder / "data" / server}"'
+            )
+            text = text.replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}").replace(
+                '"0.0.0.0"', '"127.0.0.1"'
+            )
             for other in SERVERS:
                 text = text.replace(f"//{other}:6222", f"//127.0.0.1:{routes[other]}")
             text = text.replace("port: 4222", f"port: {self.clients[server]}")
@@ -47,14 +52,20 @@ class Cluster:
             self.start(server)
 
     def start(self, server: str) -> None:
-        command = [str(find_binary()), "-c", str(self.folder / "nats" / f"{server}.conf"),
-                   "-l", str(self.folder / f"{server}.log")]
+        command = [
+            str(find_binary()),
+            "-c",
+            str(self.folder / "nats" / f"{server}.conf"),
+            "-l",
+            str(self.folder / f"{server}.log"),
+        ]
         self.processes[server] = subprocess.Popen(command)
 
     def settings(self, user: str) -> BrokerSettings:
         urls = ",".join(f"nats://127.0.0.1:{port}" for port in self.clients.values())
         return BrokerSettings(
-            nats_url=urls, nats_seed_file=self.folder / "keys" / f"{user}.nk",
+            nats_url=urls,
+            nats_seed_file=self.folder / "keys" / f"{user}.nk",
             nats_ca_file=self.folder / "nats" / "ca.pem",
         )
 
@@ -100,7 +111,9 @@ async def test_every_stream_has_three_replicas(applied: Cluster) -> None:
     await client.close()
 
 
-async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(applied: Cluster) -> None:
+async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(
+    applied: Cluster,
+) -> None:
     broker, client = await service_broker(applied.settings("config"), "config")
     assert client.is_connected
     await broker.stop()
@@ -108,22 +121,36 @@ async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(appli
         await probe(applied.settings("config").model_copy(update={"nats_ca_file": None}), "config")
 
 
-async def test_the_command_line_applies_the_topology_over_tls_as_compose_runs_it(applied: Cluster) -> None:
+async def test_the_command_line_applies_the_topology_over_tls_as_compose_runs_it(
+    applied: Cluster,
+) -> None:
     settings = applied.settings("topology")
     environment = os.environ | {
-        "EDGETLS_NATS_URL": settings.nats_url, "EDGETLS_NATS_CA_FILE": str(settings.nats_ca_file),
-        "EDGETLS_NATS_SEED_FILE": str(settings.nats_seed_file), "EDGETLS_NATS_USER": "topology",
+        "EDGETLS_NATS_URL": settings.nats_url,
+        "EDGETLS_NATS_CA_FILE": str(settings.nats_ca_file),
+        "EDGETLS_NATS_SEED_FILE": str(settings.nats_seed_file),
+        "EDGETLS_NATS_USER": "topology",
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "clients.cli.main", "topology", "apply", "--replicas", "3", env=environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        sys.executable,
+        "-m",
+        "clients.cli.main",
+        "topology",
+        "apply",
+        "--replicas",
+        "3",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, err.decode()
     assert out.decode().splitlines()[-1].startswith("0 of ")
 
 
-async def test_a_ca_file_that_cannot_be_used_is_named_at_once(applied: Cluster, tmp_path: Path) -> None:
+async def test_a_ca_file_that_cannot_be_used_is_named_at_once(
+    applied: Cluster, tmp_path: Path
+) -> None:
     broken = tmp_path / "ca.pem"
     broken.write_text("not PEM")
     for file in (broken, tmp_path / "missing.pem"):
@@ -139,6 +166,8 @@ async def test_commands_are_stored_while_a_server_is_dead(applied: Cluster) -> N
     for number in range(20):
         body = DisableHttps(domain="a.example", account="a")
         at = datetime.now(UTC)
-        message = outgoing(subjects.CMD_HTTPS_DISABLE, body, source="t", about="a", at=at, id=f"c{number}")
+        message = outgoing(
+            subjects.CMD_HTTPS_DISABLE, body, source="t", about="a", at=at, id=f"c{number}"
+        )
         assert await publisher.publish(message, patience=30) > 0
     await client.close()

@@ -1,4 +1,5 @@
-"""One broker, one PostgreSQL and one config process for the folder; tests use domains of their own."""
+"""One broker, one PostgreSQL and one config process for the folder; tests use domains of their
+own."""
 
 from __future__ import annotations
 

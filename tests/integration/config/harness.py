@@ -1,4 +1,5 @@
-"""A broker, a PostgreSQL and real config processes; the test plays platform, operator, edge_sync and the validator."""
+"""A broker, a PostgreSQL and real config processes; the test plays platform, operator, edge_sync
+and the validator."""
 
 from __future__ import annotations
 
@@ -85,7 +86,9 @@ class Stage:
 
     # The platform
 
-    async def send(self, subject: str, body: Contract, *, id: str | None = None, user: str = "platform") -> str:
+    async def send(
+        self, subject: str, body: Contract, *, id: str | None = None, user: str = "platform"
+    ) -> str:
         message = outgoing(subject, body, source=user, about="x", at=datetime.now(UTC), id=id)
         await Publisher(self.clients[user]).publish(message)
         return message.id
@@ -95,17 +98,24 @@ class Stage:
 
     async def register(self, domain: str, account: str = ACCOUNT, **others: Any) -> CommandSettled:
         body = {
-            "domain": domain, "account": account, "service_type": "video",
-            "origin": Origin(scheme="http", host="origin.example.com", port=80), **others,
+            "domain": domain,
+            "account": account,
+            "service_type": "video",
+            "origin": Origin(scheme="http", host="origin.example.com", port=80),
+            **others,
         }
-        return await self.settled(await self.send(s.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body)))
+        return await self.settled(
+            await self.send(s.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body))
+        )
 
     async def submit(
         self, domain: str, account: str = ACCOUNT, id: str | None = None, title: str | None = None
     ) -> str:
         identity = id or new_id()
         pair = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=CANARY))
-        body = SubmitCertificate(domain=domain, account=account, submission_id=identity, pairs=[pair], name=title)
+        body = SubmitCertificate(
+            domain=domain, account=account, submission_id=identity, pairs=[pair], name=title
+        )
         return await self.send(s.CMD_CERTIFICATE_SUBMIT, body, id=identity)
 
     async def disable(self, domain: str, account: str = ACCOUNT) -> str:
@@ -125,20 +135,32 @@ class Stage:
         return await until(lambda: self.questions.get(submission), f"{submission} is to be judged")
 
     async def verdict(
-        self, question: JudgeSubmission, *, pairs: list[JudgedPair] | None = None, codes: tuple[Code, ...] = ()
+        self,
+        question: JudgeSubmission,
+        *,
+        pairs: list[JudgedPair] | None = None,
+        codes: tuple[Code, ...] = (),
     ) -> None:
         """Accepts when there are pairs."""
         judged = question.domains or [name for pair in pairs or [] for name in pair.sans]
         body = Verdict(
-            submission_id=question.submission_id, account=question.account,
+            submission_id=question.submission_id,
+            account=question.account,
             accepted=dict.fromkeys(judged, bool(pairs)),
-            findings=[finding(code) for code in codes], pairs=pairs or [],
+            findings=[finding(code) for code in codes],
+            pairs=pairs or [],
         )
         await self.send(s.VERDICT_SUBMISSION, body, user="validator")
 
     def pair(
-        self, domain: str, account: str = ACCOUNT, *, name: str | None = None, epoch: int = 1,
-        signer: Signer | None = None, days: int = 90,
+        self,
+        domain: str,
+        account: str = ACCOUNT,
+        *,
+        name: str | None = None,
+        epoch: int = 1,
+        signer: Signer | None = None,
+        days: int = 90,
     ) -> JudgedPair:
         """A pair as the validator makes it; ``name`` tells its leaf from others."""
         now = datetime.now(UTC)
@@ -146,13 +168,24 @@ class Stage:
         body = base64.b64encode(identity.encode()).decode()
         chain = f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"
         word = Attestation(
-            account=account, domains=[domain], pair_id=f"pair-{identity}",
-            leaf_fingerprint=sha256(identity.encode()).hexdigest(), chain_hash=sha256(chain.encode()).hexdigest(),
+            account=account,
+            domains=[domain],
+            pair_id=f"pair-{identity}",
+            leaf_fingerprint=sha256(identity.encode()).hexdigest(),
+            chain_hash=sha256(chain.encode()).hexdigest(),
         )
         return JudgedPair(
-            pair_id=word.pair_id, chain=chain, leaf_fingerprint=word.leaf_fingerprint, subject=f"CN={domain}",
-            sans=[domain], issuer="CN=Test", key_type="ECDSA", key_bits=256, not_before=now - timedelta(days=1),
-            not_after=now + timedelta(days=days, minutes=1), sealed_key=SealedKey(epoch=epoch, box=CANARY),
+            pair_id=word.pair_id,
+            chain=chain,
+            leaf_fingerprint=word.leaf_fingerprint,
+            subject=f"CN={domain}",
+            sans=[domain],
+            issuer="CN=Test",
+            key_type="ECDSA",
+            key_bits=256,
+            not_before=now - timedelta(days=1),
+            not_after=now + timedelta(days=days, minutes=1),
+            sealed_key=SealedKey(epoch=epoch, box=CANARY),
             attestation=(signer or self.validator_key).sign(Purpose.ATTESTATION, word),
         )
 
@@ -164,19 +197,30 @@ class Stage:
         return await ask(self.clients[user], subject, question, answer)
 
     async def show(self, domain: str, account: str | None = ACCOUNT) -> DomainView:
-        return await self.ask(s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView)
+        return await self.ask(
+            s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView
+        )
 
     async def bundle(self, domain: str) -> Bundle:
-        answer = await self.ask(s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync")
+        answer = await self.ask(
+            s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync"
+        )
         assert answer.payload is not None
         return Bundle.model_validate_json(answer.payload)
 
     def said(self, subject: str, cause: str) -> list[dict[str, Any]]:
-        return [body for at, body, headers in self.events if at == subject and headers["ce-causationid"] == cause]
+        return [
+            body
+            for at, body, headers in self.events
+            if at == subject and headers["ce-causationid"] == cause
+        ]
 
     async def settled(self, command: str) -> CommandSettled:
         found = await until(
-            lambda: self.said(s.EVENT_COMMAND_SETTLED, command), f"{command} is settled", limit=20, every=0.002
+            lambda: self.said(s.EVENT_COMMAND_SETTLED, command),
+            f"{command} is settled",
+            limit=20,
+            every=0.002,
         )
         return CommandSettled.model_validate(found[0])
 
@@ -190,8 +234,12 @@ class Stage:
 
     async def until_dead(self, text: str) -> DeadLetter:
         async def found() -> DeadLetter | None:
-            page = await self.ask(s.rpc_dead("list", "config"), ListDead(limit=500), DeadPage, user="operator")
-            return next((one for one in page.letters if text in f"{one.reason} {one.headers}"), None)
+            page = await self.ask(
+                s.rpc_dead("list", "config"), ListDead(limit=500), DeadPage, user="operator"
+            )
+            return next(
+                (one for one in page.letters if text in f"{one.reason} {one.headers}"), None
+            )
 
         letter = await until(found, f"a dead letter says {text}")
         assert letter is not None
@@ -221,11 +269,19 @@ class Stage:
         keys = self.backend.folder / "keys"
         port = self.ports_of[name] = self.ports.pick(name)
         own = {
-            "NATS_URL": self.backend.url, "NATS_SEED_FILE": keys / "config.nk", "HEALTH_PORT": port,
-            "OPERATOR_KEY_FILE": keys / "operator.pub", "TRUST_FILE": keys / "trust.json",
-            "CONFIG_DSN": self.backend.dsns["config"], "JUDGING_SECONDS": JUDGING_SECONDS, **settings,
+            "NATS_URL": self.backend.url,
+            "NATS_SEED_FILE": keys / "config.nk",
+            "HEALTH_PORT": port,
+            "OPERATOR_KEY_FILE": keys / "operator.pub",
+            "TRUST_FILE": keys / "trust.json",
+            "CONFIG_DSN": self.backend.dsns["config"],
+            "JUDGING_SECONDS": JUDGING_SECONDS,
+            **settings,
         }
-        environment = {**base_environment(), **{f"EDGETLS_{key}": str(value) for key, value in own.items()}}
+        environment = {
+            **base_environment(),
+            **{f"EDGETLS_{key}": str(value) for key, value in own.items()},
+        }
         return Spec(name, python("services.config"), environment, self.backend.folder, rank=2)
 
 
@@ -234,9 +290,10 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
     """Broker and PostgreSQL with the topology; no config process yet."""
     async with backend(folder, databases=("config",)) as made:
         signer = _keys(folder / "keys")
-        clients = {user: await made.client(user) for user in (
-            "validator", "edge_sync", "billing", "platform", "operator",
-        )}
+        clients = {
+            user: await made.client(user)
+            for user in ("validator", "edge_sync", "billing", "platform", "operator")
+        }
         pool = await asyncpg.create_pool(made.dsns["config"], min_size=1, max_size=3)
         built = Stage(made, pool, signer, clients, Ports(folder / "config-ports.json"))
         await _play(built)
@@ -261,7 +318,9 @@ async def _play(stage: Stage) -> None:
         await message.respond(MaxRevision(revision=stage.max_revision).encode())
 
     await stage.clients["platform"].subscribe(s.EVENTS_ALL, cb=happened)
-    await stage.clients["edge_sync"].subscribe(s.RPC_EDGE_MAX_REVISION, queue="edge_sync", cb=highest)
+    await stage.clients["edge_sync"].subscribe(
+        s.RPC_EDGE_MAX_REVISION, queue="edge_sync", cb=highest
+    )
     await stage.clients["platform"].flush()
     await stage.clients["edge_sync"].flush()
     stage.tasks.append(asyncio.create_task(_take_questions(stage)))
@@ -285,8 +344,11 @@ def _keys(folder: Path) -> Signer:
     now = datetime.now(UTC)
     operator, validator = Signer.generate(OPERATOR_KEY_ID), Signer.generate("validator-1")
     key = TrustedKey(
-        purpose="validator", key_id="validator-1", public_key=validator.public_text(),
-        not_before=now - timedelta(days=1), not_after=now + timedelta(days=400),
+        purpose="validator",
+        key_id="validator-1",
+        public_key=validator.public_text(),
+        not_before=now - timedelta(days=1),
+        not_after=now + timedelta(days=400),
     )
     trust = operator.sign(Purpose.TRUST, TrustDocument(serial=1, keys=[key], issued_at=now))
     write_private(folder / "operator.pub", operator.public_text() + "\n")

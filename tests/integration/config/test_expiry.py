@@ -23,7 +23,11 @@ NOTICES = (s.EVENT_CERTIFICATE_EXPIRING, s.EVENT_CERTIFICATE_EXPIRED)
 async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Two replicas with a clock that the tests move."""
     async with stage(tmp_path_factory.mktemp("expiry")) as built:
-        settings = {"EMBEDDED": "true", "TEST_CLOCK": built.backend.folder / "clock", "EXPIRY_SECONDS": 0.2}
+        settings = {
+            "EMBEDDED": "true",
+            "TEST_CLOCK": built.backend.folder / "clock",
+            "EXPIRY_SECONDS": 0.2,
+        }
         await built.start(**settings)
         await built.start("config-2", **settings)
         yield built
@@ -39,7 +43,11 @@ def shift(staged: Stage, by: timedelta) -> None:
 
 
 def told(staged: Stage, domain: str) -> list[dict[str, Any]]:
-    return [body for subject, body, _ in staged.events if subject in NOTICES and body["domain"] == domain]
+    return [
+        body
+        for subject, body, _ in staged.events
+        if subject in NOTICES and body["domain"] == domain
+    ]
 
 
 def days(staged: Stage, domain: str) -> list[int]:
@@ -77,20 +85,31 @@ async def test_notices_come_at_30_14_7_and_1_days_and_at_the_end_once_each(stage
     await looked_again(staged, 60)
     assert days(staged, domain) == expected
     bodies = told(staged, domain)
-    assert CertificateExpiring.model_validate(bodies[0]).not_after == CertificateExpired.model_validate(
-        bodies[-1]
-    ).not_after
-    assert {key for body in bodies for key in body} == {"domain", "account", "days", "not_after", "at"}
+    assert (
+        CertificateExpiring.model_validate(bodies[0]).not_after
+        == CertificateExpired.model_validate(bodies[-1]).not_after
+    )
+    assert {key for body in bodies for key in body} == {
+        "domain",
+        "account",
+        "days",
+        "not_after",
+        "at",
+    }
 
 
-async def test_notices_that_passed_before_a_certificate_came_are_not_made_up_for(staged: Stage) -> None:
+async def test_notices_that_passed_before_a_certificate_came_are_not_made_up_for(
+    staged: Stage,
+) -> None:
     domain = await served(staged, 5)
     await until_told(staged, domain, [7])
     ended = await served(staged, -1)
     await until_told(staged, ended, [0])
 
 
-async def test_a_replacement_clears_the_notices_and_the_new_certificate_has_its_own(staged: Stage) -> None:
+async def test_a_replacement_clears_the_notices_and_the_new_certificate_has_its_own(
+    staged: Stage,
+) -> None:
     domain = await served(staged, 5)
     await until_told(staged, domain, [7])
     await staged.enable(domain, days=60)
@@ -108,7 +127,9 @@ async def test_a_disable_ends_the_notices(staged: Stage) -> None:
     assert days(staged, domain) == [30]
 
 
-async def test_a_stored_certificate_that_comes_back_after_a_disable_is_not_told_twice(staged: Stage) -> None:
+async def test_a_stored_certificate_that_comes_back_after_a_disable_is_not_told_twice(
+    staged: Stage,
+) -> None:
     family, title = name("lib"), new_id()
     (domain,) = await hosts(staged, family, 1)
     await stored(staged, title, wildcard(staged, family, days=20))
@@ -130,7 +151,11 @@ async def test_restarts_and_replicas_tell_it_once(staged: Stage) -> None:
     await staged.ready("config-2")
     await staged.ready()
     for domain in domains:
-        await until(lambda domain=domain: len(days(staged, domain)) == 2, f"{domain} was told again", limit=20)
+        await until(
+            lambda domain=domain: len(days(staged, domain)) == 2,
+            f"{domain} was told again",
+            limit=20,
+        )
     await looked_again(staged, 12)
     assert [days(staged, domain) for domain in domains] == [[30, 14] for _ in domains]
     ids = [headers["ce-id"] for subject, body, headers in staged.events if subject in NOTICES]
@@ -144,7 +169,9 @@ async def test_what_is_left_is_shown_as_metrics_without_names(staged: Stage) -> 
     def shown() -> bool:
         found = 0.0
         for port in staged.ports_of.values():  # one of them watches
-            for line in urllib.request.urlopen(f"http://{HOST}:{port}/metrics").read().decode().splitlines():
+            for line in (
+                urllib.request.urlopen(f"http://{HOST}:{port}/metrics").read().decode().splitlines()
+            ):
                 if line.startswith('edgetls_config_domains_by_days_left{days="7"}'):
                     found += float(line.split()[-1])
         return found > 0

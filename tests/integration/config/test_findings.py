@@ -1,4 +1,5 @@
-"""What was found is told in full, for every command that is refused or warned, and under whose name."""
+"""What was found is told in full, for every command that is refused or warned, and under whose
+name."""
 
 from __future__ import annotations
 
@@ -9,7 +10,13 @@ import pytest
 from shared import subjects as s
 from shared.contracts.accounts import SetResumption
 from shared.contracts.base import Contract
-from shared.contracts.certificates import CommandResult, CommandView, DeployCertificate, SetRoots, ShowCommand
+from shared.contracts.certificates import (
+    CommandResult,
+    CommandView,
+    DeployCertificate,
+    SetRoots,
+    ShowCommand,
+)
 from shared.contracts.commands import ChangeSettings
 from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
 from shared.errors import Refused
@@ -29,15 +36,21 @@ async def ended(staged: Stage, subject: str, body: Contract) -> CommandResult:
 
 async def test_a_refused_registration_tells_the_position_of_the_fault(staged: Stage) -> None:
     settled = await staged.register("exa_mple.com")
-    view = await staged.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView)
-    assert [found.message for found in view.results[0].findings] == ["At position 4: '_' is not allowed."]
+    view = await staged.ask(
+        s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView
+    )
+    assert [found.message for found in view.results[0].findings] == [
+        "At position 4: '_' is not allowed."
+    ]
 
 
 async def test_a_name_of_another_accounts_family_is_not_called_registered(staged: Stage) -> None:
     family = name("family")
     await staged.register(f"*.{family}")
     settled = await staged.register(f"www.{family}", account="mallory")
-    view = await staged.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView)
+    view = await staged.ask(
+        s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView
+    )
     (found,) = view.results[0].findings
     assert "another account holds one of them" in found.message and "account" in found.hint
 
@@ -48,7 +61,9 @@ async def test_settings_that_exclude_each_other_are_named(staged: Stage) -> None
     await staged.enable(domain)
     body = ChangeSettings(domain=domain, account=ACCOUNT, tls_min="1.3", tls_max="1.2")
     result = await ended(staged, s.CMD_SETTINGS_CHANGE, body)
-    assert [found.message for found in result.findings] == ["The lowest TLS version 1.3 is above the highest 1.2."]
+    assert [found.message for found in result.findings] == [
+        "The lowest TLS version 1.3 is above the highest 1.2."
+    ]
 
 
 async def test_roots_that_cannot_be_taken_are_told_why(staged: Stage) -> None:
@@ -64,7 +79,10 @@ async def test_a_deployment_tells_each_domain_its_own_findings(staged: Stage) ->
     await stored(staged, title, wildcard(staged, family))
     found = await results(staged, await deploy(staged, title, [trusting, other]))
     assert found[trusting].findings == []
-    assert [one.code.value for one in found[other].findings] == ["chain.untrusted", "domain.mismatch"]
+    assert [one.code.value for one in found[other].findings] == [
+        "chain.untrusted",
+        "domain.mismatch",
+    ]
     assert "private trust" in found[other].findings[0].hint
 
 
@@ -75,7 +93,9 @@ async def test_a_disable_drops_the_findings_before_it_and_keeps_the_codes(staged
     before = await ended(staged, s.CMD_SETTINGS_CHANGE, body)
     assert before.findings
     await staged.settled(await staged.disable(domain))
-    view = await staged.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id), CommandView)
+    view = await staged.ask(
+        s.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id), CommandView
+    )
     assert (view.results[0].findings, view.results[0].codes) == ([], ["https.not_enabled"])
     assert (await ended(staged, s.CMD_SETTINGS_CHANGE, body)).findings
 
@@ -84,12 +104,18 @@ async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(staged: 
     domain = name()
     await staged.register(domain)
     for place in ((domain, None), (None, new_id())):
-        submission = await staged.submit(domain) if place[1] is None else await store(staged, place[1])
+        submission = (
+            await staged.submit(domain) if place[1] is None else await store(staged, place[1])
+        )
         await staged.asked(submission)
-        shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView)
+        shown = await staged.ask(
+            s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+        )
         assert (shown.outcome, shown.domain, shown.certificate) == (None, *place)
         await staged.settled(submission)
-        shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView)
+        shown = await staged.ask(
+            s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+        )
         assert [found.code.value for found in shown.findings] == ["submission.undecided"]
 
 
@@ -113,13 +139,18 @@ async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(staged: 
     pair = wildcard(staged, name("lib"), account)
     await stored(staged, title, pair, account=account)
     await ended(staged, s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
-    await ended(staged, s.CMD_ACCOUNT_RESUMPTION, SetResumption(account=account, resumption="by_hand"))
+    await ended(
+        staged, s.CMD_ACCOUNT_RESUMPTION, SetResumption(account=account, resumption="by_hand")
+    )
     await staged.register(name(), account)
     first = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2), History)
     assert [(one.command, one.account, one.domain) for one in first.entries] == [
-        (s.CMD_ACCOUNT_RESUMPTION, account, None), (s.CMD_ROOTS_SET, account, None)
+        (s.CMD_ACCOUNT_RESUMPTION, account, None),
+        (s.CMD_ROOTS_SET, account, None),
     ]
-    rest = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next), History)
+    rest = await staged.ask(
+        s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next), History
+    )
     assert [(one.certificate, one.outcome) for one in rest.entries] == [(title, "applied")]
     with pytest.raises(Refused, match=r"request\.malformed"):
         await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(), History)
@@ -128,7 +159,8 @@ async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(staged: 
 async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
     def about(command: str) -> list[tuple[str, Any, Any]]:
         return [
-            (headers["ce-subject"], body["domain"], body["certificate"]) for _, body, headers in staged.events
+            (headers["ce-subject"], body["domain"], body["certificate"])
+            for _, body, headers in staged.events
             if headers["ce-causationid"] == command
         ]
 
@@ -143,5 +175,6 @@ async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
     settled = await staged.register(looks_like)
     assert about(settled.command_id) == [(looks_like, looks_like, None)]
     assert not await staged.database.fetchval(
-        "select count(*) from history where starts_with(domain, '@') and command_id <> $1", settled.command_id
+        "select count(*) from history where starts_with(domain, '@') and command_id <> $1",
+        settled.command_id,
     )

@@ -32,7 +32,9 @@ async def rebuilt(pool: Pool, domain: str) -> Domain | None:
     """From the history alone."""
     state: Domain | None = None
     for row in await pool.fetch("select * from history where domain = $1 order by id", domain):
-        cause = Cause(row["command_id"], row["command"], row["source"], row["account"], row["received_at"])
+        cause = Cause(
+            row["command_id"], row["command"], row["source"], row["account"], row["received_at"]
+        )
         if row["change"] is not None:
             state = domain_machine.evolve(state, history_codec.change(row["change"], cause))
     return state
@@ -51,7 +53,9 @@ def _bare(certificate: Certificate | None) -> Certificate | None:
 
 async def changed(staged: Stage, domain: str, **wanted: object) -> None:
     body = ChangeSettings.model_validate({"domain": domain, "account": ACCOUNT, **wanted})
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, body))).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, body))
+    ).outcome is Outcome.APPLIED
 
 
 async def test_a_row_is_rebuilt_from_its_history(staged: Stage, pool: Pool) -> None:
@@ -60,9 +64,13 @@ async def test_a_row_is_rebuilt_from_its_history(staged: Stage, pool: Pool) -> N
     await stored(staged, title, wildcard(staged, family))
     assert await rebuilt(pool, domain) == await kept(pool, domain)
     await staged.enable(domain)
-    await changed(staged, domain, http2=True, hsts=HstsChange(max_age=60), origin={
-        "scheme": "https", "host": "other.example.com", "port": 8443,
-    })
+    await changed(
+        staged,
+        domain,
+        http2=True,
+        hsts=HstsChange(max_age=60),
+        origin={"scheme": "https", "host": "other.example.com", "port": 8443},
+    )
     await results(staged, await deploy(staged, title, [domain]))
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
     await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))

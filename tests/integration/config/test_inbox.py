@@ -34,7 +34,13 @@ async def box(pool: Pool) -> Inbox:
 
 
 def arrival(
-    sequence: int, *, id: str = "", body: bytes = b"{}", key: str | None = "k", made: datetime = FIRST, source: str = ""
+    sequence: int,
+    *,
+    id: str = "",
+    body: bytes = b"{}",
+    key: str | None = "k",
+    made: datetime = FIRST,
+    source: str = "",
 ) -> Arrival:
     headers = {"ce-id": id or f"m{sequence}", "ce-source": source}
     delivery = Delivery.of("subject", body, headers, Place("S", sequence, made))
@@ -48,7 +54,9 @@ async def ready(pool: Pool) -> list[tuple[str, int]]:
     return sorted((key, target.sequence) for key, targets in waiting.items() for target in targets)
 
 
-async def test_what_comes_out_of_order_waits_for_the_sequence_before_it(box: Inbox, pool: Pool) -> None:
+async def test_what_comes_out_of_order_waits_for_the_sequence_before_it(
+    box: Inbox, pool: Pool
+) -> None:
     await box.store([arrival(2), arrival(3, key="other")])
     assert await ready(pool) == []
     assert await box.waits_for_gap()
@@ -70,7 +78,9 @@ async def test_a_gap_below_the_ack_floor_counts_as_settled(box: Inbox, pool: Poo
     assert await ready(pool) == [("k", 7), ("k", 8)]
 
 
-async def test_an_older_incarnation_counts_as_settled_and_runs_first(box: Inbox, pool: Pool) -> None:
+async def test_an_older_incarnation_counts_as_settled_and_runs_first(
+    box: Inbox, pool: Pool
+) -> None:
     await box.store([arrival(5, id="old")])
     await box.store([arrival(1, id="new", made=SECOND)])
     assert await ready(pool) == [("k", 1), ("k", 5)]
@@ -81,7 +91,9 @@ async def test_an_older_incarnation_counts_as_settled_and_runs_first(box: Inbox,
     assert ("l", 9) in await ready(pool)
 
 
-async def test_a_redelivery_and_a_copy_are_settled_and_another_content_is_a_conflict(box: Inbox, pool: Pool) -> None:
+async def test_a_redelivery_and_a_copy_are_settled_and_another_content_is_a_conflict(
+    box: Inbox, pool: Pool
+) -> None:
     first = await box.store([arrival(1, id="a"), arrival(2, id="a"), arrival(1, id="a")])
     assert (first.fresh, first.duplicates, first.conflicts) == (1, 1, [])
     again = await box.store([arrival(1, id="a"), arrival(2, id="a")])
@@ -103,7 +115,9 @@ async def test_a_message_that_ran_keeps_its_id_and_loses_its_body(box: Inbox, po
     assert (await box.store([arrival(2, id="a", body=b"secret")])).duplicates == 1
 
 
-async def test_what_is_held_waits_for_its_release_or_for_something_new_under_its_key(box: Inbox, pool: Pool) -> None:
+async def test_what_is_held_waits_for_its_release_or_for_something_new_under_its_key(
+    box: Inbox, pool: Pool
+) -> None:
     await box.store([arrival(1)])
     async with pool.acquire() as connection:
         await inbox.hold(connection, (await inbox.waiting(connection, ["k"]))["k"])

@@ -68,7 +68,9 @@ async def deploy(stage: Stage, title: str, domains: list[str], account: str = AC
 
 async def results(stage: Stage, command: str) -> dict[str | None, CommandResult]:
     async def ended() -> CommandView | None:
-        view = await stage.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=command, account=ACCOUNT), CommandView)
+        view = await stage.ask(
+            s.RPC_COMMAND_SHOW, ShowCommand(command_id=command, account=ACCOUNT), CommandView
+        )
         return view if view.results and not view.waiting else None
 
     view = await until(ended, f"{command} ended everywhere", limit=20)
@@ -83,7 +85,9 @@ async def hosts(stage: Stage, family: str, count: int) -> list[str]:
     return found
 
 
-async def test_a_stored_pair_is_judged_once_and_served_on_fifty_domains_each_with_a_result(staged: Stage) -> None:
+async def test_a_stored_pair_is_judged_once_and_served_on_fifty_domains_each_with_a_result(
+    staged: Stage,
+) -> None:
     family, title = name("lib"), new_id()
     domains = await hosts(staged, family, 48)
     other = name()
@@ -93,10 +97,14 @@ async def test_a_stored_pair_is_judged_once_and_served_on_fifty_domains_each_wit
     command = await deploy(staged, title, [*domains, other, f"unknown.{family}"])
     ended = await results(staged, command)
     assert len(ended) == 50 and {ended[domain].outcome for domain in domains} == {Outcome.APPLIED}
-    assert ended[other].codes == ["domain.mismatch"] and ended[f"unknown.{family}"].codes == ["domain.unknown"]
+    assert ended[other].codes == ["domain.mismatch"] and ended[f"unknown.{family}"].codes == [
+        "domain.unknown"
+    ]
     view = await staged.show(domains[0])
     assert (view.certificates[0].source, view.certificates[0].name) == ("stored", title)
-    shown = await staged.ask(s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView)
+    shown = await staged.ask(
+        s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+    )
     assert (shown.domains, shown.version) == (48, 1)
 
 
@@ -121,7 +129,9 @@ async def test_a_replaced_entry_is_followed_by_every_domain_that_uses_it(staged:
         assert ended[domain].outcome is Outcome.APPLIED
         assert (await staged.bundle(domain)).pairs[0].pair_id == pair.pair_id
     assert (await staged.bundle(domains[2])).pairs[0].pair_id != pair.pair_id
-    usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
+    usage = await staged.ask(
+        s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage
+    )
     told = [(use.domain, use.live, use.current) for use in usage.uses]
     assert told == [*((domain, True, True) for domain in domains[:2]), (domains[2], False, False)]
 
@@ -138,7 +148,9 @@ async def test_a_domain_that_the_new_pair_does_not_cover_keeps_the_old_one(stage
     assert (await staged.bundle(domain)).pairs == before.pairs
 
 
-async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domains(staged: Stage) -> None:
+async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domains(
+    staged: Stage,
+) -> None:
     family, title = name("lib"), new_id()
     domains = await hosts(staged, family, 2)
     await stored(staged, title, wildcard(staged, family))
@@ -150,12 +162,20 @@ async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domain
     assert all(domain in shown.findings[0].message for domain in domains)
     for domain in domains:
         await staged.settled(await staged.disable(domain))
-        assert not await staged.database.fetchval("select count(*) from pairs where domain = $1", domain)
-    shelved = await staged.ask(s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView)
+        assert not await staged.database.fetchval(
+            "select count(*) from pairs where domain = $1", domain
+        )
+    shelved = await staged.ask(
+        s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+    )
     assert (shelved.domains, len(shelved.certificates)) == (0, 1)
-    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
+    ).outcome is Outcome.APPLIED
     with pytest.raises(Refused, match=r"certificate\.unknown"):
-        await staged.ask(s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView)
+        await staged.ask(
+            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+        )
 
 
 async def test_store_deploy_and_delete_in_one_breath_happen_in_that_order(staged: Stage) -> None:
@@ -163,7 +183,9 @@ async def test_store_deploy_and_delete_in_one_breath_happen_in_that_order(staged
     domains = await hosts(staged, family, 3)
     submission = await store(staged, title)
     deployed = await deploy(staged, title, domains)
-    deleted = await staged.send(s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT))
+    deleted = await staged.send(
+        s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
+    )
     await staged.asked(submission)
     assert not staged.said(s.EVENT_COMMAND_SETTLED, deployed)
     await accept(staged, submission, wildcard(staged, family))
@@ -186,14 +208,18 @@ async def test_a_domain_of_its_own_pace_does_not_hold_up_the_others(staged: Stag
     assert (await staged.settled(held)).codes == ["https.not_enabled"]
 
 
-async def test_a_deployment_that_is_refused_leaves_the_submission_before_it_alone(staged: Stage) -> None:
+async def test_a_deployment_that_is_refused_leaves_the_submission_before_it_alone(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     submission = await staged.submit(domain)
     question = await staged.asked(submission)
     mistyped = await deploy(staged, f"mistyped-{new_id()}", [domain])
     await until(
-        lambda: staged.database.fetchval("select count(*) from deployments where command_id = $1", mistyped),
+        lambda: staged.database.fetchval(
+            "select count(*) from deployments where command_id = $1", mistyped
+        ),
         "the library has come to it",
     )
     await staged.verdict(question, pairs=[staged.pair(domain)])
@@ -213,7 +239,9 @@ async def test_what_waits_for_the_library_is_overtaken_by_a_disable(staged: Stag
     await accept(staged, submission, wildcard(staged, family))
     await staged.settled(submission)
     assert (await staged.show(domain)).certificates == []
-    delete = await staged.send(s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT))
+    delete = await staged.send(
+        s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
+    )
     assert (await staged.settled(delete)).outcome is Outcome.APPLIED
 
 
@@ -221,15 +249,21 @@ async def test_names_are_judged_and_unique_in_an_account(staged: Stage) -> None:
     first, second, title = name(), name(), f"cert-{new_id()}"
     for domain in (first, second):
         await staged.register(domain)
-    assert (await staged.settled(await store(staged, "no spaces"))).codes == ["certificate.name_invalid"]
+    assert (await staged.settled(await store(staged, "no spaces"))).codes == [
+        "certificate.name_invalid"
+    ]
     unnamed = await deploy(staged, "no spaces", [first, second])
     assert {one.outcome for one in (await results(staged, unnamed)).values()} == {Outcome.REFUSED}
     submission = await staged.submit(first, title=title)
     await staged.verdict(await staged.asked(submission), pairs=[staged.pair(first)])
     await staged.settled(submission)
     assert (await staged.show(first)).certificates[0].name == title
-    assert (await staged.settled(await staged.submit(second, title=title))).codes == ["certificate.name_taken"]
-    assert (await staged.settled(await store(staged, title, overwrite=True))).codes == ["certificate.name_taken"]
+    assert (await staged.settled(await staged.submit(second, title=title))).codes == [
+        "certificate.name_taken"
+    ]
+    assert (await staged.settled(await store(staged, title, overwrite=True))).codes == [
+        "certificate.name_taken"
+    ]
     again = await staged.submit(first, title=title)
     await staged.verdict(await staged.asked(again), pairs=[staged.pair(first)])
     assert (await staged.settled(again)).outcome is Outcome.APPLIED
@@ -248,31 +282,43 @@ async def test_library_pairs_are_paged_and_sealed_anew_with_the_others(staged: S
     assert {(one.domain, one.certificate) for one in found} == {(domain, None), (None, title)}
     for one in found:
         body = ResealPair(
-            domain=one.domain, certificate=one.certificate, account=ACCOUNT, pair_id=one.pair_id, old_epoch=1,
+            domain=one.domain,
+            certificate=one.certificate,
+            account=ACCOUNT,
+            pair_id=one.pair_id,
+            old_epoch=1,
             sealed_key=SealedKey(epoch=2, box="bmV3"),
         )
         command = await staged.send(s.CMD_PAIR_RESEAL, body, user="operator")
         assert (await staged.settled(command)).outcome is Outcome.APPLIED
     assert not [one for one in await _sealed(staged) if one.pair_id == pair.pair_id]
     (other,) = await hosts(staged, name("else"), 1)
-    assert (await results(staged, await deploy(staged, title, [other])))[other].codes == ["domain.mismatch"]
+    assert (await results(staged, await deploy(staged, title, [other])))[other].codes == [
+        "domain.mismatch"
+    ]
 
 
 async def _sealed(stage: Stage) -> list[object]:
     found: list[object] = []
     after: str | None = ""
     while after is not None:
-        page = await stage.ask(s.RPC_PAIR_SEALED, PageSealed(below=2, after=after, limit=7), SealedPage, "operator")
+        page = await stage.ask(
+            s.RPC_PAIR_SEALED, PageSealed(below=2, after=after, limit=7), SealedPage, "operator"
+        )
         found += page.pairs
         after = page.next
     return found
 
 
-async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(staged: Stage) -> None:
+async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))).codes == ["https.not_enabled"]
+    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))).codes == [
+        "https.not_enabled"
+    ]
     await staged.enable(domain, name=f"{domain}-1")
     assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))).codes == [
         "certificate.no_previous"
@@ -297,7 +343,9 @@ async def test_a_name_that_a_rollback_could_bring_back_stays_taken(staged: Stage
         submission = await staged.submit(first, title=titled)
         await staged.verdict(await staged.asked(submission), pairs=[staged.pair(first)])
         await staged.settled(submission)
-    assert (await staged.settled(await staged.submit(second, title=title))).codes == ["certificate.name_taken"]
+    assert (await staged.settled(await staged.submit(second, title=title))).codes == [
+        "certificate.name_taken"
+    ]
     assert (await staged.settled(await store(staged, title))).codes == ["certificate.name_taken"]
 
 
@@ -307,31 +355,45 @@ async def test_what_a_rollback_could_bring_back_cannot_be_deleted(staged: Stage)
     await stored(staged, title, wildcard(staged, family))
     await results(staged, await deploy(staged, title, [domain]))
     await staged.enable(domain)
-    usage = await staged.ask(s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage)
+    usage = await staged.ask(
+        s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage
+    )
     assert [(use.domain, use.current, use.live) for use in usage.uses] == [(domain, True, False)]
     delete = DeleteCertificate(name=title, account=ACCOUNT)
     refused = (await results(staged, await staged.send(s.CMD_CERTIFICATE_DELETE, delete)))[None]
     assert (refused.codes, domain in refused.findings[0].message) == (["certificate.in_use"], True)
     assert "rollback" in refused.findings[0].message
     await staged.enable(domain)
-    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
+    ).outcome is Outcome.APPLIED
 
 
-async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_private(staged: Stage) -> None:
+async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_private(
+    staged: Stage,
+) -> None:
     account, domain = f"roots-{new_id()[:8]}", name()
     pem = Authority.create().pem
-    refused = await staged.settled(await staged.send(s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM")))
+    refused = await staged.settled(
+        await staged.send(s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
+    )
     assert refused.codes == ["roots.invalid"]
     body = SetRoots(account=account, roots=pem)
-    assert (await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))).outcome is Outcome.APPLIED
-    assert (await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))).outcome is Outcome.UNCHANGED
+    assert (
+        await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))
+    ).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))
+    ).outcome is Outcome.UNCHANGED
     shown = await staged.ask(s.RPC_ROOTS_SHOW, ShowRoots(account=account), RootsView)
     assert len(shown.roots) == 1 and shown.roots[0].subject
     await staged.register(domain, account=account)
     assert (await staged.asked(await staged.submit(domain, account))).context.private_roots is None
     trust = ChangeSettings(domain=domain, account=account, trust="private")
     await staged.settled(await staged.disable(domain, account))
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, trust))).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, trust))
+    ).outcome is Outcome.APPLIED
     question = await staged.asked(await staged.submit(domain, account))
     assert question.context.private_roots == [shown.roots[0].pem]
     library = await staged.asked(await store(staged, new_id(), account, trust="private"))
@@ -346,17 +408,27 @@ async def test_a_pair_judged_by_other_roots_is_not_deployed(staged: Stage) -> No
     assert ended[domain].codes == ["chain.untrusted"]
 
 
-async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not(staged: Stage) -> None:
+async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     origin = Origin(scheme="http", host="other.example.com", port=8080)
     both = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin, http2=True)
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, both))).codes == ["https.not_enabled"]
+    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, both))).codes == [
+        "https.not_enabled"
+    ]
     alone = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin)
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, alone))).outcome is Outcome.APPLIED
+    assert (
+        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, alone))
+    ).outcome is Outcome.APPLIED
     assert (await staged.bundle(domain)).origin == origin
-    inside = ChangeSettings(domain=domain, account=ACCOUNT, origin=Origin(scheme="http", host="10.0.0.1", port=80))
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, inside))).codes == ["origin.forbidden"]
+    inside = ChangeSettings(
+        domain=domain, account=ACCOUNT, origin=Origin(scheme="http", host="10.0.0.1", port=80)
+    )
+    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, inside))).codes == [
+        "origin.forbidden"
+    ]
 
 
 async def test_a_store_that_no_verdict_comes_for_is_undecided(staged: Stage) -> None:
@@ -366,4 +438,6 @@ async def test_a_store_that_no_verdict_comes_for_is_undecided(staged: Stage) -> 
     assert settled.outcome is Outcome.UNDECIDED
     assert datetime.now(UTC) - began < timedelta(seconds=15)
     with pytest.raises(Refused, match=r"certificate\.unknown"):
-        await staged.ask(s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView)
+        await staged.ask(
+            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+        )

@@ -35,27 +35,51 @@ async def test_a_registered_domain_is_shown_and_served_over_http_only(staged: St
     settled = await staged.register(domain.upper())
     assert settled.outcome is Outcome.APPLIED and settled.domain == domain
     view = await staged.show(domain)
-    assert (view.state, view.revision, view.certificates) == (DomainState.DISABLED, settled.revision, [])
+    assert (view.state, view.revision, view.certificates) == (
+        DomainState.DISABLED,
+        settled.revision,
+        [],
+    )
     bundle = await staged.bundle(domain)
-    assert (bundle.kind, bundle.revision, bundle.epoch) == (BundleKind.HTTP_ONLY, settled.revision, 0)
+    assert (bundle.kind, bundle.revision, bundle.epoch) == (
+        BundleKind.HTTP_ONLY,
+        settled.revision,
+        0,
+    )
     assert bundle.origin is not None and bundle.origin.host == "origin.example.com"
 
 
-async def test_an_accepted_submission_is_applied_with_its_cause_named_in_every_message(staged: Stage) -> None:
+async def test_an_accepted_submission_is_applied_with_its_cause_named_in_every_message(
+    staged: Stage,
+) -> None:
     domain = name()
     registered = await staged.register(domain)
     settled = await staged.enable(domain, name="leaf-1")
-    assert settled.outcome is Outcome.APPLIED and settled.revision is not None and registered.revision is not None
+    assert (
+        settled.outcome is Outcome.APPLIED
+        and settled.revision is not None
+        and registered.revision is not None
+    )
     assert settled.revision > registered.revision
     changed = staged.changed(settled.command_id)
     assert (changed.change, changed.revision) == ("enabled", settled.revision)
     bundle = await staged.bundle(domain)
-    assert (bundle.kind, bundle.epoch, bundle.pairs[0].pair_id) == (BundleKind.HTTPS, 1, "pair-leaf-1")
+    assert (bundle.kind, bundle.epoch, bundle.pairs[0].pair_id) == (
+        BundleKind.HTTPS,
+        1,
+        "pair-leaf-1",
+    )
     view = await staged.show(domain)
-    assert (view.state, view.certificates[0].status, view.certificates[0].days_left) == (DomainState.ENABLED, "ok", 90)
+    assert (view.state, view.certificates[0].status, view.certificates[0].days_left) == (
+        DomainState.ENABLED,
+        "ok",
+        90,
+    )
 
 
-async def test_a_refused_submission_leaves_the_live_certificate_and_tells_its_findings(staged: Stage) -> None:
+async def test_a_refused_submission_leaves_the_live_certificate_and_tells_its_findings(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     live = await staged.enable(domain, name="kept")
@@ -64,8 +88,14 @@ async def test_a_refused_submission_leaves_the_live_certificate_and_tells_its_fi
     assert question.context.live_names == [domain]
     await staged.verdict(question, codes=(Code.KEY_MISMATCH,))
     settled = await staged.settled(submission)
-    assert (settled.outcome, settled.codes, settled.revision) == (Outcome.REFUSED, ["key.mismatch"], None)
-    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView)
+    assert (settled.outcome, settled.codes, settled.revision) == (
+        Outcome.REFUSED,
+        ["key.mismatch"],
+        None,
+    )
+    shown = await staged.ask(
+        s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+    )
     assert [found.code for found in shown.findings] == [Code.KEY_MISMATCH]
     assert (await staged.bundle(domain)).revision == live.revision
 
@@ -81,21 +111,30 @@ async def test_a_disable_leaves_nothing_of_the_pair_in_any_table(staged: Stage) 
     settled = await staged.settled(await staged.disable(domain))
     assert settled.outcome is Outcome.APPLIED
     assert (await staged.bundle(domain)).kind is BundleKind.HTTP_ONLY
-    shown = await staged.ask(s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused), SubmissionView)
+    shown = await staged.ask(
+        s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused), SubmissionView
+    )
     assert shown.findings == []
-    tables = [row["tablename"] for row in await staged.database.fetch(
-        "select tablename from pg_tables where schemaname = 'public'"
-    )]
+    tables = [
+        row["tablename"]
+        for row in await staged.database.fetch(
+            "select tablename from pg_tables where schemaname = 'public'"
+        )
+    ]
     for table in tables:
         for row in await staged.database.fetch(f"select t::text as text from {table} t"):
             assert f"{domain}-gone" not in row["text"], table
-    assert not await staged.database.fetchval("select count(*) from pairs where domain = $1", domain)
+    assert not await staged.database.fetchval(
+        "select count(*) from pairs where domain = $1", domain
+    )
 
 
 async def test_settings_need_https_and_change_only_what_they_name(staged: Stage) -> None:
     domain = name()
     await staged.register(domain)
-    wanted = ChangeSettings(domain=domain, account="acme", redirect=RedirectChange(mode=RedirectMode.TO_HTTPS))
+    wanted = ChangeSettings(
+        domain=domain, account="acme", redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)
+    )
     refused = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
     assert refused.codes == ["https.not_enabled"]
     await staged.enable(domain)
@@ -104,7 +143,10 @@ async def test_settings_need_https_and_change_only_what_they_name(staged: Stage)
     assert (applied.outcome, again.outcome) == (Outcome.APPLIED, Outcome.UNCHANGED)
     assert again.revision == applied.revision
     bundle = await staged.bundle(domain)
-    assert (bundle.settings.redirect.mode, bundle.settings.redirect.status) == (RedirectMode.TO_HTTPS, 301)
+    assert (bundle.settings.redirect.mode, bundle.settings.redirect.status) == (
+        RedirectMode.TO_HTTPS,
+        301,
+    )
     assert len(bundle.pairs) == 1
 
 
@@ -121,7 +163,9 @@ async def test_another_account_finds_no_domain_to_see_or_change(staged: Stage) -
     assert taken.codes == ["domain.taken"]
 
 
-async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_above_it(staged: Stage) -> None:
+async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_above_it(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     await staged.enable(domain)
@@ -132,13 +176,26 @@ async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_a
     with pytest.raises(Refused):
         await staged.show(domain)
     again = await staged.register(domain, account="other")
-    assert again.outcome is Outcome.APPLIED and again.revision is not None and removed.revision is not None
+    assert (
+        again.outcome is Outcome.APPLIED
+        and again.revision is not None
+        and removed.revision is not None
+    )
     assert again.revision > removed.revision
-    assert [body["account"] for body in staged.said(s.EVENT_DOMAIN_REMOVED, removed.command_id)] == ["acme"]
-    own = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, account="other"), History)
+    assert [
+        body["account"] for body in staged.said(s.EVENT_DOMAIN_REMOVED, removed.command_id)
+    ] == ["acme"]
+    own = await staged.ask(
+        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, account="other"), History
+    )
     assert len(own.entries) == 1
-    everything = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=2), History)
-    assert [entry.command for entry in everything.entries] == [s.CMD_DOMAIN_REGISTER, s.CMD_DOMAIN_REMOVE]
+    everything = await staged.ask(
+        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=2), History
+    )
+    assert [entry.command for entry in everything.entries] == [
+        s.CMD_DOMAIN_REGISTER,
+        s.CMD_DOMAIN_REMOVE,
+    ]
     assert everything.next is not None
 
 
@@ -160,28 +217,42 @@ async def test_what_no_domain_can_be_is_refused_with_every_fault(staged: Stage) 
     assert several.codes == ["origin.forbidden", "domain.service_type_unsupported"]
 
 
-async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(staged: Stage) -> None:
+async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     await staged.enable(domain, name=f"{domain}-old")
     live = await staged.enable(domain, name=f"{domain}-new")
-    page = await staged.ask(s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator")
+    page = await staged.ask(
+        s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator"
+    )
     kept = {pair.pair_id: pair for pair in page.pairs if pair.domain == domain}
     assert set(kept) == {f"pair-{domain}-old", f"pair-{domain}-new"}
     commands = []
     for pair_id in kept:
         body = ResealPair(
-            domain=domain, account="acme", pair_id=pair_id, old_epoch=1, sealed_key=SealedKey(epoch=2, box="bmV3")
+            domain=domain,
+            account="acme",
+            pair_id=pair_id,
+            old_epoch=1,
+            sealed_key=SealedKey(epoch=2, box="bmV3"),
         )
         commands.append(await staged.send(s.CMD_PAIR_RESEAL, body, user="operator"))
         assert (await staged.settled(commands[-1])).outcome is Outcome.APPLIED
     bundle = await staged.bundle(domain)
-    assert (bundle.revision, bundle.epoch, bundle.pairs[0].sealed_key.box) == (live.revision, 2, "bmV3")
+    assert (bundle.revision, bundle.epoch, bundle.pairs[0].sealed_key.box) == (
+        live.revision,
+        2,
+        "bmV3",
+    )
     said = [body for command in commands for body in staged.said(s.EVENT_DOMAIN_CHANGED, command)]
     assert [(body["change"], body["revision"]) for body in said] == [("resealed", live.revision)]
     again = await staged.send(s.CMD_PAIR_RESEAL, body, user="operator")
     assert (await staged.settled(again)).codes == ["pair.changed"]
-    page = await staged.ask(s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator")
+    page = await staged.ask(
+        s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator"
+    )
     assert domain not in {pair.domain for pair in page.pairs}
 
 
@@ -192,19 +263,25 @@ async def test_pages_give_every_domain_once_and_the_hash_of_its_exact_bundle(sta
     listed: list[str] = []
     after: str | None = ""
     while after is not None:
-        part = await staged.ask(s.RPC_DOMAIN_LIST, ListDomains(account="pager", after=after, limit=2), DomainList)
+        part = await staged.ask(
+            s.RPC_DOMAIN_LIST, ListDomains(account="pager", after=after, limit=2), DomainList
+        )
         listed += [view.domain for view in part.domains]
         after = part.next
     assert listed == own
     hashes: dict[str, str] = {}
     after = ""
     while after is not None:
-        rows = await staged.ask(s.RPC_BUNDLE_PAGE, PageBundles(after=after, limit=3), BundlesPage, "edge_sync")
+        rows = await staged.ask(
+            s.RPC_BUNDLE_PAGE, PageBundles(after=after, limit=3), BundlesPage, "edge_sync"
+        )
         assert [row.domain for row in rows.rows] == sorted(row.domain for row in rows.rows)
         hashes |= {row.domain: row.hash for row in rows.rows}
         after = rows.next
     for domain in own:
-        answer = await staged.ask(s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync")
+        answer = await staged.ask(
+            s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync"
+        )
         assert answer.payload is not None
         assert sha256(answer.payload.encode()).hexdigest() == hashes[domain]
 

@@ -20,7 +20,8 @@ TREE = f"{new_id()[:8]}.example.com"
 
 @pytest.fixture(scope="module")
 async def listed(staged: Stage) -> Stage:
-    """Ten videos and two downloads, four of them with certificates that end in 5, 20, 40 and -1 days."""
+    """Ten videos and two downloads, four of them with certificates that end in 5, 20, 40 and -1
+    days."""
     for number in range(10):
         await staged.register(f"v{number}.{TREE}", ACCOUNT)
     for number in range(2):
@@ -48,17 +49,32 @@ async def found(staged: Stage, **asked: Any) -> list[str]:
 
 
 async def test_a_list_by_the_status_of_the_certificate_is_what_the_views_say(listed: Stage) -> None:
-    for status, expected in (("ok", ["v2"]), ("expires_soon", ["v0", "v1"]), ("expired", ["v3"]), ("mismatch", [])):
+    for status, expected in (
+        ("ok", ["v2"]),
+        ("expires_soon", ["v0", "v1"]),
+        ("expired", ["v3"]),
+        ("mismatch", []),
+    ):
         assert await found(listed, certificate=status) == expected, status
-    await listed.database.execute("update domains set mismatched = true where name = $1", f"v2.{TREE}")
+    await listed.database.execute(
+        "update domains set mismatched = true where name = $1", f"v2.{TREE}"
+    )
     assert await found(listed, certificate="mismatch") == ["v2"]
-    await listed.database.execute("update domains set mismatched = false where name = $1", f"v2.{TREE}")
+    await listed.database.execute(
+        "update domains set mismatched = false where name = $1", f"v2.{TREE}"
+    )
 
 
-@pytest.mark.parametrize("asked", [{"prefix": "a\0"}, {"suffix": "\0"}, {"after": "\0"}, {"covered_by": ["\0"]}])
-async def test_what_no_name_holds_is_a_fault_of_the_question(listed: Stage, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"prefix": "a\0"}, {"suffix": "\0"}, {"after": "\0"}, {"covered_by": ["\0"]}]
+)
+async def test_what_no_name_holds_is_a_fault_of_the_question(
+    listed: Stage, asked: dict[str, Any]
+) -> None:
     question = {"account": ACCOUNT, **asked}
-    reply = await listed.clients["platform"].request(s.RPC_DOMAIN_LIST, json.dumps(question).encode(), timeout=5)
+    reply = await listed.clients["platform"].request(
+        s.RPC_DOMAIN_LIST, json.dumps(question).encode(), timeout=5
+    )
     assert [one["code"] for one in json.loads(reply.data)["refusal"]] == ["request.malformed"]
 
 
@@ -68,13 +84,22 @@ async def test_pages_come_in_order_of_the_name_and_miss_and_double_nothing(liste
         assert await found(listed, limit=limit) == everything
 
 
-async def test_a_page_goes_on_where_it_ended_whatever_was_registered_and_removed_meanwhile(listed: Stage) -> None:
+async def test_a_page_goes_on_where_it_ended_whatever_was_registered_and_removed_meanwhile(
+    listed: Stage,
+) -> None:
     first = await page(listed, limit=5, prefix="v")
     between, before = f"v1b.{TREE}", f"v5b.{TREE}"
     await listed.register(between, ACCOUNT)
     await listed.register(before, ACCOUNT)
     second = await page(listed, limit=500, prefix="v", after=first.next)
-    assert [one.domain.split(".")[0] for one in second.domains] == ["v5", "v5b", "v6", "v7", "v8", "v9"]
+    assert [one.domain.split(".")[0] for one in second.domains] == [
+        "v5",
+        "v5b",
+        "v6",
+        "v7",
+        "v8",
+        "v9",
+    ]
     for domain in (between, before):
         await listed.settled(await listed.remove(domain, ACCOUNT))
 
@@ -90,9 +115,9 @@ async def test_each_filter_finds_its_own_and_filters_hold_together(listed: Stage
     assert await found(listed, expires_within=30) == ["v0", "v1", "v3"]
     assert await found(listed, prefix="V1") == ["v1"]
     assert await found(listed, suffix=f"deep.{TREE}") == ["file0", "file1"]
-    assert await found(listed, prefix="v", suffix=TREE, expires_within=30, state=DomainState.ENABLED) == [
-        "v0", "v1", "v3",
-    ]
+    assert await found(
+        listed, prefix="v", suffix=TREE, expires_within=30, state=DomainState.ENABLED
+    ) == ["v0", "v1", "v3"]
     assert await found(listed, account="nobody") == []
 
 
@@ -109,15 +134,20 @@ async def test_which_domains_a_certificate_serves_and_which_it_could(listed: Sta
     (certificate,) = shown.certificates
     assert certificate.chain == ""
     assert await found(listed, served_by=certificate.fingerprint) == ["v0"]
-    assert await found(listed, covered_by=[f"*.{TREE}"]) == ["*", *(f"v{number}" for number in range(10))]
-    assert await found(listed, covered_by=[f"*.{TREE}"], order="expiry") == ["v3", "v0", "v1", "v2"]
-    assert await found(listed, covered_by=[f"*.deep.{TREE}", f"V7.{TREE}", "other.example.com"]) == [
-        "file0", "file1", "v7",
+    assert await found(listed, covered_by=[f"*.{TREE}"]) == [
+        "*",
+        *(f"v{number}" for number in range(10)),
     ]
+    assert await found(listed, covered_by=[f"*.{TREE}"], order="expiry") == ["v3", "v0", "v1", "v2"]
+    assert await found(
+        listed, covered_by=[f"*.deep.{TREE}", f"V7.{TREE}", "other.example.com"]
+    ) == ["file0", "file1", "v7"]
     assert await found(listed, covered_by=[f"*.{TREE}"], account="nobody") == []
 
 
-async def test_a_page_of_long_certificates_stays_under_what_a_message_may_hold(listed: Stage) -> None:
+async def test_a_page_of_long_certificates_stays_under_what_a_message_may_hold(
+    listed: Stage,
+) -> None:
     account, count = f"long-{new_id()[:8]}", 60
     names = [f"n{number}.{account}.example.com" for number in range(count)]
     sans = [f"{'long' * 12}-{number}.example.com" for number in range(300)]
@@ -129,6 +159,8 @@ async def test_a_page_of_long_certificates_stays_under_what_a_message_may_hold(l
             await listed.verdict(await listed.asked(submission), pairs=[pair])
             await listed.settled(submission)
     question = ListDomains(account=account, limit=500)
-    reply = await listed.clients["platform"].request(s.RPC_DOMAIN_LIST, question.encode(), timeout=5)
+    reply = await listed.clients["platform"].request(
+        s.RPC_DOMAIN_LIST, question.encode(), timeout=5
+    )
     assert len(reply.data) < 512_000
     assert len(await found(listed, account=account, limit=500)) == count

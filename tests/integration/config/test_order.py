@@ -33,14 +33,19 @@ async def test_a_change_of_settings_waits_for_the_verdict_before_it(staged: Stag
     submission = await staged.submit(domain)
     question = await staged.asked(submission)
     change = await staged.send(
-        s.CMD_SETTINGS_CHANGE, ChangeSettings(domain=domain, account=ACCOUNT, redirect=RedirectChange(mode="to_https"))
+        s.CMD_SETTINGS_CHANGE,
+        ChangeSettings(domain=domain, account=ACCOUNT, redirect=RedirectChange(mode="to_https")),
     )
     await staged.settled(await staged.disable(name()))
     assert not staged.said(s.EVENT_COMMAND_SETTLED, change)
     await staged.verdict(question, pairs=[staged.pair(domain)])
     applied, changed = await staged.settled(submission), await staged.settled(change)
     assert (applied.outcome, changed.outcome) == (Outcome.APPLIED, Outcome.APPLIED)
-    assert applied.revision is not None and changed.revision is not None and changed.revision > applied.revision
+    assert (
+        applied.revision is not None
+        and changed.revision is not None
+        and changed.revision > applied.revision
+    )
 
 
 async def test_a_disable_overtakes_and_no_verdict_brings_the_pair_back(staged: Stage) -> None:
@@ -68,7 +73,9 @@ async def test_a_disable_of_another_account_overtakes_nothing(staged: Stage) -> 
     assert (await staged.settled(foreign)).codes == ["domain.unknown"]
 
 
-async def test_without_a_verdict_in_time_a_submission_is_undecided_and_a_late_verdict_is_dropped(staged: Stage) -> None:
+async def test_without_a_verdict_in_time_a_submission_is_undecided_and_a_late_verdict_is_dropped(
+    staged: Stage,
+) -> None:
     domain = name()
     await staged.register(domain)
     submission = await staged.submit(domain)
@@ -86,7 +93,9 @@ async def test_the_same_command_twice_is_done_once(staged: Stage) -> None:
     await staged.enable(domain)
     body = DisableHttps(domain=domain, account=ACCOUNT).encode()
     for copy in range(3):
-        await staged.raw(s.CMD_HTTPS_DISABLE, body, {"ce-id": identity, "Nats-Msg-Id": f"{identity}-{copy}"})
+        await staged.raw(
+            s.CMD_HTTPS_DISABLE, body, {"ce-id": identity, "Nats-Msg-Id": f"{identity}-{copy}"}
+        )
     await staged.settled(identity)
     await staged.register(domain)
     history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain), History)
@@ -94,12 +103,18 @@ async def test_the_same_command_twice_is_done_once(staged: Stage) -> None:
     assert len(staged.said(s.EVENT_COMMAND_SETTLED, identity)) == 1
 
 
-async def test_the_same_id_with_another_content_is_a_dead_letter_and_changes_nothing(staged: Stage) -> None:
+async def test_the_same_id_with_another_content_is_a_dead_letter_and_changes_nothing(
+    staged: Stage,
+) -> None:
     domain, identity = name(), new_id()
     await staged.register(domain)
-    await staged.send(s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=ACCOUNT), id=identity)
+    await staged.send(
+        s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=ACCOUNT), id=identity
+    )
     await staged.settled(identity)
-    await staged.send(s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account="other"), id=identity)
+    await staged.send(
+        s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account="other"), id=identity
+    )
     letter = await staged.until_dead(identity)
     assert letter.reason.startswith("id_conflict")
     assert (await staged.settled(await staged.disable(domain))).outcome is Outcome.UNCHANGED
@@ -109,7 +124,9 @@ async def test_poison_goes_to_dead_and_the_commands_around_it_are_done(staged: S
     marks = [new_id() for _ in range(3)]
     await staged.raw(s.CMD_HTTPS_DISABLE, b"{not json", {"ce-id": marks[0]})
     await staged.raw(s.CMD_HTTPS_DISABLE, b'{"domain": "a.example.com"}', {"ce-id": marks[1]})
-    await staged.raw(s.CMD_HTTPS_DISABLE, DisableHttps(domain="a.b.com", account=f"acc-{marks[2]}").encode())
+    await staged.raw(
+        s.CMD_HTTPS_DISABLE, DisableHttps(domain="a.b.com", account=f"acc-{marks[2]}").encode()
+    )
     good = await staged.register(name())
     assert good.outcome is Outcome.APPLIED
     for mark in marks[:2]:
@@ -117,9 +134,13 @@ async def test_poison_goes_to_dead_and_the_commands_around_it_are_done(staged: S
     assert "ce-id" in (await staged.until_dead("ce-id is missing")).reason
 
 
-async def test_the_body_of_a_command_that_carried_a_pair_is_in_no_dead_letter(staged: Stage) -> None:
+async def test_the_body_of_a_command_that_carried_a_pair_is_in_no_dead_letter(
+    staged: Stage,
+) -> None:
     mark = new_id()
-    await staged.raw(s.CMD_CERTIFICATE_SUBMIT, b'{"domain": "a.example.com", "box": "c2VjcmV0"}', {"ce-id": mark})
+    await staged.raw(
+        s.CMD_CERTIFICATE_SUBMIT, b'{"domain": "a.example.com", "box": "c2VjcmV0"}', {"ce-id": mark}
+    )
     assert (await staged.until_dead(mark)).body is None
 
 
@@ -128,7 +149,9 @@ async def test_a_verdict_that_nobody_vouches_for_is_a_dead_letter(staged: Stage)
     await staged.register(domain)
     submission = await staged.submit(domain)
     question = await staged.asked(submission)
-    await staged.verdict(question, pairs=[staged.pair(domain, signer=Signer.generate("validator-1"))])
+    await staged.verdict(
+        question, pairs=[staged.pair(domain, signer=Signer.generate("validator-1"))]
+    )
     await staged.until_dead("unsigned")
     other = staged.pair(name(), name=new_id())
     await staged.verdict(question, pairs=[other])
@@ -147,7 +170,9 @@ async def test_no_table_keeps_the_submitted_pair_once_it_is_decided(staged: Stag
     async def bodies() -> int:
         count = await staged.database.fetchval(
             "select (select count(*) from inbox where message_id = $1 and body is not null)"
-            " + (select count(*) from outbox where position(convert_to($2, 'UTF8') in body) > 0)", submission, CANARY,
+            " + (select count(*) from outbox where position(convert_to($2, 'UTF8') in body) > 0)",
+            submission,
+            CANARY,
         )
         return int(count)
 
@@ -167,14 +192,18 @@ async def test_two_replicas_run_each_command_once_and_each_domain_in_order(stage
     for number in range(30):
         mode = ("to_https", "off")[number % 2]
         for domain in domains:
-            change = ChangeSettings(domain=domain, account=ACCOUNT, redirect=RedirectChange(mode=mode))
+            change = ChangeSettings(
+                domain=domain, account=ACCOUNT, redirect=RedirectChange(mode=mode)
+            )
             sent[domain].append(await staged.send(s.CMD_SETTINGS_CHANGE, change))
     for domain in domains:
         settled = await asyncio.gather(*(staged.settled(command) for command in sent[domain]))
         assert {one.outcome for one in settled} == {Outcome.APPLIED}
         revisions = [one.revision for one in settled]
         assert revisions == sorted(set(revisions))  # type: ignore[type-var]
-        history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=30), History)
+        history = await staged.ask(
+            s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=30), History
+        )
         assert [entry.command_id for entry in reversed(history.entries)] == sent[domain]
     for commands in sent.values():
         for command in commands:

@@ -29,7 +29,10 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     await staged.enable(domain)
     before = await staged.show(domain)
     body = ChangeSettings(
-        domain=domain, account=ACCOUNT, http2=True, origin=Origin(scheme="https", host="new.example.com", port=443)
+        domain=domain,
+        account=ACCOUNT,
+        http2=True,
+        origin=Origin(scheme="https", host="new.example.com", port=443),
     )
     question = PreviewCommand(command=s.CMD_SETTINGS_CHANGE, body=body.model_dump_json())
     preview = await staged.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
@@ -40,22 +43,51 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     assert changed["origin.host"] == ("origin.example.com", "new.example.com")
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
     preview = await staged.ask(
-        s.RPC_COMMAND_PREVIEW, PreviewCommand(command=s.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()), Preview
+        s.RPC_COMMAND_PREVIEW,
+        PreviewCommand(command=s.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()),
+        Preview,
     )
     assert [found.code for found in preview.effects[0].findings] == [Code.CERTIFICATE_NO_PREVIOUS]
     assert (await staged.show(domain)) == before
 
 
-@pytest.mark.parametrize(("subject", "body", "outcome", "told"), [
-    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots="no PEM"), Outcome.REFUSED, "roots.invalid"),
-    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=Authority.create("Tried Root").pem), Outcome.APPLIED, "Tried"),
-    (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=""), Outcome.UNCHANGED, ""),
-    (s.CMD_ACCOUNT_RESUME, ResumeAccount(account="tried"), Outcome.UNCHANGED, ""),
-    (s.CMD_ACCOUNT_RESUMPTION, SetResumption(account="tried", resumption="by_hand"), Outcome.APPLIED, "by_hand"),
-    (s.CMD_CERTIFICATE_DELETE, DeleteCertificate(account="tried", name="bad name"), Outcome.REFUSED, "'bad name'"),
-    (s.CMD_HTTPS_DISABLE, DisableHttps(account="tried", domain="no.example.com"), Outcome.REFUSED,
-     "domain='no.example.com'"),
-])
+@pytest.mark.parametrize(
+    ("subject", "body", "outcome", "told"),
+    [
+        (
+            s.CMD_ROOTS_SET,
+            SetRoots(account="tried", roots="no PEM"),
+            Outcome.REFUSED,
+            "roots.invalid",
+        ),
+        (
+            s.CMD_ROOTS_SET,
+            SetRoots(account="tried", roots=Authority.create("Tried Root").pem),
+            Outcome.APPLIED,
+            "Tried",
+        ),
+        (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=""), Outcome.UNCHANGED, ""),
+        (s.CMD_ACCOUNT_RESUME, ResumeAccount(account="tried"), Outcome.UNCHANGED, ""),
+        (
+            s.CMD_ACCOUNT_RESUMPTION,
+            SetResumption(account="tried", resumption="by_hand"),
+            Outcome.APPLIED,
+            "by_hand",
+        ),
+        (
+            s.CMD_CERTIFICATE_DELETE,
+            DeleteCertificate(account="tried", name="bad name"),
+            Outcome.REFUSED,
+            "'bad name'",
+        ),
+        (
+            s.CMD_HTTPS_DISABLE,
+            DisableHttps(account="tried", domain="no.example.com"),
+            Outcome.REFUSED,
+            "domain='no.example.com'",
+        ),
+    ],
+)
 async def test_every_command_but_a_submission_has_a_preview(
     staged: Stage, subject: str, body: Contract, outcome: Outcome, told: str
 ) -> None:

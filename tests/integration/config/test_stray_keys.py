@@ -1,5 +1,6 @@
-"""A private key in clear, put where something else belongs: once its command has come to its end it is nowhere, not in
-a table, a stream, a dead letter, nor in the files of PostgreSQL and the broker."""
+"""A private key in clear, put where something else belongs: once its command has come to its end it
+is nowhere, not in a table, a stream, a dead letter, nor in the files of PostgreSQL and the
+broker."""
 
 from __future__ import annotations
 
@@ -25,16 +26,25 @@ ORIGIN = Origin(scheme="http", host="origin.example.com", port=80)
 
 @pytest.fixture(params=["RSA", "ECDSA"])
 def key(request: pytest.FixtureRequest) -> canary.PrivateKey:
-    return rsa.generate_private_key(65537, 2048) if request.param == "RSA" else ec.generate_private_key(ec.SECP256R1())
+    return (
+        rsa.generate_private_key(65537, 2048)
+        if request.param == "RSA"
+        else ec.generate_private_key(ec.SECP256R1())
+    )
 
 
 def _nowhere(stage: Stage, key: canary.PrivateKey) -> None:
     folder, wanted = stage.backend.folder, canary.needles(key)
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found += [f"{path.relative_to(folder)}: {what}" for what in canary.found_in_file(wanted, path)]
+        found += [
+            f"{path.relative_to(folder)}: {what}" for what in canary.found_in_file(wanted, path)
+        ]
         if "/base/" in str(path):
-            found += [f"{path.relative_to(folder)}: {what}" for what in canary.compressed_in_file(key, path)]
+            found += [
+                f"{path.relative_to(folder)}: {what}"
+                for what in canary.compressed_in_file(key, path)
+            ]
     assert not found, found[:5]
 
 
@@ -43,11 +53,15 @@ async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
 ) -> None:
     domain, identity, stored = name(), new_id(), new_id()
     await staged.register(domain)
-    pair = SubmittedPair(certificate=canary.pem(key)["PKCS8"], sealed_key=SealedKey(epoch=0, box=CANARY))
+    pair = SubmittedPair(
+        certificate=canary.pem(key)["PKCS8"], sealed_key=SealedKey(epoch=0, box=CANARY)
+    )
     order = SubmitCertificate(domain=domain, account=ACCOUNT, submission_id=identity, pairs=[pair])
     await staged.send(s.CMD_CERTIFICATE_SUBMIT, order, id=identity)
     question = await staged.asked(identity)
-    assert question.pairs[0].certificate == EMPTY_KEY, "the validator still finds that there was one"
+    assert question.pairs[0].certificate == EMPTY_KEY, (
+        "the validator still finds that there was one"
+    )
     await staged.verdict(question, codes=(Code.CERTIFICATE_CONTAINS_KEY,))
     assert (await staged.settled(identity)).codes == ["certificate.contains_key"]
 
@@ -65,14 +79,20 @@ async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
     register = RegisterDomain(domain=name(), account=ACCOUNT, service_type="video", origin=ORIGIN)
     roots = {"account": ACCOUNT, "roots": "", "private_key": pem}
     malformed = [
-        (s.CMD_ROOTS_SET, json.dumps(roots)), (s.CMD_ROOTS_SET, json.dumps(json.dumps(roots))),
-        (s.CMD_ROOTS_SET, json.dumps({"account": ACCOUNT, "roots": "", pem: 1})), (s.CMD_DOMAIN_REGISTER, pem),
-        (s.CMD_HTTPS_DISABLE, der.hex()), (s.CMD_CERTIFICATE_SUBMIT, json.dumps({"sealed_key": pem})),
-        (s.CMD_CERTIFICATE_SUBMIT, pem), (s.CMD_SETTINGS_CHANGE, json.dumps(roots)[:-10]),
+        (s.CMD_ROOTS_SET, json.dumps(roots)),
+        (s.CMD_ROOTS_SET, json.dumps(json.dumps(roots))),
+        (s.CMD_ROOTS_SET, json.dumps({"account": ACCOUNT, "roots": "", pem: 1})),
+        (s.CMD_DOMAIN_REGISTER, pem),
+        (s.CMD_HTTPS_DISABLE, der.hex()),
+        (s.CMD_CERTIFICATE_SUBMIT, json.dumps({"sealed_key": pem})),
+        (s.CMD_CERTIFICATE_SUBMIT, pem),
+        (s.CMD_SETTINGS_CHANGE, json.dumps(roots)[:-10]),
     ]
     for subject, body in malformed:
         identity = new_id()
-        await staged.raw(subject, body.encode(), {"ce-id": identity, "ce-source": pem.replace("\n", " ")[:3000]})
+        await staged.raw(
+            subject, body.encode(), {"ce-id": identity, "ce-source": pem.replace("\n", " ")[:3000]}
+        )
         letter = await staged.until_dead(identity)
         assert letter.body is None or "?" in letter.body, letter
 
@@ -81,9 +101,13 @@ async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
     assert settled.codes and settled.domain == "?"
     identity = new_id()
     await staged.raw(
-        s.CMD_DOMAIN_REGISTER, register.encode(), {"ce-id": identity, "ce-source": pem.replace("\n", "")}
+        s.CMD_DOMAIN_REGISTER,
+        register.encode(),
+        {"ce-id": identity, "ce-source": pem.replace("\n", "")},
     )
     await staged.settled(identity)
-    history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=register.domain, account=ACCOUNT), History)
+    history = await staged.ask(
+        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=register.domain, account=ACCOUNT), History
+    )
     assert [entry.source for entry in history.entries] == [""]
     _nowhere(staged, key)

@@ -17,11 +17,19 @@ from tests.integration.config.harness import Stage, name
 from tests.support.waiting import until
 
 
-async def tell(staged: Stage, account: str, change: Literal["overdue", "settled"], crossing: int) -> str:
+async def tell(
+    staged: Stage, account: str, change: Literal["overdue", "settled"], crossing: int
+) -> str:
     subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
     event = BalanceEvent(
-        account=account, change=change, crossing=crossing, balance=Decimal(-1 if change == "overdue" else 1),
-        limit=None, currency="USD", hours_left=None, at=datetime.now(UTC),
+        account=account,
+        change=change,
+        crossing=crossing,
+        balance=Decimal(-1 if change == "overdue" else 1),
+        limit=None,
+        currency="USD",
+        hours_left=None,
+        at=datetime.now(UTC),
     )
     return await staged.send(subject, event, user="billing")
 
@@ -59,7 +67,10 @@ async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_
     assert bundle.revision > before.revision and bundle.pairs == []
     view = await staged.show(domains[0], account)
     assert view.state is DomainState.SUSPENDED and view.certificates
-    assert view.suspension is not None and (view.suspension.reason, view.suspension.resumes) == ("overdue", "automatic")
+    assert view.suspension is not None and (view.suspension.reason, view.suspension.resumes) == (
+        "overdue",
+        "automatic",
+    )
     shown = await account_of(staged, account)
     assert shown.suspension is not None and not shown.suspension.settled
     assert (shown.domains, shown.enabled, shown.disabled, shown.suspended) == (4, 0, 1, 3)
@@ -74,7 +85,8 @@ async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_
     assert (await staged.show(domains[0], account)).suspension is None
     assert (await account_of(staged, account)).enabled == 3
     await until(
-        lambda: staged.changed_all(settled) == dict.fromkeys(domains, "resumed"), "everybody is told"
+        lambda: staged.changed_all(settled) == dict.fromkeys(domains, "resumed"),
+        "everybody is told",
     )
 
 
@@ -111,14 +123,20 @@ async def test_words_that_come_late_or_twice_change_nothing(staged: Stage) -> No
     assert words == [s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_OVERDUE]
 
 
-async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once(staged: Stage) -> None:
+async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once(
+    staged: Stage,
+) -> None:
     account = f"late-{new_id()[:8]}"
     domains = [name("many") for _ in range(300)]
     await staged.database.executemany(
-        "insert into domains (name, parent, account, service_type, origin, trust, settings, suspended, removed,"
-        " revision, registered_revision, registered_at, bundle, bundle_hash, bundle_epoch) values ($1, 'example.com',"
-        " $2, 'video', '{\"scheme\": \"http\", \"host\": \"origin.example.com\", \"port\": 80}', 'public', '{}', false,"
-        " false, 1, 1, now(), '', '', 0)", [(domain, account) for domain in domains],
+        "insert into domains (name, parent, account, service_type, origin, trust, settings, "
+        "suspended, removed,"
+        " revision, registered_revision, registered_at, bundle, bundle_hash, bundle_epoch) "
+        "values ($1, 'example.com',"
+        ' $2, \'video\', \'{"scheme": "http", "host": "origin.example.com", "port": 80}\', '
+        "'public', '{}', false,"
+        " false, 1, 1, now(), '', '', 0)",
+        [(domain, account) for domain in domains],
     )
     cause = await tell(staged, account, "overdue", 1)
     told = "select count(*) from history where command_id = $1"
@@ -135,7 +153,9 @@ async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once
     await staged.database.execute("delete from domains where account = $1", account)
 
 
-async def test_an_account_set_so_is_resumed_by_hand_and_only_with_a_balance_above_0(staged: Stage) -> None:
+async def test_an_account_set_so_is_resumed_by_hand_and_only_with_a_balance_above_0(
+    staged: Stage,
+) -> None:
     account = f"hand-{new_id()[:8]}"
     domain = await https(staged, account)
     by_hand = SetResumption(account=account, resumption="by_hand")

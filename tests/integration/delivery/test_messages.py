@@ -38,7 +38,14 @@ from tests.support.waiting import until
 
 def _command(account: str, id: str | None = None) -> Outgoing:
     body = DisableHttps(domain="a.example", account=account)
-    return outgoing(subjects.CMD_HTTPS_DISABLE, body, source="test", about="a.example", at=datetime.now(UTC), id=id)
+    return outgoing(
+        subjects.CMD_HTTPS_DISABLE,
+        body,
+        source="test",
+        about="a.example",
+        at=datetime.now(UTC),
+        id=id,
+    )
 
 
 def _place(sequence: int) -> Place:
@@ -73,7 +80,9 @@ class Reader:
         return [delivery.id for delivery in self.seen]
 
 
-async def test_a_published_message_is_handled_within_milliseconds_with_its_headers(rig: Backend) -> None:
+async def test_a_published_message_is_handled_within_milliseconds_with_its_headers(
+    rig: Backend,
+) -> None:
     sender = Publisher(await rig.client("platform"))
     async with Reader(await rig.client("config")) as reader:
         await sender.publish(_command("warm-up"))
@@ -82,7 +91,9 @@ async def test_a_published_message_is_handled_within_milliseconds_with_its_heade
         started = time.monotonic()
         await sender.publish(message)
         found = await until(
-            lambda: next((d for d in reader.seen if d.id == message.id), None), "the message", every=0.001
+            lambda: next((d for d in reader.seen if d.id == message.id), None),
+            "the message",
+            every=0.001,
         )
         assert time.monotonic() - started < 1
         assert found.body == message.body
@@ -92,18 +103,36 @@ async def test_a_published_message_is_handled_within_milliseconds_with_its_heade
 
 @pytest.mark.parametrize(
     "headers",
-    [b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0 404\r\nA: \xff\r\n\r\n", b"NATS/1.0", b"NATS/1.0 408\r\n\r\n",
-     b"NATS/1.0\r\nA \xff: b\r\n\r\n"],
-    ids=["a status that is no text", "a status and a value", "the version alone", "a status of the server's", "a name"],
+    [
+        b"NATS/1.0 \xff\xff\xff\r\n\r\n",
+        b"NATS/1.0 404\r\nA: \xff\r\n\r\n",
+        b"NATS/1.0",
+        b"NATS/1.0 408\r\n\r\n",
+        b"NATS/1.0\r\nA \xff: b\r\n\r\n",
+    ],
+    ids=[
+        "a status that is no text",
+        "a status and a value",
+        "the version alone",
+        "a status of the server's",
+        "a name",
+    ],
 )
 async def test_no_header_ends_the_reader_or_hides_its_message(rig: Backend, headers: bytes) -> None:
-    """Between accounts the server writes the headers anew; inside one it passes on what was sent."""
+    """Between accounts the server writes the headers anew; inside one it passes on what was
+    sent."""
     sender, bodies = await rig.client("billing"), [new_id().encode(), new_id().encode()]
     for body in bodies:
-        parts = (subjects.USAGE_REQUEST.encode(), str(len(headers)).encode(), str(len(headers) + len(body)).encode())
+        parts = (
+            subjects.USAGE_REQUEST.encode(),
+            str(len(headers)).encode(),
+            str(len(headers) + len(body)).encode(),
+        )
         await sender._send_command(b"HPUB " + b" ".join(parts) + b"\r\n" + headers + body + b"\r\n")
     await sender.flush()
-    pull = Pull(await rig.client("billing"), subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
+    pull = Pull(
+        await rig.client("billing"), subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS
+    )
     found: list[bytes] = []
     async with asyncio.timeout(5):
         async for deliveries in pull.batches():
@@ -113,7 +142,9 @@ async def test_no_header_ends_the_reader_or_hides_its_message(rig: Backend, head
                 break
 
 
-async def test_the_same_id_and_body_is_stored_once_and_the_same_id_with_another_body_arrives(rig: Backend) -> None:
+async def test_the_same_id_and_body_is_stored_once_and_the_same_id_with_another_body_arrives(
+    rig: Backend,
+) -> None:
     sender = Publisher(await rig.client("platform"))
     identity = new_id()
     async with Reader(await rig.client("config")) as reader:
@@ -123,7 +154,9 @@ async def test_the_same_id_and_body_is_stored_once_and_the_same_id_with_another_
         await until(lambda: reader.ids().count(identity) == 2, "both bodies")
 
 
-async def test_a_fault_that_passes_keeps_the_message_and_its_place_and_clears_readiness(rig: Backend) -> None:
+async def test_a_fault_that_passes_keeps_the_message_and_its_place_and_clears_readiness(
+    rig: Backend,
+) -> None:
     sender = Publisher(await rig.client("platform"))
     sent = [_command("a") for _ in range(5)]
     faults: list[Exception] = [BrokerAway("away"), TimeoutError(), ConnectionResetError()]
@@ -136,11 +169,15 @@ async def test_a_fault_that_passes_keeps_the_message_and_its_place_and_clears_re
         assert not reader.health.missing
 
 
-async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_lost(rig: Backend) -> None:
+async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_lost(
+    rig: Backend,
+) -> None:
     client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
     office = DeadOffice(client, Publisher(client), "config")
     sent = [_command("a") for _ in range(3)]
-    async with Reader(client, fail=[Malformed("no such thing"), RuntimeError("with a secret in it")]) as reader:
+    async with Reader(
+        client, fail=[Malformed("no such thing"), RuntimeError("with a secret in it")]
+    ) as reader:
         for message in sent:
             await sender.publish(message)
         await until(lambda: sent[2].id in reader.ids(), "the third")
@@ -156,7 +193,9 @@ async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_l
                 await office.show(OneDead(sequence=letter.sequence))
 
 
-async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_reader_alone(rig: Backend) -> None:
+async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_reader_alone(
+    rig: Backend,
+) -> None:
     client, publisher = await rig.client("config"), Publisher(await rig.client("config"))
     again: list[Delivery] = []
 
@@ -170,11 +209,17 @@ async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_rea
     place = Place(subjects.STREAM_EVENTS, 17, datetime.now(UTC))
     event = Delivery.of(subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, place)
     await DeadLetters(publisher, source).bury(event, "malformed: odd")
-    found = [x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == event.id]
+    found = [
+        x
+        for x in (await office.list(ListDead(limit=500))).letters
+        if x.headers["ce-id"] == event.id
+    ]
     with pytest.raises(Refused, match=r"dead\.still_refused: malformed: still odd"):
         await office.replay(OneDead(sequence=found[0].sequence))
     await office.replay(OneDead(sequence=found[0].sequence))
-    assert [(d.subject, d.body, d.id, d.sequence) for d in again] == [(event.subject, b"{}", event.id, 17)] * 2
+    assert [(d.subject, d.body, d.id, d.sequence) for d in again] == [
+        (event.subject, b"{}", event.id, 17)
+    ] * 2
     with pytest.raises(Refused, match=r"dead\.unknown"):
         await office.show(OneDead(sequence=found[0].sequence))
 
@@ -184,7 +229,9 @@ async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Bac
     office = DeadOffice(client, Publisher(client), "config")
     headers = {"ce-id": new_id(), "ce-source": "test"}
     async with Reader(client, fail=[Malformed("odd")]):
-        await sender.publish(Outgoing(subjects.CMD_CERTIFICATE_SUBMIT, b'{"sealed": "box"}', headers))
+        await sender.publish(
+            Outgoing(subjects.CMD_CERTIFICATE_SUBMIT, b'{"sealed": "box"}', headers)
+        )
 
         async def letter() -> DeadLetter | None:
             found = (await office.list(ListDead())).letters
@@ -196,7 +243,7 @@ async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Bac
             await office.replay(OneDead(sequence=buried.sequence))
 
 
-async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_is_buried_without_its_body(
+async def test_a_message_too_large_for_a_dead_letters_headers_is_kept_without_its_body(
     rig: Backend,
 ) -> None:
     client = await rig.client("config")
@@ -205,14 +252,26 @@ async def test_a_message_that_with_its_dead_letters_headers_would_be_too_large_i
     for number, size in enumerate((1_048_400, streams.MOST_BYTES, consumer.MOST_BODY + 1)):
         identity = new_id()
         # Headers may be as long as a body, and have names that nobody may send.
-        headers = {"ce-id": identity, "x-long": "y" * 900_000, "not a name": "", "ce-source": "s" * 5000}
+        headers = {
+            "ce-id": identity,
+            "x-long": "y" * 900_000,
+            "not a name": "",
+            "ce-source": "s" * 5000,
+        }
         await dead.bury(
             Delivery.of(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, _place(10**6 + number)),
             "malformed: not JSON",
         )
-        letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+        letter = next(
+            x
+            for x in (await office.list(ListDead(limit=500))).letters
+            if x.headers["ce-id"] == identity
+        )
         assert letter.body is None
-        assert letter.reason == f"malformed: not JSON (its body of {size:,} bytes is not kept: too large)"
+        assert (
+            letter.reason
+            == f"malformed: not JSON (its body of {size:,} bytes is not kept: too large)"
+        )
         assert letter.headers["ce-source"] == "s" * 256
     assert client.is_connected
 
@@ -222,14 +281,20 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
 ) -> None:
     client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
     key = ec.generate_private_key(ec.SECP256R1())
-    body = json.dumps({"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}).encode()
+    body = json.dumps(
+        {"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}
+    ).encode()
     headers = {"ce-id": new_id(), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
     await sender.publish(Outgoing(subjects.CMD_ROOTS_SET, body, headers))
     await sender.publish(_command("a"))  # what is not taken yet keeps the block's file
     wanted, store = canary.needles(key), rig.folder / "nats" / "store"
 
     def places() -> list[Path]:
-        return [path for path in store.rglob("*") if path.is_file() and canary.found_in_file(wanted, path)]
+        return [
+            path
+            for path in store.rglob("*")
+            if path.is_file() and canary.found_in_file(wanted, path)
+        ]
 
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
     async with contextlib.aclosing(pull.batches()) as batches:
@@ -237,11 +302,15 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
         while len(delivered) < 2:
             delivered += await anext(batches)
         assert places(), "the search finds what is not erased yet"
-        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(delivered[0], "malformed: odd")
+        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
+            delivered[0], "malformed: odd"
+        )
         await pull.ack(delivered[0])
         assert not places()
         await pull.ack(delivered[1])
-    letters = (await DeadOffice(client, Publisher(client), "config").list(ListDead(limit=500))).letters
+    letters = (
+        await DeadOffice(client, Publisher(client), "config").list(ListDead(limit=500))
+    ).letters
     letter = next(x for x in letters if x.headers["ce-id"] == headers["ce-id"])
     assert letter.body is None and "key in clear" in letter.reason
     assert letter.headers.keys() == {"ce-id"}
@@ -255,28 +324,50 @@ async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend
         Delivery.of(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, _place(10**7)),
         "malformed: not JSON",
     )
-    letter = next(x for x in (await office.list(ListDead(limit=500))).letters if x.headers["ce-id"] == identity)
+    letter = next(
+        x
+        for x in (await office.list(ListDead(limit=500))).letters
+        if x.headers["ce-id"] == identity
+    )
     assert letter.body is not None
     async with Reader(client) as reader:
         await office.replay(OneDead(sequence=letter.sequence))
-        again = await until(lambda: next((d for d in reader.seen if d.id == identity), None), "it is replayed")
+        again = await until(
+            lambda: next((d for d in reader.seen if d.id == identity), None), "it is replayed"
+        )
         assert again.body == body
 
 
-async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_connection(rig: Backend) -> None:
+async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_connection(
+    rig: Backend,
+) -> None:
     client = await rig.client("platform")
-    for size in (streams.MOST_INBOUND, streams.MOST_BYTES, streams.MAX_PAYLOAD - 100, streams.MAX_PAYLOAD + 1):
-        with pytest.raises(TooLarge, match=r"https\.cmd\.domain\.register\.v1 with .* is more than its stream takes"):
+    for size in (
+        streams.MOST_INBOUND,
+        streams.MOST_BYTES,
+        streams.MAX_PAYLOAD - 100,
+        streams.MAX_PAYLOAD + 1,
+    ):
+        with pytest.raises(
+            TooLarge,
+            match=r"https\.cmd\.domain\.register\.v1 with .* is more than its stream takes",
+        ):
             await Publisher(client).publish(
-                Outgoing(subjects.CMD_DOMAIN_REGISTER, b"x" * size, {"ce-id": new_id(), "ce-source": "t"})
+                Outgoing(
+                    subjects.CMD_DOMAIN_REGISTER, b"x" * size, {"ce-id": new_id(), "ce-source": "t"}
+                )
             )
     with pytest.raises(MaxPayloadError):
-        await client.publish(subjects.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"})
+        await client.publish(
+            subjects.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"}
+        )
     await client.flush()
     assert client.is_connected
 
 
-async def test_a_connection_that_was_closed_for_good_says_why_and_is_no_fault_of_the_settings(rig: Backend) -> None:
+async def test_a_connection_that_was_closed_for_good_says_why_and_is_no_fault_of_the_settings(
+    rig: Backend,
+) -> None:
     loud = await rig.client("platform")
     await loud._send_command(f"PUB x {streams.MAX_PAYLOAD + 1}\r\n".encode())
     await loud._flush_pending()
@@ -288,13 +379,17 @@ async def test_a_connection_that_was_closed_for_good_says_why_and_is_no_fault_of
 async def test_an_unknown_command_gets_no_pub_ack(rig: Backend) -> None:
     sender = Publisher(await rig.client("platform"))
     with pytest.raises(BrokerAway, match="was not stored"):
-        await sender.publish(Outgoing("https.cmd.domain.invent.v1", b"{}", {"ce-id": "x"}), patience=0.2)
+        await sender.publish(
+            Outgoing("https.cmd.domain.invent.v1", b"{}", {"ce-id": "x"}), patience=0.2
+        )
 
 
 async def test_a_service_cannot_bury_in_anothers_name(rig: Backend) -> None:
     sender = Publisher(await rig.client("config"))
     with pytest.raises(BrokerAway):
-        await sender.publish(Outgoing(subjects.dead(subjects.STREAM_USAGE), b"{}", {"ce-id": "x"}), patience=0.2)
+        await sender.publish(
+            Outgoing(subjects.dead(subjects.STREAM_USAGE), b"{}", {"ce-id": "x"}), patience=0.2
+        )
 
 
 async def test_direct_get_reads_a_range_and_the_last_of_a_subject(rig: Backend) -> None:
@@ -305,22 +400,33 @@ async def test_direct_get_reads_a_range_and_the_last_of_a_subject(rig: Backend) 
         await client.request(key, key.encode(), timeout=2)
     found = await get_batch(client, bucket, 1, 100, subjects.kv_all(subjects.BUCKET_BUNDLES))
     assert [m.subject for m in found] == keys
-    assert [m.subject for m in await get_batch(client, bucket, found[3].sequence, 2, keys[0][:-2] + "*")] == keys[3:5]
+    assert [
+        m.subject for m in await get_batch(client, bucket, found[3].sequence, 2, keys[0][:-2] + "*")
+    ] == keys[3:5]
     last = await get_last(client, bucket, keys[6])
     assert last is not None
     assert last.body == keys[6].encode()
     assert await get_last(client, bucket, keys[6] + "x") is None
-    assert await get_batch(client, bucket, found[-1].sequence + 1, 10, subjects.kv_all(subjects.BUCKET_BUNDLES)) == []
+    assert (
+        await get_batch(
+            client, bucket, found[-1].sequence + 1, 10, subjects.kv_all(subjects.BUCKET_BUNDLES)
+        )
+        == []
+    )
 
 
 async def test_a_refused_login_says_so_at_once(rig: Backend) -> None:
-    settings = rig.settings("platform").model_copy(update={"nats_seed_file": rig.folder / "stranger.nk"})
+    settings = rig.settings("platform").model_copy(
+        update={"nats_seed_file": rig.folder / "stranger.nk"}
+    )
     ensure_nkey(settings.nats_seed_file)
     with pytest.raises(SettingsError, match="refused the login"):
         await probe(settings, "platform")
 
 
-async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(rig: Backend) -> None:
+async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(
+    rig: Backend,
+) -> None:
     js = (await rig.client("topology")).jetstream(timeout=10)
     everything = (await rig.client("storekeeper")).jetstream(timeout=10)
     assert {change.action for change in await topology.plan(js)} == {"same"}
@@ -328,26 +434,38 @@ async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(r
     found = (await js.stream_info(subjects.STREAM_EVENTS)).config
     await everything.update_stream(found.evolve(max_msg_size=1000))
     changed = [change.name for change in await topology.apply(js) if change.action != "same"]
-    assert changed == [subjects.STREAM_EVENTS, f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}"]
+    assert changed == [
+        subjects.STREAM_EVENTS,
+        f"{subjects.STREAM_USAGE}/{subjects.DURABLE_BILLING_REQUESTS}",
+    ]
     assert {change.action for change in await topology.plan(js)} == {"same"}
 
 
-async def test_an_empty_stream_of_another_kind_is_made_anew_and_no_other_is_deleted(rig: Backend) -> None:
+async def test_an_empty_stream_of_another_kind_is_made_anew_and_no_other_is_deleted(
+    rig: Backend,
+) -> None:
     js = (await rig.client("topology")).jetstream(timeout=10)
     everything = (await rig.client("storekeeper")).jetstream(timeout=10)
     for name in (subjects.STREAM_USAGE, subjects.STREAM_JUDGING):
         found = (await js.stream_info(name)).config
-        kinds = {RetentionPolicy.LIMITS: RetentionPolicy.WORK_QUEUE, RetentionPolicy.WORK_QUEUE: RetentionPolicy.LIMITS}
+        kinds = {
+            RetentionPolicy.LIMITS: RetentionPolicy.WORK_QUEUE,
+            RetentionPolicy.WORK_QUEUE: RetentionPolicy.LIMITS,
+        }
         await everything.delete_stream(name)
         await everything.add_stream(found.evolve(retention=kinds[found.retention]))  # type: ignore[index]
-    with pytest.raises(SettingsError, match="JUDGING is kept in another way than it was made: delete it by hand"):
+    with pytest.raises(
+        SettingsError, match="JUDGING is kept in another way than it was made: delete it by hand"
+    ):
         await topology.apply(js)
     await everything.delete_stream(subjects.STREAM_JUDGING)
     await topology.apply(js)
     assert {change.action for change in await topology.plan(js)} == {"same"}
 
 
-async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on(rig: Backend) -> None:
+async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on(
+    rig: Backend,
+) -> None:
     client = await rig.client("platform")
     sender = Publisher(client)
     async with Reader(await rig.client("config")) as reader:
@@ -366,4 +484,9 @@ async def test_what_the_threshold_command_looks_like_is_stored_for_billing(rig: 
     sender = Publisher(await rig.client("operator"))
     body = SetThreshold(account="a", threshold=None, currency="CNY")
     at = datetime.now(UTC)
-    assert await sender.publish(outgoing(subjects.CMD_BALANCE_THRESHOLD, body, source="t", about="a", at=at)) >= 1
+    assert (
+        await sender.publish(
+            outgoing(subjects.CMD_BALANCE_THRESHOLD, body, source="t", about="a", at=at)
+        )
+        >= 1
+    )

@@ -40,7 +40,9 @@ async def pool(rig: Backend) -> AsyncIterator[Pool]:
 
 def _event(domain: str) -> Outgoing:
     body = DomainRemoved(domain=domain, account="a", revision=1, at=datetime.now(UTC))
-    return outgoing(subjects.EVENT_DOMAIN_REMOVED, body, source="config", about=domain, at=datetime.now(UTC))
+    return outgoing(
+        subjects.EVENT_DOMAIN_REMOVED, body, source="config", about=domain, at=datetime.now(UTC)
+    )
 
 
 async def _published(rig: Backend) -> list[str]:
@@ -89,12 +91,17 @@ async def test_a_committed_effects_messages_go_out_in_order_and_a_rolled_back_on
     assert lost.id not in ids
 
 
-async def test_a_body_that_carries_a_pair_is_gone_after_its_pub_ack(pool: Pool, relay: Relay) -> None:
+async def test_a_body_that_carries_a_pair_is_gone_after_its_pub_ack(
+    pool: Pool, relay: Relay
+) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await enqueue(connection, [_event("pair.example")], carries_pair=True)
         await enqueue(connection, [_event("plain.example")])
     await until(lambda: _sent(pool), "both are sent")
-    bodies = {r["carries_pair"]: r["body"] for r in await pool.fetch("select carries_pair, body from outbox")}
+    bodies = {
+        r["carries_pair"]: r["body"]
+        for r in await pool.fetch("select carries_pair, body from outbox")
+    }
     assert bodies[True] is None
     assert bodies[False] is not None
 
@@ -110,7 +117,9 @@ class HeldPublisher(Publisher):
         await self.release.wait()
 
 
-async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_pub_ack(pool: Pool) -> None:
+async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_pub_ack(
+    pool: Pool,
+) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await enqueue(connection, [_event(f"m{number}.example") for number in range(BATCH + 100)])
     before = REGISTRY.get_sample_value("edgetls_outbox_seconds_sum") or 0
@@ -118,14 +127,21 @@ async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_p
     task = asyncio.create_task(Relay(pool, publisher, Lease(pool, "outbox"), Health()).run())
     await publisher.entered.wait()
     await until(
-        lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == BATCH + 100, "more than a lot is shown as unsent"
+        lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == BATCH + 100,
+        "more than a lot is shown as unsent",
     )
     # The lot was read before: only a measure taken after the PubAck sees the hour.
-    await pool.execute("update outbox set created_at = created_at - interval '1 hour' where id in"
-                       " (select id from outbox order by id limit $1)", BATCH)
+    await pool.execute(
+        "update outbox set created_at = created_at - interval '1 hour' where id in"
+        " (select id from outbox order by id limit $1)",
+        BATCH,
+    )
     publisher.release.set()
     await until(lambda: _sent(pool), "all is sent")
-    await until(lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == 0, "nothing is shown as unsent")
+    await until(
+        lambda: REGISTRY.get_sample_value("edgetls_outbox_unsent") == 0,
+        "nothing is shown as unsent",
+    )
     assert (REGISTRY.get_sample_value("edgetls_outbox_seconds_sum") or 0) - before >= BATCH * 3600
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -134,7 +150,9 @@ async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_p
 async def test_what_no_stream_takes_is_refused_before_it_is_committed(pool: Pool) -> None:
     huge = replace(_event("huge.example"), body=b"x" * streams.MOST_BYTES)
     async with pool.acquire() as connection, connection.transaction():
-        with pytest.raises(TooLarge, match=f"{huge.subject} with 983,.* bytes is more than its stream takes"):
+        with pytest.raises(
+            TooLarge, match=f"{huge.subject} with 983,.* bytes is more than its stream takes"
+        ):
             await enqueue(connection, [_event("small.example"), huge])
 
 
@@ -145,12 +163,15 @@ async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
         return replace(_event(name), body=b"x" * size)
 
     rows = [
-        _event("before.example"), too_large("a.example", streams.MOST_BYTES),
-        too_large("b.example", streams.MAX_PAYLOAD - 200), too_large("c.example", 2 * streams.MAX_PAYLOAD),
+        _event("before.example"),
+        too_large("a.example", streams.MOST_BYTES),
+        too_large("b.example", streams.MAX_PAYLOAD - 200),
+        too_large("c.example", 2 * streams.MAX_PAYLOAD),
         *(_event(f"after-{number}.example") for number in range(5)),
     ]
     await pool.executemany(
-        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, $3, $4, true)",
+        "insert into outbox (message_id, subject, headers, body, carries_pair) values ($1, $2, "
+        "$3, $4, true)",
         [(m.id, m.subject, m.headers, m.body) for m in rows],
     )
 
@@ -162,7 +183,9 @@ async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
     ids = await _published(rig)
     wanted = [m.id for m in (rows[0], *rows[4:])]
     assert [identity for identity in ids if identity in {m.id for m in rows}] == wanted
-    aside = await pool.fetch("select message_id, body from outbox where set_aside_at is not null order by id")
+    aside = await pool.fetch(
+        "select message_id, body from outbox where set_aside_at is not null order by id"
+    )
     assert [row["message_id"] for row in aside] == [m.id for m in rows[1:4]]
     assert not any(row["body"] for row in aside), "what carries a pair keeps no body"
 
@@ -221,7 +244,8 @@ async def test_work_ends_when_the_lease_was_taken_away(pool: Pool) -> None:
     task = asyncio.create_task(Lease(pool, "y").hold(work))
     await asyncio.wait_for(started.wait(), 10)
     await pool.execute(
-        "update leases set holder = 'other', fencing = fencing + 1, expires_at = now() + interval '1 hour'"
+        "update leases set holder = 'other', fencing = fencing + 1, expires_at = now() + "
+        "interval '1 hour'"
         " where name = 'y'"
     )
     await asyncio.wait_for(ended.wait(), 10)
@@ -256,7 +280,9 @@ async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
     stopped, works = 1, 2
     await pool.execute("create table stalling (n integer); insert into stalling values (1), (2)")
 
-    async def keep(row: int, then: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]) -> None:
+    async def keep(
+        row: int, then: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]
+    ) -> None:
         connection = await asyncpg.connect(rig.dsns["config"])
         try:
             await connection.execute("begin")
@@ -283,11 +309,15 @@ async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
     await pool.execute("drop table stalling")
 
 
-async def test_migrations_are_applied_once_and_never_changed_behind_our_back(pool: Pool, tmp_path: Path) -> None:
+async def test_migrations_are_applied_once_and_never_changed_behind_our_back(
+    pool: Pool, tmp_path: Path
+) -> None:
     folder = tmp_path / "thing" / "migrations"
     folder.mkdir(parents=True)
     file = folder / "0001_thing.sql"
-    file.write_text("-- migrate:up\ncreate table thing (id int);\n-- migrate:down\ndrop table thing;\n")
+    file.write_text(
+        "-- migrate:up\ncreate table thing (id int);\n-- migrate:down\ndrop table thing;\n"
+    )
     done = await asyncio.gather(*(migrate(pool, folder) for _ in range(4)))
     assert sorted(map(len, done)) == [0, 0, 0, 1]
     file.write_text(file.read_text().replace("id int", "id bigint"))

@@ -1,4 +1,5 @@
-"""Each test has a broker with the real rights, a control plane that it plays, and a node in processes."""
+"""Each test has a broker with the real rights, a control plane that it plays, and a node in
+processes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class Stage:
     async def https(self, domain: str, revision: int, **options: object) -> Leaf:
         """Puts an https bundle with a new leaf."""
         leaf = self.leaf(domain)
-        await self.control.put(self.signers.bundle(domain, revision, self.signers.pair(domain, leaf), **options))
+        await self.control.put(
+            self.signers.bundle(domain, revision, self.signers.pair(domain, leaf), **options)
+        )
         return leaf
 
     def enrolment(self) -> Signed:
@@ -47,12 +50,17 @@ class Stage:
         await self.broker.start()
         before = self.control
         self.control = Control(
-            self.signers, await self.broker.login("edge_sync"), await self.broker.login("billing"),
-            digest=before.digest, held=before.held, stored=before.stored,
+            self.signers,
+            await self.broker.login("edge_sync"),
+            await self.broker.login("billing"),
+            digest=before.digest,
+            held=before.held,
+            stored=before.stored,
         )
 
     async def restart_broker_unheard(self) -> None:
-        """Nothing that is put until ``agent_wakes`` reaches the agent live: its connection is lost meanwhile."""
+        """Nothing that is put until ``agent_wakes`` reaches the agent live: its connection is lost
+        meanwhile."""
         self.node.running["agent"].send_signal(signal.SIGSTOP)
         await self.restart_broker()
         self.control.silent = True

@@ -1,4 +1,5 @@
-"""The control plane as a test plays it on a real broker with the real rights: edge_sync and billing toward one node."""
+"""The control plane as a test plays it on a real broker with the real rights: edge_sync and billing
+toward one node."""
 
 from __future__ import annotations
 
@@ -46,8 +47,10 @@ class BrokerProcess:
     def make(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
         keys = {user.name: ensure_nkey(folder / f"{user.name}.nk") for user in t.USERS}
         broker = Broker(
-            folder / "nats", Ports(folder / "ports.json").pick("nats"),
-            with_storekeeper(keys, folder / "storekeeper.nk"), (STOREKEEPER,),
+            folder / "nats",
+            Ports(folder / "ports.json").pick("nats"),
+            with_storekeeper(keys, folder / "storekeeper.nk"),
+            (STOREKEEPER,),
         )
         broker.prepare()
         broker.users_file.write_text(render_edge_users(nodes))
@@ -78,7 +81,8 @@ class BrokerProcess:
 
 @dataclass
 class Control:
-    """``statuses`` and ``batches`` as they came; ``silent`` stops the checkpoints, ``confirming`` the confirmations."""
+    """``statuses`` and ``batches`` as they came; ``silent`` stops the checkpoints, ``confirming``
+    the confirmations."""
 
     signers: Signers
     edge_sync: GuardedClient
@@ -95,13 +99,18 @@ class Control:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        found = await self.edge_sync.request(s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)), b"", timeout=5)
+        found = await self.edge_sync.request(
+            s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)), b"", timeout=5
+        )
         info = json.loads(found.data)
         self.incarnation, self.sequence = info["created"], info["state"]["last_seq"]
         await self.edge_sync.subscribe(s.EDGE_STATUS_ALL, cb=self._on_status)
         await self.edge_sync.subscribe(s.RPC_EDGE_DIGEST, cb=self._on_digest)
         await self.put_keyring(s.KEYRING_TRUST, self.signers.trust())
-        self.tasks = [asyncio.create_task(self._checkpoints()), asyncio.create_task(self._take_usage())]
+        self.tasks = [
+            asyncio.create_task(self._checkpoints()),
+            asyncio.create_task(self._take_usage()),
+        ]
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -132,8 +141,13 @@ class Control:
 
     async def checkpoint(self) -> None:
         body = Checkpoint(
-            incarnation=self.incarnation, sequence=self.sequence, root=self.digest.root(), domains=len(self.digest),
-            epoch=self.signers.fleet.epoch, flush_seconds=0.2, time=datetime.now(UTC),
+            incarnation=self.incarnation,
+            sequence=self.sequence,
+            root=self.digest.root(),
+            domains=len(self.digest),
+            epoch=self.signers.fleet.epoch,
+            flush_seconds=0.2,
+            time=datetime.now(UTC),
         )
         signed = self.signers.edge_sync.sign(Purpose.CHECKPOINT, body)
         await self.edge_sync.publish(s.EDGE_CHECKPOINT, signed.encode())
@@ -141,8 +155,12 @@ class Control:
     async def proof(self, domain: str, revision: int, *, limit: float = 15) -> Proof:
         """The first proof, or fault, of the revision."""
         return await until(
-            lambda: next((p for p in self.proofs() if p.domain == domain and p.revision == revision), None),
-            f"revision {revision} of {domain} is proven", limit=limit, every=0.005,
+            lambda: next(
+                (p for p in self.proofs() if p.domain == domain and p.revision == revision), None
+            ),
+            f"revision {revision} of {domain} is proven",
+            limit=limit,
+            every=0.005,
         )
 
     def proofs(self) -> list[Proof]:
@@ -150,10 +168,16 @@ class Control:
 
     async def agrees(self, node: str, *, limit: float = 15) -> NodeStatus:
         """A status with the bucket's sequence and root."""
+
         def agreeing() -> NodeStatus | None:
             wanted = (node, self.incarnation, self.sequence, self.digest.root())
             return next(
-                (x for x in self.statuses[-5:] if (x.node, x.incarnation, x.sequence, x.root) == wanted), None
+                (
+                    x
+                    for x in self.statuses[-5:]
+                    if (x.node, x.incarnation, x.sequence, x.root) == wanted
+                ),
+                None,
             )
 
         return await until(agreeing, f"{node} is in sync", limit=limit)
@@ -172,9 +196,15 @@ class Control:
 
     async def _on_digest(self, message: Msg) -> None:
         question = parse(DigestQuestion, message.data)
-        members = [] if question.bucket is None else [
-            self.held[domain] for domain in sorted(self.held) if bucket_of(domain) == question.bucket
-        ]
+        members = (
+            []
+            if question.bucket is None
+            else [
+                self.held[domain]
+                for domain in sorted(self.held)
+                if bucket_of(domain) == question.bucket
+            ]
+        )
         digests = self.digest.buckets() if question.bucket is None else []
         answer = DigestAnswer(
             incarnation=self.incarnation, sequence=self.sequence, digests=digests, members=members
@@ -182,7 +212,8 @@ class Control:
         await message.respond(answer.encode())
 
     async def _take_usage(self) -> None:
-        """Billing's rule: a range counts at the stored end only; what is repeated is confirmed again."""
+        """Billing's rule: a range counts at the stored end only; what is repeated is confirmed
+        again."""
         pull = Pull(self.billing, s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES)
         async for deliveries in pull.batches():
             for delivery in deliveries:

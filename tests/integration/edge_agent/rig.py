@@ -27,17 +27,26 @@ class EdgeNode:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, base: Path, broker_url: str, operator_key: str, trust: str, **settings: str) -> EdgeNode:
+    def make(
+        cls, base: Path, broker_url: str, operator_key: str, trust: str, **settings: str
+    ) -> EdgeNode:
         """The credentials are in ``base``/keys already."""
         ports = Ports(base / "ports.json")
         (base / "operator.pub").write_text(operator_key)
         (base / "trust.json").write_text(trust)
         own = {
-            "NODE_ID": NODE, "NODE_FOLDER": base / "node", "NODE_PRIVATE_KEY_FILE": base / "keys" / NODE_KEY,
-            "NATS_SEED_FILE": base / "keys" / NODE_SEED, "NATS_URL": broker_url, "NGINX_WORKERS": 2,
-            "NODE_HTTPS": f"{HOST}:{ports.pick('https')}", "NODE_HTTP": f"{HOST}:{ports.pick('http')}",
-            "OPERATOR_KEY_FILE": base / "operator.pub", "TRUST_FILE": base / "trust.json",
-            "ALLOW_PRIVATE_ORIGINS": "true", "LOG_LEVEL": "info",
+            "NODE_ID": NODE,
+            "NODE_FOLDER": base / "node",
+            "NODE_PRIVATE_KEY_FILE": base / "keys" / NODE_KEY,
+            "NATS_SEED_FILE": base / "keys" / NODE_SEED,
+            "NATS_URL": broker_url,
+            "NGINX_WORKERS": 2,
+            "NODE_HTTPS": f"{HOST}:{ports.pick('https')}",
+            "NODE_HTTP": f"{HOST}:{ports.pick('http')}",
+            "OPERATOR_KEY_FILE": base / "operator.pub",
+            "TRUST_FILE": base / "trust.json",
+            "ALLOW_PRIVATE_ORIGINS": "true",
+            "LOG_LEVEL": "info",
         }
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         wanted = {f"EDGETLS_{name}": str(value) for name, value in {**own, **settings}.items()}
@@ -55,8 +64,11 @@ class EdgeNode:
         for program in programs or ("nginx", "agent"):
             with (self.base / f"{program}.log").open("ab") as log:
                 self.running[program] = subprocess.Popen(
-                    [sys.executable, "-m", "clients.edge_node", program], env=self.environment, cwd=self.base,
-                    stdout=log, stderr=log,
+                    [sys.executable, "-m", "clients.edge_node", program],
+                    env=self.environment,
+                    cwd=self.base,
+                    stdout=log,
+                    stderr=log,
                 )
 
     def stop(self, *programs: str, number: int = signal.SIGTERM) -> None:
@@ -71,7 +83,11 @@ class EdgeNode:
 
     def files(self) -> list[bytes]:
         """The content of every file of the node but nginx's own."""
-        return [path.read_bytes() for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return [
+            path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        ]
 
     async def served(self, name: str) -> str | None:
         """The fingerprint that a handshake gets; None when it is refused or nothing listens."""

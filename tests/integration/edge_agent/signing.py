@@ -1,4 +1,5 @@
-"""Who signs what a node takes, as a test: operator, validator, edge_sync and billing, each with keys of its own."""
+"""Who signs what a node takes, as a test: operator, validator, edge_sync and billing, each with
+keys of its own."""
 
 from __future__ import annotations
 
@@ -42,46 +43,79 @@ class Signers:
         start = datetime.now(UTC) - timedelta(days=1)
         keys = [
             TrustedKey(
-                purpose=purpose, key_id=signer.key_id, public_key=signer.public_text(), not_before=start,
+                purpose=purpose,
+                key_id=signer.key_id,
+                public_key=signer.public_text(),
+                not_before=start,
                 not_after=start + timedelta(days=90),
             )
             for purpose, signer in (
-                ("edge_sync", self.edge_sync), ("validator", self.validator), ("billing", self.billing)
+                ("edge_sync", self.edge_sync),
+                ("validator", self.validator),
+                ("billing", self.billing),
             )
         ]
         return commands.sign_trust(self.fleet, keys, datetime.now(UTC))
 
     def enrol(self, node: str, credentials: NodeCredentials) -> Signed:
-        self.fleet.put(FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey))
+        self.fleet.put(
+            FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
+        )
         body = commands.enrol(self.fleet, node, datetime.now(UTC)).body
         assert isinstance(body, Signed)
         return body
 
-    def pair(self, domain: str, leaf: Leaf, *, key_pem: str | None = None, **attested: Any) -> BundlePair:
+    def pair(
+        self, domain: str, leaf: Leaf, *, key_pem: str | None = None, **attested: Any
+    ) -> BundlePair:
         """``key_pem`` and ``attested`` are what a hostile or broken sender would have otherwise."""
         pair_id = new_id()
-        word = Attestation(**{
-            "account": ACCOUNT, "domains": [domain], "pair_id": pair_id, "leaf_fingerprint": leaf.fingerprint,
-            "chain_hash": sha256(leaf.chain_pem.encode()).hexdigest(), **attested,
-        })
+        word = Attestation(
+            **{
+                "account": ACCOUNT,
+                "domains": [domain],
+                "pair_id": pair_id,
+                "leaf_fingerprint": leaf.fingerprint,
+                "chain_hash": sha256(leaf.chain_pem.encode()).hexdigest(),
+                **attested,
+            }
+        )
         key: PrivateKey = self.fleet.epoch_key(self.fleet.epoch)
         box = key.public().seal(
             (key_pem or leaf.key_pem).encode(), pair_info(ACCOUNT, pair_id, leaf.fingerprint)
         )
         return BundlePair(
-            pair_id=pair_id, chain=leaf.chain_pem, sealed_key=SealedKey(epoch=self.fleet.epoch, box=box),
+            pair_id=pair_id,
+            chain=leaf.chain_pem,
+            sealed_key=SealedKey(epoch=self.fleet.epoch, box=box),
             attestation=self.validator.sign(Purpose.ATTESTATION, word),
         )
 
     def bundle(
-        self, domain: str, revision: int, *pairs: BundlePair, kind: BundleKind | None = None, **fields: Any
+        self,
+        domain: str,
+        revision: int,
+        *pairs: BundlePair,
+        kind: BundleKind | None = None,
+        **fields: Any,
     ) -> Bundle:
         found = kind or (BundleKind.HTTPS if pairs else BundleKind.HTTP_ONLY)
-        origin = None if found is BundleKind.REMOVED else Origin(scheme="http", host="127.0.0.1", port=1)
-        return Bundle(**{
-            "domain": domain, "account": ACCOUNT, "revision": revision, "epoch": self.fleet.epoch, "kind": found,
-            "settings": Settings(), "origin": origin, "pairs": list(pairs), **fields,
-        })
+        origin = (
+            None if found is BundleKind.REMOVED else Origin(scheme="http", host="127.0.0.1", port=1)
+        )
+        return Bundle(
+            **{
+                "domain": domain,
+                "account": ACCOUNT,
+                "revision": revision,
+                "epoch": self.fleet.epoch,
+                "kind": found,
+                "settings": Settings(),
+                "origin": origin,
+                "pairs": list(pairs),
+                **fields,
+            }
+        )
 
     def signed(self, bundle: Bundle, signer: Signer | None = None) -> bytes:
         return (signer or self.edge_sync).sign(Purpose.BUNDLE, bundle).encode()

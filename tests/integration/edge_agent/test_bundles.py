@@ -45,7 +45,10 @@ async def test_a_domain_with_an_rsa_and_an_ecdsa_pair_is_proven_with_both(stage:
 async def test_disable_ends_https_and_leaves_no_file_with_the_pair(stage: Stage) -> None:
     leaf = await stage.https("a.test", 1)
     await stage.node.serves("a.test", leaf)
-    await until(lambda: any(b"BEGIN CERTIFICATE" in file for file in stage.node.files()), "the replica is written")
+    await until(
+        lambda: any(b"BEGIN CERTIFICATE" in file for file in stage.node.files()),
+        "the replica is written",
+    )
     await stage.control.put(stage.signers.bundle("a.test", 2))
     proof = await stage.control.proof("a.test", 2)
     assert (proof.served, proof.fault) == (None, None)
@@ -66,11 +69,15 @@ async def test_suspended_is_refused_and_served_again_when_it_is_resumed(stage: S
     assert (await stage.control.proof("a.test", 3)).served == leaf.fingerprint
 
 
-async def test_a_removed_host_falls_to_its_wildcard_and_stays_removed_after_a_restart(stage: Stage) -> None:
+async def test_a_removed_host_falls_to_its_wildcard_and_stays_removed_after_a_restart(
+    stage: Stage,
+) -> None:
     exact, wildcard = await stage.https("a.example.test", 1), await stage.https("*.example.test", 2)
     await stage.node.serves("a.example.test", exact)
     await stage.node.serves("b.example.test", wildcard)
-    old = stage.signers.signed(stage.signers.bundle("a.example.test", 1, stage.signers.pair("a.example.test", exact)))
+    old = stage.signers.signed(
+        stage.signers.bundle("a.example.test", 1, stage.signers.pair("a.example.test", exact))
+    )
     await stage.control.put(stage.signers.bundle("a.example.test", 3, kind=BundleKind.REMOVED))
     assert (await stage.control.proof("a.example.test", 3)).fault is None
     assert await stage.node.served("a.example.test") == wildcard.fingerprint
@@ -83,7 +90,9 @@ async def test_a_removed_host_falls_to_its_wildcard_and_stays_removed_after_a_re
     assert await stage.node.served("a.example.test") == wildcard.fingerprint
 
 
-async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_crash(stage: Stage) -> None:
+async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_crash(
+    stage: Stage,
+) -> None:
     await stage.node.serves("a.test", await stage.https("a.test", 1))
     await stage.control.put(stage.signers.bundle("a.test", 2, kind=BundleKind.REMOVED))
     await stage.control.proof("a.test", 2)
@@ -100,7 +109,9 @@ async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_
     assert b"a.test" not in (stage.node.folder / "tombstones.json").read_bytes()
 
 
-async def test_a_pair_that_does_not_fit_is_a_fault_and_the_old_one_is_still_served(stage: Stage) -> None:
+async def test_a_pair_that_does_not_fit_is_a_fault_and_the_old_one_is_still_served(
+    stage: Stage,
+) -> None:
     old = await stage.https("a.test", 1)
     await stage.node.serves("a.test", old)
     new, other = stage.leaf("a.test"), stage.leaf("a.test")
@@ -121,18 +132,28 @@ async def test_a_pair_that_does_not_fit_is_a_fault_and_the_old_one_is_still_serv
     assert (await stage.control.proof("a.test", 3)).served == fixed.fingerprint
 
 
-async def test_what_is_not_signed_for_this_domain_or_is_older_is_dropped_and_the_rest_goes_on(stage: Stage) -> None:
+async def test_what_is_not_signed_for_this_domain_or_is_older_is_dropped_and_the_rest_goes_on(
+    stage: Stage,
+) -> None:
     signers, control = stage.signers, stage.control
     good = await stage.https("a.test", 5)
     await stage.node.serves("a.test", good)
     evil = stage.leaf("a.test")
     hostile = {
-        "signed by nobody known": signers.signed(signers.bundle("a.test", 6, signers.pair("a.test", evil)),
-                                                 Signer.generate("edge_sync-1")),
+        "signed by nobody known": signers.signed(
+            signers.bundle("a.test", 6, signers.pair("a.test", evil)),
+            Signer.generate("edge_sync-1"),
+        ),
         "not JSON": b"\xff{",
-        "of another domain": signers.signed(signers.bundle("b.test", 7, signers.pair("b.test", evil))),
-        "an older revision": signers.signed(signers.bundle("a.test", 4, signers.pair("a.test", evil))),
-        "no domain at all": signers.signed(signers.bundle("../../a", 8, signers.pair("../../a", evil))),
+        "of another domain": signers.signed(
+            signers.bundle("b.test", 7, signers.pair("b.test", evil))
+        ),
+        "an older revision": signers.signed(
+            signers.bundle("a.test", 4, signers.pair("a.test", evil))
+        ),
+        "no domain at all": signers.signed(
+            signers.bundle("../../a", 8, signers.pair("../../a", evil))
+        ),
     }
     for body in hostile.values():
         control.sequence = await control.put_raw("a.test", body)
@@ -145,7 +166,9 @@ async def test_what_is_not_signed_for_this_domain_or_is_older_is_dropped_and_the
     assert stage.node.log("agent").count("feed.dropped") >= 4
 
 
-async def test_the_status_says_stale_only_after_a_minute_and_comes_each_second(stage: Stage) -> None:
+async def test_the_status_says_stale_only_after_a_minute_and_comes_each_second(
+    stage: Stage,
+) -> None:
     await stage.https("a.test", 1)
     await stage.control.agrees(NODE)
     seen: list[NodeStatus] = stage.control.statuses

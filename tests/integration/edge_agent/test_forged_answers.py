@@ -1,4 +1,5 @@
-"""A broker in hostile hands answers a direct get with what it likes: the reader says that it is away, and lives on."""
+"""A broker in hostile hands answers a direct get with what it likes: the reader says that it is
+away, and lives on."""
 
 from __future__ import annotations
 
@@ -101,11 +102,16 @@ async def test_an_agent_lives_through_forged_answers(broker: Client, tmp_path: P
     ensure_node(tmp_path / "keys")
     signers, url = Signers.make(tmp_path), broker.connected_url
     assert url is not None
-    node = EdgeNode.make(tmp_path, url.geturl(), signers.operator_key(), signers.trust().encode().decode())
+    node = EdgeNode.make(
+        tmp_path, url.geturl(), signers.operator_key(), signers.trust().encode().decode()
+    )
     asked = await _answers(broker, [_message("x")])
     node.start("agent")
     try:
-        await until(lambda: len(asked) > 6 or node.running["agent"].poll() is not None, "it asks again and again")
+        await until(
+            lambda: len(asked) > 6 or node.running["agent"].poll() is not None,
+            "it asks again and again",
+        )
         assert node.running["agent"].poll() is None, node.log("agent")
     finally:
         node.stop()

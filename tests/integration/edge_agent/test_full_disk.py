@@ -1,4 +1,5 @@
-"""A disk that takes nothing more ends neither the agent nor a promise: what was closed or replaced never comes back."""
+"""A disk that takes nothing more ends neither the agent nor a promise: what was closed or replaced
+never comes back."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.support.waiting import until
 
 
 def allow(stage: Stage, size: int) -> None:
-    """How large a file may be that the agent writes: it fails beyond, as it would on a full disk."""
+    """How large a file may be that the agent writes: it fails beyond, as it would on a full
+    disk."""
     pid = stage.node.running["agent"].pid
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
@@ -33,9 +35,13 @@ NOTHING, NO_BUNDLE, ALL = 1, 2500, resource.RLIM_INFINITY
 async def stage(make_stage: Callable[..., Awaitable[Stage]]) -> AsyncIterator[Stage]:
     """The agent's log is on that disk too: it says nothing."""
     made = await make_stage(LOG_LEVEL="critical")
-    made.node.environment["EDGETLS_HEALTH_PORT"] = str(Ports(made.node.base / "ports.json").pick("health"))
+    made.node.environment["EDGETLS_HEALTH_PORT"] = str(
+        Ports(made.node.base / "ports.json").pick("health")
+    )
     made.node.start()
-    for revision, domain in enumerate(("closed.test", "removed.test", "replaced.test", "kept.test"), 1):
+    for revision, domain in enumerate(
+        ("closed.test", "removed.test", "replaced.test", "kept.test"), 1
+    ):
         await made.node.serves(domain, await made.https(domain, revision))
     await made.control.agrees(NODE)
     yield made
@@ -43,13 +49,19 @@ async def stage(make_stage: Callable[..., Awaitable[Stage]]) -> AsyncIterator[St
 
 
 def faulty(stage: Stage, domain: str) -> list[Proof]:
-    return [p for p in stage.control.proofs() if p.domain == domain and p.fault and "cannot be written" in p.fault]
+    return [
+        p
+        for p in stage.control.proofs()
+        if p.domain == domain and p.fault and "cannot be written" in p.fault
+    ]
 
 
 def missing(stage: Stage) -> dict[str, str]:
     """What the node says is wrong with it."""
     try:
-        with urlopen(f"http://{HOST}:{stage.node.environment['EDGETLS_HEALTH_PORT']}/readyz") as answer:
+        with urlopen(
+            f"http://{HOST}:{stage.node.environment['EDGETLS_HEALTH_PORT']}/readyz"
+        ) as answer:
             body = answer.read()
     except HTTPError as error:
         body = error.read()
@@ -57,7 +69,9 @@ def missing(stage: Stage) -> dict[str, str]:
     return found
 
 
-async def test_what_was_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash(stage: Stage) -> None:
+async def test_what_was_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash(
+    stage: Stage,
+) -> None:
     kept = await stage.node.served("kept.test")
     allow(stage, NO_BUNDLE)
     replaced = await stage.https("replaced.test", 5)
@@ -106,7 +120,10 @@ async def test_usage_waits_for_the_disk_and_is_counted_once(stage: Stage) -> Non
     allow(stage, NOTHING)
     await visit(stage.node, "kept.test", 5)
     await stage.control.put(stage.signers.bundle("closed.test", 5))
-    await until(lambda: "cannot be written" in missing(stage).get("disk", ""), "it says that its disk is full")
+    await until(
+        lambda: "cannot be written" in missing(stage).get("disk", ""),
+        "it says that its disk is full",
+    )
     before = len(stage.control.statuses)
     await until(lambda: len(stage.control.statuses) > before + 3, "it reports on")
     assert counted(stage) == 0, "a range that is not written down is not sent"

@@ -19,8 +19,8 @@ from tests.support.waiting import until
 
 
 class Hostile:
-    """Asks the broker for what another bucket holds, with a subject of bundles as the reply: it arrives there with its
-    place in that other bucket."""
+    """Asks the broker for what another bucket holds, with a subject of bundles as the reply: it
+    arrives there with its place in that other bucket."""
 
     def __init__(self, stage: Stage, client: Client) -> None:
         self._stage, self._client = stage, client
@@ -29,7 +29,9 @@ class Hostile:
     @classmethod
     async def make(cls, stage: Stage) -> Hostile:
         """At the place at which the bundles end."""
-        client = await login(stage.broker.broker.url, f"node-{NODE}", stage.node.base / "keys" / NODE_SEED)
+        client = await login(
+            stage.broker.broker.url, f"node-{NODE}", stage.node.base / "keys" / NODE_SEED
+        )
         made = cls(stage, client)
         await client.subscribe(s.EDGE_LIVE_ALL, cb=made._hear)
         place = 0
@@ -43,7 +45,9 @@ class Hostile:
         await self._store(body)
         self._heard.clear()
         subject = f"{s.direct_get(s.kv_stream(s.BUCKET_KEYRINGS))}.{_TRUST}"
-        await self._client.publish(subject, b"", reply=f"{s.EDGE_LIVE_PREFIX}{s.bundle_key(domain)}")
+        await self._client.publish(
+            subject, b"", reply=f"{s.EDGE_LIVE_PREFIX}{s.bundle_key(domain)}"
+        )
         await until(lambda: self._heard, "it is said")
 
     async def _store(self, body: bytes) -> int:
@@ -85,14 +89,18 @@ async def test_an_unsigned_live_message_does_not_move_the_position(stage: Stage)
     await stage.node.serves("a.test", missed)
 
 
-async def test_a_signed_bundle_said_again_at_later_places_is_found_out_by_the_checkpoints(stage: Stage) -> None:
+async def test_a_signed_bundle_said_again_at_later_places_is_found_out_by_the_checkpoints(
+    stage: Stage,
+) -> None:
     await many(stage)
     hostile = await Hostile.make(stage)
     stage.control.silent = True
     newest = stage.signers.signed(stage.signers.bundle("d8.test", 8))
     for _ in range(10):
         await hostile.say("d8.test", newest)
-    await until(lambda: stage.control.statuses[-1].sequence == stage.control.sequence + 10, "it is taken in")
+    await until(
+        lambda: stage.control.statuses[-1].sequence == stage.control.sequence + 10, "it is taken in"
+    )
     stage.node.stop("agent")
     stage.node.start("agent")
     stage.control.silent = False
@@ -129,7 +137,10 @@ async def test_what_no_signature_can_tell_of_is_not_repaired_for_ever(
 
     def repairs() -> float:
         text = urlopen(f"http://{HOST}:{port}/metrics").read().decode()
-        return sum(float(n) for n in re.findall(r'^edgetls_node_repairs_total.* (\S+)$', text, re.MULTILINE))
+        return sum(
+            float(n)
+            for n in re.findall(r"^edgetls_node_repairs_total.* (\S+)$", text, re.MULTILINE)
+        )
 
     for body in (b"", b"garbage"):
         stage.control.sequence = await stage.control.put_raw("b.test", body)

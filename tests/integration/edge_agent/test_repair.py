@@ -11,7 +11,9 @@ from tests.integration.edge_agent.rig import NODE
 from tests.support.waiting import until
 
 
-async def test_a_gap_in_the_live_stream_is_fetched_at_once_without_a_checkpoint(stage: Stage) -> None:
+async def test_a_gap_in_the_live_stream_is_fetched_at_once_without_a_checkpoint(
+    stage: Stage,
+) -> None:
     await stage.https("a.test", 1)
     await stage.control.agrees(NODE)
     await stage.restart_broker_unheard()
@@ -57,7 +59,9 @@ async def test_a_bucket_that_was_made_anew_is_read_from_its_start(stage: Stage) 
     assert not [file for file in stage.node.files() if b"gone.test" in file and b"pairs" in file]
 
 
-async def test_a_domain_that_the_signed_root_does_not_hold_is_dropped_and_a_missing_one_fetched(stage: Stage) -> None:
+async def test_a_domain_that_the_signed_root_does_not_hold_is_dropped_and_a_missing_one_fetched(
+    stage: Stage,
+) -> None:
     await stage.https("gone.test", 1)
     kept = await stage.https("kept.test", 2)
     await stage.control.agrees(NODE)

@@ -13,7 +13,9 @@ from tests.integration.edge_agent.rig import NODE
 from tests.support.waiting import until
 
 
-async def test_neither_program_may_write_a_core_file_and_folders_are_the_nodes_own(stage: Stage) -> None:
+async def test_neither_program_may_write_a_core_file_and_folders_are_the_nodes_own(
+    stage: Stage,
+) -> None:
     await stage.node.serves("a.test", await stage.https("a.test", 1))
     for program, process in stage.node.running.items():
         limits = Path(f"/proc/{process.pid}/limits").read_text()
@@ -54,7 +56,9 @@ async def test_an_origin_on_a_private_address_is_not_fetched_from(
     stage.node.start()
     bundle = stage.signers.bundle("a.test", 1)
     assert bundle.origin is not None
-    await stage.control.put(bundle.model_copy(update={"origin": bundle.origin.model_copy(update={"port": port})}))
+    await stage.control.put(
+        bundle.model_copy(update={"origin": bundle.origin.model_copy(update={"port": port})})
+    )
     await stage.control.proof("a.test", 1)
     host, http_port = stage.node.environment["EDGETLS_NODE_HTTP"].split(":")
     reader, writer = await asyncio.open_connection(host, int(http_port))

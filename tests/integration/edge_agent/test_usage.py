@@ -1,4 +1,5 @@
-"""Requests that were served are reported until billing has confirmed them, over crashes of anybody."""
+"""Requests that were served are reported until billing has confirmed them, over crashes of
+anybody."""
 
 from __future__ import annotations
 
@@ -16,14 +17,19 @@ from tests.support.waiting import until
 
 
 async def visit(node: EdgeNode, name: str, times: int) -> None:
-    """Requests on one connection; the origin is not there, so each is answered 502: billed as any other."""
+    """Requests on one connection; the origin is not there, so each is answered 502: billed as any
+    other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(HOST, node.https_port, ssl=context, server_hostname=name)
+    reader, writer = await asyncio.open_connection(
+        HOST, node.https_port, ssl=context, server_hostname=name
+    )
     for _ in range(times):
         writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        length = next(
+            line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        )
         await reader.readexactly(int(length.split(b":")[1]))
     writer.transport.abort()
 
@@ -43,10 +49,14 @@ async def test_requests_are_counted_once_and_confirmed(stage: Stage) -> None:
     assert {cell.domain for b in stage.control.batches for cell in b.cells} == {"a.test"}
     assert (batch.read_to, batch.bad_lines, batch.final) == (_confirmed(stage), 0, False)
     positions = await until(lambda: stage.control.statuses[-1].logs, "the status has positions")
-    assert positions == [LogPosition(log=batch.log, read_to=batch.read_to, confirmed_to=batch.read_to)]
+    assert positions == [
+        LogPosition(log=batch.log, read_to=batch.read_to, confirmed_to=batch.read_to)
+    ]
 
 
-async def test_unconfirmed_ranges_are_sent_again_over_a_restart_of_agent_and_broker(stage: Stage) -> None:
+async def test_unconfirmed_ranges_are_sent_again_over_a_restart_of_agent_and_broker(
+    stage: Stage,
+) -> None:
     await stage.node.serves("a.test", await stage.https("a.test", 1))
     stage.control.confirming = False
     for requests in (3, 4):
@@ -80,13 +90,17 @@ async def test_a_node_that_lost_its_notes_goes_on_where_billing_stands(stage: St
     await visit(stage.node, "a.test", 2)
     stage.control.batches.clear()
     stage.node.start("agent")
-    batch = await until(lambda: next((b for b in stage.control.batches if b.cells), None), "an overlapping range")
+    batch = await until(
+        lambda: next((b for b in stage.control.batches if b.cells), None), "an overlapping range"
+    )
     assert batch.start == 0
     assert batch.end > stored[batch.log]
     stage.control.batches.clear()
     stage.control.confirming = True
     await stage.control.say_confirmed(batch, stored[batch.log])
-    again = await until(lambda: next((b for b in stage.control.batches if b.cells), None), "the rest")
+    again = await until(
+        lambda: next((b for b in stage.control.batches if b.cells), None), "the rest"
+    )
     assert again.start == stored[batch.log]
     assert sum(cell.https_requests for cell in again.cells) == 2
 
@@ -95,7 +109,9 @@ async def test_a_confirmation_that_billing_did_not_sign_is_dropped(stage: Stage)
     await stage.node.serves("a.test", await stage.https("a.test", 1))
     stage.control.confirming = False
     await visit(stage.node, "a.test", 2)
-    batch = await until(lambda: next((b for b in stage.control.batches if b.cells), None), "the range")
+    batch = await until(
+        lambda: next((b for b in stage.control.batches if b.cells), None), "the range"
+    )
     stage.signers.billing, true = stage.signers.validator, stage.signers.billing
     await stage.control.say_confirmed(batch, batch.end)
     await until(lambda: "usage.dropped" in stage.node.log("agent"), "it is dropped")
@@ -116,7 +132,8 @@ async def test_a_full_log_is_rotated_and_deleted_when_final_and_confirmed(
     await until(lambda: len({b.log for b in stage.control.batches}) == 2, "a second log is read")
     old = min(b.log for b in stage.control.batches)
     final = await until(
-        lambda: next((b for b in stage.control.batches if b.log == old and b.final), None), "the end is told"
+        lambda: next((b for b in stage.control.batches if b.log == old and b.final), None),
+        "the end is told",
     )
     path = stage.node.folder / "usage" / f"{old}.log"
     assert path.exists()
@@ -128,7 +145,8 @@ async def test_a_full_log_is_rotated_and_deleted_when_final_and_confirmed(
     assert counted(stage) == 150
     follower = await until(
         lambda: next((b for b in stage.control.batches if b.log != old and b.previous), None),
-        "the next log names the end of the one before", limit=12,
+        "the next log names the end of the one before",
+        limit=12,
     )
     assert follower.previous is not None
     assert (follower.previous.log, follower.previous.length) == (old, final.end)
@@ -142,6 +160,6 @@ def _ranges(stage: Stage) -> set[tuple[str, int, int]]:
 
 def _confirmed(stage: Stage) -> int:
     statuses = stage.control.statuses
-    return max((position.confirmed_to for position in statuses[-1].logs), default=0) if statuses else 0
-
-
+    return (
+        max((position.confirmed_to for position in statuses[-1].logs), default=0) if statuses else 0
+    )

@@ -32,5 +32,9 @@ async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[Node]:
 def node_layout(folder: Path, **options: object) -> NginxLayout:
     ports = Ports(private_folder(folder) / "ports.json")
     return NginxLayout(
-        folder, https_port=ports.pick("https"), http_port=ports.pick("http"), workers=2, **options,  # type: ignore[arg-type]
+        folder,
+        https_port=ports.pick("https"),
+        http_port=ports.pick("http"),
+        workers=2,
+        **options,  # type: ignore[arg-type]
     )

@@ -1,4 +1,5 @@
-"""A real nginx of the wheel in a folder of its own, an origin beside it, and visitors that speak to it."""
+"""A real nginx of the wheel in a folder of its own, an origin beside it, and visitors that speak to
+it."""
 
 import asyncio
 import hashlib
@@ -90,7 +91,9 @@ class Visitor:
         found: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
         return found
 
-    async def get(self, host: str, path: str = "/", method: str = "GET", **headers: str) -> Response:
+    async def get(
+        self, host: str, path: str = "/", method: str = "GET", **headers: str
+    ) -> Response:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         return await self.send("\r\n".join([*lines, "", ""]).encode())
@@ -173,19 +176,25 @@ class Node:
     async def put(self, *entries: Entry) -> None:
         """Puts entries; those without an origin address get this node's origin."""
         here = Origin(addresses=(f"127.0.0.1:{self.origin.port}",))
-        filled = [entry if entry.origin != Origin() else replace(entry, origin=here) for entry in entries]
+        filled = [
+            entry if entry.origin != Origin() else replace(entry, origin=here) for entry in entries
+        ]
         assert await self.plane.put_many(filled) == {}
 
     async def visit(self, sni: str, **options: Any) -> Visitor:
         context = client_context(**options)
         return Visitor(
-            *await asyncio.open_connection("127.0.0.1", self.layout.https_port, ssl=context, server_hostname=sni)
+            *await asyncio.open_connection(
+                "127.0.0.1", self.layout.https_port, ssl=context, server_hostname=sni
+            )
         )
 
     async def visit_http(self) -> Visitor:
         return Visitor(*await asyncio.open_connection("127.0.0.1", self.layout.http_port))
 
-    async def https(self, sni: str, host: str | None = None, path: str = "/", **headers: str) -> Response:
+    async def https(
+        self, sni: str, host: str | None = None, path: str = "/", **headers: str
+    ) -> Response:
         async with await self.visit(sni) as visitor:
             return await visitor.get(host or sni, path, **headers)
 
@@ -200,7 +209,9 @@ def https_entry(name: str, *pairs: Pair, revision: int = 1, **settings: Any) -> 
 
 
 def client_context(
-    alpn: tuple[str, ...] = (), version: ssl.TLSVersion | None = None, ciphers: str = "ALL:@SECLEVEL=0"
+    alpn: tuple[str, ...] = (),
+    version: ssl.TLSVersion | None = None,
+    ciphers: str = "ALL:@SECLEVEL=0",
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     CA.configure_trust(context)

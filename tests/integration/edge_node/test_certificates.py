@@ -9,7 +9,14 @@ import trustme
 
 from clients.edge_node.nginx.entry import Entry
 from clients.edge_node.nginx.handshake import handshake
-from tests.integration.edge_node.harness import CA, Node, client_context, fingerprint, https_entry, issue
+from tests.integration.edge_node.harness import (
+    CA,
+    Node,
+    client_context,
+    fingerprint,
+    https_entry,
+    issue,
+)
 
 
 async def served(node: Node, name: str, **options: str) -> str | None:
@@ -28,7 +35,9 @@ async def test_a_handshake_without_sni_fails(node: Node) -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with pytest.raises(ssl.SSLError):
-        await asyncio.open_connection("127.0.0.1", node.layout.https_port, ssl=context, server_hostname="")
+        await asyncio.open_connection(
+            "127.0.0.1", node.layout.https_port, ssl=context, server_hostname=""
+        )
 
 
 async def test_a_name_in_capitals_is_the_same_name(node: Node) -> None:
@@ -37,7 +46,9 @@ async def test_a_name_in_capitals_is_the_same_name(node: Node) -> None:
     assert await served(node, "A.Example.TEST") == fingerprint(entry.pairs[0])
 
 
-async def test_an_exact_entry_goes_before_a_wildcard_which_covers_one_label_only(node: Node) -> None:
+async def test_an_exact_entry_goes_before_a_wildcard_which_covers_one_label_only(
+    node: Node,
+) -> None:
     wildcard, exact = https_entry("*.example.test"), https_entry("a.example.test")
     await node.put(wildcard, exact)
     assert await served(node, "a.example.test") == fingerprint(exact.pairs[0])
@@ -47,7 +58,9 @@ async def test_an_exact_entry_goes_before_a_wildcard_which_covers_one_label_only
 
 
 @pytest.mark.parametrize("kind", ["http_only", "suspended"])
-async def test_an_exact_domain_without_https_is_not_served_by_the_wildcard(node: Node, kind: str) -> None:
+async def test_an_exact_domain_without_https_is_not_served_by_the_wildcard(
+    node: Node, kind: str
+) -> None:
     await node.put(https_entry("*.example.test"), Entry("a.example.test", 2, kind))  # type: ignore[arg-type]
     assert await served(node, "a.example.test") is None
     assert await served(node, "b.example.test") is not None
@@ -78,7 +91,10 @@ async def test_the_intermediates_are_served_with_the_leaf(node: Node) -> None:
 
 
 async def test_a_replacement_under_continuous_handshakes_fails_none_of_them(node: Node) -> None:
-    entries = [https_entry("a.test", issue("a.test", key_type="rsa"), issue("a.test"), revision=n) for n in range(1, 5)]
+    entries = [
+        https_entry("a.test", issue("a.test", key_type="rsa"), issue("a.test"), revision=n)
+        for n in range(1, 5)
+    ]
     valid = {fingerprint(pair) for entry in entries for pair in entry.pairs}
     await node.put(entries[0])
     done, seen = asyncio.Event(), []
@@ -107,7 +123,9 @@ async def test_the_next_handshake_after_a_put_gets_the_new_certificate(node: Nod
     assert await node.plane.names_and_revisions() == {"a.test": 19}
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
+)
 async def test_a_session_is_not_resumed_so_that_it_cannot_outlive_a_disable(
     node: Node, version: ssl.TLSVersion
 ) -> None:
@@ -124,7 +142,8 @@ async def test_a_session_is_not_resumed_so_that_it_cannot_outlive_a_disable(
 def visit_with_session(
     node: Node, context: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[ssl.SSLSession | None, bool | None]:
-    """A request by a blocking socket, which alone can offer a session; gives the new session and if it was resumed."""
+    """A request by a blocking socket, which alone can offer a session; gives the new session and if
+    it was resumed."""
     with (
         socket.create_connection(("127.0.0.1", node.layout.https_port), timeout=5) as plain,
         context.wrap_socket(plain, server_hostname="a.test", session=session) as tls,
@@ -135,13 +154,17 @@ def visit_with_session(
 
 
 @pytest.mark.parametrize("closed_by", ["disable", "suspend", "remove"])
-async def test_a_closed_domain_fails_handshakes_and_refuses_kept_alive_connections(node: Node, closed_by: str) -> None:
+async def test_a_closed_domain_fails_handshakes_and_refuses_kept_alive_connections(
+    node: Node, closed_by: str
+) -> None:
     await node.put(https_entry("a.test"))
     async with await node.visit("a.test") as kept_alive:
         assert (await kept_alive.get("a.test")).status == 200
         if closed_by == "remove":
             await node.plane.remove_many(["a.test"])
         else:
-            await node.put(Entry("a.test", 2, "http_only" if closed_by == "disable" else "suspended"))
+            await node.put(
+                Entry("a.test", 2, "http_only" if closed_by == "disable" else "suspended")
+            )
         assert await served(node, "a.test") is None
         assert (await kept_alive.get("a.test")).status == 421

@@ -40,7 +40,9 @@ async def test_ten_thousand_entries_are_filled_listed_and_removed(node: Node) ->
     assert await node.plane.names_and_revisions() == {names[0]: 0}
 
 
-async def test_a_full_zone_refuses_by_name_and_keeps_what_it_served(tmp_path: Path, origin: OriginServer) -> None:
+async def test_a_full_zone_refuses_by_name_and_keeps_what_it_served(
+    tmp_path: Path, origin: OriginServer
+) -> None:
     node = Node(node_layout(tmp_path, entry_zone_mb=1), origin)
     await node.start()
     try:
@@ -115,7 +117,9 @@ async def test_nodes_share_a_machine_and_a_folder_may_be_longer_than_a_socket_ad
         await other.stop()
 
 
-async def test_an_ordinary_user_can_run_a_node(origin: OriginServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ordinary_user_can_run_a_node(
+    origin: OriginServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(tempfile.mkdtemp())
     user = os.geteuid() or 65534
     node = Node(node_layout(folder), origin)
@@ -123,12 +127,17 @@ async def test_an_ordinary_user_can_run_a_node(origin: OriginServer, monkeypatch
         patch.setattr(os, "geteuid", lambda: user)
         nginx.prepare(node.layout)
     give_to(folder, user)
-    process = await asyncio.create_subprocess_exec(*nginx.command(node.layout), cwd=folder, user=user)
+    process = await asyncio.create_subprocess_exec(
+        *nginx.command(node.layout), cwd=folder, user=user
+    )
     try:
         await until(lambda: is_up(node.plane), "nginx answers")
         await node.put(https_entry("a.test"))
         assert (await node.https("a.test")).status == 200
-        await until(lambda: asyncio.to_thread(lambda: node.logs.size(node.logs.current_id())), "a line is written")
+        await until(
+            lambda: asyncio.to_thread(lambda: node.logs.size(node.logs.current_id())),
+            "a line is written",
+        )
         old = node.logs.rotate(lambda: give_to(folder, user))
         node.reopen()
         assert await node.until_final(old) > 0
@@ -141,11 +150,16 @@ async def test_an_ordinary_user_can_run_a_node(origin: OriginServer, monkeypatch
 async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: OriginServer) -> None:
     node = Node(node_layout(tmp_path), origin)
     program = (
-        "import sys; from pathlib import Path; from clients.edge_node.nginx.process import NginxLayout, exec_nginx;"
-        "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), http_port=int(sys.argv[3])))"
+        "import sys; from pathlib import Path; from clients.edge_node.nginx.process import "
+        "NginxLayout, exec_nginx;"
+    )(
+        "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), "
+        "http_port=int(sys.argv[3])))"
     )
     ports = str(node.layout.https_port), str(node.layout.http_port)
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(tmp_path), *ports)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path), *ports
+    )
     try:
         await until(lambda: is_up(node.plane), "nginx answers")
         assert int((node.layout.run_folder / "nginx.pid").read_text()) == process.pid
@@ -154,10 +168,16 @@ async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: Origin
         await process.wait()
 
 
-async def test_no_file_of_a_node_ever_holds_a_key_not_even_of_a_pair_that_does_not_load(node: Node) -> None:
+async def test_no_file_of_a_node_ever_holds_a_key_not_even_of_a_pair_that_does_not_load(
+    node: Node,
+) -> None:
     right, wrong = issue("a.test"), issue("a.test")
     short = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    unloadable = [(right[0], wrong[1], "ecdsa"), (short, ANY_PAIR[1], "rsa"), (wrong[1], right[0], "ecdsa")]
+    unloadable = [
+        (right[0], wrong[1], "ecdsa"),
+        (short, ANY_PAIR[1], "rsa"),
+        (wrong[1], right[0], "ecdsa"),
+    ]
     bodies_folder = node.layout.folder / "tmp" / "body"
     untouched = bodies_folder.stat().st_mtime_ns
     for pair in unloadable:
@@ -165,7 +185,9 @@ async def test_no_file_of_a_node_ever_holds_a_key_not_even_of_a_pair_that_does_n
         assert await handshake("127.0.0.1", node.layout.https_port, "a.test") is None
     await node.put(*(https_entry(f"{n}.example.test", ANY_PAIR) for n in range(1500)))
     assert bodies_folder.stat().st_mtime_ns == untouched, "a body went through a temporary file"
-    bodies = [line.encode() for pair in (right, wrong, ANY_PAIR) for line in pair[1].splitlines()[1:-1]]
+    bodies = [
+        line.encode() for pair in (right, wrong, ANY_PAIR) for line in pair[1].splitlines()[1:-1]
+    ]
     files = [path for path in node.layout.folder.rglob("*") if path.is_file()]
     assert len(files) > 5
     for path in files:
@@ -199,7 +221,9 @@ def test_an_entry_shows_no_pair_and_refuses_to_contradict_itself() -> None:
         https_entry("a.test", tls_min="1.3", tls_max="1.2")
 
 
-@pytest.mark.parametrize("address", ["a.test:80", "127.0.0.1", "unix:/tmp/x", "[127.0.0.1]:80", "::1:80", "1.2.3.4:0"])
+@pytest.mark.parametrize(
+    "address", ["a.test:80", "127.0.0.1", "unix:/tmp/x", "[127.0.0.1]:80", "::1:80", "1.2.3.4:0"]
+)
 def test_an_origin_address_is_an_ip_address_and_a_port(address: str) -> None:
     assert Origin(addresses=("192.0.2.1:80", "[2001:db8::1]:8443"))
     with pytest.raises(ValueError, match="address"):

@@ -35,11 +35,15 @@ def read_all(node: Node, log_id: str, final: bool = False, limit: int = 1024 * 1
 
 
 async def counted(node: Node, requests: int) -> dict[str, Cell]:
-    """The totals once `requests` lines are there: nginx writes the line after the answer's last byte."""
+    """The totals once `requests` lines are there: nginx writes the line after the answer's last
+    byte."""
     log = node.logs.current_id()
 
     async def all_lines() -> bool:
-        return sum(c.https_requests + c.http_requests for c in totals(*read_all(node, log)).values()) >= requests
+        return (
+            sum(c.https_requests + c.http_requests for c in totals(*read_all(node, log)).values())
+            >= requests
+        )
 
     await until(all_lines, f"{requests} lines are in the log")
     return totals(*read_all(node, log))
@@ -72,7 +76,9 @@ async def test_every_status_of_a_known_sni_is_billed_redirects_included(node: No
     async with await node.visit("a.test") as visitor:
         assert (await visitor.get("a.test", method="TRACE")).status == 405
     async with await node.visit("a.test") as visitor:
-        assert (await visitor.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nX: \0\r\n\r\n")).status == 400
+        assert (
+            await visitor.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nX: \0\r\n\r\n")
+        ).status == 400
     found = await counted(node, 5)
     assert {domain: cell.https_requests for domain, cell in found.items()} == {
         "to-http.test": 1,
@@ -191,7 +197,9 @@ async def test_a_log_is_deleted_only_when_it_is_final_and_confirmed_to_its_end(n
     assert node.logs.ids() == [node.logs.current_id()]
 
 
-async def test_a_crash_of_nginx_goes_on_with_the_same_log_and_its_torn_line_spoils_no_other(node: Node) -> None:
+async def test_a_crash_of_nginx_goes_on_with_the_same_log_and_its_torn_line_spoils_no_other(
+    node: Node,
+) -> None:
     await node.put(https_entry("a.test"))
     await node.https("a.test")
     await counted(node, 1)

@@ -1,4 +1,5 @@
-"""The number in a pid file may have become anybody's: only an nginx of the node's own folder is signalled."""
+"""The number in a pid file may have become anybody's: only an nginx of the node's own folder is
+signalled."""
 
 import asyncio
 import signal

@@ -23,15 +23,23 @@ async def spoken(node: Node, name: str, **options: object) -> str | None:
 
 @pytest.mark.parametrize("key_type", ["rsa", "ecdsa"])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-async def test_a_domain_speaks_the_versions_of_its_range_and_no_other(node: Node, key_type: str) -> None:
+async def test_a_domain_speaks_the_versions_of_its_range_and_no_other(
+    node: Node, key_type: str
+) -> None:
     pair = issue("*.test", key_type=key_type)  # type: ignore[arg-type]
     names = {(low, high): f"{low}-{high}.test".replace(".", "", 2) for low, high in RANGES}
-    await node.put(*(https_entry(name, pair, tls_min=low, tls_max=high) for (low, high), name in names.items()))
+    await node.put(
+        *(https_entry(name, pair, tls_min=low, tls_max=high) for (low, high), name in names.items())
+    )
     for (low, high), name in names.items():
         for version in TLS_VERSIONS:
             found = await spoken(node, name, version=ssl.TLSVersion[VERSIONS[version]])
             # A client that offers up to `version` gets the highest that both speak.
-            assert found == (SPOKEN[min(version, high)] if version >= low else None), (low, high, version)
+            assert found == (SPOKEN[min(version, high)] if version >= low else None), (
+                low,
+                high,
+                version,
+            )
 
 
 async def test_http2_is_spoken_where_it_is_on_and_not_elsewhere(node: Node) -> None:
@@ -70,14 +78,19 @@ def test_there_are_ten_ranges_and_http2_only_from_tls_1_2_on() -> None:
 
 
 async def h2_status(visitor: Visitor, authority: str) -> int:
-    """One GET by HTTP/2 in raw frames (RFC 9113, RFC 7541): :method GET, :scheme https, :path /, :authority."""
+    """One GET by HTTP/2 in raw frames (RFC 9113, RFC 7541): :method GET, :scheme https, :path /,
+    :authority."""
     block = b"\x82\x87\x84\x01" + bytes([len(authority)]) + authority.encode()
     frames = b"\0\0\0\4\0\0\0\0\0" + len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block
     sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames
     received = await visitor.exchange(sent, lambda data: _headers(data) is not None)
     headers = _headers(received)
     assert headers is not None
-    return 200 if headers[0] == 0x88 or headers[1:2] == b"\x88" else int(headers[headers.index(b"\x03") + 1 :][:3])
+    return (
+        200
+        if headers[0] == 0x88 or headers[1:2] == b"\x88"
+        else int(headers[headers.index(b"\x03") + 1 :][:3])
+    )
 
 
 def _headers(data: bytes) -> bytes | None:

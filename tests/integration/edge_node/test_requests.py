@@ -8,7 +8,9 @@ from clients.edge_node.nginx.entry import Entry, Origin
 from tests.integration.edge_node.harness import CA, Node, OriginServer, https_entry, issue
 
 
-async def test_a_request_is_proxied_with_the_visitors_host_and_its_address(node: Node, origin: OriginServer) -> None:
+async def test_a_request_is_proxied_with_the_visitors_host_and_its_address(
+    node: Node, origin: OriginServer
+) -> None:
     await node.put(https_entry("a.test"))
     answer = await node.https("a.test", path="/x%2Fy//z?q=1&r=%20", X_Forwarded_For="192.0.2.7")
     assert (answer.status, answer.body) == (200, b"ok")
@@ -46,7 +48,9 @@ async def test_a_body_goes_through_to_the_origin(node: Node, origin: OriginServe
         ("b.example.test", "other.test", 421),
     ],
 )
-async def test_the_host_must_belong_to_the_entry_of_the_sni(node: Node, sni: str, host: str, status: int) -> None:
+async def test_the_host_must_belong_to_the_entry_of_the_sni(
+    node: Node, sni: str, host: str, status: int
+) -> None:
     await node.put(
         https_entry("a.example.test"),
         https_entry("*.example.test"),
@@ -63,16 +67,23 @@ async def test_a_request_target_with_another_host_is_judged_by_that_host(node: N
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_to_https_sends_port_80_over_with_its_status_uri_and_query(node: Node, status: int) -> None:
+async def test_to_https_sends_port_80_over_with_its_status_uri_and_query(
+    node: Node, status: int
+) -> None:
     await node.put(https_entry("*.example.test", redirect_mode="to_https", redirect_status=status))
     answer = await node.http("a.example.test", "/p%20q?x=1&y=%2F")
     assert answer.status == status
-    assert answer.headers["location"] == f"https://a.example.test:{node.layout.https_port}/p%20q?x=1&y=%2F"
+    assert (
+        answer.headers["location"]
+        == f"https://a.example.test:{node.layout.https_port}/p%20q?x=1&y=%2F"
+    )
     assert (await node.https("a.example.test")).status == 200
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_to_http_sends_https_back_with_its_status_uri_and_query(node: Node, status: int) -> None:
+async def test_to_http_sends_https_back_with_its_status_uri_and_query(
+    node: Node, status: int
+) -> None:
     await node.put(https_entry("a.test", redirect_mode="to_http", redirect_status=status))
     answer = await node.https("a.test", path="/p?x=1")
     assert answer.status == status
@@ -85,8 +96,12 @@ async def test_without_a_redirect_both_schemes_are_served(node: Node) -> None:
     assert (await node.https("a.test")).status == (await node.http("a.test")).status == 200
 
 
-async def test_hsts_is_the_entrys_and_sent_by_https_only_on_every_answer(node: Node, origin: OriginServer) -> None:
-    origin.answer = b"HTTP/1.1 404 Gone\r\nStrict-Transport-Security: max-age=7\r\nContent-Length: 0\r\n\r\n"
+async def test_hsts_is_the_entrys_and_sent_by_https_only_on_every_answer(
+    node: Node, origin: OriginServer
+) -> None:
+    origin.answer = (
+        b"HTTP/1.1 404 Gone\r\nStrict-Transport-Security: max-age=7\r\nContent-Length: 0\r\n\r\n"
+    )
     wanted = "max-age=31536000; includeSubDomains; preload"
     await node.put(https_entry("a.test", hsts=wanted), https_entry("b.test"))
     answer = await node.https("a.test")
@@ -96,14 +111,18 @@ async def test_hsts_is_the_entrys_and_sent_by_https_only_on_every_answer(node: N
 
 
 @pytest.mark.parametrize("loop", ["edgetls", "other, EdgeTLS; v=1", "edgetls;a=b, other"])
-async def test_a_request_that_passed_this_fleet_before_is_a_loop(node: Node, origin: OriginServer, loop: str) -> None:
+async def test_a_request_that_passed_this_fleet_before_is_a_loop(
+    node: Node, origin: OriginServer, loop: str
+) -> None:
     await node.put(https_entry("a.test"))
     assert (await node.https("a.test", CDN_Loop=loop)).status == 508
     assert (await node.http("a.test", CDN_Loop=loop)).status == 508
     assert origin.requests == []
 
 
-async def test_another_cdns_loop_header_is_kept_and_added_to(node: Node, origin: OriginServer) -> None:
+async def test_another_cdns_loop_header_is_kept_and_added_to(
+    node: Node, origin: OriginServer
+) -> None:
     await node.put(https_entry("a.test"))
     assert (await node.https("a.test", CDN_Loop="other; v=1, edgetls-not")).status == 200
     assert origin.requests[-1].headers["cdn-loop"] == "other; v=1, edgetls-not, edgetls"
@@ -111,7 +130,10 @@ async def test_another_cdns_loop_header_is_kept_and_added_to(node: Node, origin:
 
 async def test_no_origin_address_or_one_that_does_not_answer_is_a_502(node: Node) -> None:
     refusing = Origin(addresses=("127.0.0.1:1",))
-    assert await node.plane.put_many([https_entry("a.test"), https_entry("b.test", origin=refusing)]) == {}
+    assert (
+        await node.plane.put_many([https_entry("a.test"), https_entry("b.test", origin=refusing)])
+        == {}
+    )
     assert (await node.https("a.test")).status == 502
     assert (await node.https("b.test")).status == 502
 
@@ -124,18 +146,30 @@ async def test_another_origin_address_is_tried_for_a_request_that_may_be_repeate
     async with await node.visit("a.test") as visitor, await node.visit_http() as plain:
         for n in range(20):
             answer = await visitor.get("a.test", f"/{n}?q=1")
-            assert (answer.status, answer.headers["strict-transport-security"]) == (200, "max-age=1")
+            assert (answer.status, answer.headers["strict-transport-security"]) == (
+                200,
+                "max-age=1",
+            )
             assert (await plain.get("a.test")).status == 200
-        posted = {(await visitor.get("a.test", method="POST", Content_Length="0")).status for _ in range(40)}
+        posted = {
+            (await visitor.get("a.test", method="POST", Content_Length="0")).status
+            for _ in range(40)
+        }
     assert posted == {200, 502}
     assert [request.line for request in origin.requests if "?q" in request.line] == [
         f"GET /{n}?q=1 HTTP/1.1" for n in range(20)
     ]
     seen = origin.requests[0].headers
-    assert (seen["host"], seen["cdn-loop"], seen["x-forwarded-proto"]) == ("a.test", "edgetls", "https")
+    assert (seen["host"], seen["cdn-loop"], seen["x-forwarded-proto"]) == (
+        "a.test",
+        "edgetls",
+        "https",
+    )
 
 
-async def test_an_answer_of_502_by_the_origin_is_passed_on(node: Node, origin: OriginServer) -> None:
+async def test_an_answer_of_502_by_the_origin_is_passed_on(
+    node: Node, origin: OriginServer
+) -> None:
     origin.answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nmine"
     await node.put(https_entry("a.test"))
     assert (await node.https("a.test")).body == b"mine"
@@ -143,7 +177,9 @@ async def test_an_answer_of_502_by_the_origin_is_passed_on(node: Node, origin: O
 
 
 @pytest.mark.parametrize("kind", ["http_only", "suspended"])
-async def test_port_80_serves_a_domain_without_https_and_does_not_redirect_it(node: Node, kind: str) -> None:
+async def test_port_80_serves_a_domain_without_https_and_does_not_redirect_it(
+    node: Node, kind: str
+) -> None:
     await node.put(Entry("a.test", 1, kind, redirect_mode="to_https"))  # type: ignore[arg-type]
     assert (await node.http("a.test")).status == 200
 
@@ -156,7 +192,9 @@ async def test_port_80_refuses_an_unknown_host(node: Node) -> None:
 
 
 @pytest.mark.parametrize(("name", "status"), [("origin.test", 200), ("elsewhere.test", 502)])
-async def test_an_https_origins_certificate_must_carry_its_name(node: Node, name: str, status: int) -> None:
+async def test_an_https_origins_certificate_must_carry_its_name(
+    node: Node, name: str, status: int
+) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     CA.issue_cert("origin.test").configure_cert(tls)
     secure = OriginServer()
@@ -165,7 +203,9 @@ async def test_an_https_origins_certificate_must_carry_its_name(node: Node, name
         origin = Origin("https", (f"127.0.0.1:{secure.port}",), name)
         await node.put(https_entry("a.test", origin=origin))
         assert (await node.https("a.test")).status == status
-        assert [request.headers["host"] for request in secure.requests] == ["a.test"] * (status == 200)
+        assert [request.headers["host"] for request in secure.requests] == ["a.test"] * (
+            status == 200
+        )
     finally:
         await secure.stop()
 

@@ -45,10 +45,17 @@ class Ground:
         keys = ensure_keys(data, data / "nats" / "edge_users.conf", datetime.now(UTC))
         ensure_nodes(keys, list(NODES))
         ground = cls(
-            data, keys,
-            Broker(data / "nats", ports.pick("nats"), with_storekeeper(keys.users, keys.seed("storekeeper")),
-                   (STOREKEEPER,)),
-            Postgres(data, ["edge_sync"]), Supervisor(data), ports,
+            data,
+            keys,
+            Broker(
+                data / "nats",
+                ports.pick("nats"),
+                with_storekeeper(keys.users, keys.seed("storekeeper")),
+                (STOREKEEPER,),
+            ),
+            Postgres(data, ["edge_sync"]),
+            Supervisor(data),
+            ports,
         )
         await ground.supervisor.start(ground.broker.prepare())
         await ground.supervisor.start(ground.postgres.prepare())
@@ -59,14 +66,18 @@ class Ground:
 
     async def broker_ready(self) -> None:
         await until(
-            lambda: serves_jetstream(self.broker.url, self.keys.seed("topology")), "NATS starts", limit=30
+            lambda: serves_jetstream(self.broker.url, self.keys.seed("topology")),
+            "NATS starts",
+            limit=30,
         )
 
     async def login(self, user: str) -> Client:
         return await connect(self._settings(self.keys.seed(user)), user)
 
     async def login_node(self, node: str) -> Client:
-        return await connect(self._settings(self.keys.node_folder(node) / NODE_SEED), f"node-{node}")
+        return await connect(
+            self._settings(self.keys.node_folder(node) / NODE_SEED), f"node-{node}"
+        )
 
     def _settings(self, seed: Path) -> BrokerSettings:
         return BrokerSettings(nats_url=self.broker.url, nats_seed_file=seed)

@@ -1,4 +1,5 @@
-"""edge_sync as processes, with a real broker and PostgreSQL; config and the nodes are played by the test."""
+"""edge_sync as processes, with a real broker and PostgreSQL; config and the nodes are played by the
+test."""
 
 from __future__ import annotations
 
@@ -35,8 +36,12 @@ from tests.support.waiting import until
 
 USERS = ("config", "operator", "platform", "edge_sync", "storekeeper")
 QUICK = {
-    "LIVE_SECONDS": "1.5", "LAGGING_SECONDS": "1.5", "SEALING_SECONDS": "1.5", "DIGEST_SECONDS": "0.5",
-    "SEEN_SECONDS": "0.3", "CHECKPOINT_SECONDS": "0.2",
+    "LIVE_SECONDS": "1.5",
+    "LAGGING_SECONDS": "1.5",
+    "SEALING_SECONDS": "1.5",
+    "DIGEST_SECONDS": "0.5",
+    "SEEN_SECONDS": "0.3",
+    "CHECKPOINT_SECONDS": "0.2",
 }
 
 
@@ -54,7 +59,9 @@ class Replica:
 
         def read() -> bytes:
             try:
-                with urllib.request.urlopen(f"http://{HOST}:{self.port}/readyz", timeout=2) as answer:
+                with urllib.request.urlopen(
+                    f"http://{HOST}:{self.port}/readyz", timeout=2
+                ) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 with error:
@@ -113,7 +120,9 @@ class World:
 
     async def run(self, name: str = "edge_sync", **settings: str) -> Replica:
         """A replica that is ready. ``settings``: without their prefix, over the quick ones."""
-        replica = await self.spawn(name, **{f"EDGE_SYNC_{key}": value for key, value in (QUICK | settings).items()})
+        replica = await self.spawn(
+            name, **{f"EDGE_SYNC_{key}": value for key, value in (QUICK | settings).items()}
+        )
         self.replicas.append(replica)
         await self.ready(replica)
         return replica
@@ -123,15 +132,24 @@ class World:
         ground = self.ground
         port = ground.ports.pick(f"{name}-health")
         own: dict[str, object] = {
-            "NATS_URL": ground.broker.url, "NATS_SEED_FILE": ground.keys.seed("edge_sync"), "HEALTH_PORT": port,
-            "OPERATOR_KEY_FILE": ground.keys.operator_public, "TRUST_FILE": ground.keys.trust,
-            "EDGE_SYNC_DSN": ground.dsn, "EDGE_SYNC_SIGNING_KEY_FILE": ground.keys.signer("edge_sync"),
+            "NATS_URL": ground.broker.url,
+            "NATS_SEED_FILE": ground.keys.seed("edge_sync"),
+            "HEALTH_PORT": port,
+            "OPERATOR_KEY_FILE": ground.keys.operator_public,
+            "TRUST_FILE": ground.keys.trust,
+            "EDGE_SYNC_DSN": ground.dsn,
+            "EDGE_SYNC_SIGNING_KEY_FILE": ground.keys.signer("edge_sync"),
         }
         told = {f"EDGETLS_{key}": str(value) for key, value in (own | environment).items()}
         log = ground.data / f"{name}.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.edge_sync", env=base_environment() | told, stdout=file, stderr=file
+                sys.executable,
+                "-m",
+                "services.edge_sync",
+                env=base_environment() | told,
+                stdout=file,
+                stderr=file,
             )
         return Replica(name, process, port, log)
 
@@ -145,7 +163,9 @@ class World:
     async def node(self, name: str, **options: Any) -> FakeNode:
         """Enrolled and reporting."""
         await self.order(commands.enrol(self.fleet, name, datetime.now(UTC)))
-        node = FakeNode(name, await self.ground.login_node(name), self.trust.verifier("edge_sync"), **options)
+        node = FakeNode(
+            name, await self.ground.login_node(name), self.trust.verifier("edge_sync"), **options
+        )
         await node.start()
         self.nodes.append(node)
         if node.reports:
@@ -161,12 +181,17 @@ class World:
         await send(self.clients["operator"], orders, datetime.now(UTC))
 
     async def view(self, timeout: float = 2) -> FleetView:
-        return await ask(self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=timeout)
+        return await ask(
+            self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=timeout
+        )
 
     async def until_state(self, node: str, state: str) -> None:
         async def holds() -> bool:
             with contextlib.suppress(BrokerAway):  # a replica that does not lead yet stays silent
-                return any(one.node == node and one.state == state for one in (await self.view(timeout=0.2)).nodes)
+                return any(
+                    one.node == node and one.state == state
+                    for one in (await self.view(timeout=0.2)).nodes
+                )
             return False
 
         await until(holds, f"{node} is {state}")
@@ -190,7 +215,9 @@ class World:
         return [body for body in found if all(body[key] == value for key, value in fields.items())]
 
     async def until_told(self, subject: str, limit: float = 10, **fields: Any) -> dict[str, Any]:
-        found = await until(lambda: self.told(subject, **fields), f"{subject} with {fields} is told", limit=limit)
+        found = await until(
+            lambda: self.told(subject, **fields), f"{subject} with {fields} is told", limit=limit
+        )
         return found[0]
 
     async def _event(self, message: Msg) -> None:

@@ -13,7 +13,15 @@ from nats.aio.msg import Msg
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.domains import DomainChanged, Origin, Settings
-from shared.contracts.edge import Bundle, BundleKind, BundlePage, BundlePair, Checkpoint, NodeStatus, Proof
+from shared.contracts.edge import (
+    Bundle,
+    BundleKind,
+    BundlePage,
+    BundlePair,
+    Checkpoint,
+    NodeStatus,
+    Proof,
+)
 from shared.contracts.judging import Attestation
 from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles
 from shared.crypto.digest import Digest
@@ -24,7 +32,8 @@ from shared.messaging.publisher import Publisher
 
 
 class FakeConfig:
-    """Answers bundle.get and bundle.page of what the test decided (while it ``answers``), and tells of changes."""
+    """Answers bundle.get and bundle.page of what the test decided (while it ``answers``), and tells
+    of changes."""
 
     def __init__(self, client: Client, validator: Signer) -> None:
         self._client, self._validator = client, validator
@@ -38,24 +47,41 @@ class FakeConfig:
         await self._client.subscribe(s.RPC_BUNDLE_PAGE, queue="config", cb=self._page)
         await self._client.flush()
 
-    def decide(self, domain: str, kind: BundleKind, *, attested: str | None = None, epoch: int = 1) -> Bundle:
+    def decide(
+        self, domain: str, kind: BundleKind, *, attested: str | None = None, epoch: int = 1
+    ) -> Bundle:
         """``attested``: the account that the validator vouched for, when it is not the domain's."""
         self.revision += 1
-        pairs = [self.pair(domain, self.revision, attested or "acme")] if kind is BundleKind.HTTPS else []
+        pairs = (
+            [self.pair(domain, self.revision, attested or "acme")]
+            if kind is BundleKind.HTTPS
+            else []
+        )
         self.bundles[domain] = Bundle(
-            domain=domain, account="acme", revision=self.revision, epoch=epoch, kind=kind, settings=Settings(),
-            origin=Origin(scheme="http", host="origin.example", port=80), pairs=pairs,
+            domain=domain,
+            account="acme",
+            revision=self.revision,
+            epoch=epoch,
+            kind=kind,
+            settings=Settings(),
+            origin=Origin(scheme="http", host="origin.example", port=80),
+            pairs=pairs,
         )
         return self.bundles[domain]
 
     def pair(self, domain: str, number: int, account: str) -> BundlePair:
         chain = f"-----BEGIN CERTIFICATE-----\n{domain} {number}\n-----END CERTIFICATE-----\n"
         word = Attestation(
-            account=account, domains=[domain], pair_id=f"pair-{number}", leaf_fingerprint=fingerprint(number),
+            account=account,
+            domains=[domain],
+            pair_id=f"pair-{number}",
+            leaf_fingerprint=fingerprint(number),
             chain_hash=sha256(chain.encode()).hexdigest(),
         )
         return BundlePair(
-            pair_id=f"pair-{number}", chain=chain, sealed_key=SealedKey(epoch=1, box="c2VhbGVk"),
+            pair_id=f"pair-{number}",
+            chain=chain,
+            sealed_key=SealedKey(epoch=1, box="c2VhbGVk"),
             attestation=self._validator.sign(Purpose.ATTESTATION, word),
         )
 
@@ -63,8 +89,12 @@ class FakeConfig:
         """The event of a change; its submission is now."""
         at = datetime.now(UTC)
         body = DomainChanged(
-            domain=bundle.domain, account=bundle.account, revision=bundle.revision, change="replaced",
-            command_id=command or f"command-{bundle.revision}", submitted_at=at,
+            domain=bundle.domain,
+            account=bundle.account,
+            revision=bundle.revision,
+            change="replaced",
+            command_id=command or f"command-{bundle.revision}",
+            submitted_at=at,
         )
         await self.publisher.publish(
             outgoing(s.EVENT_DOMAIN_CHANGED, body, source="config", about=bundle.domain, at=at)
@@ -80,7 +110,9 @@ class FakeConfig:
         if not self.answers:
             return
         bundle = self.bundles.get(parse(GetBundle, message.data).domain)
-        await message.respond(BundleAnswer(payload=None if bundle is None else bundle.encode().decode()).encode())
+        await message.respond(
+            BundleAnswer(payload=None if bundle is None else bundle.encode().decode()).encode()
+        )
 
     async def _page(self, message: Msg) -> None:
         if not self.answers:
@@ -101,7 +133,8 @@ def fingerprint(number: int) -> str:
 
 @dataclass
 class FakeNode:
-    """Hears live bundles, keeps its digest, proves (when ``proves``) and reports every 0.2 s (when ``reports``)."""
+    """Hears live bundles, keeps its digest, proves (when ``proves``) and reports every 0.2 s (when
+    ``reports``)."""
 
     node: str
     client: Client
@@ -144,9 +177,16 @@ class FakeNode:
         payload = parse(Signed, body).payload.encode()
         if self.fault is None:
             self.digest.put(bundle.domain, bundle.revision, sha256(payload).hexdigest())
-        served = fingerprint(int(bundle.pairs[0].pair_id.removeprefix("pair-"))) if bundle.pairs else None
+        served = (
+            fingerprint(int(bundle.pairs[0].pair_id.removeprefix("pair-")))
+            if bundle.pairs
+            else None
+        )
         return Proof(
-            domain=bundle.domain, revision=bundle.revision, applied_at=datetime.now(UTC), fault=self.fault,
+            domain=bundle.domain,
+            revision=bundle.revision,
+            applied_at=datetime.now(UTC),
+            fault=self.fault,
             served=None if self.fault else served,
         )
 
@@ -165,8 +205,16 @@ class FakeNode:
 
     def status(self, *proofs: Proof) -> NodeStatus:
         return NodeStatus(
-            node=self.node, incarnation=self.incarnation, sequence=self.sequence, root=self.digest.root(),
-            epochs=self.epochs, stale=False, proofs=list(proofs), logs=[], nginx_restarts=0, time=datetime.now(UTC),
+            node=self.node,
+            incarnation=self.incarnation,
+            sequence=self.sequence,
+            root=self.digest.root(),
+            epochs=self.epochs,
+            stale=False,
+            proofs=list(proofs),
+            logs=[],
+            nginx_restarts=0,
+            time=datetime.now(UTC),
         )
 
     async def _report(self) -> None:

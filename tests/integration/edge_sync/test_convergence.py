@@ -1,4 +1,5 @@
-"""Observed state back: who serves what, how long it took, who lags, and who goes on after a replica dies."""
+"""Observed state back: who serves what, how long it took, who lags, and who goes on after a replica
+dies."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ DOMAIN = "www.example.test"
 
 async def convergence(world: World, domain: str = DOMAIN) -> ConvergenceView:
     question = ShowConvergence(domain=domain)
-    return await ask(world.clients["platform"], s.RPC_EDGE_CONVERGENCE, question, ConvergenceView, timeout=2)
+    return await ask(
+        world.clients["platform"], s.RPC_EDGE_CONVERGENCE, question, ConvergenceView, timeout=2
+    )
 
 
 async def test_a_revision_has_converged_when_every_live_node_has_proven_it(world: World) -> None:
@@ -34,7 +37,9 @@ async def test_a_revision_has_converged_when_every_live_node_has_proven_it(world
     assert 0 < body["p50_ms"] <= body["p99_ms"] == body["slowest_ms"] < 1000
     view = await convergence(world)
     assert (view.revision, view.converged_revision, view.converged_ms) == (1, 1, body["slowest_ms"])
-    await until(lambda: any(p["proven"] == p["nodes"] == 2 for p in world.progress), "the progress was told")
+    await until(
+        lambda: any(p["proven"] == p["nodes"] == 2 for p in world.progress), "the progress was told"
+    )
 
 
 async def test_a_superseded_revision_converges_by_the_proof_of_the_later_one(world: World) -> None:
@@ -58,12 +63,16 @@ async def test_a_lost_proof_is_replaced_by_the_digest(world: World) -> None:
 async def test_a_disable_has_converged_when_handshakes_are_refused(world: World) -> None:
     await world.run()
     await world.node("node-1")
-    await world.until_told(s.EVENT_EDGE_CONVERGED, revision=(await world.config.change(DOMAIN)).revision)
+    await world.until_told(
+        s.EVENT_EDGE_CONVERGED, revision=(await world.config.change(DOMAIN)).revision
+    )
     off = await world.config.change(DOMAIN, BundleKind.HTTP_ONLY)
     await world.until_told(s.EVENT_EDGE_CONVERGED, revision=off.revision)
 
 
-async def test_a_node_that_cannot_apply_is_named_as_lagging_once_and_converges_later(world: World) -> None:
+async def test_a_node_that_cannot_apply_is_named_as_lagging_once_and_converges_later(
+    world: World,
+) -> None:
     await world.run()
     good = await world.node("node-1")
     bad = await world.node("node-2", fault="the zone is full")
@@ -113,7 +122,9 @@ async def test_a_node_speaks_for_itself_only_and_when_it_is_enrolled(world: Worl
     assert views["node-2"].state == "removed"
 
 
-async def test_pending_revisions_survive_a_killed_replica_and_the_standby_takes_over(world: World) -> None:
+async def test_pending_revisions_survive_a_killed_replica_and_the_standby_takes_over(
+    world: World,
+) -> None:
     first = await world.run("first", LIVE_SECONDS="5")
     node = await world.node("node-1", proves=False, fault="not yet")
     bundle = await world.config.change(DOMAIN)

@@ -14,7 +14,14 @@ from nats.js.errors import NotFoundError
 
 from shared import subjects as s
 from shared.contracts.edge import BundleKind
-from shared.contracts.queries import DeadPage, DigestAnswer, DigestQuestion, ListDead, MaxRevision, Nothing
+from shared.contracts.queries import (
+    DeadPage,
+    DigestAnswer,
+    DigestQuestion,
+    ListDead,
+    MaxRevision,
+    Nothing,
+)
 from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Signer
 from shared.errors import BrokerAway
@@ -39,10 +46,14 @@ async def test_a_change_arrives_signed_on_every_node_within_milliseconds(world: 
             arrived = await until(lambda n=node, k=key: n.arrived.get(k), "it arrives", every=0.001)
             took.append((arrived - told).total_seconds())
             assert node.bundles[DOMAIN] == bundle
-    assert sorted(took)[len(took) // 2] < 0.1, f"median {sorted(took)[len(took) // 2] * 1000:.1f} ms"
+    assert sorted(took)[len(took) // 2] < 0.1, (
+        f"median {sorted(took)[len(took) // 2] * 1000:.1f} ms"
+    )
 
 
-async def test_a_bundle_without_a_fitting_attestation_is_buried_and_the_live_one_stays(world: World) -> None:
+async def test_a_bundle_without_a_fitting_attestation_is_buried_and_the_live_one_stays(
+    world: World,
+) -> None:
     await world.run()
     good = await world.config.change(DOMAIN)
     await world.until_held(good)
@@ -68,10 +79,14 @@ async def test_a_lower_revision_is_never_put(world: World) -> None:
     after = await world.config.change("later.example.test")
     await world.until_held(after)
     assert await world.held(DOMAIN) == new
-    assert (await ask(world.clients["config"], s.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision)).revision == 3
+    assert (
+        await ask(world.clients["config"], s.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision)
+    ).revision == 3
 
 
-async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_put(world: World) -> None:
+async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_put(
+    world: World,
+) -> None:
     await world.run()
     bundle = await world.config.change(DOMAIN)
     await world.until_held(bundle)
@@ -101,8 +116,13 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(world: 
     await until(lambda: node.checkpoints[-1].domains == 2, "the checkpoint tells both")
     assert node.checkpoints[-1].incarnation != node.checkpoints[0].incarnation
     assert await until(lambda: world.keyrings.last(s.keyring_node("node-1")), "the keyring is back")
-    await until(lambda: (node.sequence, node.digest.root()) == (node.checkpoints[-1].sequence,
-                node.checkpoints[-1].root), "the node proves the same set")
+    await until(
+        lambda: (
+            (node.sequence, node.digest.root())
+            == (node.checkpoints[-1].sequence, node.checkpoints[-1].root)
+        ),
+        "the node proves the same set",
+    )
 
 
 async def test_what_somebody_else_wrote_into_the_bucket_is_replaced(world: World) -> None:
@@ -138,7 +158,9 @@ async def _replay(world: World, node: FakeNode) -> None:
     world.config.answers = False
     newer = await world.bucket.last(s.bundle_key(DOMAIN))
     assert older is not None and newer is not None
-    await until(lambda: node.checkpoints[-1].root == _root(world), "the checkpoint tells the newer one")
+    await until(
+        lambda: node.checkpoints[-1].root == _root(world), "the checkpoint tells the newer one"
+    )
     await world.bucket.put(s.bundle_key(DOMAIN), older.body, newer.sequence)
 
 
@@ -167,14 +189,22 @@ async def test_no_checkpoint_is_told_of_a_bucket_that_may_lack_what_config_wants
     await world.run()
     node = await world.node("node-1")
     await world.until_held(await world.config.change(DOMAIN))
-    await until(lambda: node.checkpoints and node.checkpoints[-1].root == _root(world), "the checkpoint tells it")
+    await until(
+        lambda: node.checkpoints and node.checkpoints[-1].root == _root(world),
+        "the checkpoint tells it",
+    )
     world.config.answers = False
     await spoil(world, node)
     told, wanted = len(node.checkpoints), sha256(world.config.bundles[DOMAIN].encode()).hexdigest()
 
     async def is_spoilt() -> bool:
         with contextlib.suppress(BrokerAway):
-            answer = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer)
+            answer = await ask(
+                node.client,
+                s.RPC_EDGE_DIGEST,
+                DigestQuestion(bucket=bucket_of(DOMAIN)),
+                DigestAnswer,
+            )
             return wanted not in [row.hash for row in answer.members]
         return False
 
@@ -188,14 +218,20 @@ async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
     await world.run()
     node = await world.node("node-1")
     await world.until_held(await world.config.change(DOMAIN))
-    await until(lambda: node.checkpoints and node.checkpoints[-1].domains == 1, "the checkpoint tells it")
+    await until(
+        lambda: node.checkpoints and node.checkpoints[-1].domains == 1, "the checkpoint tells it"
+    )
     every = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(), DigestAnswer)
     assert every.digests == node.digest.buckets()
-    one = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer)
+    one = await ask(
+        node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer
+    )
     assert [(row.domain, row.revision) for row in one.members] == [(DOMAIN, 1)]
 
 
-async def test_a_tombstone_past_its_time_is_dropped_and_a_live_bundle_that_config_forgot_is_kept(world: World) -> None:
+async def test_a_tombstone_past_its_time_is_dropped_and_a_live_bundle_that_config_forgot_is_kept(
+    world: World,
+) -> None:
     await world.run(REPAIR_SECONDS="0.3")
     live = await world.config.change("live.example.test")
     gone = await world.config.change(DOMAIN, BundleKind.REMOVED)
@@ -210,7 +246,9 @@ async def test_a_tombstone_past_its_time_is_dropped_and_a_live_bundle_that_confi
     assert await world.held("live.example.test") == live
 
 
-async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(world: World, tmp_path: Path) -> None:
+async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(
+    world: World, tmp_path: Path
+) -> None:
     stranger = Signer.generate("edge_sync-1")
     (tmp_path / "key").write_text(f"edge_sync-1 {stranger.text()}")
     replica = await world.spawn("stranger", EDGE_SYNC_SIGNING_KEY_FILE=tmp_path / "key")

@@ -25,7 +25,9 @@ from tests.support.waiting import until
 
 
 async def reasons(world: World) -> list[str]:
-    page = await ask(world.clients["operator"], s.rpc_dead("list", "edge_sync"), ListDead(), DeadPage)
+    page = await ask(
+        world.clients["operator"], s.rpc_dead("list", "edge_sync"), ListDead(), DeadPage
+    )
     return [letter.reason for letter in page.letters]
 
 
@@ -33,7 +35,11 @@ async def sealing(world: World) -> int | None:
     stored = await world.keyrings.last(s.KEYRING_SEALING)
     if stored is None:
         return None
-    return world.trust.verifier("edge_sync").open_bytes(Purpose.SEALING, stored.body, SealingEpoch).epoch
+    return (
+        world.trust.verifier("edge_sync")
+        .open_bytes(Purpose.SEALING, stored.body, SealingEpoch)
+        .epoch
+    )
 
 
 async def test_an_enrolled_node_finds_its_keyring_as_the_operator_signed_it(world: World) -> None:
@@ -48,7 +54,9 @@ async def test_an_enrolled_node_finds_its_keyring_as_the_operator_signed_it(worl
     assert node.epochs == [1]
 
 
-async def test_the_first_epoch_is_sealed_to_at_once_and_the_next_when_the_live_nodes_have_it(world: World) -> None:
+async def test_the_first_epoch_is_sealed_to_at_once_and_the_next_when_the_live_nodes_have_it(
+    world: World,
+) -> None:
     await world.run(SEALING_SECONDS="60")
     await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))
     await until(lambda: sealing(world), "epoch 1 is sealed to")
@@ -57,7 +65,10 @@ async def test_the_first_epoch_is_sealed_to_at_once_and_the_next_when_the_live_n
         fleet.mark("node-1", "enrolled")
         assert fleet.new_epoch() == 2
     await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))
-    await until(lambda: node.checkpoints and node.checkpoints[-1].epoch == 2, "the checkpoint tells of epoch 2")
+    await until(
+        lambda: node.checkpoints and node.checkpoints[-1].epoch == 2,
+        "the checkpoint tells of epoch 2",
+    )
     stored = await world.keyrings.last(s.keyring_epoch(2))
     assert stored is not None
     assert world.trust.operator.open_bytes(Purpose.EPOCH, stored.body, EpochKey).epoch == 2
@@ -77,7 +88,9 @@ async def test_a_new_epoch_does_not_wait_for_ever_for_a_node(world: World) -> No
     await until(lambda: _is(world, 1), "epoch 1 is sealed to after its patience")
 
 
-async def test_an_unsigned_command_and_one_signed_by_somebody_else_are_refused(world: World) -> None:
+async def test_an_unsigned_command_and_one_signed_by_somebody_else_are_refused(
+    world: World,
+) -> None:
     await world.run()
     await world.node("node-1")
     order = DrainNode(node="node-1", issued_at=datetime.now(UTC))
@@ -100,14 +113,18 @@ async def test_a_replayed_command_changes_nothing(world: World) -> None:
     await world.order(commands.bring_back(world.fleet, "node-1", at + timedelta(seconds=1)))
     await world.until_told(s.EVENT_NODE_RETURNED)
     await world.order(drain._replace(id="replayed"))
-    await world.order(commands.label(world.fleet, "node-1", {"city": "x"}, at + timedelta(seconds=2)))
+    await world.order(
+        commands.label(world.fleet, "node-1", {"city": "x"}, at + timedelta(seconds=2))
+    )
     await world.until_told(s.EVENT_NODE_LABELLED)
     (view,) = (await world.view()).nodes
     assert (view.state, view.labels) == ("live", {"city": "x"})
     assert len(world.told(s.EVENT_NODE_DRAINED)) == 1
 
 
-async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_bring_it_back(world: World) -> None:
+async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_bring_it_back(
+    world: World,
+) -> None:
     await world.run()
     await world.node("node-1")
     old = commands.enrol(world.fleet, "node-1", datetime.now(UTC))
@@ -119,7 +136,8 @@ async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_br
     await world.node("node-2")
     assert await world.keyrings.last(s.keyring_node("node-1")) is None
     assert [(one.node, one.state) for one in (await world.view()).nodes] == [
-        ("node-1", "removed"), ("node-2", "live"),
+        ("node-1", "removed"),
+        ("node-2", "live"),
     ]
 
 
@@ -127,11 +145,16 @@ async def test_only_a_higher_trust_document_replaces_the_one_in_the_bucket(world
     await world.run()
     first = commands.publish_trust(world.fleet)
     await world.order(first)
-    stored = await until(lambda: world.keyrings.last(s.KEYRING_TRUST), "the trust document is there")
+    stored = await until(
+        lambda: world.keyrings.last(s.KEYRING_TRUST), "the trust document is there"
+    )
     assert isinstance(first.body, Signed)
     assert parse(Signed, stored.body) == first.body
     fleet = world.fleet
-    keys = [key.model_copy(update={"not_after": key.not_after + timedelta(days=1)}) for key in fleet.trust_keys]
+    keys = [
+        key.model_copy(update={"not_after": key.not_after + timedelta(days=1)})
+        for key in fleet.trust_keys
+    ]
     newer = commands.sign_trust(fleet, keys, datetime.now(UTC))
     await world.order(commands.publish_trust(fleet))
     await until(lambda: _holds(world, newer), "the newer one replaces it")
@@ -158,7 +181,9 @@ async def _holds(world: World, document: Signed) -> bool:
     return stored is not None and parse(Signed, stored.body) == document
 
 
-async def test_the_epoch_that_is_sealed_to_is_told_apart_from_the_newest_and_said_again(world: World) -> None:
+async def test_the_epoch_that_is_sealed_to_is_told_apart_from_the_newest_and_said_again(
+    world: World,
+) -> None:
     await world.run(SEALING_SECONDS="60")
     node = await world.node("node-1")
     await world.order(*commands.start_epoch(world.fleet, datetime.now(UTC)))

@@ -45,7 +45,13 @@ async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(world: World
     node.digest.put("nothing.example", 1, "0" * 64)  # so that its digest proves nothing
     bundle = await world.config.change(DOMAIN)
     await world.until_held(bundle)
-    proof = Proof(domain=DOMAIN, revision=bundle.revision, applied_at=datetime.now(UTC), served=None, fault="x" * 500)
+    proof = Proof(
+        domain=DOMAIN,
+        revision=bundle.revision,
+        applied_at=datetime.now(UTC),
+        served=None,
+        fault="x" * 500,
+    )
     await node.report(proof)
     huge = json.loads(proof.model_dump_json()) | {"fault": "y" * 1_000_000}
     await _say(node, proofs=[huge])
@@ -53,7 +59,9 @@ async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(world: World
     assert told["faults"] == {"node-1": "x" * 500}
     node.proves, node.digest = True, type(node.digest)()
     for domain in ("a.example.test", "b.example.test"):
-        await world.until_told(s.EVENT_EDGE_CONVERGED, revision=(await world.config.change(domain)).revision)
+        await world.until_told(
+            s.EVENT_EDGE_CONVERGED, revision=(await world.config.change(domain)).revision
+        )
     assert replica.process.returncode is None
 
 

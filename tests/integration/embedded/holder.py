@@ -1,5 +1,5 @@
-"""``python -m tests.integration.embedded.holder DATA``: a supervisor with children that have children, for tests that
-kill it. Stops at SIGTERM as the platform does."""
+"""``python -m tests.integration.embedded.holder DATA``: a supervisor with children that have
+children, for tests that kill it. Stops at SIGTERM as the platform does."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from shared.private_files import private_folder
 
 PARENT = """\
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={} if "bare" in sys.argv else None)
+environment = {} if "bare" in sys.argv else None
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=environment)
 print("up", flush=True)
 time.sleep(600)
 """
 
 
-def spec(data: Path, name: str, program: str = PARENT, *arguments: str, rank: int = 0, stop: float = 5) -> Spec:
+def spec(
+    data: Path, name: str, program: str = PARENT, *arguments: str, rank: int = 0, stop: float = 5
+) -> Spec:
     argv = wrapped((sys.executable, "-c", program, *arguments))
     return Spec(name, argv, base_environment(), data, rank, stop_seconds=stop)
 

@@ -54,7 +54,10 @@ class Servers:
 
     async def killed(self, name: str) -> None:
         self.supervisor.kill(name)
-        await until(lambda: self.supervisor.deaths(name) == 1 and self.supervisor.pid(name), f"{name} is started again")
+        await until(
+            lambda: self.supervisor.deaths(name) == 1 and self.supervisor.pid(name),
+            f"{name} is started again",
+        )
 
 
 @pytest.fixture
@@ -137,11 +140,16 @@ async def test_a_killed_postgres_comes_back_with_what_was_committed(servers: Ser
     busy.terminate()
 
 
-async def test_lock_files_that_name_a_living_process_do_not_keep_postgres_from_starting(servers: Servers) -> None:
+async def test_lock_files_that_name_a_living_process_do_not_keep_postgres_from_starting(
+    servers: Servers,
+) -> None:
     await servers.start_postgres()
     await servers.supervisor.stop()
     # As after a kill -9 and a reboot: the number belongs to somebody else by now.
-    locks = (servers.postgres.folder / "postmaster.pid", servers.postgres.socket_folder / ".s.PGSQL.5432.lock")
+    locks = (
+        servers.postgres.folder / "postmaster.pid",
+        servers.postgres.socket_folder / ".s.PGSQL.5432.lock",
+    )
     for lock in locks:
         lock.write_text(f"{os.getppid()}\n{servers.postgres.folder}\n0\n5432\n\n\n")
     again = Servers(servers.data)
@@ -155,14 +163,20 @@ async def test_lock_files_that_name_a_living_process_do_not_keep_postgres_from_s
 async def test_every_role_reaches_its_own_database_only(servers: Servers) -> None:
     dsns = await servers.start_postgres()
     for role, dsn in dsns.items():
-        assert await query(dsn, "SELECT current_user || '@' || current_database()") == f"{role}@{role}"
+        assert (
+            await query(dsn, "SELECT current_user || '@' || current_database()") == f"{role}@{role}"
+        )
         for other in {*DATABASES, "postgres", "template1"} - {role}:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await query(dsn.replace(f"@/{role}?", f"@/{other}?"), "SELECT 1")
-        rights = "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
+        rights = (
+            "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
+        )
         assert await query(dsn, rights) is False
         with pytest.raises(asyncpg.InvalidPasswordError):
-            await query(servers.postgres.dsn(role, role).replace(f"{role}:", f"{role}:x"), "SELECT 1")
+            await query(
+                servers.postgres.dsn(role, role).replace(f"{role}:", f"{role}:x"), "SELECT 1"
+            )
     assert await query(servers.postgres.dsn("postgres", "postgres"), "SHOW fsync") == "on"
 
 
@@ -180,7 +194,9 @@ async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path:
     assert not long.postgres.socket_folder.exists()
 
 
-async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_for_itself(servers: Servers) -> None:
+async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_for_itself(
+    servers: Servers,
+) -> None:
     await servers.start_postgres()
     owner = launch.other_than_root()
     expected = os.geteuid() if owner is None else owner.uid
@@ -196,22 +212,40 @@ def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
     if owner is not None:
         os.chown(folder, owner.uid, owner.gid)
     tests = f"{__file__}::test_a_second_start_continues_with_the_data_of_the_first"
-    argv = (sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/base", tests)
+    argv = (
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={folder}/base",
+        tests,
+    )
     done = subprocess.run(
-        launch.wrapped(argv, owner, (Path(sys.executable), Path(__file__), folder)), text=True, capture_output=True,
-        env={**base_environment(), "HOME": str(folder)}, timeout=60, check=False,
+        launch.wrapped(argv, owner, (Path(sys.executable), Path(__file__), folder)),
+        text=True,
+        capture_output=True,
+        env={**base_environment(), "HOME": str(folder)},
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_a_new_node_user_can_log_in_after_a_reload_and_a_removed_one_cannot(servers: Servers) -> None:
+async def test_a_new_node_user_can_log_in_after_a_reload_and_a_removed_one_cannot(
+    servers: Servers,
+) -> None:
     await servers.start_broker()
     ensure_nodes(servers.keys, ["node-1", "node-2"])
     servers.supervisor.kill(nats.NAME, 1)
 
     async def accepted(node: str) -> bool:
         try:
-            client = await nats.login(servers.broker.url, f"node-{node}", servers.keys.node_folder(node) / "nats.nk")
+            client = await nats.login(
+                servers.broker.url, f"node-{node}", servers.keys.node_folder(node) / "nats.nk"
+            )
         except (SettingsError, BrokerAway):
             return False
         await client.close()
@@ -237,7 +271,9 @@ async def test_an_unknown_login_is_refused_in_one_line(servers: Servers) -> None
         await nats.login(servers.broker.url, "operator", unknown)
 
 
-def test_an_old_nats_server_is_refused_with_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_nats_server_is_refused_with_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "nats-server"
     fake.write_text("#!/bin/sh\necho 'nats-server: v2.10.4'\n")
     fake.chmod(0o755)

@@ -1,4 +1,5 @@
-"""The platform as a whole, without services and nodes where those do not matter: what it says, remembers and uses."""
+"""The platform as a whole, without services and nodes where those do not matter: what it says,
+remembers and uses."""
 
 from __future__ import annotations
 
@@ -24,8 +25,17 @@ from shared.errors import BrokerAway, SettingsError
 from tests.support.waiting import until
 
 KEYS = {
-    "nats_url", "postgres", "health", "nodes", "credentials", "trust_roots", "trust", "operator_key", "fleet_file",
-    "submission_key", "pid",
+    "nats_url",
+    "postgres",
+    "health",
+    "nodes",
+    "credentials",
+    "trust_roots",
+    "trust",
+    "operator_key",
+    "fleet_file",
+    "submission_key",
+    "pid",
 }
 Make = Callable[..., Platform]
 
@@ -67,10 +77,18 @@ async def test_run_json_tells_where_everything_is_to_its_owner_only(make: Make) 
     file = platform.data / "run.json"
     run = json.loads(file.read_text())
     assert run == platform.run
-    assert set(run) == KEYS and set(run["postgres"]) == {"config", "edge_sync", "billing", "finance"}
+    assert set(run) == KEYS and set(run["postgres"]) == {
+        "config",
+        "edge_sync",
+        "billing",
+        "finance",
+    }
     assert set(run["credentials"]) == {"platform", "operator", "finance", "topology", "searcher"}
     assert run["pid"] == os.getpid()
-    places = [*run["credentials"].values(), *(run[key] for key in KEYS if key.endswith(("_key", "_file", "trust")))]
+    places = [
+        *run["credentials"].values(),
+        *(run[key] for key in KEYS if key.endswith(("_key", "_file", "trust"))),
+    ]
     assert all(Path(place).is_file() for place in places)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(platform.data.stat().st_mode) == 0o700
@@ -90,7 +108,9 @@ async def test_a_busy_port_that_was_asked_for_is_one_clear_error(make: Make) -> 
         port = taken.getsockname()[1]
         with pytest.raises(PlatformError) as caught:
             await make(nats_port=port).start()
-    assert str(caught.value) == f"port {port} for nats is busy on 127.0.0.1: free it or name another"
+    assert (
+        str(caught.value) == f"port {port} for nats is busy on 127.0.0.1: free it or name another"
+    )
 
 
 def test_a_busy_port_that_was_only_remembered_is_replaced(tmp_path: Path) -> None:
@@ -104,7 +124,9 @@ def test_a_busy_port_that_was_only_remembered_is_replaced(tmp_path: Path) -> Non
     assert Ports(tmp_path / "ports.json").pick("nats") == second
 
 
-async def test_a_folder_in_use_and_a_folder_with_other_files_are_left_alone(make: Make, tmp_path: Path) -> None:
+async def test_a_folder_in_use_and_a_folder_with_other_files_are_left_alone(
+    make: Make, tmp_path: Path
+) -> None:
     await make().start()
     with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"):
         await make().start()
@@ -121,7 +143,9 @@ async def test_a_service_that_cannot_run_is_named_with_its_last_words_and_all_is
 ) -> None:
     monkeypatch.setattr(platform_module, "SERVICES", ("phantom",))
     platform = make()
-    with pytest.raises(PlatformError, match=r"phantom cannot run: .*No module named .*logs/phantom\.log"):
+    with pytest.raises(
+        PlatformError, match=r"phantom cannot run: .*No module named .*logs/phantom\.log"
+    ):
         await platform.start()
     assert orphans.find(platform.data) == []
 
@@ -131,7 +155,9 @@ async def test_a_service_that_never_gets_ready_is_named_after_the_limit(
 ) -> None:
     monkeypatch.setattr(platform_module, "SERVICES", ("phantom",))
     platform = make(start_seconds=0.5)
-    with pytest.raises(PlatformError, match=r"not ready after 0\.5 s: phantom: http://\S+/readyz does not answer"):
+    with pytest.raises(
+        PlatformError, match=r"not ready after 0\.5 s: phantom: http://\S+/readyz does not answer"
+    ):
         await platform.start()
 
 
@@ -159,17 +185,23 @@ async def test_a_broker_that_the_environment_names_is_used_instead_of_started(
     assert not (platform.data / "nats" / "store").exists()
 
 
-async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(make: Make, tmp_path: Path) -> None:
+async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(
+    make: Make, tmp_path: Path
+) -> None:
     platform = make()
     await platform.start()
     credentials = ensure_node(tmp_path / "paris-1")
     with FleetFile.edit(Path(platform.run["fleet_file"])) as fleet:
-        fleet.put(FleetNode(node="paris-1", public_key=credentials.public_key, nkey=credentials.nkey))
+        fleet.put(
+            FleetNode(node="paris-1", public_key=credentials.public_key, nkey=credentials.nkey)
+        )
         fleet.write_users()
 
     async def logs_in() -> bool:
         try:
-            client = await nats.login(platform.run["nats_url"], "node-paris-1", tmp_path / "paris-1" / "nats.nk")
+            client = await nats.login(
+                platform.run["nats_url"], "node-paris-1", tmp_path / "paris-1" / "nats.nk"
+            )
         except (SettingsError, BrokerAway):
             return False
         await client.close()
@@ -178,13 +210,18 @@ async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(
     await until(logs_in, "the new node logs in")
 
 
-async def test_whatever_was_killed_answers_again_and_down_from_elsewhere_is_told_of_nothing(make: Make) -> None:
+async def test_whatever_was_killed_answers_again_and_down_from_elsewhere_is_told_of_nothing(
+    make: Make,
+) -> None:
     platform = make()
     await platform.start()
     for name in platform.names():
         first = platform.pid(name)
         platform.kill(name)
-        await until(lambda name=name, first=first: platform.pid(name) not in (None, first), f"{name} is started again")
+        await until(
+            lambda name=name, first=first: platform.pid(name) not in (None, first),
+            f"{name} is started again",
+        )
     await platform.wait_ready()
     await platform.stop()
     assert await asyncio.to_thread(down, platform.data) == "nothing was running"

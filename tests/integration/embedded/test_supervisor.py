@@ -85,7 +85,9 @@ async def test_a_child_that_dies_again_and_again_is_counted_and_does_not_hinder_
     await until(lambda: supervisor.early_deaths("bad") >= 3, "it has died three times")
 
 
-async def test_deaths_that_were_asked_for_are_not_held_against_a_child(supervisor: Supervisor, tmp_path: Path) -> None:
+async def test_deaths_that_were_asked_for_are_not_held_against_a_child(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
     await supervisor.start(spec(tmp_path, "one"))
     for count in range(1, 6):
         await until(lambda: supervisor.pid("one"), "it is started again at once", limit=1)
@@ -99,7 +101,9 @@ async def test_a_stop_goes_from_the_highest_rank_to_the_lowest(tmp_path: Path) -
     for rank in (0, 1, 2):
         await supervisor.start(spec(tmp_path, f"p{rank}", POLITE, str(rank), rank=rank))
     for rank in (0, 1, 2):
-        await until(lambda name=f"p{rank}": "up" in supervisor.log(name).read_text(), "it handles SIGTERM")
+        await until(
+            lambda name=f"p{rank}": "up" in supervisor.log(name).read_text(), "it handles SIGTERM"
+        )
     await supervisor.stop()
     await supervisor.stop()
     assert (tmp_path / "ended").read_text() == "210"
@@ -124,7 +128,9 @@ async def test_a_stopped_process_is_ended_too(supervisor: Supervisor, tmp_path: 
     assert alive([stopped]) == []
 
 
-async def test_a_program_that_is_not_there_is_one_line(supervisor: Supervisor, tmp_path: Path) -> None:
+async def test_a_program_that_is_not_there_is_one_line(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
     missing = spec(tmp_path, "one")
     with pytest.raises(PlatformError, match="cannot start one"):
         await supervisor.start(type(missing)("one", ("/nowhere/program",), {}, tmp_path))
@@ -154,13 +160,17 @@ async def test_what_supervisor_and_warden_leave_is_ended_by_the_next_start(
     os.kill(orphans.recorded(data)["warden"].pid, signal.SIGKILL)
     holding.kill()
     holding.wait()
-    await until(lambda: len(alive(found)) == 2, "the kernel has ended the direct children, not theirs")
+    await until(
+        lambda: len(alive(found)) == 2, "the kernel has ended the direct children, not theirs"
+    )
     assert "ended 2 processes" in await asyncio.to_thread(down, data)
     assert alive(found) == []
     assert down(data) == "nothing was running"
 
 
-async def test_down_stops_a_running_supervisor(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
+async def test_down_stops_a_running_supervisor(
+    holding: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     found = await members(data, 5)
     assert holder(data) == holding.pid
@@ -169,7 +179,9 @@ async def test_down_stops_a_running_supervisor(holding: subprocess.Popen[bytes],
     assert holding.wait() == 0
 
 
-async def test_down_kills_a_supervisor_that_hangs(holding: subprocess.Popen[bytes], tmp_path: Path) -> None:
+async def test_down_kills_a_supervisor_that_hangs(
+    holding: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     found = await members(data, 5)
     holding.send_signal(signal.SIGSTOP)
@@ -178,7 +190,9 @@ async def test_down_kills_a_supervisor_that_hangs(holding: subprocess.Popen[byte
 
 
 def test_numbers_that_mean_other_processes_now_are_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen((sys.executable, "-c", "import time; time.sleep(600)"), start_new_session=True) as other:
+    with subprocess.Popen(
+        (sys.executable, "-c", "import time; time.sleep(600)"), start_new_session=True
+    ) as other:
         found = orphans.stamp(other.pid)
         assert found is not None
         orphans.record(tmp_path, {"one": orphans.Stamp(found.pid, found.started - 1)})
@@ -190,7 +204,9 @@ def test_numbers_that_mean_other_processes_now_are_left_alone(tmp_path: Path) ->
 def test_one_supervisor_a_folder(tmp_path: Path) -> None:
     lock, second = DataLock(tmp_path), DataLock(tmp_path)
     lock.take()
-    with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}: run 'edgetls down' first"):
+    with pytest.raises(
+        PlatformError, match=f"in use by process {os.getpid()}: run 'edgetls down' first"
+    ):
         second.take()
     lock.drop()
     second.take()

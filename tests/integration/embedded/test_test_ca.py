@@ -32,7 +32,8 @@ def test_a_leaf_verifies_to_the_root_and_belongs_to_its_key(ca: TestCa, kind: st
     chain, key = ca.issue(["www.example.test", "*.img.example.test"], key=kind)  # type: ignore[arg-type]
     path = verified(ca, chain, "a.img.example.test")
     assert [one.subject.rfc4514_string() for one in path[1:]] == [
-        "CN=edgetls test intermediate", "CN=edgetls test root"
+        "CN=edgetls test intermediate",
+        "CN=edgetls test root",
     ]
     private = serialization.load_pem_private_key(key.encode(), None)
     assert private.public_key() == path[0].public_key()

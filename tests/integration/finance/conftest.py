@@ -1,6 +1,8 @@
-"""A stage of their own: what these tests make in the database came through no batch, and an audit would say so.
+"""A stage of their own: what these tests make in the database came through no batch, and an audit
+would say so.
 
-Billing's clock stands at NOW, so that dates can be written down and are not forgotten as too old one day."""
+Billing's clock stands at NOW, so that dates can be written down and are not forgotten as too old
+one day."""
 
 from __future__ import annotations
 

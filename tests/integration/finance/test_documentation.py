@@ -30,7 +30,9 @@ def at(*moment: int) -> datetime:
 
 
 def line(kind: str, hour: datetime, booked: datetime, posting: int, requests: int) -> Line:
-    return Line(kind, -PRICE * requests / 10_000, booked, int(hour.timestamp()) // 3600, posting, requests)
+    return Line(
+        kind, -PRICE * requests / 10_000, booked, int(hour.timestamp()) // 3600, posting, requests
+    )
 
 
 ACME = [
@@ -54,17 +56,21 @@ async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
         await built.start()
         await book(built, "acme", ACME)
         await built.database.execute(
-            "insert into plans (account, reference, plan, requests, start_hour, end_hour, amount, currency, bought_at)"
-            " values ('acme', 'order-7', 'pack-1m', 1000000, $1, $1 + 180 * 24, 4.5, 'CNY', to_timestamp(0))",
+            "insert into plans (account, reference, plan, requests, start_hour, end_hour, "
+            "amount, currency, bought_at)"
+            " values ('acme', 'order-7', 'pack-1m', 1000000, $1, $1 + 180 * 24, 4.5, 'CNY', "
+            "to_timestamp(0))",
             int(at(2026, 5, 20, 8).timestamp()) // 3600,
         )
         for one in ACME:
             if one.hour is not None:
                 await built.database.execute(
-                    "insert into usage_hours values ('www.acme.example', $1, 'node-1', 'acme', $2, 0, 0, 0)"
+                    "insert into usage_hours values ('www.acme.example', $1, 'node-1', 'acme', "
+                    "$2, 0, 0, 0)"
                     " on conflict (domain, hour, node, account) do update"
                     " set https_requests = usage_hours.https_requests + excluded.https_requests",
-                    one.hour, one.requests,
+                    one.hour,
+                    one.requests,
                 )
         await built.database.execute(
             "insert into usage_minutes values ('new.example.com', $1, 'node-1', '', 42, 0, 0, 0)",
@@ -86,7 +92,9 @@ async def test_a_statement_of_the_document_gives_what_stands_below_it(
     finance: Connection, example_number: int
 ) -> None:
     statement, table = EXAMPLES[example_number]
-    names, _, *wanted = [[cell.strip() for cell in row.strip("|\n").split("|")] for row in table.splitlines()]
+    names, _, *wanted = [
+        [cell.strip() for cell in row.strip("|\n").split("|")] for row in table.splitlines()
+    ]
     prepared = await finance.prepare(statement)
     assert [attribute.name for attribute in prepared.get_attributes()] == names
     found = [[_text(value) for value in row] for row in await prepared.fetch()]
@@ -103,15 +111,24 @@ async def test_every_example_of_the_document_is_run() -> None:
 
 async def test_the_statement_and_the_files_have_the_figures_of_the_document(example: Stage) -> None:
     queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
-    found = await queries.statement(ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai"))
+    found = await queries.statement(
+        ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai")
+    )
     totals = found.totals
     assert (totals.opening, totals.credits, totals.closing) == (48, 20, Decimal("57.209665"))
     assert (totals.charges, totals.corrections, totals.plans) == (
-        Decimal("-6.272835"), Decimal("-0.0175"), Decimal("-4.5")
+        Decimal("-6.272835"),
+        Decimal("-0.0175"),
+        Decimal("-4.5"),
     )
     assert (-totals.rounded, totals.rounding) == (Decimal("10.79"), Decimal("0.000335"))
     assert [(one.kind, one.start.astimezone(SHANGHAI).day) for one in found.lines] == [
-        ("charge", 1), ("charge", 2), ("correction", 2), ("correction", 3), ("correction", 3), ("credit", 15),
+        ("charge", 1),
+        ("charge", 2),
+        ("correction", 2),
+        ("correction", 3),
+        ("correction", 3),
+        ("credit", 15),
         ("plan", 20),
     ]
     question = QueryLedger(account="acme", start=found.start, end=found.end, zone="Asia/Shanghai")
@@ -121,16 +138,23 @@ async def test_the_statement_and_the_files_have_the_figures_of_the_document(exam
     assert [row.hour for row in lines if row.late] == [at(2026, 4, 30, 22), at(2026, 4, 30, 23)]
 
 
-async def test_the_views_agree_with_what_the_commands_show(example: Stage, finance: Connection) -> None:
+async def test_the_views_agree_with_what_the_commands_show(
+    example: Stage, finance: Connection
+) -> None:
     """`edgetls charges` and finance.charges: the same lines, with the same figures."""
     assert set(get_args(Kind)) - {"credit"} == {"charge", "correction", "plan", "unused"}
     queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
     question = QueryLedger(
-        account="acme", start=at(2026, 1, 1), end=at(2027, 1, 1), kinds=["charge", "correction", "plan", "unused"]
+        account="acme",
+        start=at(2026, 1, 1),
+        end=at(2027, 1, 1),
+        kinds=["charge", "correction", "plan", "unused"],
     )
     shown = {
         row.id: (row.kind, row.billed_at, row.requests, row.price_id, row.plan, -row.amount)
         async for row in queries.ledger_rows(question)
     }
-    rows = await finance.fetch("select id, kind, billed_at, requests, price_id, plan, cost from finance.charges")
+    rows = await finance.fetch(
+        "select id, kind, billed_at, requests, price_id, plan, cost from finance.charges"
+    )
     assert {row["id"]: tuple(row)[1:] for row in rows} == shown

@@ -18,8 +18,19 @@ from tests.integration.finance.made_months import PRICE, Line, book, owner, roll
 from tests.support.waiting import until
 
 VIEWS = {
-    "ledger", "charges", "usage_minutes", "usage_hours", "unattributed", "balances", "plans", "price_books", "logs",
-    "diverted", "conflicts", "parked", "refused",
+    "ledger",
+    "charges",
+    "usage_minutes",
+    "usage_hours",
+    "unattributed",
+    "balances",
+    "plans",
+    "price_books",
+    "logs",
+    "diverted",
+    "conflicts",
+    "parked",
+    "refused",
 }
 MAY = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) // 60
 
@@ -34,7 +45,8 @@ async def finance(staged: Stage) -> AsyncIterator[Connection]:
 
 async def test_finance_reads_every_view_and_each_is_explained(finance: Connection) -> None:
     rows = await finance.fetch(
-        "select c.relname, obj_description(c.oid) as text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        "select c.relname, obj_description(c.oid) as text from pg_class c join pg_namespace n "
+        "on n.oid = c.relnamespace"
         " where n.nspname = 'finance' and c.relkind = 'v'"
     )
     assert {row["relname"] for row in rows} >= VIEWS
@@ -45,9 +57,12 @@ async def test_finance_reads_every_view_and_each_is_explained(finance: Connectio
 
 async def test_finance_reads_no_table_and_no_sequence(staged: Stage, finance: Connection) -> None:
     names = [
-        row["name"] for row in await staged.database.fetch(
-            "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n"
-            " on n.oid = c.relnamespace where n.nspname not in ('pg_catalog', 'information_schema', 'finance')"
+        row["name"]
+        for row in await staged.database.fetch(
+            "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join "
+            "pg_namespace n"
+            " on n.oid = c.relnamespace where n.nspname not in ('pg_catalog', "
+            "'information_schema', 'finance')"
             " and n.nspname not like 'pg_toast%' and c.relkind in ('r', 'p', 'v', 'm', 'S')"
         )
     ]
@@ -60,26 +75,45 @@ async def test_finance_reads_no_table_and_no_sequence(staged: Stage, finance: Co
 @pytest.mark.parametrize(
     "statement",
     [
-        "insert into finance.conflicts values ('a', 'b', now())", "update finance.balances set ledger = 0",
-        "delete from finance.refused", "insert into public.accounts (account) values ('a')", "create table x (a int)",
-        "create table finance.x (a int)", "create temporary table x (a int)", "create schema x",
-        "drop view finance.ledger", "truncate public.ledger", "set role billing",
-        "select set_config('session_replication_role', 'replica', false)", "copy public.ledger to stdout",
-        "alter role edgetls_finance createrole", "select pg_read_file('postgresql.conf')",
-        "begin; lock table public.ledger", "begin; lock table public.owners_gate", "begin; lock table finance.logs",
-        "select lo_creat(-1)", "select lo_from_bytea(0, 'x')", "select pg_notify('outbox', 'x')",
-        "select pg_logical_emit_message(false, 'x', 'y')", "select pg_advisory_lock(7316248551140310)",
-        "select pg_try_advisory_lock(1)", "select pg_advisory_xact_lock_shared(1, 2)",
+        "insert into finance.conflicts values ('a', 'b', now())",
+        "update finance.balances set ledger = 0",
+        "delete from finance.refused",
+        "insert into public.accounts (account) values ('a')",
+        "create table x (a int)",
+        "create table finance.x (a int)",
+        "create temporary table x (a int)",
+        "create schema x",
+        "drop view finance.ledger",
+        "truncate public.ledger",
+        "set role billing",
+        "select set_config('session_replication_role', 'replica', false)",
+        "copy public.ledger to stdout",
+        "alter role edgetls_finance createrole",
+        "select pg_read_file('postgresql.conf')",
+        "begin; lock table public.ledger",
+        "begin; lock table public.owners_gate",
+        "begin; lock table finance.logs",
+        "select lo_creat(-1)",
+        "select lo_from_bytea(0, 'x')",
+        "select pg_notify('outbox', 'x')",
+        "select pg_logical_emit_message(false, 'x', 'y')",
+        "select pg_advisory_lock(7316248551140310)",
+        "select pg_try_advisory_lock(1)",
+        "select pg_advisory_xact_lock_shared(1, 2)",
         "select pg_try_advisory_xact_lock(1)",
     ],
 )
-async def test_finance_changes_nothing_even_when_it_asks_to_write(finance: Connection, statement: str) -> None:
+async def test_finance_changes_nothing_even_when_it_asks_to_write(
+    finance: Connection, statement: str
+) -> None:
     await finance.execute("set default_transaction_read_only = off")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await finance.execute(statement)
 
 
-async def test_whatever_it_locks_and_reads_billing_counts_on(staged: Stage, finance: Connection) -> None:
+async def test_whatever_it_locks_and_reads_billing_counts_on(
+    staged: Stage, finance: Connection
+) -> None:
     """Everything that it may lock, held in an open transaction."""
     await finance.execute("begin")
     for view in VIEWS:
@@ -107,26 +141,40 @@ async def test_the_other_databases_are_closed_to_it(staged: Stage) -> None:
             await asyncpg.connect(dsn.replace("@/billing?", f"@/{other}?"), timeout=5)
 
 
-async def test_the_reconciliation_of_the_documentation_holds(staged: Stage, finance: Connection) -> None:
-    """docs/finance.md: requests of the usage of closed hours, requests charged, money charged, the balance."""
+async def test_the_reconciliation_of_the_documentation_holds(
+    staged: Stage, finance: Connection
+) -> None:
+    """docs/finance.md: requests of the usage of closed hours, requests charged, money charged, the
+    balance."""
     domain, account = await owner(staged)
     await use(staged, domain, account, MAY, 48 * 12, 5)
     await roll(staged, domain, MAY, MAY + 47 * 60)
     await staged.database.execute("insert into touched_hours (hour) values ($1)", MAY // 60 + 47)
     by_hour = [sum(used(MAY + h * 60 + m) for m in range(0, 60, 5)) for h in range(48)]
     charges = [
-        Line("charge", -PRICE * n / 10_000, datetime.fromtimestamp((MAY + 60 * h + 63) * 60, UTC), MAY // 60 + h, 1, n)
+        Line(
+            "charge",
+            -PRICE * n / 10_000,
+            datetime.fromtimestamp((MAY + 60 * h + 63) * 60, UTC),
+            MAY // 60 + h,
+            1,
+            n,
+        )
         for h, n in enumerate(by_hour)
     ]
-    await book(staged, account, [Line("credit", Decimal(10), charges[0].at, reference="r-1"), *charges])
+    await book(
+        staged, account, [Line("credit", Decimal(10), charges[0].at, reference="r-1"), *charges]
+    )
     row = await finance.fetchrow(
         "select (select sum(https_requests) from finance.usage_hours where account = $1"
-        " and unix_hour >= finance.unix_hour('2026-05-01Z') and unix_hour < finance.unix_hour('2026-05-03Z')) as used,"
+        " and unix_hour >= finance.unix_hour('2026-05-01Z') and unix_hour < "
+        "finance.unix_hour('2026-05-03Z')) as used,"
         " (select sum(requests) from finance.charges where account = $1) as charged,"
         " (select sum(cost) from finance.charges where account = $1 and billed_at >= '2026-05-01Z'"
         " and billed_at < '2026-06-01Z') as cost,"
         " (select sum(amount) from finance.ledger where account = $1) as amount,"
-        " (select ledger from finance.balances where account = $1) as balance", account,
+        " (select ledger from finance.balances where account = $1) as balance",
+        account,
     )
     await staged.database.execute("delete from touched_hours where hour = $1", MAY // 60 + 47)
     assert row["used"] == row["charged"] == sum(by_hour)
@@ -137,20 +185,35 @@ async def test_the_reconciliation_of_the_documentation_holds(staged: Stage, fina
 async def test_unattributed_usage_is_a_view_of_its_own(staged: Stage, finance: Connection) -> None:
     domain = domain_name()
     await use(staged, domain, "", MAY, 3, 1)
-    rows = await finance.fetch("select unix_minute, https_requests from finance.unattributed where domain = $1", domain)
-    assert {row["unix_minute"]: row["https_requests"] for row in rows} == {MAY + m: used(MAY + m) for m in range(3)}
+    rows = await finance.fetch(
+        "select unix_minute, https_requests from finance.unattributed where domain = $1", domain
+    )
+    assert {row["unix_minute"]: row["https_requests"] for row in rows} == {
+        MAY + m: used(MAY + m) for m in range(3)
+    }
     await use(staged, name("d") + ".example.test", "somebody", MAY, 1, 1)
-    assert await finance.fetchval("select count(*) from finance.unattributed where domain <> $1", domain) == 0
+    assert (
+        await finance.fetchval(
+            "select count(*) from finance.unattributed where domain <> $1", domain
+        )
+        == 0
+    )
 
 
-async def test_the_rights_are_granted_again_at_every_start(staged: Stage, finance: Connection) -> None:
-    await staged.database.execute("revoke select on all tables in schema finance from edgetls_finance")
+async def test_the_rights_are_granted_again_at_every_start(
+    staged: Stage, finance: Connection
+) -> None:
+    await staged.database.execute(
+        "revoke select on all tables in schema finance from edgetls_finance"
+    )
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await finance.fetch("select * from finance.ledger limit 1")
     staged.kill("billing")
 
     async def granted() -> bool:
-        return bool(await finance.fetchval("select has_table_privilege('finance.ledger', 'select')"))
+        return bool(
+            await finance.fetchval("select has_table_privilege('finance.ledger', 'select')")
+        )
 
     await until(granted, "billing has started again and granted them", limit=20)
     await finance.fetch("select * from finance.ledger limit 1")

@@ -1,4 +1,5 @@
-"""A plan from its purchase to its use, in statements and FOCUS rows: billed once, effective where it is used."""
+"""A plan from its purchase to its use, in statements and FOCUS rows: billed once, effective where
+it is used."""
 
 from __future__ import annotations
 
@@ -24,16 +25,22 @@ from tests.integration.finance.made_months import NOW, owner
 from tests.support.focus_rules import faults
 from tests.support.waiting import until
 
-BOOK = PriceBook.model_validate({
-    "prices": [{"id": "list-cny", "currency": "CNY", "tiers": [{"price": "0.05"}]},
-               {"id": "list-usd", "currency": "USD", "tiers": [{"price": "0.008"}]}],
-    "plans": [{"id": "pack-1k", "requests": 1000, "days": 30, "prices": {"CNY": "4"}}],
-})
+BOOK = PriceBook.model_validate(
+    {
+        "prices": [
+            {"id": "list-cny", "currency": "CNY", "tiers": [{"price": "0.05"}]},
+            {"id": "list-usd", "currency": "USD", "tiers": [{"price": "0.008"}]},
+        ],
+        "plans": [{"id": "pack-1k", "requests": 1000, "days": 30, "prices": {"CNY": "4"}}],
+    }
+)
 MINUTE = int(NOW.timestamp()) // 60
 HOUR = datetime.fromtimestamp(MINUTE // 60 * 3600, UTC)
 
 
-async def test_a_plan_is_billed_when_bought_and_effective_when_used(staged: Stage, tmp_path: Path) -> None:
+async def test_a_plan_is_billed_when_bought_and_effective_when_used(
+    staged: Stage, tmp_path: Path
+) -> None:
     queries = Queries(Reach(staged.clients["finance"], staged.backend.url, "finance", 5))
     domain, account = await owner(staged)
     await staged.send("operator", s.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
@@ -41,7 +48,9 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(staged: Stag
     await staged.until_said(account, "credited")
     wanted = PurchasePlan(account=account, plan="pack-1k", reference="plan-1", currency="CNY")
     await staged.send("platform", s.CMD_PLAN_PURCHASE, wanted)
-    question = QueryLedger(account=account, start=NOW - timedelta(days=1), end=NOW + timedelta(days=1))
+    question = QueryLedger(
+        account=account, start=NOW - timedelta(days=1), end=NOW + timedelta(days=1)
+    )
 
     async def kinds() -> list[str]:
         return [row.kind async for row in queries.ledger_rows(question)]
@@ -54,7 +63,9 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(staged: Stag
     await until(lambda: _has(kinds, ["credit", "plan", "charge", "charge"]), "the hour is charged")
 
     statement = await queries.statement(ShowStatement(account=account, month=f"{NOW:%Y-%m}"))
-    assert [(one.kind, one.requests, one.plan, one.price_id, one.amount) for one in statement.lines] == [
+    assert [
+        (one.kind, one.requests, one.plan, one.price_id, one.amount) for one in statement.lines
+    ] == [
         ("credit", None, None, None, 10),
         ("plan", 1000, "plan-1", "pack-1k", -4),
         ("charge", 500, None, "list-cny", Decimal("-0.0025")),
@@ -80,7 +91,9 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(staged: Stag
     assert bought["CommitmentDiscountQuantity"] == used["CommitmentDiscountQuantity"] == "1000"
     assert sum(Decimal(row["BilledCost"]) for row in rows) == -statement.totals.closing
     spent = [row for row in rows if row["ChargeCategory"] != "Credit"]
-    assert sum(Decimal(row["EffectiveCost"]) for row in spent) == sum(Decimal(row["BilledCost"]) for row in spent)
+    assert sum(Decimal(row["EffectiveCost"]) for row in spent) == sum(
+        Decimal(row["BilledCost"]) for row in spent
+    )
 
 
 async def _has(kinds: Callable[[], Awaitable[list[str]]], wanted: list[str]) -> bool:

@@ -1,4 +1,5 @@
-"""Usage by the periods of a zone: exact, from hours and minutes alike, page by page, half a year and a year back."""
+"""Usage by the periods of a zone: exact, from hours and minutes alike, page by page, half a year
+and a year back."""
 
 from __future__ import annotations
 
@@ -43,28 +44,46 @@ async def rows(staged: Stage, **question: object) -> list[UsageRow]:
 async def test_the_periods_of_a_zone_add_up_what_was_in_them(
     staged: Stage, zone: str, granularity: Granularity
 ) -> None:
-    """Over both changes of the clocks of 2026 that are near, rolled up, marked and running hours mixed."""
+    """Over both changes of the clocks of 2026 that are near, rolled up, marked and running hours
+    mixed."""
     domain, account = await owner(staged)
     count = 11 * 24 * 12
     await use(staged, domain, account, MARCH, count, 5)
     await roll(staged, domain, MARCH, MARCH + count * 5)
     late = MARCH + 100 * 60 + 7
     await staged.database.execute(
-        "insert into usage_minutes values ($1, $2, 'node-2', $3, 5, 50, 0, 0)", domain, late, account
+        "insert into usage_minutes values ($1, $2, 'node-2', $3, 5, 50, 0, 0)",
+        domain,
+        late,
+        account,
     )
     await staged.database.execute("insert into touched_hours (hour) values ($1)", late // 60)
     first, past = MARCH + 17, MARCH + count * 5 - 23
-    found = await rows(staged, start=at(first), end=at(past), granularity=granularity, zone=zone, by="domain",
-                       account=account, limit=100)
+    found = await rows(
+        staged,
+        start=at(first),
+        end=at(past),
+        granularity=granularity,
+        zone=zone,
+        by="domain",
+        account=account,
+        limit=100,
+    )
     await staged.database.execute("delete from touched_hours where hour = $1", late // 60)
     wanted: Counter[int] = Counter()
     bounds = periods(first, past, granularity, ZoneInfo(zone), 10_000)
     minutes = [(m, used(m)) for m in range(MARCH, MARCH + count * 5, 5)] + [(late, 5)]
     for start, end in pairwise(bounds):
-        wanted[start] = sum(requests for m, requests in minutes if max(start, first) <= m < min(end, past))
-    assert [(row.start, row.https_requests) for row in found] == [(at(m), n) for m, n in sorted(wanted.items()) if n]
+        wanted[start] = sum(
+            requests for m, requests in minutes if max(start, first) <= m < min(end, past)
+        )
+    assert [(row.start, row.https_requests) for row in found] == [
+        (at(m), n) for m, n in sorted(wanted.items()) if n
+    ]
     assert {row.key for row in found} == {domain}
-    assert all(row.end == at(bounds[bounds.index(int(row.start.timestamp()) // 60) + 1]) for row in found)
+    assert all(
+        row.end == at(bounds[bounds.index(int(row.start.timestamp()) // 60) + 1]) for row in found
+    )
     assert all(row.https_bytes == 10 * row.https_requests for row in found)
 
 
@@ -73,36 +92,60 @@ async def test_a_page_ends_between_two_keys_of_a_period(staged: Stage) -> None:
     domains = sorted([domain_name() for _ in range(7)])
     for domain in domains:
         await staged.database.execute(
-            "insert into domain_facts (domain, revision, kind, account, at) values ($1, 1, 'registered', $2, now())",
-            domain, account,
+            "insert into domain_facts (domain, revision, kind, account, at) values ($1, 1, "
+            "'registered', $2, now())",
+            domain,
+            account,
         )
         await use(staged, domain, account, MARCH, 48, 60)
         await roll(staged, domain, MARCH, MARCH + 48 * 60)
-    question = {"start": at(MARCH), "end": at(MARCH + 48 * 60), "granularity": "day", "account": account}
+    question = {
+        "start": at(MARCH),
+        "end": at(MARCH + 48 * 60),
+        "granularity": "day",
+        "account": account,
+    }
     for limit in (1, 2, 3, 5, 7, 500):
         found = await rows(staged, **question, by="domain", limit=limit)
         assert [(row.start, row.key) for row in found] == [
             (at(MARCH + day * 1440), domain) for day in range(2) for domain in domains
         ]
-        assert {sum(row.https_requests for row in found if row.key == domain) for domain in domains} == {
-            sum(used(MARCH + m * 60) for m in range(48))
-        }
+        assert {
+            sum(row.https_requests for row in found if row.key == domain) for domain in domains
+        } == {sum(used(MARCH + m * 60) for m in range(48))}
 
 
-async def test_half_a_year_of_five_minutes_and_a_year_of_hours_are_read_page_by_page(staged: Stage) -> None:
+async def test_half_a_year_of_five_minutes_and_a_year_of_hours_are_read_page_by_page(
+    staged: Stage,
+) -> None:
     domain, account = await owner(staged)
     now = int(NOW.timestamp()) // 3600 * 60
     first = now - 184 * 1440
     await use(staged, domain, account, first, 184 * 288, 5)
     await staged.database.execute(
-        "insert into usage_hours select $1, h, 'node-1', $2, 3, 30, 0, 0 from generate_series($3::int, $4::int) as h",
-        domain, account, now // 60 - 365 * 24, now // 60 - 1,
+        "insert into usage_hours select $1, h, 'node-1', $2, 3, 30, 0, 0 from "
+        "generate_series($3::int, $4::int) as h",
+        domain,
+        account,
+        now // 60 - 365 * 24,
+        now // 60 - 1,
     )
     began = time.monotonic()
-    fives = await rows(staged, start=at(first), end=at(now), granularity="5m", by="domain", domain=domain)
-    hours = await rows(staged, start=at(now) - timedelta(days=365), end=at(now), by="domain", account=account)
-    months = await rows(staged, start=at(now) - timedelta(days=365), end=at(now), by="account", account=account,
-                        granularity="month", zone="Asia/Shanghai")
+    fives = await rows(
+        staged, start=at(first), end=at(now), granularity="5m", by="domain", domain=domain
+    )
+    hours = await rows(
+        staged, start=at(now) - timedelta(days=365), end=at(now), by="domain", account=account
+    )
+    months = await rows(
+        staged,
+        start=at(now) - timedelta(days=365),
+        end=at(now),
+        by="account",
+        account=account,
+        granularity="month",
+        zone="Asia/Shanghai",
+    )
     assert len(fives) == 184 * 288
     assert sum(row.https_requests for row in fives) == sum(used(m) for m in range(first, now, 5))
     assert (len(hours), sum(row.https_requests for row in hours)) == (365 * 24, 3 * 365 * 24)
@@ -133,12 +176,19 @@ async def test_what_is_no_longer_kept_is_refused_and_never_shown_as_less(staged:
     whole = sum(used(m) for m in range(MARCH, MARCH + 3 * 1440, 5))
 
     async def total(**question: object) -> int:
-        asked = {"start": at(MARCH), "end": at(MARCH + 3 * 1440), "by": "account", "account": account} | question
+        asked = {
+            "start": at(MARCH),
+            "end": at(MARCH + 3 * 1440),
+            "by": "account",
+            "account": account,
+        } | question
         return sum(row.https_requests for row in await rows(staged, **asked))
 
     questions: list[dict[str, object]] = [
-        {"granularity": "5m"}, {"granularity": "hour", "zone": "Asia/Kolkata"},
-        {"granularity": "day", "zone": "Asia/Kolkata"}, {"granularity": "month", "start": at(MARCH + 17)},
+        {"granularity": "5m"},
+        {"granularity": "hour", "zone": "Asia/Kolkata"},
+        {"granularity": "day", "zone": "Asia/Kolkata"},
+        {"granularity": "month", "start": at(MARCH + 17)},
         {"granularity": "hour", "end": at(MARCH + 1440 + 30)},
     ]
     for question in questions:
@@ -147,14 +197,18 @@ async def test_what_is_no_longer_kept_is_refused_and_never_shown_as_less(staged:
     await staged.database.execute(keep, MARCH // 60 + 48, 0)
     try:
         for question in questions:
-            with pytest.raises(Refused, match=r"request\.too_old.*minute .*is kept from 2026-03-29 00:00 UTC"):
+            with pytest.raises(
+                Refused, match=r"request\.too_old.*minute .*is kept from 2026-03-29 00:00 UTC"
+            ):
                 await total(**question)
         for granularity, zone in (("hour", "UTC"), ("day", "Asia/Shanghai"), ("month", "UTC")):
             assert await total(granularity=granularity, zone=zone) == whole
         assert await total(granularity="5m", start=at(MARCH + 2 * 1440)) > 0
         assert await total(granularity="day", zone="Asia/Kolkata", start=at(MARCH + 2 * 1440)) > 0
         await staged.database.execute(keep, MARCH // 60 + 48, MARCH // 60 + 1)
-        with pytest.raises(Refused, match=r"request\.too_old.*by the hour is kept from 2026-03-27 01:00 UTC"):
+        with pytest.raises(
+            Refused, match=r"request\.too_old.*by the hour is kept from 2026-03-27 01:00 UTC"
+        ):
             await total(granularity="day")
         first_hour = sum(used(m) for m in range(MARCH, MARCH + 60, 5))
         assert await total(granularity="day", start=at(MARCH + 60)) == whole - first_hour

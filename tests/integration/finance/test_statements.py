@@ -1,4 +1,5 @@
-"""Months of a ledger: every line in one of them, balances that follow on, files that add up to the last digit."""
+"""Months of a ledger: every line in one of them, balances that follow on, files that add up to the
+last digit."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ async def test_every_line_comes_once_in_order_of_booking_whatever_the_page(
             (line.at, line.amount, line.reference) for line in wanted
         ]
     kinds = await ledger(staged, account=account, start=ALL[0], end=ALL[1], kinds=["credit"])
-    assert [row.reference for row in kinds] == [line.reference for line in wanted if line.kind == "credit"]
+    assert [row.reference for row in kinds] == [
+        line.reference for line in wanted if line.kind == "credit"
+    ]
     everybody = await ledger(staged, start=ALL[0], end=ALL[1])
     assert [row for row in everybody if row.account == account] == found
 
@@ -99,13 +102,20 @@ async def test_periods_that_follow_each_other_have_every_line_once_however_they_
     odd = sorted(ALL[0] + (ALL[1] - ALL[0]) * chance.random() for _ in range(40))
     for cuts in (days, [ALL[0], *odd, ALL[1]]):
         found = [
-            row for start, end in pairwise(cuts)
+            row
+            for start, end in pairwise(cuts)
             for row in await ledger(staged, account=account, start=start, end=end, zone=zone)
         ]
         assert sorted(row.id for row in found) == sorted(row.id for row in everything)
-    statement = await staged.ask(s.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02"), Statement)
+    statement = await staged.ask(
+        s.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02"), Statement
+    )
     february = [row for row in everything if statement.start <= row.billed_at < statement.end]
-    assert zone != "UTC" or sum(row.amount for row in february) == statement.totals.closing - statement.totals.opening
+    assert (
+        zone != "UTC"
+        or sum(row.amount for row in february)
+        == statement.totals.closing - statement.totals.opening
+    )
 
 
 @pytest.mark.parametrize("zone", ZONES)
@@ -131,7 +141,8 @@ async def test_balances_follow_on_from_month_to_month_and_every_line_is_in_one(
 ) -> None:
     account, wanted = made
     statements = [
-        await queries.statement(ShowStatement(account=account, month=month, zone=zone)) for month in MONTHS
+        await queries.statement(ShowStatement(account=account, month=month, zone=zone))
+        for month in MONTHS
     ]
     assert statements[0].totals.opening == 0
     for before, after in pairwise(statements):
@@ -164,7 +175,9 @@ async def test_a_statement_by_the_hour_has_a_line_an_hour_and_the_same_totals(
 ) -> None:
     account, _ = made
     day = await queries.statement(ShowStatement(account=account, month="2026-03", by="day"))
-    hour = await queries.statement(ShowStatement(account=account, month="2026-03", by="hour", limit=50))
+    hour = await queries.statement(
+        ShowStatement(account=account, month="2026-03", by="hour", limit=50)
+    )
     check(hour)
     exact = {"opening", "credits", "charges", "corrections", "plans", "closing", "requests"}
     assert day.totals.model_dump(include=exact) == hour.totals.model_dump(include=exact)
@@ -195,10 +208,15 @@ async def test_files_add_up_to_the_ledger_exactly(
     place = ZoneInfo(zone)
     start, end = month_of("2026-03", place)
     question = QueryLedger(account=account, start=start, end=end, zone=zone)
-    totals = (await queries.statement(ShowStatement(account=account, month="2026-03", zone=zone))).totals
-    standard = PriceBook.model_validate({"prices": [{"id": "l", "currency": "CNY", "tiers": [{"price": "0.05"}]}]})
+    totals = (
+        await queries.statement(ShowStatement(account=account, month="2026-03", zone=zone))
+    ).totals
+    standard = PriceBook.model_validate(
+        {"prices": [{"id": "l", "currency": "CNY", "tiers": [{"price": "0.05"}]}]}
+    )
     sheets: list[tuple[Sheet[LedgerRow], str]] = [
-        (charges_sheet(), "amount"), (Focus(place, ListPrices(standard)).sheet(), "BilledCost")
+        (charges_sheet(), "amount"),
+        (Focus(place, ListPrices(standard)).sheet(), "BilledCost"),
     ]
     for sheet, column in sheets:
         for form in ("csv", "parquet"):

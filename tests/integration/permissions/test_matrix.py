@@ -1,5 +1,5 @@
-"""Every user against every subject, on a real server with the rendered rights: nothing is reached that the topology
-does not name, by no publish, no subscription and no hostile reply subject."""
+"""Every user against every subject, on a real server with the rendered rights: nothing is reached
+that the topology does not name, by no publish, no subscription and no hostile reply subject."""
 
 from __future__ import annotations
 
@@ -30,29 +30,71 @@ EVERYONE = [*(u for u in t.USERS if u.account == t.CORE), *OUTSIDE]
 
 def _subjects() -> list[str]:
     """Every subject that the product has, and those of JetStream that could do harm."""
-    found: set[str] = {f"{s.DEAD_PREFIX}{source}" for sources in s.DEAD_OWNERS.values() for source in sources}
+    found: set[str] = {
+        f"{s.DEAD_PREFIX}{source}" for sources in s.DEAD_OWNERS.values() for source in sources
+    }
     for channels in BY_SERVICE.values():
         for channel in channels:
-            found |= {channel.subject.replace("{node}", node).replace("{key}", "com.example") for node in NODES}
-    for bucket, key in ((s.BUCKET_BUNDLES, "com.example"), (s.BUCKET_KEYRINGS, "node.a"), (s.BUCKET_KEYRINGS, "node.b"),
-                        (s.BUCKET_KEYRINGS, "trust"), (s.BUCKET_KEYRINGS, "sealing"), (s.BUCKET_KEYRINGS, "epoch.1")):
-        found |= {s.kv_subject(bucket, key), f"{s.direct_get(s.kv_stream(bucket))}.{s.kv_subject(bucket, key)}"}
-    found |= {"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.EVIL"}
+            found |= {
+                channel.subject.replace("{node}", node).replace("{key}", "com.example")
+                for node in NODES
+            }
+    for bucket, key in (
+        (s.BUCKET_BUNDLES, "com.example"),
+        (s.BUCKET_KEYRINGS, "node.a"),
+        (s.BUCKET_KEYRINGS, "node.b"),
+        (s.BUCKET_KEYRINGS, "trust"),
+        (s.BUCKET_KEYRINGS, "sealing"),
+        (s.BUCKET_KEYRINGS, "epoch.1"),
+    ):
+        found |= {
+            s.kv_subject(bucket, key),
+            f"{s.direct_get(s.kv_stream(bucket))}.{s.kv_subject(bucket, key)}",
+        }
+    found |= {
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.LIST",
+        "$JS.API.STREAM.CREATE.EVIL",
+    }
     for stream in t.STREAMS:
-        found |= {s.js_stream_info(stream.name), s.js_message_delete(stream.name), s.direct_get(stream.name)}
-        found |= {f"$JS.API.{verb}.{stream.name}" for verb in (
-            "STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.GET", "STREAM.SNAPSHOT",
-            "CONSUMER.LIST", "CONSUMER.CREATE")}
+        found |= {
+            s.js_stream_info(stream.name),
+            s.js_message_delete(stream.name),
+            s.direct_get(stream.name),
+        }
+        found |= {
+            f"$JS.API.{verb}.{stream.name}"
+            for verb in (
+                "STREAM.CREATE",
+                "STREAM.UPDATE",
+                "STREAM.DELETE",
+                "STREAM.PURGE",
+                "STREAM.MSG.GET",
+                "STREAM.SNAPSHOT",
+                "CONSUMER.LIST",
+                "CONSUMER.CREATE",
+            )
+        }
         found.add(f"$JS.API.CONSUMER.CREATE.{stream.name}.evil")
     for consumer in t.CONSUMERS:
-        found |= {s.js_next(consumer.stream, consumer.durable), s.js_consumer_info(consumer.stream, consumer.durable),
-                  s.js_consumer_create(consumer.stream, consumer.durable),
-                  s.js_consumer_create(consumer.stream, "evil"),
-                  f"$JS.API.CONSUMER.DELETE.{consumer.stream}.{consumer.durable}",
-                  f"$JS.ACK.{consumer.stream}.{consumer.durable}.1.1.1.1.1"}
+        found |= {
+            s.js_next(consumer.stream, consumer.durable),
+            s.js_consumer_info(consumer.stream, consumer.durable),
+            s.js_consumer_create(consumer.stream, consumer.durable),
+            s.js_consumer_create(consumer.stream, "evil"),
+            f"$JS.API.CONSUMER.DELETE.{consumer.stream}.{consumer.durable}",
+            f"$JS.ACK.{consumer.stream}.{consumer.durable}.1.1.1.1.1",
+        }
     found |= {f"{s.inbox_prefix(user.name)}.x" for user in EVERYONE}
-    found |= {"https.cmd.domain.invent.v1", "https.event.domain.invent.v1", "_R_.x", "$SYS.REQ.SERVER.PING",
-              "$SYS.REQ.ACCOUNT.CORE.CONNZ", "anything"}
+    found |= {
+        "https.cmd.domain.invent.v1",
+        "https.event.domain.invent.v1",
+        "_R_.x",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.ACCOUNT.CORE.CONNZ",
+        "anything",
+    }
     return sorted(found)
 
 
@@ -72,7 +114,9 @@ class Arena:
         for client in self.clients.values():
             await client.flush()
         await self.spy.publish("spy.sentinel", b"")
-        await until(lambda: any(m.subject == "spy.sentinel" for m in self.heard), "the spy hears itself")
+        await until(
+            lambda: any(m.subject == "spy.sentinel" for m in self.heard), "the spy hears itself"
+        )
         heard, self.heard = [m for m in self.heard if m.subject != "spy.sentinel"], []
         return heard
 
@@ -81,7 +125,9 @@ async def _login(url: str, name: str, seed: Path) -> Client:
     async def quiet(_: Exception) -> None:
         """Violations are what this test provokes."""
 
-    return await nats.connect(url, nkeys_seed=str(seed), inbox_prefix=s.inbox_prefix(name), error_cb=quiet)
+    return await nats.connect(
+        url, nkeys_seed=str(seed), inbox_prefix=s.inbox_prefix(name), error_cb=quiet
+    )
 
 
 @pytest.fixture
@@ -93,8 +139,12 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     config = broker.folder / "nats.conf"
     users = "   jetstream: enabled\n   users: [\n"
     assert users in config.read_text()
-    config.write_text(config.read_text().replace(users, f"{users}    {{ nkey: {keys['spy']} }}\n", 1))
-    broker.users_file.write_text(render_edge_users({node: keys[t.node_user(node).name] for node in NODES}))
+    config.write_text(
+        config.read_text().replace(users, f"{users}    {{ nkey: {keys['spy']} }}\n", 1)
+    )
+    broker.users_file.write_text(
+        render_edge_users({node: keys[t.node_user(node).name] for node in NODES})
+    )
     with (tmp_path / "nats.log").open("wb") as log:
         process = subprocess.Popen([str(find_binary()), "-c", str(config)], stderr=log)
     try:
@@ -108,7 +158,9 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 async def arena(server: tuple[str, Path]) -> AsyncIterator[Arena]:
     url, folder = server
     spy = await _login(url, "spy", folder / "spy.nk")
-    clients = {user.name: await _login(url, user.name, folder / f"{user.name}.nk") for user in EVERYONE}
+    clients = {
+        user.name: await _login(url, user.name, folder / f"{user.name}.nk") for user in EVERYONE
+    }
     await t.apply(clients["topology"].jetstream(timeout=10))
     arena = Arena(clients, spy)
 
@@ -139,10 +191,21 @@ async def test_nobody_publishes_what_the_topology_does_not_name(arena: Arena) ->
 async def test_nobody_hears_what_the_topology_does_not_name(arena: Arena) -> None:
     heard: dict[str, set[str]] = {user.name: set() for user in EVERYONE}
     for user in EVERYONE:
+
         async def note(message: Msg, name: str = user.name) -> None:
             heard[name].add(message.subject)
 
-        for subject in (*SUBJECTS, ">", "*.*", "https.>", "$KV.>", "$JS.>", "_INBOX.>", "_R_.>", "$SYS.>"):
+        for subject in (
+            *SUBJECTS,
+            ">",
+            "*.*",
+            "https.>",
+            "$KV.>",
+            "$JS.>",
+            "_INBOX.>",
+            "_R_.>",
+            "$SYS.>",
+        ):
             await arena.clients[user.name].subscribe(subject, cb=note)
         await arena.clients[user.name].flush()
     quiet = [x for x in SUBJECTS if not x.startswith(("$JS.API", "$SYS", "$KV", "_R_"))]
@@ -171,9 +234,11 @@ async def test_a_hostile_reply_reaches_nothing_in_core_but_what_the_user_may_pub
 
 
 async def test_a_nodes_hostile_reply_never_counts_as_another_nodes_usage(arena: Arena) -> None:
-    """The PubAck of a node's batch, sent to another node's usage subject, must not be stored under that name."""
+    """The PubAck of a node's batch, sent to another node's usage subject, must not be stored under
+    that name."""
     await arena.clients["node-a"].publish(s.usage_batch("a"), b"{}", reply=s.usage_batch("b"))
-    await arena.clients["node-a"].publish(s.direct_get(s.kv_stream(s.BUCKET_BUNDLES)), b'{"seq":1}',
-                                          reply=s.usage_batch("b"))
+    await arena.clients["node-a"].publish(
+        s.direct_get(s.kv_stream(s.BUCKET_BUNDLES)), b'{"seq":1}', reply=s.usage_batch("b")
+    )
     heard = await arena.hear()
     assert s.usage_batch("b") not in {m.subject for m in heard}

@@ -1,4 +1,5 @@
-"""Nothing stalls the judging: hostile pairs are answered within a second, and mutated ones without an exception."""
+"""Nothing stalls the judging: hostile pairs are answered within a second, and mutated ones without
+an exception."""
 
 from __future__ import annotations
 
@@ -45,10 +46,16 @@ def test_a_thousand_roots_of_one_name_cost_no_more_than_a_second() -> None:
 def test_many_cross_signed_cas_that_do_lead_to_the_root_are_accepted() -> None:
     """The ways up are many; one that is sound is found."""
     keys = [ec_key() for _ in range(3)]
-    own = [sign(distinguished(f"Way {n}"), key.public_key(), ROOT.certificate, ROOT_KEY, ca=True)
-           for n, key in enumerate(keys)]
-    across = [sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True)
-              for a in range(3) for b in range(3) if a != b]
+    own = [
+        sign(distinguished(f"Way {n}"), key.public_key(), ROOT.certificate, ROOT_KEY, ca=True)
+        for n, key in enumerate(keys)
+    ]
+    across = [
+        sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True)
+        for a in range(3)
+        for b in range(3)
+        if a != b
+    ]
     made = Authority(own[0], keys[0], (own[0], own[1], own[2], *across)).issue([DOMAIN])
     judged = judge([Texts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=ROOTS)
     assert judged.pairs, judged.findings
@@ -58,8 +65,16 @@ def lines() -> bytes:
     requests = []
     for number, make in enumerate([*HOSTILE.values(), cross_signed]):
         certificate, key = make()
-        requests.append({"id": number, "certificate": certificate, "private_key": key, "domain": DOMAIN,
-                         "at": NOW.isoformat(), "roots": ROOT.pem})
+        requests.append(
+            {
+                "id": number,
+                "certificate": certificate,
+                "private_key": key,
+                "domain": DOMAIN,
+                "at": NOW.isoformat(),
+                "roots": ROOT.pem,
+            }
+        )
     many_roots = {**requests[0], "id": "roots", "roots": ROOT.pem * 5000}
     return b"".join(json.dumps(request).encode() + b"\n" for request in [*requests, many_roots])
 
@@ -84,10 +99,14 @@ def test_the_offline_check_answers_every_hostile_line_within_a_second() -> None:
 
 
 def test_two_thousand_mutated_pairs_get_two_thousand_verdicts_and_none_is_unjudgeable() -> None:
-    done = subprocess.run(CHECK, input=b"\n".join(mutated(2000)), capture_output=True, timeout=120, check=True)
+    done = subprocess.run(
+        CHECK, input=b"\n".join(mutated(2000)), capture_output=True, timeout=120, check=True
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["id"] for answer in answers] == list(range(2000))
-    assert "certificate.unjudgeable" not in {f["code"] for answer in answers for f in answer["findings"]}
+    assert "certificate.unjudgeable" not in {
+        f["code"] for answer in answers for f in answer["findings"]
+    }
     assert {answer["verdict"] for answer in answers} == {"accepted", "refused"}
     assert len({f["code"] for answer in answers for f in answer["findings"]}) > 20
     assert done.stderr == b""
@@ -107,7 +126,9 @@ def gorge(_: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("fault", [spin, die, gorge])
-def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(fault: Callable[[bytes], bytes]) -> None:
+def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(
+    fault: Callable[[bytes], bytes],
+) -> None:
     def answer(request: bytes) -> bytes:
         return fault(request) if request == b"bad" else request
 

@@ -1,4 +1,5 @@
-"""Every kind of pair that is accepted loads in a node's real nginx and serves a handshake that a client verifies."""
+"""Every kind of pair that is accepted loads in a node's real nginx and serves a handshake that a
+client verifies."""
 
 from __future__ import annotations
 
@@ -19,7 +20,15 @@ from services.validator.checks.judge import Texts, judge
 from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.harness import Node, OriginServer, https_entry
-from tests.integration.validator.test_openssl_agrees import AT, DAY, LONG, OTHER_KEY, OTHER_ROOT, ROOT, ROOT_KEY
+from tests.integration.validator.test_openssl_agrees import (
+    AT,
+    DAY,
+    LONG,
+    OTHER_KEY,
+    OTHER_ROOT,
+    ROOT,
+    ROOT_KEY,
+)
 from tests.support.pki import Authority, Leaf, ec_key, pem, pkcs1, rsa_key, sec1, sign
 
 DOMAIN = "www.example.com"
@@ -27,11 +36,20 @@ ROOTS = TrustRoots.from_pem(ROOT.pem)
 ISSUING = ROOT.intermediate("Issuing", **LONG)
 RSA_ISSUING = ROOT.intermediate("RSA Issuing", key=rsa_key(4096), **LONG)
 DEEP = ISSUING.intermediate("Deep", **LONG).intermediate("Deeper", **LONG)
-CROSS = sign(ROOT.certificate.subject, ROOT_KEY.public_key(), OTHER_ROOT.certificate, OTHER_KEY, ca=True, **LONG)
+CROSS = sign(
+    ROOT.certificate.subject,
+    ROOT_KEY.public_key(),
+    OTHER_ROOT.certificate,
+    OTHER_KEY,
+    ca=True,
+    **LONG,
+)
 
 
 def leaf(authority: Authority = ISSUING, *names: str, key: object = None) -> Leaf:
-    return authority.issue(names or (DOMAIN,), key=key, not_before=AT - DAY, not_after=AT + 60 * DAY)
+    return authority.issue(
+        names or (DOMAIN,), key=key, not_before=AT - DAY, not_after=AT + 60 * DAY
+    )
 
 
 def plain(made: Leaf) -> tuple[str, str]:
@@ -72,7 +90,9 @@ KINDS: dict[str, Callable[[], tuple[str, str]]] = {
     "in the wrong order with the root": reordered,
     "with a cross-signed root": with_cross,
     "a wildcard": lambda: plain(leaf(ISSUING, "*.example.com")),
-    "a thousand names": lambda: plain(leaf(ISSUING, DOMAIN, *(f"h{n}.example.net" for n in range(999)))),
+    "a thousand names": lambda: plain(
+        leaf(ISSUING, DOMAIN, *(f"h{n}.example.net" for n in range(999)))
+    ),
     "CRLF, a BOM and PKCS#1": of_windows,
     "SEC 1 with EC PARAMETERS": in_sec1,
 }

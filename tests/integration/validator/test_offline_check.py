@@ -15,13 +15,24 @@ COMMAND = [sys.executable, "-m", "services.validator"]
 def test_lines_are_answered_one_by_one_while_input_is_open() -> None:
     root = Authority.create()
     leaf = root.intermediate().issue(["www.example.com"])
-    request = {"id": "one", "certificate": leaf.chain_pem, "private_key": leaf.key_pem, "domain": "www.example.com",
-               "at": NOW.isoformat(), "roots": root.pem}
-    with subprocess.Popen([*COMMAND, "check", "--jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as process:
+    request = {
+        "id": "one",
+        "certificate": leaf.chain_pem,
+        "private_key": leaf.key_pem,
+        "domain": "www.example.com",
+        "at": NOW.isoformat(),
+        "roots": root.pem,
+    }
+    with subprocess.Popen(
+        [*COMMAND, "check", "--jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for line, expected in ((json.dumps(request), "accepted"), ("{", "refused"), (json.dumps(request), "accepted")):
+        for line, expected in (
+            (json.dumps(request), "accepted"),
+            ("{", "refused"),
+            (json.dumps(request), "accepted"),
+        ):
             process.stdin.write(line + "\n")
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["verdict"] == expected
@@ -30,7 +41,9 @@ def test_lines_are_answered_one_by_one_while_input_is_open() -> None:
 
 
 def test_other_arguments_are_explained() -> None:
-    done = subprocess.run([*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        [*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage" in done.stderr
 
@@ -38,11 +51,26 @@ def test_other_arguments_are_explained() -> None:
 def test_oddities_of_a_certificate_print_no_warning() -> None:
     root = Authority.create()
     leaf = root.issue(["www.example.com"])
-    odd = altered(leaf.certificate, root.key, serial=integer(-5),
-                  subject=name((COMMON_NAME, UTF8, "A" * 413), (COUNTRY, PRINTABLE, "USA")))
-    request = {"certificate": text(odd), "private_key": leaf.key_pem, "domain": "www.example.com",
-               "at": NOW.isoformat(), "roots": root.pem}
-    done = subprocess.run([*COMMAND, "check", "--jsonl"], input=json.dumps(request), capture_output=True, text=True,
-                          timeout=20, check=True)
+    odd = altered(
+        leaf.certificate,
+        root.key,
+        serial=integer(-5),
+        subject=name((COMMON_NAME, UTF8, "A" * 413), (COUNTRY, PRINTABLE, "USA")),
+    )
+    request = {
+        "certificate": text(odd),
+        "private_key": leaf.key_pem,
+        "domain": "www.example.com",
+        "at": NOW.isoformat(),
+        "roots": root.pem,
+    }
+    done = subprocess.run(
+        [*COMMAND, "check", "--jsonl"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
     assert "negative serial number" in done.stdout
     assert done.stderr == ""

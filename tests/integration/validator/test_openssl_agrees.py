@@ -1,6 +1,8 @@
-"""Whatever is accepted, OpenSSL takes too: a handshake with its path and name checks, for infrastructures at random.
+"""Whatever is accepted, OpenSSL takes too: a handshake with its path and name checks, for
+infrastructures at random.
 
-The other way round, what OpenSSL takes and we refuse is on the list of what we are stricter about (``STRICTER``)."""
+The other way round, what OpenSSL takes and we refuse is on the list of what we are stricter about
+(``STRICTER``)."""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def names(*found: str) -> list[x509.GeneralName]:
     return [x509.DNSName(name) for name in found]
 
 
-def constraints(permitted: list[x509.GeneralName] | None, excluded: list[x509.GeneralName] | None = None) -> Any:
+def constraints(
+    permitted: list[x509.GeneralName] | None, excluded: list[x509.GeneralName] | None = None
+) -> Any:
     return (x509.NameConstraints(permitted, excluded), True)
 
 
@@ -78,11 +82,19 @@ def policies(critical: bool) -> Any:
 
 def crls(critical: bool) -> Any:
     where = x509.UniformResourceIdentifier("http://ca.example.com/ca.crl")
-    return (x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, None)]), critical)
+    return (
+        x509.CRLDistributionPoints([x509.DistributionPoint([where], None, None, None)]),
+        critical,
+    )
 
 
 ODD_KEY_ID = (x509.AuthorityKeyIdentifier(b"another key's id....", None, None), False)
-ODD_SERIAL = (x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Somebody"))], 4711), False)
+ODD_SERIAL = (
+    x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Somebody"))], 4711),
+    False,
+)
+
+
 def organisation(name: str) -> x509.DirectoryName:
     return x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)]))
 
@@ -93,81 +105,163 @@ def networks(*found: str) -> list[x509.GeneralName]:
 
 ACME = organisation("Acme")
 SHAPES = [
-    constraints([*names("example.com"), ACME], networks("0.0.0.0/0", "::/0")),  # the Baseline Requirements' own
-    constraints([ACME]), constraints(None, [ACME]), constraints([organisation("ACME ")]),
-    constraints([organisation("Other")]), constraints(names("")), constraints(None, names("")),
+    constraints(
+        [*names("example.com"), ACME], networks("0.0.0.0/0", "::/0")
+    ),  # the Baseline Requirements' own
+    constraints([ACME]),
+    constraints(None, [ACME]),
+    constraints([organisation("ACME ")]),
+    constraints([organisation("Other")]),
+    constraints(names("")),
+    constraints(None, names("")),
     constraints(names("example.com", "example.org"), names("other.example.com")),
-    constraints(None, names("bad.example.com")), constraints(None, names("b.bad.example.com")),
-    constraints(None, names(".example.com")), constraints(names("EXAMPLE.com")),
-    constraints([*names("example.com"), *networks("192.0.2.0/24")]), constraints(networks("192.0.2.0/24")),
-    constraints([x509.UniformResourceIdentifier("www.example.com")]), constraints([x509.RFC822Name("a@example.com")]),
-    constraints([x509.UniformResourceIdentifier(".example.com")]), constraints([x509.RFC822Name(".example.com")]),
+    constraints(None, names("bad.example.com")),
+    constraints(None, names("b.bad.example.com")),
+    constraints(None, names(".example.com")),
+    constraints(names("EXAMPLE.com")),
+    constraints([*names("example.com"), *networks("192.0.2.0/24")]),
+    constraints(networks("192.0.2.0/24")),
+    constraints([x509.UniformResourceIdentifier("www.example.com")]),
+    constraints([x509.RFC822Name("a@example.com")]),
+    constraints([x509.UniformResourceIdentifier(".example.com")]),
+    constraints([x509.RFC822Name(".example.com")]),
     constraints(None, [x509.UniformResourceIdentifier("www.example.com")]),
-    constraints(None, [x509.RFC822Name("example.com")]), constraints(None, networks("192.0.2.0/24")),
-    (constraints(names("example.net"))[0], False), (constraints([*names("example.com"), ACME])[0], False),
+    constraints(None, [x509.RFC822Name("example.com")]),
+    constraints(None, networks("192.0.2.0/24")),
+    (constraints(names("example.net"))[0], False),
+    (constraints([*names("example.com"), ACME])[0], False),
 ]
 CRITICAL_AKI = (x509.AuthorityKeyIdentifier(None, None, None), True)
 CRITICAL_SKI = (x509.SubjectKeyIdentifier(b"a key's identifier.."), True)
 
 CA_HOW: list[dict[str, Any]] = [
-    {"path_length": 0}, {"path_length": 1}, {"basic_constraints": False}, {"not_after": AT - DAY},
-    {"not_before": AT + DAY}, {"key_usage": None}, {"key_usage": key_usage("crl_sign")},
+    {"path_length": 0},
+    {"path_length": 1},
+    {"basic_constraints": False},
+    {"not_after": AT - DAY},
+    {"not_before": AT + DAY},
+    {"key_usage": None},
+    {"key_usage": key_usage("crl_sign")},
     {"key_usage": key_usage("digital_signature", "key_cert_sign")},
-    *({"extensions": [e]} for e in (
-        (x509.ExtendedKeyUsage([Eku.SERVER_AUTH]), False), (x509.ExtendedKeyUsage([Eku.CLIENT_AUTH]), False),
-        (x509.ExtendedKeyUsage([Eku.ANY_EXTENDED_KEY_USAGE]), False),
-        constraints(names("example.com")), constraints(names("www.example.com")), constraints(names(".example.com")),
-        constraints(names("example.net")), constraints(None, names("example.com")),
-        constraints(None, names("a.www.example.com")),
-        constraints([x509.DirectoryName(distinguished("x", "Example"))]),
-        constraints([x509.RFC822Name("example.com")]), constraints([x509.UniformResourceIdentifier(".example.net")]),
-        *SHAPES,
-        odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
-        (x509.PolicyConstraints(0, None), True), (x509.InhibitAnyPolicy(0), True),
-        (x509.SubjectAlternativeName(names("ca.example.net")), False), aia(True), policies(True), crls(True),
-    )),
-    {"identifiers": False}, {"identifiers": False, "extensions": [ODD_KEY_ID]},
-    {"identifiers": False, "extensions": [ODD_SERIAL]}, {"identifiers": False, "extensions": [CRITICAL_AKI]},
+    *(
+        {"extensions": [e]}
+        for e in (
+            (x509.ExtendedKeyUsage([Eku.SERVER_AUTH]), False),
+            (x509.ExtendedKeyUsage([Eku.CLIENT_AUTH]), False),
+            (x509.ExtendedKeyUsage([Eku.ANY_EXTENDED_KEY_USAGE]), False),
+            constraints(names("example.com")),
+            constraints(names("www.example.com")),
+            constraints(names(".example.com")),
+            constraints(names("example.net")),
+            constraints(None, names("example.com")),
+            constraints(None, names("a.www.example.com")),
+            constraints([x509.DirectoryName(distinguished("x", "Example"))]),
+            constraints([x509.RFC822Name("example.com")]),
+            constraints([x509.UniformResourceIdentifier(".example.net")]),
+            *SHAPES,
+            odd_extension(UNKNOWN, b"\x05\x00", True),
+            odd_extension(UNKNOWN, b"\x05\x00"),
+            (x509.PolicyConstraints(0, None), True),
+            (x509.InhibitAnyPolicy(0), True),
+            (x509.SubjectAlternativeName(names("ca.example.net")), False),
+            aia(True),
+            policies(True),
+            crls(True),
+        )
+    ),
+    {"identifiers": False},
+    {"identifiers": False, "extensions": [ODD_KEY_ID]},
+    {"identifiers": False, "extensions": [ODD_SERIAL]},
+    {"identifiers": False, "extensions": [CRITICAL_AKI]},
     {"identifiers": False, "extensions": [CRITICAL_SKI]},
 ]
 LEAF_HOW: list[dict[str, Any]] = [
-    {"eku": None}, {"eku": [Eku.CLIENT_AUTH]}, {"eku": [Eku.ANY_EXTENDED_KEY_USAGE]},
-    {"eku": [Eku.SERVER_AUTH, Eku.CLIENT_AUTH]}, {"key_usage": None}, {"key_usage": key_usage("key_agreement")},
-    {"key_usage": key_usage("digital_signature", "key_cert_sign")}, {"basic_constraints": False}, {"ca": True},
-    {"not_after": AT - DAY}, {"not_before": AT + DAY}, {"identifiers": False},
-    {"identifiers": False, "extensions": [ODD_KEY_ID]}, {"identifiers": False, "extensions": [ODD_SERIAL]},
-    {"identifiers": False, "extensions": [CRITICAL_AKI]}, {"identifiers": False, "extensions": [CRITICAL_SKI]},
-    *({"extensions": [e]} for e in (
-        odd_extension(UNKNOWN, b"\x05\x00", True), odd_extension(UNKNOWN, b"\x05\x00"),
-        odd_extension(NS_CERT_TYPE, b"\x03\x02\x06\x40"), odd_extension(NS_CERT_TYPE, b"\x03\x02\x07\x80"),
-        odd_extension(PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"),
-        constraints(names("example.com")), aia(True), aia(False),
-        (x509.TLSFeature([x509.TLSFeatureType.status_request]), True),
-        (x509.IssuerAlternativeName(names("example.com")), True), (x509.PolicyConstraints(0, None), True),
-        policies(True), crls(True),
-    )),
+    {"eku": None},
+    {"eku": [Eku.CLIENT_AUTH]},
+    {"eku": [Eku.ANY_EXTENDED_KEY_USAGE]},
+    {"eku": [Eku.SERVER_AUTH, Eku.CLIENT_AUTH]},
+    {"key_usage": None},
+    {"key_usage": key_usage("key_agreement")},
+    {"key_usage": key_usage("digital_signature", "key_cert_sign")},
+    {"basic_constraints": False},
+    {"ca": True},
+    {"not_after": AT - DAY},
+    {"not_before": AT + DAY},
+    {"identifiers": False},
+    {"identifiers": False, "extensions": [ODD_KEY_ID]},
+    {"identifiers": False, "extensions": [ODD_SERIAL]},
+    {"identifiers": False, "extensions": [CRITICAL_AKI]},
+    {"identifiers": False, "extensions": [CRITICAL_SKI]},
+    *(
+        {"extensions": [e]}
+        for e in (
+            odd_extension(UNKNOWN, b"\x05\x00", True),
+            odd_extension(UNKNOWN, b"\x05\x00"),
+            odd_extension(NS_CERT_TYPE, b"\x03\x02\x06\x40"),
+            odd_extension(NS_CERT_TYPE, b"\x03\x02\x07\x80"),
+            odd_extension(PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"),
+            constraints(names("example.com")),
+            aia(True),
+            aia(False),
+            (x509.TLSFeature([x509.TLSFeatureType.status_request]), True),
+            (x509.IssuerAlternativeName(names("example.com")), True),
+            (x509.PolicyConstraints(0, None), True),
+            policies(True),
+            crls(True),
+        )
+    ),
 ]
 SANS = [
-    [DOMAIN], ["*.example.com"], ["example.com", DOMAIN], ["WWW.EXAMPLE.COM"], ["example.com"], ["*.com"],
-    ["w*.example.com"], ["*.www.example.com"], [], [DOMAIN, "other.example.net"], ["*.example.com", "example.org"],
-    ["under_score.example.com"], [DOMAIN + "."],
+    [DOMAIN],
+    ["*.example.com"],
+    ["example.com", DOMAIN],
+    ["WWW.EXAMPLE.COM"],
+    ["example.com"],
+    ["*.com"],
+    ["w*.example.com"],
+    ["*.www.example.com"],
+    [],
+    [DOMAIN, "other.example.net"],
+    ["*.example.com", "example.org"],
+    ["under_score.example.com"],
+    [DOMAIN + "."],
 ]
 OTHER_NAMES: list[list[x509.GeneralName]] = [
-    [], [], [], [x509.IPAddress(ipaddress.ip_address("192.0.2.7"))], [x509.IPAddress(ipaddress.ip_address("::1"))],
-    [x509.UniformResourceIdentifier("https://www.example.com/x")], [x509.RFC822Name("a@example.com")],
-    [x509.UniformResourceIdentifier("https://example.com@www.example.com/")], [x509.RFC822Name("A@mail.example.com")],
-    [x509.UniformResourceIdentifier("urn:example")], names("_a.example.com"), names("bad.example.com"), [ACME],
-    [x509.RegisteredID(UNKNOWN)], [x509.OtherName(UNKNOWN, b"\x0c\x01x")],
+    [],
+    [],
+    [],
+    [x509.IPAddress(ipaddress.ip_address("192.0.2.7"))],
+    [x509.IPAddress(ipaddress.ip_address("::1"))],
+    [x509.UniformResourceIdentifier("https://www.example.com/x")],
+    [x509.RFC822Name("a@example.com")],
+    [x509.UniformResourceIdentifier("https://example.com@www.example.com/")],
+    [x509.RFC822Name("A@mail.example.com")],
+    [x509.UniformResourceIdentifier("urn:example")],
+    names("_a.example.com"),
+    names("bad.example.com"),
+    [ACME],
+    [x509.RegisteredID(UNKNOWN)],
+    [x509.OtherName(UNKNOWN, b"\x0c\x01x")],
 ]
-STRICTER = [re.compile(pattern) for pattern in (
-    r"^chain\.unrelated ", r"^domain\.mismatch .*(w\*\.example\.com|no DNS name)",
-    r"^certificate\.not_a_server .*(is a CA's|without digitalSignature)",
-    r"^(certificate\.not_a_server|chain\.untrusted) .*critical extensions? .*\((2\.5\.29\.(18|30|31|36|54)(, )?)+\)",
-    r"^chain\.untrusted .*(negative serial|serial number of 2[0-9] octets|GeneralizedTime)",
-    r"^chain\.untrusted .*by its name constraints: \*\.example\.com is excluded",
-    r"^chain\.untrusted .*held against the name constraints .*(the URI|a name of an uncommon kind)",
-    r"^chain\.untrusted .*chain ends at",  # a cross-signature that OpenSSL goes past
-)]
+STRICTER = [
+    re.compile(pattern)
+    for pattern in (
+        r"^chain\.unrelated ",
+        r"^domain\.mismatch .*(w\*\.example\.com|no DNS name)",
+        r"^certificate\.not_a_server .*(is a CA's|without digitalSignature)",
+        (
+            r"^(certificate\.not_a_server|chain\.untrusted) .*critical extensions? "
+            r".*\((2\.5\.29\.(18|30|31|36|54)(, )?)+\)"
+        ),
+        r"^chain\.untrusted .*(negative serial|serial number of 2[0-9] octets|GeneralizedTime)",
+        r"^chain\.untrusted .*by its name constraints: \*\.example\.com is excluded",
+        (
+            r"^chain\.untrusted .*held against the name constraints .*(the URI|a name of an "
+            r"uncommon kind)"
+        ),
+        r"^chain\.untrusted .*chain ends at",  # a cross-signature that OpenSSL goes past
+    )
+]
 """Finding by finding, what clients other than OpenSSL refuse, or what nothing good needs."""
 HOSTS = [DOMAIN, DOMAIN, DOMAIN, DOMAIN, "other.example.com", "a.www.example.com", "example.com"]
 
@@ -186,8 +280,12 @@ class Upload:
         return text(*self.odd) if self.odd else pem(self.certificates)
 
     def judged(self) -> Report:
-        return judge([Texts(self.text, self.leaf.key_pem)], [self.host], at=AT,
-                     roots=TrustRoots.from_pem(ROOT.pem))
+        return judge(
+            [Texts(self.text, self.leaf.key_pem)],
+            [self.host],
+            at=AT,
+            roots=TrustRoots.from_pem(ROOT.pem),
+        )
 
 
 ORGANISATIONS = st.sampled_from([None, "Acme", "acme", "Other"])
@@ -243,18 +341,33 @@ def other_inner_algorithm(c: x509.Certificate, key: Any, signer: Any) -> bytes:
 
 
 def bounded_subtree(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, more=(constraints_of([sequence(general(2, "example.com"), tlv(0x80, b"\x01"))]),))
+    return altered(
+        c, signer, more=(constraints_of([sequence(general(2, "example.com"), tlv(0x80, b"\x01"))]),)
+    )
 
 
 FORMS = [
-    spelt_out, compressed_point, printable_issuer, bmp_subject, another_issuer, negative_serial, long_serial,
-    generalized_time, utf8_mail, ascii_mail, no_subject, other_inner_algorithm, bounded_subtree,
+    spelt_out,
+    compressed_point,
+    printable_issuer,
+    bmp_subject,
+    another_issuer,
+    negative_serial,
+    long_serial,
+    generalized_time,
+    utf8_mail,
+    ascii_mail,
+    no_subject,
+    other_inner_algorithm,
+    bounded_subtree,
 ]
 
 
 def restrung(found: x509.Name, tag: int, change: Callable[[str], str]) -> bytes:
     encoding = "utf-16-be" if tag == BMP else "ascii"
-    return name(*((part.oid.dotted_string, tag, change(str(part.value)).encode(encoding)) for part in found))
+    return name(
+        *((part.oid.dotted_string, tag, change(str(part.value)).encode(encoding)) for part in found)
+    )
 
 
 def variation(found: list[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
@@ -276,7 +389,9 @@ def uploads(draw: st.DrawFn) -> Upload:
     if others and sans:
         san = (x509.SubjectAlternativeName([*names(*sans), *others]), False)
         how = {**how, "extensions": [*how.get("extensions", ()), san]}
-        leaf = authority.issue([], common_name=DOMAIN, **{**times, **how}, organisation=draw(ORGANISATIONS))
+        leaf = authority.issue(
+            [], common_name=DOMAIN, **{**times, **how}, organisation=draw(ORGANISATIONS)
+        )
     else:
         leaf = authority.issue(sans, **{**times, **how}, organisation=draw(ORGANISATIONS))
     chain = list(leaf.chain)
@@ -284,8 +399,12 @@ def uploads(draw: st.DrawFn) -> Upload:
         at, form = draw(st.integers(0, len(chain) - 1)), draw(st.sampled_from(FORMS))
         odd = [der(c) for c in chain]
         odd[at] = form(chain[at], leaf.key if at == 0 else signers[at - 1], signers[at])
-        return Upload(tuple(chain), leaf, DOMAIN, (*told, sans, others, how, at, form.__name__), tuple(odd))
-    change = draw(st.sampled_from(["none"] * 4 + ["order", "root", "drop", "cross", "stranger", "again"]))
+        return Upload(
+            tuple(chain), leaf, DOMAIN, (*told, sans, others, how, at, form.__name__), tuple(odd)
+        )
+    change = draw(
+        st.sampled_from(["none"] * 4 + ["order", "root", "drop", "cross", "stranger", "again"])
+    )
     match change:
         case "order":
             chain = draw(st.permutations(chain))
@@ -294,20 +413,32 @@ def uploads(draw: st.DrawFn) -> Upload:
         case "drop" if len(chain) > 1:
             del chain[draw(st.integers(1, len(chain) - 1))]
         case "cross":
-            chain.append(sign(ROOT.certificate.subject, ROOT_KEY.public_key(), OTHER_ROOT.certificate, OTHER_KEY,
-                              ca=True, **LONG))
+            chain.append(
+                sign(
+                    ROOT.certificate.subject,
+                    ROOT_KEY.public_key(),
+                    OTHER_ROOT.certificate,
+                    OTHER_KEY,
+                    ca=True,
+                    **LONG,
+                )
+            )
         case "stranger":
             chain.append(OTHER_ROOT.intermediate("Stranger", **LONG).certificate)
         case "again":
             chain.append(chain[-1])
         case _:
             pass
-    return Upload(tuple(chain), leaf, draw(st.sampled_from(HOSTS)), (*told, sans, others, how, change))
+    return Upload(
+        tuple(chain), leaf, draw(st.sampled_from(HOSTS)), (*told, sans, others, how, change)
+    )
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(upload=uploads())
-def test_openssl_takes_what_is_accepted_and_what_it_takes_besides_is_on_the_list(upload: Upload) -> None:
+def test_openssl_takes_what_is_accepted_and_what_it_takes_besides_is_on_the_list(
+    upload: Upload,
+) -> None:
     judged = upload.judged()
     if judged.pairs:
         said = refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, upload.host)
@@ -322,7 +453,13 @@ def test_ordinary_pairs_are_accepted_by_both() -> None:
     """Else the rule above could hold because nothing is accepted."""
     upper = ROOT.intermediate("Upper", path_length=1, **LONG)
     times = {"not_before": AT - DAY, "not_after": AT + 60 * DAY}
-    for how in ({}, {"eku": None}, {"key_usage": None}, {"identifiers": False}, {"basic_constraints": False}):
+    for how in (
+        {},
+        {"eku": None},
+        {"key_usage": None},
+        {"identifiers": False},
+        {"basic_constraints": False},
+    ):
         for authority in (ROOT, upper, upper.intermediate("Lower", path_length=0, **LONG)):
             leaf = authority.issue([DOMAIN], **times, **how)  # type: ignore[arg-type]
             judged = Upload(leaf.chain, leaf, DOMAIN, ()).judged()

@@ -44,14 +44,21 @@ class Fleet:
     def trust(self) -> Trust:
         now = datetime.now(UTC)
         key = TrustedKey(
-            purpose="edge_sync", key_id=self.edge_sync.key_id, public_key=self.edge_sync.public_text(),
-            not_before=now - timedelta(days=1), not_after=now + timedelta(days=1),
+            purpose="edge_sync",
+            key_id=self.edge_sync.key_id,
+            public_key=self.edge_sync.public_text(),
+            not_before=now - timedelta(days=1),
+            not_after=now + timedelta(days=1),
         )
         document = TrustDocument(serial=1, keys=[key], issued_at=now)
-        return Trust.read(self.operator.public_text(), self.operator.sign(Purpose.TRUST, document), now)
+        return Trust.read(
+            self.operator.public_text(), self.operator.sign(Purpose.TRUST, document), now
+        )
 
     async def start(self, epoch: int) -> None:
-        key = EpochKey(epoch=epoch, public_key=PrivateKey.generate().public().text, issued_at=datetime.now(UTC))
+        key = EpochKey(
+            epoch=epoch, public_key=PrivateKey.generate().public().text, issued_at=datetime.now(UTC)
+        )
         await self.put(s.keyring_epoch(epoch), self.operator.sign(Purpose.EPOCH, key))
 
     def word(self, epoch: int, age: float = 0) -> Signed:
@@ -59,7 +66,9 @@ class Fleet:
         return self.edge_sync.sign(Purpose.SEALING, SealingEpoch(epoch=epoch, at=at))
 
     async def put(self, key: str, body: Signed) -> None:
-        await self.broker.jetstream(timeout=5).publish(s.kv_subject(s.BUCKET_KEYRINGS, key), body.encode())
+        await self.broker.jetstream(timeout=5).publish(
+            s.kv_subject(s.BUCKET_KEYRINGS, key), body.encode()
+        )
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[tuple[CurrentEpoch, Health]]:
@@ -93,8 +102,12 @@ async def test_a_word_counts_while_it_is_fresh_and_the_same_again_renews_it(flee
             await asyncio.sleep(STALE / 2)
             await fleet.put(s.KEYRING_SEALING, fleet.word(1))
         await until(lambda: known(epoch) == 1 and not health.missing, "it is known still")
-        await until(lambda: CONDITION in health.missing, "edge_sync is silent: nothing is sealed any more")
-        with pytest.raises(Transient, match=r"edge_sync's word that 1 is the epoch to seal to is \d+ s old"):
+        await until(
+            lambda: CONDITION in health.missing, "edge_sync is silent: nothing is sealed any more"
+        )
+        with pytest.raises(
+            Transient, match=r"edge_sync's word that 1 is the epoch to seal to is \d+ s old"
+        ):
             epoch.key()
         await fleet.put(s.KEYRING_SEALING, fleet.word(1))
         await until(lambda: known(epoch) == 1 and not health.missing, "it speaks again")
@@ -105,13 +118,17 @@ async def test_an_old_word_that_is_repeated_after_a_restart_is_worth_nothing(fle
     await fleet.start(2)
     await fleet.put(s.KEYRING_SEALING, fleet.word(1, age=STALE + 1))
     async with fleet.watching() as (epoch, health):
-        await until(lambda: "old" in health.missing.get(CONDITION, ""), "it says why it is not ready")
+        await until(
+            lambda: "old" in health.missing.get(CONDITION, ""), "it says why it is not ready"
+        )
         assert known(epoch) is None
         await fleet.put(s.KEYRING_SEALING, fleet.word(2))
         await until(lambda: known(epoch) == 2, "the word of now counts")
 
 
-async def test_a_fresh_word_of_a_lower_epoch_neither_counts_nor_renews_the_higher(fleet: Fleet) -> None:
+async def test_a_fresh_word_of_a_lower_epoch_neither_counts_nor_renews_the_higher(
+    fleet: Fleet,
+) -> None:
     await fleet.start(1)
     await fleet.start(2)
     await fleet.put(s.KEYRING_SEALING, fleet.word(2))
@@ -126,5 +143,7 @@ async def test_a_word_from_the_future_would_count_for_too_long(fleet: Fleet) -> 
     await fleet.start(1)
     await fleet.put(s.KEYRING_SEALING, fleet.word(1, age=-3600))
     async with fleet.watching() as (epoch, health):
-        await until(lambda: "clocks" in health.missing.get(CONDITION, ""), "it says why it is not ready")
+        await until(
+            lambda: "clocks" in health.missing.get(CONDITION, ""), "it says why it is not ready"
+        )
         assert known(epoch) is None

@@ -1,4 +1,5 @@
-"""What leaves the validator: a verdict that no message can hold is replaced, never published in vain for ever."""
+"""What leaves the validator: a verdict that no message can hold is replaced, never published in
+vain for ever."""
 
 from __future__ import annotations
 
@@ -39,16 +40,27 @@ class Published(list[Outgoing]):
 
 
 def judging(published: Published, room: int) -> Judging:
-    return Judging(SECRETS, None, 1, cast(CurrentEpoch, Epoch()), cast(Publisher, published), cast(Clock, Stopped()),
-                   room)
+    return Judging(
+        SECRETS,
+        None,
+        1,
+        cast(CurrentEpoch, Epoch()),
+        cast(Publisher, published),
+        cast(Clock, Stopped()),
+        room,
+    )
 
 
 def delivery(body: bytes) -> Delivery:
     return Delivery.of(subjects.JUDGE_SUBMISSION, body, {}, Place("JUDGING", 1, NOW))
 
 
-@pytest.mark.parametrize(("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])])
-async def test_a_verdict_that_no_message_holds_is_unjudgeable(room: int, codes: list[Code] | None) -> None:
+@pytest.mark.parametrize(
+    ("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])]
+)
+async def test_a_verdict_that_no_message_holds_is_unjudgeable(
+    room: int, codes: list[Code] | None
+) -> None:
     published = Published()
     use_cases = judging(published, room)
     await use_cases.start()
@@ -58,7 +70,9 @@ async def test_a_verdict_that_no_message_holds_is_unjudgeable(room: int, codes: 
         found = [f.code for f in verdict.findings]
         assert Code.CERTIFICATE_UNJUDGEABLE not in found if codes is None else found == codes
         assert list(verdict.accepted) == ["www.example.com"]
-        asked: dict[str, Any] = request().model_dump(include={"submission_id", "account", "domains", "pairs"})
+        asked: dict[str, Any] = request().model_dump(
+            include={"submission_id", "account", "domains", "pairs"}
+        )
         report = await use_cases.check(CheckCertificate(**asked, private_roots=[]))
         assert report.findings[0].code is (Code.CHAIN_UNTRUSTED if codes is None else codes[0])
     finally:

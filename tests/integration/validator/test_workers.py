@@ -1,4 +1,5 @@
-"""Real worker processes: what they answer, and what happens when one is stuck, killed or orphaned."""
+"""Real worker processes: what they answer, and what happens when one is stuck, killed or
+orphaned."""
 
 from __future__ import annotations
 
@@ -29,9 +30,17 @@ from tests.support.hostile import HOSTILE
 from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
 from tests.support.waiting import until
 
-SUBMISSION, EPOCH, SIGNER = PrivateKey.generate(), PrivateKey.generate(), Signer.generate("validator-1")
-SEALING = EpochKey(epoch=7, public_key=EPOCH.public().text, issued_at=datetime(2026, 1, 1, tzinfo=UTC))
-SECRETS = Secrets(submission_keys=[SUBMISSION.text()], signer_id=SIGNER.key_id, signer_key=SIGNER.text())
+SUBMISSION, EPOCH, SIGNER = (
+    PrivateKey.generate(),
+    PrivateKey.generate(),
+    Signer.generate("validator-1"),
+)
+SEALING = EpochKey(
+    epoch=7, public_key=EPOCH.public().text, issued_at=datetime(2026, 1, 1, tzinfo=UTC)
+)
+SECRETS = Secrets(
+    submission_keys=[SUBMISSION.text()], signer_id=SIGNER.key_id, signer_key=SIGNER.text()
+)
 ROOT = Authority.create()
 ISSUING = ROOT.intermediate()
 LEAF = ISSUING.issue(["www.example.com"])
@@ -39,11 +48,19 @@ LEAF = ISSUING.issue(["www.example.com"])
 pytestmark = pytest.mark.asyncio
 
 
-def request(name: str = "sub-1", *, leaf: Leaf = LEAF, account: str = "acme", info: bytes | None = None,
-            private: bool = True) -> JudgeSubmission:
+def request(
+    name: str = "sub-1",
+    *,
+    leaf: Leaf = LEAF,
+    account: str = "acme",
+    info: bytes | None = None,
+    private: bool = True,
+) -> JudgeSubmission:
     box = SUBMISSION.public().seal(leaf.key_pem.encode(), info or submission_info(account, name))
     return JudgeSubmission(
-        submission_id=name, account=account, domains=["www.example.com"],
+        submission_id=name,
+        account=account,
+        domains=["www.example.com"],
         pairs=[SubmittedPair(certificate=leaf.chain_pem, sealed_key=SealedKey(epoch=0, box=box))],
         context=JudgeContext(private_roots=[ROOT.pem] if private else None),
     )
@@ -79,7 +96,9 @@ def all_sealed(leaf: Leaf, certificate: str, *, info: bytes | None = None) -> Ju
     """As the client sends it: the certificate field is sealed too."""
     asked = request(leaf=leaf)
     info = info or submission_info(asked.account, asked.submission_id)
-    box = SealedKey(epoch=0, box=SUBMISSION.public().seal(certificate.encode("utf-8", "surrogateescape"), info))
+    box = SealedKey(
+        epoch=0, box=SUBMISSION.public().seal(certificate.encode("utf-8", "surrogateescape"), info)
+    )
     pair = SubmittedPair(sealed_certificate=box, sealed_key=asked.pairs[0].sealed_key)
     return asked.model_copy(update={"pairs": [pair]})
 
@@ -91,21 +110,29 @@ async def test_a_sealed_certificate_is_judged_like_one_in_clear(make_workers: Ma
     assert verdict.pairs[0].chain == LEAF.chain_pem
 
 
-async def test_a_key_in_the_sealed_certificate_and_what_is_no_text_are_refused(make_workers: MakeWorkers) -> None:
+async def test_a_key_in_the_sealed_certificate_and_what_is_no_text_are_refused(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers()
     for certificate, code in (
-        (LEAF.chain_pem + LEAF.key_pem, Code.CERTIFICATE_CONTAINS_KEY), ("\udcff\udcfe" * 40, Code.CERTIFICATE_MISSING),
+        (LEAF.chain_pem + LEAF.key_pem, Code.CERTIFICATE_CONTAINS_KEY),
+        ("\udcff\udcfe" * 40, Code.CERTIFICATE_MISSING),
     ):
         verdict = await workers.judge_sealed(all_sealed(LEAF, certificate), at=NOW, sealing=SEALING)
         assert verdict.accepted == {"www.example.com": False} and verdict.pairs == []
         assert code in {one.code for one in verdict.findings}
 
 
-async def test_a_certificate_sealed_for_another_submission_is_not_opened(make_workers: MakeWorkers) -> None:
+async def test_a_certificate_sealed_for_another_submission_is_not_opened(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers()
     asked = all_sealed(LEAF, LEAF.chain_pem, info=submission_info("acme", "another"))
     verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
-    assert next((one.code, one.field) for one in verdict.findings) == (Code.KEY_UNOPENABLE, "certificate")
+    assert next((one.code, one.field) for one in verdict.findings) == (
+        Code.KEY_UNOPENABLE,
+        "certificate",
+    )
     assert verdict.accepted == {"www.example.com": False}
 
 
@@ -115,32 +142,47 @@ async def test_a_dry_run_names_domains_as_a_submission_does_and_tells_what_would
     workers = await make_workers()
     asked = request().model_dump(include={"submission_id", "account", "pairs"})
     question = CheckCertificate(
-        **asked, domains=["WWW.Example.com", "www.example.com", "a..b"], private_roots=[ROOT.pem],
+        **asked,
+        domains=["WWW.Example.com", "www.example.com", "a..b"],
+        private_roots=[ROOT.pem],
         live_names=["old.example.com"],
     )
     report = await workers.judge_sealed(question, at=NOW)
     assert report.accepted == {"www.example.com": True, "a..b": False}
     assert [(f.code, f.domain) for f in report.findings] == [
-        (Code.DOMAIN_INVALID, "a..b"), (Code.CERTIFICATE_NAMES_LOST, None)
+        (Code.DOMAIN_INVALID, "a..b"),
+        (Code.CERTIFICATE_NAMES_LOST, None),
     ]
 
 
-async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(make_workers: MakeWorkers) -> None:
+async def test_an_accepted_pair_comes_back_sealed_to_the_epoch_and_attested(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
     verdict = await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
     assert verdict.accepted == {"www.example.com": True}
     (pair,) = verdict.pairs
-    assert (pair.chain, pair.leaf_fingerprint, pair.sealed_key.epoch) == (LEAF.chain_pem, LEAF.fingerprint, 7)
+    assert (pair.chain, pair.leaf_fingerprint, pair.sealed_key.epoch) == (
+        LEAF.chain_pem,
+        LEAF.fingerprint,
+        7,
+    )
     opened = EPOCH.open(pair.sealed_key.box, pair_info("acme", pair.pair_id, pair.leaf_fingerprint))
     assert opened.decode() == pkcs8(LEAF.key)
     verifier = Verifier([(SIGNER.key_id, SIGNER.public_text())])
     attested = verifier.open(Purpose.ATTESTATION, pair.attestation, Attestation)
-    assert (attested.pair_id, attested.domains, attested.account) == (pair.pair_id, ["www.example.com"], "acme")
+    assert (attested.pair_id, attested.domains, attested.account) == (
+        pair.pair_id,
+        ["www.example.com"],
+        "acme",
+    )
 
 
 async def test_a_redelivery_gets_the_same_pair_id(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
-    first, second = [await workers.judge_sealed(request(), at=NOW, sealing=SEALING) for _ in range(2)]
+    first, second = [
+        await workers.judge_sealed(request(), at=NOW, sealing=SEALING) for _ in range(2)
+    ]
     assert first.pairs[0].pair_id == second.pairs[0].pair_id
 
 
@@ -172,17 +214,27 @@ async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) ->
     workers = await make_workers("services.validator.sandbox.worker_main")
     asked = request()
     report = await workers.judge_sealed(
-        CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs), at=NOW
+        CheckCertificate(
+            submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs
+        ),
+        at=NOW,
     )
     assert report.accepted == {"www.example.com": False}
     assert [f.code for f in report.findings] == [Code.CHAIN_UNTRUSTED]
 
 
-async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_say(make_workers: MakeWorkers) -> None:
+async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_say(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
     asked = request()
-    question = CheckCertificate(submission_id="sub-1", account="acme", domains=asked.domains, pairs=asked.pairs,
-                                private_roots=[ROOT.pem])
+    question = CheckCertificate(
+        submission_id="sub-1",
+        account="acme",
+        domains=asked.domains,
+        pairs=asked.pairs,
+        private_roots=[ROOT.pem],
+    )
     report = await workers.judge_sealed(question, at=NOW)
     assert (report.accepted, report.findings) == ({"www.example.com": True}, [])
 
@@ -195,15 +247,24 @@ async def test_a_name_that_is_none_is_not_told_on(make_workers: MakeWorkers) -> 
     assert verdict.pairs[0].sans == ["www.example.com"]
 
 
-async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(make_workers: MakeWorkers) -> None:
+async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main", count=2)
     (pids, slowest) = (workers.pids, 0.0)
     for number, make in enumerate(HOSTILE.values()):
         certificate, key = make()
         box = SUBMISSION.public().seal(key.encode(), submission_info("foe", f"foe-{number}"))
-        pair = SubmittedPair(certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box))
-        asked = JudgeSubmission(submission_id=f"foe-{number}", account="foe", domains=["www.example.com"],
-                                pairs=[pair], context=JudgeContext(private_roots=[hostile.ROOT.pem]))
+        pair = SubmittedPair(
+            certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box)
+        )
+        asked = JudgeSubmission(
+            submission_id=f"foe-{number}",
+            account="foe",
+            domains=["www.example.com"],
+            pairs=[pair],
+            context=JudgeContext(private_roots=[hostile.ROOT.pem]),
+        )
         began = time.monotonic()
         verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
         slowest = max(slowest, time.monotonic() - began)
@@ -218,7 +279,10 @@ async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
 ) -> None:
     workers = await make_workers(count=2, seconds=0.1, starved_seconds=0.4)
     bad = asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING))
-    good = [workers.judge_sealed(request(f"sub-{n}", account="other"), at=NOW, sealing=SEALING) for n in range(20)]
+    good = [
+        workers.judge_sealed(request(f"sub-{n}", account="other"), at=NOW, sealing=SEALING)
+        for n in range(20)
+    ]
     assert all(verdict.accepted["www.example.com"] for verdict in await asyncio.gather(*good))
     verdict = await bad
     assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
@@ -227,7 +291,9 @@ async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
     await until(lambda: len(workers.pids) == 2, "both workers run")
 
 
-async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged(make_workers: MakeWorkers) -> None:
+async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers(starved_seconds=10)
     (pid,) = workers.pids
     os.kill(pid, signal.SIGSTOP)
@@ -238,7 +304,9 @@ async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged
     assert workers.pids != [pid]
 
 
-async def test_an_idle_worker_that_dies_is_replaced_without_a_submission(make_workers: MakeWorkers) -> None:
+async def test_an_idle_worker_that_dies_is_replaced_without_a_submission(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers()
     (pid,) = workers.pids
     os.kill(pid, signal.SIGKILL)
@@ -254,9 +322,10 @@ async def test_a_worker_is_renewed_after_its_jobs_by_a_successor(make_workers: M
     assert workers.pids == [pid]
     await until(lambda: len(workers.pids) == 1 and workers.pids != [pid], "a successor runs")
     await until(lambda: gone(pid), "the first has ended")
-    assert (workers.replaced, (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).accepted) == (
-        0, {"www.example.com": True}
-    )
+    assert (
+        workers.replaced,
+        (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).accepted,
+    ) == (0, {"www.example.com": True})
 
 
 async def test_a_full_queue_is_busy_and_empties_again(make_workers: MakeWorkers) -> None:
@@ -276,7 +345,8 @@ async def test_a_full_queue_is_busy_and_empties_again(make_workers: MakeWorkers)
 async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) -> None:
     workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
     flood = [
-        asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}"), at=NOW, sealing=SEALING)) for n in range(4)
+        asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}"), at=NOW, sealing=SEALING))
+        for n in range(4)
     ]
     await until(lambda: workers.running == 2, "the account has two workers")
     verdict = await workers.judge_sealed(request("sub-1", account="other"), at=NOW, sealing=SEALING)
@@ -285,11 +355,16 @@ async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) ->
     await asyncio.gather(*flood)
 
 
-async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(make_workers: MakeWorkers) -> None:
+async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
     floods = [
-        asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}", account=account), at=NOW, sealing=SEALING))
-        for account in ("foe-1", "foe-2") for n in range(4)
+        asyncio.ensure_future(
+            workers.judge_sealed(request(f"sleep-{n}", account=account), at=NOW, sealing=SEALING)
+        )
+        for account in ("foe-1", "foe-2")
+        for n in range(4)
     ]
     await floods[0]  # it came alone, to the worker that is free again now
     await until(lambda: workers.running == 2 and len(workers.pids) == 3, "two of three are at work")
@@ -315,7 +390,9 @@ async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeW
     assert line["Max address space"][0] == str(Limits().memory_bytes)
 
 
-async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(make_workers: MakeWorkers) -> None:
+async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers(seconds=60, starved_seconds=60, strikes=1)
     began = time.monotonic()
     verdict = await workers.judge_sealed(request("stall-1"), at=NOW, sealing=SEALING)
@@ -326,7 +403,9 @@ async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(ma
         assert (await workers.judge_sealed(request(f"sub-{number}"), at=NOW, sealing=SEALING)).pairs
 
 
-async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: MakeWorkers) -> None:
+async def test_no_secret_is_in_a_workers_arguments_or_environment(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
     process = Path(f"/proc/{workers.pids[0]}")
     open_to_us = [process / "cmdline"]
@@ -344,7 +423,9 @@ async def test_no_secret_is_in_a_workers_arguments_or_environment(make_workers: 
 def may_trace() -> bool:
     """Root may look into every process, unless a container took that right from it."""
     status = Path("/proc/self/status").read_text()
-    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    effective = int(
+        next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16
+    )
     return bool(effective >> 19 & 1)
 
 
@@ -352,10 +433,18 @@ async def test_what_waits_when_the_pool_closes_is_left_undecided(make_workers: M
     workers = await make_workers(starved_seconds=10)
     os.kill(workers.pids[0], signal.SIGSTOP)
     names = ("sub-1", "sub-2")
-    asked = [asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING)) for name in names]
-    await until(lambda: (workers.running, workers.waiting) == (1, 1), "one is at work and one waits")
+    asked = [
+        asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING))
+        for name in names
+    ]
+    await until(
+        lambda: (workers.running, workers.waiting) == (1, 1), "one is at work and one waits"
+    )
     await workers.close()
-    assert [type(outcome) for outcome in await asyncio.gather(*asked, return_exceptions=True)] == [Busy, Busy]
+    assert [type(outcome) for outcome in await asyncio.gather(*asked, return_exceptions=True)] == [
+        Busy,
+        Busy,
+    ]
     with pytest.raises(Busy):
         await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
 
@@ -380,7 +469,9 @@ asyncio.run(main())
 
 async def test_workers_die_with_a_parent_that_is_killed() -> None:
     secrets = SECRETS.model_dump_json()
-    with subprocess.Popen([sys.executable, "-c", PARENT, secrets], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", PARENT, secrets], stdout=subprocess.PIPE
+    ) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in (await asyncio.to_thread(parent.stdout.readline)).split()]
         assert len(pids) == 2

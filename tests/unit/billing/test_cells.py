@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.domain.ownership import BEGINNING, OPEN_END, Period
-from services.billing.domain.usage_aggregator import FUTURE_MINUTES, PAST_MINUTES, Tally, minute_fault, valid_domain
+from services.billing.domain.usage_aggregator import (
+    FUTURE_MINUTES,
+    PAST_MINUTES,
+    Tally,
+    minute_fault,
+    valid_domain,
+)
 from services.billing.domain.wire_format import Cell
 
 NOW = 29_000_000
@@ -18,16 +24,23 @@ OWNERS = {
 
 @pytest.mark.parametrize(
     ("minute", "expected"),
-    [(NOW, None), (NOW + FUTURE_MINUTES, None), (NOW + FUTURE_MINUTES + 1, "minute_in_future"),
-     (NOW - PAST_MINUTES, None), (NOW - PAST_MINUTES - 1, "minute_too_old"), (0, "minute_too_old"),
-     (-1, "minute_too_old")],
+    [
+        (NOW, None),
+        (NOW + FUTURE_MINUTES, None),
+        (NOW + FUTURE_MINUTES + 1, "minute_in_future"),
+        (NOW - PAST_MINUTES, None),
+        (NOW - PAST_MINUTES - 1, "minute_too_old"),
+        (0, "minute_too_old"),
+        (-1, "minute_too_old"),
+    ],
 )
 def test_a_minute_too_late_or_too_early_is_refused(minute: int, expected: str | None) -> None:
     assert minute_fault(minute, NOW) == expected
 
 
 @pytest.mark.parametrize(
-    "domain", ["www.example.test", "*.img.example.test", "localhost", "a_b.example", "xn--bcher-kva.example"]
+    "domain",
+    ["www.example.test", "*.img.example.test", "localhost", "a_b.example", "xn--bcher-kva.example"],
 )
 def test_registered_names_are_valid(domain: str) -> None:
     assert valid_domain(domain)
@@ -35,19 +48,42 @@ def test_registered_names_are_valid(domain: str) -> None:
 
 @pytest.mark.parametrize(
     "domain",
-    ["", "UP.example", "a..b", ".a", "a.", "*", "a.*.b", "*.*.a", "a b", "a\x00", "a\n", "x" * 64, "a." * 127 + "a",
-     "é.example"],
+    [
+        "",
+        "UP.example",
+        "a..b",
+        ".a",
+        "a.",
+        "*",
+        "a.*.b",
+        "*.*.a",
+        "a b",
+        "a\x00",
+        "a\n",
+        "x" * 64,
+        "a." * 127 + "a",
+        "é.example",
+    ],
 )
 def test_names_that_nobody_could_register_are_invalid(domain: str) -> None:
     assert not valid_domain(domain)
 
 
-def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_their_reason() -> None:
+def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_their_reason() -> (
+    None
+):
     tally = Tally()
     bad = Cell("unlisted name", NOW, 5), Cell("a.example.test", NOW + 60, 6)
     diverted = tally.add(
-        "n", [Cell("a.example.test", NOW - 11, 1), Cell("a.example.test", NOW - 10, 2),
-              Cell("nobody.example.test", NOW, 4), *bad], OWNERS, NOW,
+        "n",
+        [
+            Cell("a.example.test", NOW - 11, 1),
+            Cell("a.example.test", NOW - 10, 2),
+            Cell("nobody.example.test", NOW, 4),
+            *bad,
+        ],
+        OWNERS,
+        NOW,
     )
     assert diverted == [(bad[0], "domain_invalid"), (bad[1], "minute_in_future")]
     assert [row[3] for row in tally.minutes()] == ["one", "two", ""]
@@ -57,7 +93,13 @@ def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_t
 counts = st.integers(0, 2**40)
 cells = st.lists(
     st.builds(
-        Cell, st.sampled_from([*OWNERS, "bad name"]), st.integers(NOW - 130, NOW + 8), counts, counts, counts, counts
+        Cell,
+        st.sampled_from([*OWNERS, "bad name"]),
+        st.integers(NOW - 130, NOW + 8),
+        counts,
+        counts,
+        counts,
+        counts,
     ),
     max_size=40,
 )
@@ -71,11 +113,16 @@ def test_the_sum_of_the_parts_is_the_whole_in_any_order_and_nothing_is_negative(
     diverted = whole.add("n", made, OWNERS, NOW)
     shuffled = list(made)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    diverted_too = [*parts.add("n", shuffled[:cut], OWNERS, NOW), *parts.add("n", shuffled[cut:], OWNERS, NOW)]
+    diverted_too = [
+        *parts.add("n", shuffled[:cut], OWNERS, NOW),
+        *parts.add("n", shuffled[cut:], OWNERS, NOW),
+    ]
     assert whole.minutes() == parts.minutes()
     assert whole.accrued() == parts.accrued()
     assert len(diverted) == len(diverted_too)
-    for column, field in enumerate(("https_requests", "https_bytes", "http_requests", "http_bytes"), start=4):
+    for column, field in enumerate(
+        ("https_requests", "https_bytes", "http_requests", "http_bytes"), start=4
+    ):
         values = [row[column] for row in whole.minutes()]
         assert all(value >= 0 for value in values)
         lost = sum(getattr(cell, field) for cell, _ in diverted)

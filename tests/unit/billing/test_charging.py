@@ -18,13 +18,16 @@ D = Decimal
 TIERED = Tariff("tiered", ((0, D("1")), (100, D("0.5")), (1000, D("0.1"))))
 HOUR = 500_000
 PACKS = [
-    Pack("later", 300, HOUR, HOUR + 30, D(3)), Pack("sooner", 100, HOUR, HOUR + 10, D(2)),
-    Pack("nested", 50, HOUR + 4, HOUR + 8, D(1)), Pack("future", 500, HOUR + 25, HOUR + 60, D(7)),
+    Pack("later", 300, HOUR, HOUR + 30, D(3)),
+    Pack("sooner", 100, HOUR, HOUR + 10, D(2)),
+    Pack("nested", 50, HOUR + 4, HOUR + 8, D(1)),
+    Pack("future", 500, HOUR + 25, HOUR + 60, D(7)),
 ]
 
 
 class Books:
-    """Keeps what was posted, as the store does, and charges what arrives in one lot after the other."""
+    """Keeps what was posted, as the store does, and charges what arrives in one lot after the
+    other."""
 
     def __init__(self, tariff: Tariff, packs: Sequence[Pack] = ()) -> None:
         self.tariff, self.packs = tariff, packs
@@ -39,11 +42,17 @@ class Books:
             self.hours[hour] = replace(count, requests=count.requests + requests)
             changed.add(hour)
         first = min(changed)
-        hours = [self.hours[h] for h in sorted(self.hours) if h in changed or (self.packs and h >= first)]
+        hours = [
+            self.hours[h] for h in sorted(self.hours) if h in changed or (self.packs and h >= first)
+        ]
         left = {
-            pack.reference: pack.requests - sum(
-                count.covered.get(pack.reference, 0) for count in self.hours.values() if count.hour < first
-            ) for pack in self.packs
+            pack.reference: pack.requests
+            - sum(
+                count.covered.get(pack.reference, 0)
+                for count in self.hours.values()
+                if count.hour < first
+            )
+            for pack in self.packs
         }
         made = charge(hours, self.packs, left, self.used, lambda _hour: self.tariff)
         self.lines += made
@@ -68,10 +77,17 @@ class Books:
         return total(line.amount for line in self.lines)
 
 
-USAGE = st.lists(st.tuples(st.integers(HOUR, HOUR + 70), st.integers(0, 400)), min_size=1, max_size=25)
+USAGE = st.lists(
+    st.tuples(st.integers(HOUR, HOUR + 70), st.integers(0, 400)), min_size=1, max_size=25
+)
 
 
-@given(USAGE, st.randoms(use_true_random=False), st.sampled_from([TIERED, linear("CNY")]), st.booleans())
+@given(
+    USAGE,
+    st.randoms(use_true_random=False),
+    st.sampled_from([TIERED, linear("CNY")]),
+    st.booleans(),
+)
 def test_the_order_and_the_lots_of_arrival_change_neither_money_nor_plans(
     usage: list[tuple[int, int]], chance: object, tariff: Tariff, with_plans: bool
 ) -> None:
@@ -112,7 +128,9 @@ def test_every_request_is_on_a_line_nothing_is_negative_and_no_plan_gives_more_t
 
 
 @given(st.integers(0, 3000), st.lists(st.integers(0, 700), max_size=12))
-def test_tiers_cost_the_same_in_one_step_and_in_many_and_taking_back_gives_back(start: int, steps: list[int]) -> None:
+def test_tiers_cost_the_same_in_one_step_and_in_many_and_taking_back_gives_back(
+    start: int, steps: list[int]
+) -> None:
     used, cost = start, D(0)
     for step in steps:
         cost = total([cost, TIERED.amount(used, step)])
@@ -125,7 +143,10 @@ def test_plans_are_used_soonest_expiring_first_and_the_overflow_is_pay_as_you_go
     books = Books(linear("CNY"), PACKS)
     books.arrive([(HOUR + 5, 500)])
     assert [(line.plan, line.requests, line.amount) for line in books.lines] == [
-        ("later", 300, 0), ("nested", 50, 0), ("sooner", 100, 0), (None, 50, D("0.00025"))
+        ("later", 300, 0),
+        ("nested", 50, 0),
+        ("sooner", 100, 0),
+        (None, 50, D("0.00025")),
     ]
     assert [line.plan_cost for line in books.lines] == [D(3), D(1), D(2), None]
 

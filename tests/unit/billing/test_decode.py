@@ -1,4 +1,5 @@
-"""The fast decoder and the contract agree: on what they take, what they make of it, and what they refuse."""
+"""The fast decoder and the contract agree: on what they take, what they make of it, and what they
+refuse."""
 
 from __future__ import annotations
 
@@ -28,8 +29,13 @@ from shared.errors import Malformed
 CELL = {"domain": "www.example.test", "minute": 29_000_000, "https_requests": 3}
 BATCH = {"node": "n-1", "log": "log:1", "start": 0, "end": 10, "read_to": 10, "cells": [CELL]}
 REQUEST = {
-    "id": "r1", "source": "console", "time": "2026-01-01T00:00:00Z", "domain": "www.example.test", "bytes": 1,
-    "status": 200, "node": "n-1",
+    "id": "r1",
+    "source": "console",
+    "time": "2026-01-01T00:00:00Z",
+    "domain": "www.example.test",
+    "bytes": 1,
+    "status": 200,
+    "node": "n-1",
 }
 
 
@@ -37,23 +43,49 @@ REQUEST = {
     ("struct", "model"),
     [(Batch, UsageBatch), (Cell, UsageCell), (Previous, PreviousLog), (Request, HttpsRequest)],
 )
-def test_the_structs_have_the_fields_and_defaults_of_the_contract(struct: type[msgspec.Struct], model: Any) -> None:
-    fields = {field.name: None if field.required else field.default for field in msgspec.structs.fields(struct)}
+def test_the_structs_have_the_fields_and_defaults_of_the_contract(
+    struct: type[msgspec.Struct], model: Any
+) -> None:
+    fields = {
+        field.name: None if field.required else field.default
+        for field in msgspec.structs.fields(struct)
+    }
     assert fields == {
-        name: None if field.is_required() else field.default for name, field in model.model_fields.items()
+        name: None if field.is_required() else field.default
+        for name, field in model.model_fields.items()
     }
 
 
 def _changed(base: dict[str, Any], **changes: Any) -> bytes:
-    return json.dumps({name: value for name, value in (base | changes).items() if value is not ...}).encode()
+    return json.dumps(
+        {name: value for name, value in (base | changes).items() if value is not ...}
+    ).encode()
 
 
 FAULTS = [
-    {"node": ...}, {"node": "Up"}, {"node": "-a"}, {"node": "a\n"}, {"node": "a" * 64}, {"log": ""}, {"log": "a b"},
-    {"log": "a\n"}, {"start": -1}, {"end": 2**53 + 1}, {"end": None}, {"cells": None}, {"cells": {}}, {"extra": 1},
-    {"cells": [{**CELL, "extra": 1}]}, {"cells": [{**CELL, "https_requests": -1}]}, {"bad_lines": -1},
-    {"cells": [{**CELL, "domain": "a" * 254}]}, {"cells": [{"domain": "a"}]}, {"final": None},
-    {"previous": {"log": "x"}}, {"previous": {"log": "x", "length": -1}}, {"read_to": 1.5},
+    {"node": ...},
+    {"node": "Up"},
+    {"node": "-a"},
+    {"node": "a\n"},
+    {"node": "a" * 64},
+    {"log": ""},
+    {"log": "a b"},
+    {"log": "a\n"},
+    {"start": -1},
+    {"end": 2**53 + 1},
+    {"end": None},
+    {"cells": None},
+    {"cells": {}},
+    {"extra": 1},
+    {"cells": [{**CELL, "extra": 1}]},
+    {"cells": [{**CELL, "https_requests": -1}]},
+    {"bad_lines": -1},
+    {"cells": [{**CELL, "domain": "a" * 254}]},
+    {"cells": [{"domain": "a"}]},
+    {"final": None},
+    {"previous": {"log": "x"}},
+    {"previous": {"log": "x", "length": -1}},
+    {"read_to": 1.5},
 ]
 
 
@@ -67,9 +99,24 @@ def test_both_refuse_the_same_batches(fault: dict[str, Any]) -> None:
 
 
 REQUEST_FAULTS = [
-    {"id": ""}, {"id": "a b"}, {"source": ...}, {"time": "2026-01-01T00:00:00"}, {"time": "yesterday"}, {"domain": ""},
-    {"domain": "a" * 254}, {"bytes": -1}, {"status": 99}, {"status": 600}, {"node": "UP"}, {"more": 1},
-    {"id": "a\nb"}, {"id": "a\n"}, {"id": "a" * 129}, {"source": "a\nb"}, {"node": "a\nb"}, {"node": "a" * 64},
+    {"id": ""},
+    {"id": "a b"},
+    {"source": ...},
+    {"time": "2026-01-01T00:00:00"},
+    {"time": "yesterday"},
+    {"domain": ""},
+    {"domain": "a" * 254},
+    {"bytes": -1},
+    {"status": 99},
+    {"status": 600},
+    {"node": "UP"},
+    {"more": 1},
+    {"id": "a\nb"},
+    {"id": "a\n"},
+    {"id": "a" * 129},
+    {"source": "a\nb"},
+    {"node": "a\nb"},
+    {"node": "a" * 64},
 ]
 
 
@@ -87,7 +134,10 @@ def test_a_request_that_is_refused_alone_is_seen_among_others(fault: dict[str, A
     good = _changed(REQUEST)
     assert read_requests([good, good]) == [read_request(good)] * 2
     for place in range(3):
-        assert read_requests([*[good] * place, _changed(REQUEST, **fault), *[good] * (2 - place)]) is None
+        assert (
+            read_requests([*[good] * place, _changed(REQUEST, **fault), *[good] * (2 - place)])
+            is None
+        )
 
 
 @pytest.mark.parametrize("body", [b"", b"{},{}", b"null", b"1", b"\xff"])
@@ -100,8 +150,13 @@ def test_what_is_no_request_or_more_than_one_is_seen_among_others(body: bytes) -
 
 counts = st.integers(0, 2**53)
 cells = st.builds(
-    UsageCell, domain=st.text(max_size=60), minute=st.integers(-(2**40), 2**40), https_requests=counts,
-    https_bytes=counts, http_requests=counts, http_bytes=counts,
+    UsageCell,
+    domain=st.text(max_size=60),
+    minute=st.integers(-(2**40), 2**40),
+    https_requests=counts,
+    https_bytes=counts,
+    http_requests=counts,
+    http_bytes=counts,
 )
 
 
@@ -112,7 +167,9 @@ previous_logs = st.none() | st.builds(PreviousLog, log=st.just("x"), length=coun
 def test_what_the_contract_writes_the_decoder_reads_alike(
     made: list[UsageCell], final: bool, previous: PreviousLog | None
 ) -> None:
-    batch = UsageBatch.model_validate({**BATCH, "cells": made, "final": final, "previous": previous})
+    batch = UsageBatch.model_validate(
+        {**BATCH, "cells": made, "final": final, "previous": previous}
+    )
     assert msgspec.to_builtins(read_batch(batch.encode())) == batch.model_dump()
     request = HttpsRequest.model_validate(REQUEST)
     assert read_request(request.encode()).time == request.time
@@ -137,4 +194,6 @@ def test_what_is_no_json_object_is_malformed_and_not_echoed(body: bytes) -> None
 @given(st.lists(cells, max_size=20))
 def test_the_archive_gives_back_every_cell(made: list[UsageCell]) -> None:
     given_cells = [Cell(**one.model_dump()) for one in made]
-    assert unpack_cells(pack_cells(given_cells)) == [tuple(one.model_dump().values()) for one in made]
+    assert unpack_cells(pack_cells(given_cells)) == [
+        tuple(one.model_dump().values()) for one in made
+    ]

@@ -23,8 +23,16 @@ USED = Standing("a", entries=1)
 
 @pytest.mark.parametrize(
     ("requests", "currency", "expected"),
-    [(10_000, "CNY", "0.05"), (10_000, "USD", "0.008"), (1, "CNY", "0.000005"), (1, "USD", "0.0000008"),
-     (5_000, "CNY", "0.025"), (0, "CNY", "0"), (-7, "CNY", "-0.000035"), (2**62, "CNY", "23058430092136.93952")],
+    [
+        (10_000, "CNY", "0.05"),
+        (10_000, "USD", "0.008"),
+        (1, "CNY", "0.000005"),
+        (1, "USD", "0.0000008"),
+        (5_000, "CNY", "0.025"),
+        (0, "CNY", "0"),
+        (-7, "CNY", "-0.000035"),
+        (2**62, "CNY", "23058430092136.93952"),
+    ],
 )
 def test_the_price_is_linear_and_exact(requests: int, currency: str, expected: str) -> None:
     assert cost(requests, PRICES[currency]) == D(expected)
@@ -39,7 +47,11 @@ def test_the_sum_of_the_parts_costs_what_the_whole_costs(parts: list[int], curre
     assert total == cost(sum(parts), PRICES[currency])
 
 
-@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**19), max_value=10**19, places=18))
+@given(
+    st.decimals(
+        allow_nan=False, allow_infinity=False, min_value=-(10**19), max_value=10**19, places=18
+    )
+)
 def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -> None:
     assert plain(amount) == amount
     assert "E" not in format(plain(amount), "f")
@@ -50,25 +62,52 @@ CROSSINGS = [
     ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
     ("below its threshold is low", USED._replace(ledger=D("4.99"), threshold=D(5)), ["low"]),
     ("at its threshold is not", USED._replace(ledger=D(5), threshold=D(5)), []),
-    ("below three mean hours is low",
-     USED._replace(ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2), ["low"]),
-    ("at three mean hours is not", USED._replace(ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2), []),
-    ("the higher limit counts",
-     USED._replace(ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1), ["low"]),
+    (
+        "below three mean hours is low",
+        USED._replace(ledger=D("0.149"), recent_amount=D("0.1"), recent_hours=2),
+        ["low"],
+    ),
+    (
+        "at three mean hours is not",
+        USED._replace(ledger=D("0.15"), recent_amount=D("0.1"), recent_hours=2),
+        [],
+    ),
+    (
+        "the higher limit counts",
+        USED._replace(ledger=D(2), threshold=D(3), recent_amount=D("0.05"), recent_hours=1),
+        ["low"],
+    ),
     ("nothing left is depleted", USED._replace(ledger=D(0)), ["depleted"]),
     ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
     ("low and depleted at once", USED._replace(ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
-    ("what is flagged is not flagged again",
-     USED._replace(ledger=D(-1), threshold=D(1), low=True, depleted=True), []),
-    ("under 1.2 times the limit it stays low", USED._replace(ledger=D("1.19"), threshold=D(1), low=True), []),
-    ("at 1.2 times the limit it clears", USED._replace(ledger=D("1.2"), threshold=D(1), low=True), ["recovered"]),
+    (
+        "what is flagged is not flagged again",
+        USED._replace(ledger=D(-1), threshold=D(1), low=True, depleted=True),
+        [],
+    ),
+    (
+        "under 1.2 times the limit it stays low",
+        USED._replace(ledger=D("1.19"), threshold=D(1), low=True),
+        [],
+    ),
+    (
+        "at 1.2 times the limit it clears",
+        USED._replace(ledger=D("1.2"), threshold=D(1), low=True),
+        ["recovered"],
+    ),
     ("it clears when the rule goes off", USED._replace(ledger=D("0.1"), low=True), ["recovered"]),
     ("above zero it is settled", USED._replace(ledger=D("0.1"), depleted=True), ["settled"]),
-    ("accrued usage counts", USED._replace(ledger=D("0.05"), accrued_requests=10_000), ["depleted"]),
+    (
+        "accrued usage counts",
+        USED._replace(ledger=D("0.05"), accrued_requests=10_000),
+        ["depleted"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("case", "standing", "expected"), CROSSINGS, ids=[case for case, *_ in CROSSINGS])
+@pytest.mark.parametrize(
+    ("case", "standing", "expected"), CROSSINGS, ids=[case for case, *_ in CROSSINGS]
+)
 def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
     case: str, standing: Standing, expected: list[str]
 ) -> None:
@@ -82,7 +121,9 @@ def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
 def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None:
     standing, said = USED._replace(ledger=D(1), threshold=D("0.5")), []
     for move in moves:
-        standing, crossings = judge(standing._replace(ledger=standing.ledger + D(move) / 20_000), TERMS)
+        standing, crossings = judge(
+            standing._replace(ledger=standing.ledger + D(move) / 20_000), TERMS
+        )
         said += crossings
     assert [crossing.number for crossing in said] == list(range(1, len(said) + 1))
     for pair in (("low", "recovered"), ("depleted", "settled")):
@@ -99,8 +140,13 @@ def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
 
 @pytest.mark.parametrize(
     ("kept", "given_currency", "expected"),
-    [(None, "CNY", None), (None, "USD", None), ("USD", "USD", None), ("USD", "CNY", Code.BALANCE_CURRENCY),
-     (None, "EUR", Code.BALANCE_CURRENCY)],
+    [
+        (None, "CNY", None),
+        (None, "USD", None),
+        ("USD", "USD", None),
+        ("USD", "CNY", Code.BALANCE_CURRENCY),
+        (None, "EUR", Code.BALANCE_CURRENCY),
+    ],
 )
 def test_currencies_never_mix(kept: str | None, given_currency: str, expected: Code | None) -> None:
     assert money_fault(Standing("a", currency=kept), given_currency, Prices()) is expected
@@ -113,24 +159,38 @@ def test_depleted_for_a_day_is_overdue_once_and_only_a_balance_above_zero_ends_i
     late = replace(TERMS, at=NOW + timedelta(hours=24))
     overdue, said = judge(broke, late)
     assert ([crossing.change for crossing in said], overdue.overdue) == (["overdue"], True)
-    assert judge(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], "its own silence changes nothing"
+    assert judge(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], (
+        "its own silence changes nothing"
+    )
     still, said = judge(overdue._replace(ledger=D(0)), late)
     assert (said, still.overdue) == ([], True)
     paid, said = judge(overdue._replace(ledger=D(1)), late)
-    assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (["settled"], False, None)
+    assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (
+        ["settled"],
+        False,
+        None,
+    )
     again, said = judge(paid._replace(ledger=D(0)), late)
     assert [crossing.change for crossing in said] == ["depleted"], "the day begins anew"
     assert again.depleted_since == late.at
 
 
 def test_what_accrues_is_taken_from_the_plans_first_and_goes_on_in_the_months_tier() -> None:
-    book = PriceBook(prices=[
-        Price(id="cny", currency="CNY", tiers=[Tier(price=D(1)), Tier(above=20_000, price=D("0.5"))])
-    ])
+    book = PriceBook(
+        prices=[
+            Price(
+                id="cny",
+                currency="CNY",
+                tiers=[Tier(price=D(1)), Tier(above=20_000, price=D("0.5"))],
+            )
+        ]
+    )
     terms = Terms(Prices(1, book), NOW)
     standing = USED._replace(accrued_requests=35_000, plan_left=10_000)
     assert priced(standing, terms).accrued == D("2.25")
     further = priced(standing, terms)._replace(tier_used=20_000)
     assert further.accrued == D("1.25")
-    assert priced(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D("2.25"), "a new month starts at 0"
+    assert priced(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D("2.25"), (
+        "a new month starts at 0"
+    )
     assert priced(standing._replace(accrued_requests=9_999), terms).accrued == 0

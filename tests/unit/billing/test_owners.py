@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.ownership import BEGINNING, NOBODY, OPEN_END, Fact, Period, owner_at, periods
+from services.billing.domain.ownership import (
+    BEGINNING,
+    NOBODY,
+    OPEN_END,
+    Fact,
+    Period,
+    owner_at,
+    periods,
+)
 
 
 def at(minute: int, second: float = 0) -> datetime:
@@ -24,30 +32,58 @@ def removed(revision: int, account: str, when: datetime) -> Fact:
 
 OWNED = [
     ("nobody told anything", [], ()),
-    ("the first owner owns what was before, too", [registered(1, "a", at(10, 5))],
-     (Period("a", BEGINNING, OPEN_END),)),
-    ("a removal counts from the next full minute", [registered(1, "a", at(10)), removed(2, "a", at(20, 1))],
-     (Period("a", BEGINNING, 21),)),
-    ("a removal on the minute counts from that minute", [registered(1, "a", at(10)), removed(2, "a", at(20))],
-     (Period("a", BEGINNING, 20),)),
-    ("the next owner in the same minute follows without a gap",
-     [registered(1, "a", at(10)), removed(2, "a", at(20, 10)), registered(3, "b", at(20, 50))],
-     (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
-    ("after a gap the next owner owns from its first minute",
-     [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30, 50))],
-     (Period("a", BEGINNING, 20), Period("b", 30, OPEN_END))),
-    ("a hand-over without a removal counts from the next full minute",
-     [registered(1, "a", at(10)), registered(2, "b", at(20, 1))],
-     (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END))),
-    ("the same registration again changes nothing", [registered(1, "a", at(10)), registered(2, "a", at(20))],
-     (Period("a", BEGINNING, OPEN_END),)),
-    ("a removal by somebody else is none", [registered(1, "a", at(10)), removed(2, "b", at(20))],
-     (Period("a", BEGINNING, OPEN_END),)),
+    (
+        "the first owner owns what was before, too",
+        [registered(1, "a", at(10, 5))],
+        (Period("a", BEGINNING, OPEN_END),),
+    ),
+    (
+        "a removal counts from the next full minute",
+        [registered(1, "a", at(10)), removed(2, "a", at(20, 1))],
+        (Period("a", BEGINNING, 21),),
+    ),
+    (
+        "a removal on the minute counts from that minute",
+        [registered(1, "a", at(10)), removed(2, "a", at(20))],
+        (Period("a", BEGINNING, 20),),
+    ),
+    (
+        "the next owner in the same minute follows without a gap",
+        [registered(1, "a", at(10)), removed(2, "a", at(20, 10)), registered(3, "b", at(20, 50))],
+        (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END)),
+    ),
+    (
+        "after a gap the next owner owns from its first minute",
+        [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30, 50))],
+        (Period("a", BEGINNING, 20), Period("b", 30, OPEN_END)),
+    ),
+    (
+        "a hand-over without a removal counts from the next full minute",
+        [registered(1, "a", at(10)), registered(2, "b", at(20, 1))],
+        (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END)),
+    ),
+    (
+        "the same registration again changes nothing",
+        [registered(1, "a", at(10)), registered(2, "a", at(20))],
+        (Period("a", BEGINNING, OPEN_END),),
+    ),
+    (
+        "a removal by somebody else is none",
+        [registered(1, "a", at(10)), removed(2, "b", at(20))],
+        (Period("a", BEGINNING, OPEN_END),),
+    ),
     ("a removal alone says nothing yet", [removed(2, "a", at(20))], ()),
-    ("an owner of less than a minute owned nothing",
-     [registered(1, "a", at(10)), removed(2, "a", at(20, 1)), registered(3, "b", at(20, 2)),
-      removed(4, "b", at(20, 3)), registered(5, "c", at(20, 4))],
-     (Period("a", BEGINNING, 21), Period("c", 21, OPEN_END))),
+    (
+        "an owner of less than a minute owned nothing",
+        [
+            registered(1, "a", at(10)),
+            removed(2, "a", at(20, 1)),
+            registered(3, "b", at(20, 2)),
+            removed(4, "b", at(20, 3)),
+            registered(5, "c", at(20, 4)),
+        ],
+        (Period("a", BEGINNING, 21), Period("c", 21, OPEN_END)),
+    ),
 ]
 
 
@@ -59,18 +95,36 @@ def test_an_owner_has_the_minutes_from_registration_to_removal(
 
 
 def test_a_minute_belongs_to_who_owned_it() -> None:
-    owned = periods([registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30))])
-    assert [owner_at(owned, minute) for minute in (5, 19, 20, 29, 30, 99)] == ["a", "a", NOBODY, NOBODY, "b", "b"]
+    owned = periods(
+        [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30))]
+    )
+    assert [owner_at(owned, minute) for minute in (5, 19, 20, 29, 30, 99)] == [
+        "a",
+        "a",
+        NOBODY,
+        NOBODY,
+        "b",
+        "b",
+    ]
     assert owner_at((), 5) == NOBODY
 
 
 facts_strategy = st.lists(
-    st.tuples(st.sampled_from(["registered", "removed"]), st.sampled_from("abc"), st.integers(0, 600)), max_size=12
-).map(lambda rows: [Fact(i, kind, account, at(0, second)) for i, (kind, account, second) in enumerate(rows)])
+    st.tuples(
+        st.sampled_from(["registered", "removed"]), st.sampled_from("abc"), st.integers(0, 600)
+    ),
+    max_size=12,
+).map(
+    lambda rows: [
+        Fact(i, kind, account, at(0, second)) for i, (kind, account, second) in enumerate(rows)
+    ]
+)
 
 
 @given(facts_strategy, st.randoms())
-def test_the_order_of_arrival_does_not_matter_and_no_minute_has_two_owners(facts: list[Fact], random: object) -> None:
+def test_the_order_of_arrival_does_not_matter_and_no_minute_has_two_owners(
+    facts: list[Fact], random: object
+) -> None:
     found = periods(facts)
     shuffled = list(facts)
     random.shuffle(shuffled)  # type: ignore[attr-defined]

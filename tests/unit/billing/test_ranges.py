@@ -31,7 +31,9 @@ FATES = [
 
 
 @pytest.mark.parametrize(
-    ("case", "start", "end", "stored_to", "final", "expected"), FATES, ids=[case for case, *_ in FATES]
+    ("case", "start", "end", "stored_to", "final", "expected"),
+    FATES,
+    ids=[case for case, *_ in FATES],
 )
 def test_a_range_is_taken_held_or_refused_by_where_its_log_stands(
     case: str, start: int, end: int, stored_to: int, final: int | None, expected: Fate
@@ -56,12 +58,15 @@ def test_of_two_cuts_from_the_same_start_the_first_given_is_taken() -> None:
 @given(
     st.lists(st.integers(1, 50), min_size=1, max_size=15).flatmap(
         lambda sizes: st.tuples(
-            st.just(sizes), st.lists(st.integers(0, len(sizes) - 1), max_size=40), st.randoms(), st.integers(1, 5)
+            st.just(sizes),
+            st.lists(st.integers(0, len(sizes) - 1), max_size=40),
+            st.randoms(),
+            st.integers(1, 5),
         )
     )
 )
 def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
-    made: tuple[list[int], list[int], object, int]
+    made: tuple[list[int], list[int], object, int],
 ) -> None:
     sizes, again, random, at_once = made
     spans, at = [], 0
@@ -79,14 +84,21 @@ def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
     assert taken == spans and held == [] and stored_to == at
 
 
-@pytest.mark.parametrize(("case", "stored", "known", "waiting", "expected"), [
-    ("all is in", 100, 100, [], []),
-    ("read and not come", 100, 150, [], [(100, 150)]),
-    ("one withheld", 100, 300, [(200, 300)], [(100, 200)]),
-    ("two withheld", 0, 500, [(300, 400), (100, 200)], [(0, 100), (200, 300), (400, 500)]),
-    ("what waits overlaps", 0, 300, [(100, 250), (200, 300)], [(0, 100)]),
-])
+@pytest.mark.parametrize(
+    ("case", "stored", "known", "waiting", "expected"),
+    [
+        ("all is in", 100, 100, [], []),
+        ("read and not come", 100, 150, [], [(100, 150)]),
+        ("one withheld", 100, 300, [(200, 300)], [(100, 200)]),
+        ("two withheld", 0, 500, [(300, 400), (100, 200)], [(0, 100), (200, 300), (400, 500)]),
+        ("what waits overlaps", 0, 300, [(100, 250), (200, 300)], [(0, 100)]),
+    ],
+)
 def test_missing_names_every_range_that_has_not_come(
-    case: str, stored: int, known: int, waiting: list[tuple[int, int]], expected: list[tuple[int, int]]
+    case: str,
+    stored: int,
+    known: int,
+    waiting: list[tuple[int, int]],
+    expected: list[tuple[int, int]],
 ) -> None:
     assert missing(stored, known, waiting) == expected, case

@@ -15,10 +15,23 @@ from services.billing.domain.calendar import month_of, periods, zone_of
 from services.billing.domain.statements import month
 from shared.contracts.usage import Granularity
 
-ZONES = ("UTC", "Asia/Shanghai", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu",
-         "Australia/Lord_Howe", "America/Sao_Paulo", "Pacific/Apia", "Africa/Casablanca", "America/Havana")
-MOMENTS = st.integers(int(datetime(2009, 1, 1, tzinfo=UTC).timestamp()) // 60,
-                      int(datetime(2036, 1, 1, tzinfo=UTC).timestamp()) // 60)
+ZONES = (
+    "UTC",
+    "Asia/Shanghai",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "America/Sao_Paulo",
+    "Pacific/Apia",
+    "Africa/Casablanca",
+    "America/Havana",
+)
+MOMENTS = st.integers(
+    int(datetime(2009, 1, 1, tzinfo=UTC).timestamp()) // 60,
+    int(datetime(2036, 1, 1, tzinfo=UTC).timestamp()) // 60,
+)
 WIDEST = {"5m": 60 * 24, "hour": 60 * 24 * 4, "day": 60 * 24 * 90, "month": 60 * 24 * 800}
 
 
@@ -29,7 +42,9 @@ def minute(zone: str, *moment: int) -> int:
 def hours(zone: str, *day: int) -> list[int]:
     """The lengths in minutes of the hours of a local day."""
     first = minute(zone, *day)
-    bounds = periods(first, periods(first, first + 1, "day", ZoneInfo(zone), 1)[1], "hour", ZoneInfo(zone), 100)
+    bounds = periods(
+        first, periods(first, first + 1, "day", ZoneInfo(zone), 1)[1], "hour", ZoneInfo(zone), 100
+    )
     return [end - start for start, end in pairwise(bounds)]
 
 
@@ -81,22 +96,34 @@ def test_every_day_lies_in_one_month_and_every_hour_in_one_day(zone: str, at: in
         ("a quarter past midnight in UTC", "Asia/Kathmandu", (2026, 6, 1), [60] * 24),
         ("midnight is left out", "America/Sao_Paulo", (2018, 11, 4), [60] * 23),
         ("half an hour comes twice", "Australia/Lord_Howe", (2026, 4, 5), [60, 90, *[60] * 22]),
-        ("half an hour is left out", "Australia/Lord_Howe", (2026, 10, 4), [60, 60, 30, *[60] * 21]),
+        (
+            "half an hour is left out",
+            "Australia/Lord_Howe",
+            (2026, 10, 4),
+            [60, 60, 30, *[60] * 21],
+        ),
     ],
 )
-def test_a_day_has_its_hours(case: str, zone: str, day: tuple[int, int, int], lengths: list[int]) -> None:
+def test_a_day_has_its_hours(
+    case: str, zone: str, day: tuple[int, int, int], lengths: list[int]
+) -> None:
     assert hours(zone, *day) == lengths, case
 
 
 def test_a_day_that_a_zone_left_out_at_the_date_line_is_none() -> None:
     place = ZoneInfo("Pacific/Apia")
-    bounds = periods(minute("Pacific/Apia", 2011, 12, 29), minute("Pacific/Apia", 2012, 1, 1), "day", place, 10)
+    bounds = periods(
+        minute("Pacific/Apia", 2011, 12, 29), minute("Pacific/Apia", 2012, 1, 1), "day", place, 10
+    )
     assert [end - start for start, end in pairwise(bounds)] == [1440, 1440]
 
 
 def test_a_month_is_the_zones_own() -> None:
     start, end = month_of("2026-03", ZoneInfo("Europe/Berlin"))
-    assert (start, end) == (datetime(2026, 2, 28, 23, tzinfo=UTC), datetime(2026, 3, 31, 22, tzinfo=UTC))
+    assert (start, end) == (
+        datetime(2026, 2, 28, 23, tzinfo=UTC),
+        datetime(2026, 3, 31, 22, tzinfo=UTC),
+    )
     found = month("2026-03", "hour", ZoneInfo("Europe/Berlin"))
     assert len(found.bounds) == 31 * 24 - 1 + 1
     assert not found.settled(end + timedelta(hours=23))

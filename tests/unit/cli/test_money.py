@@ -13,13 +13,26 @@ from shared.contracts.balance import BalanceView
 @pytest.mark.parametrize(
     ("low", "depleted", "overdue", "shown"),
     [
-        (False, False, False, "none"), (True, False, False, "low"), (True, True, False, "low, depleted"),
+        (False, False, False, "none"),
+        (True, False, False, "low"),
+        (True, True, False, "low, depleted"),
         (True, True, True, "low, depleted, overdue"),
     ],
 )
-def test_every_flag_of_a_balance_is_shown(low: bool, depleted: bool, overdue: bool, shown: str) -> None:
+def test_every_flag_of_a_balance_is_shown(
+    low: bool, depleted: bool, overdue: bool, shown: str
+) -> None:
     view = BalanceView(
-        account="acme", currency="CNY", ledger=Decimal(1), accrued=Decimal(2), balance=Decimal(-1), threshold=None,
-        limit=None, low=low, depleted=depleted, overdue=overdue, hours_left=None,
+        account="acme",
+        currency="CNY",
+        ledger=Decimal(1),
+        accrued=Decimal(2),
+        balance=Decimal(-1),
+        threshold=None,
+        limit=None,
+        low=low,
+        depleted=depleted,
+        overdue=overdue,
+        hours_left=None,
     )
     assert dict(_balance_rows(view))["flags"] == shown

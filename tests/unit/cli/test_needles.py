@@ -1,4 +1,5 @@
-"""A pair is found in whatever form it is left behind, and another pair of the same CA is not taken for it."""
+"""A pair is found in whatever form it is left behind, and another pair of the same CA is not taken
+for it."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ LEFT: dict[str, Callable[[str], bytes]] = {
     "the chain": lambda kind: PAIRS[kind].chain_pem.encode(),
     "the key": lambda kind: PAIRS[kind].key_pem.encode(),
     "the key with CRLF": lambda kind: PAIRS[kind].key_pem.replace("\n", "\r\n").encode(),
-    "the key in its older form": lambda kind: base64.b64encode(key_der(kind, PrivateFormat.TraditionalOpenSSL)),
+    "the key in its older form": lambda kind: base64.b64encode(
+        key_der(kind, PrivateFormat.TraditionalOpenSSL)
+    ),
     "the leaf's DER": der,
     "the key's DER": lambda kind: key_der(kind, PrivateFormat.PKCS8),
     "the DER in hex": lambda kind: der(kind).hex().upper().encode(),
@@ -64,7 +67,9 @@ LEFT: dict[str, Callable[[str], bytes]] = {
     "the serial in decimal": lambda kind: str(leaf(kind).serial_number).encode(),
     "the serial in hex": lambda kind: b"serial=" + f"{leaf(kind).serial_number:x}".encode(),
     "the fingerprint": lambda kind: leaf(kind).fingerprint(hashes.SHA256()).hex().encode(),
-    "the fingerprint with colons": lambda kind: leaf(kind).fingerprint(hashes.SHA256()).hex(":").upper().encode(),
+    "the fingerprint with colons": lambda kind: (
+        leaf(kind).fingerprint(hashes.SHA256()).hex(":").upper().encode()
+    ),
 }
 
 
@@ -80,7 +85,9 @@ def test_another_pair_of_the_same_ca_and_name_is_not_it(kind: str) -> None:
 
 
 @given(before=st.binary(max_size=7), url_safe=st.booleans(), kind=st.sampled_from(sorted(PAIRS)))
-def test_a_pair_is_found_in_base64_at_every_alignment(before: bytes, url_safe: bool, kind: str) -> None:
+def test_a_pair_is_found_in_base64_at_every_alignment(
+    before: bytes, url_safe: bool, kind: str
+) -> None:
     encode = base64.urlsafe_b64encode if url_safe else base64.b64encode
     assert FOUND[kind].found_in(encode(before + der(kind)))
     assert FOUND[kind].found_in(encode(before + key_der(kind, PrivateFormat.PKCS8)))
@@ -92,9 +99,14 @@ FOUND = {kind: needles(kind) for kind in PAIRS}
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("extra.example.org", True), ("SAN=Extra.Example.ORG,", True), ("org.example.extra", True),
-        ("$KV.edge_bundles.org.example.extra", True), ("www.example.com", False), ("very-extra.example.org", False),
-        ("a.extra.example.org", False), ("extra.example.org.uk", False),
+        ("extra.example.org", True),
+        ("SAN=Extra.Example.ORG,", True),
+        ("org.example.extra", True),
+        ("$KV.edge_bundles.org.example.extra", True),
+        ("www.example.com", False),
+        ("very-extra.example.org", False),
+        ("a.extra.example.org", False),
+        ("extra.example.org.uk", False),
     ],
 )
 def test_its_names_are_found_whole_unless_they_are_registered(text: str, found: bool) -> None:

@@ -40,5 +40,7 @@ async def test_a_refusal_is_final() -> None:
 
 async def test_a_command_gives_up_saying_why_and_what_it_tried() -> None:
     attempt = Attempts(*(BrokerAway("nobody answers") for _ in range(100)))
-    with pytest.raises(Unreachable, match=r"nobody answers\. Tried 2 times in 0\.25 s: asking here"):
+    with pytest.raises(
+        Unreachable, match=r"nobody answers\. Tried 2 times in 0\.25 s: asking here"
+    ):
         await insist(attempt, 0.25, "asking here")

@@ -16,8 +16,10 @@ from clients.platform.client import parse_origin
 from shared.errors import SettingsError, Unreachable
 
 RUN = {
-    "nats_url": "nats://127.0.0.1:4222", "credentials": {"platform": "/d/platform.nk", "operator": "/d/operator.nk"},
-    "submission_key": "/d/submission.pub", "fleet_file": "/d/fleet.json",
+    "nats_url": "nats://127.0.0.1:4222",
+    "credentials": {"platform": "/d/platform.nk", "operator": "/d/operator.nk"},
+    "submission_key": "/d/submission.pub",
+    "fleet_file": "/d/fleet.json",
 }
 
 
@@ -29,7 +31,11 @@ def data(tmp_path: Path) -> Path:
 
 def test_a_data_folder_tells_everything(data: Path) -> None:
     login = Place(data=data).login("operator")
-    assert (login.url, login.seed_file, login.user) == (RUN["nats_url"], Path("/d/operator.nk"), "operator")
+    assert (login.url, login.seed_file, login.user) == (
+        RUN["nats_url"],
+        Path("/d/operator.nk"),
+        "operator",
+    )
     assert login.submission_key == Path("/d/submission.pub")
     assert Place(data=data).fleet() == Path("/d/fleet.json")
 
@@ -38,7 +44,10 @@ def test_an_address_by_name_wins_over_the_data_folder(data: Path) -> None:
     place = Place(data=data, nats_url="nats://far:4222", seed_file=Path("f.nk"), user="finance")
     login = place.login("platform")
     assert (login.url, login.seed_file, login.user, login.submission_key) == (
-        "nats://far:4222", Path("f.nk"), "finance", None
+        "nats://far:4222",
+        Path("f.nk"),
+        "finance",
+        None,
     )
     with pytest.raises(SettingsError, match="--fleet-file"):
         place.fleet()
@@ -46,7 +55,12 @@ def test_an_address_by_name_wins_over_the_data_folder(data: Path) -> None:
 
 def test_the_cas_of_the_broker_are_passed_on(data: Path) -> None:
     ca = Path("ca.pem")
-    assert Place(nats_url="tls://far:4222", seed_file=Path("f.nk"), nats_ca_file=ca).login("platform").ca_file == ca
+    assert (
+        Place(nats_url="tls://far:4222", seed_file=Path("f.nk"), nats_ca_file=ca)
+        .login("platform")
+        .ca_file
+        == ca
+    )
     assert Place(data=data, nats_ca_file=ca).login("platform").ca_file == ca
     assert Place(data=data).login("platform").ca_file is None
 
@@ -84,7 +98,16 @@ def test_an_origin_is_a_scheme_a_host_and_a_port(text: str, expected: tuple[str,
 
 
 @pytest.mark.parametrize(
-    "text", ["origin.example.com", "ftp://a", "http://", "http://a:0", "http://a:99999", "http://a:x", "http://a/path"]
+    "text",
+    [
+        "origin.example.com",
+        "ftp://a",
+        "http://",
+        "http://a:0",
+        "http://a:99999",
+        "http://a:x",
+        "http://a/path",
+    ],
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from services.config.domain.commands import Change, Deploy, Disable, Judged, Register, Remove, Reseal, Submit
+from services.config.domain.commands import (
+    Change,
+    Deploy,
+    Disable,
+    Judged,
+    Register,
+    Remove,
+    Reseal,
+    Submit,
+)
 from services.config.domain.model import Cause, Certificate
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
@@ -28,17 +37,28 @@ def cause(id: str, account: str = OWNER, command: str = s.CMD_HTTPS_DISABLE) -> 
 
 def pair(leaf: str = "leaf", epoch: int = 1, sans: list[str] | None = None) -> JudgedPair:
     return JudgedPair(
-        pair_id=f"pair-{leaf}", chain=f"chain of {leaf}", leaf_fingerprint=sha256(leaf.encode()).hexdigest(),
-        subject=f"CN={NAME}", sans=sans or [NAME], issuer="CN=CA", key_type="RSA", key_bits=2048,
-        not_before=AT - timedelta(days=1), not_after=AT + timedelta(days=89), sealed_key=SealedKey(epoch=epoch, box=""),
+        pair_id=f"pair-{leaf}",
+        chain=f"chain of {leaf}",
+        leaf_fingerprint=sha256(leaf.encode()).hexdigest(),
+        subject=f"CN={NAME}",
+        sans=sans or [NAME],
+        issuer="CN=CA",
+        key_type="RSA",
+        key_bits=2048,
+        not_before=AT - timedelta(days=1),
+        not_after=AT + timedelta(days=89),
+        sealed_key=SealedKey(epoch=epoch, box=""),
         attestation=Signed(key_id="v", payload="{}", signature=""),
     )
 
 
 def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
     return Register(
-        cause(id, account, s.CMD_DOMAIN_REGISTER), NAME, others.get("service_type", ServiceType.VIDEO),
-        others.get("origin", ORIGIN), "public",
+        cause(id, account, s.CMD_DOMAIN_REGISTER),
+        NAME,
+        others.get("service_type", ServiceType.VIDEO),
+        others.get("origin", ORIGIN),
+        "public",
     )
 
 
@@ -83,4 +103,6 @@ def change(id: str = "c", account: str = OWNER, **wanted: Any) -> Change:
 
 
 def reseal(pair_id: str, old: int, new: int, id: str = "s") -> Reseal:
-    return Reseal(cause(id, command=s.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3"))
+    return Reseal(
+        cause(id, command=s.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3")
+    )

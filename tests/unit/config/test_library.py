@@ -66,11 +66,17 @@ def resolve(id: str, *domains: str) -> Resolve:
     return Resolve(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
 
 
-def told(story: Sequence[library_entry.Input], known: Known | None = None) -> tuple[Entry | None, list[library_entry.Event]]:
+def told(
+    story: Sequence[library_entry.Input], known: Known | None = None
+) -> tuple[Entry | None, list[library_entry.Event]]:
     state: Entry | None = None
     events: list[library_entry.Event] = []
     for asked in story:
-        more = library_entry.supersede(state) if state and library_entry.overtakes(asked, known or Known()) else []
+        more = (
+            library_entry.supersede(state)
+            if state and library_entry.overtakes(asked, known or Known())
+            else []
+        )
         state = library_entry.evolve_all(state, more)
         more += (decided := library_entry.decide(state, asked, at=AT, known=known or Known()))
         state = library_entry.evolve_all(state, decided)
@@ -78,23 +84,45 @@ def told(story: Sequence[library_entry.Input], known: Known | None = None) -> tu
     return state, events
 
 
-@pytest.mark.parametrize(("sentence", "story", "ends"), [
-    ("an accepted pair is stored", [store("a"), accept("a")], ["a applied"]),
-    ("a refused one leaves no entry", [store("a"), refuse("a")], ["a refused"]),
-    ("a name is given once", [store("a"), accept("a"), store("b")], ["a applied", "b refused certificate.name_taken"]),
-    ("unless it may be replaced", [store("a"), accept("a"), store("b", overwrite=True), accept("b", "new")],
-     ["a applied", "b applied"]),
-    ("the same pair again changes nothing", [store("a"), accept("a"), store("b", overwrite=True), accept("b")],
-     ["a applied", "b unchanged"]),
-    ("a later replacement overtakes", [store("a"), store("b", overwrite=True), accept("a"), accept("b", "new")],
-     ["a superseded submission.superseded", "b applied"]),
-    ("a late verdict is dropped", [store("a"), Timeout("a"), accept("a")],
-     ["a undecided submission.undecided"]),
-    ("what is not there cannot be deleted", [delete()], ["del refused certificate.unknown"]),
-    ("what is there can", [store("a"), accept("a"), delete()], ["a applied", "del applied"]),
-    ("a reseal compares and sets", [store("a"), accept("a"), reseal("pair-leaf", 1, 2), reseal("pair-leaf", 1, 2, "t")],
-     ["a applied", "s applied", "t refused pair.changed"]),
-])
+@pytest.mark.parametrize(
+    ("sentence", "story", "ends"),
+    [
+        ("an accepted pair is stored", [store("a"), accept("a")], ["a applied"]),
+        ("a refused one leaves no entry", [store("a"), refuse("a")], ["a refused"]),
+        (
+            "a name is given once",
+            [store("a"), accept("a"), store("b")],
+            ["a applied", "b refused certificate.name_taken"],
+        ),
+        (
+            "unless it may be replaced",
+            [store("a"), accept("a"), store("b", overwrite=True), accept("b", "new")],
+            ["a applied", "b applied"],
+        ),
+        (
+            "the same pair again changes nothing",
+            [store("a"), accept("a"), store("b", overwrite=True), accept("b")],
+            ["a applied", "b unchanged"],
+        ),
+        (
+            "a later replacement overtakes",
+            [store("a"), store("b", overwrite=True), accept("a"), accept("b", "new")],
+            ["a superseded submission.superseded", "b applied"],
+        ),
+        (
+            "a late verdict is dropped",
+            [store("a"), Timeout("a"), accept("a")],
+            ["a undecided submission.undecided"],
+        ),
+        ("what is not there cannot be deleted", [delete()], ["del refused certificate.unknown"]),
+        ("what is there can", [store("a"), accept("a"), delete()], ["a applied", "del applied"]),
+        (
+            "a reseal compares and sets",
+            [store("a"), accept("a"), reseal("pair-leaf", 1, 2), reseal("pair-leaf", 1, 2, "t")],
+            ["a applied", "s applied", "t refused pair.changed"],
+        ),
+    ],
+)
 def test_every_library_command_ends_as_the_rules_say(
     sentence: str, story: list[library_entry.Input], ends: list[str]
 ) -> None:
@@ -108,15 +136,26 @@ def test_a_name_that_a_custom_certificate_has_is_taken() -> None:
 
 
 def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
-    _, events = told([store("a"), accept("a"), delete()], Known(users=tuple(f"d{n}.example.com" for n in range(60))))
+    _, events = told(
+        [store("a"), accept("a"), delete()],
+        Known(users=tuple(f"d{n}.example.com" for n in range(60))),
+    )
     settled = events[-1]
     assert isinstance(settled, Settled) and settled.findings[0].code is Code.CERTIFICATE_IN_USE
-    assert "d0.example.com" in settled.findings[0].message and "and 10 more" in settled.findings[0].message
+    assert (
+        "d0.example.com" in settled.findings[0].message
+        and "and 10 more" in settled.findings[0].message
+    )
 
 
 def test_a_replacement_that_is_refused_does_not_end_the_one_that_is_judged() -> None:
     state, _ = told([store("a")])
-    assert library_entry.run(state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)).events == []
+    assert (
+        library_entry.run(
+            state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)
+        ).events
+        == []
+    )
     assert library_entry.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
 
 
@@ -145,51 +184,133 @@ def back(id: str = "b") -> Rollback:
     return Rollback(cause(id, command=s.CMD_CERTIFICATE_ROLLBACK))
 
 
-@pytest.mark.parametrize(("sentence", "story", "ends"), [
-    ("a deployment enables", [register(), deploy("d", kept())], ["r applied", "d applied"]),
-    ("what is not in the library", [register(), deploy("d", None)], ["r applied", "d refused certificate.unknown"]),
-    ("twice is once", [register(), deploy("d", kept()), deploy("e", kept())],
-     ["r applied", "d applied", "e unchanged"]),
-    ("names that are lost are warned of", [
-        register(), deploy("d", kept(sans=["*.example.com", "example.com"])), deploy("e", kept("new", "v2")), back()],
-     ["r applied", "d applied", "e applied certificate.names_lost", "b applied"]),
-    ("also by who follows and goes back", [
-        register(), deploy("d", kept()), follow("f", kept("new", "v2", sans=[NAME, "x.other.com"])), back()],
-     ["r applied", "d applied", "f applied certificate.names_lost", "b applied certificate.names_lost"]),
-    ("another domain's names", [register(), deploy("d", kept(sans=["*.other.com"]))],
-     ["r applied", "d refused domain.mismatch"]),
-    ("an expired one", [register(), deploy("d", kept(not_after=AT))], ["r applied", "d refused certificate.expired"]),
-    ("an expired intermediate", [register(), deploy("d", kept(chain_until=AT))],
-     ["r applied", "d refused chain.expired"]),
-    ("one that is not valid yet", [register(), deploy("d", kept(not_before=AT + timedelta(days=1)))],
-     ["r applied", "d refused certificate.not_yet_valid"]),
-    ("one that ends soon warns", [register(), deploy("d", kept(not_after=AT + timedelta(days=3)))],
-     ["r applied", "d applied certificate.expires_soon"]),
-    ("a follower follows", [register(), deploy("d", kept()), follow("f", kept("new", "v2"))],
-     ["r applied", "d applied", "f applied"]),
-    ("but not with another certificate by then", [*ENABLED, follow("f", kept("new", "v2"))],
-     ["r applied", "s1 applied", "f superseded submission.superseded"]),
-    ("nor after a disable", [register(), deploy("d", kept()), disable("x"), follow("f", kept("new", "v2"))],
-     ["r applied", "d applied", "x applied", "f superseded submission.superseded"]),
-    ("nor when it was replaced again", [register(), deploy("d", kept()), follow("f", None)],
-     ["r applied", "d applied", "f superseded submission.superseded"]),
-    ("a deployment overtakes a submission", [register(), submit("s1"), deploy("d", kept()), accept("s1")],
-     ["r applied", "s1 superseded submission.superseded", "d applied"]),
-    ("back, and forth again", [*ENABLED, deploy("d", kept()), back("b1"), back("b2")],
-     ["r applied", "s1 applied", "d applied", "b1 applied certificate.names_lost", "b2 applied"]),
-    ("nothing to go back to", [*ENABLED, back()], ["r applied", "s1 applied", "b refused certificate.no_previous"]),
-    ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
-    ("a foreign rollback", [*ENABLED, Rollback(cause("b", "mallory"))],
-     ["r applied", "s1 applied", "b refused domain.unknown"]),
-])
-def test_deployments_and_rollbacks_end_as_the_rules_say(sentence: str, story: list[Any], ends: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("sentence", "story", "ends"),
+    [
+        ("a deployment enables", [register(), deploy("d", kept())], ["r applied", "d applied"]),
+        (
+            "what is not in the library",
+            [register(), deploy("d", None)],
+            ["r applied", "d refused certificate.unknown"],
+        ),
+        (
+            "twice is once",
+            [register(), deploy("d", kept()), deploy("e", kept())],
+            ["r applied", "d applied", "e unchanged"],
+        ),
+        (
+            "names that are lost are warned of",
+            [
+                register(),
+                deploy("d", kept(sans=["*.example.com", "example.com"])),
+                deploy("e", kept("new", "v2")),
+                back(),
+            ],
+            ["r applied", "d applied", "e applied certificate.names_lost", "b applied"],
+        ),
+        (
+            "also by who follows and goes back",
+            [
+                register(),
+                deploy("d", kept()),
+                follow("f", kept("new", "v2", sans=[NAME, "x.other.com"])),
+                back(),
+            ],
+            [
+                "r applied",
+                "d applied",
+                "f applied certificate.names_lost",
+                "b applied certificate.names_lost",
+            ],
+        ),
+        (
+            "another domain's names",
+            [register(), deploy("d", kept(sans=["*.other.com"]))],
+            ["r applied", "d refused domain.mismatch"],
+        ),
+        (
+            "an expired one",
+            [register(), deploy("d", kept(not_after=AT))],
+            ["r applied", "d refused certificate.expired"],
+        ),
+        (
+            "an expired intermediate",
+            [register(), deploy("d", kept(chain_until=AT))],
+            ["r applied", "d refused chain.expired"],
+        ),
+        (
+            "one that is not valid yet",
+            [register(), deploy("d", kept(not_before=AT + timedelta(days=1)))],
+            ["r applied", "d refused certificate.not_yet_valid"],
+        ),
+        (
+            "one that ends soon warns",
+            [register(), deploy("d", kept(not_after=AT + timedelta(days=3)))],
+            ["r applied", "d applied certificate.expires_soon"],
+        ),
+        (
+            "a follower follows",
+            [register(), deploy("d", kept()), follow("f", kept("new", "v2"))],
+            ["r applied", "d applied", "f applied"],
+        ),
+        (
+            "but not with another certificate by then",
+            [*ENABLED, follow("f", kept("new", "v2"))],
+            ["r applied", "s1 applied", "f superseded submission.superseded"],
+        ),
+        (
+            "nor after a disable",
+            [register(), deploy("d", kept()), disable("x"), follow("f", kept("new", "v2"))],
+            ["r applied", "d applied", "x applied", "f superseded submission.superseded"],
+        ),
+        (
+            "nor when it was replaced again",
+            [register(), deploy("d", kept()), follow("f", None)],
+            ["r applied", "d applied", "f superseded submission.superseded"],
+        ),
+        (
+            "a deployment overtakes a submission",
+            [register(), submit("s1"), deploy("d", kept()), accept("s1")],
+            ["r applied", "s1 superseded submission.superseded", "d applied"],
+        ),
+        (
+            "back, and forth again",
+            [*ENABLED, deploy("d", kept()), back("b1"), back("b2")],
+            [
+                "r applied",
+                "s1 applied",
+                "d applied",
+                "b1 applied certificate.names_lost",
+                "b2 applied",
+            ],
+        ),
+        (
+            "nothing to go back to",
+            [*ENABLED, back()],
+            ["r applied", "s1 applied", "b refused certificate.no_previous"],
+        ),
+        ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
+        (
+            "a foreign rollback",
+            [*ENABLED, Rollback(cause("b", "mallory"))],
+            ["r applied", "s1 applied", "b refused domain.unknown"],
+        ),
+    ],
+)
+def test_deployments_and_rollbacks_end_as_the_rules_say(
+    sentence: str, story: list[Any], ends: list[str]
+) -> None:
     assert outcomes(play(story)[1]) == ends, sentence
 
 
 def test_a_rollback_swaps_the_two_and_keeps_where_each_came_from() -> None:
     state, _ = play([*ENABLED, deploy("d", kept()), back()])
     assert state is not None and state.live is not None and state.previous is not None
-    assert (state.live.source, state.previous.source, state.previous.name) == ("custom", "stored", TITLE)
+    assert (state.live.source, state.previous.source, state.previous.name) == (
+        "custom",
+        "stored",
+        TITLE,
+    )
 
 
 def test_a_rollback_to_an_expired_certificate_is_refused_and_changes_nothing() -> None:
@@ -204,16 +325,23 @@ def test_a_certificate_judged_by_other_roots_is_not_put_to_use() -> None:
     state, _ = play([register()])
     assert state is not None
     assert reuse_checks.refuses(reuse_checks.findings(replace(kept(), trust="private"), state, AT))
-    assert not reuse_checks.refuses(reuse_checks.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT))
+    assert not reuse_checks.refuses(
+        reuse_checks.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT)
+    )
 
 
-def test_a_deployment_that_waits_for_the_library_holds_back_what_comes_after_it_until_it_is_overtaken() -> None:
+def test_a_deployment_that_waits_for_the_library_holds_back_later_commands_until_overtaken() -> (
+    None
+):
     waiting: list[Order] = [register(), deploy("d", None, ready=False), redirect("to_https")]
     done = scheduling.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
     assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
     done = scheduling.run(None, [*waiting, disable("x")], revisions=iter(range(1, 9)), at=AT)
     assert outcomes(done.events) == [
-        "r applied", "d superseded submission.superseded", "c refused https.not_enabled", "x unchanged",
+        "r applied",
+        "d superseded submission.superseded",
+        "c refused https.not_enabled",
+        "x unchanged",
     ]
 
 
@@ -238,14 +366,26 @@ def test_a_deployment_takes_place_once_in_the_library_and_on_each_domain() -> No
     command = command_parser.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
     assert command.keys[:2] == (f"@{OWNER}/{TITLE}", "a.example.com")
     assert [place.name is None for place in command.places] == [False, False, True]
-    bad = command_parser.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode())
-    assert next(place.key for place in bad.places) == "a.example.com" and not any(place.name for place in bad.places)
+    bad = command_parser.read(
+        "d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode()
+    )
+    assert next(place.key for place in bad.places) == "a.example.com" and not any(
+        place.name for place in bad.places
+    )
 
 
-@pytest.mark.parametrize(("changed", "scheme", "codes"), [
-    ({"redirect": Redirect(mode=RedirectMode.TO_HTTPS)}, "http", ["settings.redirect_may_loop"]),
-    ({"redirect": Redirect(mode=RedirectMode.TO_HTTPS)}, "https", []), ({}, "http", []),
-])
+@pytest.mark.parametrize(
+    ("changed", "scheme", "codes"),
+    [
+        (
+            {"redirect": Redirect(mode=RedirectMode.TO_HTTPS)},
+            "http",
+            ["settings.redirect_may_loop"],
+        ),
+        ({"redirect": Redirect(mode=RedirectMode.TO_HTTPS)}, "https", []),
+        ({}, "http", []),
+    ],
+)
 def test_a_redirect_to_https_over_an_http_origin_is_warned_of(
     changed: dict[str, Any], scheme: Any, codes: list[str]
 ) -> None:
@@ -258,15 +398,26 @@ def test_http2_needs_tls_1_2() -> None:
     assert [one.code for one in found] == [Code.SETTINGS_CONFLICT]
 
 
-@pytest.mark.parametrize(("sentence", "current", "wanted", "merged"), [
-    ("a max-age alone leaves the rest", Hsts(max_age=60, include_subdomains=True, preload=True), {"max_age": 90},
-     Hsts(max_age=90, include_subdomains=True, preload=True)),
-    ("a switch leaves the max-age", Hsts(max_age=60, include_subdomains=True), {"include_subdomains": False},
-     Hsts(max_age=60)),
-    ("a max-age switches it on", None, {"max_age": 0}, Hsts(max_age=0)),
-    ("nothing named is nothing changed", None, {}, None),
-    ("off is off", Hsts(max_age=60, preload=True), "off", None),
-])
+@pytest.mark.parametrize(
+    ("sentence", "current", "wanted", "merged"),
+    [
+        (
+            "a max-age alone leaves the rest",
+            Hsts(max_age=60, include_subdomains=True, preload=True),
+            {"max_age": 90},
+            Hsts(max_age=90, include_subdomains=True, preload=True),
+        ),
+        (
+            "a switch leaves the max-age",
+            Hsts(max_age=60, include_subdomains=True),
+            {"include_subdomains": False},
+            Hsts(max_age=60),
+        ),
+        ("a max-age switches it on", None, {"max_age": 0}, Hsts(max_age=0)),
+        ("nothing named is nothing changed", None, {}, None),
+        ("off is off", Hsts(max_age=60, preload=True), "off", None),
+    ],
+)
 def test_a_change_of_hsts_touches_only_what_it_names(
     sentence: str, current: Hsts | None, wanted: Any, merged: Hsts | None
 ) -> None:
@@ -294,6 +445,12 @@ def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     assert len(trust_roots.read(f"{authority.pem}\n{authority.pem}")) == 1
     assert trust_roots.read("  \n") == []
     leaf = authority.issue([NAME])
-    for text in ("nonsense", leaf.chain_pem, authority.pem + leaf.key_pem, authority.pem * 21, "-----BEGIN X-----"):
+    for text in (
+        "nonsense",
+        leaf.chain_pem,
+        authority.pem + leaf.key_pem,
+        authority.pem * 21,
+        "-----BEGIN X-----",
+    ):
         with pytest.raises(Refused, match=r"roots\.invalid"):
             trust_roots.read(text)

@@ -53,9 +53,17 @@ class World:
                 self._shelve(library_entry.supersede(self.entry))
             elif not isinstance(asked, library_entry.Judged | Timeout):
                 return
-        users = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.live))
-        spare = tuple(name for name, state in self.domains.items() if state and self._from_shelf(state.previous))
-        events = library_entry.decide(self.entry, asked, at=AT, known=Known(users=users, kept=spare))
+        users = tuple(
+            name for name, state in self.domains.items() if state and self._from_shelf(state.live)
+        )
+        spare = tuple(
+            name
+            for name, state in self.domains.items()
+            if state and self._from_shelf(state.previous)
+        )
+        events = library_entry.decide(
+            self.entry, asked, at=AT, known=Known(users=users, kept=spare)
+        )
         self._shelve(events)
         for event in events:
             if isinstance(event, Resolved):
@@ -64,11 +72,17 @@ class World:
                     self.at_domain(name, deploy(event.cause.command_id, current))
             if isinstance(event, Stored) and event.replaces and event.certificate.entry:
                 for name in users:
-                    self.at_domain(name, Follow(event.cause, event.certificate.entry, event.certificate))
+                    self.at_domain(
+                        name, Follow(event.cause, event.certificate.entry, event.certificate)
+                    )
 
     def at_domain(self, name: str, asked: domain_machine.Input) -> None:
         state = self.domains[name]
-        if state is not None and state.pending and domain_machine.overtakes(state, asked, at=AT, known=DomainKnown()):
+        if (
+            state is not None
+            and state.pending
+            and domain_machine.overtakes(state, asked, at=AT, known=DomainKnown())
+        ):
             self.overtaken.add(state.pending.cause.command_id)
         self.revision += 1
         events = domain_machine.decide(state, asked, revision=self.revision, at=AT)
@@ -76,8 +90,10 @@ class World:
         self.domains[name] = domain_machine.evolve_all(state, events)
 
     def _from_shelf(self, certificate: Certificate | None) -> bool:
-        return certificate is not None and certificate.entry is not None and certificate.entry == (
-            self.entry.id if self.entry else None
+        return (
+            certificate is not None
+            and certificate.entry is not None
+            and certificate.entry == (self.entry.id if self.entry else None)
         )
 
     def _shelve(self, events: list[library_entry.Event]) -> None:
@@ -88,9 +104,16 @@ class World:
 SUBMISSIONS = st.integers(0, 4)
 STEPS = st.one_of(
     st.tuples(st.sampled_from(["store", "overwrite", "delete", "deploy"]), st.just(0)),
-    st.tuples(st.sampled_from(["shelf-accept", "shelf-refuse", "shelf-timeout", "shelf-reseal"]), SUBMISSIONS),
-    st.tuples(st.sampled_from(["register", "submit", "disable", "remove", "back", "redirect"]), st.integers(0, 1)),
-    st.tuples(st.sampled_from(["accept", "refuse"]), SUBMISSIONS), st.tuples(st.just("again"), SUBMISSIONS),
+    st.tuples(
+        st.sampled_from(["shelf-accept", "shelf-refuse", "shelf-timeout", "shelf-reseal"]),
+        SUBMISSIONS,
+    ),
+    st.tuples(
+        st.sampled_from(["register", "submit", "disable", "remove", "back", "redirect"]),
+        st.integers(0, 1),
+    ),
+    st.tuples(st.sampled_from(["accept", "refuse"]), SUBMISSIONS),
+    st.tuples(st.just("again"), SUBMISSIONS),
 )
 
 
@@ -104,10 +127,16 @@ def play_world(steps: Sequence[tuple[int, tuple[str, int]]]) -> World:
             world.at_shelf(store(identity, overwrite=kind == "overwrite"))
         elif kind.startswith("shelf") and stored:
             of = stored[-1 - detail % len(stored)]
-            world.at_shelf({
-                "shelf-accept": accept(of, of), "shelf-refuse": refuse(of), "shelf-timeout": Timeout(of),
-                "shelf-reseal": Reseal(cause(identity), f"pair-{of}", 1, SealedKey(epoch=2, box="bmV3")),
-            }[kind])
+            world.at_shelf(
+                {
+                    "shelf-accept": accept(of, of),
+                    "shelf-refuse": refuse(of),
+                    "shelf-timeout": Timeout(of),
+                    "shelf-reseal": Reseal(
+                        cause(identity), f"pair-{of}", 1, SealedKey(epoch=2, box="bmV3")
+                    ),
+                }[kind]
+            )
         elif kind == "delete":
             world.at_shelf(delete(identity))
         elif kind == "deploy":
@@ -118,16 +147,23 @@ def play_world(steps: Sequence[tuple[int, tuple[str, int]]]) -> World:
         elif kind in ("register", "submit", "disable", "remove", "back", "redirect"):
             if kind == "submit":
                 submitted.append((identity, domain))
-            world.at_domain(domain, {
-                "register": register, "submit": submit, "disable": disable, "remove": remove, "back": back,
-                "redirect": lambda id: redirect("to_https", id),
-            }[kind](identity))
+            world.at_domain(
+                domain,
+                {
+                    "register": register,
+                    "submit": submit,
+                    "disable": disable,
+                    "remove": remove,
+                    "back": back,
+                    "redirect": lambda id: redirect("to_https", id),
+                }[kind](identity),
+            )
     return world
 
 
 @settings(max_examples=300)
 @given(st.lists(STEPS, max_size=40))
-def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_history_rebuilds_the_rows(
+def test_with_a_library_revisions_grow_no_overtaken_is_applied_and_history_rebuilds_the_rows(
     steps: list[tuple[str, int]],
 ) -> None:
     world = play_world(list(enumerate(steps)))
@@ -141,10 +177,18 @@ def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_hist
                 assert event.certificate.submission_id not in world.overtaken
                 assert after is not None and state is not None and after.revision > state.revision
             if after is not None and after.live is None:
-                assert after.previous is None and after.settings == Settings() and "chain of" not in repr(after)
+                assert (
+                    after.previous is None
+                    and after.settings == Settings()
+                    and "chain of" not in repr(after)
+                )
             state = after
         assert state == world.domains[name]
-        used = [one for one in (state.live, state.previous) if one and one.source == "stored"] if state else []
+        used = (
+            [one for one in (state.live, state.previous) if one and one.source == "stored"]
+            if state
+            else []
+        )
         assert all(world.entry is not None and one.entry == world.entry.id for one in used)
         ended = [event.cause.command_id for event in events if isinstance(event, Settled)]
         assert len(ended) == len(set(ended))
@@ -154,7 +198,9 @@ def test_with_a_library_revisions_grow_nothing_overtaken_is_applied_and_the_hist
 
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
-def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(steps: list[tuple[str, int]]) -> None:
+def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(
+    steps: list[tuple[str, int]],
+) -> None:
     world = play_world(list(enumerate(steps)))
     for name, events in world.events.items():
         state: Domain | None = None
@@ -164,15 +210,22 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(steps: list[
     entry: Entry | None = None
     for event in _through_json(world.shelf):
         entry = library_entry.evolve(entry or Entry(OWNER, TITLE, "public"), event)
-    before = replace(world.entry, pending=None, awaited="public") if world.entry and world.entry.certificate else None
-    assert entry == (replace(before, certificate=_without_pairs(before.certificate)) if before else None)
+    before = (
+        replace(world.entry, pending=None, awaited="public")
+        if world.entry and world.entry.certificate
+        else None
+    )
+    assert entry == (
+        replace(before, certificate=_without_pairs(before.certificate)) if before else None
+    )
 
 
 def _through_json(events: Sequence[Any]) -> list[Any]:
     """What is kept of the events, as it comes back."""
     return [
         history_codec.change(json.loads(json.dumps(history_codec.kept(event))), event.cause)
-        for event in events if isinstance(event, history_codec.Change)
+        for event in events
+        if isinstance(event, history_codec.Change)
     ]
 
 
@@ -193,7 +246,11 @@ def test_verdicts_that_come_again_change_nothing(steps: list[tuple[str, int]]) -
     """The state depends only on the order of the commands and of the first verdicts."""
     verdicts = ("accept", "refuse", "shelf-accept", "shelf-refuse", "shelf-timeout")
     numbered = list(enumerate(steps))
-    doubled = [one for number, step in numbered for one in [(number, step)] * (2 if step[0] in verdicts else 1)]
+    doubled = [
+        one
+        for number, step in numbered
+        for one in [(number, step)] * (2 if step[0] in verdicts else 1)
+    ]
     once, twice = play_world(numbered), play_world(doubled)
     assert (once.entry, outcomes(once.shelf)) == (twice.entry, outcomes(twice.shelf))  # type: ignore[arg-type]
     for name, state in once.domains.items():
@@ -207,8 +264,16 @@ def _without_revision(state: Domain | None) -> Domain | None:
 
 
 def test_an_outcome_is_named_for_every_step() -> None:
-    story = [("register", 0), ("store", 0), ("shelf-accept", 0), ("deploy", 0), ("overwrite", 0), ("shelf-accept", 0),
-             ("back", 0), ("delete", 0)]
+    story = [
+        ("register", 0),
+        ("store", 0),
+        ("shelf-accept", 0),
+        ("deploy", 0),
+        ("overwrite", 0),
+        ("shelf-accept", 0),
+        ("back", 0),
+        ("delete", 0),
+    ]
     world = play_world(list(enumerate(story)))
     ends = [event.outcome for event in world.events["a"] if isinstance(event, Settled)]
     assert ends == [Outcome.APPLIED] * 4

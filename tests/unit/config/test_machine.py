@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from services.config.domain import bundle as bundles
 from services.config.domain import domain_machine, scheduling
-from services.config.domain.commands import Event, Installed, Judged, JudgingBegan, Resume, Settled, Suspend, Timeout
+from services.config.domain.commands import (
+    Event,
+    Installed,
+    Judged,
+    JudgingBegan,
+    Resume,
+    Settled,
+    Suspend,
+    Timeout,
+)
 from services.config.domain.domain_machine import Input, decide, evolve_all
 from services.config.domain.model import Domain, Known
 from shared import subjects as s
@@ -53,65 +62,159 @@ def play(story: Sequence[Input], known: Known | None = None) -> tuple[Domain | N
 
 def outcomes(events: Sequence[Event]) -> list[str]:
     return [
-        f"{one.cause.command_id} {one.outcome}" + "".join(f" {found.code}" for found in one.findings)
-        for one in events if isinstance(one, Settled)
+        f"{one.cause.command_id} {one.outcome}"
+        + "".join(f" {found.code}" for found in one.findings)
+        for one in events
+        if isinstance(one, Settled)
     ]
 
 
-@pytest.mark.parametrize(("sentence", "story", "ends"), [
-    ("a registration is applied", [register()], ["r applied"]),
-    ("the same registration again changes nothing", [register(), register("r2")], ["r applied", "r2 unchanged"]),
-    ("another service type is another registration", [register(), register("r2", service_type="download")],
-     ["r applied", "r2 refused domain.taken"]),
-    ("another account's is refused", [register(), register("r2", "mallory")], ["r applied", "r2 refused domain.taken"]),
-    ("an accepted submission enables", ENABLED, ["r applied", "s1 applied"]),
-    ("a refused one says why", [register(), submit("s1"), refuse("s1", finding(Code.KEY_MISMATCH))],
-     ["r applied", "s1 refused key.mismatch"]),
-    ("a second verdict finds nothing to end", [*ENABLED, refuse("s1")], ["r applied", "s1 applied"]),
-    ("a verdict on another submission is dropped", [register(), submit("s1"), accept("other")], ["r applied"]),
-    ("a late verdict is dropped", [register(), submit("s1"), Timeout("s1"), accept("s1")],
-     ["r applied", "s1 undecided submission.undecided"]),
-    ("a later submission supersedes", [register(), submit("s1"), submit("s2"), accept("s1"), accept("s2")],
-     ["r applied", "s1 superseded submission.superseded", "s2 applied"]),
-    ("a disable supersedes", [*ENABLED, submit("s2"), disable(), accept("s2")],
-     ["r applied", "s1 applied", "s2 superseded submission.superseded", "d applied"]),
-    ("a removal supersedes", [register(), submit("s1"), remove(), accept("s1")],
-     ["r applied", "s1 superseded submission.superseded", "x applied"]),
-    ("a deployment of what is not there does not", [register(), submit("s1"), deploy("d", None), accept("s1")],
-     ["r applied", "d refused certificate.unknown", "s1 applied"]),
-    ("nor one of other names",
-     [register(), submit("s1"), deploy("d", kept(sans=["*.other.com"])), accept("s1")],
-     ["r applied", "d refused domain.mismatch", "s1 applied"]),
-    ("a foreign disable does not", [register(), submit("s1"), disable("d", "mallory"), accept("s1")],
-     ["r applied", "d refused domain.unknown", "s1 applied"]),
-    ("a disable without HTTPS changes nothing", [register(), disable()], ["r applied", "d unchanged"]),
-    ("nothing can be done before a registration", [disable()], ["d refused domain.unknown"]),
-    ("nor after a removal", [register(), remove(), disable()], ["r applied", "x applied", "d refused domain.unknown"]),
-    ("but a registration by another account", [register(), remove(), register("r2", "other")],
-     ["r applied", "x applied", "r2 applied"]),
-    ("settings need HTTPS", [register(), redirect("to_https")], ["r applied", "c refused https.not_enabled"]),
-    ("the same settings change nothing", [*ENABLED, redirect("off")], ["r applied", "s1 applied", "c unchanged"]),
-    ("a redirect to HTTP excludes HSTS", [*ENABLED, change(hsts=HSTS), redirect("to_http", "c2")],
-     ["r applied", "s1 applied", "c applied", "c2 refused settings.conflict"]),
-    ("and the other way round", [*ENABLED, redirect("to_http"), change("c2", hsts=HSTS)],
-     ["r applied", "s1 applied", "c applied", "c2 refused settings.conflict"]),
-    ("HSTS can be switched off with it", [*ENABLED, change(hsts=HSTS),
-                                          change("c2", hsts="off", redirect={"mode": "to_http"})],
-     ["r applied", "s1 applied", "c applied", "c2 applied"]),
-    ("TLS versions are one range", [*ENABLED, change(tls_min="1.3", tls_max="1.2")],
-     ["r applied", "s1 applied", "c refused settings.conflict"]),
-    ("a reseal compares the old epoch", [*ENABLED, reseal("pair-leaf", 2, 3)],
-     ["r applied", "s1 applied", "s refused pair.changed"]),
-    ("and sets the new one once", [*ENABLED, reseal("pair-leaf", 1, 2), reseal("pair-leaf", 1, 2, "again")],
-     ["r applied", "s1 applied", "s applied", "again refused pair.changed"]),
-    ("never to an older one", [*ENABLED, reseal("pair-leaf", 1, 1)],
-     ["r applied", "s1 applied", "s refused pair.changed"]),
-    ("the same certificate again changes nothing", [*ENABLED, submit("s2"), accept("s2")],
-     ["r applied", "s1 applied", "s2 unchanged"]),
-    ("a suspension twice is one", [*ENABLED, Suspend(cause("o")), Suspend(cause("o2"))],
-     ["r applied", "s1 applied", "o applied", "o2 unchanged"]),
-])
-def test_every_command_ends_as_the_rules_say(sentence: str, story: list[Input], ends: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("sentence", "story", "ends"),
+    [
+        ("a registration is applied", [register()], ["r applied"]),
+        (
+            "the same registration again changes nothing",
+            [register(), register("r2")],
+            ["r applied", "r2 unchanged"],
+        ),
+        (
+            "another service type is another registration",
+            [register(), register("r2", service_type="download")],
+            ["r applied", "r2 refused domain.taken"],
+        ),
+        (
+            "another account's is refused",
+            [register(), register("r2", "mallory")],
+            ["r applied", "r2 refused domain.taken"],
+        ),
+        ("an accepted submission enables", ENABLED, ["r applied", "s1 applied"]),
+        (
+            "a refused one says why",
+            [register(), submit("s1"), refuse("s1", finding(Code.KEY_MISMATCH))],
+            ["r applied", "s1 refused key.mismatch"],
+        ),
+        (
+            "a second verdict finds nothing to end",
+            [*ENABLED, refuse("s1")],
+            ["r applied", "s1 applied"],
+        ),
+        (
+            "a verdict on another submission is dropped",
+            [register(), submit("s1"), accept("other")],
+            ["r applied"],
+        ),
+        (
+            "a late verdict is dropped",
+            [register(), submit("s1"), Timeout("s1"), accept("s1")],
+            ["r applied", "s1 undecided submission.undecided"],
+        ),
+        (
+            "a later submission supersedes",
+            [register(), submit("s1"), submit("s2"), accept("s1"), accept("s2")],
+            ["r applied", "s1 superseded submission.superseded", "s2 applied"],
+        ),
+        (
+            "a disable supersedes",
+            [*ENABLED, submit("s2"), disable(), accept("s2")],
+            ["r applied", "s1 applied", "s2 superseded submission.superseded", "d applied"],
+        ),
+        (
+            "a removal supersedes",
+            [register(), submit("s1"), remove(), accept("s1")],
+            ["r applied", "s1 superseded submission.superseded", "x applied"],
+        ),
+        (
+            "a deployment of what is not there does not",
+            [register(), submit("s1"), deploy("d", None), accept("s1")],
+            ["r applied", "d refused certificate.unknown", "s1 applied"],
+        ),
+        (
+            "nor one of other names",
+            [register(), submit("s1"), deploy("d", kept(sans=["*.other.com"])), accept("s1")],
+            ["r applied", "d refused domain.mismatch", "s1 applied"],
+        ),
+        (
+            "a foreign disable does not",
+            [register(), submit("s1"), disable("d", "mallory"), accept("s1")],
+            ["r applied", "d refused domain.unknown", "s1 applied"],
+        ),
+        (
+            "a disable without HTTPS changes nothing",
+            [register(), disable()],
+            ["r applied", "d unchanged"],
+        ),
+        ("nothing can be done before a registration", [disable()], ["d refused domain.unknown"]),
+        (
+            "nor after a removal",
+            [register(), remove(), disable()],
+            ["r applied", "x applied", "d refused domain.unknown"],
+        ),
+        (
+            "but a registration by another account",
+            [register(), remove(), register("r2", "other")],
+            ["r applied", "x applied", "r2 applied"],
+        ),
+        (
+            "settings need HTTPS",
+            [register(), redirect("to_https")],
+            ["r applied", "c refused https.not_enabled"],
+        ),
+        (
+            "the same settings change nothing",
+            [*ENABLED, redirect("off")],
+            ["r applied", "s1 applied", "c unchanged"],
+        ),
+        (
+            "a redirect to HTTP excludes HSTS",
+            [*ENABLED, change(hsts=HSTS), redirect("to_http", "c2")],
+            ["r applied", "s1 applied", "c applied", "c2 refused settings.conflict"],
+        ),
+        (
+            "and the other way round",
+            [*ENABLED, redirect("to_http"), change("c2", hsts=HSTS)],
+            ["r applied", "s1 applied", "c applied", "c2 refused settings.conflict"],
+        ),
+        (
+            "HSTS can be switched off with it",
+            [*ENABLED, change(hsts=HSTS), change("c2", hsts="off", redirect={"mode": "to_http"})],
+            ["r applied", "s1 applied", "c applied", "c2 applied"],
+        ),
+        (
+            "TLS versions are one range",
+            [*ENABLED, change(tls_min="1.3", tls_max="1.2")],
+            ["r applied", "s1 applied", "c refused settings.conflict"],
+        ),
+        (
+            "a reseal compares the old epoch",
+            [*ENABLED, reseal("pair-leaf", 2, 3)],
+            ["r applied", "s1 applied", "s refused pair.changed"],
+        ),
+        (
+            "and sets the new one once",
+            [*ENABLED, reseal("pair-leaf", 1, 2), reseal("pair-leaf", 1, 2, "again")],
+            ["r applied", "s1 applied", "s applied", "again refused pair.changed"],
+        ),
+        (
+            "never to an older one",
+            [*ENABLED, reseal("pair-leaf", 1, 1)],
+            ["r applied", "s1 applied", "s refused pair.changed"],
+        ),
+        (
+            "the same certificate again changes nothing",
+            [*ENABLED, submit("s2"), accept("s2")],
+            ["r applied", "s1 applied", "s2 unchanged"],
+        ),
+        (
+            "a suspension twice is one",
+            [*ENABLED, Suspend(cause("o")), Suspend(cause("o2"))],
+            ["r applied", "s1 applied", "o applied", "o2 unchanged"],
+        ),
+    ],
+)
+def test_every_command_ends_as_the_rules_say(
+    sentence: str, story: list[Input], ends: list[str]
+) -> None:
     assert outcomes(play(story)[1]) == ends, sentence
 
 
@@ -137,23 +240,45 @@ def test_a_replacement_keeps_the_certificate_before_for_a_rollback() -> None:
 
 def test_a_disable_drops_all_of_the_pair_and_what_needs_it() -> None:
     settings = change(http2=True, hsts=HSTS)
-    state, _ = play([*ENABLED, submit("s2"), accept("s2", "new"), settings, submit("s3"), disable()])
+    state, _ = play(
+        [*ENABLED, submit("s2"), accept("s2", "new"), settings, submit("s3"), disable()]
+    )
     assert state is not None
-    assert (state.live, state.previous, state.pending, state.settings) == (None, None, None, Settings())
+    assert (state.live, state.previous, state.pending, state.settings) == (
+        None,
+        None,
+        None,
+        Settings(),
+    )
 
 
 def test_a_change_touches_only_what_it_names() -> None:
-    state, _ = play([*ENABLED, change(http2=True), redirect("to_https", "c2"), change("c3", redirect={"status": 308})])
+    state, _ = play(
+        [
+            *ENABLED,
+            change(http2=True),
+            redirect("to_https", "c2"),
+            change("c3", redirect={"status": 308}),
+        ]
+    )
     assert state is not None
     settings = state.settings
-    assert (settings.http2, settings.redirect.mode, settings.redirect.status) == (True, RedirectMode.TO_HTTPS, 308)
+    assert (settings.http2, settings.redirect.mode, settings.redirect.status) == (
+        True,
+        RedirectMode.TO_HTTPS,
+        308,
+    )
 
 
 def test_a_suspension_shows_no_pair_and_outlives_a_disable() -> None:
     state, _ = play([*ENABLED, Suspend(cause("o"))])
     assert state is not None and state.live is not None
     bundle = Bundle.model_validate_json(bundles.desired(state).payload)
-    assert (state.state, bundle.kind, bundle.pairs) == (DomainState.SUSPENDED, BundleKind.SUSPENDED, [])
+    assert (state.state, bundle.kind, bundle.pairs) == (
+        DomainState.SUSPENDED,
+        BundleKind.SUSPENDED,
+        [],
+    )
     state, _ = play([*ENABLED, Suspend(cause("o")), disable(), submit("s2"), accept("s2")])
     assert state is not None and state.state is DomainState.SUSPENDED
     state, _ = play([*ENABLED, Suspend(cause("o")), Resume(cause("o2"))])
@@ -181,18 +306,26 @@ def test_a_revision_that_does_not_rise_is_a_bug() -> None:
 ACCOUNTS = st.sampled_from([OWNER, OWNER, OWNER, "mallory"])
 MODES = st.sampled_from(["off", "to_https", "to_http"])
 STEPS = st.one_of(
-    ACCOUNTS.map(lambda account: ("register", account)), ACCOUNTS.map(lambda account: ("submit", account)),
-    ACCOUNTS.map(lambda account: ("disable", account)), ACCOUNTS.map(lambda account: ("remove", account)),
-    st.tuples(st.just("redirect"), MODES), st.tuples(st.just("accept"), st.integers(0, 3)),
-    st.tuples(st.just("refuse"), st.integers(0, 3)), st.tuples(st.just("timeout"), st.integers(0, 3)),
+    ACCOUNTS.map(lambda account: ("register", account)),
+    ACCOUNTS.map(lambda account: ("submit", account)),
+    ACCOUNTS.map(lambda account: ("disable", account)),
+    ACCOUNTS.map(lambda account: ("remove", account)),
+    st.tuples(st.just("redirect"), MODES),
+    st.tuples(st.just("accept"), st.integers(0, 3)),
+    st.tuples(st.just("refuse"), st.integers(0, 3)),
+    st.tuples(st.just("timeout"), st.integers(0, 3)),
     st.tuples(st.just("reseal"), st.integers(1, 3)),
     st.tuples(st.just("deploy"), st.sampled_from(["wild", "unknown", "other", "private"])),
-    st.tuples(st.just("trust"), st.sampled_from(["public", "private"])), st.just(("taken", OWNER)),
+    st.tuples(st.just("trust"), st.sampled_from(["public", "private"])),
+    st.just(("taken", OWNER)),
 )
 
 
 STORED = {
-    "wild": kept(), "unknown": None, "other": kept(sans=["*.other.com"]), "private": replace(kept(), trust="private"),
+    "wild": kept(),
+    "unknown": None,
+    "other": kept(sans=["*.other.com"]),
+    "private": replace(kept(), trust="private"),
 }
 TAKEN = "another's"
 KNOWN = Known(taken=frozenset({(OWNER, TAKEN)}))
@@ -210,12 +343,17 @@ def asked_for(step: tuple[str, Any], number: int, submissions: list[str]) -> Inp
     if kind in ("submit", "taken"):
         submissions.append(identity)
     made: dict[str, Any] = {
-        "register": lambda: register(identity, detail), "submit": lambda: submit(identity, detail),
-        "disable": lambda: disable(identity, detail), "remove": lambda: remove(identity, detail),
+        "register": lambda: register(identity, detail),
+        "submit": lambda: submit(identity, detail),
+        "disable": lambda: disable(identity, detail),
+        "remove": lambda: remove(identity, detail),
         "redirect": lambda: redirect(detail, identity),
         "taken": lambda: replace(submit(identity, detail), name=TAKEN),
-        "trust": lambda: change(identity, trust=detail), "deploy": lambda: deploy(identity, STORED[detail]),
-        "reseal": lambda: reseal(f"pair-{submissions[-1] if submissions else 'none'}", detail, detail + 1, identity),
+        "trust": lambda: change(identity, trust=detail),
+        "deploy": lambda: deploy(identity, STORED[detail]),
+        "reseal": lambda: reseal(
+            f"pair-{submissions[-1] if submissions else 'none'}", detail, detail + 1, identity
+        ),
     }
     built: Input = made[kind]()
     return built
@@ -236,9 +374,17 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
             continue
         before = state
         events = decide(state, asked, revision=number, at=AT, known=KNOWN)
-        if state is not None and state.pending is not None and domain_machine.supersede(state) == events[:2]:
+        if (
+            state is not None
+            and state.pending is not None
+            and domain_machine.supersede(state) == events[:2]
+        ):
             overtaken.add(state.pending.cause.command_id)
-            assert not [one for one in events[2:] if isinstance(one, Settled) and one.outcome is Outcome.REFUSED]
+            assert not [
+                one
+                for one in events[2:]
+                if isinstance(one, Settled) and one.outcome is Outcome.REFUSED
+            ]
         state = evolve_all(state, events)
         for event in events:
             if isinstance(event, Settled):
@@ -255,11 +401,17 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
             if step[0] in ("disable", "remove") and step[1] == state.account:
                 assert state.pending is None and "chain of" not in repr(state)
     assert set(ended.values()) <= {1}
-    waiting = {state.pending.cause.command_id} if state is not None and state.pending is not None else set()
+    waiting = (
+        {state.pending.cause.command_id}
+        if state is not None and state.pending is not None
+        else set()
+    )
     assert not waiting & set(ended)
 
 
-@given(st.lists(STEPS.filter(lambda step: step[0] not in ("accept", "refuse", "timeout")), max_size=25))
+@given(
+    st.lists(STEPS.filter(lambda step: step[0] not in ("accept", "refuse", "timeout")), max_size=25)
+)
 def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, Any]]) -> None:
     """A replica may find a queue of any length: how it is cut changes nothing."""
     orders: list[Any] = [asked_for(step, number, []) for number, step in enumerate(steps, start=1)]
@@ -279,14 +431,22 @@ def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, A
 
 
 def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
-    """Whatever was superseded: something that decides about the certificate came after it and was not refused."""
-    deciding = {s.CMD_CERTIFICATE_SUBMIT, s.CMD_CERTIFICATE_DEPLOY, s.CMD_HTTPS_DISABLE, s.CMD_DOMAIN_REMOVE}
+    """Whatever was superseded: something that decides about the certificate came after it and was
+    not refused."""
+    deciding = {
+        s.CMD_CERTIFICATE_SUBMIT,
+        s.CMD_CERTIFICATE_DEPLOY,
+        s.CMD_HTTPS_DISABLE,
+        s.CMD_DOMAIN_REMOVE,
+    }
     for place, event in enumerate(events):
         if not isinstance(event, Settled) or event.outcome is not Outcome.SUPERSEDED:
             continue
         after = events[place + 1 :]
         assert any(isinstance(one, JudgingBegan) for one in after) or any(
-            isinstance(one, Settled) and one.cause.command in deciding and one.outcome is not Outcome.REFUSED
+            isinstance(one, Settled)
+            and one.cause.command in deciding
+            and one.outcome is not Outcome.REFUSED
             for one in after
         )
 
@@ -321,7 +481,10 @@ def test_what_stands_between_a_submission_and_its_overtaker_runs_in_its_turn() -
     orders = [register(), submit("s1"), redirect("to_https"), disable()]
     done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
     assert outcomes(done.events) == [
-        "r applied", "s1 superseded submission.superseded", "c refused https.not_enabled", "d unchanged",
+        "r applied",
+        "s1 superseded submission.superseded",
+        "c refused https.not_enabled",
+        "d unchanged",
     ]
     assert sum(isinstance(event, JudgingBegan) for event in done.events) == 1
     assert done.state is not None and done.state.pending is None and done.state.name == NAME

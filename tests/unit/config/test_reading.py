@@ -30,24 +30,53 @@ def registration(domain: str, service_type: str = "video") -> bytes:
     return body.encode()
 
 
-@pytest.mark.parametrize(("sentence", "id", "subject", "body"), [
-    ("an unknown command", "a", "https.cmd.domain.invent.v1", b"{}"),
-    ("no ce-id", "", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
-    ("a ce-id with spaces", "a b", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
-    ("a ce-id without end", "a" * 129, s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
-    ("not JSON", "a", s.CMD_HTTPS_DISABLE, b"{"),
-    ("a field too many", "a", s.CMD_HTTPS_DISABLE, b'{"domain":"a.b.c","account":"x","force":true}'),
-    ("a submission whose id is not its own", "a", s.CMD_CERTIFICATE_SUBMIT, SubmitCertificate(
-        domain=NAME, account=OWNER, submission_id="b",
-        pairs=[SubmittedPair(certificate="", sealed_key=SealedKey(epoch=0, box=""))]).encode()),
-])
+@pytest.mark.parametrize(
+    ("sentence", "id", "subject", "body"),
+    [
+        ("an unknown command", "a", "https.cmd.domain.invent.v1", b"{}"),
+        ("no ce-id", "", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
+        (
+            "a ce-id with spaces",
+            "a b",
+            s.CMD_HTTPS_DISABLE,
+            DisableHttps(domain=NAME, account=OWNER).encode(),
+        ),
+        (
+            "a ce-id without end",
+            "a" * 129,
+            s.CMD_HTTPS_DISABLE,
+            DisableHttps(domain=NAME, account=OWNER).encode(),
+        ),
+        ("not JSON", "a", s.CMD_HTTPS_DISABLE, b"{"),
+        (
+            "a field too many",
+            "a",
+            s.CMD_HTTPS_DISABLE,
+            b'{"domain":"a.b.c","account":"x","force":true}',
+        ),
+        (
+            "a submission whose id is not its own",
+            "a",
+            s.CMD_CERTIFICATE_SUBMIT,
+            SubmitCertificate(
+                domain=NAME,
+                account=OWNER,
+                submission_id="b",
+                pairs=[SubmittedPair(certificate="", sealed_key=SealedKey(epoch=0, box=""))],
+            ).encode(),
+        ),
+    ],
+)
 def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, body: bytes) -> None:
     with pytest.raises(Malformed):
         command_parser.read(id, subject, "test", body)
 
 
 def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
-    keys = {command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys for name in (NAME, NAME.upper())}
+    keys = {
+        command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys
+        for name in (NAME, NAME.upper())
+    }
     assert keys == {(NAME,)}
 
 
@@ -62,38 +91,61 @@ def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_positi
 
 def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
     command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
-    order = command_parser.order(command, command.places[0], cause("a"), allow_private_origins=False)
+    order = command_parser.order(
+        command, command.places[0], cause("a"), allow_private_origins=False
+    )
     assert isinstance(order, Hopeless)
     assert [found.code for found in order.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
 
 
-@pytest.mark.parametrize("service_type", ["image_small_file", "download", "video", "live_streaming"])
+@pytest.mark.parametrize(
+    "service_type", ["image_small_file", "download", "video", "live_streaming"]
+)
 def test_the_four_service_types_are_taken(service_type: str) -> None:
     command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
-    order = command_parser.order(command, command.places[0], cause("a"), allow_private_origins=False)
+    order = command_parser.order(
+        command, command.places[0], cause("a"), allow_private_origins=False
+    )
     assert isinstance(order, Register)
 
 
 def verdict(signer: Signer = SIGNER, **changed: object) -> Verdict:
     judged = pair()
-    word = Attestation.model_validate({
-        "account": OWNER, "domains": [NAME], "pair_id": judged.pair_id, "leaf_fingerprint": judged.leaf_fingerprint,
-        "chain_hash": sha256(judged.chain.encode()).hexdigest(), **changed,
-    })
+    word = Attestation.model_validate(
+        {
+            "account": OWNER,
+            "domains": [NAME],
+            "pair_id": judged.pair_id,
+            "leaf_fingerprint": judged.leaf_fingerprint,
+            "chain_hash": sha256(judged.chain.encode()).hexdigest(),
+            **changed,
+        }
+    )
     signed = judged.model_copy(update={"attestation": signer.sign(Purpose.ATTESTATION, word)})
-    return Verdict(submission_id="s", account=OWNER, accepted={NAME: True}, findings=[], pairs=[signed])
+    return Verdict(
+        submission_id="s", account=OWNER, accepted={NAME: True}, findings=[], pairs=[signed]
+    )
 
 
 def test_a_verdict_that_is_vouched_for_is_taken() -> None:
-    assert judging.judged(judging.verified(verdict(), VERIFIER), NAME).pairs[0].pair_id == "pair-leaf"
+    assert (
+        judging.judged(judging.verified(verdict(), VERIFIER), NAME).pairs[0].pair_id == "pair-leaf"
+    )
 
 
-@pytest.mark.parametrize(("sentence", "changed"), [
-    ("another account", {"account": "mallory"}), ("another domain", {"domains": ["other.example.com"]}),
-    ("another pair", {"pair_id": "other"}), ("another leaf", {"leaf_fingerprint": "0" * 64}),
-    ("another chain", {"chain_hash": "0" * 64}),
-])
-def test_a_signature_that_speaks_of_something_else_is_worth_nothing(sentence: str, changed: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("sentence", "changed"),
+    [
+        ("another account", {"account": "mallory"}),
+        ("another domain", {"domains": ["other.example.com"]}),
+        ("another pair", {"pair_id": "other"}),
+        ("another leaf", {"leaf_fingerprint": "0" * 64}),
+        ("another chain", {"chain_hash": "0" * 64}),
+    ],
+)
+def test_a_signature_that_speaks_of_something_else_is_worth_nothing(
+    sentence: str, changed: dict[str, object]
+) -> None:
     with pytest.raises(Unsigned):
         judging.verified(verdict(**changed), VERIFIER)
 
@@ -113,17 +165,27 @@ def test_a_verdict_that_accepts_without_a_pair_or_leaves_the_key_unsealed_is_poi
         judging.verified(one.model_copy(update={"pairs": [unsealed]}), VERIFIER)
 
 
-@pytest.mark.parametrize(("days", "sans", "status"), [
-    (0, None, "ok"), (59, None, "expires_soon"), (89, None, "expired"), (0, ["other.example.com"], "mismatch"),
-    (0, ["*.example.com"], "ok"),
-])
-def test_a_certificate_has_the_status_of_its_days_and_names(days: int, sans: list[str] | None, status: str) -> None:
+@pytest.mark.parametrize(
+    ("days", "sans", "status"),
+    [
+        (0, None, "ok"),
+        (59, None, "expires_soon"),
+        (89, None, "expired"),
+        (0, ["other.example.com"], "mismatch"),
+        (0, ["*.example.com"], "ok"),
+    ],
+)
+def test_a_certificate_has_the_status_of_its_days_and_names(
+    days: int, sans: list[str] | None, status: str
+) -> None:
     assert views.status(pair(sans=sans), NAME, AT + timedelta(days=days)) == status
 
 
 def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
     found = finding(Code.KEY_MISMATCH, "canary")
-    (message,) = outgoing_messages.caused(Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT)
+    (message,) = outgoing_messages.caused(
+        Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT
+    )
     assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
     assert message.headers["ce-causationid"] == "a"
 
@@ -137,13 +199,22 @@ def test_time_without_broker_or_database_does_not_count_against_a_submission() -
     assert attendance.seconds(3.0, 7.0) == 0.0
 
 
-@pytest.mark.parametrize(("san", "domain", "shown"), [
-    (NAME, NAME, "ok"),
-    ("*.example.com", NAME, "ok"),
-    ("*.example.com", "example.com", "mismatch"),
-    ("*.example.com", "a.www.example.com", "mismatch"),
-    ("*.com", "example.com", "mismatch"),  # as for the validator and the nodes: `*.com` covers nothing
-    ("*.com", "*.com", "ok"),
-])
-def test_a_view_calls_a_mismatch_what_the_validator_and_the_nodes_refuse(san: str, domain: str, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("san", "domain", "shown"),
+    [
+        (NAME, NAME, "ok"),
+        ("*.example.com", NAME, "ok"),
+        ("*.example.com", "example.com", "mismatch"),
+        ("*.example.com", "a.www.example.com", "mismatch"),
+        (
+            "*.com",
+            "example.com",
+            "mismatch",
+        ),  # as for the validator and the nodes: `*.com` covers nothing
+        ("*.com", "*.com", "ok"),
+    ],
+)
+def test_a_view_calls_a_mismatch_what_the_validator_and_the_nodes_refuse(
+    san: str, domain: str, shown: str
+) -> None:
     assert views.status(pair(sans=[san]), domain, AT) == shown

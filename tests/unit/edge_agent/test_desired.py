@@ -80,7 +80,10 @@ def test_what_differs_is_fetched_and_what_is_not_there_dropped_unless_it_came_la
     desired.offer("a.test", version(1))
     bucket, mark = bucket_of("a.test"), desired.mark()
     assert desired.compare(bucket, [_page("a.test", version(1))], mark) == ([], [])
-    assert desired.compare(bucket, [_page("a.test", version(2, content="b"))], mark) == (["a.test"], [])
+    assert desired.compare(bucket, [_page("a.test", version(2, content="b"))], mark) == (
+        ["a.test"],
+        [],
+    )
     assert desired.compare(bucket, [], mark) == ([], ["a.test"])
     desired.offer("a.test", version(2, content="b"))
     assert desired.compare(bucket, [], mark) == ([], [])

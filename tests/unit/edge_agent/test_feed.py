@@ -27,7 +27,9 @@ START = 1_800_000_000.0
 class Rig:
     """A feed whose clocks stand still until they are moved, and that hears what it is told."""
 
-    def __init__(self, feed: Feed, heard: dict[str, Callable[[Any], Awaitable[None]]], clock: SimpleNamespace) -> None:
+    def __init__(
+        self, feed: Feed, heard: dict[str, Callable[[Any], Awaitable[None]]], clock: SimpleNamespace
+    ) -> None:
         self.feed, self._heard, self._clock = feed, heard, clock
         self.reconciled: list[Checkpoint] = []
 
@@ -38,9 +40,16 @@ class Rig:
     def set_clock(self, wall: float) -> None:
         self._clock.wall = wall
 
-    async def checkpoint(self, made: float, sequence: int = 0, root: str = Digest().root()) -> bytes:
+    async def checkpoint(
+        self, made: float, sequence: int = 0, root: str = Digest().root()
+    ) -> bytes:
         body = Checkpoint(
-            incarnation="one", sequence=sequence, root=root, domains=0, epoch=1, flush_seconds=1,
+            incarnation="one",
+            sequence=sequence,
+            root=root,
+            domains=0,
+            epoch=1,
+            flush_seconds=1,
             time=datetime.fromtimestamp(made, UTC),
         )
         signed = EDGE_SYNC.sign(Purpose.CHECKPOINT, body).encode()
@@ -80,7 +89,8 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
         pass
 
     trusted = SimpleNamespace(
-        verifier=lambda _: Verifier([(EDGE_SYNC.key_id, EDGE_SYNC.public_text())]), expect_epoch=lambda _: None
+        verifier=lambda _: Verifier([(EDGE_SYNC.key_id, EDGE_SYNC.public_text())]),
+        expect_epoch=lambda _: None,
     )
     applier = SimpleNamespace(oldest_unsettled=lambda: None, room=room)
     feed = Feed(cast(Any, trusted), Desired(), cast(Any, applier), Position("one", 0, START - 1))
@@ -91,7 +101,9 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     task.cancel()
 
 
-async def test_a_checkpoint_of_now_keeps_a_node_from_being_stale_and_its_time_is_kept(rig: Rig) -> None:
+async def test_a_checkpoint_of_now_keeps_a_node_from_being_stale_and_its_time_is_kept(
+    rig: Rig,
+) -> None:
     rig.passes(59)
     await rig.checkpoint(START + 59)
     assert rig.feed.in_sync
@@ -111,7 +123,9 @@ async def test_the_same_checkpoint_said_again_does_not(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("off", [-61, 31, 86400])
-async def test_a_checkpoint_of_another_time_proves_nothing_and_the_log_says_so(rig: Rig, off: int) -> None:
+async def test_a_checkpoint_of_another_time_proves_nothing_and_the_log_says_so(
+    rig: Rig, off: int
+) -> None:
     rig.passes(100)
     with capture_logs() as lines:
         for second in range(3):
@@ -133,7 +147,9 @@ async def test_a_small_difference_of_the_clocks_does_no_harm(rig: Rig, off: int)
     assert rig.feed.stale
 
 
-async def test_clocks_that_ran_ahead_and_were_set_right_leave_no_later_checkpoint_unheard(rig: Rig) -> None:
+async def test_clocks_that_ran_ahead_and_were_set_right_leave_no_later_checkpoint_unheard(
+    rig: Rig,
+) -> None:
     rig.set_clock(START + 86400)
     await rig.checkpoint(START + 86400)
     rig.passes(61)
@@ -143,7 +159,9 @@ async def test_clocks_that_ran_ahead_and_were_set_right_leave_no_later_checkpoin
     assert not rig.feed.stale
 
 
-async def test_a_position_that_edge_sync_does_not_reach_is_given_up_at_the_second_checkpoint(rig: Rig) -> None:
+async def test_a_position_that_edge_sync_does_not_reach_is_given_up_at_the_second_checkpoint(
+    rig: Rig,
+) -> None:
     rig.feed.sequence = 50
     await rig.checkpoint(START, 10)
     assert rig.feed.sequence == 50, "a bundle may have come before edge_sync knew of it"
@@ -160,7 +178,8 @@ async def test_a_position_that_edge_sync_reaches_is_kept(rig: Rig) -> None:
 
 
 async def test_another_set_is_made_ours_by_a_checkpoint_of_now_only(rig: Rig) -> None:
-    """An old one that was held back would have the node drop what it has learnt since, tombstones too."""
+    """An old one that was held back would have the node drop what it has learnt since, tombstones
+    too."""
     rig.passes(100)
     await rig.checkpoint(START + 39, root="0" * 64)
     assert rig.reconciled == []

@@ -53,7 +53,9 @@ def test_files_are_for_the_node_alone_and_torn_ones_are_swept(tmp_path: Path) ->
     replica.write({"a.test": b"x"})
     replica.save_position(Position("then", 7, 1.5))
     (tmp_path / "node" / "replica" / ".torn").write_bytes(b"half")
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "node").rglob("*") if path.is_file()}
+    modes = {
+        path.stat().st_mode & 0o777 for path in (tmp_path / "node").rglob("*") if path.is_file()
+    }
     assert modes <= {0o600, 0o644}
     assert (tmp_path / "node" / "replica").stat().st_mode & 0o777 == 0o700
     again = Replica(tmp_path / "node")
@@ -80,7 +82,9 @@ def test_a_domain_that_came_back_has_no_tombstone_after_a_restart(tmp_path: Path
     assert again.read("a.test") == b"back"
 
 
-def test_a_bundle_that_the_disk_does_not_take_leaves_none_and_the_others_are_written(tmp_path: Path) -> None:
+def test_a_bundle_that_the_disk_does_not_take_leaves_none_and_the_others_are_written(
+    tmp_path: Path,
+) -> None:
     replica = Replica(tmp_path / "node")
     replica.write({"a.test": b"old", "b.test": b"old", "c.test": b"old"})
     blocked = tmp_path / "node" / "replica" / f".{sha256(b'b.test').hexdigest()}"

@@ -14,7 +14,9 @@ from clients.edge_node.settings import NginxSettings, split
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("value", "place"), [("127.0.0.1:443", ("127.0.0.1", 443)), ("[::1]:8443", ("::1", 8443))])
+@pytest.mark.parametrize(
+    ("value", "place"), [("127.0.0.1:443", ("127.0.0.1", 443)), ("[::1]:8443", ("::1", 8443))]
+)
 def test_a_listen_address_is_split(value: str, place: tuple[str, int]) -> None:
     assert split(value) == place
 
@@ -30,14 +32,20 @@ def test_what_is_no_listen_address_is_refused(value: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["agent"], "EDGETLS_NODE_ID is not set"), (["nginx"], "EDGETLS_NODE_FOLDER is not set"),
-        ([], "say which program"), (["other"], "say which program"),
+        (["agent"], "EDGETLS_NODE_ID is not set"),
+        (["nginx"], "EDGETLS_NODE_FOLDER is not set"),
+        ([], "say which program"),
+        (["other"], "say which program"),
     ],
 )
 def test_a_start_without_settings_is_one_line_and_exit_2(arguments: list[str], said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "clients.edge_node", *arguments], env={"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=30, check=False,
+        [sys.executable, "-m", "clients.edge_node", *arguments],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 2
     assert said in done.stderr

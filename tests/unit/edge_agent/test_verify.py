@@ -50,7 +50,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
     def verifier(signer: Signer) -> Verifier:
         return Verifier([(signer.key_id, signer.public_text())])
 
-    return Words(signers, verifier(signers.edge_sync), verifier(signers.validator), Authority.create())
+    return Words(
+        signers, verifier(signers.edge_sync), verifier(signers.validator), Authority.create()
+    )
 
 
 def test_a_signed_bundle_opens_with_the_hash_of_its_payload(words: Words) -> None:
@@ -71,20 +73,59 @@ REFUSED = [
     ("nothing", lambda w: b"", Malformed),
     ("bytes that are no JSON", lambda w: b"\xff\x00", Malformed),
     ("a bundle without a signature", lambda w: w.signers.bundle(NAME, 1).encode(), Malformed),
-    ("another signer of the same id",
-     lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("edge_sync-1")), Unsigned),
-    ("an unknown signer", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("x")), Unsigned),
-    ("the validator's key", lambda w: w.signers.signed(w.signers.bundle(NAME, 1), w.signers.validator), Unsigned),
-    ("a signature for another purpose", lambda w: w.signers.edge_sync.sign(
-        Purpose.CHECKPOINT, w.signers.bundle(NAME, 1)).encode(), Unsigned),
-    ("another domain's bundle", lambda w: w.signers.signed(w.signers.bundle("b.test", 1)), Unsigned),
-    ("a payload that is no bundle", lambda w: w.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(), Malformed),
-    ("https without a pair", lambda w: w.signers.signed(w.signers.bundle(NAME, 1, kind=BundleKind.HTTPS)),
-     Malformed),
-    ("a removal with an origin", lambda w: w.signers.signed(
-        w.signers.bundle(NAME, 1, kind=BundleKind.REMOVED, origin=w.signers.bundle(NAME, 1).origin)), Malformed),
-    ("a suspension with a pair", lambda w: w.signers.signed(w.signers.bundle(
-        NAME, 1, w.signers.pair(NAME, w.authority.issue([NAME])), kind=BundleKind.SUSPENDED)), Malformed),
+    (
+        "another signer of the same id",
+        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("edge_sync-1")),
+        Unsigned,
+    ),
+    (
+        "an unknown signer",
+        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("x")),
+        Unsigned,
+    ),
+    (
+        "the validator's key",
+        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), w.signers.validator),
+        Unsigned,
+    ),
+    (
+        "a signature for another purpose",
+        lambda w: w.signers.edge_sync.sign(Purpose.CHECKPOINT, w.signers.bundle(NAME, 1)).encode(),
+        Unsigned,
+    ),
+    (
+        "another domain's bundle",
+        lambda w: w.signers.signed(w.signers.bundle("b.test", 1)),
+        Unsigned,
+    ),
+    (
+        "a payload that is no bundle",
+        lambda w: w.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(),
+        Malformed,
+    ),
+    (
+        "https without a pair",
+        lambda w: w.signers.signed(w.signers.bundle(NAME, 1, kind=BundleKind.HTTPS)),
+        Malformed,
+    ),
+    (
+        "a removal with an origin",
+        lambda w: w.signers.signed(
+            w.signers.bundle(
+                NAME, 1, kind=BundleKind.REMOVED, origin=w.signers.bundle(NAME, 1).origin
+            )
+        ),
+        Malformed,
+    ),
+    (
+        "a suspension with a pair",
+        lambda w: w.signers.signed(
+            w.signers.bundle(
+                NAME, 1, w.signers.pair(NAME, w.authority.issue([NAME])), kind=BundleKind.SUSPENDED
+            )
+        ),
+        Malformed,
+    ),
 ]
 
 
@@ -105,11 +146,17 @@ def test_a_changed_payload_is_noticed(words: Words) -> None:
 @pytest.mark.parametrize(
     ("what", "value"),
     [
-        ("account", "other"), ("domains", ["b.test"]), ("domains", ["*.b.test"]), ("pair_id", "p-2"),
-        ("leaf_fingerprint", "0" * 64), ("chain_hash", "0" * 64),
+        ("account", "other"),
+        ("domains", ["b.test"]),
+        ("domains", ["*.b.test"]),
+        ("pair_id", "p-2"),
+        ("leaf_fingerprint", "0" * 64),
+        ("chain_hash", "0" * 64),
     ],
 )
-def test_the_validators_word_must_be_about_this_very_pair(words: Words, what: str, value: object) -> None:
+def test_the_validators_word_must_be_about_this_very_pair(
+    words: Words, what: str, value: object
+) -> None:
     leaf = words.authority.issue([NAME])
     bundle = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, **{what: value}))
     with pytest.raises(Unsigned, match="vouched for another"):
@@ -132,14 +179,33 @@ def test_no_bytes_make_it_raise_anything_else(body: bytes) -> None:
         open_bundle(body, NAME, Verifier([]))
 
 
-@pytest.mark.parametrize("name", ["a.test", "*.a.test", "xn--bcher-kva.example", "_x.a.test", "1.2.example"])
+@pytest.mark.parametrize(
+    "name", ["a.test", "*.a.test", "xn--bcher-kva.example", "_x.a.test", "1.2.example"]
+)
 def test_a_bundle_may_be_for_such_a_name(name: str) -> None:
     assert is_domain(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", "test", "*.", "*", "a.*.test", "A.test", "a..test", "../../x", "a/b.test", "a.test.", "-a.test",
-             "a.test\n", f"{'a' * 64}.test", ".".join(["abcdefgh"] * 32), "a\0.test", "bücher.example"]
+    "name",
+    [
+        "",
+        "test",
+        "*.",
+        "*",
+        "a.*.test",
+        "A.test",
+        "a..test",
+        "../../x",
+        "a/b.test",
+        "a.test.",
+        "-a.test",
+        "a.test\n",
+        f"{'a' * 64}.test",
+        ".".join(["abcdefgh"] * 32),
+        "a\0.test",
+        "bücher.example",
+    ],
 )
 def test_a_bundle_may_not_be_for_such_a_name(name: str) -> None:
     assert not is_domain(name)
@@ -153,8 +219,14 @@ def test_orders_are_by_revision_then_epoch() -> None:
 def test_a_chain_is_certificates_and_nothing_else(words: Words) -> None:
     leaf = words.authority.issue([NAME])
     assert leaf_fingerprint(leaf.chain_pem) == leaf.fingerprint
-    for hostile in ("", leaf.key_pem, leaf.chain_pem + leaf.key_pem, leaf.chain_pem + "\x1e" + leaf.chain_pem,
-                    "text\n" + leaf.chain_pem, leaf.chain_pem.replace("-----END", "$(x)\n-----END")):
+    for hostile in (
+        "",
+        leaf.key_pem,
+        leaf.chain_pem + leaf.key_pem,
+        leaf.chain_pem + "\x1e" + leaf.chain_pem,
+        "text\n" + leaf.chain_pem,
+        leaf.chain_pem.replace("-----END", "$(x)\n-----END"),
+    ):
         with pytest.raises(Malformed):
             leaf_fingerprint(hostile)
 
@@ -163,8 +235,13 @@ def test_an_opened_box_is_one_private_key_and_nothing_else(words: Words) -> None
     leaf = words.authority.issue([NAME])
     for key in (leaf.key_pem, pkcs8(rsa_key()), pkcs1(rsa_key()), sec1(leaf.key)):
         assert one_key(key.encode()) == key
-    for hostile in (b"", b"\xff", leaf.chain_pem.encode(), f"{leaf.key_pem}{leaf.key_pem}".encode(),
-                    f"{leaf.key_pem}\x1e{leaf.chain_pem}{leaf.key_pem}".encode()):
+    for hostile in (
+        b"",
+        b"\xff",
+        leaf.chain_pem.encode(),
+        f"{leaf.key_pem}{leaf.key_pem}".encode(),
+        f"{leaf.key_pem}\x1e{leaf.chain_pem}{leaf.key_pem}".encode(),
+    ):
         with pytest.raises(Malformed) as raised:
             one_key(hostile)
         assert "PRIVATE KEY-----" not in str(raised.value)

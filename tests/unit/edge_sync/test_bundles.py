@@ -27,17 +27,30 @@ def trusts(signer: Signer) -> Verifier:
     return Verifier([(signer.key_id, signer.public_text())])
 
 
-def bundle(kind: BundleKind = BundleKind.HTTPS, *, signer: Signer = VALIDATOR, **word: Any) -> Bundle:
+def bundle(
+    kind: BundleKind = BundleKind.HTTPS, *, signer: Signer = VALIDATOR, **word: Any
+) -> Bundle:
     attested = {
-        "account": "acme", "domains": ["www.example.test"], "pair_id": "pair-1", "leaf_fingerprint": LEAF,
+        "account": "acme",
+        "domains": ["www.example.test"],
+        "pair_id": "pair-1",
+        "leaf_fingerprint": LEAF,
         "chain_hash": sha256(CHAIN.encode()).hexdigest(),
     } | word
     pair = BundlePair(
-        pair_id="pair-1", chain=CHAIN, sealed_key=SealedKey(epoch=1, box="AA=="),
+        pair_id="pair-1",
+        chain=CHAIN,
+        sealed_key=SealedKey(epoch=1, box="AA=="),
         attestation=signer.sign(Purpose.ATTESTATION, Attestation.model_validate(attested)),
     )
     return Bundle(
-        domain="www.example.test", account="acme", revision=7, epoch=1, kind=kind, settings=Settings(), origin=None,
+        domain="www.example.test",
+        account="acme",
+        revision=7,
+        epoch=1,
+        kind=kind,
+        settings=Settings(),
+        origin=None,
         pairs=[pair] if kind is BundleKind.HTTPS else [],
     )
 
@@ -98,8 +111,18 @@ def test_a_bundle_of_another_domain_or_with_pairs_that_do_not_fit_its_kind_is_re
         ("a higher epoch of the revision is held", (7, 2, "other"), BundleKind.HTTPS, Step.STALE),
         ("a lower epoch of the revision is held", (7, 0, "other"), BundleKind.HTTPS, Step.PUT),
         ("other bytes of the same revision are held", (7, 1, "other"), BundleKind.HTTPS, Step.PUT),
-        ("a pair is held and none is wanted", (6, 1, "other"), BundleKind.HTTP_ONLY, Step.ERASE_THEN_PUT),
-        ("a pair is held and the domain is removed", (6, 1, "other"), BundleKind.REMOVED, Step.ERASE_THEN_PUT),
+        (
+            "a pair is held and none is wanted",
+            (6, 1, "other"),
+            BundleKind.HTTP_ONLY,
+            Step.ERASE_THEN_PUT,
+        ),
+        (
+            "a pair is held and the domain is removed",
+            (6, 1, "other"),
+            BundleKind.REMOVED,
+            Step.ERASE_THEN_PUT,
+        ),
     ],
 )
 def test_what_to_do_with_a_bundle_when(
@@ -110,7 +133,12 @@ def test_what_to_do_with_a_bundle_when(
     if held is not None:
         revision, epoch, content = held
         before = Held(
-            revision, epoch, BundleKind.HTTPS, frozenset({LEAF}), desired.hash if content == "same" else "", 3
+            revision,
+            epoch,
+            BundleKind.HTTPS,
+            frozenset({LEAF}),
+            desired.hash if content == "same" else "",
+            3,
         )
     assert decide(before, desired) is step
 
@@ -119,7 +147,11 @@ def test_what_edge_sync_did_not_sign_for_the_domain_is_invalid_and_replaced() ->
     signed = OWN.sign(Purpose.BUNDLE, bundle()).encode()
     good = reopen(signed, "www.example.test", trusts(OWN), 5)
     assert good == examined(bundle()).at(5)
-    for body, domain in ((signed, "www.other.test"), (b"", "www.example.test"), (b"{}", "www.example.test")):
+    for body, domain in (
+        (signed, "www.other.test"),
+        (b"", "www.example.test"),
+        (b"{}", "www.example.test"),
+    ):
         held = reopen(body, domain, trusts(OWN), 6)
         assert not held.valid
         assert decide(held, examined(bundle())) is Step.PUT
@@ -145,7 +177,12 @@ def test_the_index_has_the_digest_of_what_is_valid_and_remembers_its_roots() -> 
     index.moved(6)
     expected = Digest()
     expected.put("www.example.test", 7, held.hash)
-    assert (index.root(), len(index), index.sequence, index.max_revision()) == (expected.root(), 1, 6, 7)
+    assert (index.root(), len(index), index.sequence, index.max_revision()) == (
+        expected.root(),
+        1,
+        6,
+        7,
+    )
     assert index.agrees("today", 0, empty)
     assert index.agrees("today", 6, expected.root())
     assert not index.agrees("yesterday", 6, expected.root())

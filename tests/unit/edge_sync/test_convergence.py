@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from services.edge_sync.domain.bucket_index import Index
 from services.edge_sync.domain.bundles import Desired, Held
-from services.edge_sync.domain.convergence import Moment, Watch, converged, lagging, percentile, take_proof
+from services.edge_sync.domain.convergence import (
+    Moment,
+    Watch,
+    converged,
+    lagging,
+    percentile,
+    take_proof,
+)
 from services.edge_sync.domain.fleet import Node
 from services.edge_sync.settings import Settings
 from services.edge_sync.usecases.convergence_tracker import Observer
@@ -44,10 +51,22 @@ def nodes(*names: str, **changed: dict[str, Any]) -> dict[str, Node]:
     [
         ("the expected leaf was served", proof(), {LEAF}, True, None),
         ("one of two was served", proof(served=OTHER), {LEAF, OTHER}, True, None),
-        ("another leaf was served", proof(served=OTHER), {LEAF}, False, "a handshake served something else"),
+        (
+            "another leaf was served",
+            proof(served=OTHER),
+            {LEAF},
+            False,
+            "a handshake served something else",
+        ),
         ("the handshake was refused", proof(served=None), {LEAF}, False, "a handshake was refused"),
         ("it was refused as it must be", proof(served=None), set(), True, None),
-        ("it was served though it must not be", proof(), set(), False, "a handshake served something else"),
+        (
+            "it was served though it must not be",
+            proof(),
+            set(),
+            False,
+            "a handshake served something else",
+        ),
         ("the node could not apply it", proof(served=None, fault="full"), set(), False, "full"),
     ],
 )
@@ -71,10 +90,25 @@ def test_the_first_proof_counts_and_a_good_one_clears_the_fault() -> None:
 def test_the_event_names_the_slowest_and_the_others() -> None:
     one = watch()
     one.proven.update(a=10.0, b=30.0, c=20.0, drained=99.0)
-    fleet = nodes("a", "b", "c", "silent", "drained", "gone", drained={"drained": True}, gone={"removed": True})
+    fleet = nodes(
+        "a",
+        "b",
+        "c",
+        "silent",
+        "drained",
+        "gone",
+        drained={"drained": True},
+        gone={"removed": True},
+    )
     body = converged(one, ["a", "b", "c"], fleet)
     assert body is not None
-    assert (body.nodes, body.p50_ms, body.p99_ms, body.slowest, body.slowest_ms) == (3, 20.0, 30.0, "b", 30.0)
+    assert (body.nodes, body.p50_ms, body.p99_ms, body.slowest, body.slowest_ms) == (
+        3,
+        20.0,
+        30.0,
+        "b",
+        30.0,
+    )
     assert body.others == ["drained", "silent"]
 
 
@@ -99,7 +133,9 @@ def test_who_lags_is_named_with_the_fault_and_without_nodes_nobody_does() -> Non
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([50, 99, 100]))
-def test_a_percentile_is_one_of_the_values_and_enough_are_not_above_it(values: list[float], percent: int) -> None:
+def test_a_percentile_is_one_of_the_values_and_enough_are_not_above_it(
+    values: list[float], percent: int
+) -> None:
     found = percentile(values, percent)
     assert any(abs(found - value) <= 0.0005 for value in values)
     assert sum(value <= found + 0.0005 for value in values) >= len(values) * percent / 100
@@ -109,10 +145,16 @@ class Stage:
     """An observer with a bucket that holds what the test puts."""
 
     def __init__(self, fleet: dict[str, Node]) -> None:
-        settings = Settings.model_validate({
-            "nats_url": "x", "nats_seed_file": Path("x"), "operator_key_file": Path("x"), "trust_file": Path("x"),
-            "edge_sync_dsn": "x", "edge_sync_signing_key_file": Path("x"),
-        })
+        settings = Settings.model_validate(
+            {
+                "nats_url": "x",
+                "nats_seed_file": Path("x"),
+                "operator_key_file": Path("x"),
+                "trust_file": Path("x"),
+                "edge_sync_dsn": "x",
+                "edge_sync_signing_key_file": Path("x"),
+            }
+        )
         self.index = Index("today")
         self.fleet = fleet
         self.observer = Observer(fleet, lambda: self.index, settings, at(0).mono)
@@ -129,8 +171,16 @@ class Stage:
 
     def hear(self, node: str, seconds: float, *proofs: Proof, **fields: Any) -> None:
         body = {
-            "node": node, "incarnation": "today", "sequence": 0, "root": "00" * 32, "epochs": [1], "stale": False,
-            "proofs": list(proofs), "logs": [], "nginx_restarts": 0, "time": T0,
+            "node": node,
+            "incarnation": "today",
+            "sequence": 0,
+            "root": "00" * 32,
+            "epochs": [1],
+            "stale": False,
+            "proofs": list(proofs),
+            "logs": [],
+            "nginx_restarts": 0,
+            "time": T0,
         } | fields
         self.observer.heard(NodeStatus.model_validate(body), at(seconds))
 

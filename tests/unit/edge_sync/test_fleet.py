@@ -21,7 +21,13 @@ def at(seconds: float) -> datetime:
 
 
 def order(seconds: float, **fields: object) -> EnrolNode:
-    body = {"node": "node-1", "public_key": "key", "nkey": NKEY, "keyring": [], "issued_at": at(seconds)} | fields
+    body = {
+        "node": "node-1",
+        "public_key": "key",
+        "nkey": NKEY,
+        "keyring": [],
+        "issued_at": at(seconds),
+    } | fields
     return EnrolNode.model_validate(body)
 
 
@@ -60,13 +66,17 @@ def test_draining_and_returning_tell_once_and_older_ones_are_replays() -> None:
     drained, word = done(fleet.drain(enrolled(), DrainNode(node="node-1", issued_at=at(1))))
     assert (word, drained.counts) == ("drained", False)
     assert fleet.drain(drained, DrainNode(node="node-1", issued_at=at(1))) is None
-    back, word = done(fleet.drain(drained, DrainNode(node="node-1", drained=False, issued_at=at(3))))
+    back, word = done(
+        fleet.drain(drained, DrainNode(node="node-1", drained=False, issued_at=at(3)))
+    )
     assert (word, back.counts) == ("returned", True)
     assert fleet.drain(back, DrainNode(node="node-1", issued_at=at(2))) is None
 
 
 def test_a_command_without_an_effect_is_remembered_as_the_latest() -> None:
-    node, word = done(fleet.drain(enrolled(), DrainNode(node="node-1", drained=False, issued_at=at(5))))
+    node, word = done(
+        fleet.drain(enrolled(), DrainNode(node="node-1", drained=False, issued_at=at(5)))
+    )
     assert word is None
     assert fleet.drain(node, DrainNode(node="node-1", issued_at=at(4))) is None
 
@@ -81,7 +91,9 @@ def test_a_removed_node_keeps_no_keyring_and_only_a_later_enrolment_brings_it_ba
 
 
 def test_labels_are_replaced() -> None:
-    node, word = done(fleet.label(enrolled(), LabelNode(node="node-1", labels={"city": "x"}, issued_at=at(1))))
+    node, word = done(
+        fleet.label(enrolled(), LabelNode(node="node-1", labels={"city": "x"}, issued_at=at(1)))
+    )
     assert (word, node.labels) == ("labelled", {"city": "x"})
 
 

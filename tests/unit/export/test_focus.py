@@ -22,22 +22,53 @@ from shared.contracts.prices import PriceBook
 from tests.support.focus_rules import faults, unbalanced
 
 HOUR = datetime(2026, 5, 1, 13, tzinfo=UTC)
-BOOK = PriceBook.model_validate({"prices": [
-    {"id": "cny", "currency": "CNY", "tiers": [{"above": 0, "price": "0.05"}, {"above": 10**6, "price": "0.04"}]},
-    {"id": "usd", "currency": "USD", "tiers": [{"price": "0.008"}]},
-    {"id": "acme", "currency": "CNY", "account": "acme", "tiers": [{"price": "0.03"}]},
-    {"id": "cny-june", "currency": "CNY", "start": "2026-06-01T00:00:00Z", "tiers": [{"price": "0.06"}]},
-]})
+BOOK = PriceBook.model_validate(
+    {
+        "prices": [
+            {
+                "id": "cny",
+                "currency": "CNY",
+                "tiers": [{"above": 0, "price": "0.05"}, {"above": 10**6, "price": "0.04"}],
+            },
+            {"id": "usd", "currency": "USD", "tiers": [{"price": "0.008"}]},
+            {"id": "acme", "currency": "CNY", "account": "acme", "tiers": [{"price": "0.03"}]},
+            {
+                "id": "cny-june",
+                "currency": "CNY",
+                "start": "2026-06-01T00:00:00Z",
+                "tiers": [{"price": "0.06"}],
+            },
+        ]
+    }
+)
 
 
 def line(kind: str = "charge", **changed: Any) -> LedgerRow:
     known: dict[str, Any] = {
-        "id": 1, "account": "acme", "kind": kind, "booked_at": HOUR + timedelta(hours=1, seconds=3.5),
-        "billed_at": HOUR, "late": False, "hour": HOUR, "requests": 5000, "price": "0.05", "price_id": "cny",
-        "plan": None, "plan_cost": None, "amount": "-0.025", "currency": "CNY", "reference": None,
+        "id": 1,
+        "account": "acme",
+        "kind": kind,
+        "booked_at": HOUR + timedelta(hours=1, seconds=3.5),
+        "billed_at": HOUR,
+        "late": False,
+        "hour": HOUR,
+        "requests": 5000,
+        "price": "0.05",
+        "price_id": "cny",
+        "plan": None,
+        "plan_cost": None,
+        "amount": "-0.025",
+        "currency": "CNY",
+        "reference": None,
     }
     if kind in ("credit", "plan"):
-        known |= {"hour": None, "price": None, "price_id": None, "requests": None, "reference": "pay-1"}
+        known |= {
+            "hour": None,
+            "price": None,
+            "price_id": None,
+            "requests": None,
+            "reference": "pay-1",
+        }
     return LedgerRow.model_validate(known | changed)
 
 
@@ -46,13 +77,27 @@ CASES = {
     "a charge by the account's own price": line(price="0.03", price_id="acme", amount="-0.015"),
     "a charge of a higher tier": line(price="0.04", amount="-0.02"),
     "a correction within the month": line("correction", requests=-100, amount="0.0005"),
-    "a correction of a settled month": line("correction", late=True, billed_at=HOUR + timedelta(days=40), requests=7,
-                                            amount="-0.000035"),
-    "usage from a plan": line(price="0", price_id=None, plan="plan-1", plan_cost="0.02", amount="0"),
+    "a correction of a settled month": line(
+        "correction", late=True, billed_at=HOUR + timedelta(days=40), requests=7, amount="-0.000035"
+    ),
+    "usage from a plan": line(
+        price="0", price_id=None, plan="plan-1", plan_cost="0.02", amount="0"
+    ),
     "a plan": line("plan", amount="-9.9", plan="plan-1", price_id="pack-1m", requests=10**6),
-    "the rest of a plan": line("unused", price=None, price_id=None, plan="plan-1", plan_cost="9.88", amount="0"),
-    "a correction of a rest": line("unused", price=None, price_id=None, plan="plan-1", plan_cost="-0.02", amount="0",
-                                   requests=-7, late=True, billed_at=HOUR + timedelta(days=40)),
+    "the rest of a plan": line(
+        "unused", price=None, price_id=None, plan="plan-1", plan_cost="9.88", amount="0"
+    ),
+    "a correction of a rest": line(
+        "unused",
+        price=None,
+        price_id=None,
+        plan="plan-1",
+        plan_cost="-0.02",
+        amount="0",
+        requests=-7,
+        late=True,
+        billed_at=HOUR + timedelta(days=40),
+    ),
     "a credit": line("credit", amount="100"),
     "dollars": line(currency="USD", price="0.008", price_id="usd", amount="-0.004"),
 }
@@ -76,7 +121,9 @@ def test_a_row_of_each_kind_conforms_to_the_specification(case: str) -> None:
 def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
     rows = written(list(CASES.values()), "Asia/Shanghai")
     assert list(faults(rows)) == []
-    assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(case.amount for case in CASES.values())
+    assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(
+        case.amount for case in CASES.values()
+    )
 
 
 def test_over_its_term_a_plan_costs_what_it_was_billed() -> None:
@@ -87,10 +134,18 @@ def test_over_its_term_a_plan_costs_what_it_was_billed() -> None:
 
 def test_the_rules_notice_what_is_wrong() -> None:
     (row,) = written([line()])
-    for column, value in (("ListCost", "9"), ("ChargeCategory", "Gift"), ("BillingPeriodStart", "2026-05-01"),
-                          ("ChargeFrequency", ""), ("PricingUnit", ""), ("CommitmentDiscountId", "x")):
+    for column, value in (
+        ("ListCost", "9"),
+        ("ChargeCategory", "Gift"),
+        ("BillingPeriodStart", "2026-05-01"),
+        ("ChargeFrequency", ""),
+        ("PricingUnit", ""),
+        ("CommitmentDiscountId", "x"),
+    ):
         assert list(faults([row | {column: value}])), column
-    assert list(faults([{name: value for name, value in row.items() if name != "BilledCost"}])), "a column is missing"
+    assert list(faults([{name: value for name, value in row.items() if name != "BilledCost"}])), (
+        "a column is missing"
+    )
     assert list(faults([row | {"Colour": "red"}])), "a column of nobody"
 
 
@@ -138,14 +193,24 @@ def test_a_column_has_its_value(case: str, column: str, value: str) -> None:
 def test_the_list_price_is_the_one_that_held_in_the_hour() -> None:
     june = line(hour=datetime(2026, 6, 1, tzinfo=UTC), price="0.03", price_id="acme")
     assert ListPrices(BOOK)(june) == Decimal("0.06")
-    assert ListPrices(PriceBook.model_validate({"prices": [BOOK.prices[1].model_dump()]}))(june) == Decimal("0.03")
+    assert ListPrices(PriceBook.model_validate({"prices": [BOOK.prices[1].model_dump()]}))(
+        june
+    ) == Decimal("0.03")
 
 
-AMOUNTS = st.decimals(min_value=-(10**19), max_value=10**19, places=18, allow_nan=False, allow_infinity=False)
+AMOUNTS = st.decimals(
+    min_value=-(10**19), max_value=10**19, places=18, allow_nan=False, allow_infinity=False
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["charge", "correction", "credit", "plan"]), AMOUNTS), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["charge", "correction", "credit", "plan"]), AMOUNTS), max_size=30
+    )
+)
 def test_whatever_the_amounts_no_digit_is_lost(found: list[tuple[str, Decimal]]) -> None:
     lines = [line(kind, amount=amount) for kind, amount in found]
     rows = written(lines)
-    assert [Decimal(row["BilledCost"]) for row in rows] == [one.amount.copy_negate() for one in lines]
+    assert [Decimal(row["BilledCost"]) for row in rows] == [
+        one.amount.copy_negate() for one in lines
+    ]

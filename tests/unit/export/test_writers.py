@@ -1,4 +1,5 @@
-"""Every form has the same values, to the last digit; a half file never has the name of a whole one."""
+"""Every form has the same values, to the last digit; a half file never has the name of a whole
+one."""
 
 from __future__ import annotations
 
@@ -22,21 +23,37 @@ from clients.export.writers import BATCH, opened
 from shared.errors import SettingsError
 from shared.money import negated, times
 
-SHEET: Sheet[Sequence[Value]] = Sheet("test", (
-    Column("text"), Column("count", "integer"), Column("at", "time"), Column("amount", "decimal"),
-    Column("late", "flag"),
-), lambda row: row)
+SHEET: Sheet[Sequence[Value]] = Sheet(
+    "test",
+    (
+        Column("text"),
+        Column("count", "integer"),
+        Column("at", "time"),
+        Column("amount", "decimal"),
+        Column("late", "flag"),
+    ),
+    lambda row: row,
+)
 AT = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
 ROWS: list[list[Value]] = [
-    ["a,\"b\"\nc", 1, AT, Decimal("0.000000000000000001"), True],
+    ['a,"b"\nc', 1, AT, Decimal("0.000000000000000001"), True],
     [None, None, None, None, False],
-    ["*.example.test", 2**53, AT + timedelta(hours=1), Decimal("-12345678901234567890.123456789012345678"), None],
+    [
+        "*.example.test",
+        2**53,
+        AT + timedelta(hours=1),
+        Decimal("-12345678901234567890.123456789012345678"),
+        None,
+    ],
 ]
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def write(
-    form: str, output: Path, rows: Sequence[Sequence[Value]] = ROWS, sheet: Sheet[Sequence[Value]] = SHEET
+    form: str,
+    output: Path,
+    rows: Sequence[Sequence[Value]] = ROWS,
+    sheet: Sheet[Sequence[Value]] = SHEET,
 ) -> None:
     with opened(form, output, sheet, BERLIN) as writer:
         for row in rows:
@@ -48,7 +65,7 @@ def test_csv_has_times_of_the_zone_and_nothing_for_null(tmp_path: Path) -> None:
     with (tmp_path / "x.csv").open(newline="") as stream:
         read = list(csv.reader(stream))
     assert read[0] == ["text", "count", "at", "amount", "late"]
-    assert read[1] == ["a,\"b\"\nc", "1", "2026-10-25T02:30:00+01:00", "0.000000000000000001", "true"]
+    assert read[1] == ['a,"b"\nc', "1", "2026-10-25T02:30:00+01:00", "0.000000000000000001", "true"]
     assert read[2] == ["", "", "", "", "false"]
     assert read[3][3] == "-12345678901234567890.123456789012345678"
 
@@ -63,7 +80,9 @@ def test_json_is_one_array(tmp_path: Path, rows: list[list[Value]]) -> None:
     write("json", tmp_path / "x.json", rows)
     read = json.loads((tmp_path / "x.json").read_text())
     assert [list(row) for row in read] == [["text", "count", "at", "amount", "late"]] * len(rows)
-    assert [None if row["amount"] is None else Decimal(row["amount"]) for row in read] == [row[3] for row in rows]
+    assert [None if row["amount"] is None else Decimal(row["amount"]) for row in read] == [
+        row[3] for row in rows
+    ]
 
 
 @pytest.mark.parametrize("copies", [0, 1, BATCH])
@@ -71,7 +90,11 @@ def test_parquet_has_instants_and_exact_decimals(tmp_path: Path, copies: int) ->
     write("parquet", tmp_path / "x.parquet", ROWS * copies)
     table = pq.read_table(tmp_path / "x.parquet")
     assert [str(field.type) for field in table.schema] == [
-        "string", "int64", "timestamp[us, tz=UTC]", "decimal128(38, 18)", "bool"
+        "string",
+        "int64",
+        "timestamp[us, tz=UTC]",
+        "decimal128(38, 18)",
+        "bool",
     ]
     assert [list(row.values()) for row in table.to_pylist()] == ROWS * copies
 
@@ -91,7 +114,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write("csv", tmp_path / "missing" / "x.csv")
 
 
-def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 
@@ -115,7 +140,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, form: str) -> None:
     assert peaks[1] < peaks[0] * 1.5 + 200_000
 
 
-AMOUNTS = st.decimals(min_value=-(10**20) + 1, max_value=10**20 - 1, places=18, allow_nan=False, allow_infinity=False)
+AMOUNTS = st.decimals(
+    min_value=-(10**20) + 1, max_value=10**20 - 1, places=18, allow_nan=False, allow_infinity=False
+)
 
 
 @given(AMOUNTS)

@@ -36,9 +36,15 @@ def fleet(tmp_path: Path) -> FleetFile:
     fleet = FleetFile.create(path, tmp_path / "edge_users.conf")
     for node in ("node-1", "node-2"):
         credentials = ensure_node(tmp_path / node)
-        fleet.put(FleetNode(
-            node=node, public_key=credentials.public_key, nkey=credentials.nkey, labels={"city": "x"}, state="enrolled"
-        ))
+        fleet.put(
+            FleetNode(
+                node=node,
+                public_key=credentials.public_key,
+                nkey=credentials.nkey,
+                labels={"city": "x"},
+                state="enrolled",
+            )
+        )
     return fleet
 
 
@@ -46,7 +52,9 @@ def key_of(folder: Path, node: str) -> PrivateKey:
     return PrivateKey((folder / node / NODE_KEY).read_text().strip())
 
 
-def opened(fleet: FleetFile, command: commands.Command, purpose: Purpose, model: type[ContractT]) -> ContractT:
+def opened(
+    fleet: FleetFile, command: commands.Command, purpose: Purpose, model: type[ContractT]
+) -> ContractT:
     assert isinstance(command.body, Signed)
     return operator_verifier(fleet.operator().public_text()).open(purpose, command.body, model)
 
@@ -56,7 +64,9 @@ def keyrings(fleet: FleetFile, start: StartEpoch) -> list[EnrolNode]:
     return [operator.open(Purpose.ENROL, one, EnrolNode) for one in start.keyrings]
 
 
-def test_an_enrolled_node_opens_every_kept_epoch_key_and_nobody_else_does(fleet: FleetFile, tmp_path: Path) -> None:
+def test_an_enrolled_node_opens_every_kept_epoch_key_and_nobody_else_does(
+    fleet: FleetFile, tmp_path: Path
+) -> None:
     fleet.new_epoch()
     command = commands.enrol(fleet, "node-1", AT)
     assert (command.subject, command.about) == (s.CMD_NODE_ENROL, "node-1")
@@ -76,7 +86,9 @@ def test_a_command_is_worth_nothing_for_another_purpose(fleet: FleetFile) -> Non
         opened(fleet, commands.drain(fleet, "node-1", AT), Purpose.REMOVE, RemoveNode)
 
 
-def test_starting_an_epoch_carries_its_signed_key_and_the_keyrings_of_the_remaining(fleet: FleetFile) -> None:
+def test_starting_an_epoch_carries_its_signed_key_and_the_keyrings_of_the_remaining(
+    fleet: FleetFile,
+) -> None:
     fleet.mark("node-2", "removed")
     fleet.new_epoch()
     (command,) = commands.start_epoch(fleet, AT)
@@ -85,7 +97,9 @@ def test_starting_an_epoch_carries_its_signed_key_and_the_keyrings_of_the_remain
     (keyring,) = keyrings(fleet, body)
     assert keyring.node == "node-1"
     assert [one.epoch for one in keyring.keyring] == [1, 2]
-    signed = Signed(key_id="operator", payload=body.key.encode().decode(), signature=body.key_signature)
+    signed = Signed(
+        key_id="operator", payload=body.key.encode().decode(), signature=body.key_signature
+    )
     key = operator_verifier(fleet.operator().public_text()).open(Purpose.EPOCH, signed, EpochKey)
     assert (key.epoch, key.public_key) == (2, fleet.epoch_key(2).public().text)
 
@@ -104,7 +118,9 @@ def test_a_hundred_nodes_fit_the_broker(fleet: FleetFile) -> None:
     pattern = fleet.node("node-1")
     for number in range(3, 101):
         fleet.put(pattern.model_copy(update={"node": f"node-{number}"}))
-    assert max(len(command.body.encode()) for command in commands.start_epoch(fleet, AT)) < 1_000_000
+    assert (
+        max(len(command.body.encode()) for command in commands.start_epoch(fleet, AT)) < 1_000_000
+    )
 
 
 def test_draining_returning_labelling_and_removing_say_so(fleet: FleetFile) -> None:
@@ -113,14 +129,21 @@ def test_draining_returning_labelling_and_removing_say_so(fleet: FleetFile) -> N
     assert not opened(fleet, back, Purpose.DRAIN, DrainNode).drained
     label = commands.label(fleet, "node-1", {"city": "y"}, AT)
     assert opened(fleet, label, Purpose.LABEL, LabelNode).labels == {"city": "y"}
-    assert opened(fleet, commands.remove(fleet, "node-1", AT), Purpose.REMOVE, RemoveNode).node == "node-1"
+    assert (
+        opened(fleet, commands.remove(fleet, "node-1", AT), Purpose.REMOVE, RemoveNode).node
+        == "node-1"
+    )
     with pytest.raises(SettingsError, match="node-9 is not in the fleet file"):
         commands.drain(fleet, "node-9", AT)
 
 
-def test_the_trust_document_is_signed_and_keeps_its_serial_while_its_keys_stay(fleet: FleetFile) -> None:
+def test_the_trust_document_is_signed_and_keeps_its_serial_while_its_keys_stay(
+    fleet: FleetFile,
+) -> None:
     until = AT + timedelta(days=1)
-    key = TrustedKey(purpose="billing", key_id="billing-1", public_key="eA==", not_before=AT, not_after=until)
+    key = TrustedKey(
+        purpose="billing", key_id="billing-1", public_key="eA==", not_before=AT, not_after=until
+    )
     first = commands.sign_trust(fleet, [key], AT)
     assert commands.sign_trust(fleet, [key], until) == first
     assert commands.publish_trust(fleet).body == first
@@ -132,7 +155,9 @@ def test_the_trust_document_is_signed_and_keeps_its_serial_while_its_keys_stay(f
 def test_a_resealed_pair_opens_with_the_newest_epoch_only(fleet: FleetFile) -> None:
     info = pair_info("acme", "p1", "ab" * 32)
     old = SealedKey(epoch=1, box=fleet.epoch_key(1).public().seal(b"key", info))
-    pair = SealedPair(domain="a.test", account="acme", pair_id="p1", leaf_fingerprint="ab" * 32, sealed_key=old)
+    pair = SealedPair(
+        domain="a.test", account="acme", pair_id="p1", leaf_fingerprint="ab" * 32, sealed_key=old
+    )
     fleet.new_epoch()
     command = commands.reseal(fleet, pair)
     assert command.subject == s.CMD_PAIR_RESEAL and isinstance(command.body, ResealPair)

@@ -80,7 +80,9 @@ def test_old_epoch_keys_are_destroyed_but_never_the_newest(tmp_path: Path) -> No
     assert first not in path.read_text()
 
 
-def test_node_users_are_rendered_without_the_removed_and_only_when_they_differ(tmp_path: Path) -> None:
+def test_node_users_are_rendered_without_the_removed_and_only_when_they_differ(
+    tmp_path: Path,
+) -> None:
     path = made(tmp_path)
     kept, gone = with_node(path, tmp_path, "node-1"), with_node(path, tmp_path, "node-2")
     users = tmp_path / "nats" / "edge_users.conf"
@@ -108,7 +110,9 @@ def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
     assert ensure_node(tmp_path / "node") == node
     assert node.nkey.startswith("U") and len(node.nkey) == 56
     signer = ensure_signer(tmp_path / "validator.ed25519", "validator-1")
-    assert ensure_signer(tmp_path / "validator.ed25519", "other").public_text() == signer.public_text()
+    assert (
+        ensure_signer(tmp_path / "validator.ed25519", "other").public_text() == signer.public_text()
+    )
     assert (tmp_path / "validator.ed25519").read_text().split() == ["validator-1", signer.text()]
     assert ensure_hpke(tmp_path / "one.hpke").text() == ensure_hpke(tmp_path / "one.hpke").text()
     files = [file for file in tmp_path.rglob("*") if file.is_file()]

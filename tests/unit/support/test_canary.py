@@ -11,7 +11,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.support.canary import PrivateKey, compressed_in_file, der, found_in_file, needles, numbers, pem
+from tests.support.canary import (
+    PrivateKey,
+    compressed_in_file,
+    der,
+    found_in_file,
+    needles,
+    numbers,
+    pem,
+)
 from tests.support.pki import Authority, rsa_key
 
 RSA, EC = rsa_key(), ec.generate_private_key(ec.SECP256R1())
@@ -31,7 +39,9 @@ PLANTS: dict[str, Callable[[PrivateKey], bytes]] = {
     "a PKCS#8 PEM": lambda key: pem(key)["PKCS8"].encode(),
     "a traditional PEM": lambda key: pem(key)["traditional"].encode(),
     "a PEM in a JSON string": lambda key: json.dumps({"key": pem(key)["PKCS8"]}).encode(),
-    "a PEM in JSON in JSON": lambda key: json.dumps(json.dumps({"key": pem(key)["PKCS8"]})).encode(),
+    "a PEM in JSON in JSON": lambda key: json.dumps(
+        json.dumps({"key": pem(key)["PKCS8"]})
+    ).encode(),
     "a PEM in a Python repr": lambda key: repr({"key": pem(key)["PKCS8"]}).encode(),
     "a PKCS#8 DER": lambda key: der(key)["PKCS8"],
     "a traditional DER": lambda key: der(key)["traditional"],
@@ -43,18 +53,28 @@ PLANTS: dict[str, Callable[[PrivateKey], bytes]] = {
     "a DER in base64, two bytes later": lambda key: base64.b64encode(b"xy" + der(key)["PKCS8"]),
     "a DER in base64 for URLs": lambda key: base64.urlsafe_b64encode(der(key)["PKCS8"]),
     "a PEM in base64": lambda key: base64.b64encode(pem(key)["PKCS8"].encode()),
-    "a PEM in base64, one byte later": lambda key: base64.b64encode(b"x" + pem(key)["PKCS8"].encode()),
-    "a PEM in base64, two bytes later": lambda key: base64.b64encode(b"xy" + pem(key)["PKCS8"].encode()),
-    "one line of a PEM": lambda key: pem(key)["PKCS8"].splitlines()[20 if key is RSA else 1].encode(),
+    "a PEM in base64, one byte later": lambda key: base64.b64encode(
+        b"x" + pem(key)["PKCS8"].encode()
+    ),
+    "a PEM in base64, two bytes later": lambda key: base64.b64encode(
+        b"xy" + pem(key)["PKCS8"].encode()
+    ),
+    "one line of a PEM": lambda key: (
+        pem(key)["PKCS8"].splitlines()[20 if key is RSA else 1].encode()
+    ),
     "a number in decimal": lambda key: str(next(iter(numbers(key).values()))).encode(),
     "numbers in a JSON object": lambda key: json.dumps(numbers(key)).encode(),
-    "the first half of a number": lambda key: (whole := raw(max(numbers(key).values())))[: len(whole) // 2],
+    "the first half of a number": lambda key: (whole := raw(max(numbers(key).values())))[
+        : len(whole) // 2
+    ],
 }
 
 
 @pytest.mark.parametrize("key", [RSA, EC], ids=["RSA", "ECDSA"])
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
-def test_a_planted_key_is_found(plant: Callable[[PrivateKey], bytes], key: PrivateKey, tmp_path: Path) -> None:
+def test_a_planted_key_is_found(
+    plant: Callable[[PrivateKey], bytes], key: PrivateKey, tmp_path: Path
+) -> None:
     planted = FILL + plant(key) + FILL
     (tmp_path / "file").write_bytes(planted)
     assert found_in_file(needles(key), tmp_path / "file")
@@ -76,12 +96,21 @@ def test_each_private_number_is_found_raw_and_compressed(key: PrivateKey, tmp_pa
 def test_what_is_public_is_not_taken_for_the_key(key: PrivateKey, tmp_path: Path) -> None:
     leaf = Authority.create("Root").issue(["www.example.com"], key=key)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (tmp_path / "file").write_bytes(FILL + leaf.chain_pem.encode() + public + base64.b64decode(
-        "".join(public.decode().splitlines()[1:-1])) + FILL)
+    (tmp_path / "file").write_bytes(
+        FILL
+        + leaf.chain_pem.encode()
+        + public
+        + base64.b64decode("".join(public.decode().splitlines()[1:-1]))
+        + FILL
+    )
     assert found_in_file(needles(key), tmp_path / "file") == []
     assert compressed_in_file(key, tmp_path / "file") == []
 
 
 def test_an_empty_and_a_missing_file_are_clean(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert found_in_file(needles(EC), tmp_path / "empty") == found_in_file(needles(EC), tmp_path / "none") == []
+    assert (
+        found_in_file(needles(EC), tmp_path / "empty")
+        == found_in_file(needles(EC), tmp_path / "none")
+        == []
+    )

@@ -12,7 +12,17 @@ from services.validator.sandbox.worker_main import read_frame, write_frame
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.contracts.judging import CheckReport
 from tests.support.pki import Extension
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 MESSAGE = 1 << 20
 """What the broker takes in one message."""
@@ -28,7 +38,9 @@ def test_three_thousand_critical_extensions_of_a_leaf_are_one_finding() -> None:
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
     assert "(1.2.0.0, 1.2.0.1, " in judged.findings[0].message
     assert "1.2.0.9 and 2990 more)" in judged.findings[0].message
-    assert len(CheckReport(accepted=judged.accepted, findings=list(judged.findings)).encode()) < 4000
+    assert (
+        len(CheckReport(accepted=judged.accepted, findings=list(judged.findings)).encode()) < 4000
+    )
 
 
 def test_three_thousand_critical_extensions_of_a_ca_are_one_finding() -> None:
@@ -57,7 +69,10 @@ def test_refusals_stay_before_notices_and_the_last_counts_the_rest() -> None:
     kept = bounded(found)
     assert len(kept) == MAX_FINDINGS
     assert [f.code for f in kept[-2:]] == [Code.CHAIN_UNRELATED, Code.REPORT_SHORTENED]
-    assert (kept[-1].message, kept[-1].severity) == ("2 more findings are not listed.", Severity.NOTICE)
+    assert (kept[-1].message, kept[-1].severity) == (
+        "2 more findings are not listed.",
+        Severity.NOTICE,
+    )
 
 
 def test_findings_that_weigh_too_much_are_left_out() -> None:
@@ -77,9 +92,19 @@ def test_who_is_refused_does_not_depend_on_what_is_listed() -> None:
 
 def test_the_largest_fields_make_a_report_that_fits() -> None:
     names = [f"{'x' * 60}.{'y' * 60}.{n}.com" for n in range(300)]
-    for certificate in (of(ISSUING.issue(names), domains=[f"{'z' * 60}.{n}.org" for n in range(50)]),
-                        report("-----BEGIN X-----\n" * 9 + "\x00" * 60_000), report("\x01\n" * 30_000)):
-        assert len(CheckReport(accepted=certificate.accepted, findings=list(certificate.findings)).encode()) < MESSAGE
+    for certificate in (
+        of(ISSUING.issue(names), domains=[f"{'z' * 60}.{n}.org" for n in range(50)]),
+        report("-----BEGIN X-----\n" * 9 + "\x00" * 60_000),
+        report("\x01\n" * 30_000),
+    ):
+        assert (
+            len(
+                CheckReport(
+                    accepted=certificate.accepted, findings=list(certificate.findings)
+                ).encode()
+            )
+            < MESSAGE
+        )
 
 
 class Dripping(io.BytesIO):

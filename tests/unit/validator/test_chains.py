@@ -1,4 +1,5 @@
-"""Rule D9: from the leaf to a trusted root, in order, and what is said when it does not get there."""
+"""Rule D9: from the leaf to a trusted root, in order, and what is said when it does not get
+there."""
 
 from __future__ import annotations
 
@@ -14,8 +15,31 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from services.validator.text import pem as pem_text
 from services.validator.x509.trust_roots import TrustRoots, mozilla
 from shared.contracts.findings import Code, Severity
-from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, key_usage, pem, pkcs8, rsa_key, sign
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, accepted, codes, of, refusals, report
+from tests.support.pki import (
+    NOW,
+    Authority,
+    Leaf,
+    der,
+    distinguished,
+    ec_key,
+    key_usage,
+    pem,
+    pkcs8,
+    rsa_key,
+    sign,
+)
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    ROOTS,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 DAY = timedelta(days=1)
 MIDDLE = ROOT.intermediate("Test Middle CA")
@@ -85,8 +109,13 @@ def test_another_root_in_the_upload_does_not_make_it_trusted() -> None:
 
 def test_a_leaf_that_signed_itself_is_untrusted() -> None:
     key = ec_key()
-    certificate = sign(distinguished(DOMAIN), key.public_key(), None, key,
-                       extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)])
+    certificate = sign(
+        distinguished(DOMAIN),
+        key.public_key(),
+        None,
+        key,
+        extensions=[(x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)],
+    )
     assert refusals(report(pem(certificate), pkcs8(key))) == [Code.CHAIN_UNTRUSTED]
 
 
@@ -126,8 +155,17 @@ def test_a_changed_signature_is_a_bad_signature() -> None:
 
 
 def test_a_changed_intermediate_is_a_bad_signature_of_that_block() -> None:
-    forged = Authority(sign(distinguished("Forged CA"), ISSUING.key.public_key(), ROOT.certificate, ec_key(), ca=True,
-                            key_usage=key_usage("key_cert_sign")), ISSUING.key)
+    forged = Authority(
+        sign(
+            distinguished("Forged CA"),
+            ISSUING.key.public_key(),
+            ROOT.certificate,
+            ec_key(),
+            ca=True,
+            key_usage=key_usage("key_cert_sign"),
+        ),
+        ISSUING.key,
+    )
     leaf = forged.issue([DOMAIN])
     judged = report(pem([leaf.certificate, forged.certificate]), leaf.key_pem)
     assert refusals(judged) == [Code.CHAIN_BAD_SIGNATURE]
@@ -141,9 +179,14 @@ def test_a_namesake_with_another_key_is_unrelated_when_the_right_one_is_there() 
 
 @pytest.mark.parametrize(
     ("case", "how"),
-    [("an expired intermediate", {"not_after": NOW - DAY}), ("one not valid yet", {"not_before": NOW + DAY})],
+    [
+        ("an expired intermediate", {"not_after": NOW - DAY}),
+        ("one not valid yet", {"not_before": NOW + DAY}),
+    ],
 )
-def test_an_intermediate_outside_its_validity_is_chain_expired(case: str, how: dict[str, object]) -> None:
+def test_an_intermediate_outside_its_validity_is_chain_expired(
+    case: str, how: dict[str, object]
+) -> None:
     judged = of(below(**how))
     assert refusals(judged) == [Code.CHAIN_EXPIRED], case
     assert judged.findings[0].block == 1
@@ -156,11 +199,15 @@ def test_the_last_second_of_an_intermediate_still_counts() -> None:
 
 def test_an_expired_root_is_chain_expired() -> None:
     root = Authority.create("Old Root", not_after=NOW - DAY)
-    assert refusals(of(root.issue([DOMAIN]), roots=TrustRoots.from_pem(root.pem))) == [Code.CHAIN_EXPIRED]
+    assert refusals(of(root.issue([DOMAIN]), roots=TrustRoots.from_pem(root.pem))) == [
+        Code.CHAIN_EXPIRED
+    ]
 
 
 def test_an_expired_leaf_does_not_blame_its_chain() -> None:
-    assert refusals(report(at=LEAF.certificate.not_valid_after_utc + DAY)) == [Code.CERTIFICATE_EXPIRED]
+    assert refusals(report(at=LEAF.certificate.not_valid_after_utc + DAY)) == [
+        Code.CERTIFICATE_EXPIRED
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,23 +215,50 @@ def test_an_expired_leaf_does_not_blame_its_chain() -> None:
     [
         ("an intermediate that is no CA", {"ca": False}, "is not a CA"),
         ("no basic constraints", {"basic_constraints": False}, "is not a CA"),
-        ("a key usage without certificate signing", {"key_usage": key_usage("crl_sign")}, "key usage"),
-        ("an extended key usage for mail",
-         {"extensions": [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)]}, "TLS servers"),
-        ("name constraints elsewhere",
-         {"extensions": [(x509.NameConstraints([x509.DNSName("example.net")], None), True)]}, "name constraints"),
-        ("an unknown critical extension",
-         {"extensions": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)]},
-         "critical extension"),
+        (
+            "a key usage without certificate signing",
+            {"key_usage": key_usage("crl_sign")},
+            "key usage",
+        ),
+        (
+            "an extended key usage for mail",
+            {
+                "extensions": [
+                    (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+                ]
+            },
+            "TLS servers",
+        ),
+        (
+            "name constraints elsewhere",
+            {"extensions": [(x509.NameConstraints([x509.DNSName("example.net")], None), True)]},
+            "name constraints",
+        ),
+        (
+            "an unknown critical extension",
+            {
+                "extensions": [
+                    (
+                        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"),
+                        True,
+                    )
+                ]
+            },
+            "critical extension",
+        ),
         ("a key of 1024 bits", {"key": rsa_key(1024)}, "RSA of 1024 bits"),
     ],
 )
-def test_what_may_not_issue_makes_the_chain_untrusted(case: str, how: dict[str, object], said: str) -> None:
+def test_what_may_not_issue_makes_the_chain_untrusted(
+    case: str, how: dict[str, object], said: str
+) -> None:
     variant = dict(how)
     if variant.get("ca") is False:
         variant.pop("ca")
         key = ec_key()
-        certificate = sign(distinguished("Variant CA"), key.public_key(), ROOT.certificate, ROOT.key)
+        certificate = sign(
+            distinguished("Variant CA"), key.public_key(), ROOT.certificate, ROOT.key
+        )
         leaf = Authority(certificate, key, (certificate,)).issue([DOMAIN])
     else:
         leaf = below(**variant)
@@ -207,7 +281,10 @@ def test_path_lengths_are_kept_to(length: int, fits: bool) -> None:
 
 def with_sha_1(certificate: x509.Certificate, signer: rsa.RSAPrivateKey) -> x509.Certificate:
     """The same, signed with SHA-1, which the library no longer does by itself."""
-    sha_256, sha_1 = bytes.fromhex("06092a864886f70d01010b"), bytes.fromhex("06092a864886f70d010105")
+    sha_256, sha_1 = (
+        bytes.fromhex("06092a864886f70d01010b"),
+        bytes.fromhex("06092a864886f70d010105"),
+    )
     changed = der(certificate).replace(sha_256, sha_1)
     tbs = x509.load_der_x509_certificate(changed).tbs_certificate_bytes
     return x509.load_der_x509_certificate(
@@ -228,21 +305,33 @@ def test_an_intermediate_signed_with_sha_1_is_untrusted() -> None:
 def test_a_leaf_signed_with_sha_1_is_no_server_and_the_chain_is_not_blamed() -> None:
     root = Authority.create("RSA Root", key=rsa_key(2048, 1))
     leaf = root.issue([DOMAIN])
-    judged = report(pem(with_sha_1(leaf.certificate, root.key)), leaf.key_pem, roots=TrustRoots.from_pem(root.pem))
+    judged = report(
+        pem(with_sha_1(leaf.certificate, root.key)),
+        leaf.key_pem,
+        roots=TrustRoots.from_pem(root.pem),
+    )
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
     assert "SHA-1" in judged.findings[0].message
 
 
 def test_a_private_ca_without_key_identifiers_or_key_usage_is_accepted() -> None:
     root = Authority.create("Plain Root", key_usage=None, identifiers=False)
-    leaf = root.intermediate("Plain CA", key_usage=None, identifiers=False).issue([DOMAIN], identifiers=False)
+    leaf = root.intermediate("Plain CA", key_usage=None, identifiers=False).issue(
+        [DOMAIN], identifiers=False
+    )
     assert codes(of(leaf, roots=TrustRoots.from_pem(root.pem))) == []
 
 
 def cross_signed(**how: object) -> x509.Certificate:
     """The root of these tests, signed by another, as new roots are until old clients know them."""
-    return sign(ROOT.certificate.subject, ROOT.key.public_key(), OTHER_ROOT.certificate, OTHER_ROOT.key, ca=True,
-                **how)  # type: ignore[arg-type]
+    return sign(
+        ROOT.certificate.subject,
+        ROOT.key.public_key(),
+        OTHER_ROOT.certificate,
+        OTHER_ROOT.key,
+        ca=True,
+        **how,
+    )  # type: ignore[arg-type]
 
 
 def test_a_cross_signed_root_is_kept_for_clients_that_need_it() -> None:
@@ -254,13 +343,18 @@ def test_a_cross_signed_root_is_kept_for_clients_that_need_it() -> None:
 
 def test_an_expired_cross_signature_that_is_not_needed_is_a_warning() -> None:
     judged = report(LEAF.chain_pem + pem(cross_signed(not_after=NOW - DAY)))
-    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CHAIN_SPARE_EXPIRED, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in judged.findings] == [
+        (Code.CHAIN_SPARE_EXPIRED, Severity.WARNING)
+    ]
     assert accepted(judged)
 
 
 def test_cas_that_sign_each_other_in_circles_are_judged_at_once() -> None:
     keys = [ec_key() for _ in range(3)]
-    own = [sign(distinguished(f"Circle {n}"), key.public_key(), None, key, ca=True) for n, key in enumerate(keys)]
+    own = [
+        sign(distinguished(f"Circle {n}"), key.public_key(), None, key, ca=True)
+        for n, key in enumerate(keys)
+    ]
     ring = [
         sign(own[a].subject, keys[a].public_key(), own[b], keys[b], ca=True)
         for a, b in permutations(range(3), 2)

@@ -1,4 +1,5 @@
-"""Name constraints (RFC 5280, 4.2.1.10): what a constrained CA may issue, and how a breach is told."""
+"""Name constraints (RFC 5280, 4.2.1.10): what a constrained CA may issue, and how a breach is
+told."""
 
 from __future__ import annotations
 
@@ -20,11 +21,14 @@ from tests.unit.validator.world import DOMAIN, ROOT, ROOTS, accepted, codes, ref
 
 def directory(**parts: str) -> x509.DirectoryName:
     kinds = {"O": NameOID.ORGANIZATION_NAME, "C": NameOID.COUNTRY_NAME, "CN": NameOID.COMMON_NAME}
-    return x509.DirectoryName(x509.Name([x509.NameAttribute(kinds[kind], value) for kind, value in parts.items()]))
+    return x509.DirectoryName(
+        x509.Name([x509.NameAttribute(kinds[kind], value) for kind, value in parts.items()])
+    )
 
 
 def general_names(*found: str | x509.GeneralName) -> list[x509.GeneralName]:
-    """``"example.com"``, ``"ip:10.0.0.1"``, ``"net:10.0.0.0/8"``, ``"mail:a@b"``, ``"uri:https://x/"``."""
+    """``"example.com"``, ``"ip:10.0.0.1"``, ``"net:10.0.0.0/8"``, ``"mail:a@b"``,
+    ``"uri:https://x/"``."""
     made: list[x509.GeneralName] = []
     for one in found:
         if isinstance(one, x509.GeneralName):
@@ -55,46 +59,128 @@ CASES: list[tuple[str, list[object], list[object], list[object], str | None]] = 
     ("the empty name excludes all", [], [""], [DOMAIN], "excluded"),
     ("elsewhere", ["example.net"], [], [DOMAIN], "not permitted"),
     ("part of a label", ["ample.com"], [], [DOMAIN], "not permitted"),
-    ("one name of two elsewhere", ["example.com"], [], [DOMAIN, "www.example.net"], "www.example.net is not permitted"),
+    (
+        "one name of two elsewhere",
+        ["example.com"],
+        [],
+        [DOMAIN, "www.example.net"],
+        "www.example.net is not permitted",
+    ),
     ("excluded below permitted", ["example.com"], [DOMAIN], [DOMAIN], "excluded"),
     ("excluded elsewhere", [], ["example.net"], [DOMAIN], None),
     ("an underscore", ["example.com"], [], [DOMAIN, "_a.example.com"], None),
     ("a wildcard below what is permitted", ["example.com"], [], ["*.example.com"], None),
     ("a wildcard beside the one host permitted", [DOMAIN], [], ["*.example.com"], "not permitted"),
     ("a wildcard below what is excluded", [], ["example.com"], ["*.example.com"], "excluded"),
-    ("a wildcard that covers an excluded host", [], ["bad.example.com"], ["*.example.com"], "excluded"),
+    (
+        "a wildcard that covers an excluded host",
+        [],
+        ["bad.example.com"],
+        ["*.example.com"],
+        "excluded",
+    ),
     ("a wildcard beside an excluded zone", [], ["a.bad.example.com"], ["*.example.com"], None),
     ("no constraint of this kind", ["net:10.0.0.0/8", "mail:example.net"], [], [DOMAIN], None),
     ("an address inside", ["net:10.0.0.0/8"], [], [DOMAIN, "ip:10.1.1.1"], None),
-    ("an address outside", ["net:10.0.0.0/8"], [], [DOMAIN, "ip:11.1.1.1"], "11.1.1.1 is not permitted"),
+    (
+        "an address outside",
+        ["net:10.0.0.0/8"],
+        [],
+        [DOMAIN, "ip:11.1.1.1"],
+        "11.1.1.1 is not permitted",
+    ),
     ("an address of the other family", ["net:10.0.0.0/8"], [], ["ip:::1"], "not permitted"),
-    ("every address excluded", [], ["net:0.0.0.0/0", "net:::/0"], [DOMAIN, "ip:1.2.3.4"], "excluded"),
-    ("every address excluded and none there", ["example.com"], ["net:0.0.0.0/0", "net:::/0"], [DOMAIN], None),
+    (
+        "every address excluded",
+        [],
+        ["net:0.0.0.0/0", "net:::/0"],
+        [DOMAIN, "ip:1.2.3.4"],
+        "excluded",
+    ),
+    (
+        "every address excluded and none there",
+        ["example.com"],
+        ["net:0.0.0.0/0", "net:::/0"],
+        [DOMAIN],
+        None,
+    ),
     ("a directory name held to", [directory(O="Acme")], [], [directory(O="Acme", CN="x")], None),
-    ("a directory name by case and space", [directory(O="ACME  corp")], [], [directory(O=" Acme Corp", CN="x")], None),
-    ("another directory name", [directory(O="Acme")], [], [directory(O="Other")], "a directory name is not permitted"),
-    ("an excluded directory name", [], [directory(O="Acme")], [directory(O="Acme", CN="x")], "excluded"),
-    ("the beginning of a name alone", [directory(C="CN", O="Acme")], [], [directory(C="CN")], "not permitted"),
+    (
+        "a directory name by case and space",
+        [directory(O="ACME  corp")],
+        [],
+        [directory(O=" Acme Corp", CN="x")],
+        None,
+    ),
+    (
+        "another directory name",
+        [directory(O="Acme")],
+        [],
+        [directory(O="Other")],
+        "a directory name is not permitted",
+    ),
+    (
+        "an excluded directory name",
+        [],
+        [directory(O="Acme")],
+        [directory(O="Acme", CN="x")],
+        "excluded",
+    ),
+    (
+        "the beginning of a name alone",
+        [directory(C="CN", O="Acme")],
+        [],
+        [directory(C="CN")],
+        "not permitted",
+    ),
     ("a mailbox at the host", ["mail:example.com"], [], ["mail:a@EXAMPLE.com"], None),
-    ("a mailbox below the host", ["mail:example.com"], [], ["mail:a@b.example.com"], "not permitted"),
+    (
+        "a mailbox below the host",
+        ["mail:example.com"],
+        [],
+        ["mail:a@b.example.com"],
+        "not permitted",
+    ),
     ("a mailbox below a dot", ["mail:.example.com"], [], ["mail:a@b.example.com"], None),
     ("that mailbox", ["mail:a@example.com"], [], ["mail:a@example.com"], None),
-    ("a mailbox that differs by case", ["mail:a@example.com"], [], ["mail:A@example.com"], "not permitted"),
+    (
+        "a mailbox that differs by case",
+        ["mail:a@example.com"],
+        [],
+        ["mail:A@example.com"],
+        "not permitted",
+    ),
     ("an excluded mailbox", [], ["mail:example.com"], ["mail:a@example.com"], "excluded"),
-    ("a URI at the host", ["uri:www.example.com"], [], ["uri:https://WWW.example.com:8443/x"], None),
-    ("a URI below the host", ["uri:example.com"], [], ["uri:https://www.example.com/"], "not permitted"),
+    (
+        "a URI at the host",
+        ["uri:www.example.com"],
+        [],
+        ["uri:https://WWW.example.com:8443/x"],
+        None,
+    ),
+    (
+        "a URI below the host",
+        ["uri:example.com"],
+        [],
+        ["uri:https://www.example.com/"],
+        "not permitted",
+    ),
     ("a URI below a dot", ["uri:.example.com"], [], ["uri:https://www.example.com/"], None),
     ("an excluded URI", [], ["uri:.example.com"], ["uri:https://www.example.com/"], "excluded"),
 ]
 
 
-@pytest.mark.parametrize(("sentence", "permitted", "excluded", "names", "said"), CASES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("sentence", "permitted", "excluded", "names", "said"), CASES, ids=lambda v: str(v)[:40]
+)
 def test_a_name(
     sentence: str, permitted: list[str], excluded: list[str], names: list[str], said: str | None
 ) -> None:
     held = x509.NameConstraints(general_names(*permitted) or None, general_names(*excluded) or None)
-    found = violation(sides(held), names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names))))
-    assert (said in found if said and found else found is said), (sentence, found)
+    found = violation(
+        sides(held), names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names)))
+    )
+    assert said in found if said and found else found is said, (sentence, found)
 
 
 @pytest.mark.parametrize(
@@ -105,22 +191,34 @@ def test_a_name(
         ("a URI of an address", "uri:example.com", "uri:https://192.0.2.1/"),
         ("a URI without a host", "uri:example.com", "uri:urn:x"),
         ("a mailbox without a host", "mail:example.com", "mail:nobody"),
-        ("a name of another kind", x509.RegisteredID(NameOID.COMMON_NAME), x509.RegisteredID(NameOID.COMMON_NAME)),
+        (
+            "a name of another kind",
+            x509.RegisteredID(NameOID.COMMON_NAME),
+            x509.RegisteredID(NameOID.COMMON_NAME),
+        ),
         ("a DNS name of 256 characters", "example.com", "a." * 123 + "example.com"),
     ],
 )
-def test_what_cannot_be_compared_is_not_admitted(sentence: str, constraint: object, name: object) -> None:
+def test_what_cannot_be_compared_is_not_admitted(
+    sentence: str, constraint: object, name: object
+) -> None:
     names = names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(name)))  # type: ignore[arg-type]
     for permitted, excluded in ((constraint, None), (None, constraint)):
         lists = [general_names(one) if one else None for one in (permitted, excluded)]  # type: ignore[arg-type]
         with pytest.raises(Uncheckable):
             violation(sides(x509.NameConstraints(*lists)), names)
-    assert violation(sides(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None)), names) is None
+    assert (
+        violation(sides(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None)), names)
+        is None
+    )
 
 
 def test_the_subjects_mail_addresses_count_and_must_be_ascii() -> None:
     held = x509.NameConstraints([x509.RFC822Name("example.com")], None)
-    for address, tag, said in (("a@example.com", IA5, None), ("a@example.net", IA5, "a@example.net is not permitted")):
+    for address, tag, said in (
+        ("a@example.com", IA5, None),
+        ("a@example.net", IA5, "a@example.net is not permitted"),
+    ):
         assert violation(sides(held), names_of(raw_name((EMAIL, tag, address)), None)) == said
     with pytest.raises(Uncheckable):
         names_of(raw_name((EMAIL, UTF8, "a@example.com")), None)
@@ -131,9 +229,12 @@ def below(authority: Authority, sans: list[str], **how: str) -> Report:
     return report(made.chain_pem, made.key_pem)
 
 
-def constrained(permitted: list[object], excluded: list[object] | None = None, critical: bool = True) -> Authority:
+def constrained(
+    permitted: list[object], excluded: list[object] | None = None, critical: bool = True
+) -> Authority:
     held = x509.NameConstraints(
-        general_names(*permitted) or None, general_names(*excluded or []) or None)  # type: ignore[arg-type]
+        general_names(*permitted) or None, general_names(*excluded or []) or None
+    )  # type: ignore[arg-type]
     return ROOT.intermediate("Constrained CA", organisation="Acme", extensions=[(held, critical)])
 
 
@@ -165,9 +266,9 @@ def test_constraints_of_a_root_are_held_to() -> None:
 
 def test_constraints_hold_for_the_cas_below_too_but_not_for_self_issued_ones() -> None:
     upper = constrained([directory(O="Acme")])
-    assert refusals(below(upper.intermediate("Lower", organisation="Other"), [DOMAIN], organisation="Acme")) == [
-        Code.CHAIN_UNTRUSTED
-    ]
+    assert refusals(
+        below(upper.intermediate("Lower", organisation="Other"), [DOMAIN], organisation="Acme")
+    ) == [Code.CHAIN_UNTRUSTED]
     key = ec_key()
     renewed = upper.intermediate("Constrained CA", key=key, organisation="Acme")
     assert accepted(below(renewed, [DOMAIN], organisation="Acme"))

@@ -1,4 +1,5 @@
-"""Each code that a pair can get, in normal and strict mode, with the message that docs/findings.md shows of it."""
+"""Each code that a pair can get, in normal and strict mode, with the message that docs/findings.md
+shows of it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ PUBLIC = TrustRoots(ROOTS.certificates, public=ROOTS.certificates)
 END = LEAF.certificate.not_valid_after_utc
 
 
-def leaf_of(key: Any = None, names: tuple[str, ...] = (DOMAIN,), **how: Any) -> Callable[[], Report]:
+def leaf_of(
+    key: Any = None, names: tuple[str, ...] = (DOMAIN,), **how: Any
+) -> Callable[[], Report]:
     def judged(**mode: Any) -> Report:
         made = ISSUING.issue(names, key=key, **how)
         return report(made.chain_pem, made.key_pem, **mode)
@@ -40,7 +43,9 @@ def leaf_of(key: Any = None, names: tuple[str, ...] = (DOMAIN,), **how: Any) -> 
     return judged
 
 
-def texts(certificate: str = LEAF.chain_pem, key: str = LEAF.key_pem, **how: Any) -> Callable[[], Report]:
+def texts(
+    certificate: str = LEAF.chain_pem, key: str = LEAF.key_pem, **how: Any
+) -> Callable[[], Report]:
     return lambda **mode: report(certificate, key, **{**how, **mode})
 
 
@@ -72,13 +77,21 @@ def two_pairs(first: Any, second: Any, more: tuple[str, ...] = ()) -> Callable[[
 
 
 def unopened(**mode: Any) -> Report:
-    return judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS,
-                 before=[finding(Code.KEY_UNOPENABLE, field="private_key")], **mode)
+    return judge(
+        [Texts(LEAF.chain_pem, None)],
+        [DOMAIN],
+        at=NOW,
+        roots=ROOTS,
+        before=[finding(Code.KEY_UNOPENABLE, field="private_key")],
+        **mode,
+    )
 
 
 def in_pkcs12() -> str:
     return base64.encodebytes(
-        pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.certificate, None, NoEncryption())
+        pkcs12.serialize_key_and_certificates(
+            b"x", LEAF.key, LEAF.certificate, None, NoEncryption()
+        )
     ).decode()
 
 
@@ -94,31 +107,70 @@ C = Code
 CASES = [
     Case("an empty certificate field", texts(""), (C.CERTIFICATE_MISSING,)),
     Case("a PKCS#7 bundle", texts(P7_PEM), (C.CERTIFICATE_NOT_PEM,)),
-    Case("a second block that is no certificate", texts(pem(LEAF.certificate) + NONSENSE), (C.CERTIFICATE_MALFORMED,)),
-    Case("1,001 names", leaf_of(names=(DOMAIN, *(f"h{n}.example.com" for n in range(1000)))),
-         (C.CERTIFICATE_TOO_LARGE,)),
-    Case("the key pasted after the chain", texts(LEAF.chain_pem + LEAF.key_pem), (C.CERTIFICATE_CONTAINS_KEY,)),
+    Case(
+        "a second block that is no certificate",
+        texts(pem(LEAF.certificate) + NONSENSE),
+        (C.CERTIFICATE_MALFORMED,),
+    ),
+    Case(
+        "1,001 names",
+        leaf_of(names=(DOMAIN, *(f"h{n}.example.com" for n in range(1000)))),
+        (C.CERTIFICATE_TOO_LARGE,),
+    ),
+    Case(
+        "the key pasted after the chain",
+        texts(LEAF.chain_pem + LEAF.key_pem),
+        (C.CERTIFICATE_CONTAINS_KEY,),
+    ),
     Case("a CRL after the chain", texts(LEAF.chain_pem + CRL), (C.CERTIFICATE_UNEXPECTED_BLOCK,)),
     Case("lines of 76", texts(of_lines_of_76(LEAF.chain_pem)), (C.CERTIFICATE_NORMALISED,)),
     Case("a second after its last", texts(at=END + timedelta(seconds=1)), (C.CERTIFICATE_EXPIRED,)),
-    Case("a second before its first", texts(at=LEAF.certificate.not_valid_before_utc - timedelta(seconds=1)),
-         (C.CERTIFICATE_NOT_YET_VALID,)),
+    Case(
+        "a second before its first",
+        texts(at=LEAF.certificate.not_valid_before_utc - timedelta(seconds=1)),
+        (C.CERTIFICATE_NOT_YET_VALID,),
+    ),
     Case("13 days before its end", texts(at=END - 13 * DAY), (C.CERTIFICATE_EXPIRES_SOON,)),
-    Case("400 days long, issued under the limit of 398", leaf_of(not_before=NOW - DAY, not_after=NOW + 399 * DAY),
-         (C.CERTIFICATE_LIFETIME_LONG,)),
-    Case("a publicly trusted leaf that was not logged", texts(roots=PUBLIC), (C.CERTIFICATE_NO_SCTS,)),
-    Case("a client's certificate", leaf_of(eku=[ExtendedKeyUsageOID.CLIENT_AUTH]), (C.CERTIFICATE_NOT_A_SERVER,)),
-    Case("a certificate that must staple", leaf_of(extensions=[(TLSFeature([TLSFeatureType.status_request]), False)]),
-         (C.CERTIFICATE_MUST_STAPLE,)),
-    Case("silence that is not proof", lambda **mode: judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW,
-                                                           roots=ROOTS, **mode), (C.CERTIFICATE_UNJUDGEABLE,)),
-    Case("fewer names than the live one", texts(live_names=[DOMAIN, "old.example.com"]), (C.CERTIFICATE_NAMES_LOST,)),
+    Case(
+        "400 days long, issued under the limit of 398",
+        leaf_of(not_before=NOW - DAY, not_after=NOW + 399 * DAY),
+        (C.CERTIFICATE_LIFETIME_LONG,),
+    ),
+    Case(
+        "a publicly trusted leaf that was not logged", texts(roots=PUBLIC), (C.CERTIFICATE_NO_SCTS,)
+    ),
+    Case(
+        "a client's certificate",
+        leaf_of(eku=[ExtendedKeyUsageOID.CLIENT_AUTH]),
+        (C.CERTIFICATE_NOT_A_SERVER,),
+    ),
+    Case(
+        "a certificate that must staple",
+        leaf_of(extensions=[(TLSFeature([TLSFeatureType.status_request]), False)]),
+        (C.CERTIFICATE_MUST_STAPLE,),
+    ),
+    Case(
+        "silence that is not proof",
+        lambda **mode: judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS, **mode),
+        (C.CERTIFICATE_UNJUDGEABLE,),
+    ),
+    Case(
+        "fewer names than the live one",
+        texts(live_names=[DOMAIN, "old.example.com"]),
+        (C.CERTIFICATE_NAMES_LOST,),
+    ),
     Case("an empty key field", texts(key=""), (C.KEY_MISSING,)),
     Case("a key store as the key", texts(key=in_pkcs12()), (C.KEY_NOT_PEM,)),
-    Case("a key that is not base64", texts(key="-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n"),
-         (C.KEY_MALFORMED,)),
-    Case("a key field of 16 KiB and a byte", texts(key=LEAF.key_pem + "x" * (16 * 1024 + 1 - len(LEAF.key_pem))),
-         (C.KEY_TOO_LARGE,)),
+    Case(
+        "a key that is not base64",
+        texts(key="-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n"),
+        (C.KEY_MALFORMED,),
+    ),
+    Case(
+        "a key field of 16 KiB and a byte",
+        texts(key=LEAF.key_pem + "x" * (16 * 1024 + 1 - len(LEAF.key_pem))),
+        (C.KEY_TOO_LARGE,),
+    ),
     Case("two keys", texts(key=LEAF.key_pem + pkcs8(ec_key())), (C.KEY_SEVERAL,)),
     Case("a key with CRLF", texts(key=LEAF.key_pem.replace("\n", "\r\n")), (C.KEY_NORMALISED,)),
     Case("a key with a password", texts(key=encrypted_pkcs8(LEAF.key)), (C.KEY_ENCRYPTED,)),
@@ -126,8 +178,11 @@ CASES = [
     Case("a public exponent of 3", leaf_of(rsa.generate_private_key(3, 2048)), (C.KEY_WEAK,)),
     Case("another's key", texts(key=pkcs8(ec_key())), (C.KEY_MISMATCH,)),
     Case("two ECDSA pairs", two_pairs(None, None), (C.PAIR_SAME_KIND,)),
-    Case("an RSA certificate with a name more than the ECDSA one", two_pairs(rsa_key(), None, ("other.example.com",)),
-         (C.PAIR_NAMES_DIFFER,)),
+    Case(
+        "an RSA certificate with a name more than the ECDSA one",
+        two_pairs(rsa_key(), None, ("other.example.com",)),
+        (C.PAIR_NAMES_DIFFER,),
+    ),
     Case("a key sealed for another", unopened, (C.KEY_UNOPENABLE,)),
     Case("another domain", texts(domains=["other.example.com"]), (C.DOMAIN_MISMATCH,)),
     Case("another root", below_another_root, (C.CHAIN_UNTRUSTED,)),
@@ -136,8 +191,11 @@ CASES = [
     Case("issuer before leaf", texts(pem(reversed(LEAF.chain))), (C.CHAIN_WRONG_ORDER,)),
     Case("a changed signature", texts(with_changed_signature(LEAF)), (C.CHAIN_BAD_SIGNATURE,)),
     Case("an expired intermediate", below_an_expired_ca, (C.CHAIN_EXPIRED,)),
-    Case("a cross-signature that has expired and is not needed",
-         texts(LEAF.chain_pem + pem(cross_signed(not_after=NOW - DAY))), (C.CHAIN_SPARE_EXPIRED,)),
+    Case(
+        "a cross-signature that has expired and is not needed",
+        texts(LEAF.chain_pem + pem(cross_signed(not_after=NOW - DAY))),
+        (C.CHAIN_SPARE_EXPIRED,),
+    ),
     Case("the root after the chain", texts(LEAF.chain_pem + ROOT.pem), (C.CHAIN_ROOT_INCLUDED,)),
 ]
 ELSEWHERE = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED, Code.REPORT_SHORTENED}
@@ -146,7 +204,9 @@ ELSEWHERE = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED, Code.REPORT_SHORTENED}
 
 @pytest.mark.parametrize("strict", [False, True], ids=["normal", "strict"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
-def test_each_fault_is_found_with_its_severity_and_nothing_else_is(case: Case, strict: bool) -> None:
+def test_each_fault_is_found_with_its_severity_and_nothing_else_is(
+    case: Case, strict: bool
+) -> None:
     judged = case.judged(strict=strict)
     code = case.codes[0]
     assert [f.code for f in judged.findings if f.code in case.codes] == list(case.codes)
@@ -166,7 +226,9 @@ def test_the_documents_example_is_its_message(case: Case) -> None:
 
 def test_every_code_that_the_validator_knows_has_a_case() -> None:
     sources = Path(services.validator.__file__).parent.glob("*.py")
-    used = {name for source in sources for name in re.findall(r"\bCode\.([A-Z_]+)", source.read_text())}
+    used = {
+        name for source in sources for name in re.findall(r"\bCode\.([A-Z_]+)", source.read_text())
+    }
     assert {case.codes[0] for case in CASES} == {Code[name] for name in used} - ELSEWHERE
 
 

@@ -1,4 +1,5 @@
-"""How a chain's names, numbers and times are written; and that a refusal names the element and what is wrong there."""
+"""How a chain's names, numbers and times are written; and that a refusal names the element and what
+is wrong there."""
 
 from __future__ import annotations
 
@@ -29,7 +30,17 @@ from tests.support.odd import (
     tlv,
 )
 from tests.support.pki import NOW, Authority, Leaf, ec_key, pem, rsa_key
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 DAY = timedelta(days=1)
 PLAIN = name((COMMON_NAME, UTF8, "Test Issuing CA"))
@@ -55,9 +66,13 @@ def test_names_are_compared_by_what_they_say(sentence: str, other: bytes) -> Non
 @pytest.mark.parametrize(
     "other",
     [
-        name((COMMON_NAME, UTF8, "Test Issuing C\u0410")), name((ORGANISATION, UTF8, "Test Issuing CA")),
-        name((COMMON_NAME, UTF8, "Test Issuing CA"), (COMMON_NAME, UTF8, "Test Issuing CA")), name(), b"\x30\x01",
-        name((COMMON_NAME, 0x04, "Test Issuing CA")), name((COMMON_NAME, UTF8, b"Test Issuing CA\xff")),
+        name((COMMON_NAME, UTF8, "Test Issuing C\u0410")),
+        name((ORGANISATION, UTF8, "Test Issuing CA")),
+        name((COMMON_NAME, UTF8, "Test Issuing CA"), (COMMON_NAME, UTF8, "Test Issuing CA")),
+        name(),
+        b"\x30\x01",
+        name((COMMON_NAME, 0x04, "Test Issuing CA")),
+        name((COMMON_NAME, UTF8, b"Test Issuing CA\xff")),
     ],
 )
 def test_other_names_differ(other: bytes) -> None:
@@ -72,7 +87,9 @@ def test_a_root_is_found_by_a_name_of_another_encoding() -> None:
 
 
 def test_a_signature_is_still_verified_where_names_differ_by_encoding() -> None:
-    leaf = altered(LEAF.certificate, ec_key(), issuer=name((COMMON_NAME, PRINTABLE, "Test Issuing CA")))
+    leaf = altered(
+        LEAF.certificate, ec_key(), issuer=name((COMMON_NAME, PRINTABLE, "Test Issuing CA"))
+    )
     assert refusals(report(text(leaf, *LEAF.issuers))) == [Code.CHAIN_BAD_SIGNATURE]
 
 
@@ -81,7 +98,9 @@ def test_a_ca_that_certified_its_own_new_key_does_not_count_for_path_lengths() -
     new = old.intermediate("Rolling CA", path_length=0)
     judged = of(new.issue([DOMAIN]))
     assert (accepted(judged), codes(judged)) == (True, [])
-    assert refusals(of(new.intermediate("Another CA").issue([DOMAIN]))) == [Code.CHAIN_UNTRUSTED] * 2
+    assert (
+        refusals(of(new.intermediate("Another CA").issue([DOMAIN]))) == [Code.CHAIN_UNTRUSTED] * 2
+    )
 
 
 def generalized(year: int) -> bytes:
@@ -93,30 +112,42 @@ ODD_FORMS = {
     "a negative serial number": {"serial": integer(-5)},
     "a serial number of 26 octets": {"serial": integer(1 << 200)},
     "a year before 2050 as GeneralizedTime": {"validity": generalized(2026)},
-    "two signature algorithms that differ": {"signed_algorithm": sequence(oid("1.2.840.10045.4.3.3"))},
+    "two signature algorithms that differ": {
+        "signed_algorithm": sequence(oid("1.2.840.10045.4.3.3"))
+    },
 }
 
 
 @pytest.mark.parametrize("constrained", [False, True], ids=["", "constrained"])
 @pytest.mark.parametrize("where", ["leaf", "ca"])
 @pytest.mark.parametrize("said", ODD_FORMS)
-def test_an_odd_form_is_told_of_the_element_that_has_it(said: str, where: str, constrained: bool) -> None:
+def test_an_odd_form_is_told_of_the_element_that_has_it(
+    said: str, where: str, constrained: bool
+) -> None:
     """With name constraints the library has no say: it is told all the same."""
     held = x509.NameConstraints([x509.DNSName("example.com")], None)
     ca = ROOT.intermediate("CA", extensions=[(held, True)] if constrained else [])
     leaf = ca.issue([DOMAIN])
     if where == "leaf":
-        judged = report(text(altered(leaf.certificate, ca.key, **ODD_FORMS[said]), ca.certificate), leaf.key_pem)
+        judged = report(
+            text(altered(leaf.certificate, ca.key, **ODD_FORMS[said]), ca.certificate), leaf.key_pem
+        )
     else:
-        judged = report(text(leaf.certificate, altered(ca.certificate, ROOT.key, **ODD_FORMS[said])), leaf.key_pem)
+        judged = report(
+            text(leaf.certificate, altered(ca.certificate, ROOT.key, **ODD_FORMS[said])),
+            leaf.key_pem,
+        )
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     found = judged.findings[-1]
-    assert (found.block, said in found.message) == (0 if where == "leaf" else 1, True), found.message
+    assert (found.block, said in found.message) == (0 if where == "leaf" else 1, True), (
+        found.message
+    )
     assert "reissued" in found.hint
 
 
 def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None:
-    """The library warns each time that it is asked for such a number, and will not read it one day."""
+    """The library warns each time that it is asked for such a number, and will not read it one
+    day."""
     named = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ROOT.certificate.subject)], 4711)
     leaf = ISSUING.issue([DOMAIN], identifiers=False, extensions=[(named, False)])
     issuer = altered(ISSUING.certificate, ROOT.key, serial=integer(-5))
@@ -124,8 +155,12 @@ def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None
 
 
 def test_a_roots_own_form_is_no_matter() -> None:
-    root = altered(ROOT.certificate, ROOT.key, serial=integer(-5), validity=sequence(
-        tlv(0x18, b"20200101000000Z"), tlv(0x18, b"20300101000000Z")))
+    root = altered(
+        ROOT.certificate,
+        ROOT.key,
+        serial=integer(-5),
+        validity=sequence(tlv(0x18, b"20200101000000Z"), tlv(0x18, b"20300101000000Z")),
+    )
     assert codes(report(roots=TrustRoots.from_pem(text(root)))) == []
 
 
@@ -136,22 +171,29 @@ def test_an_algorithm_that_is_not_accepted_is_named_with_its_block() -> None:
     ):
         judged = report(pem([leaf.certificate, ca.certificate]), leaf.key_pem)
         assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
-        assert (judged.findings[0].block, "ECDSA with SHA-224" in judged.findings[0].message) == (block, True)
+        assert (judged.findings[0].block, "ECDSA with SHA-224" in judged.findings[0].message) == (
+            block,
+            True,
+        )
 
 
 def test_a_leaf_signed_with_pss_and_sha_1_is_no_server() -> None:
     root = Authority.create("RSA Root", key=rsa_key(2048, 1))
     made = root.issue([DOMAIN])
     algorithm = sequence(oid("1.2.840.113549.1.1.10"), sequence())
-    judged = report(text(signed_with_pss_and_sha_1(made, root.key, algorithm)), made.key_pem,
-                    roots=TrustRoots.from_pem(root.pem))
+    judged = report(
+        text(signed_with_pss_and_sha_1(made, root.key, algorithm)),
+        made.key_pem,
+        roots=TrustRoots.from_pem(root.pem),
+    )
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
     assert "RSASSA-PSS and SHA-1" in judged.findings[0].message
 
 
 def signed_with_pss_and_sha_1(made: Leaf, signer: rsa.RSAPrivateKey, algorithm: bytes) -> bytes:
     odd = x509.load_der_x509_certificate(
-        altered(made.certificate, signer, signed_algorithm=algorithm, algorithm=algorithm))
+        altered(made.certificate, signer, signed_algorithm=algorithm, algorithm=algorithm)
+    )
     signed = odd.tbs_certificate_bytes
     signature = signer.sign(signed, padding.PSS(padding.MGF1(hashes.SHA1()), 20), hashes.SHA1())
     return sequence(signed, algorithm, tlv(0x03, b"\0" + signature))
@@ -159,10 +201,16 @@ def signed_with_pss_and_sha_1(made: Leaf, signer: rsa.RSAPrivateKey, algorithm: 
 
 @pytest.mark.parametrize(
     ("at", "expected"),
-    [(NOW - 300 * DAY, Code.CERTIFICATE_NOT_YET_VALID), (NOW + 600 * DAY, Code.CERTIFICATE_EXPIRED)],
+    [
+        (NOW - 300 * DAY, Code.CERTIFICATE_NOT_YET_VALID),
+        (NOW + 600 * DAY, Code.CERTIFICATE_EXPIRED),
+    ],
 )
-def test_a_leaf_out_of_its_period_does_not_blame_an_issuer_of_another(at: object, expected: Code) -> None:
-    """Asked at a moment within the leaf's period, the library would call its issuer out of its own."""
+def test_a_leaf_out_of_its_period_does_not_blame_an_issuer_of_another(
+    at: object, expected: Code
+) -> None:
+    """Asked at a moment within the leaf's period, the library would call its issuer out of its
+    own."""
     early = ROOT.intermediate("CA", not_before=NOW - 400 * DAY, not_after=NOW - 200 * DAY)
     late = ROOT.intermediate("CA", not_before=NOW + 500 * DAY, not_after=NOW + 700 * DAY)
     ca = early if expected is Code.CERTIFICATE_NOT_YET_VALID else late
@@ -185,19 +233,31 @@ def deep(organisation: str | None) -> tuple[TrustRoots, list[Authority], Leaf]:
 
 
 @pytest.mark.parametrize("organisation", [None, "Deep Trust"])
-def test_a_missing_intermediate_is_named_and_what_is_above_it_is_not_unrelated(organisation: str | None) -> None:
+def test_a_missing_intermediate_is_named_and_what_is_above_it_is_not_unrelated(
+    organisation: str | None,
+) -> None:
     roots, (d0, d1, d2, d3), leaf = deep(organisation)
-    judged = report(pem([leaf.certificate, d3.certificate, d1.certificate, d0.certificate]), leaf.key_pem, roots=roots)
+    judged = report(
+        pem([leaf.certificate, d3.certificate, d1.certificate, d0.certificate]),
+        leaf.key_pem,
+        roots=roots,
+    )
     assert refusals(judged) == [Code.CHAIN_INCOMPLETE]
     found = judged.findings[0]
-    identifier = d2.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    identifier = d2.certificate.extensions.get_extension_for_class(
+        x509.SubjectKeyIdentifier
+    ).value.digest
     assert (found.block, "CN=D2" in found.message) == (1, True)
     assert f"key identifier {identifier.hex(':').upper()}" in found.message
 
 
 def test_a_chain_that_ends_below_no_known_root_names_issuer_and_key_identifier_too() -> None:
     roots, (_, d1, d2, d3), leaf = deep(None)
-    judged = report(pem([leaf.certificate, d3.certificate, d2.certificate, d1.certificate]), leaf.key_pem, roots=roots)
+    judged = report(
+        pem([leaf.certificate, d3.certificate, d2.certificate, d1.certificate]),
+        leaf.key_pem,
+        roots=roots,
+    )
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert "CN=D0 (key identifier " in judged.findings[0].message
     assert "append it" in judged.findings[0].hint
@@ -206,9 +266,15 @@ def test_a_chain_that_ends_below_no_known_root_names_issuer_and_key_identifier_t
 def test_a_stranger_is_still_unrelated_while_the_chain_is_incomplete() -> None:
     roots, (d0, _, _, d3), leaf = deep("Deep Trust")
     stranger = Authority.create("Stranger").intermediate("Strange CA")
-    judged = report(pem([leaf.certificate, d3.certificate, stranger.certificate, d0.certificate]), leaf.key_pem,
-                    roots=roots)
-    assert [(f.code, f.block) for f in judged.findings] == [(Code.CHAIN_UNRELATED, 2), (Code.CHAIN_INCOMPLETE, 1)]
+    judged = report(
+        pem([leaf.certificate, d3.certificate, stranger.certificate, d0.certificate]),
+        leaf.key_pem,
+        roots=roots,
+    )
+    assert [(f.code, f.block) for f in judged.findings] == [
+        (Code.CHAIN_UNRELATED, 2),
+        (Code.CHAIN_INCOMPLETE, 1),
+    ]
 
 
 def test_the_order_that_was_made_is_told() -> None:

@@ -20,7 +20,10 @@ def texts(leaf: Leaf) -> Texts:
 def test_an_rsa_and_an_ecdsa_pair_are_accepted_together_with_their_facts() -> None:
     judged = judge([texts(RSA_LEAF), texts(LEAF)], [DOMAIN], at=NOW, roots=ROOTS)
     assert (judged.accepted, judged.findings) == ({DOMAIN: True}, ())
-    assert [(p.index, p.key_type, p.key_bits) for p in judged.pairs] == [(0, "rsa", 2048), (1, "ecdsa", 256)]
+    assert [(p.index, p.key_type, p.key_bits) for p in judged.pairs] == [
+        (0, "rsa", 2048),
+        (1, "ecdsa", 256),
+    ]
     first = judged.pairs[0]
     assert first.subject == "CN=www.example.com"
     assert first.issuer == "CN=Test Issuing CA"
@@ -31,7 +34,9 @@ def test_an_rsa_and_an_ecdsa_pair_are_accepted_together_with_their_facts() -> No
 
 
 def test_a_fault_of_the_second_pair_says_so_and_refuses_both() -> None:
-    judged = judge([texts(RSA_LEAF), Texts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN], at=NOW, roots=ROOTS)
+    judged = judge(
+        [texts(RSA_LEAF), Texts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN], at=NOW, roots=ROOTS
+    )
     assert [(f.code, f.pair) for f in judged.findings] == [(Code.KEY_MISMATCH, 1)]
     assert (judged.accepted, judged.pairs) == ({DOMAIN: False}, ())
 
@@ -52,7 +57,8 @@ def test_a_domain_needs_every_pair() -> None:
     judged = judge([texts(RSA_FOR_TWO), texts(LEAF)], domains, at=NOW, roots=ROOTS)
     assert judged.accepted == {DOMAIN: True, "other.example.com": False}
     assert [(f.code, f.pair, f.domain) for f in judged.findings] == [
-        (Code.DOMAIN_MISMATCH, 1, "other.example.com"), (Code.PAIR_NAMES_DIFFER, 1, None)
+        (Code.DOMAIN_MISMATCH, 1, "other.example.com"),
+        (Code.PAIR_NAMES_DIFFER, 1, None),
     ]
     assert len(judged.pairs) == 2
 
@@ -61,13 +67,20 @@ def test_fifty_domains_get_a_result_each() -> None:
     wildcard = ISSUING.issue(["*.example.com", "example.org"])
     fit = [f"h{n}.example.com" for n in range(48)]
     judged = judge([texts(wildcard)], [*fit, "example.org", "a.b.example.com"], at=NOW, roots=ROOTS)
-    assert judged.accepted == {**dict.fromkeys([*fit, "example.org"], True), "a.b.example.com": False}
-    assert [(f.code, f.domain) for f in judged.findings] == [(Code.DOMAIN_MISMATCH, "a.b.example.com")]
+    assert judged.accepted == {
+        **dict.fromkeys([*fit, "example.org"], True),
+        "a.b.example.com": False,
+    }
+    assert [(f.code, f.domain) for f in judged.findings] == [
+        (Code.DOMAIN_MISMATCH, "a.b.example.com")
+    ]
     assert len(judged.pairs) == 1
 
 
 def test_a_fault_of_the_pair_itself_refuses_every_domain() -> None:
-    judged = judge([Texts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN, "other.example.com"], at=NOW, roots=ROOTS)
+    judged = judge(
+        [Texts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN, "other.example.com"], at=NOW, roots=ROOTS
+    )
     assert judged.accepted == {DOMAIN: False, "other.example.com": False}
     assert {f.code for f in judged.findings} == {Code.KEY_MISMATCH, Code.DOMAIN_MISMATCH}
 
@@ -75,8 +88,13 @@ def test_a_fault_of_the_pair_itself_refuses_every_domain() -> None:
 def test_two_certificates_with_different_names_are_a_warning_that_names_them() -> None:
     ecdsa = ISSUING.issue([DOMAIN, "only.example.net"])
     judged = judge([texts(RSA_FOR_TWO), texts(ecdsa)], [DOMAIN], at=NOW, roots=ROOTS)
-    assert [(f.code, f.severity, f.pair) for f in judged.findings] == [(Code.PAIR_NAMES_DIFFER, Severity.WARNING, 1)]
-    assert "only pair 0 covers other.example.com; only pair 1 covers only.example.net" in judged.findings[0].message
+    assert [(f.code, f.severity, f.pair) for f in judged.findings] == [
+        (Code.PAIR_NAMES_DIFFER, Severity.WARNING, 1)
+    ]
+    assert (
+        "only pair 0 covers other.example.com; only pair 1 covers only.example.net"
+        in judged.findings[0].message
+    )
     assert len(judged.pairs) == 2
 
 

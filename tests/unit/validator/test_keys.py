@@ -39,8 +39,8 @@ def is_prime(n: int) -> bool:
 
 @lru_cache(maxsize=1)
 def roca_prime() -> int:
-    """A prime as the faulty library made them: k * M + (65537 ** a mod M), M the product of the first 39 primes or
-    more (Nemec et al. 2017, section 2)."""
+    """A prime as the faulty library made them: k * M + (65537 ** a mod M), M the product of the
+    first 39 primes or more (Nemec et al. 2017, section 2)."""
     small = [n for n in range(2, 360) if all(n % d for d in range(2, n))][:71]
     product = 1
     for prime in small:
@@ -80,7 +80,9 @@ def test_a_weak_rsa_key_is_told_why(case: str, key: Numbers, said: str) -> None:
 
 
 def test_a_factor_of_2003_is_not_sought() -> None:
-    assert not any("small factor" in weakness for weakness in weaknesses(GOOD._replace(n=GOOD.n * 2003)))
+    assert not any(
+        "small factor" in weakness for weakness in weaknesses(GOOD._replace(n=GOOD.n * 2003))
+    )
 
 
 def test_e_of_3_is_weak_and_of_65537_is_not() -> None:
@@ -92,7 +94,9 @@ def test_e_of_3_is_weak_and_of_65537_is_not() -> None:
 def fermat_rounds(n: int, most: int) -> int | None:
     """The method as it is written in books: how many values of ``a`` it tries."""
     a = isqrt(n - 1) + 1
-    return next((k + 1 for k in range(most) if isqrt((a + k) ** 2 - n) ** 2 == (a + k) ** 2 - n), None)
+    return next(
+        (k + 1 for k in range(most) if isqrt((a + k) ** 2 - n) ** 2 == (a + k) ** 2 - n), None
+    )
 
 
 def next_prime(n: int) -> int:
@@ -100,7 +104,9 @@ def next_prime(n: int) -> int:
 
 
 @pytest.mark.parametrize("bits", [8, 200, 256, 257, 258, 259, 260, 261, 262, 300, 500])
-def test_primes_are_close_exactly_when_fermats_method_ends_within_a_hundred_rounds(bits: int) -> None:
+def test_primes_are_close_exactly_when_fermats_method_ends_within_a_hundred_rounds(
+    bits: int,
+) -> None:
     p = next_prime(1 << 511)
     q = next_prime(p + (1 << bits))
     assert are_close(p, q) == (fermat_rounds(p * q, FERMAT_ROUNDS) is not None)
@@ -128,9 +134,13 @@ def test_a_roca_modulus_is_refused_as_weak() -> None:
     ("case", "change"),
     [("dmp1", {"dp": GOOD.dp + 2}), ("iqmp", {"qi": GOOD.qi + 1}), ("d", {"d": GOOD.d + 2})],
 )
-def test_an_inconsistent_key_is_weak_and_never_made_to_sign(case: str, change: dict[str, int]) -> None:
+def test_an_inconsistent_key_is_weak_and_never_made_to_sign(
+    case: str, change: dict[str, int]
+) -> None:
     leaf = ISSUING.issue([DOMAIN], key=rsa_key())
-    assert refusals(report(leaf.chain_pem, as_pem(GOOD._replace(**change)))) == [Code.KEY_WEAK], case
+    assert refusals(report(leaf.chain_pem, as_pem(GOOD._replace(**change)))) == [Code.KEY_WEAK], (
+        case
+    )
 
 
 def test_a_key_of_the_right_modulus_made_from_its_numbers_is_accepted() -> None:
@@ -157,7 +167,9 @@ def test_rsa_with_more_than_two_primes_is_named() -> None:
         ("brainpoolP256r1", lambda: ec_key(ec.BrainpoolP256R1()), "brainpoolP256r1"),
     ],
 )
-def test_a_key_of_another_kind_or_size_is_refused_by_name(case: str, make: object, name: str) -> None:
+def test_a_key_of_another_kind_or_size_is_refused_by_name(
+    case: str, make: object, name: str
+) -> None:
     leaf = ISSUING.issue([DOMAIN], key=make())  # type: ignore[operator]
     judged = of(leaf)
     assert refusals(judged) == [Code.KEY_UNSUPPORTED], case
@@ -182,8 +194,11 @@ def test_a_huge_rsa_key_is_refused_by_its_size_before_it_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("case", "make"),
     [
-        ("RSA 2048", rsa_key), ("RSA 3072", lambda: rsa_key(3072)), ("P-256", ec_key),
-        ("P-384", lambda: ec_key(ec.SECP384R1())), ("P-521", lambda: ec_key(ec.SECP521R1())),
+        ("RSA 2048", rsa_key),
+        ("RSA 3072", lambda: rsa_key(3072)),
+        ("P-256", ec_key),
+        ("P-384", lambda: ec_key(ec.SECP384R1())),
+        ("P-521", lambda: ec_key(ec.SECP521R1())),
     ],
 )
 def test_every_supported_kind_is_accepted(case: str, make: object) -> None:
@@ -191,8 +206,12 @@ def test_every_supported_kind_is_accepted(case: str, make: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "key"), [("another key of the same kind", ec_key()), ("a key of another kind", rsa_key()),
-                      ("another curve", ec_key(ec.SECP384R1()))]
+    ("case", "key"),
+    [
+        ("another key of the same kind", ec_key()),
+        ("a key of another kind", rsa_key()),
+        ("another curve", ec_key(ec.SECP384R1())),
+    ],
 )
 def test_a_key_that_is_not_the_leafs_is_a_mismatch(case: str, key: object) -> None:
     assert refusals(report(key=pkcs8(key))) == [Code.KEY_MISMATCH], case
@@ -207,15 +226,21 @@ def test_a_key_that_carries_the_leafs_public_key_but_not_its_secret_fails_the_pr
     public = own.public_key().public_numbers()
     body = base64.b64decode("".join(pkcs8(other).split("\n")[1:-2]))
     foreign = other.public_key().public_numbers()
-    forged = body.replace(foreign.x.to_bytes(32, "big") + foreign.y.to_bytes(32, "big"),
-                          public.x.to_bytes(32, "big") + public.y.to_bytes(32, "big"))
+    forged = body.replace(
+        foreign.x.to_bytes(32, "big") + foreign.y.to_bytes(32, "big"),
+        public.x.to_bytes(32, "big") + public.y.to_bytes(32, "big"),
+    )
     assert refusals(report(key=pem_text.encode("PRIVATE KEY", forged))) in (
-        [Code.KEY_MISMATCH], [Code.KEY_MALFORMED]
+        [Code.KEY_MISMATCH],
+        [Code.KEY_MALFORMED],
     )
 
 
 def test_without_a_readable_certificate_the_key_is_judged_alone() -> None:
-    assert codes(report("", pkcs8(rsa_key(1024)))) == [Code.CERTIFICATE_MISSING, Code.KEY_UNSUPPORTED]
+    assert codes(report("", pkcs8(rsa_key(1024)))) == [
+        Code.CERTIFICATE_MISSING,
+        Code.KEY_UNSUPPORTED,
+    ]
 
 
 @pytest.mark.parametrize(("bits", "fits"), [(2047, False), (2048, True)])
@@ -227,7 +252,8 @@ def test_rsa_keys_begin_at_2048_bits(bits: int, fits: bool) -> None:
 
 @pytest.mark.parametrize(("bits", "fits"), [(8192, True), (8194, False)])
 def test_rsa_keys_end_at_8192_bits(bits: int, fits: bool) -> None:
-    """Of composites, which no proof is made with: a real key of this size takes a minute to find."""
+    """Of composites, which no proof is made with: a real key of this size takes a minute to
+    find."""
     certificate, key = rsa_of(bits)
     judged = report(certificate, key)
     assert (Code.KEY_UNSUPPORTED in codes(judged)) is not fits

@@ -13,7 +13,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from services.validator.checks import names
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import key_usage, pem, pkcs8, rsa_key
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
 NETSCAPE_TYPE = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
@@ -28,13 +38,19 @@ START, END = LEAF.certificate.not_valid_before_utc, LEAF.certificate.not_valid_a
         ("a second before its first", START - SECOND, Code.CERTIFICATE_NOT_YET_VALID),
         ("in its first second", START, None),
         ("14 days before its end", END - 14 * DAY, None),
-        ("a second less than 14 days before its end", END - 14 * DAY + SECOND, Code.CERTIFICATE_EXPIRES_SOON),
+        (
+            "a second less than 14 days before its end",
+            END - 14 * DAY + SECOND,
+            Code.CERTIFICATE_EXPIRES_SOON,
+        ),
         ("in its last second", END, Code.CERTIFICATE_EXPIRES_SOON),
         ("a second after its last", END + SECOND, Code.CERTIFICATE_EXPIRED),
         ("years after", END + 1000 * DAY, Code.CERTIFICATE_EXPIRED),
     ],
 )
-def test_a_leaf_is_valid_from_its_first_second_to_its_last(case: str, at: datetime, expected: Code | None) -> None:
+def test_a_leaf_is_valid_from_its_first_second_to_its_last(
+    case: str, at: datetime, expected: Code | None
+) -> None:
     judged = report(at=at)
     assert codes(judged) == ([expected] if expected else []), case
     assert accepted(judged) == (expected in (None, Code.CERTIFICATE_EXPIRES_SOON))
@@ -42,21 +58,36 @@ def test_a_leaf_is_valid_from_its_first_second_to_its_last(case: str, at: dateti
 
 @pytest.mark.parametrize(
     ("issued", "days"),
-    [("2020-08-31", 825), ("2020-09-01", 398), ("2026-03-14", 398), ("2026-03-15", 200), ("2027-03-14", 200),
-     ("2027-03-15", 100), ("2029-03-14", 100), ("2029-03-15", 47)],
+    [
+        ("2020-08-31", 825),
+        ("2020-09-01", 398),
+        ("2026-03-14", 398),
+        ("2026-03-15", 200),
+        ("2027-03-14", 200),
+        ("2027-03-15", 100),
+        ("2029-03-14", 100),
+        ("2029-03-15", 47),
+    ],
 )
 def test_longer_than_the_limit_of_its_day_of_issue_is_warned_of(issued: str, days: int) -> None:
     start = datetime.fromisoformat(issued).replace(tzinfo=UTC)
-    for length, expected in ((days * DAY, []), (days * DAY + SECOND, [Code.CERTIFICATE_LIFETIME_LONG])):
-        judged = of(ISSUING.issue([DOMAIN], not_before=start, not_after=start + length), at=start + DAY)
+    for length, expected in (
+        (days * DAY, []),
+        (days * DAY + SECOND, [Code.CERTIFICATE_LIFETIME_LONG]),
+    ):
+        judged = of(
+            ISSUING.issue([DOMAIN], not_before=start, not_after=start + length), at=start + DAY
+        )
         assert (codes(judged), accepted(judged)) == (expected, True)
 
 
 def test_a_second_too_long_is_told_as_that() -> None:
     start = datetime(2026, 3, 15, tzinfo=UTC)
     made = ISSUING.issue([DOMAIN], not_before=start, not_after=start + 200 * DAY + SECOND)
-    assert "is valid for 200 days and 1 seconds; the limit of its day of issue is 200." in of(
-        made, at=start + DAY).findings[0].message
+    assert (
+        "is valid for 200 days and 1 seconds; the limit of its day of issue is 200."
+        in of(made, at=start + DAY).findings[0].message
+    )
 
 
 COVERED = [
@@ -76,7 +107,9 @@ COVERED = [
 ]
 
 
-@pytest.mark.parametrize(("case", "sans", "domain", "covered"), COVERED, ids=[case for case, *_ in COVERED])
+@pytest.mark.parametrize(
+    ("case", "sans", "domain", "covered"), COVERED, ids=[case for case, *_ in COVERED]
+)
 def test_a_domain_needs_its_own_name_or_a_wildcard_for_its_first_label(
     case: str, sans: list[str], domain: str, covered: bool
 ) -> None:
@@ -98,7 +131,9 @@ def test_an_address_is_no_name() -> None:
 def test_each_domain_is_judged_for_itself() -> None:
     judged = report(domains=[DOMAIN, "other.example.com"])
     assert judged.accepted == {DOMAIN: True, "other.example.com": False}
-    assert [(f.code, f.domain) for f in judged.findings] == [(Code.DOMAIN_MISMATCH, "other.example.com")]
+    assert [(f.code, f.domain) for f in judged.findings] == [
+        (Code.DOMAIN_MISMATCH, "other.example.com")
+    ]
     assert len(judged.pairs) == 1
 
 
@@ -112,11 +147,21 @@ def test_a_mismatch_lists_the_names_but_not_a_thousand() -> None:
     ("case", "how", "said"),
     [
         ("another extended key usage", {"eku": [ExtendedKeyUsageOID.CLIENT_AUTH]}, "serverAuth"),
-        ("any extended key usage alone", {"eku": [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]}, "serverAuth"),
-        ("a key usage without signatures", {"key_usage": key_usage("key_encipherment")}, "digitalSignature"),
-        ("a critical extension that nobody knows",
-         {"extensions": [(UNKNOWN, True)]},
-         "1.3.6.1.4.1.99999.1"),
+        (
+            "any extended key usage alone",
+            {"eku": [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]},
+            "serverAuth",
+        ),
+        (
+            "a key usage without signatures",
+            {"key_usage": key_usage("key_encipherment")},
+            "digitalSignature",
+        ),
+        (
+            "a critical extension that nobody knows",
+            {"extensions": [(UNKNOWN, True)]},
+            "1.3.6.1.4.1.99999.1",
+        ),
         ("a pre-certificate", {"extensions": [(x509.PrecertPoison(), True)]}, "critical"),
     ],
 )
@@ -130,11 +175,13 @@ def test_a_leaf_that_no_server_can_use(case: str, how: dict[str, Any], said: str
     ("case", "how"),
     [
         ("no extended key usage", {"eku": None}),
-        ("server and client", {"eku": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]}),
+        (
+            "server and client",
+            {"eku": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]},
+        ),
         ("no key usage", {"key_usage": None}),
         ("no basic constraints", {"basic_constraints": False}),
-        ("an unknown extension that is not critical",
-         {"extensions": [(UNKNOWN, False)]}),
+        ("an unknown extension that is not critical", {"extensions": [(UNKNOWN, False)]}),
     ],
 )
 def test_a_leaf_that_a_server_can_use(case: str, how: dict[str, Any]) -> None:
@@ -149,7 +196,9 @@ def test_rsa_leaves_may_encipher_besides() -> None:
 
 def test_a_cas_certificate_is_no_leaf() -> None:
     san = (x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)
-    ca = ROOT.intermediate("A CA", extensions=[san], key_usage=key_usage("digital_signature", "key_cert_sign"))
+    ca = ROOT.intermediate(
+        "A CA", extensions=[san], key_usage=key_usage("digital_signature", "key_cert_sign")
+    )
     judged = report(pem(ca.certificate), pkcs8(ca.key))
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
 
@@ -157,7 +206,9 @@ def test_a_cas_certificate_is_no_leaf() -> None:
 def test_must_staple_is_warned_of() -> None:
     staple = x509.TLSFeature([x509.TLSFeatureType.status_request])
     judged = of(ISSUING.issue([DOMAIN], extensions=[(staple, False)]))
-    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CERTIFICATE_MUST_STAPLE, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in judged.findings] == [
+        (Code.CERTIFICATE_MUST_STAPLE, Severity.WARNING)
+    ]
 
 
 def test_names_that_would_be_lost_are_a_warning_that_names_them() -> None:
@@ -178,8 +229,11 @@ def test_names_that_a_wildcard_still_covers_are_not_lost() -> None:
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("WWW.Example.COM", "www.example.com"), ("bücher.example", "xn--bcher-kva.example"),
-     ("*.BÜCHER.example", "*.xn--bcher-kva.example")],
+    [
+        ("WWW.Example.COM", "www.example.com"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("*.BÜCHER.example", "*.xn--bcher-kva.example"),
+    ],
 )
 def test_a_domain_is_brought_to_a_labels_before_it_is_judged(given: str, name: str) -> None:
     judged = of(ISSUING.issue([name]), domains=[given])
@@ -188,12 +242,25 @@ def test_a_domain_is_brought_to_a_labels_before_it_is_judged(given: str, name: s
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("", "position 1"), ("a..b", "position 3"), ("www.example.com.", "position 17"), ("a b.example.com", "position 2"),
-     ("w*.example.com", "position 2"), ("a_b.example.com", "position 2"), ("localhost", "two labels"),
-     ("*.com", "needed under *"), ("192.0.2.1", "an address"), ("ab--c.example.com", "position 3"),
-     ("x" * 64 + ".com", "position 64"), ("é" * 100_000, "100000 characters"), ("a." * 500_000, "1000000 characters")],
+    [
+        ("", "position 1"),
+        ("a..b", "position 3"),
+        ("www.example.com.", "position 17"),
+        ("a b.example.com", "position 2"),
+        ("w*.example.com", "position 2"),
+        ("a_b.example.com", "position 2"),
+        ("localhost", "two labels"),
+        ("*.com", "needed under *"),
+        ("192.0.2.1", "an address"),
+        ("ab--c.example.com", "position 3"),
+        ("x" * 64 + ".com", "position 64"),
+        ("é" * 100_000, "100000 characters"),
+        ("a." * 500_000, "1000000 characters"),
+    ],
 )
-def test_what_is_no_domain_is_refused_with_its_position_and_nothing_else_is_said(given: str, said: str) -> None:
+def test_what_is_no_domain_is_refused_with_its_position_and_nothing_else_is_said(
+    given: str, said: str
+) -> None:
     judged = report(domains=[given])
     assert (judged.accepted, refusals(judged)) == ({given[:253]: False}, [Code.DOMAIN_INVALID])
     assert said in judged.findings[0].message
@@ -206,15 +273,21 @@ def test_a_domain_that_is_none_leaves_the_others_alone_and_one_twice_is_one() ->
     assert [(f.code, f.domain) for f in judged.findings] == [(Code.DOMAIN_INVALID, "a..b")]
 
 
-
-
 @pytest.mark.parametrize(
     ("case", "extension", "said"),
     [
-        ("a Netscape type for clients only", x509.UnrecognizedExtension(NETSCAPE_TYPE, b"\x03\x02\x07\x80"),
-         "Netscape"),
-        ("a proxy certificate", x509.UnrecognizedExtension(
-            PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"), "proxy"),
+        (
+            "a Netscape type for clients only",
+            x509.UnrecognizedExtension(NETSCAPE_TYPE, b"\x03\x02\x07\x80"),
+            "Netscape",
+        ),
+        (
+            "a proxy certificate",
+            x509.UnrecognizedExtension(
+                PROXY, b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"
+            ),
+            "proxy",
+        ),
     ],
 )
 def test_what_openssl_refuses_by_old_extensions_is_no_server(
@@ -232,27 +305,44 @@ def test_a_netscape_type_for_servers_serves() -> None:
 
 @pytest.mark.parametrize(
     ("case", "extension"),
-    [("authority information access", x509.AuthorityInformationAccess([x509.AccessDescription(
-        x509.oid.AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier("http://ocsp.example.com"))])),
-     ("must-staple", x509.TLSFeature([x509.TLSFeatureType.status_request]))],
+    [
+        (
+            "authority information access",
+            x509.AuthorityInformationAccess(
+                [
+                    x509.AccessDescription(
+                        x509.oid.AuthorityInformationAccessOID.OCSP,
+                        x509.UniformResourceIdentifier("http://ocsp.example.com"),
+                    )
+                ]
+            ),
+        ),
+        ("must-staple", x509.TLSFeature([x509.TLSFeatureType.status_request])),
+    ],
 )
-def test_what_openssl_does_not_handle_may_not_be_critical(case: str, extension: x509.ExtensionType) -> None:
+def test_what_openssl_does_not_handle_may_not_be_critical(
+    case: str, extension: x509.ExtensionType
+) -> None:
     assert refusals(of(ISSUING.issue([DOMAIN], extensions=[(extension, True)]))) == [
         Code.CERTIFICATE_NOT_A_SERVER
     ], case
 
 
 def test_critical_policies_bind_nobody() -> None:
-    policies = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)])
+    policies = x509.CertificatePolicies(
+        [x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)]
+    )
     assert codes(of(ISSUING.issue([DOMAIN], extensions=[(policies, True)]))) == []
 
 
 @pytest.mark.parametrize(("days", "expected"), [(13, [Code.CERTIFICATE_EXPIRES_SOON]), (14, [])])
-def test_thirteen_days_left_are_warned_of_and_fourteen_are_not(days: int, expected: list[Code]) -> None:
+def test_thirteen_days_left_are_warned_of_and_fourteen_are_not(
+    days: int, expected: list[Code]
+) -> None:
     assert codes(report(at=END - days * DAY)) == expected
 
 
 def test_a_wildcard_has_nothing_to_do_with_an_underscore_as_for_openssl() -> None:
-    assert names.lost(["a_b.example.com", "a_b.example.org"], {"*.example.com", "a_b.example.org"}) == [
-        "a_b.example.com"
-    ]
+    assert names.lost(
+        ["a_b.example.com", "a_b.example.org"], {"*.example.com", "a_b.example.org"}
+    ) == ["a_b.example.com"]

@@ -1,4 +1,5 @@
-"""Rule D6 by the certificate as it stands: how a public key is written decides whether OpenSSL takes it."""
+"""Rule D6 by the certificate as it stands: how a public key is written decides whether OpenSSL
+takes it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import NULL, altered, compressed, explicit, integer, oid, sequence, text, tlv
 from tests.support.pki import Authority, ec_key, pem, rsa_key
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, refusals, report
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    accepted,
+    codes,
+    refusals,
+    report,
+)
 
 EXPLICIT = "ECDSA with explicit curve parameters"
 
@@ -30,7 +40,12 @@ def test_a_leaf_whose_curve_is_spelt_out_is_refused() -> None:
 
 
 def test_an_intermediate_whose_curve_is_spelt_out_is_refused() -> None:
-    judged = report(text(LEAF.certificate, altered(ISSUING.certificate, ROOT.key, public_key=explicit(ISSUING.key))))
+    judged = report(
+        text(
+            LEAF.certificate,
+            altered(ISSUING.certificate, ROOT.key, public_key=explicit(ISSUING.key)),
+        )
+    )
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert (EXPLICIT in judged.findings[0].message, judged.findings[0].block) == (True, 1)
 
@@ -54,14 +69,23 @@ def public_of(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
 @pytest.mark.parametrize("where", ["intermediate", "root"])
 @pytest.mark.parametrize(
     ("kind", "named"),
-    [("Ed25519", "Ed25519"), ("RSASSA-PSS", "RSASSA-PSS"), ("RSA of 8,200 bits", "RSA of 8200 bits"),
-     ("a long exponent", "exponent over 64 bits")],
+    [
+        ("Ed25519", "Ed25519"),
+        ("RSASSA-PSS", "RSASSA-PSS"),
+        ("RSA of 8,200 bits", "RSA of 8200 bits"),
+        ("a long exponent", "exponent over 64 bits"),
+    ],
 )
 def test_an_issuer_whose_key_cannot_verify_is_told_as_that_and_no_signature_is_blamed(
     kind: str, named: str, where: str
 ) -> None:
-    key = {"Ed25519": ed25519.Ed25519PrivateKey.generate(), "RSASSA-PSS": rsa_key()}.get(kind) or ec_key()
-    other = {"RSA of 8,200 bits": public_of(8200), "a long exponent": public_of(2048, (1 << 80) + 1)}.get(kind)
+    key = {"Ed25519": ed25519.Ed25519PrivateKey.generate(), "RSASSA-PSS": rsa_key()}.get(
+        kind
+    ) or ec_key()
+    other = {
+        "RSA of 8,200 bits": public_of(8200),
+        "a long exponent": public_of(2048, (1 << 80) + 1),
+    }.get(kind)
     if where == "root":
         below = Authority.create("Odd CA", key=key)
         ca = below.intermediate("Ordinary CA")
@@ -79,7 +103,10 @@ def test_an_issuer_whose_key_cannot_verify_is_told_as_that_and_no_signature_is_b
     else:
         judged = report(text(leaf.certificate, certificate), leaf.key_pem)
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
-    assert f"has a key that is not accepted ({kind.split(' of')[0].split('a long')[0]}" in judged.findings[0].message
+    assert (
+        f"has a key that is not accepted ({kind.split(' of')[0].split('a long')[0]}"
+        in judged.findings[0].message
+    )
     assert named in judged.findings[0].message
     assert judged.findings[0].block == (None if where == "root" else 1)
 
@@ -93,8 +120,13 @@ def test_a_compressed_point_serves() -> None:
 @pytest.mark.parametrize("parameters", [NULL, b""])
 def test_rsa_serves_with_and_without_its_null(parameters: bytes) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key())
-    judged = report(text(altered(made.certificate, ISSUING.key, public_key=plain(made.key, parameters)), *made.issuers),
-                    made.key_pem)
+    judged = report(
+        text(
+            altered(made.certificate, ISSUING.key, public_key=plain(made.key, parameters)),
+            *made.issuers,
+        ),
+        made.key_pem,
+    )
     assert (accepted(judged), codes(judged)) == (True, [])
 
 

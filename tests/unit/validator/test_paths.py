@@ -1,4 +1,5 @@
-"""Several ways to a root, key identifiers, trust, order; and that the short way through a chain is as strict."""
+"""Several ways to a root, key identifiers, trust, order; and that the short way through a chain is
+as strict."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ from services.validator.x509.certificates import Certificate
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, pem, sign
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, accepted, codes, of, refusals, report
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    ROOTS,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 DAY = timedelta(days=1)
 KEY = ec_key()
@@ -25,23 +37,30 @@ BOTH = TrustRoots.from_pem(ROOT.pem, OTHER_ROOT.pem)
 
 def shared_ca(below: Authority, **how: object) -> Authority:
     """One CA name and key, certified by several roots."""
-    certificate = sign(distinguished("Shared CA"), KEY.public_key(), below.certificate, below.key, ca=True,
-                       **how)  # type: ignore[arg-type]
+    certificate = sign(
+        distinguished("Shared CA"), KEY.public_key(), below.certificate, below.key, ca=True, **how
+    )  # type: ignore[arg-type]
     return Authority(certificate, KEY, (certificate,))
 
 
 def certified_twice(first: Authority, second: Authority) -> Report:
     leaf = first.issue([DOMAIN])
-    return report(pem([leaf.certificate, first.certificate, second.certificate]), leaf.key_pem, roots=BOTH)
+    return report(
+        pem([leaf.certificate, first.certificate, second.certificate]), leaf.key_pem, roots=BOTH
+    )
 
 
 ODD = {
     "expired": {"not_after": NOW - DAY},
     "not valid yet": {"not_before": NOW + DAY},
-    "constrained to other names":
-        {"extensions": [(x509.NameConstraints([x509.DNSName("example.net")], None), True)]},
-    "with an unknown critical extension":
-        {"extensions": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)]},
+    "constrained to other names": {
+        "extensions": [(x509.NameConstraints([x509.DNSName("example.net")], None), True)]
+    },
+    "with an unknown critical extension": {
+        "extensions": [
+            (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)
+        ]
+    },
 }
 
 
@@ -51,7 +70,9 @@ def test_one_sound_way_is_enough(case: str, odd_first: bool) -> None:
     sound, odd = shared_ca(OTHER_ROOT), shared_ca(ROOT, **ODD[case])
     judged = certified_twice(*((odd, sound) if odd_first else (sound, odd)))
     assert accepted(judged), judged.findings
-    assert [f.severity for f in judged.findings] == ([Severity.WARNING] if case in ("expired", "not valid yet") else [])
+    assert [f.severity for f in judged.findings] == (
+        [Severity.WARNING] if case in ("expired", "not valid yet") else []
+    )
 
 
 def test_two_sound_ways_are_no_matter_of_note() -> None:
@@ -66,7 +87,9 @@ def test_two_faulty_ways_are_told_by_the_better_one() -> None:
     assert refusals(judged) == [Code.CHAIN_EXPIRED]
 
 
-@pytest.mark.parametrize(("at", "fits"), [(NOW - 2 * DAY, True), (NOW, True), (NOW + 2 * DAY, False)])
+@pytest.mark.parametrize(
+    ("at", "fits"), [(NOW - 2 * DAY, True), (NOW, True), (NOW + 2 * DAY, False)]
+)
 def test_every_link_is_judged_at_the_given_time(at: object, fits: bool) -> None:
     leaf = shared_ca(ROOT, not_before=NOW - 5 * DAY, not_after=NOW + DAY).issue([DOMAIN])
     assert refusals(of(leaf, at=at)) == ([] if fits else [Code.CHAIN_EXPIRED])
@@ -74,7 +97,9 @@ def test_every_link_is_judged_at_the_given_time(at: object, fits: bool) -> None:
 
 def test_a_missing_intermediate_is_named_by_its_issuer_and_key_identifier() -> None:
     judged = report(pem(LEAF.certificate))
-    wanted = x509.SubjectKeyIdentifier.from_public_key(ISSUING.key.public_key()).digest.hex(":").upper()
+    wanted = (
+        x509.SubjectKeyIdentifier.from_public_key(ISSUING.key.public_key()).digest.hex(":").upper()
+    )
     assert f"CN=Test Issuing CA (key identifier {wanted})" in judged.findings[0].message
 
 
@@ -84,12 +109,17 @@ def test_without_a_key_identifier_the_issuers_name_must_do() -> None:
     assert "CN=Test Issuing CA, is neither" in judged.findings[0].message
 
 
-@pytest.mark.parametrize("identifier", [
-    x509.AuthorityKeyIdentifier(b"not its issuer's key", None, None),
-    x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(distinguished("Test Root CA"))], 4711),
-])
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        x509.AuthorityKeyIdentifier(b"not its issuer's key", None, None),
+        x509.AuthorityKeyIdentifier(
+            None, [x509.DirectoryName(distinguished("Test Root CA"))], 4711
+        ),
+    ],
+)
 def test_an_authority_key_identifier_of_another_key_is_refused_as_clients_do(
-    identifier: x509.AuthorityKeyIdentifier
+    identifier: x509.AuthorityKeyIdentifier,
 ) -> None:
     judged = of(ISSUING.issue([DOMAIN], identifiers=False, extensions=[(identifier, False)]))
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
@@ -128,8 +158,10 @@ def test_a_publicly_trusted_leaf_with_scts_is_not() -> None:
 
 def test_a_privately_trusted_leaf_needs_no_scts() -> None:
     assert codes(report(roots=ROOTS)) == []
-    beside = TrustRoots([*ROOTS.certificates, *TrustRoots.from_pem(OTHER_ROOT.pem).certificates],
-                        public=TrustRoots.from_pem(OTHER_ROOT.pem).certificates)
+    beside = TrustRoots(
+        [*ROOTS.certificates, *TrustRoots.from_pem(OTHER_ROOT.pem).certificates],
+        public=TrustRoots.from_pem(OTHER_ROOT.pem).certificates,
+    )
     assert codes(report(roots=beside)) == []
 
 
@@ -140,12 +172,16 @@ def test_an_untrusted_leaf_is_not_told_of_scts_besides() -> None:
 # Order
 
 DEEP = ROOT.intermediate("A").intermediate("B").intermediate("C").intermediate("D").issue([DOMAIN])
-CROSS = sign(ROOT.certificate.subject, ROOT.key.public_key(), OTHER_ROOT.certificate, OTHER_ROOT.key, ca=True)
+CROSS = sign(
+    ROOT.certificate.subject, ROOT.key.public_key(), OTHER_ROOT.certificate, OTHER_ROOT.key, ca=True
+)
 
 
 @settings(max_examples=100, deadline=None)
 @given(order=st.permutations([*DEEP.chain, CROSS, ROOT.certificate]))
-def test_what_is_stored_does_not_depend_on_the_order_of_the_upload(order: list[x509.Certificate]) -> None:
+def test_what_is_stored_does_not_depend_on_the_order_of_the_upload(
+    order: list[x509.Certificate],
+) -> None:
     judged = report(pem(order), DEEP.key_pem, roots=BOTH)
     assert accepted(judged)
     assert judged.pairs[0].chain == pem([*DEEP.chain, CROSS])
@@ -154,8 +190,11 @@ def test_what_is_stored_does_not_depend_on_the_order_of_the_upload(order: list[x
 
 @settings(max_examples=200, deadline=None)
 @given(
-    length=st.integers(0, 3), days=st.integers(-4000, 4000), path_length=st.none() | st.integers(0, 2),
-    trusted=st.sampled_from([ROOTS, BOTH, PUBLIC, TrustRoots([])]), drop=st.booleans(),
+    length=st.integers(0, 3),
+    days=st.integers(-4000, 4000),
+    path_length=st.none() | st.integers(0, 2),
+    trusted=st.sampled_from([ROOTS, BOTH, PUBLIC, TrustRoots([])]),
+    drop=st.booleans(),
 )
 def test_the_short_way_says_what_the_long_one_says(
     length: int, days: int, path_length: int | None, trusted: TrustRoots, drop: bool
@@ -164,6 +203,11 @@ def test_the_short_way_says_what_the_long_one_says(
     for number in range(length):
         authority = authority.intermediate(f"CA {number}", path_length=path_length)
     made = authority.issue([DOMAIN]).chain
-    leaf, *others = (Certificate.read(der(c), block) for block, c in enumerate(made[:-1] if drop and length else made))
+    leaf, *others = (
+        Certificate.read(der(c), block)
+        for block, c in enumerate(made[:-1] if drop and length else made)
+    )
     at = NOW + timedelta(days=days)
-    assert chains.examine(leaf, others, trusted, at) == chains._disentangled(leaf, others, trusted, at)
+    assert chains.examine(leaf, others, trusted, at) == chains._disentangled(
+        leaf, others, trusted, at
+    )

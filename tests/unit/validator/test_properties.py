@@ -16,18 +16,47 @@ from shared.contracts.findings import Code
 from tests.support.pki import NOW, pkcs1, rsa_key
 from tests.unit.validator.world import DOMAIN, LEAF, ROOT, codes, report
 
-PIECES = st.sampled_from([
-    "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----", "-----BEGIN RSA PRIVATE KEY-----",
-    "-----END RSA PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "-----BEGIN ", "-----",
-    "\n", "\r\n", "\n\n", "\ufeff", " ", "MIIB", "AAAA", "=", "Proc-Type: 4,ENCRYPTED\n", "0\x82\x01", "\ufffd",
-    "\udc80", LEAF.chain_pem, LEAF.key_pem, LEAF.chain_pem[:200], LEAF.key_pem[30:90], "é",
-])
-TEXTS = st.one_of(st.text(max_size=300), st.lists(PIECES | st.text(max_size=20), max_size=12).map("".join))
+PIECES = st.sampled_from(
+    [
+        "-----BEGIN CERTIFICATE-----",
+        "-----END CERTIFICATE-----",
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----",
+        "-----BEGIN ",
+        "-----",
+        "\n",
+        "\r\n",
+        "\n\n",
+        "\ufeff",
+        " ",
+        "MIIB",
+        "AAAA",
+        "=",
+        "Proc-Type: 4,ENCRYPTED\n",
+        "0\x82\x01",
+        "\ufffd",
+        "\udc80",
+        LEAF.chain_pem,
+        LEAF.key_pem,
+        LEAF.chain_pem[:200],
+        LEAF.key_pem[30:90],
+        "é",
+    ]
+)
+TEXTS = st.one_of(
+    st.text(max_size=300), st.lists(PIECES | st.text(max_size=20), max_size=12).map("".join)
+)
 MARKER = "zebraquartz"
-FRAMES = st.sampled_from([
-    "{}", "-----BEGIN {}-----", "-----BEGIN X-----\n{}\n-----END X-----",
-    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
-])
+FRAMES = st.sampled_from(
+    [
+        "{}",
+        "-----BEGIN {}-----",
+        "-----BEGIN X-----\n{}\n-----END X-----",
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -48,7 +77,9 @@ def test_no_finding_repeats_what_was_submitted(before: str, after: str, inside: 
 
 
 @settings(max_examples=200, deadline=None)
-@given(body=st.binary(min_size=1, max_size=400), label=st.sampled_from(["CERTIFICATE", "PRIVATE KEY"]))
+@given(
+    body=st.binary(min_size=1, max_size=400), label=st.sampled_from(["CERTIFICATE", "PRIVATE KEY"])
+)
 def test_canonical_pem_is_a_fixed_point(body: bytes, label: str) -> None:
     text = pem.encode(label, body)
     document = pem.tokenise(text)
@@ -67,7 +98,9 @@ def test_what_was_normalised_needs_no_normalising_again(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), key=st.sampled_from([LEAF.key_pem, pkcs1(rsa_key())]))
-def test_a_damaged_key_is_never_accepted_by_another_leaf_nor_crashes(data: st.DataObject, key: str) -> None:
+def test_a_damaged_key_is_never_accepted_by_another_leaf_nor_crashes(
+    data: st.DataObject, key: str
+) -> None:
     at = data.draw(st.integers(0, len(key) - 1))
     letter = data.draw(st.sampled_from("AZaz09+/=\n-"))
     judged = report(key=key[:at] + letter + key[at + 1 :])
@@ -91,7 +124,10 @@ def damaged(draw: st.DrawFn, sound: bytes) -> bytes:
     """``sound`` with a few bytes changed, left out or put in."""
     body = bytearray(sound)
     for _ in range(draw(st.integers(1, 4))):
-        at, how = draw(st.integers(0, len(body) - 1)), draw(st.sampled_from(["change", "change", "drop", "add"]))
+        at, how = (
+            draw(st.integers(0, len(body) - 1)),
+            draw(st.sampled_from(["change", "change", "drop", "add"])),
+        )
         if how == "drop":
             del body[at]
         else:
@@ -99,12 +135,15 @@ def damaged(draw: st.DrawFn, sound: bytes) -> bytes:
     return bytes(body)
 
 
-BODIES = [body.body for body in pem.tokenise(LEAF.chain_pem + LEAF.key_pem + pkcs1(rsa_key())).blocks]
+BODIES = [
+    body.body for body in pem.tokenise(LEAF.chain_pem + LEAF.key_pem + pkcs1(rsa_key())).blocks
+]
 
 
 @settings(max_examples=500, deadline=None)
 @given(
-    leaf=damaged(BODIES[0]), issuer=st.just(BODIES[1]) | damaged(BODIES[1]),
+    leaf=damaged(BODIES[0]),
+    issuer=st.just(BODIES[1]) | damaged(BODIES[1]),
     key=damaged(BODIES[2]) | damaged(BODIES[3]),
 )
 def test_damaged_der_is_refused_and_never_crashes(leaf: bytes, issuer: bytes, key: bytes) -> None:
@@ -115,7 +154,18 @@ def test_damaged_der_is_refused_and_never_crashes(leaf: bytes, issuer: bytes, ke
 
 def test_the_worst_texts_within_the_limit_are_read_at_once() -> None:
     size = 64 * 1024
-    for piece in ("-", "-----BEGIN ", "-----END ", "-----BEGIN A-----", "\n", "MIIB", "0\x82", "Proc-Type:", " ", "\r"):
+    for piece in (
+        "-",
+        "-----BEGIN ",
+        "-----END ",
+        "-----BEGIN A-----",
+        "\n",
+        "MIIB",
+        "0\x82",
+        "Proc-Type:",
+        " ",
+        "\r",
+    ):
         text = (piece * (size // len(piece)))[:size]
         began = time.perf_counter()
         pem.tokenise(text)
@@ -130,28 +180,64 @@ def run(*lines: bytes) -> list[dict[str, object]]:
 
 
 def line(**change: object) -> bytes:
-    request = {"id": "a", "certificate": LEAF.chain_pem, "private_key": LEAF.key_pem, "domain": DOMAIN,
-               "at": NOW.isoformat(), "roots": ROOT.pem, **change}
+    request = {
+        "id": "a",
+        "certificate": LEAF.chain_pem,
+        "private_key": LEAF.key_pem,
+        "domain": DOMAIN,
+        "at": NOW.isoformat(),
+        "roots": ROOT.pem,
+        **change,
+    }
     return json.dumps({name: value for name, value in request.items() if value is not ...}).encode()
 
 
 def test_offline_answers_each_line_in_order_and_never_stops() -> None:
-    answers = run(line(), b"nonsense", b"", line(id=7, domain="other.example.com"), b"[]", b'"x"', b"\xff\xfe",
-                  line(id="b", roots=...), line(id="c", at=..., strict=True))
+    answers = run(
+        line(),
+        b"nonsense",
+        b"",
+        line(id=7, domain="other.example.com"),
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        line(id="b", roots=...),
+        line(id="c", at=..., strict=True),
+    )
     assert [(a["id"], a["verdict"]) for a in answers] == [
-        ("a", "accepted"), (None, "refused"), (7, "refused"), (None, "refused"), (None, "refused"), (None, "refused"),
-        ("b", "refused"), ("c", "accepted"),
+        ("a", "accepted"),
+        (None, "refused"),
+        (7, "refused"),
+        (None, "refused"),
+        (None, "refused"),
+        (None, "refused"),
+        ("b", "refused"),
+        ("c", "accepted"),
     ]
-    assert answers[1]["findings"] == [{
-        "code": "request.malformed", "severity": "refusal", "field": "request", "block": None,
-        "message": "The line is not a request: it is not JSON in UTF-8.",
-        "hint": Code.REQUEST_MALFORMED.hint,
-    }]
+    assert answers[1]["findings"] == [
+        {
+            "code": "request.malformed",
+            "severity": "refusal",
+            "field": "request",
+            "block": None,
+            "message": "The line is not a request: it is not JSON in UTF-8.",
+            "hint": Code.REQUEST_MALFORMED.hint,
+        }
+    ]
 
 
 def test_offline_refuses_what_a_request_may_not_hold_and_keeps_its_id() -> None:
-    for change in ({"certificate": ...}, {"private_key": None}, {"domain": 5}, {"at": "yesterday"},
-                   {"at": "2026-01-15T12:00:00"}, {"roots": "none"}, {"roots": ["x"]}, {"strict": "yes"}, {"at": 5}):
+    for change in (
+        {"certificate": ...},
+        {"private_key": None},
+        {"domain": 5},
+        {"at": "yesterday"},
+        {"at": "2026-01-15T12:00:00"},
+        {"roots": "none"},
+        {"roots": ["x"]},
+        {"strict": "yes"},
+        {"at": 5},
+    ):
         (answer,) = run(line(**change))
         assert (answer["id"], answer["verdict"]) == ("a", "refused"), change
         assert [f["code"] for f in answer["findings"]] == ["request.malformed"], change  # type: ignore[attr-defined]
@@ -176,12 +262,32 @@ def test_offline_answers_any_line(junk: bytes) -> None:
 
 
 def test_offline_takes_every_form_of_rfc_3339_and_no_other_of_iso_8601() -> None:
-    taken = ["2026-01-15T12:00:00Z", "2026-01-15t12:00:00z", "2026-01-15T20:00:00+08:00", "2026-01-15T12:00:00.5Z",
-             "2026-01-15T12:00:00.123456789Z", "2026-01-15T23:59:60Z"]
+    taken = [
+        "2026-01-15T12:00:00Z",
+        "2026-01-15t12:00:00z",
+        "2026-01-15T20:00:00+08:00",
+        "2026-01-15T12:00:00.5Z",
+        "2026-01-15T12:00:00.123456789Z",
+        "2026-01-15T23:59:60Z",
+    ]
     assert {answer["verdict"] for answer in run(*(line(at=at) for at in taken))} == {"accepted"}
-    refused = ["2026-W03-4T12:00:00Z", "20260115T120000Z", "2026-01-15T12Z", "2026-01-15T12:00Z", "2026-01-15",
-               "2026-01-15 12:00:00Z", "2026-01-15T12:00:00", "2026-01-15T12:00:00+0000", "2026-01-15T12:00:00,5Z",
-               "2026-01-15T12:00:00+00:00:30", "2026-13-15T12:00:00Z", "9999-12-31T23:59:59-12:00",
-               "0001-01-01T00:00:00+12:00", "2026-01-15T12:00:00Z\n", "\u0662026-01-15T12:00:00Z", ""]
+    refused = [
+        "2026-W03-4T12:00:00Z",
+        "20260115T120000Z",
+        "2026-01-15T12Z",
+        "2026-01-15T12:00Z",
+        "2026-01-15",
+        "2026-01-15 12:00:00Z",
+        "2026-01-15T12:00:00",
+        "2026-01-15T12:00:00+0000",
+        "2026-01-15T12:00:00,5Z",
+        "2026-01-15T12:00:00+00:00:30",
+        "2026-13-15T12:00:00Z",
+        "9999-12-31T23:59:59-12:00",
+        "0001-01-01T00:00:00+12:00",
+        "2026-01-15T12:00:00Z\n",
+        "\u0662026-01-15T12:00:00Z",
+        "",
+    ]
     for answer, at in zip(run(*(line(at=at) for at in refused)), refused, strict=True):
         assert [f["code"] for f in answer["findings"]] == ["request.malformed"], at  # type: ignore[attr-defined]

@@ -9,10 +9,35 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 
-from services.validator.checks.submission import MAX_BLOCKS, MAX_CERTIFICATE_BYTES, MAX_KEY_BYTES, MAX_SANS
+from services.validator.checks.submission import (
+    MAX_BLOCKS,
+    MAX_CERTIFICATE_BYTES,
+    MAX_KEY_BYTES,
+    MAX_SANS,
+)
 from shared.contracts.findings import Code, Severity
-from tests.support.pki import der, ec_key, encrypted_legacy, encrypted_pkcs8, pem, pkcs1, pkcs8, rsa_key, sec1
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, accepted, codes, of, refusals, report
+from tests.support.pki import (
+    der,
+    ec_key,
+    encrypted_legacy,
+    encrypted_pkcs8,
+    pem,
+    pkcs1,
+    pkcs8,
+    rsa_key,
+    sec1,
+)
+from tests.unit.validator.world import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    ROOT,
+    accepted,
+    codes,
+    of,
+    refusals,
+    report,
+)
 
 CHAIN, KEY = LEAF.chain_pem, LEAF.key_pem
 RSA_LEAF = ISSUING.issue([DOMAIN], key=rsa_key())
@@ -22,7 +47,9 @@ DER_KEY = LEAF.key.private_bytes(
 )
 P7_DER = pkcs7.serialize_certificates(list(LEAF.chain), serialization.Encoding.DER)
 P7_PEM = pkcs7.serialize_certificates(list(LEAF.chain), serialization.Encoding.PEM).decode()
-P12 = pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.certificate, None, serialization.NoEncryption())
+P12 = pkcs12.serialize_key_and_certificates(
+    b"x", LEAF.key, LEAF.certificate, None, serialization.NoEncryption()
+)
 
 
 def as_text(data: bytes, how: str) -> str:
@@ -38,24 +65,31 @@ def test_a_sound_pair_is_accepted_without_a_finding() -> None:
 
 
 NORMALISED = {
-    "blank lines between the blocks": CHAIN.replace("-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----\n\n"),
+    "blank lines between the blocks": CHAIN.replace(
+        "-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----\n\n"
+    ),
     "CRLF line ends": CHAIN.replace("\n", "\r\n"),
     "CR line ends": CHAIN.replace("\n", "\r"),
     "a byte order mark": "\ufeff" + CHAIN,
     "lines of 76": "".join(
         f"-----BEGIN CERTIFICATE-----\n{textwrap.fill(base64.b64encode(der(c)).decode(), 76)}\n"
-        "-----END CERTIFICATE-----\n" for c in LEAF.chain
+        "-----END CERTIFICATE-----\n"
+        for c in LEAF.chain
     ),
     "bodies on one line": "".join(
         f"-----BEGIN CERTIFICATE-----{base64.b64encode(der(c)).decode()}-----END CERTIFICATE-----\n"
         for c in LEAF.chain
     ),
     "line ends that became spaces": CHAIN.replace("\n", " "),
-    "blocks that share a line": CHAIN.replace("-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----"),
+    "blocks that share a line": CHAIN.replace(
+        "-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----"
+    ),
     "text before the blocks": "subject=/CN=www.example.com\n" + CHAIN,
     "text after the blocks": CHAIN + "that is all\n",
     "white space at the ends of lines": CHAIN.replace("\n", " \n"),
-    "a blank line inside a block": CHAIN.replace("-----BEGIN CERTIFICATE-----\n", "-----BEGIN CERTIFICATE-----\n\n"),
+    "a blank line inside a block": CHAIN.replace(
+        "-----BEGIN CERTIFICATE-----\n", "-----BEGIN CERTIFICATE-----\n\n"
+    ),
     "an old label": CHAIN.replace("CERTIFICATE-----", "X509 CERTIFICATE-----"),
     "a certificate that stands twice": CHAIN + pem(LEAF.issuers),
 }
@@ -86,10 +120,13 @@ def test_a_missing_last_line_end_is_no_oddity() -> None:
 
 @pytest.mark.parametrize("how", ["base64", "latin-1", "surrogateescape", "replace"])
 @pytest.mark.parametrize(
-    ("data", "command"), [(DER_LEAF, "openssl x509"), (P7_DER, "openssl pkcs7"), (P12, "openssl pkcs12")],
+    ("data", "command"),
+    [(DER_LEAF, "openssl x509"), (P7_DER, "openssl pkcs7"), (P12, "openssl pkcs12")],
     ids=["DER", "PKCS#7", "PKCS#12"],
 )
-def test_another_form_is_recognised_with_the_command_that_converts_it(data: bytes, command: str, how: str) -> None:
+def test_another_form_is_recognised_with_the_command_that_converts_it(
+    data: bytes, command: str, how: str
+) -> None:
     judged = report(as_text(data, how))
     assert codes(judged) == [Code.CERTIFICATE_NOT_PEM]
     assert command in judged.findings[0].hint
@@ -113,26 +150,57 @@ def test_a_der_key_is_recognised_in_either_field(how: str) -> None:
         ("nothing", "", Code.CERTIFICATE_MISSING),
         ("white space", " \n\t\r\n", Code.CERTIFICATE_MISSING),
         ("prose", "please find my certificate attached", Code.CERTIFICATE_MISSING),
-        ("a damaged BEGIN line", CHAIN.replace("-----BEGIN", "----BEGIN").replace("END CERT", "EMD CERT"),
-         Code.CERTIFICATE_MALFORMED),
-        ("a body that is not base64", "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
-         Code.CERTIFICATE_MALFORMED),
-        ("a body that is no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-         Code.CERTIFICATE_MALFORMED),
-        ("an empty block", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", Code.CERTIFICATE_MALFORMED),
+        (
+            "a damaged BEGIN line",
+            CHAIN.replace("-----BEGIN", "----BEGIN").replace("END CERT", "EMD CERT"),
+            Code.CERTIFICATE_MALFORMED,
+        ),
+        (
+            "a body that is not base64",
+            "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
+            Code.CERTIFICATE_MALFORMED,
+        ),
+        (
+            "a body that is no certificate",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            Code.CERTIFICATE_MALFORMED,
+        ),
+        (
+            "an empty block",
+            "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
+            Code.CERTIFICATE_MALFORMED,
+        ),
         ("no END line", CHAIN.rsplit("-----END", 1)[0], Code.CERTIFICATE_MALFORMED),
-        ("no BEGIN line", CHAIN.split("-----BEGIN CERTIFICATE-----", 1)[1], Code.CERTIFICATE_MALFORMED),
-        ("an END line of another label", CHAIN.replace("END CERTIFICATE", "END X", 1), Code.CERTIFICATE_MALFORMED),
-        ("a request", CHAIN + "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
-         Code.CERTIFICATE_UNEXPECTED_BLOCK),
-        ("a CRL", CHAIN + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
-         Code.CERTIFICATE_UNEXPECTED_BLOCK),
+        (
+            "no BEGIN line",
+            CHAIN.split("-----BEGIN CERTIFICATE-----", 1)[1],
+            Code.CERTIFICATE_MALFORMED,
+        ),
+        (
+            "an END line of another label",
+            CHAIN.replace("END CERTIFICATE", "END X", 1),
+            Code.CERTIFICATE_MALFORMED,
+        ),
+        (
+            "a request",
+            CHAIN
+            + "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+            Code.CERTIFICATE_UNEXPECTED_BLOCK,
+        ),
+        (
+            "a CRL",
+            CHAIN + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+            Code.CERTIFICATE_UNEXPECTED_BLOCK,
+        ),
         ("a key after the certificates", CHAIN + KEY, Code.CERTIFICATE_CONTAINS_KEY),
         ("a key before the certificates", KEY + CHAIN, Code.CERTIFICATE_CONTAINS_KEY),
         ("an unfinished key", CHAIN + KEY.split("-----END")[0], Code.CERTIFICATE_CONTAINS_KEY),
         ("an encrypted key", CHAIN + encrypted_pkcs8(LEAF.key), Code.CERTIFICATE_CONTAINS_KEY),
-        ("a key under a certificate's label", KEY.replace("PRIVATE KEY", "CERTIFICATE"),
-         Code.CERTIFICATE_CONTAINS_KEY),
+        (
+            "a key under a certificate's label",
+            KEY.replace("PRIVATE KEY", "CERTIFICATE"),
+            Code.CERTIFICATE_CONTAINS_KEY,
+        ),
     ],
 )
 def test_the_certificate_field_is_refused(case: str, certificate: str, expected: Code) -> None:
@@ -148,17 +216,30 @@ def test_the_certificate_field_is_refused(case: str, certificate: str, expected:
         ("prose", "it is in the safe", Code.KEY_MISSING),
         ("a certificate", CHAIN, Code.CERTIFICATE_CONTAINS_KEY),
         ("two keys", KEY + pkcs8(ec_key()), Code.KEY_SEVERAL),
-        ("a body that is not base64", "-----BEGIN PRIVATE KEY-----\n!!!!\n-----END PRIVATE KEY-----\n",
-         Code.KEY_MALFORMED),
-        ("a body that is no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", Code.KEY_MALFORMED),
+        (
+            "a body that is not base64",
+            "-----BEGIN PRIVATE KEY-----\n!!!!\n-----END PRIVATE KEY-----\n",
+            Code.KEY_MALFORMED,
+        ),
+        (
+            "a body that is no key",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            Code.KEY_MALFORMED,
+        ),
         ("no END line", KEY.split("-----END")[0], Code.KEY_MALFORMED),
         ("PKCS#8 with a password", encrypted_pkcs8(LEAF.key), Code.KEY_ENCRYPTED),
         ("legacy PEM encryption", encrypted_legacy(RSA_LEAF.key), Code.KEY_ENCRYPTED),
-        ("PKCS#8 with a password under a plain label",
-         encrypted_pkcs8(LEAF.key).replace("ENCRYPTED PRIVATE", "PRIVATE"), Code.KEY_ENCRYPTED),
+        (
+            "PKCS#8 with a password under a plain label",
+            encrypted_pkcs8(LEAF.key).replace("ENCRYPTED PRIVATE", "PRIVATE"),
+            Code.KEY_ENCRYPTED,
+        ),
         ("PKCS#12", as_text(P12, "base64"), Code.KEY_NOT_PEM),
-        ("OpenSSH", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
-         Code.KEY_UNSUPPORTED),
+        (
+            "OpenSSH",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
+            Code.KEY_UNSUPPORTED,
+        ),
     ],
 )
 def test_the_key_field_is_refused(case: str, key: str, expected: Code) -> None:
@@ -177,7 +258,9 @@ def test_the_key_field_is_refused(case: str, key: str, expected: Code) -> None:
         ("SEC 1 after EC PARAMETERS", CHAIN, sec1(LEAF.key, with_parameters=True)),
     ],
 )
-def test_every_plain_form_of_a_key_is_accepted_and_kept_as_pkcs8(case: str, certificate: str, key: str) -> None:
+def test_every_plain_form_of_a_key_is_accepted_and_kept_as_pkcs8(
+    case: str, certificate: str, key: str
+) -> None:
     judged = report(certificate, key, strict=True)
     assert (accepted(judged), codes(judged)) == (True, []), case
     assert judged.pairs[0].key.startswith("-----BEGIN PRIVATE KEY-----\n")
@@ -191,7 +274,9 @@ def test_a_key_under_the_wrong_label_is_normalised() -> None:
 def test_every_fault_is_listed_not_the_first() -> None:
     judged = report(CHAIN + KEY + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "")
     assert set(refusals(judged)) == {
-        Code.CERTIFICATE_CONTAINS_KEY, Code.CERTIFICATE_UNEXPECTED_BLOCK, Code.KEY_MISSING
+        Code.CERTIFICATE_CONTAINS_KEY,
+        Code.CERTIFICATE_UNEXPECTED_BLOCK,
+        Code.KEY_MISSING,
     }
 
 
@@ -214,19 +299,27 @@ def test_limits_count_bytes_not_characters() -> None:
 
 
 def test_ten_blocks_are_read_and_eleven_refused() -> None:
-    assert Code.CERTIFICATE_TOO_LARGE not in codes(report(CHAIN + pem(ROOT.certificate) * (MAX_BLOCKS - 2)))
-    assert codes(report(CHAIN + pem(ROOT.certificate) * (MAX_BLOCKS - 1))) == [Code.CERTIFICATE_TOO_LARGE]
+    assert Code.CERTIFICATE_TOO_LARGE not in codes(
+        report(CHAIN + pem(ROOT.certificate) * (MAX_BLOCKS - 2))
+    )
+    assert codes(report(CHAIN + pem(ROOT.certificate) * (MAX_BLOCKS - 1))) == [
+        Code.CERTIFICATE_TOO_LARGE
+    ]
 
 
 def test_a_thousand_names_are_read_and_one_more_refused() -> None:
     names = [DOMAIN, *(f"h{n}.example.com" for n in range(MAX_SANS - 1))]
     assert accepted(of(ISSUING.issue(names)))
-    assert codes(of(ISSUING.issue([*names, "one.more.example.com"]))) == [Code.CERTIFICATE_TOO_LARGE]
+    assert codes(of(ISSUING.issue([*names, "one.more.example.com"]))) == [
+        Code.CERTIFICATE_TOO_LARGE
+    ]
 
 
 def test_strict_leaves_warnings_warnings() -> None:
     judged = report(strict=True, live_names=["other.example.com"])
-    assert [(f.code, f.severity) for f in judged.findings] == [(Code.CERTIFICATE_NAMES_LOST, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in judged.findings] == [
+        (Code.CERTIFICATE_NAMES_LOST, Severity.WARNING)
+    ]
 
 
 def test_the_representation_of_what_is_judged_hides_the_key() -> None:
@@ -239,25 +332,37 @@ BARE_KEY = base64.b64encode(DER_KEY).decode()
 STRAY_KEYS = {
     "four dashes": KEY.replace("-----", "----"),
     "dashes of a word processor": KEY.replace("-----", "\u2014\u2013"),
-    "lower case": KEY.replace("BEGIN PRIVATE KEY", "begin private key").replace("END PRIVATE KEY", "end private key"),
+    "lower case": KEY.replace("BEGIN PRIVATE KEY", "begin private key").replace(
+        "END PRIVATE KEY", "end private key"
+    ),
     "an underscore": KEY.replace("PRIVATE KEY", "PRIVATE_KEY"),
     "a NUL in the label": KEY.replace("PRIVATE KEY", "PRIVATE\0KEY"),
     "a space before the dashes": KEY.replace("KEY-----", "KEY -----"),
     "a space after the dashes": KEY.replace("-----BEGIN", "----- BEGIN"),
     "two spaces": KEY.replace("PRIVATE KEY", "PRIVATE  KEY"),
     "another label": KEY.replace("PRIVATE KEY", "DATA"),
-    "legacy encryption under another label": encrypted_legacy(RSA_LEAF.key).replace("RSA PRIVATE KEY", "DATA"),
+    "legacy encryption under another label": encrypted_legacy(RSA_LEAF.key).replace(
+        "RSA PRIVATE KEY", "DATA"
+    ),
     "no armour": BARE_KEY + "\n",
     "no armour, on lines of 64": textwrap.fill(BARE_KEY, 64) + "\n",
     "no armour, quoted by a mail program": "> " + textwrap.fill(BARE_KEY, 64).replace("\n", "\n> "),
-    "no armour, encrypted": as_text(LEAF.key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(b"x")), "base64"),
+    "no armour, encrypted": as_text(
+        LEAF.key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        ),
+        "base64",
+    ),
     "no armour, SEC 1": "".join(sec1(LEAF.key).splitlines()[1:-1]),
     "no armour, PKCS#1": "".join(pkcs1(RSA_LEAF.key).splitlines()[1:-1]),
     "DER": as_text(DER_KEY, "latin-1"),
     "PuTTY": "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPrivate-Lines: 8\nAAAA\n",
-    "SSH2": "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n---- END SSH2 ENCRYPTED PRIVATE KEY ----\n",
+    "SSH2": (
+        "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n---- END SSH2 ENCRYPTED PRIVATE "
+        "KEY ----\n"
+    ),
     "JWK": '{"kty": "EC", "crv": "P-256", "d": "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}',
     "as openssl prints it": "Private-Key: (256 bit)\npriv:\n    34:4b:a4\n",
 }
@@ -270,7 +375,12 @@ def test_a_key_in_odd_armour_in_the_certificate_field_is_refused(case: str, plac
     if case == "DER" and place == "before":
         stray += "\n"
     first, others = pem(LEAF.certificate), pem(LEAF.issuers)
-    text = {"after": CHAIN + stray, "before": stray + CHAIN, "alone": stray, "between": first + stray + others}[place]
+    text = {
+        "after": CHAIN + stray,
+        "before": stray + CHAIN,
+        "alone": stray,
+        "between": first + stray + others,
+    }[place]
     judged = report(text)
     assert refusals(judged) == [Code.CERTIFICATE_CONTAINS_KEY]
     assert judged.pairs == ()
@@ -279,14 +389,22 @@ def test_a_key_in_odd_armour_in_the_certificate_field_is_refused(case: str, plac
 def test_a_key_as_a_header_inside_a_certificates_block_is_refused() -> None:
     first, rest = CHAIN.split("\n", 1)
     body = textwrap.fill(BARE_KEY, 64)
-    assert refusals(report(f"{first}\nX-Key: 1\n{body}\n\n{rest}")) == [Code.CERTIFICATE_CONTAINS_KEY]
+    assert refusals(report(f"{first}\nX-Key: 1\n{body}\n\n{rest}")) == [
+        Code.CERTIFICATE_CONTAINS_KEY
+    ]
 
 
-@pytest.mark.parametrize("text", [
-    "Your private key is not in this message; it begins where you made the request.\n",
-    "Bag Attributes\n    localKeyID: 01\nKey Attributes: <No Attributes>\nsubject=/CN=www.example.com\n",
-    "MIME MIIC MAIL MEMORANDUM\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your private key is not in this message; it begins where you made the request.\n",
+        (
+            "Bag Attributes\n    localKeyID: 01\nKey Attributes: <No "
+            "Attributes>\nsubject=/CN=www.example.com\n"
+        ),
+        "MIME MIIC MAIL MEMORANDUM\n",
+    ],
+)
 def test_text_that_only_speaks_of_keys_is_a_notice(text: str) -> None:
     assert codes(report(text + CHAIN)) == [Code.CERTIFICATE_NORMALISED]
 
@@ -298,11 +416,19 @@ def test_a_certificate_in_odd_armour_in_the_key_field_is_refused() -> None:
 
 
 def test_a_label_with_odd_spaces_is_normalised() -> None:
-    judged = report(CHAIN.replace("CERTIFICATE-----", "CERTIFICATE -----"), KEY.replace("PRIVATE KEY", "PRIVATE  KEY"))
-    assert (accepted(judged), codes(judged)) == (True, [Code.CERTIFICATE_NORMALISED, Code.KEY_NORMALISED])
+    judged = report(
+        CHAIN.replace("CERTIFICATE-----", "CERTIFICATE -----"),
+        KEY.replace("PRIVATE KEY", "PRIVATE  KEY"),
+    )
+    assert (accepted(judged), codes(judged)) == (
+        True,
+        [Code.CERTIFICATE_NORMALISED, Code.KEY_NORMALISED],
+    )
 
 
-@pytest.mark.parametrize(("data", "command"), [(DER_LEAF, "> cert.der"), (P7_DER, "> chain.p7b"), (P12, "> pair.pfx")])
+@pytest.mark.parametrize(
+    ("data", "command"), [(DER_LEAF, "> cert.der"), (P7_DER, "> chain.p7b"), (P12, "> pair.pfx")]
+)
 def test_base64_without_armour_is_to_be_decoded_first(data: bytes, command: str) -> None:
     hint = report(as_text(data, "base64")).findings[0].hint
     assert "base64 -d" in hint and command in hint
@@ -315,9 +441,14 @@ def test_a_base64_key_without_armour_is_to_be_decoded_first() -> None:
 
 def test_keys_of_ssh_programs_are_refused_with_the_command_that_converts_them() -> None:
     openssh = LEAF.key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()).decode()
-    for key, code, command in ((openssh, Code.KEY_UNSUPPORTED, "ssh-keygen -p -m PKCS8"),
-                               (STRAY_KEYS["PuTTY"], Code.KEY_NOT_PEM, "puttygen")):
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    ).decode()
+    for key, code, command in (
+        (openssh, Code.KEY_UNSUPPORTED, "ssh-keygen -p -m PKCS8"),
+        (STRAY_KEYS["PuTTY"], Code.KEY_NOT_PEM, "puttygen"),
+    ):
         judged = report(key=key)
         assert (refusals(judged), command in judged.findings[0].hint) == ([code], True)
 
@@ -332,8 +463,16 @@ def test_strict_refuses_a_space_inside_a_line() -> None:
 
 
 def test_strict_refuses_last_bits_that_are_not_zero() -> None:
-    made = next(made for n in range(1000) if "==\n" in pem(
-        (made := ISSUING.issue([DOMAIN, "x" * (n % 20 + 1) + ".example.com"], key=LEAF.key)).certificate))
+    made = next(
+        made
+        for n in range(1000)
+        if "==\n"
+        in pem(
+            (
+                made := ISSUING.issue([DOMAIN, "x" * (n % 20 + 1) + ".example.com"], key=LEAF.key)
+            ).certificate
+        )
+    )
     text = made.chain_pem
     at = text.index("==\n") - 1
     odd = text[:at] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[at]] + text[at + 1 :]
@@ -345,9 +484,21 @@ def test_strict_refuses_last_bits_that_are_not_zero() -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "said"),
     [
-        (padded(CHAIN, MAX_CERTIFICATE_BYTES + 1), KEY, "The certificate field has 65,537 bytes; 65,536 are allowed."),
-        (CHAIN + pem(ROOT.certificate) * 9, KEY, "The certificate field has 11 blocks; 10 are allowed."),
-        (CHAIN, padded(KEY, MAX_KEY_BYTES + 1), "The key field has 16,385 bytes; 16,384 are allowed."),
+        (
+            padded(CHAIN, MAX_CERTIFICATE_BYTES + 1),
+            KEY,
+            "The certificate field has 65,537 bytes; 65,536 are allowed.",
+        ),
+        (
+            CHAIN + pem(ROOT.certificate) * 9,
+            KEY,
+            "The certificate field has 11 blocks; 10 are allowed.",
+        ),
+        (
+            CHAIN,
+            padded(KEY, MAX_KEY_BYTES + 1),
+            "The key field has 16,385 bytes; 16,384 are allowed.",
+        ),
         (CHAIN, KEY * 11, "The key field has 11 blocks; 10 are allowed."),
     ],
 )

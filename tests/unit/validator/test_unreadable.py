@@ -25,18 +25,27 @@ from tests.support.pki import der, distinguished, ec_key, sign
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, codes, report
 
 KEY = ec_key()
-BARE = sign(distinguished(DOMAIN), KEY.public_key(), ISSUING.certificate, ISSUING.key, basic_constraints=False)
+BARE = sign(
+    distinguished(DOMAIN),
+    KEY.public_key(),
+    ISSUING.certificate,
+    ISSUING.key,
+    basic_constraints=False,
+)
 OTHER_ALGORITHM = sequence(oid("1.2.840.10045.4.3.2"), NULL)
 
 EXTENSIONS = {
     "2.5.29.19 (basicConstraints)": [
-        extension("2.5.29.19", sequence(integer(0)), True), extension("2.5.29.19", sequence(b"\x01\x01\x00"), True),
+        extension("2.5.29.19", sequence(integer(0)), True),
+        extension("2.5.29.19", sequence(b"\x01\x01\x00"), True),
     ],
     "1.3.6.1.5.5.7.1.1 (authorityInfoAccess)": [extension("1.3.6.1.5.5.7.1.1", b"\x30\x02\x05")],
     "1.3.6.1.4.1.11129.2.4.2 (signedCertificateTimestampList)": [
-        extension("1.3.6.1.4.1.11129.2.4.2", tlv(4, b"junk"))],
+        extension("1.3.6.1.4.1.11129.2.4.2", tlv(4, b"junk"))
+    ],
     "2.5.29.17 (subjectAltName)": [
-        subject_names(general(2, DOMAIN), tlv(0xA3)), subject_names(general(2, DOMAIN), general(7, b"\1\2\3")),
+        subject_names(general(2, DOMAIN), tlv(0xA3)),
+        subject_names(general(2, DOMAIN), general(7, b"\1\2\3")),
         subject_names(general(2, "m\xfcnchen.de".encode("latin-1"))),
     ],
     "1.2.3.4": [extension("1.2.3.4", NULL, b"\x01\x01\x00")],
@@ -48,7 +57,10 @@ EXTENSIONS = {
 )
 def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
     leaf = altered(BARE, ISSUING.key, more=(odd,))
-    assert parse_diagnosis.why(leaf) == f"it is an X.509 certificate, but its extension {named} cannot be read"
+    assert (
+        parse_diagnosis.why(leaf)
+        == f"it is an X.509 certificate, but its extension {named} cannot be read"
+    )
     judged = report(text(leaf, *LEAF.issuers), LEAF.key_pem)
     assert codes(judged) == [Code.CERTIFICATE_MALFORMED]
     assert (judged.findings[0].block, named in judged.findings[0].message) == (0, True)
@@ -60,9 +72,14 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
     [
         ("its subject", {"subject": name((COMMON_NAME, T61, b"www\xe9"))}),
         ("its issuer", {"issuer": name((COMMON_NAME, T61, b"www\xe9"))}),
-        ("its period of validity", {"validity": sequence(tlv(0x17, b"2601010000Z"), tlv(0x17, b"2701010000Z"))}),
-        ("the algorithm that it is signed with",
-         {"signed_algorithm": OTHER_ALGORITHM, "algorithm": OTHER_ALGORITHM}),
+        (
+            "its period of validity",
+            {"validity": sequence(tlv(0x17, b"2601010000Z"), tlv(0x17, b"2701010000Z"))},
+        ),
+        (
+            "the algorithm that it is signed with",
+            {"signed_algorithm": OTHER_ALGORITHM, "algorithm": OTHER_ALGORITHM},
+        ),
     ],
 )
 def test_a_part_is_named(said: str, parts: dict[str, bytes]) -> None:
@@ -75,6 +92,8 @@ def test_an_extension_that_stands_twice_is_named() -> None:
     assert "the extension 2.5.29.17 (subjectAltName) more than once" in parse_diagnosis.why(leaf)
 
 
-@pytest.mark.parametrize("body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]])
+@pytest.mark.parametrize(
+    "body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]]
+)
 def test_what_is_no_certificate_is_not_called_one(body: bytes) -> None:
     assert parse_diagnosis.why(body) == parse_diagnosis.NO_CERTIFICATE

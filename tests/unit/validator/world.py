@@ -1,4 +1,5 @@
-"""What the validator's tests share: one sound pair, its world, and ``found`` to name what a variation of it meets."""
+"""What the validator's tests share: one sound pair, its world, and ``found`` to name what a
+variation of it meets."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def report(
     strict: bool = False,
     live_names: Sequence[str] = (),
 ) -> Report:
-    return judge([Texts(certificate, key)], domains, at=at, roots=roots, strict=strict, live_names=live_names)
+    return judge(
+        [Texts(certificate, key)], domains, at=at, roots=roots, strict=strict, live_names=live_names
+    )
 
 
 def of(leaf: Leaf, **how: object) -> Report:
