@@ -225,7 +225,7 @@ def test_the_documents_example_is_its_message(case: Case) -> None:
 
 
 def test_every_code_that_the_validator_knows_has_a_case() -> None:
-    sources = Path(services.validator.__file__).parent.glob("*.py")
+    sources = Path(services.validator.__file__).parent.rglob("*.py")
     used = {
         name for source in sources for name in re.findall(r"\bCode\.([A-Z_]+)", source.read_text())
     }
