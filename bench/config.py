@@ -25,11 +25,12 @@ from typing import Any
 import asyncpg
 
 from bench.report import Result, main
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import ChangeSettings, RedirectChange, RegisterDomain
 from shared.contracts.domains import DomainState, Origin, RedirectMode, ServiceType
 from shared.contracts.queries import DomainList, ListDomains
-from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 from shared.observability import logs
 from tests.integration.config.harness import ACCOUNT, Stage, stage
 
@@ -347,7 +348,7 @@ async def _pages(staged: Stage, rounds: int) -> list[float]:
         for question in questions():
             started = time.perf_counter()
             reply = await staged.clients["platform"].request(
-                s.RPC_DOMAIN_LIST, question.encode(), timeout=30
+                catalogue.RPC_DOMAIN_LIST, question.encode(), timeout=30
             )
             if number:  # the first round fills caches
                 took.append((time.perf_counter() - started) * 1000)
@@ -371,14 +372,18 @@ async def _bare_pages(staged: Stage, rounds: int) -> list[float]:
 def _registration(name: str) -> Outgoing:
     origin = Origin(scheme="http", host="origin.example.com", port=80)
     body = RegisterDomain(domain=name, account=ACCOUNT, service_type="video", origin=origin)
-    return outgoing(s.CMD_DOMAIN_REGISTER, body, source="bench", about=name, at=datetime.now(UTC))
+    return outgoing(
+        catalogue.CMD_DOMAIN_REGISTER, body, source="bench", about=name, at=datetime.now(UTC)
+    )
 
 
 def _change(name: str, mode: RedirectMode, status: Any) -> Outgoing:
     body = ChangeSettings(
         domain=name, account=ACCOUNT, redirect=RedirectChange(mode=mode, status=status)
     )
-    return outgoing(s.CMD_SETTINGS_CHANGE, body, source="bench", about=name, at=datetime.now(UTC))
+    return outgoing(
+        catalogue.CMD_SETTINGS_CHANGE, body, source="bench", about=name, at=datetime.now(UTC)
+    )
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ import uvloop
 from faststream.nats import JStream, PullSub
 from nats.aio.msg import Msg
 
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.messaging.connection import connect, service_broker
 from shared.settings import BrokerSettings
-from shared.streams import RUNS
+from shared.streams import PRIORITY_GROUP
 
 BATCH = 1000
 PULL = 16_000
@@ -63,7 +64,7 @@ async def pull(url: str, seed: str) -> None:
     ended."""
     client = await connect(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
     inbox, owed = client.new_inbox(), 0
-    wanted = json.dumps({"batch": PULL, "expires": 60 * 10**9, "group": RUNS}).encode()
+    wanted = json.dumps({"batch": PULL, "expires": 60 * 10**9, "group": PRIORITY_GROUP}).encode()
 
     async def ask() -> None:
         nonlocal owed
@@ -118,7 +119,7 @@ async def faststream(url: str, seed: str, dsn: str) -> None:
     broker, _ = await service_broker(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
 
     @broker.subscriber(
-        s.USAGE_REQUEST,
+        catalogue.USAGE_REQUEST,
         stream=JStream(s.STREAM_USAGE, declare=False),
         durable=s.DURABLE_BILLING_REQUESTS,
         pull_sub=PullSub(batch_size=100, timeout=1),

@@ -18,6 +18,7 @@ from decimal import Decimal
 from nats.aio.client import Client
 
 from bench.ingest_peers import RAW_TABLES
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.usage import HttpsRequest
@@ -108,7 +109,7 @@ class Events:
             if event.account in heard and not heard[event.account].done():
                 heard[event.account].set_result(time.perf_counter())
 
-        await stage.clients["platform"].subscribe(s.EVENT_BALANCE_LOW, cb=hear)
+        await stage.clients["platform"].subscribe(catalogue.EVENT_BALANCE_LOW, cb=hear)
         found = []
         for _ in range(times):
             account, domain = f"low-{new_id()[:8]}", f"low-{new_id()[:8]}.example.test"
@@ -173,10 +174,14 @@ class Events:
             for number, body in enumerate(lot, start=1):
                 headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
                 if number < len(lot):
-                    await client.publish(s.USAGE_REQUEST, body, headers=headers)
+                    await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
             headers["Nats-Batch-Commit"] = "1"
             answer = json.loads(
-                (await client.request(s.USAGE_REQUEST, lot[-1], timeout=20, headers=headers)).data
+                (
+                    await client.request(
+                        catalogue.USAGE_REQUEST, lot[-1], timeout=20, headers=headers
+                    )
+                ).data
             )
             if answer.get("count") != len(lot):
                 raise AssertionError(f"not stored: {answer}")

@@ -29,10 +29,10 @@ import asyncpg
 
 from bench.report import Result, main
 from bench.usage_events import DOMAINS, Events
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.usage import UsageBatch, UsageCell
 from shared.ids import new_id
-from shared.messaging.cloudevents import Outgoing
+from shared.messages import Outgoing
 from shared.observability import logs
 from tests.integration.billing.harness import NODES, Stage, stage
 
@@ -219,7 +219,7 @@ def _batches(run: int, count: int) -> list[UsageBatch]:
 async def _cells(staged: Stage, run: int, count: int) -> float:
     """Cells a second; fails unless every cell is there once."""
     batches = _batches(run, count)
-    bodies = [(s.usage_batch(batch.node), batch.encode()) for batch in batches]
+    bodies = [(catalogue.USAGE_BATCH.for_node(batch.node), batch.encode()) for batch in batches]
     sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
     files, goal = sorted({b.log for b in batches}), sum(b.end - b.start for b in batches)
     started = time.perf_counter()

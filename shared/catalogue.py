@@ -1,14 +1,19 @@
-"""Every subject with its body, who answers or sends it, and the reply: what the AsyncAPI documents
-are made of.
+"""The catalogue: one row for each subject that the product speaks on.
 
-``owner``: the service that receives (commands, queries, usage) or sends (events, edge messages)."""
+A row says what the body is, who sends it, who receives it, which stream keeps it, and what the
+answer is. Everything else is derived from the rows: the streams' subjects (``shared/streams.py``),
+the rights of every NATS user (``shared/topology.py``), the registration of queries
+(``shared/messaging/rpc.py``) and the AsyncAPI documents (``tools/docs.py``).
+
+Senders and receivers are services (``config``) or NATS accounts (``PLATFORM``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Iterator
+from typing import Any, Final
 
-from shared import subjects as s
+from shared.catalogue_row import KINDS, ROWS, AnswerT, Direction, Kind, Query, QuestionT, Subject
 from shared.contracts import (
     accounts,
     audit,
@@ -24,182 +29,467 @@ from shared.contracts import (
     usage,
 )
 from shared.contracts.base import Contract, Signed
+from shared.subjects import (
+    BILLING,
+    CONFIG,
+    EDGE,
+    EDGE_SYNC,
+    FINANCE,
+    OPERATOR,
+    PLATFORM,
+    SERVICES,
+    STREAM_COMMANDS_BILLING,
+    STREAM_COMMANDS_CONFIG,
+    STREAM_EVENTS,
+    STREAM_FLEET,
+    STREAM_JUDGING,
+    STREAM_USAGE,
+    VALIDATOR,
+)
 
-Kind = Literal["command", "query", "event", "message"]
-
-
-@dataclass(frozen=True)
-class Channel:
-    """``direction`` is the owner's: receive or send. ``signed`` names the model inside a Signed
-    body.
-
-    Headers: ``ce`` True for messages that streams keep (CloudEvents attributes)."""
-
-    owner: str
-    subject: str
-    body: type[Contract]
-    direction: Literal["receive", "send"]
-    kind: Kind
-    reply: type[Contract] | None = None
-    signed: type[Contract] | None = None
-    ce: bool = True
-
-
-def _command(owner: str, subject: str, body: type[Contract]) -> Channel:
-    return Channel(owner, subject, body, "receive", "command")
-
-
-def _operator(subject: str, signed: type[Contract]) -> Channel:
-    return Channel("edge_sync", subject, Signed, "receive", "command", signed=signed)
+DOMAIN_READERS: Final = (PLATFORM, OPERATOR)
+MONEY_READERS: Final = (PLATFORM, OPERATOR, FINANCE)
+_COMMAND_STREAMS: Final = {
+    CONFIG: STREAM_COMMANDS_CONFIG,
+    BILLING: STREAM_COMMANDS_BILLING,
+    EDGE_SYNC: STREAM_FLEET,
+}
 
 
-def _query(owner: str, subject: str, body: type[Contract], reply: type[Contract]) -> Channel:
-    return Channel(owner, subject, body, "receive", "query", reply=reply, ce=False)
-
-
-def _event(owner: str, subject: str, body: type[Contract]) -> Channel:
-    return Channel(owner, subject, body, "send", "event")
-
-
-def _dead(owner: str) -> tuple[Channel, ...]:
-    return (
-        _query(owner, s.rpc_dead("list", owner), queries.ListDead, queries.DeadPage),
-        _query(owner, s.rpc_dead("show", owner), queries.OneDead, queries.DeadLetter),
-        _query(owner, s.rpc_dead("replay", owner), queries.OneDead, queries.DeadDone),
-        _query(owner, s.rpc_dead("drop", owner), queries.OneDead, queries.DeadDone),
+def _command(
+    address: str,
+    receiver: str,
+    body: type[Contract],
+    *senders: str,
+    signed: type[Contract] | None = None,
+    carries_key: bool = False,
+) -> Subject:
+    return Subject(
+        "command",
+        address,
+        body,
+        senders=senders,
+        receivers=(receiver,),
+        stream=_COMMAND_STREAMS[receiver],
+        signed=signed,
+        carries_key=carries_key,
     )
 
 
-VALIDATOR: Final = (
-    Channel("validator", s.JUDGE_SUBMISSION, judging.JudgeSubmission, "receive", "message"),
-    Channel("validator", s.VERDICT_SUBMISSION, judging.Verdict, "send", "message"),
-    _query("validator", s.RPC_CERTIFICATE_CHECK, judging.CheckCertificate, judging.CheckReport),
-    *_dead("validator"),
+def _operator(address: str, signed: type[Contract]) -> Subject:
+    """A command that the operator signs: edge_sync believes the signature, not the sender."""
+    return _command(address, EDGE_SYNC, Signed, OPERATOR, signed=signed)
+
+
+def _event(address: str, sender: str, body: type[Contract], *services: str) -> Subject:
+    """Every event is heard by PLATFORM and OPERATOR; ``services`` take it by a durable consumer."""
+    return Subject(
+        "event",
+        address,
+        body,
+        senders=(sender,),
+        receivers=(*services, PLATFORM, OPERATOR),
+        stream=STREAM_EVENTS,
+    )
+
+
+# Commands to config
+CMD_DOMAIN_REGISTER: Final = _command(
+    "https.cmd.domain.register.v1", CONFIG, commands.RegisterDomain, PLATFORM
 )
-CONFIG: Final = (
-    _command("config", s.CMD_DOMAIN_REGISTER, commands.RegisterDomain),
-    _command("config", s.CMD_DOMAIN_REMOVE, commands.RemoveDomain),
-    _command("config", s.CMD_CERTIFICATE_SUBMIT, commands.SubmitCertificate),
-    _command("config", s.CMD_HTTPS_DISABLE, commands.DisableHttps),
-    _command("config", s.CMD_SETTINGS_CHANGE, commands.ChangeSettings),
-    _command("config", s.CMD_PAIR_RESEAL, commands.ResealPair),
-    _command("config", s.CMD_CERTIFICATE_STORE, certificates.StoreCertificate),
-    _command("config", s.CMD_CERTIFICATE_DEPLOY, certificates.DeployCertificate),
-    _command("config", s.CMD_CERTIFICATE_DELETE, certificates.DeleteCertificate),
-    _command("config", s.CMD_CERTIFICATE_ROLLBACK, certificates.RollbackCertificate),
-    _command("config", s.CMD_ROOTS_SET, certificates.SetRoots),
-    _command("config", s.CMD_ACCOUNT_RESUMPTION, accounts.SetResumption),
-    _command("config", s.CMD_ACCOUNT_RESUME, accounts.ResumeAccount),
-    Channel("config", s.JUDGE_SUBMISSION, judging.JudgeSubmission, "send", "message"),
-    Channel("config", s.VERDICT_SUBMISSION, judging.Verdict, "receive", "message"),
-    Channel("config", s.EVENT_EDGE_CONVERGED, edge.Converged, "receive", "event"),
-    _event("config", s.EVENT_DOMAIN_REGISTERED, domains.DomainRegistered),
-    _event("config", s.EVENT_DOMAIN_REMOVED, domains.DomainRemoved),
-    _event("config", s.EVENT_DOMAIN_CHANGED, domains.DomainChanged),
-    _event("config", s.EVENT_COMMAND_SETTLED, domains.CommandSettled),
-    _event("config", s.EVENT_CERTIFICATE_EXPIRING, domains.CertificateExpiring),
-    _event("config", s.EVENT_CERTIFICATE_EXPIRED, domains.CertificateExpired),
-    Channel("config", s.EVENT_BALANCE_OVERDUE, balance.BalanceEvent, "receive", "event"),
-    Channel("config", s.EVENT_BALANCE_SETTLED, balance.BalanceEvent, "receive", "event"),
-    _query("config", s.RPC_DOMAIN_SHOW, queries.ShowDomain, domains.DomainView),
-    _query("config", s.RPC_DOMAIN_LIST, queries.ListDomains, queries.DomainList),
-    _query("config", s.RPC_DOMAIN_HISTORY, queries.ShowHistory, queries.History),
-    _query("config", s.RPC_CERTIFICATE_SHOW, certificates.ShowCertificate, certificates.StoredView),
-    _query(
-        "config", s.RPC_CERTIFICATE_LIST, certificates.ListCertificates, certificates.StoredList
-    ),
-    _query("config", s.RPC_CERTIFICATE_USAGE, certificates.ShowUsage, certificates.UsagePage),
-    _query("config", s.RPC_ROOTS_SHOW, certificates.ShowRoots, certificates.RootsView),
-    _query("config", s.RPC_COMMAND_SHOW, certificates.ShowCommand, certificates.CommandView),
-    _query("config", s.RPC_COMMAND_PREVIEW, certificates.PreviewCommand, certificates.Preview),
-    _query("config", s.RPC_SUBMISSION_SHOW, queries.ShowSubmission, queries.SubmissionView),
-    _query("config", s.RPC_ACCOUNT_SHOW, accounts.ShowAccount, accounts.AccountView),
-    _query("config", s.RPC_BUNDLE_GET, queries.GetBundle, queries.BundleAnswer),
-    _query("config", s.RPC_BUNDLE_PAGE, queries.PageBundles, queries.BundlesPage),
-    _query("config", s.RPC_PAIR_SEALED, queries.PageSealed, queries.SealedPage),
-    *_dead("config"),
+CMD_DOMAIN_REMOVE: Final = _command(
+    "https.cmd.domain.remove.v1", CONFIG, commands.RemoveDomain, PLATFORM
 )
-EDGE_SYNC: Final = (
-    _operator(s.CMD_NODE_ENROL, commands.EnrolNode),
-    _operator(s.CMD_NODE_DRAIN, commands.DrainNode),
-    _operator(s.CMD_NODE_REMOVE, commands.RemoveNode),
-    _operator(s.CMD_NODE_LABEL, commands.LabelNode),
-    _operator(s.CMD_EPOCH_START, commands.StartEpoch),
-    _operator(s.CMD_TRUST_PUBLISH, commands.TrustDocument),
-    Channel("edge_sync", s.EVENT_DOMAIN_CHANGED, domains.DomainChanged, "receive", "event"),
-    Channel("edge_sync", s.edge_status("{node}"), edge.NodeStatus, "receive", "message", ce=False),
-    Channel(
-        "edge_sync",
-        f"{s.EDGE_LIVE_PREFIX}{{key}}",
-        Signed,
-        "send",
-        "message",
-        signed=edge.Bundle,
-        ce=False,
-    ),
-    Channel(
-        "edge_sync", s.EDGE_CHECKPOINT, Signed, "send", "message", signed=edge.Checkpoint, ce=False
-    ),
-    Channel("edge_sync", s.EDGE_PROGRESS, edge.Progress, "send", "message", ce=False),
-    _event("edge_sync", s.EVENT_EDGE_CONVERGED, edge.Converged),
-    _event("edge_sync", s.EVENT_EDGE_LAGGING, edge.Lagging),
-    _event("edge_sync", s.EVENT_NODE_ENROLLED, edge.NodeEvent),
-    _event("edge_sync", s.EVENT_NODE_DRAINED, edge.NodeEvent),
-    _event("edge_sync", s.EVENT_NODE_RETURNED, edge.NodeEvent),
-    _event("edge_sync", s.EVENT_NODE_LABELLED, edge.NodeEvent),
-    _event("edge_sync", s.EVENT_NODE_REMOVED, edge.NodeEvent),
-    _query("edge_sync", s.RPC_EDGE_MAX_REVISION, queries.Nothing, queries.MaxRevision),
-    _query("edge_sync", s.RPC_EDGE_DIGEST, queries.DigestQuestion, queries.DigestAnswer),
-    _query("edge_sync", s.RPC_EDGE_CONVERGENCE, queries.ShowConvergence, queries.ConvergenceView),
-    _query("edge_sync", s.RPC_FLEET_SHOW, queries.Nothing, queries.FleetView),
-    *_dead("edge_sync"),
+CMD_CERTIFICATE_SUBMIT: Final = _command(
+    "https.cmd.certificate.submit.v1",
+    CONFIG,
+    commands.SubmitCertificate,
+    PLATFORM,
+    carries_key=True,
 )
-BILLING: Final = (
-    _command("billing", s.CMD_BALANCE_CREDIT, commands.CreditBalance),
-    _command("billing", s.CMD_BALANCE_THRESHOLD, commands.SetThreshold),
-    _command("billing", s.CMD_HOUR_CLOSE, commands.CloseHour),
-    _command("billing", s.CMD_PLAN_PURCHASE, commands.PurchasePlan),
-    _command("billing", s.CMD_PRICE_BOOK_APPLY, commands.ApplyPriceBook),
-    Channel("billing", s.usage_batch("{node}"), usage.UsageBatch, "receive", "message", ce=False),
-    Channel("billing", s.USAGE_REQUEST, usage.HttpsRequest, "receive", "message", ce=False),
-    Channel("billing", s.EVENT_DOMAIN_REGISTERED, domains.DomainRegistered, "receive", "event"),
-    Channel("billing", s.EVENT_DOMAIN_REMOVED, domains.DomainRemoved, "receive", "event"),
-    Channel(
-        "billing",
-        s.edge_confirmed("{node}"),
-        Signed,
-        "send",
-        "message",
-        signed=usage.Confirmation,
-        ce=False,
-    ),
-    _event("billing", s.EVENT_BALANCE_LOW, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_DEPLETED, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_RECOVERED, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_SETTLED, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_CREDITED, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_REFUSED, balance.BalanceEvent),
-    _event("billing", s.EVENT_BALANCE_OVERDUE, balance.BalanceEvent),
-    _event("billing", s.EVENT_PLAN_PURCHASED, prices.PlanEvent),
-    _event("billing", s.EVENT_PRICE_BOOK_APPLIED, prices.PriceBookEvent),
-    _event("billing", s.EVENT_PRICE_BOOK_REFUSED, prices.PriceBookEvent),
-    _event("billing", s.EVENT_HOUR_CLOSED, ledger.HourClosed),
-    _query("billing", s.RPC_USAGE_QUERY, queries.QueryUsage, queries.UsagePage),
-    _query("billing", s.RPC_USAGE_LOGS, queries.QueryLogs, queries.LogsPage),
-    _query("billing", s.RPC_USAGE_GAPS, audit.QueryGaps, audit.GapsPage),
-    _query("billing", s.RPC_USAGE_AUDIT, audit.QueryAudit, audit.AuditReport),
-    _query("billing", s.RPC_PLAN_LIST, prices.ListPlans, prices.PlansPage),
-    _query("billing", s.RPC_PRICE_BOOK_SHOW, queries.Nothing, prices.PriceBookView),
-    _query("billing", s.RPC_PRICE_BOOK_PREVIEW, prices.PreviewPriceBook, prices.PricePreview),
-    _query("billing", s.RPC_CHARGES_QUERY, queries.QueryCharges, queries.ChargesPage),
-    _query("billing", s.RPC_LEDGER_QUERY, ledger.QueryLedger, ledger.LedgerPage),
-    _query("billing", s.RPC_STATEMENT_SHOW, ledger.ShowStatement, ledger.Statement),
-    _query("billing", s.RPC_BALANCE_SHOW, queries.ShowBalance, balance.BalanceView),
-    *_dead("billing"),
+CMD_HTTPS_DISABLE: Final = _command(
+    "https.cmd.https.disable.v1", CONFIG, commands.DisableHttps, PLATFORM
 )
-BY_SERVICE: Final = {
-    "validator": VALIDATOR,
-    "config": CONFIG,
-    "edge_sync": EDGE_SYNC,
-    "billing": BILLING,
-}
+CMD_SETTINGS_CHANGE: Final = _command(
+    "https.cmd.settings.change.v1", CONFIG, commands.ChangeSettings, PLATFORM
+)
+CMD_PAIR_RESEAL: Final = _command(
+    "https.cmd.pair.reseal.v1", CONFIG, commands.ResealPair, OPERATOR, carries_key=True
+)
+CMD_CERTIFICATE_STORE: Final = _command(
+    "https.cmd.certificate.store.v1",
+    CONFIG,
+    certificates.StoreCertificate,
+    PLATFORM,
+    carries_key=True,
+)
+CMD_CERTIFICATE_DEPLOY: Final = _command(
+    "https.cmd.certificate.deploy.v1", CONFIG, certificates.DeployCertificate, PLATFORM
+)
+CMD_CERTIFICATE_DELETE: Final = _command(
+    "https.cmd.certificate.delete.v1", CONFIG, certificates.DeleteCertificate, PLATFORM
+)
+CMD_CERTIFICATE_ROLLBACK: Final = _command(
+    "https.cmd.certificate.rollback.v1", CONFIG, certificates.RollbackCertificate, PLATFORM
+)
+CMD_ROOTS_SET: Final = _command("https.cmd.roots.set.v1", CONFIG, certificates.SetRoots, PLATFORM)
+CMD_ACCOUNT_RESUMPTION: Final = _command(
+    "https.cmd.account.resumption.v1", CONFIG, accounts.SetResumption, PLATFORM, OPERATOR
+)
+CMD_ACCOUNT_RESUME: Final = _command(
+    "https.cmd.account.resume.v1", CONFIG, accounts.ResumeAccount, PLATFORM, OPERATOR
+)
+
+# Commands to billing
+CMD_BALANCE_CREDIT: Final = _command(
+    "https.cmd.balance.credit.v1", BILLING, commands.CreditBalance, PLATFORM, OPERATOR
+)
+CMD_BALANCE_THRESHOLD: Final = _command(
+    "https.cmd.balance.threshold.v1", BILLING, commands.SetThreshold, PLATFORM, OPERATOR
+)
+CMD_HOUR_CLOSE: Final = _command("https.cmd.hour.close.v1", BILLING, commands.CloseHour, OPERATOR)
+CMD_PLAN_PURCHASE: Final = _command(
+    "https.cmd.plan.purchase.v1", BILLING, commands.PurchasePlan, PLATFORM, OPERATOR
+)
+CMD_PRICE_BOOK_APPLY: Final = _command(
+    "https.cmd.price_book.apply.v1", BILLING, commands.ApplyPriceBook, OPERATOR
+)
+
+# Commands to edge_sync
+CMD_NODE_ENROL: Final = _operator("https.cmd.node.enrol.v1", commands.EnrolNode)
+CMD_NODE_DRAIN: Final = _operator("https.cmd.node.drain.v1", commands.DrainNode)
+CMD_NODE_REMOVE: Final = _operator("https.cmd.node.remove.v1", commands.RemoveNode)
+CMD_NODE_LABEL: Final = _operator("https.cmd.node.label.v1", commands.LabelNode)
+CMD_EPOCH_START: Final = _operator("https.cmd.epoch.start.v1", commands.StartEpoch)
+CMD_TRUST_PUBLISH: Final = _operator("https.cmd.trust.publish.v1", commands.TrustDocument)
+
+# Judging: config asks the validator, which answers with a verdict
+JUDGE_SUBMISSION: Final = Subject(
+    "message",
+    "https.judge.submission.v1",
+    judging.JudgeSubmission,
+    senders=(CONFIG,),
+    receivers=(VALIDATOR,),
+    stream=STREAM_JUDGING,
+    carries_key=True,
+)
+VERDICT_SUBMISSION: Final = Subject(
+    "message",
+    "https.verdict.submission.v1",
+    judging.Verdict,
+    senders=(VALIDATOR,),
+    receivers=(CONFIG,),
+    stream=STREAM_JUDGING,
+    carries_key=True,
+)
+
+# Events
+EVENT_CERTIFICATE_EXPIRING: Final = _event(
+    "https.event.certificate.expiring.v1", CONFIG, domains.CertificateExpiring
+)
+EVENT_CERTIFICATE_EXPIRED: Final = _event(
+    "https.event.certificate.expired.v1", CONFIG, domains.CertificateExpired
+)
+EVENT_DOMAIN_REGISTERED: Final = _event(
+    "https.event.domain.registered.v1", CONFIG, domains.DomainRegistered, BILLING
+)
+EVENT_DOMAIN_REMOVED: Final = _event(
+    "https.event.domain.removed.v1", CONFIG, domains.DomainRemoved, BILLING
+)
+EVENT_DOMAIN_CHANGED: Final = _event(
+    "https.event.domain.changed.v1", CONFIG, domains.DomainChanged, EDGE_SYNC
+)
+EVENT_COMMAND_SETTLED: Final = _event(
+    "https.event.command.settled.v1", CONFIG, domains.CommandSettled
+)
+EVENT_EDGE_CONVERGED: Final = _event(
+    "https.event.edge.converged.v1", EDGE_SYNC, edge.Converged, CONFIG
+)
+EVENT_EDGE_LAGGING: Final = _event("https.event.edge.lagging.v1", EDGE_SYNC, edge.Lagging)
+EVENT_NODE_ENROLLED: Final = _event(
+    "https.event.node.enrolled.v1", EDGE_SYNC, edge.NodeEvent, BILLING
+)
+EVENT_NODE_DRAINED: Final = _event(
+    "https.event.node.drained.v1", EDGE_SYNC, edge.NodeEvent, BILLING
+)
+EVENT_NODE_RETURNED: Final = _event(
+    "https.event.node.returned.v1", EDGE_SYNC, edge.NodeEvent, BILLING
+)
+EVENT_NODE_LABELLED: Final = _event(
+    "https.event.node.labelled.v1", EDGE_SYNC, edge.NodeEvent, BILLING
+)
+EVENT_NODE_REMOVED: Final = _event(
+    "https.event.node.removed.v1", EDGE_SYNC, edge.NodeEvent, BILLING
+)
+EVENT_BALANCE_LOW: Final = _event("https.event.balance.low.v1", BILLING, balance.BalanceEvent)
+EVENT_BALANCE_DEPLETED: Final = _event(
+    "https.event.balance.depleted.v1", BILLING, balance.BalanceEvent
+)
+EVENT_BALANCE_RECOVERED: Final = _event(
+    "https.event.balance.recovered.v1", BILLING, balance.BalanceEvent
+)
+EVENT_BALANCE_SETTLED: Final = _event(
+    "https.event.balance.settled.v1", BILLING, balance.BalanceEvent, CONFIG
+)
+EVENT_BALANCE_CREDITED: Final = _event(
+    "https.event.balance.credited.v1", BILLING, balance.BalanceEvent
+)
+EVENT_BALANCE_REFUSED: Final = _event(
+    "https.event.balance.refused.v1", BILLING, balance.BalanceEvent
+)
+EVENT_BALANCE_OVERDUE: Final = _event(
+    "https.event.balance.overdue.v1", BILLING, balance.BalanceEvent, CONFIG
+)
+EVENT_PLAN_PURCHASED: Final = _event("https.event.plan.purchased.v1", BILLING, prices.PlanEvent)
+EVENT_PRICE_BOOK_APPLIED: Final = _event(
+    "https.event.price_book.applied.v1", BILLING, prices.PriceBookEvent
+)
+EVENT_PRICE_BOOK_REFUSED: Final = _event(
+    "https.event.price_book.refused.v1", BILLING, prices.PriceBookEvent
+)
+EVENT_HOUR_CLOSED: Final = _event("https.event.hour.closed.v1", BILLING, ledger.HourClosed)
+
+# Usage
+USAGE_BATCH: Final = Subject(
+    "message",
+    "https.usage.batch.v1.{node}",
+    usage.UsageBatch,
+    senders=(EDGE,),
+    receivers=(BILLING,),
+    stream=STREAM_USAGE,
+)
+USAGE_REQUEST: Final = Subject(
+    "message",
+    "https.usage.request.v1",
+    usage.HttpsRequest,
+    senders=(PLATFORM,),
+    receivers=(BILLING,),
+    stream=STREAM_USAGE,
+)
+
+# Between the fleet and the services: core NATS, not kept
+EDGE_STATUS: Final = Subject(
+    "message",
+    "https.edge.status.v1.{node}",
+    edge.NodeStatus,
+    senders=(EDGE,),
+    receivers=(EDGE_SYNC,),
+)
+EDGE_LIVE: Final = Subject(
+    "message",
+    "https.edge.live.{key}",
+    Signed,
+    senders=(EDGE_SYNC,),
+    receivers=(EDGE,),
+    signed=edge.Bundle,
+    republished=True,
+)
+EDGE_CHECKPOINT: Final = Subject(
+    "message",
+    "https.edge.checkpoint.v1",
+    Signed,
+    senders=(EDGE_SYNC,),
+    receivers=(EDGE,),
+    signed=edge.Checkpoint,
+)
+EDGE_PROGRESS: Final = Subject(
+    "message",
+    "https.edge.progress.v1",
+    edge.Progress,
+    senders=(EDGE_SYNC,),
+    receivers=(PLATFORM, OPERATOR),
+)
+EDGE_CONFIRMED: Final = Subject(
+    "message",
+    "https.edge.confirmed.v1.{node}",
+    Signed,
+    senders=(BILLING,),
+    receivers=(EDGE,),
+    signed=usage.Confirmation,
+)
+
+# Queries to the validator
+RPC_CERTIFICATE_CHECK: Final = Query(
+    "https.rpc.certificate.check.v1",
+    VALIDATOR,
+    judging.CheckCertificate,
+    judging.CheckReport,
+    (PLATFORM,),
+)
+
+# Queries to config
+RPC_DOMAIN_SHOW: Final = Query(
+    "https.rpc.domain.show.v1", CONFIG, queries.ShowDomain, domains.DomainView, DOMAIN_READERS
+)
+RPC_DOMAIN_LIST: Final = Query(
+    "https.rpc.domain.list.v1", CONFIG, queries.ListDomains, queries.DomainList, DOMAIN_READERS
+)
+RPC_DOMAIN_HISTORY: Final = Query(
+    "https.rpc.domain.history.v1", CONFIG, queries.ShowHistory, queries.History, DOMAIN_READERS
+)
+RPC_CERTIFICATE_SHOW: Final = Query(
+    "https.rpc.certificate.show.v1",
+    CONFIG,
+    certificates.ShowCertificate,
+    certificates.StoredView,
+    DOMAIN_READERS,
+)
+RPC_CERTIFICATE_LIST: Final = Query(
+    "https.rpc.certificate.list.v1",
+    CONFIG,
+    certificates.ListCertificates,
+    certificates.StoredList,
+    DOMAIN_READERS,
+)
+RPC_CERTIFICATE_USAGE: Final = Query(
+    "https.rpc.certificate.usage.v1",
+    CONFIG,
+    certificates.ShowUsage,
+    certificates.UsagePage,
+    DOMAIN_READERS,
+)
+RPC_ROOTS_SHOW: Final = Query(
+    "https.rpc.roots.show.v1",
+    CONFIG,
+    certificates.ShowRoots,
+    certificates.RootsView,
+    DOMAIN_READERS,
+)
+RPC_COMMAND_SHOW: Final = Query(
+    "https.rpc.command.show.v1",
+    CONFIG,
+    certificates.ShowCommand,
+    certificates.CommandView,
+    DOMAIN_READERS,
+)
+RPC_COMMAND_PREVIEW: Final = Query(
+    "https.rpc.command.preview.v1",
+    CONFIG,
+    certificates.PreviewCommand,
+    certificates.Preview,
+    DOMAIN_READERS,
+)
+RPC_SUBMISSION_SHOW: Final = Query(
+    "https.rpc.submission.show.v1",
+    CONFIG,
+    queries.ShowSubmission,
+    queries.SubmissionView,
+    DOMAIN_READERS,
+)
+RPC_ACCOUNT_SHOW: Final = Query(
+    "https.rpc.account.show.v1", CONFIG, accounts.ShowAccount, accounts.AccountView, DOMAIN_READERS
+)
+RPC_BUNDLE_GET: Final = Query(
+    "https.rpc.bundle.get.v1", CONFIG, queries.GetBundle, queries.BundleAnswer, (EDGE_SYNC,)
+)
+RPC_BUNDLE_PAGE: Final = Query(
+    "https.rpc.bundle.page.v1", CONFIG, queries.PageBundles, queries.BundlesPage, (EDGE_SYNC,)
+)
+RPC_PAIR_SEALED: Final = Query(
+    "https.rpc.pair.sealed.v1", CONFIG, queries.PageSealed, queries.SealedPage, (OPERATOR,)
+)
+
+# Queries to edge_sync
+RPC_EDGE_MAX_REVISION: Final = Query(
+    "https.rpc.edge.max_revision.v1", EDGE_SYNC, queries.Nothing, queries.MaxRevision, (CONFIG,)
+)
+RPC_EDGE_DIGEST: Final = Query(
+    "https.rpc.edge.digest.v1", EDGE_SYNC, queries.DigestQuestion, queries.DigestAnswer, (EDGE,)
+)
+RPC_EDGE_CONVERGENCE: Final = Query(
+    "https.rpc.edge.convergence.v1",
+    EDGE_SYNC,
+    queries.ShowConvergence,
+    queries.ConvergenceView,
+    DOMAIN_READERS,
+)
+RPC_FLEET_SHOW: Final = Query(
+    "https.rpc.fleet.show.v1", EDGE_SYNC, queries.Nothing, queries.FleetView, DOMAIN_READERS
+)
+
+# Queries to billing
+RPC_USAGE_QUERY: Final = Query(
+    "https.rpc.usage.query.v1", BILLING, queries.QueryUsage, queries.UsagePage, MONEY_READERS
+)
+RPC_USAGE_LOGS: Final = Query(
+    "https.rpc.usage.logs.v1", BILLING, queries.QueryLogs, queries.LogsPage, MONEY_READERS
+)
+RPC_USAGE_GAPS: Final = Query(
+    "https.rpc.usage.gaps.v1", BILLING, audit.QueryGaps, audit.GapsPage, MONEY_READERS
+)
+RPC_USAGE_AUDIT: Final = Query(
+    "https.rpc.usage.audit.v1", BILLING, audit.QueryAudit, audit.AuditReport, (OPERATOR, FINANCE)
+)
+RPC_PLAN_LIST: Final = Query(
+    "https.rpc.plan.list.v1", BILLING, prices.ListPlans, prices.PlansPage, MONEY_READERS
+)
+RPC_PRICE_BOOK_SHOW: Final = Query(
+    "https.rpc.price_book.show.v1", BILLING, queries.Nothing, prices.PriceBookView, MONEY_READERS
+)
+RPC_PRICE_BOOK_PREVIEW: Final = Query(
+    "https.rpc.price_book.preview.v1",
+    BILLING,
+    prices.PreviewPriceBook,
+    prices.PricePreview,
+    (OPERATOR,),
+)
+RPC_CHARGES_QUERY: Final = Query(
+    "https.rpc.charges.query.v1", BILLING, queries.QueryCharges, queries.ChargesPage, MONEY_READERS
+)
+RPC_LEDGER_QUERY: Final = Query(
+    "https.rpc.ledger.query.v1", BILLING, ledger.QueryLedger, ledger.LedgerPage, MONEY_READERS
+)
+RPC_STATEMENT_SHOW: Final = Query(
+    "https.rpc.statement.show.v1", BILLING, ledger.ShowStatement, ledger.Statement, MONEY_READERS
+)
+RPC_BALANCE_SHOW: Final = Query(
+    "https.rpc.balance.show.v1", BILLING, queries.ShowBalance, balance.BalanceView, MONEY_READERS
+)
+
+
+# Queries to each service about its own dead letters
+def _about_dead_letters(
+    verb: str, question: type[QuestionT], answer: type[AnswerT]
+) -> dict[str, Query[QuestionT, AnswerT]]:
+    found = {}
+    for service in SERVICES:
+        address = f"https.rpc.dead.{verb}.v1.{service}"
+        found[service] = Query(address, service, question, answer, (OPERATOR,))
+    return found
+
+
+RPC_DEAD_LIST: Final = _about_dead_letters("list", queries.ListDead, queries.DeadPage)
+RPC_DEAD_SHOW: Final = _about_dead_letters("show", queries.OneDead, queries.DeadLetter)
+RPC_DEAD_REPLAY: Final = _about_dead_letters("replay", queries.OneDead, queries.DeadDone)
+RPC_DEAD_DROP: Final = _about_dead_letters("drop", queries.OneDead, queries.DeadDone)
+
+BY_SUBJECT: Final = {str(row): row for row in ROWS}
+
+
+def kept_by(stream: str) -> tuple[Subject, ...]:
+    """Return the rows that ``stream`` keeps, in the catalogue's order."""
+    return tuple(row for row in ROWS if row.stream == stream)
+
+
+def sent_by(party: str) -> tuple[Subject, ...]:
+    """Return what a service or an account may publish: what it asks, too."""
+    return tuple(row for row in ROWS if party in row.senders and not row.republished)
+
+
+def received_by(party: str, *kinds: Kind) -> tuple[Subject, ...]:
+    """Return what a service or an account receives: of all kinds, or only of ``kinds``."""
+    return tuple(row for row in ROWS if party in row.receivers and row.kind in (kinds or KINDS))
+
+
+def queries_of(service: str) -> tuple[Query[Any, Any], ...]:
+    """Return the queries that a service answers."""
+    return tuple(row for row in ROWS if isinstance(row, Query) and row.answerer == service)
+
+
+def directions_of(service: str) -> Iterator[tuple[Direction, Subject]]:
+    """Yield what a service receives and sends, in the catalogue's order; not what it asks."""
+    for row in ROWS:
+        if service in row.receivers:
+            yield "receive", row
+        if service in row.senders and row.kind != "query":
+            yield "send", row

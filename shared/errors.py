@@ -4,7 +4,8 @@ EdgetlsError
 ├── SettingsError      a setting is missing or wrong: one line, exit 2
 ├── Transient          the fault passes: pause and try again, never counted against a message
 │   ├── BrokerAway
-│   └── DatabaseAway
+│   ├── DatabaseAway
+│   └── DeadLetterLimitReached   too many messages failed for a fault of ours
 ├── Poison             this message can never be handled: dead letter, with its reason
 │   ├── Malformed      not its contract
 │   ├── Unsigned       no valid signature of the key that must speak here
@@ -41,6 +42,10 @@ class BrokerAway(Transient):
 
 
 class DatabaseAway(Transient):
+    pass
+
+
+class DeadLetterLimitReached(Transient):
     pass
 
 

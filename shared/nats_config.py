@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared import subjects
 from shared import topology as t
 from shared.streams import MAX_PAYLOAD
 
@@ -106,10 +107,12 @@ def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
             f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}"
         )
     users = "".join(
-        _user(user, public_keys[user.name]) for user in (*t.USERS, *more) if user.account == t.CORE
+        _user(user, public_keys[user.name])
+        for user in (*t.USERS, *more)
+        if user.account == subjects.CORE
     )
     return (
-        f"  {t.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n"
+        f"  {subjects.CORE} {{\n   jetstream: enabled\n   users: [\n{users}   ]\n   exports: [\n"
         + "\n".join(exports)
         + "\n   ]\n  }"
     )
@@ -117,11 +120,11 @@ def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
 
 def _outside(account: t.Account, public_keys: Mapping[str, str]) -> str:
     imports = [
-        f"    {{ {kind}: {{ account: {t.CORE}, subject: {json.dumps(subject)} }} }}"
-        for kind, subjects in (("service", account.services), ("stream", account.streams))
-        for subject in subjects
+        f"    {{ {kind}: {{ account: {subjects.CORE}, subject: {json.dumps(subject)} }} }}"
+        for kind, imported in (("service", account.services), ("stream", account.streams))
+        for subject in imported
     ]
-    if account.name == t.EDGE:
+    if account.name == subjects.EDGE:
         users = f"   include {json.dumps('./' + EDGE_USERS_FILE)}\n"
     else:
         own = "".join(

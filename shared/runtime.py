@@ -25,12 +25,13 @@ from nats.aio.client import Client
 
 from shared.clock import Clock
 from shared.contracts.base import Signed
-from shared.crypto.signing import Signer, Trust, parse
+from shared.contracts.codec import parse
+from shared.crypto.signing import Signer, Trust
 from shared.errors import EdgetlsError, SettingsError
+from shared.faults import describe, describe_unexpected
 from shared.hardening import forbid_dumps
 from shared.messaging.connection import service_broker
-from shared.messaging.consumer import describe, unforeseen
-from shared.messaging.nats_client import GuardedClient
+from shared.messaging.nats_client import NatsClient
 from shared.messaging.publisher import Publisher
 from shared.messaging.rpc import answer_refusals
 from shared.observability import logs
@@ -49,7 +50,7 @@ class Runtime(Generic[SettingsT]):
     name: str
     settings: SettingsT
     broker: NatsBroker
-    client: GuardedClient
+    client: NatsClient
     publisher: Publisher
     health: Health
     clock: Clock
@@ -77,7 +78,7 @@ def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoRetu
         sys.stderr.write(f"edgetls {name}: {error}\n")
         sys.exit(1)
     except Exception as error:
-        sys.stderr.write(f"edgetls {name}: {unforeseen(error)}\n")
+        sys.stderr.write(f"edgetls {name}: {describe_unexpected(error)}\n")
         sys.exit(1)
     sys.exit(0)
 
@@ -125,7 +126,9 @@ async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: 
         first = errors.exceptions[0]
         log.error(
             "service.failed",
-            error=describe(first) if isinstance(first, EdgetlsError) else unforeseen(first),
+            error=describe(first)
+            if isinstance(first, EdgetlsError)
+            else describe_unexpected(first),
         )
         raise (first if isinstance(first, EdgetlsError) else errors) from None
     finally:

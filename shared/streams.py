@@ -16,22 +16,23 @@ from nats.js.api import (
     StreamConfig,
 )
 
+from shared import catalogue
 from shared import subjects as s
 
 DAY: Final = 86_400.0
 GIB: Final = 2**30
 MAX_PAYLOAD: Final = 1_048_576
 """Of body and headers; whoever sends more loses its connection."""
-MOST_BYTES: Final = 960 * 1024
+MAX_MESSAGE_BYTES: Final = 960 * 1024
 """What a stream takes: of it, the server and a dead letter have room to add their headers."""
-ERASED: Final = frozenset(
+ERASABLE_STREAMS: Final = frozenset(
     {s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE}
 )
 """Where the outside writes: a message with a key in clear is erased from it, for what is taken
 stays in a block's file until the whole block goes. Their readers may do so."""
-RUNS: Final = "runs"
+PRIORITY_GROUP: Final = "runs"
 """The group that every pull request names; it counts where the consumer is ``in_runs``."""
-MOST_INBOUND: Final = 768 * 1024
+MAX_COMMAND_BYTES: Final = 768 * 1024
 """What a stream of commands takes: so that what becomes of one (the question to the validator)
 fits, too."""
 
@@ -56,7 +57,7 @@ class Stream:
     direct: bool = False
     atomic: bool = False
     trimmed: bool = False
-    max_message: int = MOST_BYTES
+    max_message: int = MAX_MESSAGE_BYTES
 
     def config(self, replicas: int = 1) -> StreamConfig:
         return StreamConfig(
@@ -93,7 +94,7 @@ class GroupedConfig(ConsumerConfig):
 
 
 @dataclass(frozen=True)
-class Consumer:
+class DurableConsumer:
     """A durable pull consumer; deliveries are never counted out.
 
     ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was
@@ -102,6 +103,7 @@ class Consumer:
 
     stream: str
     durable: str
+    service: str
     filters: tuple[str, ...] = ()
     ack_wait: float = 5
     max_ack_pending: int = 5000
@@ -117,19 +119,27 @@ class Consumer:
             ack_wait=self.ack_wait,
             max_ack_pending=self.max_ack_pending,
             max_deliver=-1,
-            priority_groups=[RUNS] if self.in_runs else None,
+            priority_groups=[PRIORITY_GROUP] if self.in_runs else None,
             priority_policy="prioritized" if self.in_runs else None,
         )
 
 
 STREAMS: Final = (
-    Stream(s.STREAM_COMMANDS_CONFIG, s.CONFIG_COMMANDS, max_message=MOST_INBOUND),
-    Stream(s.STREAM_COMMANDS_BILLING, s.BILLING_COMMANDS, max_message=MOST_INBOUND),
-    Stream(s.STREAM_FLEET, s.FLEET_COMMANDS, max_message=MOST_INBOUND),
-    Stream(s.STREAM_JUDGING, (s.JUDGE_SUBMISSION, s.VERDICT_SUBMISSION)),
+    Stream(
+        s.STREAM_COMMANDS_CONFIG,
+        catalogue.kept_by(s.STREAM_COMMANDS_CONFIG),
+        max_message=MAX_COMMAND_BYTES,
+    ),
+    Stream(
+        s.STREAM_COMMANDS_BILLING,
+        catalogue.kept_by(s.STREAM_COMMANDS_BILLING),
+        max_message=MAX_COMMAND_BYTES,
+    ),
+    Stream(s.STREAM_FLEET, catalogue.kept_by(s.STREAM_FLEET), max_message=MAX_COMMAND_BYTES),
+    Stream(s.STREAM_JUDGING, catalogue.kept_by(s.STREAM_JUDGING)),
     Stream(
         s.STREAM_EVENTS,
-        s.EVENTS,
+        catalogue.kept_by(s.STREAM_EVENTS),
         work_queue=False,
         max_age=30 * DAY,
         max_bytes=8 * GIB,
@@ -138,7 +148,7 @@ STREAMS: Final = (
     ),
     Stream(
         s.STREAM_USAGE,
-        (s.USAGE_BATCH_ALL, s.USAGE_REQUEST),
+        catalogue.kept_by(s.STREAM_USAGE),
         work_queue=False,
         max_bytes=8 * GIB,
         duplicate_window=0.1,
@@ -152,7 +162,7 @@ STREAMS: Final = (
         work_queue=False,
         max_bytes=8 * GIB,
         latest_only=True,
-        republish_to=s.EDGE_LIVE_ALL,
+        republish_to=catalogue.EDGE_LIVE,
         direct=True,
     ),
     Stream(
@@ -164,28 +174,53 @@ STREAMS: Final = (
     ),
 )
 CONSUMERS: Final = (
-    Consumer(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS, ack_wait=2),
-    Consumer(s.STREAM_JUDGING, s.DURABLE_VALIDATOR, (s.JUDGE_SUBMISSION,), ack_wait=2),
-    Consumer(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS, (s.VERDICT_SUBMISSION,), ack_wait=2),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED, (s.EVENT_EDGE_CONVERGED,)),
-    Consumer(
+    DurableConsumer(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS, s.CONFIG, ack_wait=2),
+    DurableConsumer(
+        s.STREAM_JUDGING,
+        s.DURABLE_VALIDATOR,
+        s.VALIDATOR,
+        (catalogue.JUDGE_SUBMISSION,),
+        ack_wait=2,
+    ),
+    DurableConsumer(
+        s.STREAM_JUDGING,
+        s.DURABLE_CONFIG_VERDICTS,
+        s.CONFIG,
+        (catalogue.VERDICT_SUBMISSION,),
+        ack_wait=2,
+    ),
+    DurableConsumer(
+        s.STREAM_EVENTS,
+        s.DURABLE_CONFIG_CONVERGED,
+        s.CONFIG,
+        (catalogue.EVENT_EDGE_CONVERGED,),
+    ),
+    DurableConsumer(
         s.STREAM_EVENTS,
         s.DURABLE_CONFIG_BALANCES,
-        (s.EVENT_BALANCE_OVERDUE, s.EVENT_BALANCE_SETTLED),
+        s.CONFIG,
+        (catalogue.EVENT_BALANCE_OVERDUE, catalogue.EVENT_BALANCE_SETTLED),
     ),
-    Consumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
-    Consumer(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS, (s.EVENT_DOMAIN_CHANGED,)),
-    Consumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
-    Consumer(
+    DurableConsumer(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET, s.EDGE_SYNC),
+    DurableConsumer(
+        s.STREAM_EVENTS,
+        s.DURABLE_EDGE_SYNC_DOMAINS,
+        s.EDGE_SYNC,
+        (catalogue.EVENT_DOMAIN_CHANGED,),
+    ),
+    DurableConsumer(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS, s.BILLING),
+    DurableConsumer(
         s.STREAM_EVENTS,
         s.DURABLE_BILLING_OWNERS,
-        (s.EVENT_DOMAIN_REGISTERED, s.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL),
+        s.BILLING,
+        (catalogue.EVENT_DOMAIN_REGISTERED, catalogue.EVENT_DOMAIN_REMOVED, s.EVENT_NODE_ALL),
     ),
-    Consumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, (s.USAGE_BATCH_ALL,)),
-    Consumer(
+    DurableConsumer(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES, s.BILLING, (catalogue.USAGE_BATCH,)),
+    DurableConsumer(
         s.STREAM_USAGE,
         s.DURABLE_BILLING_REQUESTS,
-        (s.USAGE_REQUEST,),
+        s.BILLING,
+        (catalogue.USAGE_REQUEST,),
         max_ack_pending=60_000,
         in_runs=True,
     ),

@@ -18,57 +18,26 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import NotFoundError
 
+from shared import catalogue
 from shared import subjects as s
 from shared.errors import SettingsError
+from shared.messaging.nats_client import read_consumer_config
 from shared.streams import CONSUMERS as CONSUMERS
-from shared.streams import ERASED, GroupedConfig
+from shared.streams import ERASABLE_STREAMS, DurableConsumer, GroupedConfig
 from shared.streams import STREAMS as STREAMS
 
 InfoT = TypeVar("InfoT")
-CORE: Final = "CORE"
-EDGE: Final = "EDGE"
-PLATFORM: Final = "PLATFORM"
-OPERATOR: Final = "OPERATOR"
-FINANCE: Final = "FINANCE"
 
-_LIBRARY_QUERIES = (
-    s.RPC_CERTIFICATE_SHOW,
-    s.RPC_CERTIFICATE_LIST,
-    s.RPC_CERTIFICATE_USAGE,
-    s.RPC_ROOTS_SHOW,
-    s.RPC_COMMAND_SHOW,
-    s.RPC_COMMAND_PREVIEW,
-)
-_QUERIES = (
-    s.RPC_DOMAIN_SHOW,
-    s.RPC_DOMAIN_LIST,
-    s.RPC_DOMAIN_HISTORY,
-    s.RPC_SUBMISSION_SHOW,
-    s.RPC_ACCOUNT_SHOW,
-    s.RPC_EDGE_CONVERGENCE,
-    s.RPC_FLEET_SHOW,
-    *_LIBRARY_QUERIES,
-)
-_MONEY_QUERIES = (
-    s.RPC_USAGE_QUERY,
-    s.RPC_USAGE_LOGS,
-    s.RPC_USAGE_GAPS,
-    s.RPC_CHARGES_QUERY,
-    s.RPC_BALANCE_SHOW,
-    s.RPC_PLAN_LIST,
-    s.RPC_PRICE_BOOK_SHOW,
-    s.RPC_LEDGER_QUERY,
-    s.RPC_STATEMENT_SHOW,
-)
-_EVENTS_BACKLOG = s.direct_get(s.STREAM_EVENTS)
+_EVENTS_GET = s.direct_get(s.STREAM_EVENTS)
 _BUNDLES_GET = s.direct_get(s.kv_stream(s.BUCKET_BUNDLES))
 _KEYRINGS_GET = s.direct_get(s.kv_stream(s.BUCKET_KEYRINGS))
-_DEAD_RPCS = tuple(s.rpc_dead(verb, service) for service in s.DEAD_OWNERS for verb in s.DEAD_VERBS)
 
 
 @dataclass(frozen=True)
 class Account:
-    """What an account outside CORE imports: services (it asks) and streams (it hears)."""
+    """An account outside s.CORE and what it imports.
+
+    ``services``: subjects that its users may publish to. ``streams``: subjects that they hear."""
 
     name: str
     services: tuple[str, ...]
@@ -77,59 +46,34 @@ class Account:
 
 ACCOUNTS: Final = (
     Account(
-        EDGE,
+        s.EDGE,
         services=(
-            s.USAGE_BATCH_ALL,
-            s.EDGE_STATUS_ALL,
+            *catalogue.sent_by(s.EDGE),
             _BUNDLES_GET,
             f"{_KEYRINGS_GET}.{s.kv_all(s.BUCKET_KEYRINGS)}",
-            s.RPC_EDGE_DIGEST,
         ),
-        streams=(s.EDGE_LIVE_ALL, s.EDGE_CHECKPOINT, s.EDGE_CONFIRMED_ALL),
+        streams=catalogue.received_by(s.EDGE),
     ),
     Account(
-        PLATFORM,
-        services=(
-            *(c for c in s.CONFIG_COMMANDS if c != s.CMD_PAIR_RESEAL),
-            s.CMD_BALANCE_CREDIT,
-            s.CMD_BALANCE_THRESHOLD,
-            s.CMD_PLAN_PURCHASE,
-            s.USAGE_REQUEST,
-            s.RPC_CERTIFICATE_CHECK,
-            *_QUERIES,
-            *_MONEY_QUERIES,
-            _EVENTS_BACKLOG,
-        ),
-        streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
+        s.PLATFORM,
+        services=(*catalogue.sent_by(s.PLATFORM), _EVENTS_GET),
+        streams=(s.EVENTS_ALL, catalogue.EDGE_PROGRESS),
     ),
     Account(
-        OPERATOR,
-        services=(
-            *s.FLEET_COMMANDS,
-            s.CMD_PAIR_RESEAL,
-            s.CMD_ACCOUNT_RESUMPTION,
-            s.CMD_ACCOUNT_RESUME,
-            *s.BILLING_COMMANDS,
-            s.RPC_USAGE_AUDIT,
-            s.RPC_PRICE_BOOK_PREVIEW,
-            s.RPC_PAIR_SEALED,
-            *_QUERIES,
-            *_MONEY_QUERIES,
-            *_DEAD_RPCS,
-            _EVENTS_BACKLOG,
-        ),
-        streams=(s.EVENTS_ALL, s.EDGE_PROGRESS),
+        s.OPERATOR,
+        services=(*catalogue.sent_by(s.OPERATOR), _EVENTS_GET),
+        streams=(s.EVENTS_ALL, catalogue.EDGE_PROGRESS),
     ),
-    Account(FINANCE, services=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT)),
+    Account(s.FINANCE, services=catalogue.sent_by(s.FINANCE)),
 )
-STREAMED: Final = frozenset({_EVENTS_BACKLOG, _BUNDLES_GET})
-"""Services that answer with many messages: exported with response_type Stream, or a batch arrives
-as one message."""
+STREAMED: Final = frozenset({_EVENTS_GET, _BUNDLES_GET})
+"""Services that answer with many messages. They are exported with response_type Stream: without it
+only the first message of a batch arrives."""
 
 
 @dataclass(frozen=True)
 class User:
-    """An nkey user: what it may publish and subscribe to, its own inbox included; nothing else."""
+    """An nkey user and its rights: it may publish and subscribe to these subjects and no others."""
 
     name: str
     account: str
@@ -137,136 +81,79 @@ class User:
     subscribe: tuple[str, ...]
 
 
-def _takes(stream: str, durable: str) -> tuple[str, ...]:
+def _service(name: str, *more_publish: str) -> User:
+    """Derive a service's rights from the catalogue and its consumers; ``more_publish`` beside them.
+
+    - It sends what it is the sender of, and asks its questions.
+    - It takes from its durable consumers, and may publish again what a stream keeps for it alone:
+      the replay of a dead letter. Events of other services are never published again.
+    - It answers for its own dead letters, and replies across accounts (``_R_``) and to the services
+      that ask it."""
+    taken = tuple(
+        right
+        for consumer in CONSUMERS
+        if consumer.service == name
+        for right in _rights_to_take(consumer)
+    )
+    replayed = tuple(
+        row for row in catalogue.received_by(name, "command", "message") if row.stream is not None
+    )
+    dead_letters = tuple(s.dead(source) for source in s.DEAD_OWNERS[name])
+    dead_stream = (s.direct_get(s.STREAM_DEAD), s.js_message_delete(s.STREAM_DEAD))
+    answered = catalogue.received_by(name, "query")
+    asking_services = {
+        asker for query in answered for asker in query.senders if asker in s.SERVICES
+    }
+    replies = tuple(f"{s.inbox_prefix(asker)}.>" for asker in sorted(asking_services))
+    heard = tuple(row for row in catalogue.received_by(name, "message") if row.stream is None)
+    return User(
+        name,
+        s.CORE,
+        publish=(
+            *taken,
+            *more_publish,
+            *catalogue.sent_by(name),
+            *replayed,
+            *replies,
+            *dead_letters,
+            *dead_stream,
+            "_R_.>",
+        ),
+        subscribe=(f"{s.inbox_prefix(name)}.>", *answered, *heard),
+    )
+
+
+def _rights_to_take(consumer: DurableConsumer) -> tuple[str, ...]:
+    stream, durable = consumer.stream, consumer.durable
     rights = (
         s.js_next(stream, durable),
         s.js_consumer_info(stream, durable),
         s.js_acks(stream, durable),
     )
-    return (*rights, s.js_message_delete(stream)) if stream in ERASED else rights
-
-
-def _service(
-    name: str, *, publish: tuple[str, ...], answers: tuple[str, ...], hears: tuple[str, ...] = ()
-) -> User:
-    """Every service may bury its own dead letters and answer for them, and reply across accounts
-    (``_R_``)."""
-    dead = tuple(s.dead(source) for source in s.DEAD_OWNERS[name])
-    dead_store = (s.direct_get(s.STREAM_DEAD), s.js_message_delete(s.STREAM_DEAD))
-    rpcs = tuple(s.rpc_dead(verb, name) for verb in s.DEAD_VERBS)
-    return User(
-        name,
-        CORE,
-        publish=(*publish, *dead, *dead_store, "_R_.>"),
-        subscribe=(f"{s.inbox_prefix(name)}.>", *answers, *hears, *rpcs),
-    )
+    if stream in ERASABLE_STREAMS:
+        return (*rights, s.js_message_delete(stream))
+    return rights
 
 
 SERVICES: Final = (
+    _service(s.VALIDATOR, f"{_KEYRINGS_GET}.>"),
+    _service(s.CONFIG, s.js_stream_info(s.STREAM_COMMANDS_CONFIG)),
     _service(
-        "validator",
-        publish=(
-            *_takes(s.STREAM_JUDGING, s.DURABLE_VALIDATOR),
-            s.JUDGE_SUBMISSION,
-            s.VERDICT_SUBMISSION,
-            f"{_KEYRINGS_GET}.>",
-        ),
-        answers=(s.RPC_CERTIFICATE_CHECK,),
+        s.EDGE_SYNC,
+        s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),
+        s.js_message_delete(s.kv_stream(s.BUCKET_BUNDLES)),
+        s.js_message_delete(s.kv_stream(s.BUCKET_KEYRINGS)),
+        s.kv_all(s.BUCKET_BUNDLES),
+        s.kv_all(s.BUCKET_KEYRINGS),
+        _BUNDLES_GET,
+        f"{_BUNDLES_GET}.>",
+        _KEYRINGS_GET,
+        f"{_KEYRINGS_GET}.>",
     ),
     _service(
-        "config",
-        publish=(
-            *_takes(s.STREAM_COMMANDS_CONFIG, s.DURABLE_CONFIG_COMMANDS),
-            *_takes(s.STREAM_JUDGING, s.DURABLE_CONFIG_VERDICTS),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_CONVERGED),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_CONFIG_BALANCES),
-            s.js_stream_info(s.STREAM_COMMANDS_CONFIG),
-            s.JUDGE_SUBMISSION,
-            s.VERDICT_SUBMISSION,
-            *s.CONFIG_COMMANDS,
-            s.EVENT_DOMAIN_REGISTERED,
-            s.EVENT_DOMAIN_REMOVED,
-            s.EVENT_DOMAIN_CHANGED,
-            s.EVENT_COMMAND_SETTLED,
-            s.EVENT_CERTIFICATE_EXPIRING,
-            s.EVENT_CERTIFICATE_EXPIRED,
-            s.RPC_EDGE_MAX_REVISION,
-            f"{s.inbox_prefix('edge_sync')}.>",
-        ),
-        answers=(
-            s.RPC_DOMAIN_SHOW,
-            s.RPC_DOMAIN_LIST,
-            s.RPC_DOMAIN_HISTORY,
-            s.RPC_SUBMISSION_SHOW,
-            s.RPC_ACCOUNT_SHOW,
-            s.RPC_BUNDLE_GET,
-            s.RPC_BUNDLE_PAGE,
-            s.RPC_PAIR_SEALED,
-            *_LIBRARY_QUERIES,
-        ),
-    ),
-    _service(
-        "edge_sync",
-        publish=(
-            *_takes(s.STREAM_FLEET, s.DURABLE_EDGE_SYNC_FLEET),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_EDGE_SYNC_DOMAINS),
-            s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),
-            s.js_message_delete(s.kv_stream(s.BUCKET_BUNDLES)),
-            s.js_message_delete(s.kv_stream(s.BUCKET_KEYRINGS)),
-            s.kv_all(s.BUCKET_BUNDLES),
-            s.kv_all(s.BUCKET_KEYRINGS),
-            _BUNDLES_GET,
-            f"{_BUNDLES_GET}.>",
-            _KEYRINGS_GET,
-            f"{_KEYRINGS_GET}.>",
-            *s.FLEET_COMMANDS,
-            s.EVENT_EDGE_CONVERGED,
-            s.EVENT_EDGE_LAGGING,
-            s.EVENT_NODE_ENROLLED,
-            s.EVENT_NODE_DRAINED,
-            s.EVENT_NODE_RETURNED,
-            s.EVENT_NODE_LABELLED,
-            s.EVENT_NODE_REMOVED,
-            s.EDGE_CHECKPOINT,
-            s.EDGE_PROGRESS,
-            s.RPC_BUNDLE_GET,
-            s.RPC_BUNDLE_PAGE,
-            f"{s.inbox_prefix('config')}.>",
-        ),
-        answers=(
-            s.RPC_EDGE_MAX_REVISION,
-            s.RPC_EDGE_DIGEST,
-            s.RPC_EDGE_CONVERGENCE,
-            s.RPC_FLEET_SHOW,
-        ),
-        hears=(s.EDGE_STATUS_ALL,),
-    ),
-    _service(
-        "billing",
-        publish=(
-            *_takes(s.STREAM_COMMANDS_BILLING, s.DURABLE_BILLING_COMMANDS),
-            *_takes(s.STREAM_EVENTS, s.DURABLE_BILLING_OWNERS),
-            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES),
-            *_takes(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS),
-            s.js_stream_info(s.STREAM_USAGE),
-            s.js_stream_purge(s.STREAM_USAGE),
-            *s.BILLING_COMMANDS,
-            s.USAGE_REQUEST,
-            s.USAGE_BATCH_ALL,
-            s.EDGE_CONFIRMED_ALL,
-            s.EVENT_BALANCE_LOW,
-            s.EVENT_BALANCE_DEPLETED,
-            s.EVENT_BALANCE_RECOVERED,
-            s.EVENT_BALANCE_SETTLED,
-            s.EVENT_BALANCE_CREDITED,
-            s.EVENT_BALANCE_REFUSED,
-            s.EVENT_BALANCE_OVERDUE,
-            s.EVENT_PLAN_PURCHASED,
-            s.EVENT_PRICE_BOOK_APPLIED,
-            s.EVENT_PRICE_BOOK_REFUSED,
-            s.EVENT_HOUR_CLOSED,
-        ),
-        answers=(*_MONEY_QUERIES, s.RPC_USAGE_AUDIT, s.RPC_PRICE_BOOK_PREVIEW),
+        s.BILLING,
+        s.js_stream_info(s.STREAM_USAGE),
+        s.js_stream_purge(s.STREAM_USAGE),
     ),
 )
 REMADE: Final = (s.STREAM_USAGE,)
@@ -274,7 +161,7 @@ REMADE: Final = (s.STREAM_USAGE,)
 empty."""
 TOPOLOGY_USER: Final = User(
     "topology",
-    CORE,
+    s.CORE,
     # What plan and apply ask, of what stands in this platform: no message is read or removed by it.
     publish=(
         s.JS_INFO,
@@ -302,9 +189,9 @@ def _outside(name: str, account: str) -> User:
 USERS: Final = (
     *SERVICES,
     TOPOLOGY_USER,
-    _outside("platform", PLATFORM),
-    _outside("operator", OPERATOR),
-    _outside("finance", FINANCE),
+    _outside("platform", s.PLATFORM),
+    _outside("operator", s.OPERATOR),
+    _outside("finance", s.FINANCE),
 )
 
 
@@ -314,22 +201,22 @@ def node_user(node: str) -> User:
     keyring = f"{_KEYRINGS_GET}.{s.kv_subject(s.BUCKET_KEYRINGS, '')}"
     return User(
         f"node-{node}",
-        EDGE,
+        s.EDGE,
         publish=(
-            s.usage_batch(node),
-            s.edge_status(node),
+            catalogue.USAGE_BATCH.for_node(node),
+            catalogue.EDGE_STATUS.for_node(node),
             _BUNDLES_GET,
             f"{keyring}{s.keyring_node(node)}",
             f"{keyring}epoch.*",
             f"{keyring}{s.KEYRING_SEALING}",
             f"{keyring}{s.KEYRING_TRUST}",
-            s.RPC_EDGE_DIGEST,
+            catalogue.RPC_EDGE_DIGEST,
         ),
         subscribe=(
             f"{s.inbox_prefix(f'node-{node}')}.>",
-            s.EDGE_LIVE_ALL,
-            s.EDGE_CHECKPOINT,
-            s.edge_confirmed(node),
+            catalogue.EDGE_LIVE,
+            catalogue.EDGE_CHECKPOINT,
+            catalogue.EDGE_CONFIRMED.for_node(node),
         ),
     )
 
@@ -411,10 +298,10 @@ async def _changes(
 
 
 async def _consumer(js: JetStreamContext, stream: str, durable: str) -> GroupedConfig:
-    """The library's own question leaves out what it does not name."""
-    answer = await js._api_request(s.js_consumer_info(stream, durable), timeout=js._timeout)
-    found: GroupedConfig = GroupedConfig.from_response(answer["config"])
-    return found
+    config: GroupedConfig = GroupedConfig.from_response(
+        await read_consumer_config(js, stream, durable)
+    )
+    return config
 
 
 def _compare(kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found: object) -> Change:

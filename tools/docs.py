@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from shared.catalogue import BY_SERVICE, Channel
+from shared import catalogue, subjects
+from shared.catalogue_row import Direction, Query, Subject
 from shared.contracts.base import Contract
 from shared.contracts.findings import Code, Refusal
 from tools import settings
@@ -50,7 +51,9 @@ REQUIRED_HEADERS = ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time"
 
 
 def main(arguments: list[str]) -> int:
-    wanted = {DOCS / "asyncapi" / f"{name}.json": _text(asyncapi(name)) for name in BY_SERVICE}
+    wanted = {
+        DOCS / "asyncapi" / f"{name}.json": _text(asyncapi(name)) for name in subjects.SERVICES
+    }
     wanted[DOCS / "findings.md"] = findings()
     wanted[DOCS / "settings.md"] = settings.page()
     drifted = [
@@ -70,13 +73,15 @@ def main(arguments: list[str]) -> int:
 def asyncapi(service: str) -> dict[str, Any]:
     """The AsyncAPI 3.0 document of one service: what it receives and sends, replies and headers
     included."""
-    channels = BY_SERVICE[service]
+    rows = list(catalogue.directions_of(service))
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     models: set[type[Contract]] = {Refusal}
-    for channel in channels:
-        models |= {
-            model for model in (channel.body, channel.reply, channel.signed) if model is not None
-        }
+    for _, row in rows:
+        models.add(row.body)
+        if row.signed is not None:
+            models.add(row.signed)
+        if isinstance(row, Query):
+            models.add(row.answer)
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema(
         [(model, "validation") for model in ordered], ref_template="#/components/schemas/{model}"
@@ -100,41 +105,38 @@ def asyncapi(service: str) -> dict[str, Any]:
         "operations": {},
         "components": {"messages": {}, "schemas": schemas["$defs"]},
     }
-    for channel in channels:
-        _add(document, channel)
+    for direction, row in rows:
+        _add(document, direction, row)
     return document
 
 
-def _add(document: dict[str, Any], channel: Channel) -> None:
-    name = _name(channel)
-    message = _message(document, channel.body, channel)
-    entry: dict[str, Any] = {
-        "address": channel.subject,
+def _add(document: dict[str, Any], direction: Direction, row: Subject) -> None:
+    name = _channel_name(row)
+    message = _message(document, row.body, row)
+    channel: dict[str, Any] = {
+        "address": row.address,
         "messages": {message: {"$ref": f"#/components/messages/{message}"}},
     }
-    parameters = {
-        key: {"description": text}
-        for key, text in PARAMETERS.items()
-        if f"{{{key}}}" in channel.subject
-    }
+    parameters = {}
+    for parameter, text in PARAMETERS.items():
+        if f"{{{parameter}}}" in row.address:
+            parameters[parameter] = {"description": text}
     if parameters:
-        entry["parameters"] = parameters
-    document["channels"][name] = entry
+        channel["parameters"] = parameters
+    document["channels"][name] = channel
     operation: dict[str, Any] = {
-        "action": channel.direction,
+        "action": direction,
         "channel": {"$ref": f"#/channels/{name}"},
-        "summary": _summary(channel),
+        "summary": _summary(row),
         "messages": [{"$ref": f"#/channels/{name}/messages/{message}"}],
     }
-    if channel.reply is not None:
-        operation["reply"] = _reply(document, name, channel)
-    document["operations"][f"{channel.direction}-{name}"] = operation
+    if isinstance(row, Query):
+        operation["reply"] = _reply(document, name, row)
+    document["operations"][f"{direction}-{name}"] = operation
 
 
-def _reply(document: dict[str, Any], name: str, channel: Channel) -> dict[str, Any]:
-    answers = [
-        _message(document, model, None) for model in (channel.reply, Refusal) if model is not None
-    ]
+def _reply(document: dict[str, Any], name: str, query: Query[Any, Any]) -> dict[str, Any]:
+    answers = [_message(document, model, None) for model in (query.answer, Refusal)]
     reply = f"{name}-reply"
     document["channels"][reply] = {
         "address": None,
@@ -147,9 +149,9 @@ def _reply(document: dict[str, Any], name: str, channel: Channel) -> dict[str, A
     }
 
 
-def _message(document: dict[str, Any], model: type[Contract], channel: Channel | None) -> str:
+def _message(document: dict[str, Any], model: type[Contract], row: Subject | None) -> str:
     name = model.__name__
-    signed = channel.signed if channel else None
+    signed = row.signed if row is not None else None
     if signed is not None:
         name = f"Signed{signed.__name__}"
     payload: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
@@ -166,7 +168,7 @@ def _message(document: dict[str, Any], model: type[Contract], channel: Channel |
                 }
             },
         }
-    if channel is not None and channel.ce:
+    if row is not None and row.cloud_event:
         message["headers"] = {
             "type": "object",
             "properties": CE_HEADERS,
@@ -176,15 +178,16 @@ def _message(document: dict[str, Any], model: type[Contract], channel: Channel |
     return name
 
 
-def _name(channel: Channel) -> str:
-    words = channel.subject.replace("{", "").replace("}", "").split(".")
+def _channel_name(row: Subject) -> str:
+    words = row.address.replace("{", "").replace("}", "").split(".")
     return "-".join(word for word in words if word not in ("https", "v1"))
 
 
-def _summary(channel: Channel) -> str:
-    """The first paragraph of what the body's class says of itself."""
-    paragraph = ((channel.signed or channel.body).__doc__ or "").strip().split("\n\n")[0]
-    return " ".join(paragraph.split()).replace("``", "`") or channel.body.__name__
+def _summary(row: Subject) -> str:
+    """Return the first paragraph of the docstring of the body's class, on one line."""
+    model = row.signed or row.body
+    paragraph = (model.__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(paragraph.split()).replace("``", "`") or row.body.__name__
 
 
 def findings() -> str:

@@ -10,8 +10,8 @@ import typer
 
 from clients.cli.command import Link, command
 from clients.cli.files import parse_time
-from shared import subjects as s
-from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared import catalogue
+from shared.contracts.audit import AuditReport, Gap, QueryAudit, QueryGaps
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused, SettingsError
 from shared.messaging import rpc
@@ -45,7 +45,7 @@ async def gaps(
                 end=parse_time(end) if end else None,
                 after=after,
             )
-            page = await reach.ask(s.RPC_USAGE_GAPS, question, GapsPage)
+            page = await reach.ask(catalogue.RPC_USAGE_GAPS, question)
             found += page.gaps
             after, events = page.next, page.parked_events
     link.out.data(found)
@@ -88,9 +88,8 @@ async def audit(link: Link, start: FromOption = None, end: ToOption = None) -> N
             past = min(at + _DAY, until)
             report = await rpc.ask(
                 reach.client,
-                s.RPC_USAGE_AUDIT,
+                catalogue.RPC_USAGE_AUDIT,
                 QueryAudit(start=at, end=past),
-                AuditReport,
                 timeout=_AUDIT_SECONDS,
             )
             link.out.line(_line(report))

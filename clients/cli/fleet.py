@@ -18,9 +18,9 @@ from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import NodeCredentials, ensure_node
 from clients.fleet.publish import send
 from clients.platform.connection import Reach
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.edge import NodeView
-from shared.contracts.queries import FleetView, Nothing
+from shared.contracts.queries import Nothing
 from shared.errors import SettingsError, Unreachable
 
 fleet_app = typer.Typer(
@@ -235,7 +235,7 @@ async def _until(reach: Reach, node: str, holds: Callable[[NodeView | None], boo
     """Until edge_sync shows the node so."""
     deadline = time.monotonic() + _KNOWN_SECONDS
     while True:
-        view = await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        view = await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())
         found = next((one for one in view.nodes if one.node == node), None)
         if holds(found):
             return

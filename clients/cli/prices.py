@@ -13,14 +13,13 @@ import typer
 from clients.cli.command import Link, command
 from clients.platform.outcome_events import order
 from clients.platform.plans import buy_plan, plans_of
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import ApplyPriceBook
 from shared.contracts.findings import Code, findings_from
 from shared.contracts.prices import (
     PreviewPriceBook,
     PriceBook,
     PriceBookEvent,
-    PriceBookView,
     PricePreview,
 )
 from shared.contracts.queries import Nothing
@@ -39,7 +38,7 @@ FileArgument = Annotated[
 async def prices_show(link: Link) -> None:
     """The prices and plans that are current."""
     async with link.reach("finance") as reach:
-        view = await reach.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
+        view = await reach.ask(catalogue.RPC_PRICE_BOOK_SHOW, Nothing())
     link.out.data(view)
     link.out.line(f"price book {view.serial}: {view.book.title or 'without a title'}")
     link.out.table(
@@ -79,9 +78,7 @@ async def prices_preview(link: Link, file: FileArgument) -> None:
     nothing."""
     book = read_book(file)
     async with link.reach("operator") as reach:
-        preview = await reach.ask(
-            s.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), PricePreview
-        )
+        preview = await reach.ask(catalogue.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book))
     link.out.data(preview)
     _show(link, preview)
     if preview.findings:
@@ -102,16 +99,14 @@ async def prices_apply(
     prices."""
     book = read_book(file)
     async with link.reach("operator") as reach:
-        preview = await reach.ask(
-            s.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), PricePreview
-        )
+        preview = await reach.ask(catalogue.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book))
         _show(link, preview)
         if preview.findings:
             raise Refused(preview.findings)
         if not (yes or link.out.as_json) and not typer.confirm("Apply it?"):
             raise SettingsError("nothing was applied")
         message = outgoing(
-            s.CMD_PRICE_BOOK_APPLY,
+            catalogue.CMD_PRICE_BOOK_APPLY,
             ApplyPriceBook(base=preview.base, book=book),
             source="edgetls-operator",
             about="price_book",
@@ -122,8 +117,8 @@ async def prices_apply(
             reach,
             message,
             {
-                s.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent,
-                s.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent,
+                catalogue.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent,
+                catalogue.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent,
             },
         )
     link.out.data(said)

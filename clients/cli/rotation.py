@@ -15,9 +15,9 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from clients.platform.connection import Reach
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.edge import SealingEpoch
-from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage, SealedPair
+from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPair
 from shared.crypto.signing import Purpose, Trust, Verifier
 from shared.errors import CannotOpen, SettingsError, Unreachable
 
@@ -92,7 +92,7 @@ async def _until_sealing(reach: Reach, edge_sync: Verifier, epoch: int) -> None:
     """Started is not enough: until new pairs are sealed to it, the old key is needed. By
     edge_sync's signature, for whoever holds the broker could answer in its name."""
     deadline = time.monotonic() + _SWITCH_SECONDS
-    while _sealing(await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView), edge_sync) < epoch:
+    while _sealing(await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing()), edge_sync) < epoch:
         if time.monotonic() > deadline:
             raise Unreachable(
                 f"edge_sync does not seal to epoch {epoch} after {_SWITCH_SECONDS:g} s: see "
@@ -164,7 +164,7 @@ async def _sealed_below(reach: Reach, epoch: int) -> list[SealedPair]:
     found: list[SealedPair] = []
     after: str | None = ""
     while after is not None:
-        page = await reach.ask(s.RPC_PAIR_SEALED, PageSealed(below=epoch, after=after), SealedPage)
+        page = await reach.ask(catalogue.RPC_PAIR_SEALED, PageSealed(below=epoch, after=after))
         found += page.pairs
         after = page.next
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -11,11 +12,11 @@ from clients.cli.command import Link, command
 from clients.cli.output import plain
 from clients.platform import Event
 from clients.platform.connection import Reach
+from shared import catalogue, topology
 from shared import subjects as s
-from shared import topology
-from shared.contracts.base import Contract
+from shared.catalogue_row import AnswerT, Query
 from shared.contracts.findings import Code, finding
-from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
+from shared.contracts.queries import DeadDone, DeadLetter, ListDead, OneDead
 from shared.errors import Refused, SettingsError
 
 dead_app = typer.Typer(
@@ -27,7 +28,6 @@ topology_app = typer.Typer(
 SequenceArgument = Annotated[
     int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")
 ]
-AnswerT = TypeVar("AnswerT", bound=Contract)
 _TYPE: Final = re.compile(
     re.escape(s.EVENTS_ALL.removesuffix(".>")) + r"(\.[A-Za-z0-9_-]+|\.\*)*(\.>)?"
 )
@@ -65,7 +65,7 @@ async def dead_list(link: Link) -> None:
         for service in s.DEAD_OWNERS:
             after: int | None = 0
             while after is not None:
-                page = await reach.ask(s.rpc_dead("list", service), ListDead(after=after), DeadPage)
+                page = await reach.ask(catalogue.RPC_DEAD_LIST[service], ListDead(after=after))
                 letters += page.letters
                 after = page.next
     letters.sort(key=lambda letter: letter.sequence)
@@ -85,7 +85,7 @@ async def dead_show(link: Link, sequence: SequenceArgument) -> None:
     """One dead letter: why it died, its headers, and its body (none where it carried a sealed
     key)."""
     async with link.reach("operator") as reach:
-        letter = await _ask_owner(reach, "show", sequence, DeadLetter)
+        letter = await _ask_owner(reach, catalogue.RPC_DEAD_SHOW, sequence)
     link.out.data(letter)
     rows = [
         ("sequence", str(letter.sequence)),
@@ -102,13 +102,13 @@ async def dead_show(link: Link, sequence: SequenceArgument) -> None:
 @command(dead_app, "replay", examples=["edgetls dead replay 17"])
 async def dead_replay(link: Link, sequence: SequenceArgument) -> None:
     """Sends its message again, once the cause is fixed."""
-    await _settle_dead(link, "replay", sequence)
+    await _settle_dead(link, catalogue.RPC_DEAD_REPLAY, sequence)
 
 
 @command(dead_app, "drop", examples=["edgetls dead drop 17"])
 async def dead_drop(link: Link, sequence: SequenceArgument) -> None:
     """Deletes it for good."""
-    await _settle_dead(link, "drop", sequence)
+    await _settle_dead(link, catalogue.RPC_DEAD_DROP, sequence)
 
 
 @command(topology_app, "plan", examples=["edgetls topology plan", "edgetls topology plan --json"])
@@ -156,19 +156,23 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(topology_app, name="topology")
 
 
-async def _settle_dead(link: Link, verb: str, sequence: int) -> None:
+async def _settle_dead(
+    link: Link, queries: Mapping[str, Query[OneDead, DeadDone]], sequence: int
+) -> None:
     async with link.reach("operator") as reach:
-        done = await _ask_owner(reach, verb, sequence, DeadDone)
+        done = await _ask_owner(reach, queries, sequence)
     link.out.data(done)
     link.out.line(f"dead letter {done.sequence}: {done.done}")
 
 
-async def _ask_owner(reach: Reach, verb: str, sequence: int, answer: type[AnswerT]) -> AnswerT:
-    """A letter's number does not tell whose it is: the service that put it there answers, the
-    others do not know it."""
-    for service in s.DEAD_OWNERS:
+async def _ask_owner(
+    reach: Reach, queries: Mapping[str, Query[OneDead, AnswerT]], sequence: int
+) -> AnswerT:
+    """Ask the services one after the other: the sequence does not tell which of them put the
+    dead letter there, and the others do not know it."""
+    for query in queries.values():
         try:
-            return await reach.ask(s.rpc_dead(verb, service), OneDead(sequence=sequence), answer)
+            return await reach.ask(query, OneDead(sequence=sequence))
         except Refused as refused:
             if [one.code for one in refused.findings] != [Code.DEAD_UNKNOWN]:
                 raise

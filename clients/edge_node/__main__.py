@@ -12,7 +12,7 @@ from clients.edge_node.hardening import no_dumps
 from clients.edge_node.nginx.process import NginxError, exec_nginx
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from shared.errors import EdgetlsError, SettingsError
-from shared.messaging.consumer import unforeseen
+from shared.faults import describe_unexpected
 from shared.observability import logs
 from shared.settings import load
 
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> NoReturn:
     except OSError as error:
         _end(program, f"{error.filename or 'the machine'}: {error.strerror}", EXIT_SETTINGS)
     except Exception as error:
-        _end(program, unforeseen(error), 1)
+        _end(program, describe_unexpected(error), 1)
     sys.exit(0)
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from clients.fleet.fleet_file import FleetFile, FleetNode
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import Contract, SealedKey, Signed
 from shared.contracts.commands import (
     DrainNode,
@@ -49,7 +49,7 @@ def enrol(fleet: FleetFile, node: str, at: datetime) -> Command:
     """The node with every kept epoch key sealed to it; sent again later, it replaces the node's
     keyring."""
     return _signed(
-        fleet, s.CMD_NODE_ENROL, Purpose.ENROL, enrolment(fleet, fleet.node(node), at), node
+        fleet, catalogue.CMD_NODE_ENROL, Purpose.ENROL, enrolment(fleet, fleet.node(node), at), node
     )
 
 
@@ -90,36 +90,36 @@ def start_epoch(fleet: FleetFile, at: datetime) -> list[Command]:
         if size <= KEYRINGS_BYTES:
             inside.append(one)
         else:
-            before.append(Command(s.CMD_NODE_ENROL, one, node.node, new_id()))
+            before.append(Command(catalogue.CMD_NODE_ENROL, one, node.node, new_id()))
     key = EpochKey(
         epoch=fleet.epoch, public_key=fleet.epoch_key(fleet.epoch).public().text, issued_at=at
     )
     signature = fleet.operator().sign(Purpose.EPOCH, key).signature
     start = StartEpoch(key=key, key_signature=signature, keyrings=inside, issued_at=at)
-    return [*before, _signed(fleet, s.CMD_EPOCH_START, Purpose.EPOCH_START, start, "fleet")]
+    return [*before, _signed(fleet, catalogue.CMD_EPOCH_START, Purpose.EPOCH_START, start, "fleet")]
 
 
 def drain(fleet: FleetFile, node: str, at: datetime) -> Command:
     """It no longer counts for convergence."""
     body = DrainNode(node=fleet.node(node).node, drained=True, issued_at=at)
-    return _signed(fleet, s.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
+    return _signed(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
 
 
 def bring_back(fleet: FleetFile, node: str, at: datetime) -> Command:
     """The return of a drained node."""
     body = DrainNode(node=fleet.node(node).node, drained=False, issued_at=at)
-    return _signed(fleet, s.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
+    return _signed(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
 
 
 def remove(fleet: FleetFile, node: str, at: datetime) -> Command:
     """What it held stays known to it: start a new epoch and re-key its domains after it."""
     body = RemoveNode(node=fleet.node(node).node, issued_at=at)
-    return _signed(fleet, s.CMD_NODE_REMOVE, Purpose.REMOVE, body, node)
+    return _signed(fleet, catalogue.CMD_NODE_REMOVE, Purpose.REMOVE, body, node)
 
 
 def label(fleet: FleetFile, node: str, labels: dict[str, str], at: datetime) -> Command:
     body = LabelNode(node=fleet.node(node).node, labels=labels, issued_at=at)
-    return _signed(fleet, s.CMD_NODE_LABEL, Purpose.LABEL, body, node)
+    return _signed(fleet, catalogue.CMD_NODE_LABEL, Purpose.LABEL, body, node)
 
 
 def sign_trust(fleet: FleetFile, keys: Iterable[TrustedKey], at: datetime) -> Signed:
@@ -141,7 +141,7 @@ def publish_trust(fleet: FleetFile) -> Command:
             "the fleet file holds no trust document yet: 'python -m deploy.docker.secrets' "
             "beside it signs one"
         )
-    return Command(s.CMD_TRUST_PUBLISH, fleet.trust, "fleet", new_id())
+    return Command(catalogue.CMD_TRUST_PUBLISH, fleet.trust, "fleet", new_id())
 
 
 def reseal(fleet: FleetFile, pair: SealedPair) -> Command:
@@ -158,7 +158,7 @@ def reseal(fleet: FleetFile, pair: SealedPair) -> Command:
         old_epoch=pair.sealed_key.epoch,
         sealed_key=SealedKey(epoch=fleet.epoch, box=box),
     )
-    return Command(s.CMD_PAIR_RESEAL, body, pair.domain or pair.account, new_id())
+    return Command(catalogue.CMD_PAIR_RESEAL, body, pair.domain or pair.account, new_id())
 
 
 def _signed(

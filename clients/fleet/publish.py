@@ -25,4 +25,4 @@ async def send(
         message = outgoing(
             command.subject, command.body, source=SOURCE, about=command.about, at=at, id=command.id
         )
-        await publisher.publish(message, patience=patience)
+        await publisher.publish(message, timeout=patience)

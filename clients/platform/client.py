@@ -18,6 +18,7 @@ from clients.platform.credits import Booking
 from clients.platform.library import Library
 from clients.platform.limits import close_hour, set_threshold
 from clients.platform.plans import buy_plan, plans_of
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption
 from shared.contracts.balance import BalanceEvent, BalanceView
@@ -115,13 +116,13 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         body = RegisterDomain(
             domain=domain, account=account, service_type=service_type, origin=place, trust=trust
         )
-        return await self._order(s.CMD_DOMAIN_REGISTER, body, domain, account, command_id)
+        return await self._order(catalogue.CMD_DOMAIN_REGISTER, body, domain, account, command_id)
 
     async def remove(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
         """The domain and everything that belongs to it; its name is free again. Refusals come with
         ``settled``: domain.unknown."""
         body = RemoveDomain(domain=domain, account=account)
-        return await self._order(s.CMD_DOMAIN_REMOVE, body, domain, account, command_id)
+        return await self._order(catalogue.CMD_DOMAIN_REMOVE, body, domain, account, command_id)
 
     async def submit(
         self,
@@ -151,12 +152,12 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
             strict=strict,
             name=name,
         )
-        return await self._order(s.CMD_CERTIFICATE_SUBMIT, body, domain, account, identity)
+        return await self._order(catalogue.CMD_CERTIFICATE_SUBMIT, body, domain, account, identity)
 
     async def disable(self, domain: str, account: str, *, command_id: str | None = None) -> Ordered:
         """HTTPS off; nothing of the pair is kept anywhere."""
         body = DisableHttps(domain=domain, account=account)
-        return await self._order(s.CMD_HTTPS_DISABLE, body, domain, account, command_id)
+        return await self._order(catalogue.CMD_HTTPS_DISABLE, body, domain, account, command_id)
 
     async def change_settings(
         self,
@@ -192,7 +193,9 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
 
     async def change(self, body: ChangeSettings, *, command_id: str | None = None) -> Ordered:
         """As ``change_settings``, with a command that ``settings_change`` made."""
-        return await self._order(s.CMD_SETTINGS_CHANGE, body, body.domain, body.account, command_id)
+        return await self._order(
+            catalogue.CMD_SETTINGS_CHANGE, body, body.domain, body.account, command_id
+        )
 
     # Money
 
@@ -207,7 +210,7 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         )
         identity = new_id()
         async with Booking(self._reach, account, reference, identity) as booking:
-            await self._publish(s.CMD_BALANCE_CREDIT, body, account, identity)
+            await self._publish(catalogue.CMD_BALANCE_CREDIT, body, account, identity)
             return await booking.booked()
 
     async def plans(self, account: str) -> list[PlanView]:
@@ -261,7 +264,7 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
                 self._seal(account, identity, *pair) for pair in ((certificate, private_key), *more)
             ],
         )
-        return await self._reach.ask(s.RPC_CERTIFICATE_CHECK, question, CheckReport)
+        return await self._reach.ask(catalogue.RPC_CERTIFICATE_CHECK, question)
 
     async def settled(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> CommandSettled:
         """How a command to config ended; Unreachable when it did not within ``limit`` seconds. A
@@ -322,7 +325,11 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
     async def resume_account(self, account: str, *, command_id: str | None = None) -> Ordered:
         """Ends a suspension by hand; refused (account.overdue) while the balance is not above 0."""
         return await self._order(
-            s.CMD_ACCOUNT_RESUME, ResumeAccount(account=account), account, account, command_id
+            catalogue.CMD_ACCOUNT_RESUME,
+            ResumeAccount(account=account),
+            account,
+            account,
+            command_id,
         )
 
     async def set_resumption(
@@ -331,7 +338,9 @@ class Platform(Library, AbstractAsyncContextManager["Platform"]):
         """How the account's suspensions end: ``automatic`` (with a balance above 0) or
         ``by_hand``."""
         body = SetResumption(account=account, resumption=resumption)
-        return await self._order(s.CMD_ACCOUNT_RESUMPTION, body, account, account, command_id)
+        return await self._order(
+            catalogue.CMD_ACCOUNT_RESUMPTION, body, account, account, command_id
+        )
 
     async def _order(
         self, subject: str, body: Contract, domain: str, account: str, command_id: str | None

@@ -15,11 +15,11 @@ from typing import Final
 from nats.aio.msg import Msg
 
 from clients.platform.connection import Reach
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.certificates import CommandResult, CommandView, ShowCommand
+from shared.contracts.codec import parse
 from shared.contracts.domains import CommandSettled
 from shared.contracts.findings import Finding, findings_from
-from shared.crypto.signing import parse
 from shared.errors import Malformed, Refused, Unreachable
 
 _ASK_SECONDS: Final = 1.0
@@ -103,7 +103,7 @@ class Settlements:
 
     async def _subscribe(self) -> None:
         client = self._reach.client
-        await client.subscribe(s.EVENT_COMMAND_SETTLED, cb=self._hear_settled)
+        await client.subscribe(catalogue.EVENT_COMMAND_SETTLED, cb=self._hear_settled)
         await client.flush(timeout=int(max(self._reach.patience, 1)))
 
     async def _hear_settled(self, message: Msg) -> None:
@@ -154,6 +154,4 @@ class Settlements:
         question = ShowCommand(
             command_id=command_id, account=self._accounts.get(command_id), after=after
         )
-        return await self._reach.ask(
-            s.RPC_COMMAND_SHOW, question, CommandView, patience=_ASK_SECONDS
-        )
+        return await self._reach.ask(catalogue.RPC_COMMAND_SHOW, question, patience=_ASK_SECONDS)

@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 
 from nats.aio.client import Client
 
-from shared.contracts.base import Contract
+from shared.catalogue_row import AnswerT, Query, QuestionT
 from shared.contracts.findings import Code
 from shared.errors import BrokerAway, Refused, Transient, Unreachable
+from shared.messages import Outgoing
 from shared.messaging import connection, rpc
-from shared.messaging.cloudevents import Outgoing
 from shared.messaging.publisher import Publisher
 from shared.settings import BrokerSettings
 
@@ -24,7 +24,6 @@ _CONNECT_SECONDS: Final = 5.0
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 1.0
 ResultT = TypeVar("ResultT")
-AnswerT = TypeVar("AnswerT", bound=Contract)
 
 
 class Reach:
@@ -59,7 +58,7 @@ class Reach:
         """The stream's sequence of the stored message; Unreachable when it was not stored in
         time."""
         try:
-            return await self._publisher.publish(message, patience=self.patience)
+            return await self._publisher.publish(message, timeout=self.patience)
         except BrokerAway as error:
             raise Unreachable(
                 f"{error}. Tried for {self.patience:g} s at {self.url} as {self.user!r} with "
@@ -67,16 +66,14 @@ class Reach:
             ) from None
 
     async def ask(
-        self, subject: str, question: Contract, answer: type[AnswerT], *, patience: float = 0
+        self, query: Query[QuestionT, AnswerT], question: QuestionT, *, patience: float = 0
     ) -> AnswerT:
         """The answer; Refused with findings; Unreachable when nobody answered in time."""
         limit = patience or self.patience
         return await insist(
-            lambda: rpc.ask(
-                self.client, subject, question, answer, timeout=min(ANSWER_SECONDS, limit)
-            ),
+            lambda: rpc.ask(self.client, query, question, timeout=min(ANSWER_SECONDS, limit)),
             limit,
-            f"asking {subject} at {self.url} as {self.user!r}",
+            f"asking {query} at {self.url} as {self.user!r}",
         )
 
     async def close(self) -> None:

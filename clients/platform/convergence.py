@@ -12,10 +12,10 @@ from typing import Final
 from nats.aio.msg import Msg
 
 from clients.platform.connection import Reach
-from shared import subjects as s
+from shared import catalogue
+from shared.contracts.codec import parse
 from shared.contracts.edge import Converged, Progress
-from shared.contracts.queries import ConvergenceView, FleetView, Nothing, ShowConvergence
-from shared.crypto.signing import parse
+from shared.contracts.queries import Nothing, ShowConvergence
 from shared.errors import Malformed, Refused, Unreachable
 
 _ASK_SECONDS: Final = 0.5
@@ -52,8 +52,8 @@ async def wait_converged(
     serve it yet; at once where no node counts."""
     watch = _Watch(domain, revision, on_progress)
     subscriptions = [
-        await reach.client.subscribe(s.EDGE_PROGRESS, cb=watch.hear_progress),
-        await reach.client.subscribe(s.EVENT_EDGE_CONVERGED, cb=watch.hear_converged),
+        await reach.client.subscribe(catalogue.EDGE_PROGRESS, cb=watch.hear_progress),
+        await reach.client.subscribe(catalogue.EVENT_EDGE_CONVERGED, cb=watch.hear_converged),
     ]
     deadline = time.monotonic() + limit
     try:
@@ -83,7 +83,7 @@ async def wait_converged(
 
 async def _nobody_counts(reach: Reach) -> bool:
     try:
-        fleet = await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView, patience=_ASK_SECONDS)
+        fleet = await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing(), patience=_ASK_SECONDS)
     except (Refused, Unreachable):
         return False
     return not any(node.state in ("live", "silent") for node in fleet.nodes)
@@ -118,9 +118,8 @@ class _Watch:
     async def ask(self, reach: Reach) -> Live | None:
         try:
             view = await reach.ask(
-                s.RPC_EDGE_CONVERGENCE,
+                catalogue.RPC_EDGE_CONVERGENCE,
                 ShowConvergence(domain=self.domain),
-                ConvergenceView,
                 patience=_ASK_SECONDS,
             )
         except (Refused, Unreachable):

@@ -10,9 +10,10 @@ from typing import Final
 from nats.aio.msg import Msg
 
 from clients.platform.connection import Reach
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.balance import BalanceEvent
-from shared.crypto.signing import parse
+from shared.contracts.codec import parse
 from shared.errors import BrokerAway, Malformed, Unreachable
 from shared.messaging.direct_get import get_batch
 
@@ -36,7 +37,7 @@ class Booking:
             command_id,
         )
         self._heard: asyncio.Future[BalanceEvent] = asyncio.get_running_loop().create_future()
-        self._position = {s.EVENT_BALANCE_CREDITED: 1, s.EVENT_BALANCE_REFUSED: 1}
+        self._position = {catalogue.EVENT_BALANCE_CREDITED: 1, catalogue.EVENT_BALANCE_REFUSED: 1}
         self._earlier: BalanceEvent | None = None
 
     async def __aenter__(self) -> Booking:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from clients.platform.command_outcomes import Ordered
 from clients.platform.queries import Queries
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.base import Contract
 from shared.contracts.certificates import (
@@ -26,9 +26,7 @@ from shared.contracts.certificates import (
     ShowRoots,
     ShowUsage,
     StoreCertificate,
-    StoredList,
     StoredView,
-    UsagePage,
     Use,
 )
 from shared.contracts.commands import (
@@ -86,41 +84,43 @@ class Library(Queries):
             overwrite=overwrite,
             strict=strict,
         )
-        return await self._order(s.CMD_CERTIFICATE_STORE, body, name, account, identity)
+        return await self._order(catalogue.CMD_CERTIFICATE_STORE, body, name, account, identity)
 
     async def deploy(
         self, name: str, account: str, domains: Sequence[str], *, command_id: str | None = None
     ) -> Ordered:
         """Serves a stored certificate on 1 to 50 domains, each with its own result."""
         body = DeployCertificate(name=name, account=account, domains=list(domains))
-        return await self._order(s.CMD_CERTIFICATE_DEPLOY, body, name, account, command_id)
+        return await self._order(catalogue.CMD_CERTIFICATE_DEPLOY, body, name, account, command_id)
 
     async def delete_certificate(
         self, name: str, account: str, *, command_id: str | None = None
     ) -> Ordered:
         """Refused while it is in use; ``certificate_usage`` lists where."""
         body = DeleteCertificate(name=name, account=account)
-        return await self._order(s.CMD_CERTIFICATE_DELETE, body, name, account, command_id)
+        return await self._order(catalogue.CMD_CERTIFICATE_DELETE, body, name, account, command_id)
 
     async def rollback(
         self, domain: str, account: str, *, command_id: str | None = None
     ) -> Ordered:
         """Back to the certificate before; again: forth. An expired one is refused."""
         body = RollbackCertificate(domain=domain, account=account)
-        return await self._order(s.CMD_CERTIFICATE_ROLLBACK, body, domain, account, command_id)
+        return await self._order(
+            catalogue.CMD_CERTIFICATE_ROLLBACK, body, domain, account, command_id
+        )
 
     async def set_roots(
         self, account: str, roots: str, *, command_id: str | None = None
     ) -> Ordered:
         """The account's own roots for private trust: PEM, all of them; empty for none."""
         body = SetRoots(account=account, roots=roots)
-        return await self._order(s.CMD_ROOTS_SET, body, account, account, command_id)
+        return await self._order(catalogue.CMD_ROOTS_SET, body, account, account, command_id)
 
     async def preview(self, command: Contract) -> Preview:
         """What a command would change as things are now; nothing is done. ``command``: the body of
         one to config, but for submissions: ``check`` is for those."""
         question = PreviewCommand(command=_subject(command), body=command.model_dump_json())
-        return await self._reach.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
+        return await self._reach.ask(catalogue.RPC_COMMAND_PREVIEW, question)
 
     async def command(
         self, command_id: str, account: str | None = None, *, after: int = 0
@@ -128,13 +128,13 @@ class Library(Queries):
         """How a command ended so far, for each of its domains, and where it is still waited for;
         ``next`` is the ``after`` of the next page."""
         question = ShowCommand(command_id=command_id, account=account, after=after)
-        return await self._reach.ask(s.RPC_COMMAND_SHOW, question, CommandView)
+        return await self._reach.ask(catalogue.RPC_COMMAND_SHOW, question)
 
     async def certificate(self, name: str, account: str) -> StoredView:
         """Refused (certificate.unknown) when the library has none of this name. No field ever holds
         a key."""
         return await self._reach.ask(
-            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=name, account=account), StoredView
+            catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=name, account=account)
         )
 
     async def certificates(self, account: str) -> AsyncIterator[StoredView]:
@@ -142,7 +142,7 @@ class Library(Queries):
         after: str | None = ""
         while after is not None:
             question = ListCertificates(account=account, after=after)
-            page = await self._reach.ask(s.RPC_CERTIFICATE_LIST, question, StoredList)
+            page = await self._reach.ask(catalogue.RPC_CERTIFICATE_LIST, question)
             for one in page.certificates:
                 yield one
             after = page.next
@@ -153,7 +153,7 @@ class Library(Queries):
         after: str | None = ""
         while after is not None:
             question = ShowUsage(name=name, account=account, after=after, limit=500)
-            page = await self._reach.ask(s.RPC_CERTIFICATE_USAGE, question, UsagePage)
+            page = await self._reach.ask(catalogue.RPC_CERTIFICATE_USAGE, question)
             found += page.uses
             after = page.next
         return found
@@ -171,21 +171,21 @@ class Library(Queries):
                 told.add(view.domain)
 
     async def roots(self, account: str) -> RootsView:
-        return await self._reach.ask(s.RPC_ROOTS_SHOW, ShowRoots(account=account), RootsView)
+        return await self._reach.ask(catalogue.RPC_ROOTS_SHOW, ShowRoots(account=account))
 
 
 _NAMES: Final = 1000
 _PREVIEWED: Final[dict[type[Contract], str]] = {
-    RegisterDomain: s.CMD_DOMAIN_REGISTER,
-    RemoveDomain: s.CMD_DOMAIN_REMOVE,
-    DisableHttps: s.CMD_HTTPS_DISABLE,
-    ChangeSettings: s.CMD_SETTINGS_CHANGE,
-    DeployCertificate: s.CMD_CERTIFICATE_DEPLOY,
-    RollbackCertificate: s.CMD_CERTIFICATE_ROLLBACK,
-    DeleteCertificate: s.CMD_CERTIFICATE_DELETE,
-    SetRoots: s.CMD_ROOTS_SET,
-    ResumeAccount: s.CMD_ACCOUNT_RESUME,
-    SetResumption: s.CMD_ACCOUNT_RESUMPTION,
+    RegisterDomain: catalogue.CMD_DOMAIN_REGISTER,
+    RemoveDomain: catalogue.CMD_DOMAIN_REMOVE,
+    DisableHttps: catalogue.CMD_HTTPS_DISABLE,
+    ChangeSettings: catalogue.CMD_SETTINGS_CHANGE,
+    DeployCertificate: catalogue.CMD_CERTIFICATE_DEPLOY,
+    RollbackCertificate: catalogue.CMD_CERTIFICATE_ROLLBACK,
+    DeleteCertificate: catalogue.CMD_CERTIFICATE_DELETE,
+    SetRoots: catalogue.CMD_ROOTS_SET,
+    ResumeAccount: catalogue.CMD_ACCOUNT_RESUME,
+    SetResumption: catalogue.CMD_ACCOUNT_RESUMPTION,
 }
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from clients.platform.connection import Reach
 from clients.platform.outcome_events import order
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.commands import CloseHour, SetThreshold
 from shared.contracts.findings import Code, findings_from
@@ -26,9 +26,8 @@ async def set_threshold(reach: Reach, body: SetThreshold, source: str) -> Balanc
     async def shown() -> BalanceView | None:
         try:
             view = await reach.ask(
-                s.RPC_BALANCE_SHOW,
+                catalogue.RPC_BALANCE_SHOW,
                 ShowBalance(account=body.account),
-                BalanceView,
                 patience=_ASK_SECONDS,
             )
         except (Refused, Unreachable):
@@ -36,14 +35,14 @@ async def set_threshold(reach: Reach, body: SetThreshold, source: str) -> Balanc
         return view if (view.threshold, view.currency) == (body.threshold, body.currency) else None
 
     message = outgoing(
-        s.CMD_BALANCE_THRESHOLD,
+        catalogue.CMD_BALANCE_THRESHOLD,
         body,
         source=source,
         about=body.account,
         at=datetime.now(UTC),
         id=new_id(),
     )
-    said = await order(reach, message, {s.EVENT_BALANCE_REFUSED: BalanceEvent}, shown)
+    said = await order(reach, message, {catalogue.EVENT_BALANCE_REFUSED: BalanceEvent}, shown)
     if isinstance(said, BalanceEvent):
         raise Refused(findings_from(said.codes, unknown=Code.REQUEST_MALFORMED))
     assert isinstance(said, BalanceView)  # noqa: S101 - the other of the two
@@ -52,8 +51,13 @@ async def set_threshold(reach: Reach, body: SetThreshold, source: str) -> Balanc
 
 async def close_hour(reach: Reach, body: CloseHour, source: str) -> HourClosed:
     message = outgoing(
-        s.CMD_HOUR_CLOSE, body, source=source, about="hours", at=datetime.now(UTC), id=new_id()
+        catalogue.CMD_HOUR_CLOSE,
+        body,
+        source=source,
+        about="hours",
+        at=datetime.now(UTC),
+        id=new_id(),
     )
-    said = await order(reach, message, {s.EVENT_HOUR_CLOSED: HourClosed})
+    said = await order(reach, message, {catalogue.EVENT_HOUR_CLOSED: HourClosed})
     assert isinstance(said, HourClosed)  # noqa: S101 - the only one
     return said

@@ -14,9 +14,9 @@ from clients.platform import events
 from clients.platform.connection import Reach
 from shared import subjects as s
 from shared.contracts.base import Contract
-from shared.crypto.signing import parse
+from shared.contracts.codec import parse
 from shared.errors import BrokerAway, Malformed, Unreachable
-from shared.messaging.cloudevents import Outgoing
+from shared.messages import Outgoing
 from shared.messaging.direct_get import get_batch
 
 _LOOK_SECONDS: Final = 1.0

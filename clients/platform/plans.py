@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 from clients.platform.connection import Reach
 from clients.platform.outcome_events import order
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.commands import PurchasePlan
 from shared.contracts.findings import Code, findings_from
-from shared.contracts.prices import ListPlans, PlanEvent, PlansPage, PlanView
+from shared.contracts.prices import ListPlans, PlanEvent, PlanView
 from shared.errors import Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
@@ -21,7 +21,7 @@ async def plans_of(reach: Reach, account: str) -> list[PlanView]:
     found: list[PlanView] = []
     question: ListPlans | None = ListPlans(account=account)
     while question is not None:
-        page = await reach.ask(s.RPC_PLAN_LIST, question, PlansPage)
+        page = await reach.ask(catalogue.RPC_PLAN_LIST, question)
         found += page.plans
         question = None if page.next is None else question.model_copy(update={"after": page.next})
     return found
@@ -37,10 +37,17 @@ async def buy_plan(
     balance.currency_differs."""
     body = PurchasePlan(account=account, plan=plan, reference=reference, currency=currency)
     message = outgoing(
-        s.CMD_PLAN_PURCHASE, body, source=source, about=account, at=datetime.now(UTC), id=new_id()
+        catalogue.CMD_PLAN_PURCHASE,
+        body,
+        source=source,
+        about=account,
+        at=datetime.now(UTC),
+        id=new_id(),
     )
     said = await order(
-        reach, message, {s.EVENT_PLAN_PURCHASED: PlanEvent, s.EVENT_BALANCE_REFUSED: BalanceEvent}
+        reach,
+        message,
+        {catalogue.EVENT_PLAN_PURCHASED: PlanEvent, catalogue.EVENT_BALANCE_REFUSED: BalanceEvent},
     )
     if isinstance(said, PlanEvent):
         return said

@@ -8,20 +8,18 @@ from datetime import datetime
 from typing import Final, Literal, TypedDict, Unpack
 
 from clients.platform.connection import Reach
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.balance import BalanceView
 from shared.contracts.domains import CertificateStatus, DomainView
-from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
+from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBookView
 from shared.contracts.queries import (
-    ChargesPage,
     ConvergenceView,
     DomainList,
     FleetView,
     History,
     ListDomains,
-    LogsPage,
     LogView,
     Nothing,
     QueryCharges,
@@ -33,7 +31,6 @@ from shared.contracts.queries import (
     ShowHistory,
     ShowSubmission,
     SubmissionView,
-    UsagePage,
 )
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
 
@@ -66,7 +63,7 @@ class Queries:
         """Refused (domain.unknown) when there is none in this account. No field ever holds a
         key."""
         return await self._reach.ask(
-            s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView
+            catalogue.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account)
         )
 
     async def list_domains(
@@ -82,7 +79,7 @@ class Queries:
         question = ListDomains.model_validate(
             {"account": account, "after": after, "limit": limit, **filters}
         )
-        return await self._reach.ask(s.RPC_DOMAIN_LIST, question, DomainList)
+        return await self._reach.ask(catalogue.RPC_DOMAIN_LIST, question)
 
     async def all_domains(
         self, account: str | None = None, **filters: Unpack[DomainFilters]
@@ -97,7 +94,7 @@ class Queries:
 
     async def account(self, account: str) -> AccountView:
         """Whether the account is suspended and why, and its domains by state."""
-        return await self._reach.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
+        return await self._reach.ask(catalogue.RPC_ACCOUNT_SHOW, ShowAccount(account=account))
 
     async def history(
         self,
@@ -110,24 +107,22 @@ class Queries:
         """Every command and its outcome, newest first; ``domain`` None: those on the account's
         library, its roots and itself. ``next`` is the ``before`` of the next page."""
         question = ShowHistory(domain=domain, account=account, before=before, limit=limit)
-        return await self._reach.ask(s.RPC_DOMAIN_HISTORY, question, History)
+        return await self._reach.ask(catalogue.RPC_DOMAIN_HISTORY, question)
 
     async def submission(self, submission_id: str, account: str | None = None) -> SubmissionView:
         """A submission's findings in full; ``outcome`` None while it is judged. They are gone after
         a disable."""
         question = ShowSubmission(submission_id=submission_id, account=account)
-        return await self._reach.ask(s.RPC_SUBMISSION_SHOW, question, SubmissionView)
+        return await self._reach.ask(catalogue.RPC_SUBMISSION_SHOW, question)
 
     async def convergence(self, domain: str) -> ConvergenceView:
         """Which nodes have proven the domain's newest revision."""
-        return await self._reach.ask(
-            s.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain), ConvergenceView
-        )
+        return await self._reach.ask(catalogue.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain))
 
     async def fleet(self) -> FleetView:
         """Every node with its state and epochs, the sealing epoch, and how many domains the bucket
         holds."""
-        return await self._reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        return await self._reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())
 
     async def usage(
         self,
@@ -158,7 +153,7 @@ class Queries:
     async def usage_rows(self, question: QueryUsage) -> AsyncIterator[UsageRow]:
         """However many there are, a page at a time."""
         while True:
-            page = await self._reach.ask(s.RPC_USAGE_QUERY, question, UsagePage)
+            page = await self._reach.ask(catalogue.RPC_USAGE_QUERY, question)
             for row in page.rows:
                 yield row
             if page.next is None:
@@ -168,7 +163,7 @@ class Queries:
     async def ledger_rows(self, question: QueryLedger) -> AsyncIterator[LedgerRow]:
         """The ledger's lines of a period of bills, in order of booking, a page at a time."""
         while True:
-            page = await self._reach.ask(s.RPC_LEDGER_QUERY, question, LedgerPage)
+            page = await self._reach.ask(catalogue.RPC_LEDGER_QUERY, question)
             for row in page.rows:
                 yield row
             if page.next is None:
@@ -179,11 +174,11 @@ class Queries:
         """A month of an account with all its lines. A line that joins a month that is not final
         yet, between two pages, starts it over."""
         while True:
-            whole = page = await self._reach.ask(s.RPC_STATEMENT_SHOW, question, Statement)
+            whole = page = await self._reach.ask(catalogue.RPC_STATEMENT_SHOW, question)
             lines = list(page.lines)
             while page.next is not None:
                 following = question.model_copy(update={"after": page.next})
-                page = await self._reach.ask(s.RPC_STATEMENT_SHOW, following, Statement)
+                page = await self._reach.ask(catalogue.RPC_STATEMENT_SHOW, following)
                 lines += page.lines
             if page.totals == whole.totals:
                 return whole.model_copy(update={"lines": lines, "next": None})
@@ -191,7 +186,7 @@ class Queries:
     async def price_book(self) -> PriceBookView:
         """What is current; Unreachable soon when nobody answers."""
         return await self._reach.ask(
-            s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView, patience=_SOON_SECONDS
+            catalogue.RPC_PRICE_BOOK_SHOW, Nothing(), patience=_SOON_SECONDS
         )
 
     async def charges(self, account: str, start: datetime, end: datetime) -> list[ChargeRow]:
@@ -201,7 +196,7 @@ class Queries:
         after: str | None = None
         while True:
             question = QueryCharges(account=account, start=start, end=end, after=after)
-            page = await self._reach.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)
+            page = await self._reach.ask(catalogue.RPC_CHARGES_QUERY, question)
             rows += page.rows
             if page.next is None:
                 return rows
@@ -209,7 +204,7 @@ class Queries:
 
     async def balance(self, account: str) -> BalanceView:
         """balance = ledger - accrued, in the account's currency."""
-        return await self._reach.ask(s.RPC_BALANCE_SHOW, ShowBalance(account=account), BalanceView)
+        return await self._reach.ask(catalogue.RPC_BALANCE_SHOW, ShowBalance(account=account))
 
     async def logs(self, node: str | None = None) -> list[LogView]:
         """How far each log of the nodes is in: complete when ``stored_to`` equals ``read_to``
@@ -218,7 +213,7 @@ class Queries:
         after: str | None = ""
         while after is not None:
             page = await self._reach.ask(
-                s.RPC_USAGE_LOGS, QueryLogs(node=node, after=after), LogsPage
+                catalogue.RPC_USAGE_LOGS, QueryLogs(node=node, after=after)
             )
             found += page.logs
             after = page.next

@@ -9,7 +9,7 @@ from decimal import Decimal
 from deploy.demo.stage import ACCOUNT, CURRENCY, ONE_IMAGE, PRICE_PER_10000, WWW, Stage, until
 from deploy.demo.story import Story, check, money
 from deploy.demo.traffic import BODY, Visitor, send_requests
-from shared import subjects as s
+from shared import catalogue
 
 _USAGE_SECONDS = 20.0
 
@@ -96,7 +96,7 @@ async def low_balance(story: Story, stage: Stage) -> None:
 
         async def is_low() -> bool:
             return (await stage.customer.balance(ACCOUNT)).low and bool(
-                await stage.events(s.EVENT_BALANCE_LOW)
+                await stage.events(catalogue.EVENT_BALANCE_LOW)
             )
 
         await until(is_low, _USAGE_SECONDS, lambda: "the balance was not flagged")
@@ -112,11 +112,11 @@ async def low_balance(story: Story, stage: Stage) -> None:
         check(event.change == "credited", f"the credit was {event.change}: {event.codes}")
 
         async def has_recovered() -> bool:
-            return bool(await stage.events(s.EVENT_BALANCE_RECOVERED))
+            return bool(await stage.events(catalogue.EVENT_BALANCE_RECOVERED))
 
         await until(has_recovered, _USAGE_SECONDS, lambda: "the flag was not cleared")
         check(not (await stage.customer.balance(ACCOUNT)).low, "the balance is still low")
-        stage.result.low_balance_flags = len(await stage.events(s.EVENT_BALANCE_LOW))
+        stage.result.low_balance_flags = len(await stage.events(catalogue.EVENT_BALANCE_LOW))
         check(
             stage.result.low_balance_flags == 1,
             f"{stage.result.low_balance_flags} low balance events, not 1",

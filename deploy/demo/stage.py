@@ -22,9 +22,9 @@ from deploy.demo.story import CheckFailed, Result, check
 from deploy.demo.traffic import Origin, Visitor
 from shared import subjects as s
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.domains import CommandSettled, Outcome
 from shared.contracts.edge import Bundle
-from shared.crypto.signing import parse
 
 ACCOUNT: Final = "demo"
 WWW, IMAGES, ONE_IMAGE = "www.example.test", "*.img.example.test", "a.img.example.test"

@@ -21,7 +21,7 @@ from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
 from deploy.embedded.up_down import ended_by_sigterm
 from shared.errors import EdgetlsError, Refused, SettingsError
-from shared.messaging.consumer import describe
+from shared.faults import describe
 
 
 async def tell(

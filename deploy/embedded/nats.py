@@ -25,8 +25,8 @@ from shared.errors import BrokerAway, SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
 from shared.private_files import private_folder, write_private
 from shared.streams import STREAMS
-from shared.subjects import inbox_prefix, js_message_get
-from shared.topology import CORE, User
+from shared.subjects import CORE, inbox_prefix, js_message_get
+from shared.topology import User
 
 NAME: Final = "nats"
 SEARCHER: Final = User(

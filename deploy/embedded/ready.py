@@ -12,10 +12,10 @@ from typing import Final
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from shared.catalogue import RPC_FLEET_SHOW
+from shared.contracts.codec import parse
 from shared.contracts.queries import FleetView, Nothing
-from shared.crypto.signing import parse
 from shared.errors import Malformed
-from shared.subjects import RPC_FLEET_SHOW
 
 ASK_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.05

@@ -12,12 +12,7 @@ from services.billing.settings import Settings
 from services.billing.store import finance
 from services.billing.store.partitions import Days, Partitions
 from services.billing.transport.batch_consumers import BatchTaker, LotConsumer, burying, once
-from services.billing.transport.queries import (
-    audit_router,
-    bills_router,
-    prices_router,
-    usage_router,
-)
+from services.billing.transport.queries import query_router
 from services.billing.transport.stream_trimmer import Trimmer
 from services.billing.usecases.hourly_jobs import HourClock
 from services.billing.usecases.ingest import Ingest
@@ -29,11 +24,12 @@ from services.billing.usecases.reference_cache import Book
 from services.billing.usecases.request_events import Requests
 from shared import runtime as service
 from shared import subjects
-from shared.messaging.consumer import Consumer, DeadLetters
-from shared.messaging.dead_letter_service import DeadOffice, dead_router
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
+from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.pull import Pull
 from shared.runtime import Runtime
-from shared.storage.idle_transactions import end_stalled
+from shared.storage.idle_transactions import terminate_idle_transactions
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
@@ -64,9 +60,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     )
     await migrate(pool, MIGRATIONS)
     await finance.grant(pool)
-    queries = Queries(pool, runtime.clock)
-    for router in (usage_router, prices_router, audit_router, bills_router):
-        runtime.broker.include_router(router(queries))
+    runtime.broker.include_router(query_router(Queries(pool, runtime.clock)))
     commands, usage, events = (
         DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME]
     )
@@ -79,8 +73,8 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     ingest = Ingest(pool, book, months, runtime.clock)
     batches = BatchTaker(ingest, pool, usage, publisher, signer)
     facts = Facts(pool, book, runtime.clock, batches.drain)
-    office = DeadOffice(client, publisher, NAME, {events.source: once(facts.take)})
-    runtime.broker.include_router(dead_router(office, NAME))
+    office = DeadLetterService(client, publisher, NAME, {events.source: once(facts.take)})
+    runtime.broker.include_router(dead_letter_router(NAME, office))
     hours = HourClock(money, pool, months, days, runtime.clock, settings)
     parking, requests = Parking(pool), Requests(pool, book, days, runtime.clock)
     takes: dict[str, Take] = {
@@ -96,7 +90,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             commands,
             runtime.health,
         ).run(),
-        end_stalled(pool, _STALLED_SECONDS),
+        terminate_idle_transactions(pool, _STALLED_SECONDS),
         Lease(pool, "billing-hours").hold(hours.run),
         Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),

@@ -11,8 +11,7 @@ from services.config.settings import Settings
 from services.config.transport.command_intake import Intake
 from services.config.transport.command_runner import Deadlines, Runner, keep_house
 from services.config.transport.event_consumers import LiveRevisions, Verdicts
-from services.config.transport.library_queries import library_router
-from services.config.transport.queries import queries_router
+from services.config.transport.queries import query_router
 from services.config.usecases.decide import Decider
 from services.config.usecases.expiry import ExpiryWatch
 from services.config.usecases.library import Librarian
@@ -21,15 +20,16 @@ from services.config.usecases.preview import Previews
 from services.config.usecases.queries import Queries
 from services.config.usecases.revisions import Revisions
 from services.config.usecases.suspend import Balances, Suspender
+from shared import catalogue, subjects
 from shared import runtime as service
-from shared import subjects
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.consumer import Consumer, DeadLetters
-from shared.messaging.dead_letter_service import DeadOffice, dead_router
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.messaging.pull import Pull
 from shared.runtime import Runtime
 from shared.storage import inbox
-from shared.storage.idle_transactions import end_stalled
+from shared.storage.idle_transactions import terminate_idle_transactions
 from shared.storage.inbox import Inbox
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
@@ -58,9 +58,10 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS
     )
     await migrate(pool, MIGRATIONS)
-    runtime.broker.include_router(queries_router(Queries(pool, runtime.clock)))
     previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)
-    runtime.broker.include_router(library_router(LibraryQueries(pool, runtime.clock), previews))
+    runtime.broker.include_router(
+        query_router(Queries(pool, runtime.clock), LibraryQueries(pool, runtime.clock), previews)
+    )
     wake, turned = asyncio.Event(), asyncio.Event()
     revisions = Revisions(pool, client, health, settings.revision_seconds)
     librarian = Librarian(pool, revisions, runtime.clock, asyncio.Event())
@@ -77,12 +78,12 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     converged, balances = LiveRevisions(pool), Balances(pool, turned)
 
     async def again(event: Delivery) -> None:
-        await (converged if event.subject == subjects.EVENT_EDGE_CONVERGED else balances).handle(
+        await (converged if event.subject == catalogue.EVENT_EDGE_CONVERGED else balances).handle(
             event
         )
 
-    office = DeadOffice(client, runtime.publisher, NAME, {events: again})
-    runtime.broker.include_router(dead_router(office, NAME))
+    office = DeadLetterService(client, runtime.publisher, NAME, {events: again})
+    runtime.broker.include_router(dead_letter_router(NAME, office))
     judged = Verdicts(decider, lambda: runtime.trust().verifier("validator"), wake)
     return (
         revisions.run(),
@@ -113,7 +114,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             health,
         ).run(),
         Suspender(pool, revisions, runtime.clock, turned).run(),
-        end_stalled(pool, _STALLED_SECONDS),
+        terminate_idle_transactions(pool, _STALLED_SECONDS),
         Lease(pool, "expiry").hold(ExpiryWatch(pool, runtime.clock, settings.expiry_seconds).run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
         keep_house(pool, box),

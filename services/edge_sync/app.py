@@ -11,17 +11,17 @@ from services.edge_sync.settings import Settings
 from services.edge_sync.store.database import Store
 from services.edge_sync.transport.queries import Desk, edge_router
 from services.edge_sync.usecases.leader import Term
-from services.edge_sync.usecases.patience import patiently
 from services.edge_sync.usecases.trust import Trusted
 from shared import runtime as service
 from shared import subjects
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.findings import Code, finding
-from shared.crypto.signing import parse
 from shared.errors import Refused
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.dead_letter_service import DeadOffice, dead_router
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
+from shared.messaging.delivery import Delivery
 from shared.observability.health import Health
+from shared.retry import retry
 from shared.runtime import Runtime, read_signer
 from shared.settings import read_secret
 from shared.storage.lease import Lease
@@ -48,12 +48,12 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     pool = await open_pool(settings.edge_sync_dsn.get_secret_value())
     await migrate(pool, MIGRATIONS)
     store, desk = Store(pool), Desk()
-    published = await patiently(store.trust, runtime.health, "database")
+    published = await retry(store.trust, health=runtime.health, condition="database")
     if published is not None:
         trusted.publish(parse(Signed, published))
     trusted.require(signer)
     runtime.broker.include_router(edge_router(desk))
-    runtime.broker.include_router(dead_router(_office(runtime, desk), NAME))
+    runtime.broker.include_router(dead_letter_router(NAME, _office(runtime, desk)))
 
     async def lead(fencing: int) -> None:
         desk.term = Term(runtime, store, trusted, signer)
@@ -66,7 +66,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     return [relay.run(), Lease(pool, NAME).hold(lead), _watch_database(store, runtime.health)]
 
 
-def _office(runtime: Runtime[Settings], desk: Desk) -> DeadOffice:
+def _office(runtime: Runtime[Settings], desk: Desk) -> DeadLetterService:
     """A domain event is handled again by whoever leads: the events of config are not ours to
     publish."""
 
@@ -75,12 +75,12 @@ def _office(runtime: Runtime[Settings], desk: Desk) -> DeadOffice:
             raise Refused([finding(Code.SERVICE_BUSY)])
         await desk.term.change(event, desk.term.observer)
 
-    return DeadOffice(
+    return DeadLetterService(
         runtime.client, runtime.publisher, NAME, {f"{subjects.STREAM_EVENTS}_{NAME}": again}
     )
 
 
 async def _watch_database(store: Store, health: Health) -> None:
     while True:
-        await patiently(store.alive, health, "database")
+        await retry(store.alive, health=health, condition="database")
         await asyncio.sleep(1)

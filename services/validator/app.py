@@ -8,14 +8,15 @@ from typing import Any, NoReturn
 from services.validator.sandbox.sealed_judge import Secrets
 from services.validator.sealing_epoch import CurrentEpoch
 from services.validator.settings import Settings
-from services.validator.transport import router
+from services.validator.transport import query_router
 from services.validator.usecases import Judging
 from shared import runtime as service
 from shared import subjects
 from shared.crypto.sealing import PrivateKey
 from shared.errors import CannotOpen, SettingsError
-from shared.messaging.consumer import Consumer, DeadLetters
-from shared.messaging.dead_letter_service import DeadOffice, dead_router
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
+from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.pull import Pull
 from shared.runtime import Runtime, read_signer
 from shared.settings import read_secret
@@ -37,9 +38,11 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         runtime.clock,
     )
     await judging.start()
-    runtime.broker.include_router(router(judging))
+    runtime.broker.include_router(query_router(judging))
     runtime.broker.include_router(
-        dead_router(DeadOffice(runtime.client, runtime.publisher, "validator"), "validator")
+        dead_letter_router(
+            "validator", DeadLetterService(runtime.client, runtime.publisher, "validator")
+        )
     )
     pull = Pull(
         runtime.client, subjects.STREAM_JUDGING, subjects.DURABLE_VALIDATOR, batch=CONCURRENCY

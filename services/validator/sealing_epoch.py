@@ -11,9 +11,10 @@ from nats.aio.client import Client
 
 from shared import subjects
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.commands import EpochKey
 from shared.contracts.edge import SealingEpoch
-from shared.crypto.signing import ContractT, Purpose, Trust, Verifier, parse
+from shared.crypto.signing import ContractT, Purpose, Trust, Verifier
 from shared.errors import EdgetlsError, Transient
 from shared.messaging.direct_get import get_last
 from shared.observability.health import Health

@@ -1,19 +1,18 @@
-"""Subjects to use cases."""
+"""Every question that the validator answers, bound to the use case that answers it."""
 
 from __future__ import annotations
 
 from faststream.nats import NatsRouter
 
 from services.validator.usecases import Judging
-from shared import subjects
-from shared.contracts.judging import CheckCertificate, CheckReport
+from shared import catalogue
+from shared.messaging.rpc import answer
+
+CHECKS_AT_ONCE = 64
 
 
-def router(judging: Judging) -> NatsRouter:
-    routes = NatsRouter()
-
-    @routes.subscriber(subjects.RPC_CERTIFICATE_CHECK, queue="validator", max_workers=64)
-    async def certificate_check(question: CheckCertificate) -> CheckReport:
-        return await judging.check(question)
-
-    return routes
+def query_router(judging: Judging) -> NatsRouter:
+    """Bind the queries of the validator; any replica answers."""
+    router = NatsRouter()
+    answer(router, catalogue.RPC_CERTIFICATE_CHECK, judging.check, at_once=CHECKS_AT_ONCE)
+    return router

@@ -10,17 +10,19 @@ import structlog
 from services.validator.sandbox.pool import Limits, Workers
 from services.validator.sandbox.sealed_judge import Secrets, unjudgeable
 from services.validator.sealing_epoch import CurrentEpoch
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
+from shared.contracts.codec import parse
 from shared.contracts.judging import CheckCertificate, CheckReport, JudgeSubmission, Verdict
-from shared.crypto.signing import parse
 from shared.errors import EdgetlsError
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.settings import read_secret
-from shared.streams import MOST_BYTES
+from shared.streams import MAX_MESSAGE_BYTES
 
 log = structlog.get_logger()
 PROGRESS_SECONDS = 0.8
@@ -40,7 +42,7 @@ class Judging:
         epoch: CurrentEpoch,
         publisher: Publisher,
         clock: Clock,
-        room: int = MOST_BYTES,
+        room: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """``room``: bytes that a stream takes in one message."""
         self._secrets, self._roots_file, self._count = secrets, roots_file, workers
@@ -76,7 +78,7 @@ class Judging:
 
     def _message(self, delivery: Delivery, request: JudgeSubmission, verdict: Verdict) -> Outgoing:
         return outgoing(
-            subjects.VERDICT_SUBMISSION,
+            catalogue.VERDICT_SUBMISSION,
             verdict,
             source="validator",
             about=next(iter(request.domains), request.account),

@@ -48,7 +48,7 @@ _OPENSSH: Final = b"openssh-key-v1"
 _CODED: Final = (*_inside_base64(b"PRIVATE KEY"), *_inside_base64(_OPENSSH))
 
 
-def holds_key(data: bytes) -> bool:
+def contains_private_key(data: bytes) -> bool:
     """Whether there is a private key in clear in ``data``, in one of the forms above."""
     return any(_seen(reading) for reading in _readings(data))
 

@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import ValidationError
 
 from shared.contracts.base import Contract, Signed
+from shared.contracts.codec import parse
 from shared.contracts.commands import TrustDocument
-from shared.errors import Malformed, Unsigned
+from shared.errors import Unsigned
 
 ContractT = TypeVar("ContractT", bound=Contract)
 _FIELD = re.compile(r"[a-z0-9_]{1,30}")
@@ -101,29 +101,6 @@ class Verifier:
 
     def open_bytes(self, purpose: Purpose, body: bytes, model: type[ContractT]) -> ContractT:
         return self.open(purpose, parse(Signed, body), model)
-
-
-def parse(model: type[ContractT], body: bytes) -> ContractT:
-    """``body`` as ``model``; Malformed names the fields at fault and never the input."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise Malformed(f"not a {model.__name__}: {'; '.join(faults(error)[:5])}") from None
-
-
-def faults(error: ValidationError) -> list[str]:
-    """``place: kind`` of each, in order. The name of an unknown field and a key of a mapping are
-    input as well: they may be anything, a private key too."""
-    return sorted(
-        {
-            f"{'.'.join(map(_part, one['loc']))}: {one['type']}"
-            for one in error.errors(include_input=False)
-        }
-    )
-
-
-def _part(part: int | str) -> str:
-    return str(part) if _FIELD.fullmatch(str(part)) else "?"
 
 
 class Trust:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from shared.errors import BrokerAway, SettingsError
-from shared.messaging.nats_client import GuardedClient, guarded
+from shared.messaging.nats_client import NatsClient, as_nats_client
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 
@@ -116,11 +116,11 @@ async def probe(settings: BrokerSettings, user: str) -> None:
                 await client.close()
 
 
-async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> GuardedClient:
+async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> NatsClient:
     """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt
     fails."""
     await _first_contact(settings, user, patient)
-    return guarded(
+    return as_nats_client(
         await nats.connect(
             **_options(settings, user),
             allow_reconnect=True,
@@ -132,7 +132,7 @@ async def connect(settings: BrokerSettings, user: str, *, patient: bool = False)
     )
 
 
-async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, GuardedClient]:
+async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, NatsClient]:
     """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its
     client."""
     await _first_contact(settings, user, patient=True)
@@ -151,7 +151,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         closed_cb=_closed,
         logger=None,
     )
-    return broker, guarded(await broker.connect())
+    return broker, as_nats_client(await broker.connect())
 
 
 async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> None:

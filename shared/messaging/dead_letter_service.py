@@ -10,20 +10,23 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
-from shared import subjects
+from shared import catalogue, subjects
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import DeadDone, DeadLetter, DeadPage, ListDead, OneDead
 from shared.errors import BrokerAway, Poison, Refused
 from shared.ids import new_id
-from shared.messaging.cloudevents import Delivery, Outgoing, Place
-from shared.messaging.consumer import SETTLED, Handle
+from shared.messages import Outgoing, StreamPosition
+from shared.messaging.consumer import Handler
+from shared.messaging.dead_letters import SETTLED
+from shared.messaging.delivery import Delivery
 from shared.messaging.direct_get import StoredMessage, get_batch, stream_time
 from shared.messaging.publisher import Publisher
+from shared.messaging.rpc import answer
 
 PAGE_BYTES = 400_000
 
 
-class DeadOffice:
+class DeadLetterService:
     """The letters that ``service`` put into DEAD.
 
     ``local``: by source (a name of subjects.DEAD_OWNERS), what handles a message of it here. A
@@ -36,7 +39,7 @@ class DeadOffice:
         client: Client,
         publisher: Publisher,
         service: str,
-        local: Mapping[str, Handle] | None = None,
+        local: Mapping[str, Handler] | None = None,
     ) -> None:
         self._client, self._publisher = client, publisher
         self._local = {subjects.dead(source): handle for source, handle in (local or {}).items()}
@@ -115,26 +118,13 @@ class DeadOffice:
         return StoredMessage(found.subject, sequence, found.data or b"", dict(found.headers or {}))
 
 
-def dead_router(office: DeadOffice, service: str) -> NatsRouter:
-    """The operator's questions about this service's dead letters."""
+def dead_letter_router(service: str, dead_letters: DeadLetterService) -> NatsRouter:
+    """Bind the operator's questions about a service's own dead letters."""
     router = NatsRouter()
-
-    @router.subscriber(subjects.rpc_dead("list", service), queue=service)
-    async def dead_list(question: ListDead) -> DeadPage:
-        return await office.list(question)
-
-    @router.subscriber(subjects.rpc_dead("show", service), queue=service)
-    async def dead_show(question: OneDead) -> DeadLetter:
-        return await office.show(question)
-
-    @router.subscriber(subjects.rpc_dead("replay", service), queue=service)
-    async def dead_replay(question: OneDead) -> DeadDone:
-        return await office.replay(question)
-
-    @router.subscriber(subjects.rpc_dead("drop", service), queue=service)
-    async def dead_drop(question: OneDead) -> DeadDone:
-        return await office.drop(question)
-
+    answer(router, catalogue.RPC_DEAD_LIST[service], dead_letters.list)
+    answer(router, catalogue.RPC_DEAD_SHOW[service], dead_letters.show)
+    answer(router, catalogue.RPC_DEAD_REPLAY[service], dead_letters.replay)
+    answer(router, catalogue.RPC_DEAD_DROP[service], dead_letters.drop)
     return router
 
 
@@ -143,7 +133,7 @@ def _again(message: StoredMessage) -> Delivery:
     headers = message.headers
     own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
     sequence = headers.get("edgetls-sequence", "0")
-    place = Place(
+    place = StreamPosition(
         headers.get("edgetls-stream", ""),
         int(sequence) if sequence.isdecimal() else 0,
         stream_time(headers.get("Nats-Time-Stamp")),

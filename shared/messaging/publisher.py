@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
-from shared import subjects
-from shared.errors import BrokerAway, TooLarge
+from shared import catalogue, subjects
+from shared.errors import BrokerAway
 from shared.ids import new_id
-from shared.messaging.cloudevents import Outgoing
-from shared.streams import MOST_BYTES
+from shared.messages import Outgoing, check_size, too_large
+from shared.retry import retry
 
 ATTEMPT_SECONDS = 2.0
 IN_FLIGHT = 500
 _BATCH_AT_LEAST = 4
-_ATOMIC = frozenset(subjects.EVENTS)
+_ATOMIC = frozenset(catalogue.kept_by(subjects.STREAM_EVENTS))
 _EXCEEDS_STREAM = 10054
 
 
 class Publisher:
     """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after
-    ``patience`` s.
+    ``timeout`` seconds.
 
     TooLarge at once for what no attempt would get stored."""
 
@@ -41,31 +41,32 @@ class Publisher:
         self._js = client.jetstream(timeout=ATTEMPT_SECONDS)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
-    async def publish(self, message: Outgoing, *, patience: float = 10.0) -> int:
-        """The stream's sequence of the message (of the first copy, when it is a duplicate)."""
+    async def publish(self, message: Outgoing, *, timeout: float = 10.0) -> int:
+        """Publish until stored and return the sequence in the stream (of the first copy, when the
+        message is a duplicate)."""
         check_size(message)
-        deadline = time.monotonic() + patience
-        delay = 0.05
-        while True:
-            try:
-                async with self._slots:
-                    stored = await self._js.publish(
-                        message.subject,
-                        message.body,
-                        timeout=ATTEMPT_SECONDS,
-                        headers=message.headers,
-                    )
-                return stored.seq
-            except (NatsError, OSError, TimeoutError) as error:
-                if _exceeds(error):
-                    raise too_large(message) from None
-                if time.monotonic() + delay > deadline:
-                    reason = str(error) or type(error).__name__
-                    raise BrokerAway(f"{message.subject} was not stored: {reason}") from None
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 1.0)
+        try:
+            return await retry(
+                partial(self._publish_once, message),
+                retry_on=_can_pass,
+                deadline_seconds=timeout,
+                first_delay=0.05,
+                longest_delay=1.0,
+            )
+        except (NatsError, OSError, TimeoutError) as error:
+            if _exceeds_limit(error):
+                raise too_large(message) from None
+            reason = str(error) or type(error).__name__
+            raise BrokerAway(f"{message.subject} was not stored: {reason}") from None
 
-    async def publish_all(self, messages: Iterable[Outgoing], *, patience: float = 10.0) -> None:
+    async def _publish_once(self, message: Outgoing) -> int:
+        async with self._slots:
+            stored = await self._js.publish(
+                message.subject, message.body, timeout=ATTEMPT_SECONDS, headers=message.headers
+            )
+        return stored.seq
+
+    async def publish_all(self, messages: Iterable[Outgoing], *, timeout: float = 10.0) -> None:
         """Events together, up to 500 in flight; BrokerAway when one was not stored (others may have
         been)."""
         wanted = list(messages)
@@ -75,7 +76,7 @@ class Publisher:
         if _BATCH_AT_LEAST <= len(events) <= IN_FLIGHT and await self._stored_together(events):
             wanted = [message for message in wanted if not _is_event(message)]
         results = await asyncio.gather(
-            *(self.publish(message, patience=patience) for message in wanted),
+            *(self.publish(message, timeout=timeout) for message in wanted),
             return_exceptions=True,
         )
         for result in results:
@@ -120,27 +121,21 @@ class Publisher:
                 f"{stream} does not erase {sequence}: {type(error).__name__}"
             ) from None
 
-    async def tell(self, subject: str, body: bytes) -> None:
+    async def publish_core(self, subject: str, body: bytes) -> None:
         """Core publish, not kept: lost while the broker is away, and that is meant."""
         if self._client.is_connected:
             await self._client.publish(subject, body)
 
 
-def check_size(message: Outgoing) -> None:
-    """TooLarge when no stream takes it: the server would even close the connection of who sends
-    it."""
-    if message.size > MOST_BYTES:
-        raise too_large(message)
-
-
-def too_large(message: Outgoing) -> TooLarge:
-    return TooLarge(f"{message.subject} with {message.size:,} bytes is more than its stream takes")
-
-
-def _exceeds(error: Exception) -> bool:
+def _exceeds_limit(error: Exception) -> bool:
     return isinstance(error, MaxPayloadError) or (
         isinstance(error, APIError) and error.err_code == _EXCEEDS_STREAM
     )
+
+
+def _can_pass(error: Exception) -> bool:
+    passing = isinstance(error, (NatsError, OSError, TimeoutError))
+    return passing and not _exceeds_limit(error)
 
 
 def _is_event(message: Outgoing) -> bool:

@@ -20,9 +20,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared import subjects
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.nats_client import GuardedClient
-from shared.streams import RUNS
+from shared.messaging.delivery import Delivery
+from shared.messaging.nats_client import NatsClient
+from shared.streams import PRIORITY_GROUP
 
 log = structlog.get_logger()
 EXPIRES_SECONDS = 5.0
@@ -34,9 +34,7 @@ class Pull:
     """``batches()`` yields what has arrived, in order: at most ``batch`` deliveries, and at least
     one, or as many as ``want`` said."""
 
-    def __init__(
-        self, client: GuardedClient, stream: str, durable: str, *, batch: int = 500
-    ) -> None:
+    def __init__(self, client: NatsClient, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
         self._client = client
         self._next = subjects.js_next(stream, durable)
@@ -49,14 +47,14 @@ class Pull:
 
     async def batches(self) -> AsyncGenerator[list[Delivery], None]:
         inbox = self._client.new_inbox()
-        subscription = await self._client.deliver(f"{inbox}.*", self._arrived, self._answered)
+        subscription = await self._client.receive(f"{inbox}.*", self._arrived, self._answered)
         filler = asyncio.create_task(self._keep_asking(inbox))
         try:
             while True:
                 yield await self._take()
         finally:
             filler.cancel()
-            await self._client.undeliver(subscription)
+            await self._client.stop_receiving(subscription)
 
     def want(self, least: int) -> None:
         """Fewer are not yielded from now on, until less is wanted; at most ``batch``."""
@@ -70,7 +68,7 @@ class Pull:
     async def ack_all(self, deliveries: Iterable[Delivery]) -> None:
         """What cannot be acked now will be delivered again."""
         with contextlib.suppress(NatsError):
-            await self._client.acknowledge(deliveries)
+            await self._client.acknowledge(delivery.wire_reply for delivery in deliveries)
 
     async def in_progress(self, delivery: Delivery) -> None:
         await self._client.publish(delivery.reply, b"+WPI")
@@ -89,7 +87,7 @@ class Pull:
         else:
             self._there.clear()
 
-    def _arrived(self, delivery: Delivery) -> None:
+    def _arrived(self, subject: bytes, body: bytes, reply: bytes, headers: bytes) -> None:
         """Called for each: everything here counts (100,000 times a second).
 
         Its subject is the original one: it answers the oldest request that still owes something."""
@@ -98,7 +96,7 @@ class Pull:
             if not owed[0]:
                 del self._owed[request]
             break
-        self._waiting.append(delivery)
+        self._waiting.append(Delivery(subject, body, reply, headers))
         if len(self._waiting) >= self._least:
             self._there.set()
 
@@ -141,7 +139,7 @@ class Pull:
         body = {
             "batch": self.batch,
             "expires": int(EXPIRES_SECONDS * 1e9),
-            "group": RUNS,
+            "group": PRIORITY_GROUP,
             # One that differs from the others' is enough: those of the same are served in turns.
             "priority": random.randrange(10),  # noqa: S311
         }

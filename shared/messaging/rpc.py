@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 import structlog
 from faststream.middlewares import ExceptionMiddleware
+from faststream.nats import NatsRouter
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from pydantic import ValidationError
 
-from shared.contracts.base import Contract
+from shared.catalogue_row import AnswerT, Query, QuestionT
+from shared.contracts.codec import invalid_fields, parse
 from shared.contracts.findings import Code, Refusal, finding
-from shared.crypto.signing import faults, parse
 from shared.errors import BrokerAway, Malformed, Refused
-from shared.messaging.consumer import describe
+from shared.faults import describe
 
 log = structlog.get_logger()
-AnswerT = TypeVar("AnswerT", bound=Contract)
 
 
 def answer_refusals() -> ExceptionMiddleware:
@@ -33,9 +33,8 @@ def answer_refusals() -> ExceptionMiddleware:
 
     @middleware.add_handler(ValidationError, publish=True)
     def malformed(error: ValidationError) -> Refusal:
-        message = (
-            f"At fault: {', '.join(place.rpartition(':')[0] for place in faults(error))[:500]}"
-        )
+        fields = [fault.rpartition(":")[0] for fault in invalid_fields(error)]
+        message = f"At fault: {', '.join(fields)[:500]}"
         return Refusal(refusal=[finding(Code.REQUEST_MALFORMED, message, field="request")])
 
     @middleware.add_handler(Exception, publish=True)
@@ -46,22 +45,43 @@ def answer_refusals() -> ExceptionMiddleware:
     return middleware
 
 
+def answer(
+    router: NatsRouter,
+    query: Query[QuestionT, AnswerT],
+    handler: Callable[[QuestionT], Awaitable[AnswerT]],
+    *,
+    at_once: int = 1,
+) -> None:
+    """Register ``handler`` for a query of the catalogue; it answers ``at_once`` questions at once.
+
+    The replicas of a service share a queue group, so that one of them answers; where the catalogue
+    says ``every_replica``, all hear the question."""
+    queue = "" if query.every_replica else query.answerer
+    router.subscriber(query, queue=queue, max_workers=at_once)(handler)
+
+
 async def ask(
-    client: Client, subject: str, question: Contract, answer: type[AnswerT], *, timeout: float = 5
+    client: Client,
+    query: Query[QuestionT, AnswerT],
+    question: QuestionT,
+    *,
+    timeout: float = 5,
 ) -> AnswerT:
-    """One question; Refused with its findings, BrokerAway when nobody answers in ``timeout``
-    seconds."""
+    """Ask one question and return its answer.
+
+    Refused carries the findings of a refusal. BrokerAway: no answer within ``timeout`` seconds, or
+    one that is not the model."""
     try:
-        reply = await client.request(subject, question.encode(), timeout=timeout)
+        reply = await client.request(query, question.encode(), timeout=timeout)
     except NoRespondersError:
-        raise BrokerAway(f"nobody answers {subject}: is the service running?") from None
+        raise BrokerAway(f"nobody answers {query}: is the service running?") from None
     except (NatsError, OSError, TimeoutError) as error:
         raise BrokerAway(
-            f"no answer to {subject} within {timeout:g} s ({type(error).__name__})"
+            f"no answer to {query} within {timeout:g} s ({type(error).__name__})"
         ) from None
     if reply.data.startswith(b'{"refusal":'):
         raise Refused(parse(Refusal, reply.data).refusal)
     try:
-        return parse(answer, reply.data)
+        return parse(query.answer, reply.data)
     except Malformed as error:
-        raise BrokerAway(f"{subject} answered something else: {error}") from None
+        raise BrokerAway(f"{query} answered something else: {error}") from None

@@ -12,6 +12,11 @@ HANDLED = Counter(
 DEAD_LETTERS = Counter(
     "edgetls_dead_letters_total", "Messages buried in DEAD, by source.", ["source"]
 )
+DEAD_LETTER_LIMIT_REACHED = Gauge(
+    "edgetls_dead_letter_limit_reached",
+    "1 while a consumer takes no more, because too many messages failed unexpectedly, by source.",
+    ["source"],
+)
 OUTBOX_UNSENT = Gauge(
     "edgetls_outbox_unsent",
     "Messages of committed effects that no PubAck was seen for yet,"

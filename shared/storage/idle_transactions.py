@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from shared.messaging.consumer import passes
+from shared.faults import is_transient
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -23,7 +23,7 @@ where usename = current_user and datname = current_database() and xact_start is 
 """
 
 
-async def end_stalled(pool: Pool, seconds: float) -> None:
+async def terminate_idle_transactions(pool: Pool, seconds: float) -> None:
     """For ever: of this login and database, those in a transaction whose client neither reads nor
     sends for so long."""
     while True:
@@ -32,6 +32,6 @@ async def end_stalled(pool: Pool, seconds: float) -> None:
             if ended:
                 log.warning("database.stalled", ended=ended)
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
         await asyncio.sleep(_LOOK_SECONDS)

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from shared.messaging.cloudevents import Delivery, Place
 from shared.storage.pool import Connection, Pool
 from shared.storage.pool import listen as pool_listen
 
@@ -29,12 +28,42 @@ _LOOK_AHEAD = 10_000
 _HEADER = 256
 
 
+class StreamMessage(Protocol):
+    """A message with its position in its stream: ``shared.messaging.delivery.Delivery``."""
+
+    body: bytes
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+    @property
+    def stream_time(self) -> datetime: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def traceparent(self) -> str | None: ...
+
+
+MessageT = TypeVar("MessageT", bound=StreamMessage)
+
+
 @dataclass(frozen=True)
-class Arrival:
+class Arrival(Generic[MessageT]):
     """A delivery with the keys that it concerns; none: settled without effect (poison that was
     buried)."""
 
-    delivery: Delivery
+    delivery: MessageT
     incarnation: datetime
     keys: tuple[str, ...] = ()
 
@@ -59,22 +88,15 @@ class Target:
     body: bytes
     stream_time: datetime
 
-    def delivery(self) -> Delivery:
-        """As it came, for a dead letter."""
-        headers = {"ce-id": self.message_id, "ce-source": self.source}
-        return Delivery.of(
-            self.subject, self.body, headers, Place(self.stream, self.sequence, self.stream_time)
-        )
-
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Generic[MessageT]):
     """``conflicts``: the same id with another content; not settled: bury them, then store them
     without keys."""
 
     fresh: int
     duplicates: int
-    conflicts: list[Arrival]
+    conflicts: list[Arrival[MessageT]]
 
 
 class Inbox:
@@ -83,11 +105,11 @@ class Inbox:
     def __init__(self, pool: Pool, stream: str) -> None:
         self._pool, self.stream = pool, stream
 
-    async def store(self, arrivals: Sequence[Arrival]) -> Stored:
+    async def store(self, arrivals: Sequence[Arrival[MessageT]]) -> Stored[MessageT]:
         """All of them in one transaction; ack each (but conflicts) after it returns.
 
         The row of the stream is locked: two replicas agree on what is settled."""
-        stored = Stored(0, 0, [])
+        stored: Stored[MessageT] = Stored(0, 0, [])
         async with self._pool.acquire() as connection, connection.transaction():
             for incarnation in sorted({arrival.incarnation for arrival in arrivals}):
                 some = [arrival for arrival in arrivals if arrival.incarnation == incarnation]
@@ -139,8 +161,8 @@ class Inbox:
         )
 
     async def _store(
-        self, connection: Connection, incarnation: datetime, arrivals: Sequence[Arrival]
-    ) -> Stored:
+        self, connection: Connection, incarnation: datetime, arrivals: Sequence[Arrival[MessageT]]
+    ) -> Stored[MessageT]:
         settled_to = await self._lock(connection, incarnation)
         fresh = await self._insert(connection, [a for a in arrivals if a.keys])
         rest = [a for a in arrivals if a.delivery.sequence not in fresh]
@@ -177,7 +199,9 @@ class Inbox:
             )
         )
 
-    async def _insert(self, connection: Connection, arrivals: Sequence[Arrival]) -> set[int]:
+    async def _insert(
+        self, connection: Connection, arrivals: Sequence[Arrival[MessageT]]
+    ) -> set[int]:
         """The sequences that were new, by place and by id."""
         if not arrivals:
             return set()
@@ -194,8 +218,8 @@ class Inbox:
         return {row["sequence"] for row in rows}
 
     async def _judge(
-        self, connection: Connection, incarnation: datetime, rest: Sequence[Arrival]
-    ) -> tuple[list[Arrival], list[Arrival]]:
+        self, connection: Connection, incarnation: datetime, rest: Sequence[Arrival[MessageT]]
+    ) -> tuple[list[Arrival[MessageT]], list[Arrival[MessageT]]]:
         """What was not new: delivered again (nothing to do), settled without effect, or in
         conflict."""
         if not rest:
@@ -230,7 +254,9 @@ class Inbox:
                 settled.append(arrival)
         return settled, conflicts
 
-    async def _insert_settled(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
+    async def _insert_settled(
+        self, connection: Connection, arrivals: Sequence[Arrival[MessageT]]
+    ) -> None:
         await connection.executemany(
             "insert into inbox (stream, incarnation, sequence, subject, stream_time) values "
             "($1, $2, $3, $4, $5)"
@@ -247,7 +273,9 @@ class Inbox:
             ],
         )
 
-    async def _insert_targets(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
+    async def _insert_targets(
+        self, connection: Connection, arrivals: Sequence[Arrival[MessageT]]
+    ) -> None:
         pairs = [
             (a.incarnation, a.delivery.sequence, key)
             for a in arrivals
@@ -418,7 +446,7 @@ def _contiguous(start: int, sequences: Iterable[int]) -> int:
     return mark
 
 
-def _columns(arrivals: Sequence[Arrival]) -> list[list[Any]]:
+def _columns(arrivals: Sequence[Arrival[MessageT]]) -> list[list[Any]]:
     return [
         [a.incarnation for a in arrivals],
         [a.delivery.sequence for a in arrivals],

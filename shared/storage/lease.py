@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from shared.faults import describe, is_transient
 from shared.ids import new_id
-from shared.messaging.consumer import describe, passes
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ class Lease:
                 task.cancel()
             result = (await asyncio.gather(task, return_exceptions=True))[0]
         for error in _leaves(result):
-            if not isinstance(error, asyncio.CancelledError) and not passes(error):
+            if not isinstance(error, asyncio.CancelledError) and not is_transient(error):
                 raise error
             log.warning("lease.round_over", lease=self.name, error=describe(error))
 
@@ -80,7 +80,7 @@ class Lease:
         try:
             row = await self._pool.fetchval(_TAKE, self.name, self.holder, TERM_SECONDS, timeout=2)
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             return None
         if row is None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import asyncpg
 import structlog
 
 from shared.errors import BrokerAway, TooLarge
-from shared.messaging.cloudevents import Outgoing
-from shared.messaging.consumer import passes
-from shared.messaging.publisher import Publisher, check_size
+from shared.faults import is_transient
+from shared.messages import Outgoing, check_size
 from shared.observability.health import Health
 from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_SET_ASIDE, OUTBOX_UNSENT
 from shared.storage.lease import Lease
@@ -55,10 +55,18 @@ async def enqueue(
     await connection.execute(f"notify {CHANNEL}")
 
 
+class StreamPublisher(Protocol):
+    """Publishes messages until they are stored: ``shared.messaging.publisher.Publisher``."""
+
+    async def publish_all(self, messages: Iterable[Outgoing], *, timeout: float) -> None: ...
+
+
 class Relay:
     """Publishes what the outbox holds, in order of id, while it has the lease."""
 
-    def __init__(self, pool: Pool, publisher: Publisher, lease: Lease, health: Health) -> None:
+    def __init__(
+        self, pool: Pool, publisher: StreamPublisher, lease: Lease, health: Health
+    ) -> None:
         self._pool, self._publisher, self._lease, self._health = pool, publisher, lease, health
         self._wake = asyncio.Event()
 
@@ -103,7 +111,7 @@ class Relay:
     async def _publish(self, rows: Sequence[asyncpg.Record]) -> None:
         try:
             await self._publisher.publish_all(
-                [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], patience=5
+                [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], timeout=5
             )
             await self._mark(rows)
         except TooLarge as error:
@@ -147,7 +155,7 @@ class Relay:
                         )
                     )
                 except Exception as error:
-                    if not passes(error):
+                    if not is_transient(error):
                         raise
                 await asyncio.sleep(COUNT_SECONDS)
         finally:
@@ -165,6 +173,6 @@ class Relay:
                     KEEP_ASIDE_DAYS,
                 )
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
             await asyncio.sleep(600)

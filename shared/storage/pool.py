@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from shared.errors import SettingsError
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
 
 log = structlog.get_logger()
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def open_pool(dsn: str, *, size: int = 8, stalled_seconds: float = 0) -> P
         except (ValueError, asyncpg.ClientConfigurationError) as error:
             raise SettingsError(f"the DSN is not valid: {type(error).__name__}") from None
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             log.warning("database.away", place=place(dsn), error=describe(error))
             await asyncio.sleep(0.3)
@@ -79,7 +79,7 @@ async def listen(pool: Pool, channel: str, wake: asyncio.Event) -> None:
             async with pool.acquire() as connection:
                 await _listen(connection, channel, wake)
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             log.warning("listen.lost", channel=channel, error=describe(error))
             await asyncio.sleep(0.5)

@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.commands import CreditBalance, DisableHttps, SubmitCertificate
 from shared.contracts.edge import Checkpoint
 from shared.contracts.findings import Code, Severity, finding
 from shared.contracts.judging import Attestation
-from shared.crypto.signing import Purpose, Signer, Verifier, parse
+from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import Malformed, Unsigned
 
 SECRET = "c2VjcmV0LWtleS1tYXRlcmlhbA"

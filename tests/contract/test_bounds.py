@@ -9,13 +9,16 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from shared import subjects
-from shared.catalogue import BY_SERVICE
+from shared import catalogue, subjects
 from shared.contracts.base import Contract, Whole
 from shared.contracts.commands import CloseHour, CreditBalance
 from shared.contracts.ledger import Kind, QueryLedger
 
-OWN = {subjects.JUDGE_SUBMISSION, subjects.VERDICT_SUBMISSION, *subjects.EVENTS}
+OWN = {
+    catalogue.JUDGE_SUBMISSION,
+    catalogue.VERDICT_SUBMISSION,
+    *catalogue.kept_by(subjects.STREAM_EVENTS),
+}
 """Said by one service to another."""
 ELSEWHERE = {"UsageCell.minute", "Tier.price", "CreditBalance.amount", "SetThreshold.threshold"}
 """A cell with a minute that cannot be is set aside by itself, and its range counts (rule E5); a
@@ -23,10 +26,10 @@ schema cannot say how many digits an amount may have."""
 MODELS = sorted(
     {
         model
-        for channels in BY_SERVICE.values()
-        for channel in channels
-        if channel.direction == "receive" and channel.subject not in OWN
-        for model in (channel.body, channel.signed)
+        for service in subjects.SERVICES
+        for row in catalogue.received_by(service)
+        if row not in OWN
+        for model in (row.body, row.signed)
         if model is not None
     },
     key=lambda model: model.__name__,

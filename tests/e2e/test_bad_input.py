@@ -20,14 +20,11 @@ from deploy.demo.handshakes import Endpoint, handshake, verifying
 from deploy.demo.stage import Pair
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
+from shared import catalogue, topology
 from shared import subjects as s
-from shared import topology
 from shared.contracts.domains import Outcome
 from shared.contracts.queries import (
-    DeadDone,
     DeadLetter,
-    DeadPage,
-    FleetView,
     ListDead,
     Nothing,
     OneDead,
@@ -41,24 +38,33 @@ ACCOUNT, NODE = "bad-input", "node-1"
 GARBAGE, STRANGE = b"\x00 this is no JSON", b'{"surprise": "of another version"}'
 # Who may publish what, and under which name its dead letters are kept.
 MALFORMED = [
-    *(("config", subject, s.STREAM_COMMANDS_CONFIG) for subject in s.CONFIG_COMMANDS),
-    *(("billing", subject, s.STREAM_COMMANDS_BILLING) for subject in s.BILLING_COMMANDS),
-    *(("edge_sync", subject, s.STREAM_FLEET) for subject in s.FLEET_COMMANDS),
-    ("config", s.JUDGE_SUBMISSION, f"{s.STREAM_JUDGING}_submission"),
-    ("validator", s.VERDICT_SUBMISSION, f"{s.STREAM_JUDGING}_verdict"),
-    ("edge_sync", s.EVENT_EDGE_CONVERGED, f"{s.STREAM_EVENTS}_config"),
-    ("config", s.EVENT_DOMAIN_CHANGED, f"{s.STREAM_EVENTS}_edge_sync"),
-    ("config", s.EVENT_DOMAIN_REGISTERED, f"{s.STREAM_EVENTS}_billing"),
-    ("edge_sync", s.EVENT_NODE_ENROLLED, f"{s.STREAM_EVENTS}_billing"),
-    (f"node-{NODE}", s.usage_batch(NODE), s.STREAM_USAGE),
-    ("platform", s.USAGE_REQUEST, s.STREAM_USAGE),
+    *(
+        ("config", subject, s.STREAM_COMMANDS_CONFIG)
+        for subject in catalogue.received_by("config", "command")
+    ),
+    *(
+        ("billing", subject, s.STREAM_COMMANDS_BILLING)
+        for subject in catalogue.received_by("billing", "command")
+    ),
+    *(
+        ("edge_sync", subject, s.STREAM_FLEET)
+        for subject in catalogue.received_by("edge_sync", "command")
+    ),
+    ("config", catalogue.JUDGE_SUBMISSION, f"{s.STREAM_JUDGING}_submission"),
+    ("validator", catalogue.VERDICT_SUBMISSION, f"{s.STREAM_JUDGING}_verdict"),
+    ("edge_sync", catalogue.EVENT_EDGE_CONVERGED, f"{s.STREAM_EVENTS}_config"),
+    ("config", catalogue.EVENT_DOMAIN_CHANGED, f"{s.STREAM_EVENTS}_edge_sync"),
+    ("config", catalogue.EVENT_DOMAIN_REGISTERED, f"{s.STREAM_EVENTS}_billing"),
+    ("edge_sync", catalogue.EVENT_NODE_ENROLLED, f"{s.STREAM_EVENTS}_billing"),
+    (f"node-{NODE}", catalogue.USAGE_BATCH.for_node(NODE), s.STREAM_USAGE),
+    ("platform", catalogue.USAGE_REQUEST, s.STREAM_USAGE),
 ]
 SEALED = {
-    s.CMD_CERTIFICATE_SUBMIT,
-    s.CMD_CERTIFICATE_STORE,
-    s.CMD_PAIR_RESEAL,
-    s.JUDGE_SUBMISSION,
-    s.VERDICT_SUBMISSION,
+    catalogue.CMD_CERTIFICATE_SUBMIT,
+    catalogue.CMD_CERTIFICATE_STORE,
+    catalogue.CMD_PAIR_RESEAL,
+    catalogue.JUDGE_SUBMISSION,
+    catalogue.VERDICT_SUBMISSION,
 }
 """Their bodies carry sealed keys: only headers and the reason are kept."""
 
@@ -106,7 +112,9 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
         for user, subject, source in MALFORMED:
             js = (await login(user)).jetstream(timeout=10)
             # Whoever reads EVENTS reads JSON: what is none cannot come from a service.
-            for body in (STRANGE,) if subject in s.EVENTS else (GARBAGE, STRANGE):
+            for body in (
+                (STRANGE,) if subject in catalogue.kept_by(s.STREAM_EVENTS) else (GARBAGE, STRANGE)
+            ):
                 identity = f"bad-{secrets.token_hex(6)}"
                 await js.publish(
                     subject, body, headers={"ce-id": identity, "ce-source": "stranger"}
@@ -117,7 +125,7 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
                     await (
                         (await login("platform"))
                         .jetstream(timeout=10)
-                        .publish(s.USAGE_REQUEST, request.encode())
+                        .publish(catalogue.USAGE_REQUEST, request.encode())
                     )
 
     async def good() -> None:
@@ -126,7 +134,7 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
 
     await asyncio.gather(bad(), good())
     for request in requests:
-        await usage.publish(s.USAGE_REQUEST, request.encode())
+        await usage.publish(catalogue.USAGE_REQUEST, request.encode())
     await _label(platform, await login("operator"), {"tried": "bad input"})
     assert (
         await customer.credit(ACCOUNT, f"after-{secrets.token_hex(4)}", "1", "CNY")
@@ -189,7 +197,7 @@ async def _label(platform: Platform, operator: Connection, labels: dict[str, str
     await send(operator, [commands.label(fleet, NODE, labels, now)], now)
 
     async def shown() -> bool:
-        view = await ask(operator, s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        view = await ask(operator, catalogue.RPC_FLEET_SHOW, Nothing())
         return next(node.labels for node in view.nodes if node.node == NODE) == labels
 
     await until(shown, "the node is labelled")
@@ -198,7 +206,7 @@ async def _label(platform: Platform, operator: Connection, labels: dict[str, str
 async def _letters(operator: Connection) -> dict[str, list[DeadLetter]]:
     """By service."""
     pages = {
-        service: await ask(operator, s.rpc_dead("list", service), ListDead(limit=500), DeadPage)
+        service: await ask(operator, catalogue.RPC_DEAD_LIST[service], ListDead(limit=500))
         for service in s.DEAD_OWNERS
     }
     return {service: page.letters for service, page in pages.items()}
@@ -224,9 +232,7 @@ async def _buried(
     for identity, (_, source, _) in sent.items():
         service, letter = found[identity]
         assert source in s.DEAD_OWNERS[service], f"{letter.subject} was buried by {service}"
-        await ask(
-            operator, s.rpc_dead("drop", service), OneDead(sequence=letter.sequence), DeadDone
-        )
+        await ask(operator, catalogue.RPC_DEAD_DROP[service], OneDead(sequence=letter.sequence))
     return {identity: found[identity][1] for identity in sent}
 
 
@@ -254,16 +260,20 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
     ordered = await customer.change_settings(domain, ACCOUNT, http2=True)
     await customer.settled(ordered.command_id)
     body = b'{"domain":"%s","account":"%s"}' % (domain.encode(), ACCOUNT.encode())
-    nameless = await js.publish(s.CMD_HTTPS_DISABLE, body)
+    nameless = await js.publish(catalogue.CMD_HTTPS_DISABLE, body)
     twice = await js.publish(
-        s.CMD_HTTPS_DISABLE, body, headers={"ce-id": ordered.command_id, "ce-source": "stranger"}
+        catalogue.CMD_HTTPS_DISABLE,
+        body,
+        headers={"ce-id": ordered.command_id, "ce-source": "stranger"},
     )
     operator = await login("operator")
     letters: dict[int, DeadLetter] = {}
 
     async def there() -> bool:
         found = (await _letters(operator))["config"]
-        letters.update({one.sequence: one for one in found if one.subject == s.CMD_HTTPS_DISABLE})
+        letters.update(
+            {one.sequence: one for one in found if one.subject == catalogue.CMD_HTTPS_DISABLE}
+        )
         return len(letters) == 2
 
     await until(there, f"commands {nameless.seq} and {twice.seq} are dead letters")
@@ -273,7 +283,7 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
         "the domain was disabled by a refused command"
     )
     for sequence in letters:
-        await ask(operator, s.rpc_dead("drop", "config"), OneDead(sequence=sequence), DeadDone)
+        await ask(operator, catalogue.RPC_DEAD_DROP["config"], OneDead(sequence=sequence))
 
 
 async def test_a_refused_upload_leaves_the_live_certificate_untouched(

@@ -29,15 +29,17 @@ from deploy.demo.stage import Pair
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
 from deploy.residue.residue_scan import leftovers as search
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey
+from shared.contracts.codec import parse
 from shared.contracts.commands import SubmitCertificate, SubmittedPair
 from shared.contracts.domains import Origin, Outcome, Settings
 from shared.contracts.edge import Bundle, BundleKind, BundlePair, NodeStatus
 from shared.contracts.judging import Attestation
 from shared.crypto.sealing import PrivateKey as SealingKey
 from shared.crypto.sealing import PublicKey, pair_info, submission_info
-from shared.crypto.signing import Purpose, parse
+from shared.crypto.signing import Purpose
 from shared.runtime import read_signer
 from tests.e2e.logins import Logins
 from tests.support import canary
@@ -177,7 +179,7 @@ async def _unloadable(cage: Cage) -> None:
     async def hear(message: object) -> None:
         told.append(parse(NodeStatus, message.data))  # type: ignore[attr-defined]
 
-    await edge_sync.subscribe(s.EDGE_STATUS_ALL, cb=hear)
+    await edge_sync.subscribe(catalogue.EDGE_STATUS, cb=hear)
     subject = s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(UNLOADABLE))
     bucket = edge_sync.jetstream(timeout=5)
     await bucket.publish(subject, _bundle(cage, pair))
@@ -216,7 +218,10 @@ async def _dead_letters(cage: Cage) -> None:
         pairs=[SubmittedPair(certificate=cage.rsa.chain, sealed_key=SealedKey(epoch=0, box=box))],
     ).encode()
     malformed = body.replace(b'{"domain"', b'{"surprise":1,"domain"', 1)
-    for user, subject in (("platform", s.CMD_CERTIFICATE_SUBMIT), ("config", s.JUDGE_SUBMISSION)):
+    for user, subject in (
+        ("platform", catalogue.CMD_CERTIFICATE_SUBMIT),
+        ("config", catalogue.JUDGE_SUBMISSION),
+    ):
         js = (await cage.login(user)).jetstream(timeout=5)
         await js.publish(
             subject, malformed, headers={"ce-id": secrets.token_hex(8), "ce-source": "stranger"}
@@ -240,15 +245,15 @@ async def _in_clear(cage: Cage) -> None:
         (
             "platform",
             (
-                s.CMD_ROOTS_SET,
-                s.CMD_DOMAIN_REGISTER,
-                s.CMD_CERTIFICATE_SUBMIT,
-                s.CMD_BALANCE_CREDIT,
+                catalogue.CMD_ROOTS_SET,
+                catalogue.CMD_DOMAIN_REGISTER,
+                catalogue.CMD_CERTIFICATE_SUBMIT,
+                catalogue.CMD_BALANCE_CREDIT,
             ),
         ),
-        ("platform", (s.USAGE_REQUEST,)),
-        ("operator", (s.CMD_NODE_ENROL, s.CMD_PRICE_BOOK_APPLY)),
-        (f"node-{NODES[0]}", (s.usage_batch(NODES[0]),)),
+        ("platform", (catalogue.USAGE_REQUEST,)),
+        ("operator", (catalogue.CMD_NODE_ENROL, catalogue.CMD_PRICE_BOOK_APPLY)),
+        (f"node-{NODES[0]}", (catalogue.USAGE_BATCH.for_node(NODES[0]),)),
     ):
         js = (await cage.login(user)).jetstream(timeout=5)
         for subject in subjects:
@@ -280,7 +285,7 @@ async def _in_clear(cage: Cage) -> None:
         )
         js = (await cage.login("platform")).jetstream(timeout=5)
         await js.publish(
-            s.CMD_CERTIFICATE_SUBMIT,
+            catalogue.CMD_CERTIFICATE_SUBMIT,
             order.encode(),
             headers={"ce-id": identity, "ce-source": "stranger"},
         )

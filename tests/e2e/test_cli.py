@@ -17,7 +17,7 @@ from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
 from deploy.demo.stage import Pair
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from shared import subjects as s
+from shared import catalogue
 from shared.errors import SettingsError
 from tests.e2e.conftest import ACCOUNT, NODES, Edgetls
 from tests.support.waiting import until
@@ -282,7 +282,7 @@ async def test_events_come_in_order_as_lines_of_json(edgetls: Edgetls) -> None:
     sequences = [event["sequence"] for event in events]
     assert sequences == sorted(set(sequences))
     mine = [event for event in events if event["about"] == domain]
-    assert s.EVENT_DOMAIN_REGISTERED in [event["type"] for event in mine]
+    assert catalogue.EVENT_DOMAIN_REGISTERED in [event["type"] for event in mine]
     assert all("BEGIN" not in line for line in done.out.splitlines())
 
 
@@ -290,12 +290,14 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(
     edgetls: Edgetls, customer: Client
 ) -> None:
     await customer._reach.client.jetstream().publish(
-        s.CMD_HTTPS_DISABLE, b'{"domain": 1}', headers={"ce-id": "broken-1", "ce-source": "test"}
+        catalogue.CMD_HTTPS_DISABLE,
+        b'{"domain": 1}',
+        headers={"ce-id": "broken-1", "ce-source": "test"},
     )
 
     async def letters() -> list[dict[str, object]]:
         found = (await edgetls("dead", "list", "--json")).json
-        return [letter for letter in found if letter["subject"] == s.CMD_HTTPS_DISABLE]
+        return [letter for letter in found if letter["subject"] == catalogue.CMD_HTTPS_DISABLE]
 
     first = (await until(letters, "the malformed command is a dead letter"))[0]
     shown = await edgetls("dead", "show", str(first["sequence"]))

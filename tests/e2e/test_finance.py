@@ -14,7 +14,7 @@ import pytest
 
 from clients.platform.connection import Reach
 from deploy.embedded.platform import Platform
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
@@ -57,7 +57,9 @@ async def hour(platform: Platform, money: Edgetls) -> AsyncIterator[datetime]:
             node="node-1",
         )
         await reach.publish(
-            outgoing(s.USAGE_REQUEST, request, source="e2e", about=DOMAIN, at=at, dedupe=False)
+            outgoing(
+                catalogue.USAGE_REQUEST, request, source="e2e", about=DOMAIN, at=at, dedupe=False
+            )
         )
     await reach.close()
     begin = at.replace(minute=0, second=0, microsecond=0)

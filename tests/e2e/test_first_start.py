@@ -15,7 +15,7 @@ from deploy.embedded.keys import fleet_path, seed_file
 from deploy.embedded.nats import login
 from shared import subjects as s
 from shared.contracts.base import Signed
-from shared.crypto.signing import parse
+from shared.contracts.codec import parse
 from shared.messaging.direct_get import get_last
 from tests.e2e.conftest import Edgetls
 from tests.support.waiting import until

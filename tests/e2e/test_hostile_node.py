@@ -19,14 +19,15 @@ from deploy.demo.stage import Pair
 from deploy.demo.traffic import Origin, send_requests
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
+from shared import catalogue, topology
 from shared import subjects as s
-from shared import topology
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.domains import Outcome
 from shared.contracts.edge import Bundle, Checkpoint, NodeStatus
-from shared.contracts.queries import FleetView, Nothing
+from shared.contracts.queries import Nothing
 from shared.contracts.usage import Confirmation
-from shared.crypto.signing import Purpose, Signer, parse
+from shared.crypto.signing import Purpose, Signer
 from shared.messaging.rpc import ask
 from tests.e2e.logins import Logins
 from tests.support.waiting import until
@@ -110,13 +111,16 @@ class Scene:
         return sum(row.https_requests for row in rows)
 
     async def _in_sync(self) -> bool:
-        view = await ask(await self.login("operator"), s.RPC_FLEET_SHOW, Nothing(), FleetView)
+        view = await ask(await self.login("operator"), catalogue.RPC_FLEET_SHOW, Nothing())
         return any(
             node.node == VICTIM and node.state == "live" and node.in_sync for node in view.nodes
         )
 
     async def status(self) -> NodeStatus:
-        return parse(NodeStatus, await heard(await self.login("edge_sync"), s.edge_status(VICTIM)))
+        return parse(
+            NodeStatus,
+            await heard(await self.login("edge_sync"), catalogue.EDGE_STATUS.for_node(VICTIM)),
+        )
 
     async def uploads(self, pair: Pair) -> None:
         ordered = await self.customer.submit(self.domain, ACCOUNT, pair.chain, pair.key)
@@ -184,17 +188,17 @@ async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(sce
             (f"{s.direct_get(KEYRINGS)}.{s.kv_subject(s.BUCKET_KEYRINGS, key)}", {})
             for key in (s.keyring_node(HOSTILE), s.KEYRING_TRUST, s.KEYRING_SEALING, "epoch.1")
         ),
-        (s.usage_batch(HOSTILE), {"garbage": True}),
-        (s.RPC_EDGE_DIGEST, {"bucket": None}),
-        (s.RPC_EDGE_DIGEST, {"x": 1}),
+        (catalogue.USAGE_BATCH.for_node(HOSTILE), {"garbage": True}),
+        (catalogue.RPC_EDGE_DIGEST, {"bucket": None}),
+        (catalogue.RPC_EDGE_DIGEST, {"x": 1}),
     ]
     targets = [
         scene.live,
         f"{s.EDGE_LIVE_PREFIX}test.evil",
-        s.EDGE_CHECKPOINT,
-        s.edge_confirmed(VICTIM),
-        s.edge_status(VICTIM),
-        s.usage_batch(VICTIM),
+        catalogue.EDGE_CHECKPOINT,
+        catalogue.EDGE_CONFIRMED.for_node(VICTIM),
+        catalogue.EDGE_STATUS.for_node(VICTIM),
+        catalogue.USAGE_BATCH.for_node(VICTIM),
     ]
     before = {kind: scene.dropped(*kind) for kind in DROPPED}
     for subject, body in questions:
@@ -265,21 +269,24 @@ async def test_a_hostile_node_speaks_on_no_subject_of_others(scene: Scene) -> No
     """Its rights end at the broker: not even signed words of others, said again, arrive."""
     hostile = await scene.login(f"node-{HOSTILE}")
     mine = topology.node_user(HOSTILE).publish
-    bundle, checkpoint = await scene.stored(scene.domain), await heard(hostile, s.EDGE_CHECKPOINT)
+    bundle, checkpoint = (
+        await scene.stored(scene.domain),
+        await heard(hostile, catalogue.EDGE_CHECKPOINT),
+    )
     arrived: list[Msg] = []
 
     async def note(message: Msg) -> None:
         arrived.append(message)
 
     victim = await scene.login(f"node-{VICTIM}")
-    for subject in (s.EDGE_LIVE_ALL, s.edge_confirmed(VICTIM)):
+    for subject in (catalogue.EDGE_LIVE, catalogue.EDGE_CONFIRMED.for_node(VICTIM)):
         await victim.subscribe(subject, cb=note)
     await victim.flush()
     for subject in (
         scene.live,
-        s.EDGE_CHECKPOINT,
-        s.edge_confirmed(VICTIM),
-        s.edge_confirmed(HOSTILE),
+        catalogue.EDGE_CHECKPOINT,
+        catalogue.EDGE_CONFIRMED.for_node(VICTIM),
+        catalogue.EDGE_CONFIRMED.for_node(HOSTILE),
     ):
         assert subject not in mine
         for body in (b"garbage", bundle, checkpoint, _tampered(bundle, revision=10**9)):
@@ -295,7 +302,7 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
     """With the logins of edge_sync and billing, but not their signing keys."""
     edge_sync, billing = await scene.login("edge_sync"), await scene.login("billing")
     bundle, foreign = await scene.stored(scene.domain), await scene.stored(scene.other)
-    checkpoint = await heard(await scene.login(f"node-{VICTIM}"), s.EDGE_CHECKPOINT)
+    checkpoint = await heard(await scene.login(f"node-{VICTIM}"), catalogue.EDGE_CHECKPOINT)
     confirmation = await _confirmation(scene)
     log = parse(Confirmation, parse(Signed, confirmation).payload.encode())
 
@@ -309,7 +316,7 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
         _forged(checkpoint, Purpose.CHECKPOINT, incarnation="another"),
         checkpoint,
     ):
-        await edge_sync.publish(s.EDGE_CHECKPOINT, body)
+        await edge_sync.publish(catalogue.EDGE_CHECKPOINT, body)
     far = log.end + 10**6
     for body in (
         b"garbage",
@@ -318,7 +325,7 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
         _forged(confirmation, Purpose.CONFIRMATION, end=far),
         confirmation,
     ):
-        await billing.publish(s.edge_confirmed(VICTIM), body)
+        await billing.publish(catalogue.EDGE_CONFIRMED.for_node(VICTIM), body)
     revision = parse(Bundle, parse(Signed, bundle).payload.encode()).revision
     put = edge_sync.jetstream(timeout=5)
     for body in (
@@ -354,6 +361,8 @@ async def _confirmation(scene: Scene) -> bytes:
     async def note(message: Msg) -> None:
         found.append(message.data)
 
-    await (await scene.login(f"node-{VICTIM}")).subscribe(s.edge_confirmed(VICTIM), cb=note)
+    await (await scene.login(f"node-{VICTIM}")).subscribe(
+        catalogue.EDGE_CONFIRMED.for_node(VICTIM), cb=note
+    )
     await scene.serves_on()
     return found[-1]

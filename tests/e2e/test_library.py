@@ -14,8 +14,8 @@ from deploy.demo.handshakes import Endpoint, handshake, verifying
 from deploy.demo.stage import Pair
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from shared import subjects as s
-from shared.contracts.queries import FleetView, Nothing, PageSealed, SealedPage
+from shared import catalogue
+from shared.contracts.queries import Nothing, PageSealed
 from tests.e2e.conftest import Edgetls
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
@@ -112,8 +112,8 @@ async def test_a_rotation_seals_stored_pairs_anew_too(
     run = platform.run
     reach = await Reach.open(run["nats_url"], Path(run["credentials"]["operator"]), "operator", 10)
     try:
-        epoch = (await reach.ask(s.RPC_FLEET_SHOW, Nothing(), FleetView)).epoch
-        page = await reach.ask(s.RPC_PAIR_SEALED, PageSealed(below=epoch), SealedPage)
+        epoch = (await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())).epoch
+        page = await reach.ask(catalogue.RPC_PAIR_SEALED, PageSealed(below=epoch))
     finally:
         await reach.close()
     assert not [one for one in page.pairs if one.certificate == "rotated"]

@@ -12,7 +12,7 @@ from clients.platform import Platform as Client
 from deploy.demo.stage import Pair
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.domains import Outcome
 from tests.e2e.conftest import ACCOUNT, NODES
 
@@ -107,7 +107,10 @@ async def test_events_are_caught_up_and_followed_without_a_hole_or_a_double(
     async def follow() -> None:
         async for event in customer.events(since):
             found.append(event)
-            if event.about == "stream-5.example.test" and event.type == s.EVENT_COMMAND_SETTLED:
+            if (
+                event.about == "stream-5.example.test"
+                and event.type == catalogue.EVENT_COMMAND_SETTLED
+            ):
                 return
 
     following = asyncio.create_task(follow())
@@ -121,7 +124,7 @@ async def test_events_are_caught_up_and_followed_without_a_hole_or_a_double(
 
 
 async def test_from_now_on_means_what_comes_after(customer: Client) -> None:
-    following = customer.events(subject=s.EVENT_DOMAIN_REGISTERED)
+    following = customer.events(subject=catalogue.EVENT_DOMAIN_REGISTERED)
     first = asyncio.ensure_future(anext(following))  # type: ignore[arg-type]
     last = await customer.last_event()
     while not first.done():

@@ -13,7 +13,7 @@ from deploy.embedded import nats
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.keys import seed_file
 from deploy.embedded.platform import Platform
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome
 from shared.messaging.cloudevents import outgoing
@@ -25,7 +25,9 @@ OWNER, DOMAIN = "overdue", "www.overdue.test"
 
 async def tell(platform: Platform, change: Literal["overdue", "settled"], crossing: int) -> None:
     """As billing does."""
-    subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
+    subject = (
+        catalogue.EVENT_BALANCE_OVERDUE if change == "overdue" else catalogue.EVENT_BALANCE_SETTLED
+    )
     event = BalanceEvent(
         account=OWNER,
         change=change,

@@ -21,6 +21,7 @@ from deploy.demo.traffic import BODY, Origin, Visitor
 from deploy.embedded import nats
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.domains import CommandSettled, Outcome
 from tests.support.waiting import until
@@ -221,7 +222,7 @@ class Story:
         async def all_ended() -> bool:
             ends.clear()
             async for event in self.customer.events(
-                self.since + 1, follow=False, subject=s.EVENT_COMMAND_SETTLED
+                self.since + 1, follow=False, subject=catalogue.EVENT_COMMAND_SETTLED
             ):
                 settled = CommandSettled.model_validate(event.body)
                 ends.setdefault(settled.command_id, []).append(settled)

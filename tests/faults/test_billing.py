@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import subjects as s
-from shared import topology
-from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
-from shared.contracts.queries import DeadLetter, DeadPage, ListDead, QueryUsage, UsagePage
+from shared import catalogue, topology
+from shared.contracts.audit import QueryAudit, QueryGaps
+from shared.contracts.queries import DeadLetter, ListDead, QueryUsage
 from shared.messaging.rpc import ask
 from tests.faults.usage_load import ACCOUNTS, DOMAINS, NODES, Load, Senders
 from tests.integration.billing.harness import Stage, stage
@@ -149,7 +148,7 @@ async def _usage(staged: Stage) -> Counter[str]:
             by="domain",
             after=after,
         )
-        page = await staged.ask(s.RPC_USAGE_QUERY, question, UsagePage)
+        page = await staged.ask(catalogue.RPC_USAGE_QUERY, question)
         for row in page.rows:
             found[row.key] += row.https_requests
         if page.next is None:
@@ -180,7 +179,7 @@ async def _dead_is_what_was_malformed(staged: Stage, load: Load) -> None:
         found, after = list[DeadLetter](), 0
         while True:
             question = ListDead(after=after, limit=500)
-            page = await staged.ask(s.rpc_dead("list", "billing"), question, DeadPage, "operator")
+            page = await staged.ask(catalogue.RPC_DEAD_LIST["billing"], question, "operator")
             found += page.letters
             if page.next is None:
                 return found
@@ -194,14 +193,14 @@ async def _dead_is_what_was_malformed(staged: Stage, load: Load) -> None:
 
 
 async def _complete(staged: Stage, total: int) -> None:
-    gaps = await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(), GapsPage)
+    gaps = await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())
     assert [gap for gap in gaps.gaps if gap.node in NODES] == []
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     counted = 0
     for days in (36, 18):
         question = QueryAudit(start=end - timedelta(days=days), end=end - timedelta(days=days - 18))
         report = await ask(
-            staged.clients["finance"], s.RPC_USAGE_AUDIT, question, AuditReport, timeout=60
+            staged.clients["finance"], catalogue.RPC_USAGE_AUDIT, question, timeout=60
         )
         assert report.agrees and report.complete, report.differences
         counted += report.requests

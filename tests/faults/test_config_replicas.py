@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import Contract, SealedKey
 from shared.contracts.certificates import (
@@ -38,7 +39,8 @@ from shared.contracts.commands import (
 from shared.contracts.domains import Origin, RedirectMode
 from shared.contracts.edge import Bundle
 from shared.contracts.judging import JudgedPair, JudgeSubmission
-from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
 from tests.integration.config.harness import CANARY, Stage, stage
 from tests.support.waiting import until
@@ -87,11 +89,14 @@ class Run:
                 self._settings(index, 9, tls_min="1.3"),
             ]
         body = DisableHttps(domain=self.domain(index), account=self.account)
-        changes += [self._message(index, 7, s.CMD_HTTPS_DISABLE, body), self._submit(index, 8, "c")]
+        changes += [
+            self._message(index, 7, catalogue.CMD_HTTPS_DISABLE, body),
+            self._submit(index, 8, "c"),
+        ]
         if index % 8:
             return [*changes, self._settings(index, 9, http2=True)]
         gone = RemoveDomain(domain=self.domain(index), account=self.account)
-        return [*changes, self._message(index, 9, s.CMD_DOMAIN_REMOVE, gone)]
+        return [*changes, self._message(index, 9, catalogue.CMD_DOMAIN_REMOVE, gone)]
 
     def stores(self) -> list[Outgoing]:
         """Certificates for all domains, and some for none."""
@@ -103,7 +108,7 @@ class Run:
         return [
             *(self._store(title, 2) for title in WILD),
             *(
-                self._of_library(f"{body.name}-gone", s.CMD_CERTIFICATE_DELETE, body)
+                self._of_library(f"{body.name}-gone", catalogue.CMD_CERTIFICATE_DELETE, body)
                 for body in gone
             ),
         ]
@@ -117,12 +122,12 @@ class Run:
         domain = self.domain(index)
         if index % 4 == 1:
             body = RollbackCertificate(domain=domain, account=self.account)
-            return self._message(index, 8, s.CMD_CERTIFICATE_ROLLBACK, body)
+            return self._message(index, 8, catalogue.CMD_CERTIFICATE_ROLLBACK, body)
         if index % 4 == 2:
             wild = DeployCertificate(
                 name=WILD[index // 4 % len(WILD)], account=self.account, domains=[domain]
             )
-            return self._message(index, 8, s.CMD_CERTIFICATE_DEPLOY, wild)
+            return self._message(index, 8, catalogue.CMD_CERTIFICATE_DEPLOY, wild)
         return self._register(index, 8, "another")
 
     def _store(self, title: str, version: int) -> Outgoing:
@@ -137,7 +142,7 @@ class Run:
             pairs=[pair],
             overwrite=version > 1,
         )
-        return self._of_library(f"{title}-{version}", s.CMD_CERTIFICATE_STORE, body)
+        return self._of_library(f"{title}-{version}", catalogue.CMD_CERTIFICATE_STORE, body)
 
     def _of_library(self, number: str, subject: str, body: Contract) -> Outgoing:
         return outgoing(
@@ -154,7 +159,7 @@ class Run:
         body = RegisterDomain(
             domain=self.domain(index), account=account, service_type="video", origin=origin
         )
-        return self._message(index, number, s.CMD_DOMAIN_REGISTER, body)
+        return self._message(index, number, catalogue.CMD_DOMAIN_REGISTER, body)
 
     def _submit(self, index: int, number: int, certificate: str) -> Outgoing:
         pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=CANARY))
@@ -164,11 +169,11 @@ class Run:
             submission_id=self._id(index, number),
             pairs=[pair],
         )
-        return self._message(index, number, s.CMD_CERTIFICATE_SUBMIT, body)
+        return self._message(index, number, catalogue.CMD_CERTIFICATE_SUBMIT, body)
 
     def _settings(self, index: int, number: int, **wanted: Any) -> Outgoing:
         body = ChangeSettings(domain=self.domain(index), account=self.account, **wanted)
-        return self._message(index, number, s.CMD_SETTINGS_CHANGE, body)
+        return self._message(index, number, catalogue.CMD_SETTINGS_CHANGE, body)
 
     def _id(self, index: int, number: int) -> str:
         return f"{self.name}-{index}-{number}"
@@ -260,7 +265,7 @@ async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
 
     async def send(messages: Sequence[Outgoing]) -> None:
         for message in messages:
-            await publisher.publish(message, patience=60)
+            await publisher.publish(message, timeout=60)
 
     await asyncio.gather(*(send(queue) for queue in queues))
 
@@ -375,7 +380,7 @@ async def _each_command_once(staged: Stage, run: Run) -> None:
     assert len(counts) == DOMAINS * PER_DOMAIN and set(counts.values()) == {1}
     order: dict[str, list[int]] = {}
     for row in rows:
-        if row["command"] != s.CMD_CERTIFICATE_SUBMIT:
+        if row["command"] != catalogue.CMD_CERTIFICATE_SUBMIT:
             order.setdefault(row["domain"], []).append(int(row["command_id"].split("-")[2]))
     assert all(numbers == sorted(numbers) for numbers in order.values())
     assert not [row for row in rows if row["outcome"] == "undecided"]
@@ -394,7 +399,7 @@ async def _nothing_twice(staged: Stage) -> None:
     )
     assert not doubled
     admin = (await staged.backend.client("topology")).jetstream(timeout=10)
-    for subject in (s.EVENT_COMMAND_SETTLED, s.EVENT_DOMAIN_CHANGED):
+    for subject in (catalogue.EVENT_COMMAND_SETTLED, catalogue.EVENT_DOMAIN_CHANGED):
         written = await staged.database.fetchval(
             "select count(*) from outbox where subject = $1", subject
         )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from nats.errors import Error as NatsError
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, minute_now
@@ -148,7 +148,7 @@ class Senders:
 
     async def _node(self, queue: object) -> None:
         for batch in queue:  # type: ignore[attr-defined]
-            await self._until_stored(s.usage_batch(batch.node), batch.encode())
+            await self._until_stored(catalogue.USAGE_BATCH.for_node(batch.node), batch.encode())
             self.sent += 1
 
     async def _until_stored(self, subject: str, body: bytes) -> None:
@@ -167,7 +167,7 @@ class Senders:
                 batch = new_id()
                 for number, body in enumerate(bodies[:-1], start=1):
                     headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-                    await client.publish(s.USAGE_REQUEST, body, headers=headers)
+                    await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
                 last = {
                     "Nats-Batch-Id": batch,
                     "Nats-Batch-Sequence": str(len(bodies)),
@@ -175,7 +175,9 @@ class Senders:
                 }
                 answer = json.loads(
                     (
-                        await client.request(s.USAGE_REQUEST, bodies[-1], timeout=3, headers=last)
+                        await client.request(
+                            catalogue.USAGE_REQUEST, bodies[-1], timeout=3, headers=last
+                        )
                     ).data
                 )
                 if answer.get("count") == len(bodies):

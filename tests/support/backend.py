@@ -17,7 +17,7 @@ from deploy.embedded.postgres import Postgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
 from shared.messaging.connection import connect
-from shared.messaging.nats_client import GuardedClient
+from shared.messaging.nats_client import NatsClient
 from shared.nats_config import render_edge_users
 from shared.private_files import private_folder
 from shared.settings import BrokerSettings
@@ -34,12 +34,12 @@ class Backend:
     url: str
     dsns: dict[str, str]
     supervisor: Supervisor
-    _clients: list[GuardedClient] = field(default_factory=list)
+    _clients: list[NatsClient] = field(default_factory=list)
 
     def settings(self, user: str) -> BrokerSettings:
         return BrokerSettings(nats_url=self.url, nats_seed_file=self.folder / "keys" / f"{user}.nk")
 
-    async def client(self, user: str) -> GuardedClient:
+    async def client(self, user: str) -> NatsClient:
         client = await connect(self.settings(user), user)
         self._clients.append(client)
         return client

@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from shared.messaging.nats_client import guarded
+from shared.messaging.nats_client import as_nats_client
 
 
 async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(
@@ -21,7 +21,7 @@ async def test_a_task_that_is_cancelled_while_its_answer_arrives_ends(
         return await asyncio.wait_for(answer, 5)
 
     monkeypatch.setattr(Client, "request", request)
-    asking = asyncio.create_task(guarded(client).request("any"))
+    asking = asyncio.create_task(as_nats_client(client).request("any"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     answer.set_result(Msg(client))

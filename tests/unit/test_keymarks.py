@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from shared.crypto.key_detection import holds_key
+from shared.crypto.key_detection import contains_private_key
 from shared.crypto.sealing import PrivateKey
 from tests.support import pki
 
@@ -73,7 +73,7 @@ def test_a_pem_is_found_however_it_is_written(pem: bytes) -> None:
         *(base64.b64encode(b"x" * before + pem).decode() for before in range(3)),
         base64.encodebytes(pem).decode(),
     ):
-        assert holds_key(form.encode()), form[:80]
+        assert contains_private_key(form.encode()), form[:80]
 
 
 @pytest.mark.parametrize("der", DERS.values(), ids=DERS)
@@ -89,12 +89,12 @@ def test_der_is_found_in_base64_in_hexadecimal_and_as_it_is(der: bytes) -> None:
         der.hex(":").upper().encode(),
         f"-----BEGIN SECRET-----\n{base64.encodebytes(der).decode()}".encode(),
     ):
-        assert holds_key(form), form[:80]
+        assert contains_private_key(form), form[:80]
 
 
 def test_a_jwk_is_found() -> None:
-    assert holds_key(b'{"kty": "EC", "crv": "P-256", "x": "aa", "y": "bb", "d": "cc"}')
-    assert not holds_key(b'{"kty": "EC", "crv": "P-256", "x": "aa", "y": "bb"}')
+    assert contains_private_key(b'{"kty": "EC", "crv": "P-256", "x": "aa", "y": "bb", "d": "cc"}')
+    assert not contains_private_key(b'{"kty": "EC", "crv": "P-256", "x": "aa", "y": "bb"}')
 
 
 def test_what_is_public_is_no_key() -> None:
@@ -102,11 +102,13 @@ def test_what_is_public_is_no_key() -> None:
     for pem in (root.pem, root.issue(["www.example.test"]).chain_pem):
         der = pki.der(x509.load_pem_x509_certificate(pem.encode()))
         for form in (pem.encode(), der, base64.b64encode(der), der.hex().encode()):
-            assert not holds_key(form)
-            assert not holds_key(json.dumps({"roots": form.decode("latin-1")}).encode())
+            assert not contains_private_key(form)
+            assert not contains_private_key(json.dumps({"roots": form.decode("latin-1")}).encode())
     for key in KEYS.values():
         public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        assert not holds_key(public) and not holds_key(base64.b64encode(public))
+        assert not contains_private_key(public) and not contains_private_key(
+            base64.b64encode(public)
+        )
     box = PrivateKey.generate().public().seal(os.urandom(1700), b"")
-    assert not holds_key(json.dumps({"sealed_key": {"epoch": 0, "box": box}}).encode())
-    assert not any(holds_key(base64.b64encode(os.urandom(30_000))) for _ in range(20))
+    assert not contains_private_key(json.dumps({"sealed_key": {"epoch": 0, "box": box}}).encode())
+    assert not any(contains_private_key(base64.b64encode(os.urandom(30_000))) for _ in range(20))

@@ -12,7 +12,7 @@ from asyncpg.exceptions import _base
 
 from shared import runtime
 from shared.errors import BrokerAway
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
 from shared.settings import ServiceSettings
 
 SECRET = "9223372036854775808"
@@ -71,6 +71,6 @@ def test_an_unforeseen_fault_is_one_line_that_quotes_nothing(
     ],
 )
 def test_what_passes_is_never_the_fault_of_a_message(error: Exception, transient: bool) -> None:
-    assert passes(error) is transient
+    assert is_transient(error) is transient
     if isinstance(error, asyncpg.InterfaceError) and not transient:
         assert describe(error) == "DataError"

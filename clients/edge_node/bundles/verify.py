@@ -10,9 +10,10 @@ from hashlib import sha256
 from typing import Final
 
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle, BundleKind, BundlePair
 from shared.contracts.judging import Attestation
-from shared.crypto.signing import Purpose, Verifier, parse
+from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Malformed, Unsigned
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"

@@ -26,7 +26,7 @@ from clients.edge_node.serving.apply import Applier
 from clients.edge_node.serving.preparation import Change
 from clients.edge_node.sync.reconciler import Reconciler
 from clients.edge_node.trust import Trusted
-from shared import subjects
+from shared import catalogue, subjects
 from shared.contracts.edge import Checkpoint
 from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Poison, Transient, Unsigned
@@ -82,13 +82,13 @@ class Feed:
     async def run(self, client: Client) -> None:
         """Listens and repairs until cancelled."""
         live = await client.subscribe(
-            subjects.EDGE_LIVE_ALL,
+            catalogue.EDGE_LIVE,
             cb=self._on_live,
             pending_msgs_limit=_LIVE_MESSAGES,
             pending_bytes_limit=_LIVE_BYTES,
         )
         checkpoints = await client.subscribe(
-            subjects.EDGE_CHECKPOINT,
+            catalogue.EDGE_CHECKPOINT,
             cb=self._on_checkpoint,
             pending_msgs_limit=_CHECKPOINT_MESSAGES,
             pending_bytes_limit=_CHECKPOINT_BYTES,

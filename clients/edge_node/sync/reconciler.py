@@ -19,7 +19,7 @@ from clients.edge_node import metrics
 from clients.edge_node.bundles.versions import Desired, proves_bucket, proves_root
 from clients.edge_node.serving.apply import Applier
 from clients.edge_node.serving.preparation import Change
-from shared import subjects
+from shared import catalogue, subjects
 from shared.contracts.edge import Checkpoint
 from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.errors import BrokerAway, Refused
@@ -80,7 +80,7 @@ class Reconciler:
 
     async def _ask(self, question: DigestQuestion) -> DigestAnswer:
         try:
-            return await ask(self._client, subjects.RPC_EDGE_DIGEST, question, DigestAnswer)
+            return await ask(self._client, catalogue.RPC_EDGE_DIGEST, question)
         except Refused as error:
             raise BrokerAway(f"edge_sync does not tell its digests: {error}") from None
 

@@ -17,7 +17,7 @@ from clients.edge_node import metrics
 from clients.edge_node.serving.apply import Applier
 from clients.edge_node.sync.feed import Feed
 from clients.edge_node.trust import Trusted
-from shared import subjects
+from shared import catalogue
 from shared.contracts.edge import LogPosition, NodeStatus, Proof
 
 _COALESCE_SECONDS = 0.02
@@ -58,7 +58,8 @@ class Report:
             self._wake.clear()
             if client.is_connected:
                 await client.publish(
-                    subjects.edge_status(self._node), self._status(feed, applier, regular).encode()
+                    catalogue.EDGE_STATUS.for_node(self._node),
+                    self._status(feed, applier, regular).encode(),
                 )
                 if self._fresh:
                     self._wake.set()

@@ -25,7 +25,7 @@ from clients.edge_node.rejections import Drops
 from clients.edge_node.trust import Trusted
 from clients.edge_node.usage.log_cursors import Ledger, Unconfirmed
 from clients.edge_node.usage.logs import UsageLogError, UsageLogs
-from shared import subjects
+from shared import catalogue
 from shared.contracts.edge import LogPosition
 from shared.contracts.usage import Confirmation
 from shared.crypto.signing import Purpose
@@ -63,7 +63,7 @@ class Usage:
         """Reads, sends and hears confirmations until cancelled."""
         publisher = Publisher(client)
         confirmed = await client.subscribe(
-            subjects.edge_confirmed(self._node),
+            catalogue.EDGE_CONFIRMED.for_node(self._node),
             cb=self._on_confirmed,
             pending_msgs_limit=_CONFIRMATIONS,
             pending_bytes_limit=_CONFIRMATION_BYTES,
@@ -127,7 +127,7 @@ class Usage:
             "usage", self._node, batch.log, str(batch.start), str(batch.end), str(batch.final)
         )
         message = outgoing(
-            subjects.usage_batch(self._node),
+            catalogue.USAGE_BATCH.for_node(self._node),
             batch,
             source=f"node/{self._node}",
             about=self._node,
@@ -135,7 +135,7 @@ class Usage:
             id=identity,
             dedupe=False,
         )
-        await publisher.publish(message, patience=2.0)
+        await publisher.publish(message, timeout=2.0)
         one.sent_at = time.monotonic()
         if batch.log >= self._told[0]:
             self._told = batch.log, one.sent_at

@@ -8,23 +8,24 @@ from datetime import datetime
 from typing import Final, Literal
 
 from services.billing.domain.balance import Crossing, Standing
-from shared import subjects
+from shared import catalogue
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, Finding
 from shared.contracts.ledger import HourClosed
 from shared.contracts.prices import PlanEvent, PlanView, PriceBookEvent
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 
 SOURCE: Final = "billing"
 _SUBJECTS: Final = {
-    "low": subjects.EVENT_BALANCE_LOW,
-    "recovered": subjects.EVENT_BALANCE_RECOVERED,
-    "depleted": subjects.EVENT_BALANCE_DEPLETED,
-    "settled": subjects.EVENT_BALANCE_SETTLED,
-    "overdue": subjects.EVENT_BALANCE_OVERDUE,
-    "credited": subjects.EVENT_BALANCE_CREDITED,
-    "refused": subjects.EVENT_BALANCE_REFUSED,
+    "low": catalogue.EVENT_BALANCE_LOW,
+    "recovered": catalogue.EVENT_BALANCE_RECOVERED,
+    "depleted": catalogue.EVENT_BALANCE_DEPLETED,
+    "settled": catalogue.EVENT_BALANCE_SETTLED,
+    "overdue": catalogue.EVENT_BALANCE_OVERDUE,
+    "credited": catalogue.EVENT_BALANCE_CREDITED,
+    "refused": catalogue.EVENT_BALANCE_REFUSED,
 }
 _Change = Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
 
@@ -61,7 +62,7 @@ def refused(
 
 def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
     return outgoing(
-        subjects.EVENT_PLAN_PURCHASED,
+        catalogue.EVENT_PLAN_PURCHASED,
         PlanEvent(plan=plan, balance=standing.balance, at=at),
         source=SOURCE,
         about=standing.account,
@@ -80,7 +81,7 @@ def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: da
         messages=[f.message for f in findings][:50],
         at=at,
     )
-    subject = subjects.EVENT_PRICE_BOOK_REFUSED if findings else subjects.EVENT_PRICE_BOOK_APPLIED
+    subject = catalogue.EVENT_PRICE_BOOK_REFUSED if findings else catalogue.EVENT_PRICE_BOOK_APPLIED
     return outgoing(
         subject,
         body,
@@ -94,7 +95,7 @@ def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: da
 
 def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
     return outgoing(
-        subjects.EVENT_HOUR_CLOSED,
+        catalogue.EVENT_HOUR_CLOSED,
         HourClosed(until=until, lines=lines, at=at),
         source=SOURCE,
         about="hours",

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from services.billing.store import Reader
-from shared import subjects
+from shared import catalogue, subjects
 from shared.contracts.queries import LogView, QueryLogs
-from shared.messaging.cloudevents import Delivery, Place
+from shared.messages import StreamPosition
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection
 
 HELD_MOST = 500
@@ -279,7 +280,9 @@ async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
 
 def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
     """As it was delivered once, before it waited."""
-    return Delivery.of(subjects.usage_batch(node), body, {}, Place(subjects.STREAM_USAGE, 0, at))
+    return Delivery.of(
+        catalogue.USAGE_BATCH.for_node(node), body, {}, StreamPosition(subjects.STREAM_USAGE, 0, at)
+    )
 
 
 async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:

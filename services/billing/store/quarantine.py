@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from services.billing.store import Reader
 from services.billing.store.logs import LogKey
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 
 MOST: Final = 1000
 """More than these are no messages of ill fate: something is wrong with all of them."""

@@ -15,11 +15,13 @@ from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
 from services.billing.store import logs
 from services.billing.usecases.ingest import Ingest, Taken
 from services.billing.usecases.quarantine import Parking, Take
-from shared import subjects
+from shared import catalogue
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.consumer import DeadLetters, Handle, describe, passes
+from shared.faults import describe, is_transient
+from shared.messaging.consumer import Handler
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
@@ -83,7 +85,7 @@ class LotConsumer:
                     return
                 break
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._health.not_ready(self._name, describe(error))
                 log.warning("consumer.paused", consumer=self._name, error=describe(error))
@@ -99,7 +101,7 @@ class LotConsumer:
             with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
                 await self._take(lot)
         except Exception as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             if len(lot) > 1:
                 log.error(
@@ -155,12 +157,14 @@ class BatchTaker:
     async def _tell(self, taken: Taken) -> None:
         for confirmation in taken.confirmations:
             signed = self._signer.sign(Purpose.CONFIRMATION, confirmation)
-            await self._publisher.tell(subjects.edge_confirmed(confirmation.node), signed.encode())
+            await self._publisher.publish_core(
+                catalogue.EDGE_CONFIRMED.for_node(confirmation.node), signed.encode()
+            )
         for delivery, refusal in taken.unburied:
             await self._bury(delivery, refusal)
 
     async def _bury(self, delivery: Delivery, refusal: logs.Refusal) -> None:
-        await self._dead.bury(delivery, refusal.reason, identity=refusal.digest.hex())
+        await self._dead.add(delivery, refusal.reason, identity=refusal.digest.hex())
         async with self._pool.acquire() as connection:
             await logs.buried(connection, refusal.node, refusal.digest)
 
@@ -171,13 +175,13 @@ def burying(take: Judge, dead: DeadLetters) -> Take:
     async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
         refused = await take(deliveries)
         await asyncio.gather(
-            *(dead.bury(delivery, f"{error.reason}: {error}") for delivery, error in refused)
+            *(dead.add(delivery, f"{error.reason}: {error}") for delivery, error in refused)
         )
 
     return take_and_bury
 
 
-def once(take: Judge) -> Handle:
+def once(take: Judge) -> Handler:
     """The same of one delivery, for whoever replays it: its fault is raised."""
 
     async def handle(delivery: Delivery) -> None:

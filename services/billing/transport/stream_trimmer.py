@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerInfo
 
-from shared.messaging.consumer import describe
+from shared.faults import describe
 
 log = structlog.get_logger()
 _SECONDS = 1.0

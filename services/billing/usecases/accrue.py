@@ -10,7 +10,7 @@ from services.billing.domain import outgoing_messages
 from services.billing.domain.balance import Standing, Terms, judge
 from services.billing.metrics import CROSSINGS
 from services.billing.store import accounts
-from shared.messaging.cloudevents import Outgoing
+from shared.messages import Outgoing
 from shared.storage import outbox
 from shared.storage.pool import Connection
 

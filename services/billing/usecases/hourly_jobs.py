@@ -14,7 +14,7 @@ from services.billing.store import partitions, retention
 from services.billing.store.partitions import Days, Partitions
 from services.billing.usecases.money import Money
 from shared.clock import Clock
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -82,11 +82,11 @@ class HourClock:
 
 
 async def _came_to_pass(work: Awaitable[object]) -> bool:
-    """Whether it was done; a fault that passes is written down."""
+    """Whether it was done; a transient fault is written down."""
     try:
         await work
     except Exception as error:
-        if not passes(error):
+        if not is_transient(error):
             raise
         log.warning("clock.later", error=describe(error))
         return False

@@ -27,7 +27,7 @@ from services.billing.usecases.reference_cache import Book
 from shared.clock import Clock
 from shared.contracts.usage import Confirmation
 from shared.errors import Malformed
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection, Pool
 
 _LAST_MINUTE: Final = 2**31 - 1

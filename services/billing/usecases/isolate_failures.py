@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
 
 log = structlog.get_logger()
 CHUNK: Final = 200
@@ -20,11 +20,11 @@ async def alone_where_it_fails(
     """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone
     joins ``failed``.
 
-    The sum of what ``work`` gives. A fault that passes is raised."""
+    The sum of what ``work`` gives. A transient fault is raised."""
     try:
         return await work(names)
     except Exception as error:
-        if passes(error):
+        if is_transient(error):
             raise
         if len(names) == 1:
             log.error("account.failed", account=names[0], error=describe(error))

@@ -18,8 +18,9 @@ from services.billing.store.accounts import Entry
 from services.billing.usecases.accrue import save_judged
 from services.billing.usecases.isolate_failures import CHUNK, alone_where_it_fails
 from services.billing.usecases.reference_cache import Book
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
+from shared.contracts.codec import parse
 from shared.contracts.commands import (
     ApplyPriceBook,
     CloseHour,
@@ -28,9 +29,9 @@ from shared.contracts.commands import (
     SetThreshold,
 )
 from shared.contracts.findings import Code, Finding, finding
-from shared.crypto.signing import parse
 from shared.errors import Malformed
-from shared.messaging.cloudevents import Delivery, Outgoing
+from shared.messages import Outgoing
+from shared.messaging.delivery import Delivery
 from shared.money import minus, plain, plus, total
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
@@ -46,17 +47,17 @@ class Money:
     async def handle(self, delivery: Delivery) -> None:
         if not delivery.id:
             raise Malformed("a command needs its ce-id")
-        if delivery.subject == subjects.CMD_BALANCE_CREDIT:
+        if delivery.subject == catalogue.CMD_BALANCE_CREDIT:
             await self._credit(parse(CreditBalance, delivery.body), delivery.id)
-        elif delivery.subject == subjects.CMD_BALANCE_THRESHOLD:
+        elif delivery.subject == catalogue.CMD_BALANCE_THRESHOLD:
             await self._threshold(
                 parse(SetThreshold, delivery.body), delivery.id, delivery.stream_time
             )
-        elif delivery.subject == subjects.CMD_PLAN_PURCHASE:
+        elif delivery.subject == catalogue.CMD_PLAN_PURCHASE:
             await self._purchase(parse(PurchasePlan, delivery.body), delivery.id)
-        elif delivery.subject == subjects.CMD_PRICE_BOOK_APPLY:
+        elif delivery.subject == catalogue.CMD_PRICE_BOOK_APPLY:
             await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
-        elif delivery.subject == subjects.CMD_HOUR_CLOSE:
+        elif delivery.subject == catalogue.CMD_HOUR_CLOSE:
             await self._close(parse(CloseHour, delivery.body).until, delivery.id)
         else:
             raise Malformed("no command of billing")

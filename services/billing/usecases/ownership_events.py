@@ -11,13 +11,13 @@ from services.billing.domain.ownership import NOBODY, Fact, periods
 from services.billing.store import owners, usage
 from services.billing.usecases.accrue import accrue
 from services.billing.usecases.reference_cache import Book
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
+from shared.contracts.codec import parse
 from shared.contracts.domains import DomainRegistered, DomainRemoved
 from shared.contracts.edge import NodeEvent
-from shared.crypto.signing import parse
 from shared.errors import Poison
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection, Pool
 
 
@@ -30,12 +30,12 @@ class _News:
 
     def read(self, delivery: Delivery) -> None:
         """Malformed when it is not its contract."""
-        if delivery.subject == subjects.EVENT_DOMAIN_REGISTERED:
+        if delivery.subject == catalogue.EVENT_DOMAIN_REGISTERED:
             event = parse(DomainRegistered, delivery.body)
             self.domains.append(
                 (event.domain, Fact(event.revision, "registered", event.account, event.at))
             )
-        elif delivery.subject == subjects.EVENT_DOMAIN_REMOVED:
+        elif delivery.subject == catalogue.EVENT_DOMAIN_REMOVED:
             gone = parse(DomainRemoved, delivery.body)
             self.domains.append(
                 (gone.domain, Fact(gone.revision, "removed", gone.account, gone.at))

@@ -17,8 +17,8 @@ from services.billing.store.logs import LogKey
 from services.billing.store.quarantine import Parked, Range
 from shared import subjects
 from shared.errors import Poison, Transient
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ class Parking:
         try:
             await take([message])
         except Exception as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             await self.park(parked.durable, message, error)
             return

@@ -21,7 +21,7 @@ from services.billing.usecases.accrue import accrue
 from services.billing.usecases.reference_cache import Book
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection, Pool
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -22,7 +22,7 @@ from services.config.domain.commands import (
     Submit,
 )
 from services.config.domain.model import Cause, Where
-from shared import subjects
+from shared import catalogue
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import (
     DeleteCertificate,
@@ -31,6 +31,7 @@ from shared.contracts.certificates import (
     SetRoots,
     StoreCertificate,
 )
+from shared.contracts.codec import parse
 from shared.contracts.commands import (
     ChangeSettings,
     DisableHttps,
@@ -41,7 +42,6 @@ from shared.contracts.commands import (
 )
 from shared.contracts.domains import ServiceType
 from shared.contracts.findings import Code, finding
-from shared.crypto.signing import parse
 from shared.errors import Malformed, Refused
 from shared.ids import derived_id
 
@@ -61,19 +61,19 @@ OfDomain = (
 OfAccount = SetRoots | SetResumption | ResumeAccount
 Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | OfAccount
 MODELS: Final[dict[str, type[Message]]] = {
-    subjects.CMD_DOMAIN_REGISTER: RegisterDomain,
-    subjects.CMD_DOMAIN_REMOVE: RemoveDomain,
-    subjects.CMD_CERTIFICATE_SUBMIT: SubmitCertificate,
-    subjects.CMD_CERTIFICATE_ROLLBACK: RollbackCertificate,
-    subjects.CMD_CERTIFICATE_STORE: StoreCertificate,
-    subjects.CMD_CERTIFICATE_DEPLOY: DeployCertificate,
-    subjects.CMD_CERTIFICATE_DELETE: DeleteCertificate,
-    subjects.CMD_ROOTS_SET: SetRoots,
-    subjects.CMD_ACCOUNT_RESUMPTION: SetResumption,
-    subjects.CMD_ACCOUNT_RESUME: ResumeAccount,
-    subjects.CMD_HTTPS_DISABLE: DisableHttps,
-    subjects.CMD_SETTINGS_CHANGE: ChangeSettings,
-    subjects.CMD_PAIR_RESEAL: ResealPair,
+    catalogue.CMD_DOMAIN_REGISTER: RegisterDomain,
+    catalogue.CMD_DOMAIN_REMOVE: RemoveDomain,
+    catalogue.CMD_CERTIFICATE_SUBMIT: SubmitCertificate,
+    catalogue.CMD_CERTIFICATE_ROLLBACK: RollbackCertificate,
+    catalogue.CMD_CERTIFICATE_STORE: StoreCertificate,
+    catalogue.CMD_CERTIFICATE_DEPLOY: DeployCertificate,
+    catalogue.CMD_CERTIFICATE_DELETE: DeleteCertificate,
+    catalogue.CMD_ROOTS_SET: SetRoots,
+    catalogue.CMD_ACCOUNT_RESUMPTION: SetResumption,
+    catalogue.CMD_ACCOUNT_RESUME: ResumeAccount,
+    catalogue.CMD_HTTPS_DISABLE: DisableHttps,
+    catalogue.CMD_SETTINGS_CHANGE: ChangeSettings,
+    catalogue.CMD_PAIR_RESEAL: ResealPair,
 }
 
 

@@ -7,8 +7,8 @@ import json
 from copy import copy
 from typing import Any, Final
 
-from shared.crypto.key_detection import holds_key
-from shared.messaging.cloudevents import Delivery
+from shared.crypto.key_detection import contains_private_key
+from shared.messaging.delivery import Delivery
 
 EMPTY_KEY: Final = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"
 """In place of a PEM text that holds a key: whoever judges it still finds that there was one."""
@@ -20,10 +20,10 @@ def without_keys(delivery: Delivery) -> Delivery:
     body that is no JSON stays as it is: it becomes a dead letter, which keeps no such body."""
     # One look at all of it, for nearly always there is nothing.
     whole = "|".join(delivery.headers.values()).encode(errors="replace") + b"|" + delivery.body
-    if not holds_key(whole):
+    if not contains_private_key(whole):
         return delivery
     headers = {name: value for name, value in delivery.headers.items() if not _holds(value)}
-    found = holds_key(delivery.body)
+    found = contains_private_key(delivery.body)
     if not found and len(headers) == len(delivery.headers):
         return delivery
     cleaned = copy(delivery)
@@ -49,4 +49,4 @@ def _clean(value: Any, field: str) -> Any:
 
 
 def _holds(text: str) -> bool:
-    return holds_key(text.encode(errors="replace"))
+    return contains_private_key(text.encode(errors="replace"))

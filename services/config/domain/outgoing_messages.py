@@ -23,11 +23,12 @@ from services.config.domain.commands import (
 )
 from services.config.domain.library_entry import Entry, StoreBegan
 from services.config.domain.model import Cause, Domain, Where
-from shared import subjects
+from shared import catalogue
 from shared.contracts.base import Contract
 from shared.contracts.domains import CommandSettled, DomainChanged, DomainRegistered, DomainRemoved
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 
 SOURCE = "config"
 
@@ -37,7 +38,7 @@ def caused(where: Where, event: Event, at: datetime) -> list[Outgoing]:
     if isinstance(event, Settled):
         return [
             _message(
-                subjects.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at
+                catalogue.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at
             )
         ]
     return [] if where.domain is None else _of_domain(where.domain, event, at)
@@ -53,15 +54,15 @@ def _of_domain(name: str, event: Event, at: datetime) -> list[Outgoing]:
             revision=event.revision,
             at=at,
         )
-        found.append((subjects.EVENT_DOMAIN_REGISTERED, registered, event.cause))
+        found.append((catalogue.EVENT_DOMAIN_REGISTERED, registered, event.cause))
     if isinstance(event, Removed):
         gone = DomainRemoved(
             domain=name, account=event.cause.account, revision=event.revision, at=at
         )
-        found.append((subjects.EVENT_DOMAIN_REMOVED, gone, event.cause))
+        found.append((catalogue.EVENT_DOMAIN_REMOVED, gone, event.cause))
     change = _change(event)
     if change is not None:
-        found.append((subjects.EVENT_DOMAIN_CHANGED, _changed(name, *change), change[1]))
+        found.append((catalogue.EVENT_DOMAIN_CHANGED, _changed(name, *change), change[1]))
     return [_message(subject, Where(name), body, cause, at) for subject, body, cause in found]
 
 
@@ -69,7 +70,7 @@ def question(domain: Domain, began: JudgingBegan, roots: Sequence[str], at: date
     """What the validator is asked: carries the sealed pair."""
     cause = began.pending.cause
     return outgoing(
-        subjects.JUDGE_SUBMISSION,
+        catalogue.JUDGE_SUBMISSION,
         judging.request(domain, began, roots),
         source=SOURCE,
         about=domain.name,
@@ -86,7 +87,7 @@ def store_question(
     """The same for a pair that is to be kept in the library."""
     cause = began.pending.cause
     return outgoing(
-        subjects.JUDGE_SUBMISSION,
+        catalogue.JUDGE_SUBMISSION,
         judging.store_request(entry, began, roots),
         source=SOURCE,
         about=cause.account,

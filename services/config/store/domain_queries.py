@@ -12,7 +12,7 @@ from services.config.domain.model import Domain
 from services.config.store import accounts
 from services.config.store.domains import COLUMNS, PAIR_COLUMNS, assemble
 from services.config.store.history import FINDINGS
-from shared import subjects
+from shared import catalogue
 from shared.contracts.accounts import Suspension
 from shared.contracts.domains import HistoryEntry
 from shared.contracts.edge import BundlePage
@@ -20,7 +20,7 @@ from shared.contracts.judging import JudgedPair
 from shared.contracts.queries import SealedPair, SubmissionView
 from shared.storage.pool import Connection, Pool
 
-_SUBMISSIONS = (subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_CERTIFICATE_STORE)
+_SUBMISSIONS = (catalogue.CMD_CERTIFICATE_SUBMIT, catalogue.CMD_CERTIFICATE_STORE)
 # Asked first: what ends between the two questions is in the history then.
 _PENDING = """
 select name as domain, null as certificate, account, null as outcome, null::bigint as revision,

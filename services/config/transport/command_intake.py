@@ -13,8 +13,9 @@ from nats.aio.client import Client
 from services.config.domain import command_parser
 from services.config.domain.key_redaction import without_keys
 from shared.errors import BrokerAway, Malformed
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.consumer import DeadLetters, describe, passes
+from shared.faults import describe, is_transient
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
@@ -62,7 +63,7 @@ class Intake:
                     await self._settle_below_floor()
                     asked = True
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.info("intake.gap_unknown", error=describe(error))
             await asyncio.sleep(GAP_SECONDS)
@@ -93,7 +94,7 @@ class Intake:
                 self._health.ready(self._condition)
                 return
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._health.not_ready(self._condition, describe(error))
                 log.warning("consumer.paused", consumer=self._condition, error=describe(error))
@@ -105,7 +106,7 @@ class Intake:
         try:
             await self._store(batch)
         except Exception as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             if len(batch) == 1:
                 log.error("intake.failed", error=describe(error))
@@ -125,7 +126,7 @@ class Intake:
         await self._ack(batch)
         self._wake.set()
 
-    async def _arrival(self, delivery: Delivery) -> Arrival:
+    async def _arrival(self, delivery: Delivery) -> Arrival[Delivery]:
         """Poison is buried before its place counts as settled."""
         incarnation = self._incarnation(delivery)
         try:
@@ -133,12 +134,12 @@ class Intake:
                 delivery.id, delivery.subject, delivery.source, delivery.body
             )
         except Malformed as error:
-            await self._dead.bury(delivery, f"{error.reason}: {error}")
+            await self._dead.add(delivery, f"{error.reason}: {error}")
             return Arrival(delivery, incarnation)
         return Arrival(delivery, incarnation, command.keys)
 
-    async def _settle(self, arrival: Arrival, reason: str) -> None:
-        await self._dead.bury(arrival.delivery, reason)
+    async def _settle(self, arrival: Arrival[Delivery], reason: str) -> None:
+        await self._dead.add(arrival.delivery, reason)
         await self._inbox.store([replace(arrival, keys=())])
 
     async def _learn_incarnation(self) -> None:

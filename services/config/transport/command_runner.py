@@ -13,10 +13,13 @@ from services.config.domain.commands import Timeout
 from services.config.domain.uptime import Attendance
 from services.config.store import domains
 from services.config.usecases.decide import KEYS_AT_ONCE, Decider
-from shared.messaging.consumer import DeadLetters, describe, passes
+from shared.faults import describe, is_transient
+from shared.messages import StreamPosition
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.observability.health import Health
 from shared.storage import inbox
-from shared.storage.inbox import Inbox
+from shared.storage.inbox import Inbox, Target
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -46,7 +49,7 @@ class Runner:
                 busy = await self._round()
                 self._health.ready("database")
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._health.not_ready("database", describe(error))
                 log.warning("runner.paused", error=describe(error))
@@ -61,7 +64,7 @@ class Runner:
         try:
             return bool(await self._decider.run_ready())
         except Exception as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             log.error("runner.failed", error=describe(error))
         # One of many cannot be run: the others must not wait for it.
@@ -74,11 +77,11 @@ class Runner:
         try:
             await self._decider.run_ready(key)
         except Exception as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             reason = f"unexpected: {type(error).__name__}"
             await self._decider.give_up(
-                key, lambda target: self._dead.bury(target.delivery(), reason, settled=True)
+                key, lambda target: self._dead.add(_delivery_of(target), reason, settled=True)
             )
 
 
@@ -103,7 +106,7 @@ class Deadlines:
             try:
                 await self._tick()
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._attendance.note(time.monotonic(), False)
             await asyncio.sleep(min(POLL_SECONDS, self._seconds / 4))
@@ -129,6 +132,13 @@ async def keep_house(pool: Pool, box: Inbox) -> None:
             async with pool.acquire() as connection:
                 await domains.drop_tombstones(connection)
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+def _delivery_of(target: Target) -> Delivery:
+    """Rebuild the delivery of a queued command, for a dead letter."""
+    headers = {"ce-id": target.message_id, "ce-source": target.source}
+    position = StreamPosition(target.stream, target.sequence, target.stream_time)
+    return Delivery.of(target.subject, target.body, headers, position)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from services.config.domain import judging
 from services.config.store import domains
 from services.config.usecases.decide import Decider
+from shared.contracts.codec import parse
 from shared.contracts.edge import Converged
 from shared.contracts.judging import Verdict
-from shared.crypto.signing import Verifier, parse
-from shared.messaging.cloudevents import Delivery
+from shared.crypto.signing import Verifier
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Pool
 
 

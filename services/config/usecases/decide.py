@@ -19,7 +19,7 @@ from services.config.store.revisions import draw
 from services.config.usecases.library import Librarian, read_target
 from services.config.usecases.revisions import Revisions
 from services.config.usecases.unit_of_work import Effects
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.commands import SubmitCertificate
 from shared.contracts.domains import Outcome
@@ -205,7 +205,7 @@ class _Around:
             (command.id, key)
             for key, queue in waiting.items()
             for _, command, _ in queue
-            if command.subject == subjects.CMD_CERTIFICATE_DEPLOY
+            if command.subject == catalogue.CMD_CERTIFICATE_DEPLOY
         ]
         if found._deployments:
             found._deployable = await library_store.deployable(connection, found._deployments)
@@ -227,4 +227,4 @@ class _Around:
 
 
 def _registers(queue: Sequence[Target]) -> bool:
-    return any(target.subject == subjects.CMD_DOMAIN_REGISTER for target in queue)
+    return any(target.subject == catalogue.CMD_DOMAIN_REGISTER for target in queue)

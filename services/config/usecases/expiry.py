@@ -14,11 +14,12 @@ from services.config.domain.outgoing_messages import SOURCE
 from services.config.metrics import DAYS_LEFT_LEAST, DOMAINS_BY_DAYS_LEFT, EXPIRY_NOTICES
 from services.config.store import notices
 from services.config.store.notices import Left, Notice
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.domains import CertificateExpired, CertificateExpiring, NoticeDays
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 from shared.storage import outbox
 from shared.storage.pool import Pool
 
@@ -62,12 +63,12 @@ def message(notice: Notice, at: datetime) -> Outgoing:
     cause is the submission that the certificate came with."""
     body: CertificateExpired | CertificateExpiring
     if notice.days == 0:
-        subject = subjects.EVENT_CERTIFICATE_EXPIRED
+        subject = catalogue.EVENT_CERTIFICATE_EXPIRED
         body = CertificateExpired(
             domain=notice.domain, account=notice.account, not_after=notice.served_until, at=at
         )
     else:
-        subject = subjects.EVENT_CERTIFICATE_EXPIRING
+        subject = catalogue.EVENT_CERTIFICATE_EXPIRING
         body = CertificateExpiring(
             domain=notice.domain,
             account=notice.account,

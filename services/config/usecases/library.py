@@ -31,8 +31,8 @@ from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import SetRoots
 from shared.contracts.domains import Outcome
 from shared.errors import Malformed
-from shared.messaging.cloudevents import Outgoing
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
+from shared.messages import Outgoing
 from shared.storage import inbox, outbox
 from shared.storage.inbox import Target
 from shared.storage.pool import Connection, Pool
@@ -128,7 +128,7 @@ class Librarian:
                 if await store.nudge(self._pool):
                     wake.set()
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.warning("librarian.paused", error=describe(error))
             if not busy:

@@ -15,7 +15,7 @@ from services.config.store import accounts, domains
 from services.config.store import library as store
 from services.config.store.families import Families
 from services.config.usecases import suspend
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import (
@@ -32,7 +32,7 @@ from shared.contracts.findings import Code, finding
 from shared.errors import Malformed, Refused
 from shared.storage.pool import Connection, Pool
 
-_JUDGED: Final = (subjects.CMD_CERTIFICATE_SUBMIT, subjects.CMD_CERTIFICATE_STORE)
+_JUDGED: Final = (catalogue.CMD_CERTIFICATE_SUBMIT, catalogue.CMD_CERTIFICATE_STORE)
 _UNSEEN: Final = frozenset(
     {"revision", "live_revision", "pending_submission", "registered_at", "suspension"}
 )
@@ -49,7 +49,7 @@ class Previews:
     async def preview(self, question: PreviewCommand) -> Preview:
         """Refused where it cannot be tried: a submission (https.rpc.certificate.check.v1 does
         that), no command."""
-        if question.command in (*_JUDGED, subjects.CMD_PAIR_RESEAL):
+        if question.command in (*_JUDGED, catalogue.CMD_PAIR_RESEAL):
             hint = "Try a pair by https.rpc.certificate.check.v1 (edgetls check)."
             raise Refused(
                 [finding(Code.REQUEST_MALFORMED, "This command has no preview.", hint=hint)]
@@ -94,7 +94,7 @@ class Previews:
             order = Deploy(cause, entry.certificate if entry else None)
         if order is None:
             raise Refused([finding(Code.REQUEST_MALFORMED, "This command has no preview.")])
-        registers = place.name is not None and command.subject == subjects.CMD_DOMAIN_REGISTER
+        registers = place.name is not None and command.subject == catalogue.CMD_DOMAIN_REGISTER
         families = await Families.lock(connection, [place.key] if registers else [])
         revision = (before.revision if before else 0) + 1
         events = domain_machine.decide(

@@ -15,10 +15,10 @@ from nats.aio.client import Client
 
 from services.config.store import revisions as store
 from services.config.store.revisions import Home
-from shared import subjects
-from shared.contracts.queries import MaxRevision, Nothing
+from shared import catalogue
+from shared.contracts.queries import Nothing
 from shared.errors import BrokerAway, DatabaseAway, Refused
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
 from shared.messaging.rpc import ask
 from shared.observability.health import Health
 from shared.storage.pool import Pool
@@ -51,7 +51,7 @@ class Revisions:
             try:
                 await self._look(time.monotonic() - started >= self._patience)
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.info("revision.unchecked", error=describe(error))
             await asyncio.sleep(_LOOK_SECONDS if self._asked else _RETRY_SECONDS)
@@ -63,9 +63,7 @@ class Revisions:
         if self._asked:
             return
         try:
-            answer = await ask(
-                self._client, subjects.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision, timeout=1
-            )
+            answer = await ask(self._client, catalogue.RPC_EDGE_MAX_REVISION, Nothing(), timeout=1)
         except (BrokerAway, Refused):
             # A database that was never elsewhere may go on and is checked later; a restored one
             # must not.

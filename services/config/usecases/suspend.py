@@ -16,15 +16,15 @@ from services.config.store import accounts, domains
 from services.config.store.revisions import draw
 from services.config.usecases.revisions import Revisions
 from services.config.usecases.unit_of_work import Effects
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.accounts import ResumeAccount, Resumption, SetResumption, Suspension
 from shared.contracts.balance import BalanceEvent
+from shared.contracts.codec import parse
 from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
-from shared.crypto.signing import parse
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
+from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection, Pool
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Balances:
             delivery.stream_time,
             delivery.traceparent,
         )
-        overdue = delivery.subject == subjects.EVENT_BALANCE_OVERDUE
+        overdue = delivery.subject == catalogue.EVENT_BALANCE_OVERDUE
         async with self._pool.acquire() as connection:
             if await accounts.tell(connection, cause, event.crossing, overdue, event.at):
                 log.info("account.overdue" if overdue else "account.settled")
@@ -106,7 +106,7 @@ class Suspender:
                 while await self.some():
                     pass
             except Exception as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.warning("suspender.paused", error=describe(error))
             with contextlib.suppress(TimeoutError):

@@ -11,7 +11,7 @@ from services.config.domain import outgoing_messages
 from services.config.domain.commands import Event, JudgingBegan
 from services.config.domain.model import Domain, Where
 from services.config.store import domains, history
-from shared.messaging.cloudevents import Outgoing
+from shared.messages import Outgoing
 from shared.storage import inbox, outbox
 from shared.storage.inbox import Target
 from shared.storage.pool import Connection

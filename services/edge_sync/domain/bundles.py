@@ -8,9 +8,10 @@ from enum import Enum, auto
 from hashlib import sha256
 
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle, BundleKind, BundlePage, BundlePair
 from shared.contracts.judging import Attestation
-from shared.crypto.signing import Purpose, Verifier, parse
+from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Malformed, Poison, Unsigned
 
 INVALID_REVISION = -1

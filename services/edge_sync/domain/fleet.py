@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey, LabelNode, RemoveNode
 from shared.contracts.edge import NodeEvent
 from shared.errors import Poison
@@ -16,11 +16,11 @@ from shared.errors import Poison
 Word = Literal["enrolled", "drained", "returned", "removed", "labelled"]
 SMALL_FLEET = 100
 _SUBJECTS: Mapping[Word, str] = {
-    "enrolled": s.EVENT_NODE_ENROLLED,
-    "drained": s.EVENT_NODE_DRAINED,
-    "returned": s.EVENT_NODE_RETURNED,
-    "removed": s.EVENT_NODE_REMOVED,
-    "labelled": s.EVENT_NODE_LABELLED,
+    "enrolled": catalogue.EVENT_NODE_ENROLLED,
+    "drained": catalogue.EVENT_NODE_DRAINED,
+    "returned": catalogue.EVENT_NODE_RETURNED,
+    "removed": catalogue.EVENT_NODE_REMOVED,
+    "labelled": catalogue.EVENT_NODE_LABELLED,
 }
 
 

@@ -13,7 +13,7 @@ from services.edge_sync.domain.convergence import Watch
 from services.edge_sync.domain.fleet import Epoch, Node
 from shared.contracts.domains import DomainChanged
 from shared.contracts.edge import Converged, Lagging
-from shared.messaging.cloudevents import Outgoing
+from shared.messages import Outgoing
 from shared.storage.outbox import enqueue
 from shared.storage.pool import Connection, Pool
 

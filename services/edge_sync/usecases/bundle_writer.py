@@ -16,9 +16,9 @@ from services.edge_sync.domain.bucket_index import Index
 from services.edge_sync.domain.bundles import Desired, Held, Step, decide, differs, examine, reopen
 from services.edge_sync.store.bucket import Bucket, BucketInfo, Moved
 from services.edge_sync.usecases.trust import Trusted
-from shared import subjects
+from shared import catalogue, subjects
 from shared.contracts.edge import BundleKind
-from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles
+from shared.contracts.queries import BundlesPage, GetBundle, PageBundles
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import BrokerAway, Poison, Refused, Transient
 from shared.messaging.direct_get import StoredMessage
@@ -40,23 +40,19 @@ class ConfigReads:
     async def bundle(self, domain: str) -> str | None:
         """The exact bytes to sign; None when config does not know the domain."""
         try:
-            answer = await ask(
-                self._client, subjects.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer
-            )
+            answer = await ask(self._client, catalogue.RPC_BUNDLE_GET, GetBundle(domain=domain))
         except Refused as error:
             raise Transient(f"config refused the bundle of {domain}: {error}") from None
         return answer.payload
 
     async def page(self, after: str) -> BundlesPage:
         try:
-            return await ask(
-                self._client, subjects.RPC_BUNDLE_PAGE, PageBundles(after=after), BundlesPage
-            )
+            return await ask(self._client, catalogue.RPC_BUNDLE_PAGE, PageBundles(after=after))
         except Refused as error:
             raise Transient(f"config refused a page of bundles: {error}") from None
 
 
-class Delivery:
+class BundleWriter:
     """The bucket of bundles and what it holds. ``lost``: set when the broker lost it, or somebody
     else wrote to it.
 

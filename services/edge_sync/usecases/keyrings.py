@@ -12,9 +12,11 @@ from services.edge_sync.domain.fleet import Change, Epoch, Node
 from services.edge_sync.store.bucket import Bucket, Moved
 from services.edge_sync.store.database import Store
 from services.edge_sync.usecases.trust import Trusted
+from shared import catalogue
 from shared import subjects as s
 from shared.clock import Clock
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.commands import (
     DrainNode,
     EnrolNode,
@@ -25,10 +27,12 @@ from shared.contracts.commands import (
     TrustDocument,
 )
 from shared.contracts.edge import SealingEpoch
-from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer, parse
+from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer
 from shared.errors import BrokerAway, Malformed, Poison
 from shared.ids import derived_id
-from shared.messaging.cloudevents import Delivery, Outgoing, outgoing
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.delivery import Delivery
 from shared.messaging.direct_get import StoredMessage
 
 log = structlog.get_logger()
@@ -54,12 +58,12 @@ class Keyrings:
         self.epochs: dict[int, Epoch] = {}
         self.sealing_word: Signed | None = None
         self._handlers: dict[str, Callable[[Delivery], Awaitable[None]]] = {
-            s.CMD_NODE_ENROL: self._enrol,
-            s.CMD_NODE_DRAIN: self._drain,
-            s.CMD_NODE_REMOVE: self._remove,
-            s.CMD_NODE_LABEL: self._label,
-            s.CMD_EPOCH_START: self._start,
-            s.CMD_TRUST_PUBLISH: self._publish_trust,
+            catalogue.CMD_NODE_ENROL: self._enrol,
+            catalogue.CMD_NODE_DRAIN: self._drain,
+            catalogue.CMD_NODE_REMOVE: self._remove,
+            catalogue.CMD_NODE_LABEL: self._label,
+            catalogue.CMD_EPOCH_START: self._start,
+            catalogue.CMD_TRUST_PUBLISH: self._publish_trust,
         }
 
     async def load(self) -> None:

@@ -19,23 +19,29 @@ from services.edge_sync.domain.convergence import Moment
 from services.edge_sync.settings import Settings
 from services.edge_sync.store.bucket import Bucket
 from services.edge_sync.store.database import Store
-from services.edge_sync.usecases.bundle_writer import ConfigReads, Delivery
+from services.edge_sync.usecases.bundle_writer import BundleWriter, ConfigReads
 from services.edge_sync.usecases.convergence_tracker import Observer
 from services.edge_sync.usecases.keyrings import SOURCE, Keyrings
-from services.edge_sync.usecases.patience import patiently
 from services.edge_sync.usecases.trust import Trusted
+from shared import catalogue
 from shared import subjects as s
 from shared.clock import Clock
+from shared.contracts.codec import parse
 from shared.contracts.domains import DomainChanged
 from shared.contracts.edge import Checkpoint, Converged, Lagging, NodeStatus
 from shared.contracts.queries import ConvergenceView, DigestAnswer, FleetView, MaxRevision
-from shared.crypto.signing import Purpose, Signer, parse
+from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
+from shared.faults import describe
 from shared.ids import derived_id
-from shared.messaging import cloudevents
-from shared.messaging.consumer import Consumer, DeadLetters, describe
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
+from shared.retry import retry
 from shared.runtime import Runtime
 
 log = structlog.get_logger()
@@ -73,7 +79,7 @@ class Term:
         self._settings, self._health, self._clock = runtime.settings, runtime.health, runtime.clock
         self._publisher: Publisher = runtime.publisher
         bundles = Bucket(runtime.client, s.BUCKET_BUNDLES)
-        self._delivery = Delivery(bundles, ConfigReads(runtime.client), signer, trusted)
+        self._writer = BundleWriter(bundles, ConfigReads(runtime.client), signer, trusted)
         keyrings = Bucket(runtime.client, s.BUCKET_KEYRINGS)
         self._keyrings = Keyrings(store, keyrings, trusted, signer, self._clock, self._node_left)
         self._observer: Observer | None = None
@@ -85,15 +91,15 @@ class Term:
 
     async def run(self) -> None:
         try:
-            await patiently(self._keyrings.load, self._health, "fleet")
-            await patiently(self._delivery.load, self._health, "bucket")
-            pending = await patiently(self._store.pending, self._health, "fleet")
+            await retry(self._keyrings.load, health=self._health, condition="fleet")
+            await retry(self._writer.load, health=self._health, condition="bucket")
+            pending = await retry(self._store.pending, health=self._health, condition="fleet")
             observer = Observer(
-                self._keyrings.nodes, lambda: self._delivery.index, self._settings, time.monotonic()
+                self._keyrings.nodes, lambda: self._writer.index, self._settings, time.monotonic()
             )
             observer.resume(pending)
             self._observer = observer
-            log.info("leading", domains=len(self._delivery.index), pending=len(pending))
+            log.info("leading", domains=len(self._writer.index), pending=len(pending))
             async with asyncio.TaskGroup() as group:
                 for task in (
                     self._live(observer),
@@ -118,7 +124,7 @@ class Term:
     async def _live(self, observer: Observer) -> None:
         """Each domain.changed: ask config, sign, put."""
 
-        async def handle(delivery: cloudevents.Delivery) -> None:
+        async def handle(delivery: Delivery) -> None:
             await self.change(delivery, observer)
             PUT_SECONDS.observe(
                 max(0.0, (datetime.now(UTC) - delivery.stream_time).total_seconds())
@@ -128,14 +134,14 @@ class Term:
         dead = DeadLetters(self._publisher, f"{s.STREAM_EVENTS}_edge_sync")
         await Consumer(pull, handle, dead, self._health, concurrency=EVENTS_AT_ONCE).run()
 
-    async def change(self, delivery: cloudevents.Delivery, observer: Observer) -> None:
+    async def change(self, delivery: Delivery, observer: Observer) -> None:
         """One domain.changed, delivered or replayed."""
         await self._deliver(parse(DomainChanged, delivery.body), observer)
 
     async def _deliver(self, change: DomainChanged, observer: Observer) -> None:
         try:
             row, desired = await asyncio.gather(
-                self._store.open_watch(change), self._delivery.desired(change.domain)
+                self._store.open_watch(change), self._writer.desired(change.domain)
             )
         except Poison:
             # Its revision never reaches a node: it is watched all the same, to be told as lagging.
@@ -149,7 +155,7 @@ class Term:
             return
         watch = None if row is None else observer.watch(row)
         observer.expect(desired)
-        held = await self._delivery.put(desired)
+        held = await self._writer.put(desired)
         if watch is not None:
             watch.stands_at(held.sequence, time.monotonic())
 
@@ -161,11 +167,11 @@ class Term:
 
     async def _repair(self) -> None:
         """Keyrings first: they need nobody else, and config may be away."""
-        lost = self._delivery.lost
+        lost = self._writer.lost
         while True:
             lost.clear()
-            await patiently(self._keyrings.reconcile, self._health, "keyrings")
-            await patiently(self._delivery.repair, self._health, "repair")
+            await retry(self._keyrings.reconcile, health=self._health, condition="keyrings")
+            await retry(self._writer.repair, health=self._health, condition="repair")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.edge_sync_repair_seconds):
                     await lost.wait()
@@ -174,11 +180,11 @@ class Term:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            index = await patiently(self._delivery.current, self._health, "bucket")
+            index = await retry(self._writer.current, health=self._health, condition="bucket")
             if index is not None:
                 SEQUENCE.set(index.sequence)
                 signed = self._signer.sign(Purpose.CHECKPOINT, self._checkpoint(index))
-                await self._publisher.tell(s.EDGE_CHECKPOINT, signed.encode())
+                await self._publisher.publish_core(catalogue.EDGE_CHECKPOINT, signed.encode())
             due = max(due + self._settings.edge_sync_checkpoint_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -210,9 +216,11 @@ class Term:
         while True:
             body = await observer.settled.get()
             subject = (
-                s.EVENT_EDGE_CONVERGED if isinstance(body, Converged) else s.EVENT_EDGE_LAGGING
+                catalogue.EVENT_EDGE_CONVERGED
+                if isinstance(body, Converged)
+                else catalogue.EVENT_EDGE_LAGGING
             )
-            event = cloudevents.outgoing(
+            event = outgoing(
                 subject,
                 body,
                 source=SOURCE,
@@ -223,9 +231,9 @@ class Term:
             )
             if isinstance(body, Converged):
                 CONVERGED_SECONDS.observe(body.slowest_ms / 1000)
-            await patiently(partial(self._save, body, event), self._health, "record")
+            await retry(partial(self._save, body, event), health=self._health, condition="record")
 
-    async def _save(self, body: Converged | Lagging, event: cloudevents.Outgoing) -> None:
+    async def _save(self, body: Converged | Lagging, event: Outgoing) -> None:
         if isinstance(body, Converged):
             await self._store.save_converged(body, event)
         else:
@@ -238,7 +246,7 @@ class Term:
             observer.progressed.clear()
             told, observer.progress = observer.progress, {}
             for body in told.values():
-                await self._publisher.tell(s.EDGE_PROGRESS, body.encode())
+                await self._publisher.publish_core(catalogue.EDGE_PROGRESS, body.encode())
 
     async def _save_seen(self, observer: Observer) -> None:
         while True:
@@ -248,7 +256,7 @@ class Term:
     async def _save_rows(self, rows: Sequence[tuple[str, datetime, int]]) -> None:
         """A row that the database refuses ends nothing and keeps no other back."""
         try:
-            await patiently(partial(self._store.save_seen, rows), self._health, "seen")
+            await retry(partial(self._store.save_seen, rows), health=self._health, condition="seen")
         except Exception as error:
             if len(rows) > 1:
                 for row in rows:
@@ -267,18 +275,20 @@ class Term:
                 if fleet.may_seal(
                     newest, confirmed, self._clock.now(), self._settings.edge_sync_sealing_seconds
                 ):
-                    await patiently(
-                        partial(self._keyrings.seal_to, newest), self._health, "sealing"
+                    await retry(
+                        partial(self._keyrings.seal_to, newest),
+                        health=self._health,
+                        condition="sealing",
                     )
                     said = time.monotonic()
             if time.monotonic() - said >= SAY_SECONDS:
-                await patiently(self._keyrings.say_sealing, self._health, "sealing")
+                await retry(self._keyrings.say_sealing, health=self._health, condition="sealing")
                 said = time.monotonic()
             await asyncio.sleep(SEAL_LOOK_SECONDS)
 
     async def _forget(self) -> None:
         while True:
-            await patiently(self._store.forget_old, self._health, "record")
+            await retry(self._store.forget_old, health=self._health, condition="record")
             await asyncio.sleep(FORGET_SECONDS)
 
     def _node_left(self, node: str) -> None:
@@ -294,11 +304,11 @@ class Term:
 
     async def max_revision(self) -> MaxRevision:
         return MaxRevision(
-            revision=max(self._delivery.index.max_revision(), await self._store.max_revision())
+            revision=max(self._writer.index.max_revision(), await self._store.max_revision())
         )
 
     def digest(self, bucket: int | None) -> DigestAnswer:
-        index = self._delivery.index
+        index = self._writer.index
         return DigestAnswer(
             incarnation=index.incarnation,
             sequence=index.sequence,
@@ -307,7 +317,7 @@ class Term:
         )
 
     async def convergence(self, domain: str, observer: Observer) -> ConvergenceView:
-        held, last = self._delivery.index.get(domain), await self._store.last_converged(domain)
+        held, last = self._writer.index.get(domain), await self._store.last_converged(domain)
         proven, missing = observer.proof_of(domain, time.monotonic())
         return ConvergenceView(
             domain=domain,
@@ -319,7 +329,7 @@ class Term:
         )
 
     def fleet(self, observer: Observer) -> FleetView:
-        index, newest, sealing = self._delivery.index, self._keyrings.newest, self._keyrings.sealing
+        index, newest, sealing = self._writer.index, self._keyrings.newest, self._keyrings.sealing
         return FleetView(
             nodes=observer.views(time.monotonic()),
             epoch=0 if newest is None else newest.epoch,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
 
 import asyncpg
 from nats.aio.client import Client
@@ -21,7 +20,9 @@ from nats.aio.msg import Msg
 from deploy.embedded.ports import Ports
 from deploy.embedded.ready import service_fault
 from deploy.embedded.supervisor import Spec, base_environment, python
+from shared import catalogue
 from shared import subjects as s
+from shared.catalogue_row import AnswerT, Query, QuestionT
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.base import Contract
 from shared.contracts.commands import (
@@ -35,7 +36,6 @@ from shared.contracts.domains import DomainRegistered, DomainRemoved, ServiceTyp
 from shared.contracts.edge import NodeEvent
 from shared.contracts.queries import (
     DeadLetter,
-    DeadPage,
     ListDead,
     QueryUsage,
     ShowBalance,
@@ -51,7 +51,6 @@ from shared.private_files import write_private
 from tests.support.backend import Backend, backend
 from tests.support.waiting import until
 
-AnswerT = TypeVar("AnswerT", bound=Contract)
 NODES = ("node-1", "node-2", "node-3")
 HOST = "127.0.0.1"
 
@@ -85,7 +84,7 @@ class Stage:
 
     async def enrol(self, node: str) -> None:
         event = NodeEvent(node=node, change="enrolled", at=datetime.now(UTC))
-        await self.send("edge_sync", s.EVENT_NODE_ENROLLED, event)
+        await self.send("edge_sync", catalogue.EVENT_NODE_ENROLLED, event)
 
     async def register(self, domain: str, account: str, at: datetime | None = None) -> None:
         self.revision += 1
@@ -96,23 +95,25 @@ class Stage:
             revision=self.revision,
             at=at or datetime.now(UTC),
         )
-        await self.send("config", s.EVENT_DOMAIN_REGISTERED, event)
+        await self.send("config", catalogue.EVENT_DOMAIN_REGISTERED, event)
 
     async def remove(self, domain: str, account: str, at: datetime) -> None:
         self.revision += 1
         event = DomainRemoved(domain=domain, account=account, revision=self.revision, at=at)
-        await self.send("config", s.EVENT_DOMAIN_REMOVED, event)
+        await self.send("config", catalogue.EVENT_DOMAIN_REMOVED, event)
 
     async def batch(self, batch: UsageBatch, node: str | None = None) -> None:
         """Through the rights of a node where it has its own user here, else as billing itself may
         replay it."""
-        await self.send("billing", s.usage_batch(node or batch.node), batch, usage=True)
+        await self.send(
+            "billing", catalogue.USAGE_BATCH.for_node(node or batch.node), batch, usage=True
+        )
 
     async def raw(self, subject: str, body: bytes, user: str = "billing") -> None:
         await self.clients[user].jetstream(timeout=5).publish(subject, body)
 
     async def request(self, request: HttpsRequest) -> None:
-        await self.send("platform", s.USAGE_REQUEST, request, usage=True)
+        await self.send("platform", catalogue.USAGE_REQUEST, request, usage=True)
 
     async def credit(
         self, account: str, amount: str, reference: str | None = None, currency: str = "CNY"
@@ -123,34 +124,34 @@ class Stage:
             amount=Decimal(amount),
             currency=currency,
         )
-        return await self.send("platform", s.CMD_BALANCE_CREDIT, command)
+        return await self.send("platform", catalogue.CMD_BALANCE_CREDIT, command)
 
     async def threshold(self, account: str, amount: str | None, currency: str = "CNY") -> str:
         wanted = None if amount is None else Decimal(amount)
         return await self.send(
             "platform",
-            s.CMD_BALANCE_THRESHOLD,
+            catalogue.CMD_BALANCE_THRESHOLD,
             SetThreshold(account=account, threshold=wanted, currency=currency),
         )
 
     async def close_hour(self, until_time: datetime) -> None:
-        await self.send("operator", s.CMD_HOUR_CLOSE, CloseHour(until=until_time))
+        await self.send("operator", catalogue.CMD_HOUR_CLOSE, CloseHour(until=until_time))
 
     # What they see
 
     async def ask(
-        self, subject: str, question: Contract, answer: type[AnswerT], user: str = "finance"
+        self, query: Query[QuestionT, AnswerT], question: QuestionT, user: str = "finance"
     ) -> AnswerT:
-        return await ask(self.clients[user], subject, question, answer)
+        return await ask(self.clients[user], query, question)
 
     async def balance(self, account: str) -> BalanceView:
-        return await self.ask(s.RPC_BALANCE_SHOW, ShowBalance(account=account), BalanceView)
+        return await self.ask(catalogue.RPC_BALANCE_SHOW, ShowBalance(account=account))
 
     async def usage(self, **question: object) -> UsagePage:
         now = datetime.now(UTC)
         period = {"start": now - timedelta(days=36), "end": now + timedelta(hours=1)}
         return await self.ask(
-            s.RPC_USAGE_QUERY, QueryUsage.model_validate(period | question), UsagePage
+            catalogue.RPC_USAGE_QUERY, QueryUsage.model_validate(period | question)
         )
 
     async def counted(self, **question: object) -> int:
@@ -178,7 +179,7 @@ class Stage:
 
     async def dead(self) -> list[DeadLetter]:
         page = await self.ask(
-            s.rpc_dead("list", "billing"), ListDead(limit=500), DeadPage, user="operator"
+            catalogue.RPC_DEAD_LIST["billing"], ListDead(limit=500), user="operator"
         )
         return page.letters
 
@@ -272,10 +273,10 @@ async def _listen(stage: Stage) -> None:
             stage.events.append(BalanceEvent.model_validate_json(message.data))
 
     node = stage.clients["node-node-1"]
-    await node.subscribe(s.edge_confirmed("node-1"), cb=confirmed)
+    await node.subscribe(catalogue.EDGE_CONFIRMED.for_node("node-1"), cb=confirmed)
     others = await stage.backend.client("node-node-2"), await stage.backend.client("node-node-3")
     for name, client in zip(NODES[1:], others, strict=True):
-        await client.subscribe(s.edge_confirmed(name), cb=confirmed)
+        await client.subscribe(catalogue.EDGE_CONFIRMED.for_node(name), cb=confirmed)
     platform = stage.clients["platform"]
     await platform.subscribe(s.EVENTS_ALL, cb=happened)
     await asyncio.gather(*(client.flush() for client in (node, platform, *others)))

@@ -9,10 +9,10 @@ from typing import Literal
 
 import pytest
 
-from shared import subjects as s
-from shared.contracts.audit import AuditReport, Gap, GapsPage, QueryAudit, QueryGaps
+from shared import catalogue
+from shared.contracts.audit import AuditReport, Gap, QueryAudit, QueryGaps
 from shared.contracts.edge import NodeEvent
-from shared.contracts.queries import LogsPage, QueryLogs
+from shared.contracts.queries import QueryLogs
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
 from shared.errors import Refused
 from shared.ids import new_id
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 
 async def _gaps(staged: Stage, log: str) -> list[tuple[int, int, str]]:
-    page = await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-2"), GapsPage)
+    page = await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node="node-2"))
     assert all(gap.node == "node-2" for gap in page.gaps)
     return [(gap.start, gap.end, gap.kind) for gap in page.gaps if gap.log == log]
 
@@ -72,9 +72,9 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
 
     async def change(node: str, word: Literal["drained", "removed", "labelled"]) -> None:
         subject = {
-            "drained": s.EVENT_NODE_DRAINED,
-            "removed": s.EVENT_NODE_REMOVED,
-            "labelled": s.EVENT_NODE_LABELLED,
+            "drained": catalogue.EVENT_NODE_DRAINED,
+            "removed": catalogue.EVENT_NODE_REMOVED,
+            "labelled": catalogue.EVENT_NODE_LABELLED,
         }
         await staged.send(
             "edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC))
@@ -108,7 +108,7 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
     )
 
     async def gaps(node: str) -> list[tuple[str | None, int, int, str]]:
-        found = (await staged.ask(s.RPC_USAGE_GAPS, QueryGaps(node=node), GapsPage)).gaps
+        found = (await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node=node))).gaps
         return [(gap.log, gap.start, gap.end, gap.kind) for gap in found]
 
     assert await gaps(stranger) == [(logs[2].log, 0, 100, "unknown_node")]
@@ -122,7 +122,7 @@ async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(sta
     assert await gaps(removed) == [(logs[1].log, 100, 100, "unfinished")]
     assert await gaps(unheard) == [(None, 0, 0, "unheard")]
     later = QueryGaps(node=removed, start=datetime.now(UTC) - timedelta(minutes=1))
-    assert (await staged.ask(s.RPC_USAGE_GAPS, later, GapsPage)).gaps == []
+    assert (await staged.ask(catalogue.RPC_USAGE_GAPS, later)).gaps == []
     await staged.batch(logs[0].model_copy(update={"final": True}))
     final = "select final_length = 100 from node_logs where log = $1"
     await until(lambda: staged.database.fetchval(final, logs[0].log), "it is closed")
@@ -141,14 +141,14 @@ async def test_lines_that_no_node_could_read_are_in_every_report(staged: Stage) 
 
     async def reported() -> int:
         question = QueryAudit(start=hour - timedelta(hours=1), end=hour + timedelta(hours=1))
-        return (await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)).bad_lines
+        return (await staged.ask(catalogue.RPC_USAGE_AUDIT, question)).bad_lines
 
     before = await reported()
     for _ in range(2):
         await staged.batch(batch)
     await staged.confirmed_to(batch)
     assert await reported() == before + 10
-    page = await staged.ask(s.RPC_USAGE_LOGS, QueryLogs(node="node-1"), LogsPage)
+    page = await staged.ask(catalogue.RPC_USAGE_LOGS, QueryLogs(node="node-1"))
     assert next(view for view in page.logs if view.log == batch.log).bad_lines == 10
     lines = "select bad_lines from finance.logs where log = $1"
     assert await staged.database.fetchval(lines, batch.log) == 10
@@ -164,7 +164,7 @@ async def test_gaps_come_page_by_page(staged: Stage) -> None:
         after: str | None = ""
         while after is not None:
             page = await staged.ask(
-                s.RPC_USAGE_GAPS, QueryGaps(node="node-3", after=after, limit=2), GapsPage
+                catalogue.RPC_USAGE_GAPS, QueryGaps(node="node-3", after=after, limit=2)
             )
             found.extend(page.gaps)
             after = page.next
@@ -227,7 +227,7 @@ async def test_a_minute_beyond_64_bits_diverts_its_cell_alone(staged: Stage) -> 
     batch = UsageBatch(node="node-1", log=log, start=0, end=100, read_to=100, cells=[good, wild])
     for minute in ("99999999999999999999999999", "-18446744073709551617"):
         text = batch.encode().replace(b'"minute":7,', f'"minute":{minute},'.encode())
-        await staged.raw(s.usage_batch("node-1"), text)
+        await staged.raw(catalogue.USAGE_BATCH.for_node("node-1"), text)
         await staged.confirmed_to(batch)
         batch = batch.model_copy(
             update={"start": batch.end, "end": batch.end + 100, "read_to": batch.end + 100}
@@ -277,7 +277,7 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
 
     async def audit() -> AuditReport:
         question = QueryAudit(start=start, end=start + timedelta(hours=7))
-        return await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)
+        return await staged.ask(catalogue.RPC_USAGE_AUDIT, question)
 
     report = await audit()
     assert (report.agrees, report.complete, report.differences) == (True, True, [])
@@ -305,7 +305,7 @@ async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(sta
 
     async def audit(start: timedelta, end: timedelta) -> AuditReport:
         return await staged.ask(
-            s.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end), AuditReport
+            catalogue.RPC_USAGE_AUDIT, QueryAudit(start=hour + start, end=hour + end)
         )
 
     report = await audit(-timedelta(hours=2), timedelta(days=300))
@@ -333,7 +333,7 @@ async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(
 
     async def audit() -> AuditReport:
         question = QueryAudit(start=start, end=start + timedelta(hours=1))
-        return await staged.ask(s.RPC_USAGE_AUDIT, question, AuditReport)
+        return await staged.ask(catalogue.RPC_USAGE_AUDIT, question)
 
     await staged.close_hour(start + timedelta(hours=1))
     await until(

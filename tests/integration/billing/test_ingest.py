@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from shared import subjects as s
-from shared.contracts.queries import LogsPage, QueryLogs
+from shared import catalogue
+from shared.contracts.queries import QueryLogs
 from shared.contracts.usage import PreviousLog, UsageBatch, UsageCell
 from shared.ids import new_id
 from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
@@ -42,7 +42,7 @@ async def test_shuffled_and_repeated_ranges_are_counted_once(staged: Stage) -> N
     await staged.confirmed_to(batches[-1])
     await until(lambda: staged.counted(account=account), "the usage has its owner")
     assert await staged.counted(account=account) == sum(range(1, 41))
-    page = await staged.ask(s.RPC_USAGE_LOGS, QueryLogs(node="node-1"), LogsPage)
+    page = await staged.ask(catalogue.RPC_USAGE_LOGS, QueryLogs(node="node-1"))
     view = next(v for v in page.logs if v.log == batches[0].log)
     assert (view.stored_to, view.held, view.read_to) == (4000, 0, 4000)
 
@@ -162,8 +162,8 @@ async def test_malformed_batches_become_dead_letters_and_their_neighbours_are_co
     domain = domain_name()
     good = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
     await staged.batch(good[0])
-    await staged.raw(s.usage_batch("node-1"), b'{"node": "node-1"')
-    await staged.raw(s.usage_batch("node-1"), b"\xff\x00")
+    await staged.raw(catalogue.USAGE_BATCH.for_node("node-1"), b'{"node": "node-1"')
+    await staged.raw(catalogue.USAGE_BATCH.for_node("node-1"), b"\xff\x00")
     await staged.batch(
         good[0].model_copy(update={"node": "node-3", "log": new_id()}), node="node-2"
     )
@@ -212,7 +212,7 @@ async def test_a_log_that_ends_short_shows_its_final_length(staged: Stage) -> No
 async def _logs(staged: Stage) -> list:
     found, after = [], ""
     while True:
-        page = await staged.ask(s.RPC_USAGE_LOGS, QueryLogs(after=after, limit=3), LogsPage)
+        page = await staged.ask(catalogue.RPC_USAGE_LOGS, QueryLogs(after=after, limit=3))
         found += page.logs
         if page.next is None:
             return found

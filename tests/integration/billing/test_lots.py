@@ -11,8 +11,9 @@ import pytest
 
 from services.billing.transport.batch_consumers import LotConsumer
 from services.billing.usecases.quarantine import Parking
+from shared import catalogue
 from shared import subjects as s
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from tests.integration.billing.harness import Stage, stage
@@ -29,7 +30,7 @@ async def _send(staged: Stage, count: int, unsettled: int) -> None:
     """Returns when ``unsettled`` are delivered and not acked yet."""
     js = staged.clients["billing"].jetstream(timeout=5)
     for _ in range(count):
-        await js.publish(s.USAGE_REQUEST, b"{}")
+        await js.publish(catalogue.USAGE_REQUEST, b"{}")
 
     async def delivered() -> bool:
         info = await topology.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)

@@ -8,9 +8,9 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import CreditBalance
-from shared.contracts.queries import ChargesPage, QueryCharges
+from shared.contracts.queries import QueryCharges
 from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
 from shared.ids import new_id
@@ -46,7 +46,7 @@ async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
             after=after,
             limit=2,
         )
-        page = await staged.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)
+        page = await staged.ask(catalogue.RPC_CHARGES_QUERY, question)
         found += page.rows
         if page.next is None:
             return found
@@ -257,7 +257,7 @@ async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
     await staged.until_said(account, "credited")
     command = CreditBalance(account=account, reference="ref-1", amount=Decimal(9), currency="CNY")
     message = outgoing(
-        s.CMD_BALANCE_CREDIT,
+        catalogue.CMD_BALANCE_CREDIT,
         command,
         source="platform",
         about=account,
@@ -281,14 +281,13 @@ async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_r
     with pytest.raises(Refused, match=r"request\.malformed"):
         now = datetime.now(UTC)
         await staged.ask(
-            s.RPC_CHARGES_QUERY,
+            catalogue.RPC_CHARGES_QUERY,
             QueryCharges(account="a", start=now, end=now, after="x"),
-            ChargesPage,
         )
 
 
 async def test_malformed_commands_become_dead_letters(staged: Stage) -> None:
-    await staged.raw(s.CMD_BALANCE_CREDIT, b'{"account": "a", "amount": "-1"}')
+    await staged.raw(catalogue.CMD_BALANCE_CREDIT, b'{"account": "a", "amount": "-1"}')
     await staged.until_dead("malformed: a command needs its ce-id")
 
 

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from deploy.embedded.ready import service_fault
-from shared import subjects as s
-from shared.contracts.audit import GapsPage, QueryGaps
+from shared import catalogue
+from shared.contracts.audit import QueryGaps
 from shared.contracts.usage import HttpsRequest, UsageCell
 from shared.ids import new_id
 from tests.integration.billing.harness import (
@@ -71,7 +71,7 @@ async def test_a_batch_that_cannot_be_counted_is_parked_and_counted_when_it_can_
     assert found is not None and tuple(found)[:4] == ("node-2", wild.log, 0, 100)
     assert "NumericValueOutOfRangeError" in found["reason"]
     assert await parked.counted(account=account) == 20
-    page = await parked.ask(s.RPC_USAGE_GAPS, QueryGaps(node="node-2"), GapsPage)
+    page = await parked.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node="node-2"))
     assert [(gap.log, gap.start, gap.end, gap.kind) for gap in page.gaps] == [
         (wild.log, 0, 100, "parked")
     ]
@@ -115,7 +115,7 @@ async def test_an_event_that_cannot_be_counted_is_parked_alone(parked: Stage) ->
     two = "select count(*) = 2 from parked_messages where node is null"
     await until(lambda: parked.database.fetchval(two), "two are parked")
     assert await parked.counted(account=account) == 0
-    assert (await parked.ask(s.RPC_USAGE_GAPS, QueryGaps(), GapsPage)).parked_events == 2
+    assert (await parked.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())).parked_events == 2
     await parked.database.execute("delete from account_hours where account = $1", account)
     await _counts(parked, account, 2)
     await until(lambda: _nothing_is_parked(parked), "they are let go")

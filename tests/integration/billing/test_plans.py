@@ -18,8 +18,8 @@ from clients.platform.connection import Reach
 from clients.platform.outcome_events import order
 from clients.platform.plans import buy_plan, plans_of
 from clients.platform.queries import Queries
-from shared import subjects as s
-from shared.contracts.audit import AuditReport, QueryAudit
+from shared import catalogue
+from shared.contracts.audit import QueryAudit
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger
 from shared.contracts.prices import (
@@ -28,11 +28,9 @@ from shared.contracts.prices import (
     Price,
     PriceBook,
     PriceBookEvent,
-    PriceBookView,
-    PricePreview,
     Tier,
 )
-from shared.contracts.queries import ChargesPage, Nothing, QueryCharges
+from shared.contracts.queries import Nothing, QueryCharges
 from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
 from shared.ids import new_id
@@ -50,7 +48,7 @@ def _reach(staged: Stage, user: str) -> Reach:
 
 async def _apply(staged: Stage, book: PriceBook, base: int) -> PriceBookEvent:
     message = outgoing(
-        s.CMD_PRICE_BOOK_APPLY,
+        catalogue.CMD_PRICE_BOOK_APPLY,
         ApplyPriceBook(base=base, book=book),
         source="operator",
         about="price_book",
@@ -60,7 +58,10 @@ async def _apply(staged: Stage, book: PriceBook, base: int) -> PriceBookEvent:
     said = await order(
         _reach(staged, "operator"),
         message,
-        {s.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent, s.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent},
+        {
+            catalogue.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent,
+            catalogue.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent,
+        },
     )
     assert isinstance(said, PriceBookEvent)
     return said
@@ -70,7 +71,7 @@ async def _with(
     staged: Stage, *offers: PlanOffer, prices: tuple[Price, ...] = ()
 ) -> PriceBookEvent:
     """The current book with more in it."""
-    current = await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
+    current = await staged.ask(catalogue.RPC_PRICE_BOOK_SHOW, Nothing())
     book = current.book.model_copy(
         update={"plans": [*current.book.plans, *offers], "prices": [*current.book.prices, *prices]}
     )
@@ -98,7 +99,7 @@ async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
     question = QueryCharges(
         account=account, start=now - timedelta(days=40), end=now + timedelta(days=40)
     )
-    return (await staged.ask(s.RPC_CHARGES_QUERY, question, ChargesPage)).rows
+    return (await staged.ask(catalogue.RPC_CHARGES_QUERY, question)).rows
 
 
 async def _close(staged: Stage, account: str) -> None:
@@ -188,7 +189,7 @@ async def test_a_purchase_that_is_delivered_twice_is_one(staged: Stage) -> None:
     await staged.until_said(account, "credited")
     body = PurchasePlan(account=account, plan=plan, reference="one", currency="CNY")
     message = outgoing(
-        s.CMD_PLAN_PURCHASE,
+        catalogue.CMD_PLAN_PURCHASE,
         body,
         source="platform",
         about=account,
@@ -232,7 +233,8 @@ async def test_late_usage_of_a_charged_hour_moves_the_plan_and_audit_agrees(stag
     assert (await staged.balance(account)).balance == D("0.94")
     start = (datetime.now(UTC) - timedelta(hours=4)).replace(minute=0, second=0, microsecond=0)
     report = await staged.ask(
-        s.RPC_USAGE_AUDIT, QueryAudit(start=start, end=start + timedelta(hours=6)), AuditReport
+        catalogue.RPC_USAGE_AUDIT,
+        QueryAudit(start=start, end=start + timedelta(hours=6)),
     )
     assert report.agrees, report.differences
 
@@ -240,7 +242,7 @@ async def test_late_usage_of_a_charged_hour_moves_the_plan_and_audit_agrees(stag
 async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_has_begun(
     staged: Stage,
 ) -> None:
-    current = await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)
+    current = await staged.ask(catalogue.RPC_PRICE_BOOK_SHOW, Nothing())
     later = (datetime.now(UTC) + timedelta(hours=2)).replace(minute=0, second=0, microsecond=0)
     cheap = Price(
         id=f"cheap-{new_id()[:6]}",
@@ -251,7 +253,7 @@ async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_h
     )
     book = current.book.model_copy(update={"prices": [*current.book.prices, cheap]})
     preview = await staged.ask(
-        s.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), PricePreview, user="operator"
+        catalogue.RPC_PRICE_BOOK_PREVIEW, PreviewPriceBook(book=book), user="operator"
     )
     assert (preview.base, preview.findings) == (current.serial, [])
     assert len(preview.changes) == 1 and preview.changes[0].startswith(f"+ price {cheap.id}")
@@ -263,7 +265,7 @@ async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_h
     )
     refused = await _apply(staged, at_once, said.serial)
     assert (refused.change, refused.codes) == ("refused", ["prices.retroactive"])
-    assert (await staged.ask(s.RPC_PRICE_BOOK_SHOW, Nothing(), PriceBookView)).book == book
+    assert (await staged.ask(catalogue.RPC_PRICE_BOOK_SHOW, Nothing())).book == book
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await staged.database.execute("update price_books set body = ''")
 
@@ -325,7 +327,8 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
     assert {row["CommitmentDiscountStatus"] for row in rows} == {"", "Used", "Unused"}
     begin = datetime.fromtimestamp(within * 60, UTC).replace(minute=0) - timedelta(hours=4)
     report = await staged.ask(
-        s.RPC_USAGE_AUDIT, QueryAudit(start=begin, end=begin + timedelta(days=2)), AuditReport
+        catalogue.RPC_USAGE_AUDIT,
+        QueryAudit(start=begin, end=begin + timedelta(days=2)),
     )
     assert report.agrees, report.differences
     assert {row.kind for row in await _charges(staged, account)} == {"charge"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
@@ -53,10 +54,10 @@ async def _events(staged: Stage, domain: str, source: str) -> None:
             ).encode()
             headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
             if place < TOGETHER:
-                await client.publish(s.USAGE_REQUEST, body, headers=headers)
+                await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
         headers["Nats-Batch-Commit"] = "1"
         answer = json.loads(
-            (await client.request(s.USAGE_REQUEST, body, timeout=10, headers=headers)).data
+            (await client.request(catalogue.USAGE_REQUEST, body, timeout=10, headers=headers)).data
         )
         assert answer["count"] == TOGETHER
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.usage import HttpsRequest
 from tests.integration.billing.harness import Stage, domain_name, name
 from tests.support.waiting import until
@@ -104,7 +104,7 @@ async def test_late_early_and_malformed_events_become_dead_letters_each_alone(
     await staged.request(_event(domain, 1, source, time=now - timedelta(days=36)))
     await staged.request(_event(domain, 2, source, time=now + timedelta(minutes=10)))
     await staged.request(_event("WWW.example.test", 3, source))
-    await staged.raw(s.USAGE_REQUEST, b"[]", user="platform")
+    await staged.raw(catalogue.USAGE_REQUEST, b"[]", user="platform")
     await staged.request(_event(domain, 4, source, time=now - timedelta(days=34)))
     await staged.request(_event(domain, 5, source, time=now + timedelta(minutes=3)))
     for text in ("minute_too_old", "minute_in_future", "domain_invalid", "not an HttpsRequest"):

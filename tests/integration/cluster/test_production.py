@@ -17,7 +17,7 @@ import pytest
 from deploy.docker.secrets import SERVERS, write_all
 from deploy.embedded.nats import find_binary
 from deploy.embedded.ports import Ports
-from shared import subjects, topology
+from shared import catalogue, topology
 from shared.contracts.commands import DisableHttps
 from shared.errors import BrokerAway, EdgetlsError, SettingsError
 from shared.messaging.cloudevents import outgoing
@@ -167,7 +167,7 @@ async def test_commands_are_stored_while_a_server_is_dead(applied: Cluster) -> N
         body = DisableHttps(domain="a.example", account="a")
         at = datetime.now(UTC)
         message = outgoing(
-            subjects.CMD_HTTPS_DISABLE, body, source="t", about="a", at=at, id=f"c{number}"
+            catalogue.CMD_HTTPS_DISABLE, body, source="t", about="a", at=at, id=f"c{number}"
         )
-        assert await publisher.publish(message, patience=30) > 0
+        assert await publisher.publish(message, timeout=30) > 0
     await client.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 from nats.aio.client import Client
@@ -23,7 +23,9 @@ from nats.aio.msg import Msg
 from deploy.embedded.ports import Ports
 from deploy.embedded.ready import service_fault
 from deploy.embedded.supervisor import Spec, base_environment, python
+from shared import catalogue
 from shared import subjects as s
+from shared.catalogue_row import AnswerT, Query, QuestionT
 from shared.contracts.base import Contract, SealedKey
 from shared.contracts.commands import (
     DisableHttps,
@@ -39,9 +41,7 @@ from shared.contracts.edge import Bundle
 from shared.contracts.findings import Code, finding
 from shared.contracts.judging import Attestation, JudgedPair, JudgeSubmission, Verdict
 from shared.contracts.queries import (
-    BundleAnswer,
     DeadLetter,
-    DeadPage,
     GetBundle,
     ListDead,
     MaxRevision,
@@ -49,7 +49,8 @@ from shared.contracts.queries import (
 )
 from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer
 from shared.ids import new_id
-from shared.messaging.cloudevents import Delivery, outgoing
+from shared.messaging.cloudevents import outgoing
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.messaging.rpc import ask
@@ -57,7 +58,6 @@ from shared.private_files import write_private
 from tests.support.backend import Backend, backend
 from tests.support.waiting import until
 
-AnswerT = TypeVar("AnswerT", bound=Contract)
 HOST = "127.0.0.1"
 ACCOUNT = "acme"
 JUDGING_SECONDS = 3
@@ -105,7 +105,7 @@ class Stage:
             **others,
         }
         return await self.settled(
-            await self.send(s.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body))
+            await self.send(catalogue.CMD_DOMAIN_REGISTER, RegisterDomain.model_validate(body))
         )
 
     async def submit(
@@ -116,13 +116,17 @@ class Stage:
         body = SubmitCertificate(
             domain=domain, account=account, submission_id=identity, pairs=[pair], name=title
         )
-        return await self.send(s.CMD_CERTIFICATE_SUBMIT, body, id=identity)
+        return await self.send(catalogue.CMD_CERTIFICATE_SUBMIT, body, id=identity)
 
     async def disable(self, domain: str, account: str = ACCOUNT) -> str:
-        return await self.send(s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=account))
+        return await self.send(
+            catalogue.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=account)
+        )
 
     async def remove(self, domain: str, account: str = ACCOUNT) -> str:
-        return await self.send(s.CMD_DOMAIN_REMOVE, RemoveDomain(domain=domain, account=account))
+        return await self.send(
+            catalogue.CMD_DOMAIN_REMOVE, RemoveDomain(domain=domain, account=account)
+        )
 
     async def enable(self, domain: str, account: str = ACCOUNT, **pair: Any) -> CommandSettled:
         submission = await self.submit(domain, account)
@@ -150,7 +154,7 @@ class Stage:
             findings=[finding(code) for code in codes],
             pairs=pairs or [],
         )
-        await self.send(s.VERDICT_SUBMISSION, body, user="validator")
+        await self.send(catalogue.VERDICT_SUBMISSION, body, user="validator")
 
     def pair(
         self,
@@ -192,19 +196,15 @@ class Stage:
     # What they see
 
     async def ask(
-        self, subject: str, question: Contract, answer: type[AnswerT], user: str = "platform"
+        self, query: Query[QuestionT, AnswerT], question: QuestionT, user: str = "platform"
     ) -> AnswerT:
-        return await ask(self.clients[user], subject, question, answer)
+        return await ask(self.clients[user], query, question)
 
     async def show(self, domain: str, account: str | None = ACCOUNT) -> DomainView:
-        return await self.ask(
-            s.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account), DomainView
-        )
+        return await self.ask(catalogue.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account))
 
     async def bundle(self, domain: str) -> Bundle:
-        answer = await self.ask(
-            s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync"
-        )
+        answer = await self.ask(catalogue.RPC_BUNDLE_GET, GetBundle(domain=domain), "edge_sync")
         assert answer.payload is not None
         return Bundle.model_validate_json(answer.payload)
 
@@ -217,7 +217,7 @@ class Stage:
 
     async def settled(self, command: str) -> CommandSettled:
         found = await until(
-            lambda: self.said(s.EVENT_COMMAND_SETTLED, command),
+            lambda: self.said(catalogue.EVENT_COMMAND_SETTLED, command),
             f"{command} is settled",
             limit=20,
             every=0.002,
@@ -225,17 +225,20 @@ class Stage:
         return CommandSettled.model_validate(found[0])
 
     def changed(self, command: str) -> DomainChanged:
-        (body,) = self.said(s.EVENT_DOMAIN_CHANGED, command)
+        (body,) = self.said(catalogue.EVENT_DOMAIN_CHANGED, command)
         return DomainChanged.model_validate(body)
 
     def changed_all(self, cause: str) -> dict[str, str]:
         """The change by domain, of a message that concerns many."""
-        return {body["domain"]: body["change"] for body in self.said(s.EVENT_DOMAIN_CHANGED, cause)}
+        return {
+            body["domain"]: body["change"]
+            for body in self.said(catalogue.EVENT_DOMAIN_CHANGED, cause)
+        }
 
     async def until_dead(self, text: str) -> DeadLetter:
         async def found() -> DeadLetter | None:
             page = await self.ask(
-                s.rpc_dead("list", "config"), ListDead(limit=500), DeadPage, user="operator"
+                catalogue.RPC_DEAD_LIST["config"], ListDead(limit=500), user="operator"
             )
             return next(
                 (one for one in page.letters if text in f"{one.reason} {one.headers}"), None
@@ -319,7 +322,7 @@ async def _play(stage: Stage) -> None:
 
     await stage.clients["platform"].subscribe(s.EVENTS_ALL, cb=happened)
     await stage.clients["edge_sync"].subscribe(
-        s.RPC_EDGE_MAX_REVISION, queue="edge_sync", cb=highest
+        catalogue.RPC_EDGE_MAX_REVISION, queue="edge_sync", cb=highest
     )
     await stage.clients["platform"].flush()
     await stage.clients["edge_sync"].flush()

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.domains import CertificateExpired, CertificateExpiring
 from shared.ids import new_id
 from tests.integration.config.harness import HOST, Stage, name, stage
 from tests.integration.config.test_library import deploy, hosts, results, stored, wildcard
 from tests.support.waiting import until
 
-NOTICES = (s.EVENT_CERTIFICATE_EXPIRING, s.EVENT_CERTIFICATE_EXPIRED)
+NOTICES = (catalogue.EVENT_CERTIFICATE_EXPIRING, catalogue.EVENT_CERTIFICATE_EXPIRED)
 
 
 @pytest.fixture(scope="module")

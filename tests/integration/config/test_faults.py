@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 
+from shared import catalogue, topology
 from shared import subjects as s
-from shared import topology
 from shared.contracts.certificates import SetRoots
 from shared.contracts.commands import RegisterDomain
 from shared.contracts.domains import DomainState, Origin, Outcome, ServiceType
 from shared.contracts.edge import Converged
-from shared.contracts.queries import DeadDone, DeadLetter, OneDead
+from shared.contracts.queries import OneDead
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, Stage, name
@@ -51,16 +51,16 @@ async def test_a_message_that_was_committed_and_not_yet_published_goes_out_after
         return bool((await staged.database.fetchval(f"{age} order by id limit 1") or 0) > 1)
 
     await until(nobody_relays, "no process relays", limit=20)
-    command = await staged.send(s.CMD_DOMAIN_REGISTER, registration(domain))
+    command = await staged.send(catalogue.CMD_DOMAIN_REGISTER, registration(domain))
     await until(
         lambda: staged.database.fetchval("select count(*) from domains where name = $1", domain),
         "it is committed",
     )
     staged.kill()
-    assert not staged.said(s.EVENT_COMMAND_SETTLED, command)
+    assert not staged.said(catalogue.EVENT_COMMAND_SETTLED, command)
     await staged.database.execute("update leases set expires_at = now() where name = 'outbox'")
     assert (await staged.settled(command)).outcome is Outcome.APPLIED
-    assert len(staged.said(s.EVENT_DOMAIN_REGISTERED, command)) == 1
+    assert len(staged.said(catalogue.EVENT_DOMAIN_REGISTERED, command)) == 1
     await staged.ready()
 
 
@@ -70,14 +70,14 @@ async def test_commands_sent_while_every_process_is_killed_again_and_again_are_e
     domains = [name("kill") for _ in range(40)]
     sent = []
     for number, domain in enumerate(domains):
-        sent.append(await staged.send(s.CMD_DOMAIN_REGISTER, registration(domain)))
+        sent.append(await staged.send(catalogue.CMD_DOMAIN_REGISTER, registration(domain)))
         if number % 15 == 7:
             await staged.ready()
             staged.kill()
     for command in sent:
         assert (await staged.settled(command)).outcome is Outcome.APPLIED
     for command in sent:
-        assert len(staged.said(s.EVENT_DOMAIN_REGISTERED, command)) == 1
+        assert len(staged.said(catalogue.EVENT_DOMAIN_REGISTERED, command)) == 1
     await staged.ready()
 
 
@@ -136,7 +136,7 @@ async def test_what_every_node_serves_is_shown_and_an_older_word_of_it_is_not_ta
             slowest_ms=1,
             others=[],
         )
-        await staged.send(s.EVENT_EDGE_CONVERGED, event, user="edge_sync")
+        await staged.send(catalogue.EVENT_EDGE_CONVERGED, event, user="edge_sync")
 
     async def shown() -> bool:
         return (await staged.show(domain)).live_revision == live.revision
@@ -167,7 +167,7 @@ async def test_a_restored_database_decides_nothing_until_the_fleet_named_its_hig
     staged.max_revision = None
     await staged.database.execute("update revision_home set system_identifier = 'another cluster'")
     staged.kill()
-    command = await staged.send(s.CMD_DOMAIN_REGISTER, registration(name()))
+    command = await staged.send(catalogue.CMD_DOMAIN_REGISTER, registration(name()))
     stored = "select count(*) from inbox where message_id = $1"
     await until(
         lambda: staged.database.fetchval(stored, command), "the command is in the inbox", limit=20
@@ -199,8 +199,8 @@ async def test_a_domain_that_cannot_be_read_stops_no_other_and_its_command_is_a_
     assert letter.reason == "unexpected: ValueError"
     one = OneDead(sequence=letter.sequence)
     with pytest.raises(Refused, match=r"dead\.settled"):
-        await staged.ask(s.rpc_dead("replay", "config"), one, DeadDone, "operator")
-    assert await staged.ask(s.rpc_dead("show", "config"), one, DeadLetter, "operator") == letter
+        await staged.ask(catalogue.RPC_DEAD_REPLAY["config"], one, "operator")
+    assert await staged.ask(catalogue.RPC_DEAD_SHOW["config"], one, "operator") == letter
     await staged.database.execute(
         "update domains set service_type = 'video' where name = $1", broken
     )
@@ -212,7 +212,7 @@ async def test_a_library_command_that_cannot_be_run_ends_under_no_domain(staged:
         "insert into roots (account, roots, set_at) values ($1, '[{}]', now())", account
     )
     command = await staged.send(
-        s.CMD_ROOTS_SET, SetRoots(account=account, roots=Authority.create().pem)
+        catalogue.CMD_ROOTS_SET, SetRoots(account=account, roots=Authority.create().pem)
     )
     settled = await staged.settled(command)
     assert (settled.codes, settled.domain, settled.certificate) == (["service.busy"], None, None)

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.accounts import SetResumption
 from shared.contracts.base import Contract
 from shared.contracts.certificates import (
     CommandResult,
-    CommandView,
     DeployCertificate,
     SetRoots,
     ShowCommand,
 )
 from shared.contracts.commands import ChangeSettings
-from shared.contracts.queries import History, ShowHistory, ShowSubmission, SubmissionView
+from shared.contracts.queries import ShowHistory, ShowSubmission
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, Stage, name
@@ -29,16 +28,14 @@ async def ended(staged: Stage, subject: str, body: Contract) -> CommandResult:
     """The one end of a command, with what was found."""
     command = await staged.send(subject, body)
     await staged.settled(command)
-    view = await staged.ask(s.RPC_COMMAND_SHOW, ShowCommand(command_id=command), CommandView)
+    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=command))
     (result,) = view.results
     return result
 
 
 async def test_a_refused_registration_tells_the_position_of_the_fault(staged: Stage) -> None:
     settled = await staged.register("exa_mple.com")
-    view = await staged.ask(
-        s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView
-    )
+    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id))
     assert [found.message for found in view.results[0].findings] == [
         "At position 4: '_' is not allowed."
     ]
@@ -48,9 +45,7 @@ async def test_a_name_of_another_accounts_family_is_not_called_registered(staged
     family = name("family")
     await staged.register(f"*.{family}")
     settled = await staged.register(f"www.{family}", account="mallory")
-    view = await staged.ask(
-        s.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id), CommandView
-    )
+    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id))
     (found,) = view.results[0].findings
     assert "another account holds one of them" in found.message and "account" in found.hint
 
@@ -60,14 +55,14 @@ async def test_settings_that_exclude_each_other_are_named(staged: Stage) -> None
     await staged.register(domain)
     await staged.enable(domain)
     body = ChangeSettings(domain=domain, account=ACCOUNT, tls_min="1.3", tls_max="1.2")
-    result = await ended(staged, s.CMD_SETTINGS_CHANGE, body)
+    result = await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)
     assert [found.message for found in result.findings] == [
         "The lowest TLS version 1.3 is above the highest 1.2."
     ]
 
 
 async def test_roots_that_cannot_be_taken_are_told_why(staged: Stage) -> None:
-    result = await ended(staged, s.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
+    result = await ended(staged, catalogue.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
     assert (result.domain, result.certificate) == (None, None)
     assert "0 PEM blocks were found" in result.findings[0].message
 
@@ -90,14 +85,12 @@ async def test_a_disable_drops_the_findings_before_it_and_keeps_the_codes(staged
     domain = name()
     await staged.register(domain)
     body = ChangeSettings(domain=domain, account=ACCOUNT, http2=True)
-    before = await ended(staged, s.CMD_SETTINGS_CHANGE, body)
+    before = await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)
     assert before.findings
     await staged.settled(await staged.disable(domain))
-    view = await staged.ask(
-        s.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id), CommandView
-    )
+    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id))
     assert (view.results[0].findings, view.results[0].codes) == ([], ["https.not_enabled"])
-    assert (await ended(staged, s.CMD_SETTINGS_CHANGE, body)).findings
+    assert (await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)).findings
 
 
 async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(staged: Stage) -> None:
@@ -109,12 +102,12 @@ async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(staged: 
         )
         await staged.asked(submission)
         shown = await staged.ask(
-            s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+            catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission)
         )
         assert (shown.outcome, shown.domain, shown.certificate) == (None, *place)
         await staged.settled(submission)
         shown = await staged.ask(
-            s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+            catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission)
         )
         assert [found.code.value for found in shown.findings] == ["submission.undecided"]
 
@@ -122,13 +115,13 @@ async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(staged: 
 async def test_results_come_in_pages(staged: Stage) -> None:
     domains = [f"no domain {number}" for number in range(5)]
     body = DeployCertificate(name=new_id(), account=ACCOUNT, domains=domains)
-    command = await staged.send(s.CMD_CERTIFICATE_DEPLOY, body)
+    command = await staged.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
     await results(staged, command)
     told: list[str | None] = []
     after: int | None = 0
     while after is not None:
         question = ShowCommand(command_id=command, after=after, limit=2)
-        page = await staged.ask(s.RPC_COMMAND_SHOW, question, CommandView)
+        page = await staged.ask(catalogue.RPC_COMMAND_SHOW, question)
         told += [one.domain for one in page.results]
         after = page.next
     assert sorted(filter(None, told)) == domains
@@ -138,22 +131,24 @@ async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(staged: 
     account, title = f"told-{new_id()[:8]}", new_id()
     pair = wildcard(staged, name("lib"), account)
     await stored(staged, title, pair, account=account)
-    await ended(staged, s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
+    await ended(staged, catalogue.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
     await ended(
-        staged, s.CMD_ACCOUNT_RESUMPTION, SetResumption(account=account, resumption="by_hand")
+        staged,
+        catalogue.CMD_ACCOUNT_RESUMPTION,
+        SetResumption(account=account, resumption="by_hand"),
     )
     await staged.register(name(), account)
-    first = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2), History)
+    first = await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2))
     assert [(one.command, one.account, one.domain) for one in first.entries] == [
-        (s.CMD_ACCOUNT_RESUMPTION, account, None),
-        (s.CMD_ROOTS_SET, account, None),
+        (catalogue.CMD_ACCOUNT_RESUMPTION, account, None),
+        (catalogue.CMD_ROOTS_SET, account, None),
     ]
     rest = await staged.ask(
-        s.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next), History
+        catalogue.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next)
     )
     assert [(one.certificate, one.outcome) for one in rest.entries] == [(title, "applied")]
     with pytest.raises(Refused, match=r"request\.malformed"):
-        await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(), History)
+        await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory())
 
 
 async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
@@ -168,7 +163,7 @@ async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
     command = await store(staged, title)
     await staged.settled(command)
     assert about(command) == [(ACCOUNT, None, title)]
-    command = await staged.send(s.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
+    command = await staged.send(catalogue.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
     await staged.settled(command)
     assert about(command) == [(ACCOUNT, None, None)]
     looks_like = f"@{ACCOUNT}/{title}"

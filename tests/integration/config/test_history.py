@@ -10,7 +10,7 @@ import pytest
 from services.config.domain import domain_machine, history_codec
 from services.config.domain.model import Cause, Certificate, Domain
 from services.config.store import domains
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.certificates import RollbackCertificate
 from shared.contracts.commands import ChangeSettings, HstsChange
 from shared.contracts.domains import Outcome
@@ -54,7 +54,7 @@ def _bare(certificate: Certificate | None) -> Certificate | None:
 async def changed(staged: Stage, domain: str, **wanted: object) -> None:
     body = ChangeSettings.model_validate({"domain": domain, "account": ACCOUNT, **wanted})
     assert (
-        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, body))
+        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, body))
     ).outcome is Outcome.APPLIED
 
 
@@ -73,7 +73,7 @@ async def test_a_row_is_rebuilt_from_its_history(staged: Stage, pool: Pool) -> N
     )
     await results(staged, await deploy(staged, title, [domain]))
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))
+    await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
     state = await rebuilt(pool, domain)
     assert state == await kept(pool, domain)
     assert state is not None and state.previous is not None and state.previous.name == title

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.messaging.cloudevents import Delivery, Place
+from shared.messages import StreamPosition
+from shared.messaging.delivery import Delivery
 from shared.storage import inbox
 from shared.storage.inbox import Arrival, Inbox
 from shared.storage.migrate import migrate
@@ -43,7 +44,7 @@ def arrival(
     source: str = "",
 ) -> Arrival:
     headers = {"ce-id": id or f"m{sequence}", "ce-source": source}
-    delivery = Delivery.of("subject", body, headers, Place("S", sequence, made))
+    delivery = Delivery.of("subject", body, headers, StreamPosition("S", sequence, made))
     return Arrival(delivery, made, (key,) if key else ())
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import (
     CommandResult,
@@ -14,20 +14,17 @@ from shared.contracts.certificates import (
     DeleteCertificate,
     DeployCertificate,
     RollbackCertificate,
-    RootsView,
     SetRoots,
     ShowCertificate,
     ShowCommand,
     ShowRoots,
     ShowUsage,
     StoreCertificate,
-    StoredView,
-    UsagePage,
 )
 from shared.contracts.commands import ChangeSettings, ResealPair, SubmittedPair
 from shared.contracts.domains import CommandSettled, Origin, Outcome
 from shared.contracts.judging import JudgedPair
-from shared.contracts.queries import PageSealed, SealedPage
+from shared.contracts.queries import PageSealed
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import CANARY, Stage, name
@@ -43,7 +40,7 @@ async def store(stage: Stage, title: str, account: str = ACCOUNT, **others: obje
     body = StoreCertificate.model_validate(
         {"name": title, "account": account, "submission_id": identity, "pairs": [pair], **others}
     )
-    return await stage.send(s.CMD_CERTIFICATE_STORE, body, id=identity)
+    return await stage.send(catalogue.CMD_CERTIFICATE_STORE, body, id=identity)
 
 
 def wildcard(stage: Stage, family: str, account: str = ACCOUNT, days: int = 90) -> JudgedPair:
@@ -63,13 +60,14 @@ async def stored(stage: Stage, title: str, pair: JudgedPair, **others: object) -
 
 async def deploy(stage: Stage, title: str, domains: list[str], account: str = ACCOUNT) -> str:
     body = DeployCertificate(name=title, account=account, domains=domains)
-    return await stage.send(s.CMD_CERTIFICATE_DEPLOY, body)
+    return await stage.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
 
 
 async def results(stage: Stage, command: str) -> dict[str | None, CommandResult]:
     async def ended() -> CommandView | None:
         view = await stage.ask(
-            s.RPC_COMMAND_SHOW, ShowCommand(command_id=command, account=ACCOUNT), CommandView
+            catalogue.RPC_COMMAND_SHOW,
+            ShowCommand(command_id=command, account=ACCOUNT),
         )
         return view if view.results and not view.waiting else None
 
@@ -103,7 +101,7 @@ async def test_a_stored_pair_is_judged_once_and_served_on_fifty_domains_each_wit
     view = await staged.show(domains[0])
     assert (view.certificates[0].source, view.certificates[0].name) == ("stored", title)
     shown = await staged.ask(
-        s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+        catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT)
     )
     assert (shown.domains, shown.version) == (48, 1)
 
@@ -130,7 +128,7 @@ async def test_a_replaced_entry_is_followed_by_every_domain_that_uses_it(staged:
         assert (await staged.bundle(domain)).pairs[0].pair_id == pair.pair_id
     assert (await staged.bundle(domains[2])).pairs[0].pair_id != pair.pair_id
     usage = await staged.ask(
-        s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage
+        catalogue.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT)
     )
     told = [(use.domain, use.live, use.current) for use in usage.uses]
     assert told == [*((domain, True, True) for domain in domains[:2]), (domains[2], False, False)]
@@ -156,7 +154,7 @@ async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domain
     await stored(staged, title, wildcard(staged, family))
     await results(staged, await deploy(staged, title, domains))
     delete = DeleteCertificate(name=title, account=ACCOUNT)
-    refused = await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
+    refused = await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_DELETE, delete))
     assert refused.codes == ["certificate.in_use"]
     shown = (await results(staged, refused.command_id))[None]
     assert all(domain in shown.findings[0].message for domain in domains)
@@ -166,15 +164,15 @@ async def test_what_is_in_use_cannot_be_deleted_and_the_refusal_lists_the_domain
             "select count(*) from pairs where domain = $1", domain
         )
     shelved = await staged.ask(
-        s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+        catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT)
     )
     assert (shelved.domains, len(shelved.certificates)) == (0, 1)
     assert (
-        await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
+        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_DELETE, delete))
     ).outcome is Outcome.APPLIED
     with pytest.raises(Refused, match=r"certificate\.unknown"):
         await staged.ask(
-            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+            catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT)
         )
 
 
@@ -184,10 +182,10 @@ async def test_store_deploy_and_delete_in_one_breath_happen_in_that_order(staged
     submission = await store(staged, title)
     deployed = await deploy(staged, title, domains)
     deleted = await staged.send(
-        s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
+        catalogue.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
     )
     await staged.asked(submission)
-    assert not staged.said(s.EVENT_COMMAND_SETTLED, deployed)
+    assert not staged.said(catalogue.EVENT_COMMAND_SETTLED, deployed)
     await accept(staged, submission, wildcard(staged, family))
     assert {one.outcome for one in (await results(staged, deployed)).values()} == {Outcome.APPLIED}
     assert (await staged.settled(deleted)).codes == ["certificate.in_use"]
@@ -200,7 +198,7 @@ async def test_a_domain_of_its_own_pace_does_not_hold_up_the_others(staged: Stag
     pending = await staged.submit(slow)
     await staged.asked(pending)
     settings = ChangeSettings(domain=slow, account=ACCOUNT, http2=True)
-    held = await staged.send(s.CMD_SETTINGS_CHANGE, settings)
+    held = await staged.send(catalogue.CMD_SETTINGS_CHANGE, settings)
     deployed = await deploy(staged, title, [slow, quick])
     ended = await results(staged, deployed)
     assert {one.outcome for one in ended.values()} == {Outcome.APPLIED}
@@ -240,7 +238,7 @@ async def test_what_waits_for_the_library_is_overtaken_by_a_disable(staged: Stag
     await staged.settled(submission)
     assert (await staged.show(domain)).certificates == []
     delete = await staged.send(
-        s.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
+        catalogue.CMD_CERTIFICATE_DELETE, DeleteCertificate(name=title, account=ACCOUNT)
     )
     assert (await staged.settled(delete)).outcome is Outcome.APPLIED
 
@@ -289,7 +287,7 @@ async def test_library_pairs_are_paged_and_sealed_anew_with_the_others(staged: S
             old_epoch=1,
             sealed_key=SealedKey(epoch=2, box="bmV3"),
         )
-        command = await staged.send(s.CMD_PAIR_RESEAL, body, user="operator")
+        command = await staged.send(catalogue.CMD_PAIR_RESEAL, body, user="operator")
         assert (await staged.settled(command)).outcome is Outcome.APPLIED
     assert not [one for one in await _sealed(staged) if one.pair_id == pair.pair_id]
     (other,) = await hosts(staged, name("else"), 1)
@@ -303,7 +301,9 @@ async def _sealed(stage: Stage) -> list[object]:
     after: str | None = ""
     while after is not None:
         page = await stage.ask(
-            s.RPC_PAIR_SEALED, PageSealed(below=2, after=after, limit=7), SealedPage, "operator"
+            catalogue.RPC_PAIR_SEALED,
+            PageSealed(below=2, after=after, limit=7),
+            "operator",
         )
         found += page.pairs
         after = page.next
@@ -316,22 +316,22 @@ async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(
     domain = name()
     await staged.register(domain)
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))).codes == [
-        "https.not_enabled"
-    ]
+    assert (
+        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
+    ).codes == ["https.not_enabled"]
     await staged.enable(domain, name=f"{domain}-1")
-    assert (await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))).codes == [
-        "certificate.no_previous"
-    ]
+    assert (
+        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
+    ).codes == ["certificate.no_previous"]
     await staged.enable(domain, name=f"{domain}-2")
     for expected in ("1", "2"):
-        settled = await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))
+        settled = await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
         assert settled.outcome is Outcome.APPLIED
         assert staged.changed(settled.command_id).change == "rolled_back"
         assert (await staged.bundle(domain)).pairs[0].pair_id == f"pair-{domain}-{expected}"
     await staged.enable(domain, name=f"{domain}-old", days=-1)
     await staged.enable(domain, name=f"{domain}-3")
-    refused = await staged.settled(await staged.send(s.CMD_CERTIFICATE_ROLLBACK, back))
+    refused = await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
     assert refused.codes == ["certificate.expired"]
 
 
@@ -356,16 +356,18 @@ async def test_what_a_rollback_could_bring_back_cannot_be_deleted(staged: Stage)
     await results(staged, await deploy(staged, title, [domain]))
     await staged.enable(domain)
     usage = await staged.ask(
-        s.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT), UsagePage
+        catalogue.RPC_CERTIFICATE_USAGE, ShowUsage(name=title, account=ACCOUNT)
     )
     assert [(use.domain, use.current, use.live) for use in usage.uses] == [(domain, True, False)]
     delete = DeleteCertificate(name=title, account=ACCOUNT)
-    refused = (await results(staged, await staged.send(s.CMD_CERTIFICATE_DELETE, delete)))[None]
+    refused = (await results(staged, await staged.send(catalogue.CMD_CERTIFICATE_DELETE, delete)))[
+        None
+    ]
     assert (refused.codes, domain in refused.findings[0].message) == (["certificate.in_use"], True)
     assert "rollback" in refused.findings[0].message
     await staged.enable(domain)
     assert (
-        await staged.settled(await staged.send(s.CMD_CERTIFICATE_DELETE, delete))
+        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_DELETE, delete))
     ).outcome is Outcome.APPLIED
 
 
@@ -375,24 +377,24 @@ async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_privat
     account, domain = f"roots-{new_id()[:8]}", name()
     pem = Authority.create().pem
     refused = await staged.settled(
-        await staged.send(s.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
+        await staged.send(catalogue.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
     )
     assert refused.codes == ["roots.invalid"]
     body = SetRoots(account=account, roots=pem)
     assert (
-        await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))
+        await staged.settled(await staged.send(catalogue.CMD_ROOTS_SET, body))
     ).outcome is Outcome.APPLIED
     assert (
-        await staged.settled(await staged.send(s.CMD_ROOTS_SET, body))
+        await staged.settled(await staged.send(catalogue.CMD_ROOTS_SET, body))
     ).outcome is Outcome.UNCHANGED
-    shown = await staged.ask(s.RPC_ROOTS_SHOW, ShowRoots(account=account), RootsView)
+    shown = await staged.ask(catalogue.RPC_ROOTS_SHOW, ShowRoots(account=account))
     assert len(shown.roots) == 1 and shown.roots[0].subject
     await staged.register(domain, account=account)
     assert (await staged.asked(await staged.submit(domain, account))).context.private_roots is None
     trust = ChangeSettings(domain=domain, account=account, trust="private")
     await staged.settled(await staged.disable(domain, account))
     assert (
-        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, trust))
+        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, trust))
     ).outcome is Outcome.APPLIED
     question = await staged.asked(await staged.submit(domain, account))
     assert question.context.private_roots == [shown.roots[0].pem]
@@ -415,20 +417,20 @@ async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not
     await staged.register(domain)
     origin = Origin(scheme="http", host="other.example.com", port=8080)
     both = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin, http2=True)
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, both))).codes == [
+    assert (await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, both))).codes == [
         "https.not_enabled"
     ]
     alone = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin)
     assert (
-        await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, alone))
+        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, alone))
     ).outcome is Outcome.APPLIED
     assert (await staged.bundle(domain)).origin == origin
     inside = ChangeSettings(
         domain=domain, account=ACCOUNT, origin=Origin(scheme="http", host="10.0.0.1", port=80)
     )
-    assert (await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, inside))).codes == [
-        "origin.forbidden"
-    ]
+    assert (
+        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, inside))
+    ).codes == ["origin.forbidden"]
 
 
 async def test_a_store_that_no_verdict_comes_for_is_undecided(staged: Stage) -> None:
@@ -439,5 +441,5 @@ async def test_a_store_that_no_verdict_comes_for_is_undecided(staged: Stage) -> 
     assert datetime.now(UTC) - began < timedelta(seconds=15)
     with pytest.raises(Refused, match=r"certificate\.unknown"):
         await staged.ask(
-            s.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT), StoredView
+            catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT)
         )

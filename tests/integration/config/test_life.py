@@ -6,25 +6,19 @@ from hashlib import sha256
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import ChangeSettings, RedirectChange, ResealPair
 from shared.contracts.domains import DomainState, Outcome, RedirectMode
 from shared.contracts.edge import BundleKind
 from shared.contracts.findings import Code
 from shared.contracts.queries import (
-    BundleAnswer,
-    BundlesPage,
-    DomainList,
     GetBundle,
-    History,
     ListDomains,
     PageBundles,
     PageSealed,
-    SealedPage,
     ShowHistory,
     ShowSubmission,
-    SubmissionView,
 )
 from shared.errors import Refused
 from tests.integration.config.harness import Stage, name
@@ -94,7 +88,7 @@ async def test_a_refused_submission_leaves_the_live_certificate_and_tells_its_fi
         None,
     )
     shown = await staged.ask(
-        s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission), SubmissionView
+        catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission)
     )
     assert [found.code for found in shown.findings] == [Code.KEY_MISMATCH]
     assert (await staged.bundle(domain)).revision == live.revision
@@ -111,9 +105,7 @@ async def test_a_disable_leaves_nothing_of_the_pair_in_any_table(staged: Stage) 
     settled = await staged.settled(await staged.disable(domain))
     assert settled.outcome is Outcome.APPLIED
     assert (await staged.bundle(domain)).kind is BundleKind.HTTP_ONLY
-    shown = await staged.ask(
-        s.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused), SubmissionView
-    )
+    shown = await staged.ask(catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=refused))
     assert shown.findings == []
     tables = [
         row["tablename"]
@@ -135,11 +127,11 @@ async def test_settings_need_https_and_change_only_what_they_name(staged: Stage)
     wanted = ChangeSettings(
         domain=domain, account="acme", redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)
     )
-    refused = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
+    refused = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
     assert refused.codes == ["https.not_enabled"]
     await staged.enable(domain)
-    applied = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
-    again = await staged.settled(await staged.send(s.CMD_SETTINGS_CHANGE, wanted))
+    applied = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
+    again = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
     assert (applied.outcome, again.outcome) == (Outcome.APPLIED, Outcome.UNCHANGED)
     assert again.revision == applied.revision
     bundle = await staged.bundle(domain)
@@ -183,18 +175,16 @@ async def test_a_removed_domain_leaves_a_tombstone_and_may_be_registered_again_a
     )
     assert again.revision > removed.revision
     assert [
-        body["account"] for body in staged.said(s.EVENT_DOMAIN_REMOVED, removed.command_id)
+        body["account"] for body in staged.said(catalogue.EVENT_DOMAIN_REMOVED, removed.command_id)
     ] == ["acme"]
     own = await staged.ask(
-        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, account="other"), History
+        catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, account="other")
     )
     assert len(own.entries) == 1
-    everything = await staged.ask(
-        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=2), History
-    )
+    everything = await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=2))
     assert [entry.command for entry in everything.entries] == [
-        s.CMD_DOMAIN_REGISTER,
-        s.CMD_DOMAIN_REMOVE,
+        catalogue.CMD_DOMAIN_REGISTER,
+        catalogue.CMD_DOMAIN_REMOVE,
     ]
     assert everything.next is not None
 
@@ -224,9 +214,7 @@ async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(
     await staged.register(domain)
     await staged.enable(domain, name=f"{domain}-old")
     live = await staged.enable(domain, name=f"{domain}-new")
-    page = await staged.ask(
-        s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator"
-    )
+    page = await staged.ask(catalogue.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), "operator")
     kept = {pair.pair_id: pair for pair in page.pairs if pair.domain == domain}
     assert set(kept) == {f"pair-{domain}-old", f"pair-{domain}-new"}
     commands = []
@@ -238,7 +226,7 @@ async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(
             old_epoch=1,
             sealed_key=SealedKey(epoch=2, box="bmV3"),
         )
-        commands.append(await staged.send(s.CMD_PAIR_RESEAL, body, user="operator"))
+        commands.append(await staged.send(catalogue.CMD_PAIR_RESEAL, body, user="operator"))
         assert (await staged.settled(commands[-1])).outcome is Outcome.APPLIED
     bundle = await staged.bundle(domain)
     assert (bundle.revision, bundle.epoch, bundle.pairs[0].sealed_key.box) == (
@@ -246,13 +234,15 @@ async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(
         2,
         "bmV3",
     )
-    said = [body for command in commands for body in staged.said(s.EVENT_DOMAIN_CHANGED, command)]
+    said = [
+        body
+        for command in commands
+        for body in staged.said(catalogue.EVENT_DOMAIN_CHANGED, command)
+    ]
     assert [(body["change"], body["revision"]) for body in said] == [("resealed", live.revision)]
-    again = await staged.send(s.CMD_PAIR_RESEAL, body, user="operator")
+    again = await staged.send(catalogue.CMD_PAIR_RESEAL, body, user="operator")
     assert (await staged.settled(again)).codes == ["pair.changed"]
-    page = await staged.ask(
-        s.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), SealedPage, "operator"
-    )
+    page = await staged.ask(catalogue.RPC_PAIR_SEALED, PageSealed(below=2, limit=500), "operator")
     assert domain not in {pair.domain for pair in page.pairs}
 
 
@@ -264,7 +254,8 @@ async def test_pages_give_every_domain_once_and_the_hash_of_its_exact_bundle(sta
     after: str | None = ""
     while after is not None:
         part = await staged.ask(
-            s.RPC_DOMAIN_LIST, ListDomains(account="pager", after=after, limit=2), DomainList
+            catalogue.RPC_DOMAIN_LIST,
+            ListDomains(account="pager", after=after, limit=2),
         )
         listed += [view.domain for view in part.domains]
         after = part.next
@@ -273,15 +264,13 @@ async def test_pages_give_every_domain_once_and_the_hash_of_its_exact_bundle(sta
     after = ""
     while after is not None:
         rows = await staged.ask(
-            s.RPC_BUNDLE_PAGE, PageBundles(after=after, limit=3), BundlesPage, "edge_sync"
+            catalogue.RPC_BUNDLE_PAGE, PageBundles(after=after, limit=3), "edge_sync"
         )
         assert [row.domain for row in rows.rows] == sorted(row.domain for row in rows.rows)
         hashes |= {row.domain: row.hash for row in rows.rows}
         after = rows.next
     for domain in own:
-        answer = await staged.ask(
-            s.RPC_BUNDLE_GET, GetBundle(domain=domain), BundleAnswer, "edge_sync"
-        )
+        answer = await staged.ask(catalogue.RPC_BUNDLE_GET, GetBundle(domain=domain), "edge_sync")
         assert answer.payload is not None
         assert sha256(answer.payload.encode()).hexdigest() == hashes[domain]
 
@@ -292,4 +281,4 @@ async def test_the_same_certificate_again_changes_nothing(staged: Stage) -> None
     live = await staged.enable(domain, name=f"{domain}-same")
     again = await staged.enable(domain, name=f"{domain}-same")
     assert (again.outcome, again.revision) == (Outcome.UNCHANGED, live.revision)
-    assert not staged.said(s.EVENT_DOMAIN_CHANGED, again.command_id)
+    assert not staged.said(catalogue.EVENT_DOMAIN_CHANGED, again.command_id)

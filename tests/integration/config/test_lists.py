@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.domains import DomainState, ServiceType
 from shared.contracts.queries import DomainList, ListDomains
 from shared.errors import Refused
@@ -34,7 +34,7 @@ async def listed(staged: Stage) -> Stage:
 
 async def page(staged: Stage, **asked: Any) -> DomainList:
     question = ListDomains.model_validate({"account": ACCOUNT, **asked})
-    return await staged.ask(s.RPC_DOMAIN_LIST, question, DomainList)
+    return await staged.ask(catalogue.RPC_DOMAIN_LIST, question)
 
 
 async def found(staged: Stage, **asked: Any) -> list[str]:
@@ -73,7 +73,7 @@ async def test_what_no_name_holds_is_a_fault_of_the_question(
 ) -> None:
     question = {"account": ACCOUNT, **asked}
     reply = await listed.clients["platform"].request(
-        s.RPC_DOMAIN_LIST, json.dumps(question).encode(), timeout=5
+        catalogue.RPC_DOMAIN_LIST, json.dumps(question).encode(), timeout=5
     )
     assert [one["code"] for one in json.loads(reply.data)["refusal"]] == ["request.malformed"]
 
@@ -160,7 +160,7 @@ async def test_a_page_of_long_certificates_stays_under_what_a_message_may_hold(
             await listed.settled(submission)
     question = ListDomains(account=account, limit=500)
     reply = await listed.clients["platform"].request(
-        s.RPC_DOMAIN_LIST, question.encode(), timeout=5
+        catalogue.RPC_DOMAIN_LIST, question.encode(), timeout=5
     )
     assert len(reply.data) < 512_000
     assert len(await found(listed, account=account, limit=500)) == count

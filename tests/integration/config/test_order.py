@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import ChangeSettings, DisableHttps, RedirectChange
 from shared.contracts.domains import DomainState, Outcome
-from shared.contracts.queries import History, ShowHistory
+from shared.contracts.queries import ShowHistory
 from shared.crypto.signing import Signer
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, CANARY, Stage, name
@@ -33,11 +33,11 @@ async def test_a_change_of_settings_waits_for_the_verdict_before_it(staged: Stag
     submission = await staged.submit(domain)
     question = await staged.asked(submission)
     change = await staged.send(
-        s.CMD_SETTINGS_CHANGE,
+        catalogue.CMD_SETTINGS_CHANGE,
         ChangeSettings(domain=domain, account=ACCOUNT, redirect=RedirectChange(mode="to_https")),
     )
     await staged.settled(await staged.disable(name()))
-    assert not staged.said(s.EVENT_COMMAND_SETTLED, change)
+    assert not staged.said(catalogue.EVENT_COMMAND_SETTLED, change)
     await staged.verdict(question, pairs=[staged.pair(domain)])
     applied, changed = await staged.settled(submission), await staged.settled(change)
     assert (applied.outcome, changed.outcome) == (Outcome.APPLIED, Outcome.APPLIED)
@@ -94,13 +94,15 @@ async def test_the_same_command_twice_is_done_once(staged: Stage) -> None:
     body = DisableHttps(domain=domain, account=ACCOUNT).encode()
     for copy in range(3):
         await staged.raw(
-            s.CMD_HTTPS_DISABLE, body, {"ce-id": identity, "Nats-Msg-Id": f"{identity}-{copy}"}
+            catalogue.CMD_HTTPS_DISABLE,
+            body,
+            {"ce-id": identity, "Nats-Msg-Id": f"{identity}-{copy}"},
         )
     await staged.settled(identity)
     await staged.register(domain)
-    history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain), History)
+    history = await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain))
     assert [entry.command_id for entry in history.entries].count(identity) == 1
-    assert len(staged.said(s.EVENT_COMMAND_SETTLED, identity)) == 1
+    assert len(staged.said(catalogue.EVENT_COMMAND_SETTLED, identity)) == 1
 
 
 async def test_the_same_id_with_another_content_is_a_dead_letter_and_changes_nothing(
@@ -109,11 +111,11 @@ async def test_the_same_id_with_another_content_is_a_dead_letter_and_changes_not
     domain, identity = name(), new_id()
     await staged.register(domain)
     await staged.send(
-        s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=ACCOUNT), id=identity
+        catalogue.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account=ACCOUNT), id=identity
     )
     await staged.settled(identity)
     await staged.send(
-        s.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account="other"), id=identity
+        catalogue.CMD_HTTPS_DISABLE, DisableHttps(domain=domain, account="other"), id=identity
     )
     letter = await staged.until_dead(identity)
     assert letter.reason.startswith("id_conflict")
@@ -122,10 +124,13 @@ async def test_the_same_id_with_another_content_is_a_dead_letter_and_changes_not
 
 async def test_poison_goes_to_dead_and_the_commands_around_it_are_done(staged: Stage) -> None:
     marks = [new_id() for _ in range(3)]
-    await staged.raw(s.CMD_HTTPS_DISABLE, b"{not json", {"ce-id": marks[0]})
-    await staged.raw(s.CMD_HTTPS_DISABLE, b'{"domain": "a.example.com"}', {"ce-id": marks[1]})
+    await staged.raw(catalogue.CMD_HTTPS_DISABLE, b"{not json", {"ce-id": marks[0]})
     await staged.raw(
-        s.CMD_HTTPS_DISABLE, DisableHttps(domain="a.b.com", account=f"acc-{marks[2]}").encode()
+        catalogue.CMD_HTTPS_DISABLE, b'{"domain": "a.example.com"}', {"ce-id": marks[1]}
+    )
+    await staged.raw(
+        catalogue.CMD_HTTPS_DISABLE,
+        DisableHttps(domain="a.b.com", account=f"acc-{marks[2]}").encode(),
     )
     good = await staged.register(name())
     assert good.outcome is Outcome.APPLIED
@@ -139,7 +144,9 @@ async def test_the_body_of_a_command_that_carried_a_pair_is_in_no_dead_letter(
 ) -> None:
     mark = new_id()
     await staged.raw(
-        s.CMD_CERTIFICATE_SUBMIT, b'{"domain": "a.example.com", "box": "c2VjcmV0"}', {"ce-id": mark}
+        catalogue.CMD_CERTIFICATE_SUBMIT,
+        b'{"domain": "a.example.com", "box": "c2VjcmV0"}',
+        {"ce-id": mark},
     )
     assert (await staged.until_dead(mark)).body is None
 
@@ -195,16 +202,16 @@ async def test_two_replicas_run_each_command_once_and_each_domain_in_order(stage
             change = ChangeSettings(
                 domain=domain, account=ACCOUNT, redirect=RedirectChange(mode=mode)
             )
-            sent[domain].append(await staged.send(s.CMD_SETTINGS_CHANGE, change))
+            sent[domain].append(await staged.send(catalogue.CMD_SETTINGS_CHANGE, change))
     for domain in domains:
         settled = await asyncio.gather(*(staged.settled(command) for command in sent[domain]))
         assert {one.outcome for one in settled} == {Outcome.APPLIED}
         revisions = [one.revision for one in settled]
         assert revisions == sorted(set(revisions))  # type: ignore[type-var]
         history = await staged.ask(
-            s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=30), History
+            catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain, limit=30)
         )
         assert [entry.command_id for entry in reversed(history.entries)] == sent[domain]
     for commands in sent.values():
         for command in commands:
-            assert len(staged.said(s.EVENT_COMMAND_SETTLED, command)) == 1
+            assert len(staged.said(catalogue.EVENT_COMMAND_SETTLED, command)) == 1

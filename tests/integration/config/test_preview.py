@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.base import Contract
 from shared.contracts.certificates import (
     DeleteCertificate,
-    Preview,
     PreviewCommand,
     RollbackCertificate,
     SetRoots,
@@ -34,8 +33,8 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
         http2=True,
         origin=Origin(scheme="https", host="new.example.com", port=443),
     )
-    question = PreviewCommand(command=s.CMD_SETTINGS_CHANGE, body=body.model_dump_json())
-    preview = await staged.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
+    question = PreviewCommand(command=catalogue.CMD_SETTINGS_CHANGE, body=body.model_dump_json())
+    preview = await staged.ask(catalogue.RPC_COMMAND_PREVIEW, question)
     (effect,) = preview.effects
     assert effect.outcome is Outcome.APPLIED
     changed = {one.field: (one.before, one.after) for one in effect.changes}
@@ -43,9 +42,8 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     assert changed["origin.host"] == ("origin.example.com", "new.example.com")
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
     preview = await staged.ask(
-        s.RPC_COMMAND_PREVIEW,
-        PreviewCommand(command=s.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()),
-        Preview,
+        catalogue.RPC_COMMAND_PREVIEW,
+        PreviewCommand(command=catalogue.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()),
     )
     assert [found.code for found in preview.effects[0].findings] == [Code.CERTIFICATE_NO_PREVIOUS]
     assert (await staged.show(domain)) == before
@@ -55,33 +53,33 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     ("subject", "body", "outcome", "told"),
     [
         (
-            s.CMD_ROOTS_SET,
+            catalogue.CMD_ROOTS_SET,
             SetRoots(account="tried", roots="no PEM"),
             Outcome.REFUSED,
             "roots.invalid",
         ),
         (
-            s.CMD_ROOTS_SET,
+            catalogue.CMD_ROOTS_SET,
             SetRoots(account="tried", roots=Authority.create("Tried Root").pem),
             Outcome.APPLIED,
             "Tried",
         ),
-        (s.CMD_ROOTS_SET, SetRoots(account="tried", roots=""), Outcome.UNCHANGED, ""),
-        (s.CMD_ACCOUNT_RESUME, ResumeAccount(account="tried"), Outcome.UNCHANGED, ""),
+        (catalogue.CMD_ROOTS_SET, SetRoots(account="tried", roots=""), Outcome.UNCHANGED, ""),
+        (catalogue.CMD_ACCOUNT_RESUME, ResumeAccount(account="tried"), Outcome.UNCHANGED, ""),
         (
-            s.CMD_ACCOUNT_RESUMPTION,
+            catalogue.CMD_ACCOUNT_RESUMPTION,
             SetResumption(account="tried", resumption="by_hand"),
             Outcome.APPLIED,
             "by_hand",
         ),
         (
-            s.CMD_CERTIFICATE_DELETE,
+            catalogue.CMD_CERTIFICATE_DELETE,
             DeleteCertificate(account="tried", name="bad name"),
             Outcome.REFUSED,
             "'bad name'",
         ),
         (
-            s.CMD_HTTPS_DISABLE,
+            catalogue.CMD_HTTPS_DISABLE,
             DisableHttps(account="tried", domain="no.example.com"),
             Outcome.REFUSED,
             "domain='no.example.com'",
@@ -92,7 +90,7 @@ async def test_every_command_but_a_submission_has_a_preview(
     staged: Stage, subject: str, body: Contract, outcome: Outcome, told: str
 ) -> None:
     question = PreviewCommand(command=subject, body=body.model_dump_json())
-    preview = await staged.ask(s.RPC_COMMAND_PREVIEW, question, Preview)
+    preview = await staged.ask(catalogue.RPC_COMMAND_PREVIEW, question)
     (effect,) = preview.effects
     assert effect.outcome is outcome and told in str(preview)
     assert "@" not in str(preview)

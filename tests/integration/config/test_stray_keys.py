@@ -10,13 +10,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from services.config.domain.key_redaction import EMPTY_KEY
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import StoreCertificate
 from shared.contracts.commands import RegisterDomain, SubmitCertificate, SubmittedPair
 from shared.contracts.domains import Origin
 from shared.contracts.findings import Code
-from shared.contracts.queries import History, ShowHistory
+from shared.contracts.queries import ShowHistory
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, CANARY, Stage, name
 from tests.support import canary
@@ -57,7 +57,7 @@ async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
         certificate=canary.pem(key)["PKCS8"], sealed_key=SealedKey(epoch=0, box=CANARY)
     )
     order = SubmitCertificate(domain=domain, account=ACCOUNT, submission_id=identity, pairs=[pair])
-    await staged.send(s.CMD_CERTIFICATE_SUBMIT, order, id=identity)
+    await staged.send(catalogue.CMD_CERTIFICATE_SUBMIT, order, id=identity)
     question = await staged.asked(identity)
     assert question.pairs[0].certificate == EMPTY_KEY, (
         "the validator still finds that there was one"
@@ -66,7 +66,7 @@ async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
     assert (await staged.settled(identity)).codes == ["certificate.contains_key"]
 
     library = StoreCertificate(name="stray", account=ACCOUNT, submission_id=stored, pairs=[pair])
-    await staged.send(s.CMD_CERTIFICATE_STORE, library, id=stored)
+    await staged.send(catalogue.CMD_CERTIFICATE_STORE, library, id=stored)
     await staged.verdict(await staged.asked(stored), codes=(Code.CERTIFICATE_CONTAINS_KEY,))
     await staged.settled(stored)
     _nowhere(staged, key)
@@ -79,14 +79,14 @@ async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
     register = RegisterDomain(domain=name(), account=ACCOUNT, service_type="video", origin=ORIGIN)
     roots = {"account": ACCOUNT, "roots": "", "private_key": pem}
     malformed = [
-        (s.CMD_ROOTS_SET, json.dumps(roots)),
-        (s.CMD_ROOTS_SET, json.dumps(json.dumps(roots))),
-        (s.CMD_ROOTS_SET, json.dumps({"account": ACCOUNT, "roots": "", pem: 1})),
-        (s.CMD_DOMAIN_REGISTER, pem),
-        (s.CMD_HTTPS_DISABLE, der.hex()),
-        (s.CMD_CERTIFICATE_SUBMIT, json.dumps({"sealed_key": pem})),
-        (s.CMD_CERTIFICATE_SUBMIT, pem),
-        (s.CMD_SETTINGS_CHANGE, json.dumps(roots)[:-10]),
+        (catalogue.CMD_ROOTS_SET, json.dumps(roots)),
+        (catalogue.CMD_ROOTS_SET, json.dumps(json.dumps(roots))),
+        (catalogue.CMD_ROOTS_SET, json.dumps({"account": ACCOUNT, "roots": "", pem: 1})),
+        (catalogue.CMD_DOMAIN_REGISTER, pem),
+        (catalogue.CMD_HTTPS_DISABLE, der.hex()),
+        (catalogue.CMD_CERTIFICATE_SUBMIT, json.dumps({"sealed_key": pem})),
+        (catalogue.CMD_CERTIFICATE_SUBMIT, pem),
+        (catalogue.CMD_SETTINGS_CHANGE, json.dumps(roots)[:-10]),
     ]
     for subject, body in malformed:
         identity = new_id()
@@ -97,17 +97,17 @@ async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
         assert letter.body is None or "?" in letter.body, letter
 
     wrong = register.model_copy(update={"domain": pem[:1000]})
-    settled = await staged.settled(await staged.send(s.CMD_DOMAIN_REGISTER, wrong))
+    settled = await staged.settled(await staged.send(catalogue.CMD_DOMAIN_REGISTER, wrong))
     assert settled.codes and settled.domain == "?"
     identity = new_id()
     await staged.raw(
-        s.CMD_DOMAIN_REGISTER,
+        catalogue.CMD_DOMAIN_REGISTER,
         register.encode(),
         {"ce-id": identity, "ce-source": pem.replace("\n", "")},
     )
     await staged.settled(identity)
     history = await staged.ask(
-        s.RPC_DOMAIN_HISTORY, ShowHistory(domain=register.domain, account=ACCOUNT), History
+        catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=register.domain, account=ACCOUNT)
     )
     assert [entry.source for entry in history.entries] == [""]
     _nowhere(staged, key)

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.accounts import AccountView, ResumeAccount, SetResumption, ShowAccount
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome
 from shared.contracts.edge import BundleKind
-from shared.contracts.queries import History, ShowHistory
+from shared.contracts.queries import ShowHistory
 from shared.ids import new_id
 from tests.integration.config.harness import Stage, name
 from tests.support.waiting import until
@@ -20,7 +20,9 @@ from tests.support.waiting import until
 async def tell(
     staged: Stage, account: str, change: Literal["overdue", "settled"], crossing: int
 ) -> str:
-    subject = s.EVENT_BALANCE_OVERDUE if change == "overdue" else s.EVENT_BALANCE_SETTLED
+    subject = (
+        catalogue.EVENT_BALANCE_OVERDUE if change == "overdue" else catalogue.EVENT_BALANCE_SETTLED
+    )
     event = BalanceEvent(
         account=account,
         change=change,
@@ -49,7 +51,7 @@ async def until_kind(staged: Stage, domain: str, kind: BundleKind) -> None:
 
 
 async def account_of(staged: Stage, account: str) -> AccountView:
-    return await staged.ask(s.RPC_ACCOUNT_SHOW, ShowAccount(account=account), AccountView)
+    return await staged.ask(catalogue.RPC_ACCOUNT_SHOW, ShowAccount(account=account))
 
 
 async def test_an_overdue_account_is_refused_by_nodes_and_gets_its_certificates_back_when_it_paid(
@@ -118,9 +120,9 @@ async def test_words_that_come_late_or_twice_change_nothing(staged: Stage) -> No
     await tell(staged, account, "overdue", 6)
     await tell(staged, account, "settled", 7)
     await until_kind(staged, domain, BundleKind.HTTPS)
-    history = await staged.ask(s.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain), History)
+    history = await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=domain))
     words = [entry.command for entry in history.entries if entry.command.startswith("https.event")]
-    assert words == [s.EVENT_BALANCE_SETTLED, s.EVENT_BALANCE_OVERDUE]
+    assert words == [catalogue.EVENT_BALANCE_SETTLED, catalogue.EVENT_BALANCE_OVERDUE]
 
 
 async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once(
@@ -160,14 +162,18 @@ async def test_an_account_set_so_is_resumed_by_hand_and_only_with_a_balance_abov
     domain = await https(staged, account)
     by_hand = SetResumption(account=account, resumption="by_hand")
     for expected in (Outcome.APPLIED, Outcome.UNCHANGED):
-        sent = await staged.send(s.CMD_ACCOUNT_RESUMPTION, by_hand, user="operator")
+        sent = await staged.send(catalogue.CMD_ACCOUNT_RESUMPTION, by_hand, user="operator")
         assert (await staged.settled(sent)).outcome is expected
     resume = ResumeAccount(account=account)
-    nothing = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume, user="operator"))
+    nothing = await staged.settled(
+        await staged.send(catalogue.CMD_ACCOUNT_RESUME, resume, user="operator")
+    )
     assert nothing.outcome is Outcome.UNCHANGED
     await tell(staged, account, "overdue", 1)
     await until_kind(staged, domain, BundleKind.SUSPENDED)
-    refused = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume, user="operator"))
+    refused = await staged.settled(
+        await staged.send(catalogue.CMD_ACCOUNT_RESUME, resume, user="operator")
+    )
     assert (refused.outcome, refused.codes) == (Outcome.REFUSED, ["account.overdue"])
     await tell(staged, account, "settled", 2)
 
@@ -177,6 +183,6 @@ async def test_an_account_set_so_is_resumed_by_hand_and_only_with_a_balance_abov
 
     await until(settled, "the balance is settled, the account still suspended")
     assert (await staged.bundle(domain)).kind is BundleKind.SUSPENDED
-    done = await staged.settled(await staged.send(s.CMD_ACCOUNT_RESUME, resume))
+    done = await staged.settled(await staged.send(catalogue.CMD_ACCOUNT_RESUME, resume))
     assert done.outcome is Outcome.APPLIED
     await until_kind(staged, domain, BundleKind.HTTPS)

@@ -16,16 +16,19 @@ from nats.errors import MaxPayloadError
 from nats.js.api import RetentionPolicy
 
 from clients.fleet.keys import ensure_nkey
-from shared import streams, subjects, topology
+from shared import catalogue, streams, subjects, topology
 from shared.contracts.commands import DisableHttps, SetThreshold
 from shared.contracts.queries import DeadLetter, ListDead, OneDead
 from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, SettingsError, TooLarge
 from shared.ids import new_id
+from shared.messages import Outgoing, StreamPosition
 from shared.messaging import consumer
-from shared.messaging.cloudevents import Delivery, Outgoing, Place, outgoing
+from shared.messaging.cloudevents import outgoing
 from shared.messaging.connection import probe
-from shared.messaging.consumer import Consumer, DeadLetters
-from shared.messaging.dead_letter_service import DeadOffice
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letter_service import DeadLetterService
+from shared.messaging.dead_letters import DeadLetters
+from shared.messaging.delivery import Delivery
 from shared.messaging.direct_get import get_batch, get_last
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
@@ -39,7 +42,7 @@ from tests.support.waiting import until
 def _command(account: str, id: str | None = None) -> Outgoing:
     body = DisableHttps(domain="a.example", account=account)
     return outgoing(
-        subjects.CMD_HTTPS_DISABLE,
+        catalogue.CMD_HTTPS_DISABLE,
         body,
         source="test",
         about="a.example",
@@ -48,8 +51,8 @@ def _command(account: str, id: str | None = None) -> Outgoing:
     )
 
 
-def _place(sequence: int) -> Place:
-    return Place(subjects.STREAM_COMMANDS_CONFIG, sequence, datetime.now(UTC))
+def _place(sequence: int) -> StreamPosition:
+    return StreamPosition(subjects.STREAM_COMMANDS_CONFIG, sequence, datetime.now(UTC))
 
 
 class Reader:
@@ -97,7 +100,7 @@ async def test_a_published_message_is_handled_within_milliseconds_with_its_heade
         )
         assert time.monotonic() - started < 1
         assert found.body == message.body
-        assert found.headers["ce-type"] == subjects.CMD_HTTPS_DISABLE
+        assert found.headers["ce-type"] == catalogue.CMD_HTTPS_DISABLE
         assert found.source == "test"
 
 
@@ -124,7 +127,7 @@ async def test_no_header_ends_the_reader_or_hides_its_message(rig: Backend, head
     sender, bodies = await rig.client("billing"), [new_id().encode(), new_id().encode()]
     for body in bodies:
         parts = (
-            subjects.USAGE_REQUEST.encode(),
+            catalogue.USAGE_REQUEST.encode(),
             str(len(headers)).encode(),
             str(len(headers) + len(body)).encode(),
         )
@@ -173,7 +176,7 @@ async def test_poison_and_our_own_bugs_become_dead_letters_and_nothing_else_is_l
     rig: Backend,
 ) -> None:
     client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
-    office = DeadOffice(client, Publisher(client), "config")
+    office = DeadLetterService(client, Publisher(client), "config")
     sent = [_command("a") for _ in range(3)]
     async with Reader(
         client, fail=[Malformed("no such thing"), RuntimeError("with a secret in it")]
@@ -205,10 +208,10 @@ async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_rea
             raise Malformed("still odd")
 
     source = subjects.DEAD_OWNERS["config"][2]
-    office = DeadOffice(client, publisher, "config", {source: handle})
-    place = Place(subjects.STREAM_EVENTS, 17, datetime.now(UTC))
-    event = Delivery.of(subjects.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, place)
-    await DeadLetters(publisher, source).bury(event, "malformed: odd")
+    office = DeadLetterService(client, publisher, "config", {source: handle})
+    place = StreamPosition(subjects.STREAM_EVENTS, 17, datetime.now(UTC))
+    event = Delivery.of(catalogue.EVENT_BALANCE_OVERDUE, b"{}", {"ce-id": new_id()}, place)
+    await DeadLetters(publisher, source).add(event, "malformed: odd")
     found = [
         x
         for x in (await office.list(ListDead(limit=500))).letters
@@ -226,11 +229,11 @@ async def test_an_event_that_its_reader_could_not_handle_is_replayed_to_that_rea
 
 async def test_a_dead_letter_of_what_carried_a_sealed_key_keeps_no_body(rig: Backend) -> None:
     client, sender = await rig.client("config"), Publisher(await rig.client("platform"))
-    office = DeadOffice(client, Publisher(client), "config")
+    office = DeadLetterService(client, Publisher(client), "config")
     headers = {"ce-id": new_id(), "ce-source": "test"}
     async with Reader(client, fail=[Malformed("odd")]):
         await sender.publish(
-            Outgoing(subjects.CMD_CERTIFICATE_SUBMIT, b'{"sealed": "box"}', headers)
+            Outgoing(catalogue.CMD_CERTIFICATE_SUBMIT, b'{"sealed": "box"}', headers)
         )
 
         async def letter() -> DeadLetter | None:
@@ -248,8 +251,10 @@ async def test_a_message_too_large_for_a_dead_letters_headers_is_kept_without_it
 ) -> None:
     client = await rig.client("config")
     dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
-    office = DeadOffice(client, Publisher(client), "config")
-    for number, size in enumerate((1_048_400, streams.MOST_BYTES, consumer.MOST_BODY + 1)):
+    office = DeadLetterService(client, Publisher(client), "config")
+    for number, size in enumerate(
+        (1_048_400, streams.MAX_MESSAGE_BYTES, consumer.MAX_BODY_BYTES + 1)
+    ):
         identity = new_id()
         # Headers may be as long as a body, and have names that nobody may send.
         headers = {
@@ -258,8 +263,10 @@ async def test_a_message_too_large_for_a_dead_letters_headers_is_kept_without_it
             "not a name": "",
             "ce-source": "s" * 5000,
         }
-        await dead.bury(
-            Delivery.of(subjects.CMD_DOMAIN_REGISTER, b"x" * size, headers, _place(10**6 + number)),
+        await dead.add(
+            Delivery.of(
+                catalogue.CMD_DOMAIN_REGISTER, b"x" * size, headers, _place(10**6 + number)
+            ),
             "malformed: not JSON",
         )
         letter = next(
@@ -285,7 +292,7 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
         {"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}
     ).encode()
     headers = {"ce-id": new_id(), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
-    await sender.publish(Outgoing(subjects.CMD_ROOTS_SET, body, headers))
+    await sender.publish(Outgoing(catalogue.CMD_ROOTS_SET, body, headers))
     await sender.publish(_command("a"))  # what is not taken yet keeps the block's file
     wanted, store = canary.needles(key), rig.folder / "nats" / "store"
 
@@ -309,7 +316,7 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
         assert not places()
         await pull.ack(delivered[1])
     letters = (
-        await DeadOffice(client, Publisher(client), "config").list(ListDead(limit=500))
+        await DeadLetterService(client, Publisher(client), "config").list(ListDead(limit=500))
     ).letters
     letter = next(x for x in letters if x.headers["ce-id"] == headers["ce-id"])
     assert letter.body is None and "key in clear" in letter.reason
@@ -318,10 +325,10 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
 
 async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend) -> None:
     client = await rig.client("config")
-    office = DeadOffice(client, Publisher(client), "config")
-    identity, body = new_id(), b"x" * (streams.MOST_INBOUND - 1000)
+    office = DeadLetterService(client, Publisher(client), "config")
+    identity, body = new_id(), b"x" * (streams.MAX_COMMAND_BYTES - 1000)
     await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
-        Delivery.of(subjects.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, _place(10**7)),
+        Delivery.of(catalogue.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, _place(10**7)),
         "malformed: not JSON",
     )
     letter = next(
@@ -343,8 +350,8 @@ async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_con
 ) -> None:
     client = await rig.client("platform")
     for size in (
-        streams.MOST_INBOUND,
-        streams.MOST_BYTES,
+        streams.MAX_COMMAND_BYTES,
+        streams.MAX_MESSAGE_BYTES,
         streams.MAX_PAYLOAD - 100,
         streams.MAX_PAYLOAD + 1,
     ):
@@ -354,12 +361,14 @@ async def test_what_is_too_large_for_its_stream_is_told_at_once_and_costs_no_con
         ):
             await Publisher(client).publish(
                 Outgoing(
-                    subjects.CMD_DOMAIN_REGISTER, b"x" * size, {"ce-id": new_id(), "ce-source": "t"}
+                    catalogue.CMD_DOMAIN_REGISTER,
+                    b"x" * size,
+                    {"ce-id": new_id(), "ce-source": "t"},
                 )
             )
     with pytest.raises(MaxPayloadError):
         await client.publish(
-            subjects.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"}
+            catalogue.CMD_DOMAIN_REGISTER, b"x" * (streams.MAX_PAYLOAD - 10), headers={"a": "b"}
         )
     await client.flush()
     assert client.is_connected
@@ -380,7 +389,7 @@ async def test_an_unknown_command_gets_no_pub_ack(rig: Backend) -> None:
     sender = Publisher(await rig.client("platform"))
     with pytest.raises(BrokerAway, match="was not stored"):
         await sender.publish(
-            Outgoing("https.cmd.domain.invent.v1", b"{}", {"ce-id": "x"}), patience=0.2
+            Outgoing("https.cmd.domain.invent.v1", b"{}", {"ce-id": "x"}), timeout=0.2
         )
 
 
@@ -388,7 +397,7 @@ async def test_a_service_cannot_bury_in_anothers_name(rig: Backend) -> None:
     sender = Publisher(await rig.client("config"))
     with pytest.raises(BrokerAway):
         await sender.publish(
-            Outgoing(subjects.dead(subjects.STREAM_USAGE), b"{}", {"ce-id": "x"}), patience=0.2
+            Outgoing(subjects.dead(subjects.STREAM_USAGE), b"{}", {"ce-id": "x"}), timeout=0.2
         )
 
 
@@ -475,7 +484,7 @@ async def test_a_killed_broker_loses_nothing_that_was_acked_and_the_pull_goes_on
         rig.kill("nats")
         after = [_command("a") for _ in range(20)]
         for message in after:
-            await sender.publish(message, patience=30)
+            await sender.publish(message, timeout=30)
         wanted = [message.id for message in (*before, *after)]
         await until(lambda: set(wanted) <= set(reader.ids()), "all of them", limit=30)
 
@@ -486,7 +495,7 @@ async def test_what_the_threshold_command_looks_like_is_stored_for_billing(rig: 
     at = datetime.now(UTC)
     assert (
         await sender.publish(
-            outgoing(subjects.CMD_BALANCE_THRESHOLD, body, source="t", about="a", at=at)
+            outgoing(catalogue.CMD_BALANCE_THRESHOLD, body, source="t", about="a", at=at)
         )
         >= 1
     )

@@ -12,15 +12,16 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from shared import streams, subjects
+from shared import catalogue, streams, subjects
 from shared.contracts.domains import DomainRemoved
 from shared.errors import SettingsError, TooLarge
-from shared.messaging.cloudevents import Outgoing, outgoing
-from shared.messaging.consumer import describe, passes
+from shared.faults import describe, is_transient
+from shared.messages import Outgoing
+from shared.messaging.cloudevents import outgoing
 from shared.messaging.direct_get import get_batch
 from shared.messaging.publisher import Publisher
 from shared.observability.health import Health
-from shared.storage.idle_transactions import end_stalled
+from shared.storage.idle_transactions import terminate_idle_transactions
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import BATCH, Relay, enqueue
@@ -41,13 +42,13 @@ async def pool(rig: Backend) -> AsyncIterator[Pool]:
 def _event(domain: str) -> Outgoing:
     body = DomainRemoved(domain=domain, account="a", revision=1, at=datetime.now(UTC))
     return outgoing(
-        subjects.EVENT_DOMAIN_REMOVED, body, source="config", about=domain, at=datetime.now(UTC)
+        catalogue.EVENT_DOMAIN_REMOVED, body, source="config", about=domain, at=datetime.now(UTC)
     )
 
 
 async def _published(rig: Backend) -> list[str]:
     client = await rig.client("platform")
-    found = await get_batch(client, subjects.STREAM_EVENTS, 1, 5000, subjects.EVENT_DOMAIN_REMOVED)
+    found = await get_batch(client, subjects.STREAM_EVENTS, 1, 5000, catalogue.EVENT_DOMAIN_REMOVED)
     await client.close()
     return [message.headers["ce-id"] for message in found]
 
@@ -68,7 +69,7 @@ async def _sent(pool: Pool) -> bool:
     try:
         return not await pool.fetchval("select count(*) from outbox where sent_at is null")
     except Exception as error:
-        if not passes(error):
+        if not is_transient(error):
             raise
         return False
 
@@ -148,7 +149,7 @@ async def test_the_outbox_tells_how_much_is_unsent_and_how_long_it_took_to_the_p
 
 
 async def test_what_no_stream_takes_is_refused_before_it_is_committed(pool: Pool) -> None:
-    huge = replace(_event("huge.example"), body=b"x" * streams.MOST_BYTES)
+    huge = replace(_event("huge.example"), body=b"x" * streams.MAX_MESSAGE_BYTES)
     async with pool.acquire() as connection, connection.transaction():
         with pytest.raises(
             TooLarge, match=f"{huge.subject} with 983,.* bytes is more than its stream takes"
@@ -164,7 +165,7 @@ async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
 
     rows = [
         _event("before.example"),
-        too_large("a.example", streams.MOST_BYTES),
+        too_large("a.example", streams.MAX_MESSAGE_BYTES),
         too_large("b.example", streams.MAX_PAYLOAD - 200),
         too_large("c.example", 2 * streams.MAX_PAYLOAD),
         *(_event(f"after-{number}.example") for number in range(5)),
@@ -300,7 +301,7 @@ async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
     tasks = [asyncio.create_task(keep(stopped, stop)), asyncio.create_task(keep(works, _goes_on))]
     await until(lambda: is_kept(stopped), "one keeps its row")
     await until(lambda: is_kept(works), "so does the other")
-    tasks.append(asyncio.create_task(end_stalled(pool, 1.0)))
+    tasks.append(asyncio.create_task(terminate_idle_transactions(pool, 1.0)))
     await until(is_free, "whoever was stopped has lost its lock")
     assert await is_kept(works)
     for task in tasks:
@@ -339,9 +340,9 @@ async def test_a_withdrawn_login_is_no_fault_of_a_message_and_a_value_that_does_
         await fault(asyncpg.connect(good.replace("/config?", "/nothing?"))),
         await fault(pool.execute("create role another superuser")),
     ]
-    assert [passes(error) for error in withdrawn] == [True, True, True], withdrawn
+    assert [is_transient(error) for error in withdrawn] == [True, True, True], withdrawn
     unfit = await fault(pool.fetchval("select $1::bigint", 2**63))
-    assert not passes(unfit)
+    assert not is_transient(unfit)
     assert str(2**63) in str(unfit) and str(2**63) not in describe(unfit)
 
 

@@ -17,15 +17,17 @@ from nats.aio.msg import Msg
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded.nats import Broker, find_binary, login, serves_jetstream
 from deploy.embedded.ports import Ports
+from shared import catalogue
 from shared import subjects as s
 from shared import topology as t
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle, BundlePage, Checkpoint, NodeStatus, Proof
 from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.contracts.usage import Confirmation, UsageBatch
 from shared.crypto.digest import Digest, bucket_of
-from shared.crypto.signing import Purpose, parse
-from shared.messaging.nats_client import GuardedClient, guarded
+from shared.crypto.signing import Purpose
+from shared.messaging.nats_client import NatsClient, as_nats_client
 from shared.messaging.pull import Pull
 from shared.nats_config import render_edge_users
 from tests.integration.edge_agent.signing import Signers
@@ -75,8 +77,8 @@ class BrokerProcess:
             self.process.wait(10)
             self.process = None
 
-    async def login(self, user: str) -> GuardedClient:
-        return guarded(await login(self.broker.url, user, self.seeds / f"{user}.nk"))
+    async def login(self, user: str) -> NatsClient:
+        return as_nats_client(await login(self.broker.url, user, self.seeds / f"{user}.nk"))
 
 
 @dataclass
@@ -85,8 +87,8 @@ class Control:
     the confirmations."""
 
     signers: Signers
-    edge_sync: GuardedClient
-    billing: GuardedClient
+    edge_sync: NatsClient
+    billing: NatsClient
     digest: Digest = field(default_factory=Digest)
     held: dict[str, BundlePage] = field(default_factory=dict)
     incarnation: str = ""
@@ -104,8 +106,8 @@ class Control:
         )
         info = json.loads(found.data)
         self.incarnation, self.sequence = info["created"], info["state"]["last_seq"]
-        await self.edge_sync.subscribe(s.EDGE_STATUS_ALL, cb=self._on_status)
-        await self.edge_sync.subscribe(s.RPC_EDGE_DIGEST, cb=self._on_digest)
+        await self.edge_sync.subscribe(catalogue.EDGE_STATUS, cb=self._on_status)
+        await self.edge_sync.subscribe(catalogue.RPC_EDGE_DIGEST, cb=self._on_digest)
         await self.put_keyring(s.KEYRING_TRUST, self.signers.trust())
         self.tasks = [
             asyncio.create_task(self._checkpoints()),
@@ -150,7 +152,7 @@ class Control:
             time=datetime.now(UTC),
         )
         signed = self.signers.edge_sync.sign(Purpose.CHECKPOINT, body)
-        await self.edge_sync.publish(s.EDGE_CHECKPOINT, signed.encode())
+        await self.edge_sync.publish(catalogue.EDGE_CHECKPOINT, signed.encode())
 
     async def proof(self, domain: str, revision: int, *, limit: float = 15) -> Proof:
         """The first proof, or fault, of the revision."""
@@ -233,7 +235,7 @@ class Control:
     async def say_confirmed(self, batch: UsageBatch, end: int) -> None:
         body = Confirmation(node=batch.node, log=batch.log, end=end)
         signed = self.signers.billing.sign(Purpose.CONFIRMATION, body)
-        await self.billing.publish(s.edge_confirmed(batch.node), signed.encode())
+        await self.billing.publish(catalogue.EDGE_CONFIRMED.for_node(batch.node), signed.encode())
 
 
 def _hash(body: bytes) -> str:

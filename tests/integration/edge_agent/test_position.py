@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from clients.fleet.keys import NODE_SEED
 from deploy.embedded.nats import login
 from deploy.embedded.ports import HOST, Ports
+from shared import catalogue
 from shared import subjects as s
 from tests.integration.edge_agent.conftest import Stage
 from tests.integration.edge_agent.rig import NODE
@@ -33,7 +34,7 @@ class Hostile:
             stage.broker.broker.url, f"node-{NODE}", stage.node.base / "keys" / NODE_SEED
         )
         made = cls(stage, client)
-        await client.subscribe(s.EDGE_LIVE_ALL, cb=made._hear)
+        await client.subscribe(catalogue.EDGE_LIVE, cb=made._hear)
         place = 0
         while place != stage.control.sequence:
             assert place < stage.control.sequence, "the other bucket is not ahead"

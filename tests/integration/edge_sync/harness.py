@@ -23,11 +23,13 @@ from clients.fleet.publish import send
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import base_environment
 from services.edge_sync.store.bucket import Bucket
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle
 from shared.contracts.queries import FleetView, Nothing
-from shared.crypto.signing import Purpose, Signer, Trust, parse
+from shared.crypto.signing import Purpose, Signer, Trust
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
 from tests.integration.edge_sync.ground import Ground
@@ -108,7 +110,7 @@ class World:
         self.bucket = Bucket(self.clients["edge_sync"], s.BUCKET_BUNDLES)
         self.keyrings = Bucket(self.clients["edge_sync"], s.BUCKET_KEYRINGS)
         await self.clients["platform"].subscribe(s.EVENTS_ALL, cb=self._event)
-        await self.clients["platform"].subscribe(s.EDGE_PROGRESS, cb=self._progress)
+        await self.clients["platform"].subscribe(catalogue.EDGE_PROGRESS, cb=self._progress)
         await self.clients["platform"].flush()
 
     async def stop(self) -> None:
@@ -182,7 +184,10 @@ class World:
 
     async def view(self, timeout: float = 2) -> FleetView:
         return await ask(
-            self.clients["operator"], s.RPC_FLEET_SHOW, Nothing(), FleetView, timeout=timeout
+            self.clients["operator"],
+            catalogue.RPC_FLEET_SHOW,
+            Nothing(),
+            timeout=timeout,
         )
 
     async def until_state(self, node: str, state: str) -> None:

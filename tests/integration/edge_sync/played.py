@@ -10,8 +10,10 @@ from hashlib import sha256
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
+from shared.contracts.codec import parse
 from shared.contracts.domains import DomainChanged, Origin, Settings
 from shared.contracts.edge import (
     Bundle,
@@ -25,7 +27,7 @@ from shared.contracts.edge import (
 from shared.contracts.judging import Attestation
 from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles
 from shared.crypto.digest import Digest
-from shared.crypto.signing import Purpose, Signer, Verifier, parse
+from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.direct_get import get_batch
 from shared.messaging.publisher import Publisher
@@ -43,8 +45,8 @@ class FakeConfig:
         self.answers = True
 
     async def start(self) -> None:
-        await self._client.subscribe(s.RPC_BUNDLE_GET, queue="config", cb=self._get)
-        await self._client.subscribe(s.RPC_BUNDLE_PAGE, queue="config", cb=self._page)
+        await self._client.subscribe(catalogue.RPC_BUNDLE_GET, queue="config", cb=self._get)
+        await self._client.subscribe(catalogue.RPC_BUNDLE_PAGE, queue="config", cb=self._page)
         await self._client.flush()
 
     def decide(
@@ -97,7 +99,9 @@ class FakeConfig:
             submitted_at=at,
         )
         await self.publisher.publish(
-            outgoing(s.EVENT_DOMAIN_CHANGED, body, source="config", about=bundle.domain, at=at)
+            outgoing(
+                catalogue.EVENT_DOMAIN_CHANGED, body, source="config", about=bundle.domain, at=at
+            )
         )
         return at
 
@@ -151,8 +155,8 @@ class FakeNode:
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
     async def start(self) -> None:
-        await self.client.subscribe(s.EDGE_LIVE_ALL, cb=self._live)
-        await self.client.subscribe(s.EDGE_CHECKPOINT, cb=self._checkpoint)
+        await self.client.subscribe(catalogue.EDGE_LIVE, cb=self._live)
+        await self.client.subscribe(catalogue.EDGE_CHECKPOINT, cb=self._checkpoint)
         await self.client.flush()
         self._beat = asyncio.create_task(self._report())
 
@@ -201,7 +205,9 @@ class FakeNode:
                 self._take(stored.body, stored.sequence)
 
     async def report(self, *proofs: Proof) -> None:
-        await self.client.publish(s.edge_status(self.node), self.status(*proofs).encode())
+        await self.client.publish(
+            catalogue.EDGE_STATUS.for_node(self.node), self.status(*proofs).encode()
+        )
 
     def status(self, *proofs: Proof) -> NodeStatus:
         return NodeStatus(

@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 from nats.js.errors import NotFoundError
 
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import (
-    DeadPage,
-    DigestAnswer,
     DigestQuestion,
     ListDead,
-    MaxRevision,
     Nothing,
 )
 from shared.crypto.digest import Digest, bucket_of
@@ -61,7 +59,7 @@ async def test_a_bundle_without_a_fitting_attestation_is_buried_and_the_live_one
     operator = world.clients["operator"]
 
     async def letters() -> list[str]:
-        page = await ask(operator, s.rpc_dead("list", "edge_sync"), ListDead(), DeadPage)
+        page = await ask(operator, catalogue.RPC_DEAD_LIST["edge_sync"], ListDead())
         return [letter.reason for letter in page.letters]
 
     (reason,) = await until(letters, "a dead letter")
@@ -80,7 +78,7 @@ async def test_a_lower_revision_is_never_put(world: World) -> None:
     await world.until_held(after)
     assert await world.held(DOMAIN) == new
     assert (
-        await ask(world.clients["config"], s.RPC_EDGE_MAX_REVISION, Nothing(), MaxRevision)
+        await ask(world.clients["config"], catalogue.RPC_EDGE_MAX_REVISION, Nothing())
     ).revision == 3
 
 
@@ -201,9 +199,8 @@ async def test_no_checkpoint_is_told_of_a_bucket_that_may_lack_what_config_wants
         with contextlib.suppress(BrokerAway):
             answer = await ask(
                 node.client,
-                s.RPC_EDGE_DIGEST,
+                catalogue.RPC_EDGE_DIGEST,
                 DigestQuestion(bucket=bucket_of(DOMAIN)),
-                DigestAnswer,
             )
             return wanted not in [row.hash for row in answer.members]
         return False
@@ -221,10 +218,12 @@ async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
     await until(
         lambda: node.checkpoints and node.checkpoints[-1].domains == 1, "the checkpoint tells it"
     )
-    every = await ask(node.client, s.RPC_EDGE_DIGEST, DigestQuestion(), DigestAnswer)
+    every = await ask(node.client, catalogue.RPC_EDGE_DIGEST, DigestQuestion())
     assert every.digests == node.digest.buckets()
     one = await ask(
-        node.client, s.RPC_EDGE_DIGEST, DigestQuestion(bucket=bucket_of(DOMAIN)), DigestAnswer
+        node.client,
+        catalogue.RPC_EDGE_DIGEST,
+        DigestQuestion(bucket=bucket_of(DOMAIN)),
     )
     assert [(row.domain, row.revision) for row in one.members] == [(DOMAIN, 1)]
 

@@ -11,12 +11,14 @@ from clients.cli.rotation import _until_sealing
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.platform.connection import Reach
+from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import Signed
+from shared.contracts.codec import parse
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey
 from shared.contracts.edge import SealingEpoch
-from shared.contracts.queries import DeadPage, ListDead
-from shared.crypto.signing import Purpose, Signer, parse
+from shared.contracts.queries import ListDead
+from shared.crypto.signing import Purpose, Signer
 from shared.errors import Unsigned
 from shared.messaging.rpc import ask
 from shared.runtime import read_signer
@@ -25,9 +27,7 @@ from tests.support.waiting import until
 
 
 async def reasons(world: World) -> list[str]:
-    page = await ask(
-        world.clients["operator"], s.rpc_dead("list", "edge_sync"), ListDead(), DeadPage
-    )
+    page = await ask(world.clients["operator"], catalogue.RPC_DEAD_LIST["edge_sync"], ListDead())
     return [letter.reason for letter in page.letters]
 
 
@@ -49,7 +49,7 @@ async def test_an_enrolled_node_finds_its_keyring_as_the_operator_signed_it(worl
     assert stored is not None
     body = world.trust.operator.open_bytes(Purpose.ENROL, stored.body, EnrolNode)
     assert [one.epoch for one in body.keyring] == [1]
-    await world.until_told(s.EVENT_NODE_ENROLLED, node="node-1")
+    await world.until_told(catalogue.EVENT_NODE_ENROLLED, node="node-1")
     assert [(one.node, one.state) for one in (await world.view()).nodes] == [("node-1", "live")]
     assert node.epochs == [1]
 
@@ -97,7 +97,9 @@ async def test_an_unsigned_command_and_one_signed_by_somebody_else_are_refused(
     impostor = Signer.generate("operator").sign(Purpose.DRAIN, order)
     for_another_purpose = world.fleet.operator().sign(Purpose.REMOVE, order)
     for body in (order, impostor, for_another_purpose):
-        await world.order(commands.Command(s.CMD_NODE_DRAIN, body, "node-1", f"test-{id(body)}"))
+        await world.order(
+            commands.Command(catalogue.CMD_NODE_DRAIN, body, "node-1", f"test-{id(body)}")
+        )
     found = await until(lambda: _at_least(world, 3), "three dead letters")
     assert [reason.split(":")[0] for reason in found] == ["malformed", "unsigned", "unsigned"]
     assert (await world.view()).nodes[0].state == "live"
@@ -111,15 +113,15 @@ async def test_a_replayed_command_changes_nothing(world: World) -> None:
     await world.order(drain)
     await world.until_state("node-1", "drained")
     await world.order(commands.bring_back(world.fleet, "node-1", at + timedelta(seconds=1)))
-    await world.until_told(s.EVENT_NODE_RETURNED)
+    await world.until_told(catalogue.EVENT_NODE_RETURNED)
     await world.order(drain._replace(id="replayed"))
     await world.order(
         commands.label(world.fleet, "node-1", {"city": "x"}, at + timedelta(seconds=2))
     )
-    await world.until_told(s.EVENT_NODE_LABELLED)
+    await world.until_told(catalogue.EVENT_NODE_LABELLED)
     (view,) = (await world.view()).nodes
     assert (view.state, view.labels) == ("live", {"city": "x"})
-    assert len(world.told(s.EVENT_NODE_DRAINED)) == 1
+    assert len(world.told(catalogue.EVENT_NODE_DRAINED)) == 1
 
 
 async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_bring_it_back(
@@ -130,7 +132,7 @@ async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_br
     old = commands.enrol(world.fleet, "node-1", datetime.now(UTC))
     await world.order(old)
     await world.order(commands.remove(world.fleet, "node-1", datetime.now(UTC)))
-    await world.until_told(s.EVENT_NODE_REMOVED, node="node-1")
+    await world.until_told(catalogue.EVENT_NODE_REMOVED, node="node-1")
     await until(lambda: _gone(world, s.keyring_node("node-1")), "the keyring is erased")
     await world.order(old._replace(id="replayed"))
     await world.node("node-2")

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.edge import Proof
 from tests.integration.edge_sync.harness import FakeNode, World
 from tests.support.waiting import until
@@ -20,7 +20,7 @@ DOMAIN = "www.example.test"
 async def _say(node: FakeNode, **changes: Any) -> None:
     """Its status, with what no contract would let through."""
     body = json.loads(node.status().encode()) | changes
-    await node.client.publish(s.edge_status(node.node), json.dumps(body).encode())
+    await node.client.publish(catalogue.EDGE_STATUS.for_node(node.node), json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("number", [2**63, 2**100, -(2**64)])
@@ -33,7 +33,7 @@ async def test_a_status_with_an_impossible_number_is_dropped(world: World, numbe
     await _say(node, incarnation="x" * 900_000)
     await node.client.flush()
     bundle = await world.config.change(DOMAIN)
-    await world.until_told(s.EVENT_EDGE_CONVERGED, revision=bundle.revision)
+    await world.until_told(catalogue.EVENT_EDGE_CONVERGED, revision=bundle.revision)
     assert len((await world.view()).nodes[0].epochs) == 1
     assert replica.process.returncode is None
     assert str(number) not in replica.log.read_text()
@@ -55,12 +55,12 @@ async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(world: World
     await node.report(proof)
     huge = json.loads(proof.model_dump_json()) | {"fault": "y" * 1_000_000}
     await _say(node, proofs=[huge])
-    told = await world.until_told(s.EVENT_EDGE_LAGGING, revision=bundle.revision)
+    told = await world.until_told(catalogue.EVENT_EDGE_LAGGING, revision=bundle.revision)
     assert told["faults"] == {"node-1": "x" * 500}
     node.proves, node.digest = True, type(node.digest)()
     for domain in ("a.example.test", "b.example.test"):
         await world.until_told(
-            s.EVENT_EDGE_CONVERGED, revision=(await world.config.change(domain)).revision
+            catalogue.EVENT_EDGE_CONVERGED, revision=(await world.config.change(domain)).revision
         )
     assert replica.process.returncode is None
 

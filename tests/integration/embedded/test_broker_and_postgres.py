@@ -21,7 +21,7 @@ from deploy.embedded.errors import PlatformError
 from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
 from deploy.embedded.ports import Ports
 from deploy.embedded.supervisor import Supervisor, base_environment
-from shared import subjects, topology
+from shared import catalogue, subjects, topology
 from shared.errors import BrokerAway, SettingsError
 from shared.private_files import private_folder
 from tests.support.waiting import until
@@ -88,7 +88,7 @@ async def publish(servers: Servers, number: int) -> None:
     client = await nats.login(servers.broker.url, "config", servers.keys.seed("config"))
     try:
         for _ in range(number):
-            await client.jetstream(timeout=5).publish(subjects.EVENT_DOMAIN_CHANGED, b"{}")
+            await client.jetstream(timeout=5).publish(catalogue.EVENT_DOMAIN_CHANGED, b"{}")
     finally:
         await client.close()
 

@@ -15,7 +15,7 @@ from clients.export.list_prices import ListPrices
 from clients.export.writers import opened
 from clients.platform.connection import Reach
 from clients.platform.queries import Queries
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger, ShowStatement
 from shared.contracts.prices import PriceBook
@@ -43,11 +43,11 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
 ) -> None:
     queries = Queries(Reach(staged.clients["finance"], staged.backend.url, "finance", 5))
     domain, account = await owner(staged)
-    await staged.send("operator", s.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
+    await staged.send("operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
     await staged.credit(account, "10", "pay-1")
     await staged.until_said(account, "credited")
     wanted = PurchasePlan(account=account, plan="pack-1k", reference="plan-1", currency="CNY")
-    await staged.send("platform", s.CMD_PLAN_PURCHASE, wanted)
+    await staged.send("platform", catalogue.CMD_PLAN_PURCHASE, wanted)
     question = QueryLedger(
         account=account, start=NOW - timedelta(days=1), end=NOW + timedelta(days=1)
     )

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from services.billing.domain.calendar import periods
-from shared import subjects as s
-from shared.contracts.queries import QueryUsage, UsagePage
+from shared import catalogue
+from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import Granularity, UsageRow
 from shared.errors import Refused
 from tests.integration.billing.harness import Stage, domain_name
@@ -31,7 +31,8 @@ async def rows(staged: Stage, **question: object) -> list[UsageRow]:
     after: str | None = None
     while True:
         page = await staged.ask(
-            s.RPC_USAGE_QUERY, QueryUsage.model_validate({**question, "after": after}), UsagePage
+            catalogue.RPC_USAGE_QUERY,
+            QueryUsage.model_validate({**question, "after": after}),
         )
         found += page.rows
         if page.next is None:

@@ -23,8 +23,8 @@ from clients.export.writers import opened
 from clients.platform.connection import Reach
 from clients.platform.queries import Queries
 from services.billing.domain.calendar import month_of
-from shared import subjects as s
-from shared.contracts.ledger import LedgerPage, LedgerRow, QueryLedger, ShowStatement, Statement
+from shared import catalogue
+from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook
 from tests.integration.billing.harness import Stage, name
 from tests.integration.finance.made_months import NOW, Line, book, lines
@@ -53,7 +53,7 @@ async def ledger(staged: Stage, **question: Any) -> list[LedgerRow]:
     after: str | None = None
     while True:
         asked = QueryLedger.model_validate({**question, "after": after})
-        page = await staged.ask(s.RPC_LEDGER_QUERY, asked, LedgerPage)
+        page = await staged.ask(catalogue.RPC_LEDGER_QUERY, asked)
         found += page.rows
         if page.next is None:
             return found
@@ -108,7 +108,7 @@ async def test_periods_that_follow_each_other_have_every_line_once_however_they_
         ]
         assert sorted(row.id for row in found) == sorted(row.id for row in everything)
     statement = await staged.ask(
-        s.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02"), Statement
+        catalogue.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02")
     )
     february = [row for row in everything if statement.start <= row.billed_at < statement.end]
     assert (

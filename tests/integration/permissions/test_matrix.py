@@ -16,16 +16,16 @@ from nats.aio.msg import Msg
 from clients.fleet.keys import ensure_nkey
 from deploy.embedded.nats import Broker, find_binary
 from deploy.embedded.ports import Ports
+from shared import catalogue
 from shared import subjects as s
 from shared import topology as t
-from shared.catalogue import BY_SERVICE
 from shared.nats_config import render_edge_users
 from tests.support.subjects import covers
 from tests.support.waiting import until
 
 NODES = ("a", "b")
-OUTSIDE = [u for u in t.USERS if u.account != t.CORE] + [t.node_user(node) for node in NODES]
-EVERYONE = [*(u for u in t.USERS if u.account == t.CORE), *OUTSIDE]
+OUTSIDE = [u for u in t.USERS if u.account != s.CORE] + [t.node_user(node) for node in NODES]
+EVERYONE = [*(u for u in t.USERS if u.account == s.CORE), *OUTSIDE]
 
 
 def _subjects() -> list[str]:
@@ -33,12 +33,9 @@ def _subjects() -> list[str]:
     found: set[str] = {
         f"{s.DEAD_PREFIX}{source}" for sources in s.DEAD_OWNERS.values() for source in sources
     }
-    for channels in BY_SERVICE.values():
-        for channel in channels:
-            found |= {
-                channel.subject.replace("{node}", node).replace("{key}", "com.example")
-                for node in NODES
-            }
+    for row in catalogue.ROWS:
+        for node in NODES:
+            found.add(row.for_node(node).replace("{key}", "com.example"))
     for bucket, key in (
         (s.BUCKET_BUNDLES, "com.example"),
         (s.BUCKET_KEYRINGS, "node.a"),
@@ -236,9 +233,13 @@ async def test_a_hostile_reply_reaches_nothing_in_core_but_what_the_user_may_pub
 async def test_a_nodes_hostile_reply_never_counts_as_another_nodes_usage(arena: Arena) -> None:
     """The PubAck of a node's batch, sent to another node's usage subject, must not be stored under
     that name."""
-    await arena.clients["node-a"].publish(s.usage_batch("a"), b"{}", reply=s.usage_batch("b"))
     await arena.clients["node-a"].publish(
-        s.direct_get(s.kv_stream(s.BUCKET_BUNDLES)), b'{"seq":1}', reply=s.usage_batch("b")
+        catalogue.USAGE_BATCH.for_node("a"), b"{}", reply=catalogue.USAGE_BATCH.for_node("b")
+    )
+    await arena.clients["node-a"].publish(
+        s.direct_get(s.kv_stream(s.BUCKET_BUNDLES)),
+        b'{"seq":1}',
+        reply=catalogue.USAGE_BATCH.for_node("b"),
     )
     heard = await arena.hear()
-    assert s.usage_batch("b") not in {m.subject for m in heard}
+    assert catalogue.USAGE_BATCH.for_node("b") not in {m.subject for m in heard}

@@ -10,11 +10,12 @@ import pytest
 
 from services.validator.sealing_epoch import CurrentEpoch
 from services.validator.usecases import HEADER_BYTES, Judging
-from shared import subjects
+from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.findings import Code
 from shared.contracts.judging import CheckCertificate, Verdict
-from shared.messaging.cloudevents import Delivery, Outgoing, Place
+from shared.messages import Outgoing, StreamPosition
+from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from tests.integration.validator.test_workers import SEALING, SECRETS, request
@@ -52,7 +53,7 @@ def judging(published: Published, room: int) -> Judging:
 
 
 def delivery(body: bytes) -> Delivery:
-    return Delivery.of(subjects.JUDGE_SUBMISSION, body, {}, Place("JUDGING", 1, NOW))
+    return Delivery.of(catalogue.JUDGE_SUBMISSION, body, {}, StreamPosition("JUDGING", 1, NOW))
 
 
 @pytest.mark.parametrize(

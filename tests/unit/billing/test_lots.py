@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from services.billing.transport.batch_consumers import MOST_BYTES, in_lots
-from shared.messaging.cloudevents import Delivery
+from shared.messaging.delivery import Delivery
 
 
 def _message(number: int, size: int) -> Delivery:

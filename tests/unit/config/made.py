@@ -17,7 +17,7 @@ from services.config.domain.commands import (
     Submit,
 )
 from services.config.domain.model import Cause, Certificate
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.commands import ChangeSettings, RedirectChange, SubmittedPair
 from shared.contracts.domains import Origin, ServiceType
@@ -31,7 +31,7 @@ TITLE = "wild"
 ORIGIN = Origin(scheme="https", host="origin.example.com", port=443)
 
 
-def cause(id: str, account: str = OWNER, command: str = s.CMD_HTTPS_DISABLE) -> Cause:
+def cause(id: str, account: str = OWNER, command: str = catalogue.CMD_HTTPS_DISABLE) -> Cause:
     return Cause(id, command, "test", account, AT)
 
 
@@ -54,7 +54,7 @@ def pair(leaf: str = "leaf", epoch: int = 1, sans: list[str] | None = None) -> J
 
 def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
     return Register(
-        cause(id, account, s.CMD_DOMAIN_REGISTER),
+        cause(id, account, catalogue.CMD_DOMAIN_REGISTER),
         NAME,
         others.get("service_type", ServiceType.VIDEO),
         others.get("origin", ORIGIN),
@@ -64,7 +64,9 @@ def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
 
 def submit(id: str, account: str = OWNER) -> Submit:
     sealed = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=""))
-    return Submit(cause(id, account, s.CMD_CERTIFICATE_SUBMIT), f"judge-{id}", (sealed,), False)
+    return Submit(
+        cause(id, account, catalogue.CMD_CERTIFICATE_SUBMIT), f"judge-{id}", (sealed,), False
+    )
 
 
 def accept(id: str, *leaves: str, epoch: int = 1) -> Judged:
@@ -82,7 +84,7 @@ def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
 
 
 def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
-    return Deploy(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), certificate, ready)
+    return Deploy(cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), certificate, ready)
 
 
 def disable(id: str = "d", account: str = OWNER) -> Disable:
@@ -90,7 +92,7 @@ def disable(id: str = "d", account: str = OWNER) -> Disable:
 
 
 def remove(id: str = "x", account: str = OWNER) -> Remove:
-    return Remove(cause(id, account, s.CMD_DOMAIN_REMOVE))
+    return Remove(cause(id, account, catalogue.CMD_DOMAIN_REMOVE))
 
 
 def redirect(mode: str, id: str = "c", account: str = OWNER) -> Change:
@@ -99,10 +101,10 @@ def redirect(mode: str, id: str = "c", account: str = OWNER) -> Change:
 
 def change(id: str = "c", account: str = OWNER, **wanted: Any) -> Change:
     body = ChangeSettings.model_validate({"domain": NAME, "account": account, **wanted})
-    return Change(cause(id, account, s.CMD_SETTINGS_CHANGE), body)
+    return Change(cause(id, account, catalogue.CMD_SETTINGS_CHANGE), body)
 
 
 def reseal(pair_id: str, old: int, new: int, id: str = "s") -> Reseal:
     return Reseal(
-        cause(id, command=s.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3")
+        cause(id, command=catalogue.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3")
     )

@@ -23,7 +23,7 @@ from services.config.domain import (
 from services.config.domain.commands import Follow, Order, Rollback, Settled, Timeout
 from services.config.domain.library_entry import Delete, Entry, Known, Resolve, Store
 from services.config.domain.model import Certificate
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
 from shared.contracts.commands import ChangeSettings, SubmittedPair
@@ -54,16 +54,16 @@ SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
 
 
 def store(id: str, *, overwrite: bool = False) -> Store:
-    asked = cause(id, command=s.CMD_CERTIFICATE_STORE)
+    asked = cause(id, command=catalogue.CMD_CERTIFICATE_STORE)
     return Store(asked, TITLE, f"judge-{id}", (SEALED,), "public", overwrite, False)
 
 
 def delete(id: str = "del") -> Delete:
-    return Delete(cause(id, command=s.CMD_CERTIFICATE_DELETE))
+    return Delete(cause(id, command=catalogue.CMD_CERTIFICATE_DELETE))
 
 
 def resolve(id: str, *domains: str) -> Resolve:
-    return Resolve(cause(id, command=s.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
+    return Resolve(cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
 
 
 def told(
@@ -177,11 +177,11 @@ def test_a_name_given_again_is_another_entry() -> None:
 
 
 def follow(id: str, certificate: Certificate | None) -> Follow:
-    return Follow(cause(id, command=s.CMD_CERTIFICATE_STORE), "entry", certificate)
+    return Follow(cause(id, command=catalogue.CMD_CERTIFICATE_STORE), "entry", certificate)
 
 
 def back(id: str = "b") -> Rollback:
-    return Rollback(cause(id, command=s.CMD_CERTIFICATE_ROLLBACK))
+    return Rollback(cause(id, command=catalogue.CMD_CERTIFICATE_ROLLBACK))
 
 
 @pytest.mark.parametrize(
@@ -363,11 +363,11 @@ def test_what_is_no_name_of_a_certificate_is_refused(text: str) -> None:
 def test_a_deployment_takes_place_once_in_the_library_and_on_each_domain() -> None:
     domains = ["A.example.com", "a.example.com", "no domain", "no domain"]
     body = DeployCertificate(name=TITLE, account=OWNER, domains=domains)
-    command = command_parser.read("d", s.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
+    command = command_parser.read("d", catalogue.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
     assert command.keys[:2] == (f"@{OWNER}/{TITLE}", "a.example.com")
     assert [place.name is None for place in command.places] == [False, False, True]
     bad = command_parser.read(
-        "d", s.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode()
+        "d", catalogue.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode()
     )
     assert next(place.key for place in bad.places) == "a.example.com" and not any(
         place.name for place in bad.places

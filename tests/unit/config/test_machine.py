@@ -24,7 +24,7 @@ from services.config.domain.commands import (
 )
 from services.config.domain.domain_machine import Input, decide, evolve_all
 from services.config.domain.model import Domain, Known
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.domains import DomainState, Outcome, RedirectMode, Settings
 from shared.contracts.edge import Bundle, BundleKind
 from shared.contracts.findings import Code, finding
@@ -434,10 +434,10 @@ def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
     """Whatever was superseded: something that decides about the certificate came after it and was
     not refused."""
     deciding = {
-        s.CMD_CERTIFICATE_SUBMIT,
-        s.CMD_CERTIFICATE_DEPLOY,
-        s.CMD_HTTPS_DISABLE,
-        s.CMD_DOMAIN_REMOVE,
+        catalogue.CMD_CERTIFICATE_SUBMIT,
+        catalogue.CMD_CERTIFICATE_DEPLOY,
+        catalogue.CMD_HTTPS_DISABLE,
+        catalogue.CMD_DOMAIN_REMOVE,
     }
     for place, event in enumerate(events):
         if not isinstance(event, Settled) or event.outcome is not Outcome.SUPERSEDED:

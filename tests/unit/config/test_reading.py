@@ -11,7 +11,7 @@ from services.config.domain import command_parser, judging, outgoing_messages, v
 from services.config.domain.commands import Hopeless, Register, Settled
 from services.config.domain.model import Where
 from services.config.domain.uptime import Attendance
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
 from shared.contracts.domains import Outcome
@@ -34,30 +34,35 @@ def registration(domain: str, service_type: str = "video") -> bytes:
     ("sentence", "id", "subject", "body"),
     [
         ("an unknown command", "a", "https.cmd.domain.invent.v1", b"{}"),
-        ("no ce-id", "", s.CMD_HTTPS_DISABLE, DisableHttps(domain=NAME, account=OWNER).encode()),
+        (
+            "no ce-id",
+            "",
+            catalogue.CMD_HTTPS_DISABLE,
+            DisableHttps(domain=NAME, account=OWNER).encode(),
+        ),
         (
             "a ce-id with spaces",
             "a b",
-            s.CMD_HTTPS_DISABLE,
+            catalogue.CMD_HTTPS_DISABLE,
             DisableHttps(domain=NAME, account=OWNER).encode(),
         ),
         (
             "a ce-id without end",
             "a" * 129,
-            s.CMD_HTTPS_DISABLE,
+            catalogue.CMD_HTTPS_DISABLE,
             DisableHttps(domain=NAME, account=OWNER).encode(),
         ),
-        ("not JSON", "a", s.CMD_HTTPS_DISABLE, b"{"),
+        ("not JSON", "a", catalogue.CMD_HTTPS_DISABLE, b"{"),
         (
             "a field too many",
             "a",
-            s.CMD_HTTPS_DISABLE,
+            catalogue.CMD_HTTPS_DISABLE,
             b'{"domain":"a.b.c","account":"x","force":true}',
         ),
         (
             "a submission whose id is not its own",
             "a",
-            s.CMD_CERTIFICATE_SUBMIT,
+            catalogue.CMD_CERTIFICATE_SUBMIT,
             SubmitCertificate(
                 domain=NAME,
                 account=OWNER,
@@ -74,14 +79,16 @@ def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, b
 
 def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
     keys = {
-        command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(name)).keys
+        command_parser.read("a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(name)).keys
         for name in (NAME, NAME.upper())
     }
     assert keys == {(NAME,)}
 
 
 def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
-    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com"))
+    command = command_parser.read(
+        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com")
+    )
     (place,) = command.places
     assert (place.name, place.where) == (None, Where("a?b.example.com"))
     assert place.key.startswith("!") and len(place.key) == 3
@@ -90,7 +97,9 @@ def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_positi
 
 
 def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
-    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining"))
+    command = command_parser.read(
+        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining")
+    )
     order = command_parser.order(
         command, command.places[0], cause("a"), allow_private_origins=False
     )
@@ -102,7 +111,9 @@ def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
     "service_type", ["image_small_file", "download", "video", "live_streaming"]
 )
 def test_the_four_service_types_are_taken(service_type: str) -> None:
-    command = command_parser.read("a", s.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type))
+    command = command_parser.read(
+        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type)
+    )
     order = command_parser.order(
         command, command.places[0], cause("a"), allow_private_origins=False
     )

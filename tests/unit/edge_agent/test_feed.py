@@ -15,7 +15,7 @@ from clients.edge_node.bundles.replica import Position
 from clients.edge_node.bundles.versions import Desired
 from clients.edge_node.sync import feed as module
 from clients.edge_node.sync.feed import Feed
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.edge import Checkpoint
 from shared.crypto.digest import Digest
 from shared.crypto.signing import Purpose, Signer, Verifier
@@ -57,7 +57,7 @@ class Rig:
         return signed
 
     async def again(self, signed: bytes) -> None:
-        await self._heard[s.EDGE_CHECKPOINT](SimpleNamespace(data=signed))
+        await self._heard[catalogue.EDGE_CHECKPOINT](SimpleNamespace(data=signed))
         await asyncio.sleep(0.1)
 
 

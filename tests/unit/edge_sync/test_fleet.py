@@ -8,7 +8,7 @@ import pytest
 
 from services.edge_sync.domain import fleet
 from services.edge_sync.domain.fleet import Change, Epoch, Node
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.commands import DrainNode, EnrolNode, EpochKey, LabelNode, RemoveNode
 from shared.errors import Poison
 
@@ -48,7 +48,7 @@ def test_an_enrolment_makes_a_node_and_the_same_again_changes_nothing() -> None:
     assert fleet.enrol(node, order(0), b"signed", at(9)) is None
     assert Change(node, "enrolled").event(T0) is not None
     subject, _ = Change(node, "enrolled").event(T0) or ("", None)
-    assert subject == s.EVENT_NODE_ENROLLED
+    assert subject == catalogue.EVENT_NODE_ENROLLED
 
 
 def test_a_renewed_keyring_is_taken_without_an_event_and_leaves_a_drained_node_drained() -> None:

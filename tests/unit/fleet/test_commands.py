@@ -10,7 +10,7 @@ import pytest
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import NODE_KEY, ensure_node
-from shared import subjects as s
+from shared import catalogue
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.commands import (
     DrainNode,
@@ -69,7 +69,7 @@ def test_an_enrolled_node_opens_every_kept_epoch_key_and_nobody_else_does(
 ) -> None:
     fleet.new_epoch()
     command = commands.enrol(fleet, "node-1", AT)
-    assert (command.subject, command.about) == (s.CMD_NODE_ENROL, "node-1")
+    assert (command.subject, command.about) == (catalogue.CMD_NODE_ENROL, "node-1")
     body = opened(fleet, command, Purpose.ENROL, EnrolNode)
     assert [one.epoch for one in body.keyring] == [1, 2]
     for one in body.keyring:
@@ -92,7 +92,7 @@ def test_starting_an_epoch_carries_its_signed_key_and_the_keyrings_of_the_remain
     fleet.mark("node-2", "removed")
     fleet.new_epoch()
     (command,) = commands.start_epoch(fleet, AT)
-    assert command.subject == s.CMD_EPOCH_START
+    assert command.subject == catalogue.CMD_EPOCH_START
     body = opened(fleet, command, Purpose.EPOCH_START, StartEpoch)
     (keyring,) = keyrings(fleet, body)
     assert keyring.node == "node-1"
@@ -160,7 +160,7 @@ def test_a_resealed_pair_opens_with_the_newest_epoch_only(fleet: FleetFile) -> N
     )
     fleet.new_epoch()
     command = commands.reseal(fleet, pair)
-    assert command.subject == s.CMD_PAIR_RESEAL and isinstance(command.body, ResealPair)
+    assert command.subject == catalogue.CMD_PAIR_RESEAL and isinstance(command.body, ResealPair)
     assert (command.body.old_epoch, command.body.sealed_key.epoch) == (1, 2)
     assert fleet.epoch_key(2).open(command.body.sealed_key.box, info) == b"key"
     with pytest.raises(CannotOpen):

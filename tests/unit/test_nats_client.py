@@ -1,17 +1,24 @@
-"""What the reader makes of the bytes of a connection, however they are cut."""
+"""The client: what its reader makes of the bytes, and the private names of nats-py that it uses."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
 
-from shared.messaging.cloudevents import Delivery
-from shared.messaging.nats_client import guarded
+from shared.messaging.delivery import Delivery
+from shared.messaging.nats_client import as_nats_client
 
 TAKEN, OTHER = 7, 8
 HEADERS = b"NATS/1.0\r\nce-id: 1\r\n\r\n"
@@ -59,8 +66,9 @@ pieces = st.one_of(
 def test_every_delivery_is_taken_once_and_in_order_however_the_bytes_are_cut(
     sent: Sequence[Piece], cuts: Sequence[int]
 ) -> None:
-    client, found = guarded(Client()), list[Delivery]()
-    client.takers[TAKEN] = found.append
+    client = as_nats_client(Client())
+    found: list[Delivery] = []
+    client.receivers[TAKEN] = lambda *received: found.append(Delivery(*received))
     wire = b"".join(piece.wire for piece in sent)
 
     async def read() -> None:
@@ -73,3 +81,32 @@ def test_every_delivery_is_taken_once_and_in_order_however_the_bytes_are_cut(
     assert [one.body for one in found] == [piece.body for piece in sent if piece.body is not None]
     assert {(one.subject, one.reply) for one in found} <= {("a.b", "$JS.ACK.S.d.1.2.3.4.5")}
     assert not client._ps.buf
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (Client._process_msg, ["self", "sid", "subject", "reply", "data", "headers"]),
+        (Client._process_headers, ["self", "headers"]),
+        (Client._send_command, ["self", "cmd", "priority"]),
+        (Client._flush_pending, ["self", "force_flush"]),
+        (Client._parse_header_lines, ["raw"]),
+        (Msg.Metadata._from_reply, ["reply"]),
+        (JetStreamContext._api_request, ["self", "req_subject", "req", "timeout"]),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_a_private_function_of_the_library_is_called_as_it_was_read(
+    function: Callable[..., Any], parameters: list[str]
+) -> None:
+    assert list(inspect.signature(function).parameters) == parameters
+
+
+def test_the_private_attributes_of_the_library_are_there() -> None:
+    client = Client()
+    assert client.jetstream(timeout=3)._timeout == 3
+    assert Subscription(client, id=5, subject="a")._id == 5
+
+
+def test_the_library_is_the_minor_version_whose_private_names_were_read() -> None:
+    assert version("nats-py").split(".")[:2] == ["2", "16"]
