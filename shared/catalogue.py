@@ -13,7 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from shared.catalogue_row import KINDS, ROWS, AnswerT, Direction, Kind, Query, QuestionT, Subject
+from shared.catalogue_row import (
+    KINDS,
+    AnswerT,
+    Direction,
+    Kind,
+    Query,
+    QuestionT,
+    Subject,
+)
+from shared.catalogue_row import (
+    ROWS as ROWS,
+)
 from shared.contracts import (
     accounts,
     audit,

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clients.fleet.keys import ensure_nkey
-from shared.subjects import inbox_prefix
-from shared.topology import CORE, User
+from shared.subjects import CORE, inbox_prefix
+from shared.topology import User
 
 NAME = "storekeeper"
 STOREKEEPER = User(NAME, CORE, publish=("$JS.API.>",), subscribe=(f"{inbox_prefix(NAME)}.>",))

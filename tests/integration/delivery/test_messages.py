@@ -22,7 +22,7 @@ from shared.contracts.queries import DeadLetter, ListDead, OneDead
 from shared.errors import BrokerAway, EdgetlsError, Malformed, Refused, SettingsError, TooLarge
 from shared.ids import new_id
 from shared.messages import Outgoing, StreamPosition
-from shared.messaging import consumer
+from shared.messaging import dead_letters
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.connection import probe
 from shared.messaging.consumer import Consumer
@@ -253,7 +253,7 @@ async def test_a_message_too_large_for_a_dead_letters_headers_is_kept_without_it
     dead = DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG)
     office = DeadLetterService(client, Publisher(client), "config")
     for number, size in enumerate(
-        (1_048_400, streams.MAX_MESSAGE_BYTES, consumer.MAX_BODY_BYTES + 1)
+        (1_048_400, streams.MAX_MESSAGE_BYTES, dead_letters.MAX_BODY_BYTES + 1)
     ):
         identity = new_id()
         # Headers may be as long as a body, and have names that nobody may send.
@@ -309,7 +309,7 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
         while len(delivered) < 2:
             delivered += await anext(batches)
         assert places(), "the search finds what is not erased yet"
-        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
+        await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).add(
             delivered[0], "malformed: odd"
         )
         await pull.ack(delivered[0])
@@ -327,7 +327,7 @@ async def test_the_largest_body_that_is_kept_is_listed_and_replayed(rig: Backend
     client = await rig.client("config")
     office = DeadLetterService(client, Publisher(client), "config")
     identity, body = new_id(), b"x" * (streams.MAX_COMMAND_BYTES - 1000)
-    await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).bury(
+    await DeadLetters(Publisher(client), subjects.STREAM_COMMANDS_CONFIG).add(
         Delivery.of(catalogue.CMD_DOMAIN_REGISTER, body, {"ce-id": identity}, _place(10**7)),
         "malformed: not JSON",
     )

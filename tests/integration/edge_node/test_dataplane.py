@@ -152,7 +152,6 @@ async def test_a_supervisor_becomes_nginx_by_exec(tmp_path: Path, origin: Origin
     program = (
         "import sys; from pathlib import Path; from clients.edge_node.nginx.process import "
         "NginxLayout, exec_nginx;"
-    )(
         "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), "
         "http_port=int(sys.argv[3])))"
     )
