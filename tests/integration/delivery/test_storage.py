@@ -113,7 +113,7 @@ class HeldPublisher(Publisher):
     def __init__(self) -> None:
         self.entered, self.release = asyncio.Event(), asyncio.Event()
 
-    async def publish_all(self, messages: Sequence[Outgoing], *, patience: float) -> None:
+    async def publish_all(self, messages: Sequence[Outgoing], *, timeout: float) -> None:
         self.entered.set()
         await self.release.wait()
 
