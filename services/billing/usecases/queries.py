@@ -82,7 +82,7 @@ class Queries:
         terms = Terms(await prices.current(self._pool), self._clock.now())
         return outgoing_messages.view(await accounts.read(self._pool, question.account, terms))
 
-    async def price_book(self, _question: Nothing) -> PriceBookView:
+    async def price_book(self, question: Nothing) -> PriceBookView:
         current = await prices.current(self._pool)
         return PriceBookView(serial=current.serial, book=current.book)
 
