@@ -104,6 +104,20 @@ def _event(address: str, sender: str, body: type[Contract], *services: str) -> S
     )
 
 
+def _message(
+    address: str, body: type[Contract], sender: str, receiver: str, stream: str | None = None
+) -> Subject:
+    return Subject(
+        "message",
+        address,
+        body,
+        senders=(sender,),
+        receivers=(receiver,),
+        stream=stream,
+        carries_key=stream == STREAM_JUDGING,
+    )
+
+
 # Commands to config
 CMD_DOMAIN_REGISTER: Final = _command(
     "https.cmd.domain.register.v1", CONFIG, commands.RegisterDomain, PLATFORM
@@ -175,23 +189,11 @@ CMD_EPOCH_START: Final = _operator("https.cmd.epoch.start.v1", commands.StartEpo
 CMD_TRUST_PUBLISH: Final = _operator("https.cmd.trust.publish.v1", commands.TrustDocument)
 
 # Judging: config asks the validator, which answers with a verdict
-JUDGE_SUBMISSION: Final = Subject(
-    "message",
-    "https.judge.submission.v1",
-    judging.JudgeSubmission,
-    senders=(CONFIG,),
-    receivers=(VALIDATOR,),
-    stream=STREAM_JUDGING,
-    carries_key=True,
+JUDGE_SUBMISSION: Final = _message(
+    "https.judge.submission.v1", judging.JudgeSubmission, CONFIG, VALIDATOR, STREAM_JUDGING
 )
-VERDICT_SUBMISSION: Final = Subject(
-    "message",
-    "https.verdict.submission.v1",
-    judging.Verdict,
-    senders=(VALIDATOR,),
-    receivers=(CONFIG,),
-    stream=STREAM_JUDGING,
-    carries_key=True,
+VERDICT_SUBMISSION: Final = _message(
+    "https.verdict.submission.v1", judging.Verdict, VALIDATOR, CONFIG, STREAM_JUDGING
 )
 
 # Events
@@ -261,31 +263,15 @@ EVENT_PRICE_BOOK_REFUSED: Final = _event(
 EVENT_HOUR_CLOSED: Final = _event("https.event.hour.closed.v1", BILLING, ledger.HourClosed)
 
 # Usage
-USAGE_BATCH: Final = Subject(
-    "message",
-    "https.usage.batch.v1.{node}",
-    usage.UsageBatch,
-    senders=(EDGE,),
-    receivers=(BILLING,),
-    stream=STREAM_USAGE,
+USAGE_BATCH: Final = _message(
+    "https.usage.batch.v1.{node}", usage.UsageBatch, EDGE, BILLING, STREAM_USAGE
 )
-USAGE_REQUEST: Final = Subject(
-    "message",
-    "https.usage.request.v1",
-    usage.HttpsRequest,
-    senders=(PLATFORM,),
-    receivers=(BILLING,),
-    stream=STREAM_USAGE,
+USAGE_REQUEST: Final = _message(
+    "https.usage.request.v1", usage.HttpsRequest, PLATFORM, BILLING, STREAM_USAGE
 )
 
 # Between the fleet and the services: core NATS, not kept
-EDGE_STATUS: Final = Subject(
-    "message",
-    "https.edge.status.v1.{node}",
-    edge.NodeStatus,
-    senders=(EDGE,),
-    receivers=(EDGE_SYNC,),
-)
+EDGE_STATUS: Final = _message("https.edge.status.v1.{node}", edge.NodeStatus, EDGE, EDGE_SYNC)
 EDGE_LIVE: Final = Subject(
     "message",
     "https.edge.live.{key}",

@@ -6,8 +6,6 @@ import pytest
 
 from tools.lint import MAX_FILE, MAX_FUNCTION, check
 
-PURE = '"""What it decides. Pure."""\n'
-
 
 @pytest.mark.parametrize(
     ("case", "name", "text", "fault"),
@@ -38,35 +36,35 @@ PURE = '"""What it decides. Pure."""\n'
         ),
         (
             "a clock in a pure module",
-            "services/config/x.py",
-            PURE + "x = datetime.now()",
+            "services/config/domain/x.py",
+            "x = datetime.now()",
             "reads the clock",
         ),
         (
             "asyncpg in a pure module",
-            "services/config/x.py",
-            PURE + "import asyncpg",
+            "services/config/domain/x.py",
+            "import asyncpg",
             "imports asyncpg",
         ),
         (
             "an async function in a pure module",
-            "services/config/x.py",
-            PURE + "async def f(): pass",
+            "services/config/domain/x.py",
+            "async def f(): pass",
             "async function",
         ),
         (
             "a file opened in a pure module",
-            "services/config/x.py",
-            PURE + "x = open('f')",
+            "services/config/domain/x.py",
+            "x = open('f')",
             "does I/O",
         ),
+        ("a clock in a contract", "shared/contracts/x.py", "x = date.today()", "reads the clock"),
         (
-            "a clock in a module of values",
-            "shared/x.py",
-            '"""Values only."""\nx = date.today()',
+            "a clock in a check",
+            "services/validator/checks/x.py",
+            "x = date.today()",
             "reads the clock",
         ),
-        ("a clock in a contract", "shared/contracts/x.py", "x = date.today()", "reads the clock"),
         (
             "a file that is too long",
             "shared/x.py",
@@ -89,7 +87,7 @@ def test_a_fault_is_noticed(case: str, name: str, text: str, fault: str) -> None
     ("name", "text"),
     [
         ("shared/subjects.py", 'x = "https.cmd.domain.register.v1"'),
-        ("services/config/store.py", 'x = "select a from b"'),
+        ("services/config/store/x.py", 'x = "select a from b"'),
         ("services/config/store/domains.py", 'x = "insert into a values (1)"'),
         ("services/config/app.py", '"""select a from b; https.cmd.x.v1"""'),
         ("services/config/app.py", 'x = "https://example.com"'),
