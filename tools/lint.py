@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CODE = ("shared", "services", "clients", "deploy", "tools", "bench", "tests")
 MAX_FILE, MAX_FUNCTION = 500, 60
+TABLES = frozenset({"shared/contracts/findings.py"})
+"""One enum, a row for each code: a second file would only make a reader look twice."""
 SUBJECT = re.compile(r"^(https\.(cmd|judge|verdict|event|usage|edge|rpc|dead)\.|\$JS\.|\$KV\.)")
 SQL = re.compile(
     r"^\s*(select\s|insert\s+into\s|update\s+\w+\s+(as\s+\w+\s+)?set\s|delete\s+from\s|with\s+\w+\s+as\s*\()",
@@ -74,7 +76,7 @@ def main() -> int:
 def check(name: str, text: str) -> Iterator[str]:
     """The faults of one file, each ``path:line: what``."""
     tree = ast.parse(text)
-    if len(text.splitlines()) > MAX_FILE:
+    if len(text.splitlines()) > MAX_FILE and name not in TABLES:
         yield f"{name}:1: {len(text.splitlines())} lines, over {MAX_FILE}: is it still one room?"
     if not name.startswith("tests/"):
         yield from _strings(name, tree)

@@ -1,2 +1,2 @@
-"""WHAT is said on the wire: pydantic models, one module a family. Standard library and pydantic
-only."""
+"""The bodies of all messages: pydantic models, one module for each family. Standard library and
+pydantic only."""

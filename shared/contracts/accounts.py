@@ -1,4 +1,4 @@
-"""An account's HTTPS as a whole: whether it is suspended (rule E7), and why."""
+"""An account's HTTPS as a whole: whether it is suspended, and why (rule E7)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ Resumption = Literal["automatic", "by_hand"]
 
 
 class Suspension(Contract):
-    """Nodes refuse HTTPS; certificates are kept sealed. ``resumes``: by itself when the balance is
-    above 0 again, or by hand; ``settled``: the balance is above 0 again, so that it may be resumed
-    by hand."""
+    """The suspension of an account: nodes refuse HTTPS, and the certificates are kept sealed.
+
+    ``resumes`` says whether HTTPS returns by itself when the balance is above 0 again, or by a
+    command. ``settled``: the balance is above 0 again, so that a command may resume it."""
 
     reason: Literal["overdue"]
     since: Utc
@@ -27,8 +28,10 @@ class ShowAccount(Contract):
 
 
 class AccountView(Contract):
-    """``enabled``, ``disabled``, ``suspended``: domains by their state; ``expiring``: certificates
-    that end within 30 days, ``expired`` included; ``suspension``: None while the account is not
+    """An account with the number of its domains by state.
+
+    ``enabled``, ``disabled`` and ``suspended`` count domains. ``expiring`` counts certificates that
+    end within 30 days, expired ones included. ``suspension`` is None while the account is not
     suspended."""
 
     account: Account
@@ -43,14 +46,13 @@ class AccountView(Contract):
 
 
 class SetResumption(Contract):
-    """https.cmd.account.resumption.v1: how the account's suspensions end."""
+    """https.cmd.account.resumption.v1: choose how the account's suspensions end."""
 
     account: Account
     resumption: Resumption
 
 
 class ResumeAccount(Contract):
-    """https.cmd.account.resume.v1: ends a suspension by hand; refused while the balance is not
-    above 0."""
+    """https.cmd.account.resume.v1: end a suspension. Refused while the balance is not above 0."""
 
     account: Account

@@ -1,4 +1,4 @@
-"""Is every byte in, and does everything add up (rule E9)?"""
+"""Completeness of usage, and the audit of what was charged (rule E9)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from shared.contracts.base import Amount, Contract, Identifier, Mark, NodeId, Ut
 
 
 class QueryGaps(Contract):
-    """https.rpc.usage.gaps.v1: logs that were written to from ``start`` to ``end`` (None:
-    whenever).
+    """https.rpc.usage.gaps.v1: gaps in the logs that were written to from ``start`` to ``end``.
 
-    ``after``: the ``next`` of the page before."""
+    Without ``start`` and ``end``: at any time. ``after`` is the ``next`` of the page before."""
 
     node: NodeId | None = None
     start: Utc | None = None
@@ -23,18 +22,22 @@ class QueryGaps(Contract):
 
 
 class Gap(Contract):
-    """Bytes of a log, from offset ``start`` to before ``end``, that are not in, or that nobody can
-    say to be all.
+    """Bytes of a node's log, from offset ``start`` to before ``end``, that are not counted.
 
-    ``missing``: something behind them has been read or has come; ``short``: the log is closed at
-    ``end`` and its rest never came; ``parked``: they came and cannot be counted for a fault of the
-    platform, which tries again;
-    ``unknown_node``: they came from a node that nobody enrolled, and wait. Without bytes (start
-    equals end): ``silent``, an enrolled node whose open log has not spoken for 5 minutes;
-    ``unfinished``, a node that was drained or removed and never closed its log; ``unheard``, a node
-    that was enrolled more than 5 minutes ago and has no log.
-    ``since``: when the log was last complete to where it was read; of a node without a log, its
-    enrolment."""
+    - ``missing``: bytes behind them were read or have arrived.
+    - ``short``: the log is closed at ``end``, and its rest never arrived.
+    - ``parked``: they arrived and cannot be counted because of a fault of the platform, which tries
+      again.
+    - ``unknown_node``: they came from a node that is not enrolled, and wait for its enrolment.
+
+    Without bytes (``start`` equals ``end``):
+
+    - ``silent``: an enrolled node sent nothing about its open log for 5 minutes.
+    - ``unfinished``: a node was drained or removed and did not close its log.
+    - ``unheard``: a node was enrolled more than 5 minutes ago and has no log.
+
+    ``since`` is the time at which the log was last complete up to what had been read; for a node
+    without a log, the time of its enrolment."""
 
     node: NodeId
     log: Identifier | None
@@ -46,8 +49,10 @@ class Gap(Contract):
 
 
 class GapsPage(Contract):
-    """``parked_events``: single events and changes of owners that wait for a fault of the platform
-    to be mended."""
+    """A page of gaps.
+
+    ``parked_events`` counts single events and ownership events that wait until a fault of the
+    platform is mended."""
 
     gaps: list[Gap]
     next: str | None
@@ -55,15 +60,17 @@ class GapsPage(Contract):
 
 
 class QueryAudit(Contract):
-    """https.rpc.usage.audit.v1 (finance, operator): whole hours, at most 31 days a question. It
-    ends with the hour that runs, whatever ``end`` says; a ``start`` after that is refused."""
+    """https.rpc.usage.audit.v1 (finance, operator): audit whole hours, at most 31 days a question.
+
+    The audit ends before the current hour, whatever ``end`` says. A later ``start`` is refused."""
 
     start: Utc
     end: Utc
 
 
 class Difference(Contract):
-    """``what`` differs at ``place``: recomputed and recorded, as decimal strings."""
+    """A difference of ``what`` at ``place``: the recomputed and the recorded value, as decimal
+    strings."""
 
     what: Literal["usage", "accrual", "charged", "amount", "identity", "ledger", "archive"]
     place: str
@@ -72,15 +79,17 @@ class Difference(Contract):
 
 
 class AuditReport(Contract):
-    """``agrees``: nothing differs. ``requests`` and ``bytes`` (HTTPS) as recomputed from the
-    archive; ``charged`` and ``amounts`` (by currency) as recomputed for the closed hours;
-    ``unattributed``: requests that no account owned;
-    ``uncharged``: requests of the period that no closing has charged yet; ``bad_lines``: lines that
-    the nodes could not read, of the batches that came in the period: their requests are in no
-    count; at most 100 ``differences`` of ``differing``.
+    """The result of an audit; ``agrees`` is true when nothing differs.
 
-    ``complete``: the whole period was compared: all of it is still in the archive (13 months) and
-    in the usage by the hour. What is older is not compared."""
+    ``requests`` and ``bytes`` (HTTPS) are recomputed from the archive; ``charged`` and ``amounts``
+    (by currency) are recomputed for the closed hours. ``unattributed`` counts requests that no
+    account owned. ``uncharged`` counts requests of the period that are not charged yet.
+    ``bad_lines`` counts log lines that the nodes could not read, in the batches that arrived in the
+    period: their requests are in no count. ``differences`` holds at most 100 of the ``differing``
+    ones.
+
+    ``complete``: the whole period was compared, because all of it is still in the archive (13
+    months) and in the usage by the hour. Older hours are not compared."""
 
     start: Utc
     end: Utc

@@ -1,5 +1,5 @@
-"""An account's money: balance = ledger - accrued (rule E6). Amounts are decimal strings with their
-currency."""
+"""An account's balance: ledger minus accrued usage (rule E6). Amounts are decimal strings with
+their currency."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from shared.contracts.base import Account, Amount, Contract, Currency, Utc
 
 
 class BalanceView(Contract):
-    """``limit``: the amount below which the balance is low now, None when neither rule is on;
-    ``hours_left``: at the mean of the last closed hours with service, None when there is none."""
+    """An account's balance and flags.
+
+    ``limit`` is the amount below which the balance is low at present, None when no low-balance rule
+    is on. ``hours_left`` is an estimate from the mean of the last closed hours with usage, None
+    without any."""
 
     account: Account
     currency: Currency
@@ -26,8 +29,9 @@ class BalanceView(Contract):
 
 
 class BalanceEvent(Contract):
-    """https.event.balance.<change>.v1, once a crossing; ``crossing`` numbers them. ``credited`` and
-    ``refused`` answer a command, once each."""
+    """https.event.balance.<change>.v1: a flag changed; ``crossing`` numbers the changes.
+
+    ``credited`` and ``refused`` answer a command, once each."""
 
     account: Account
     change: Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]

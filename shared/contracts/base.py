@@ -62,26 +62,26 @@ NodeId = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Search = Annotated[str, Field(max_length=400), AfterValidator(_storable)]
-"""What a list is searched by, or goes on after."""
+"""A search text of a list, or the position after which it goes on."""
 Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, le=2**53)]
-"""A count, sequence or revision: what every reader of JSON holds exactly, and a bigint column."""
+"""A count, sequence or revision that every JSON reader and a bigint column hold exactly."""
 Epoch = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Mark = Annotated[str, Field(max_length=2000)]
-"""Where a page begins: the ``next`` of the one before."""
+"""The position at which a page begins: the ``next`` of the page before."""
 Labels = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]],
     Field(max_length=64),
 ]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$")]
-"""A time zone of the IANA database: ``Asia/Shanghai``."""
+"""A time zone of the IANA database, such as ``Asia/Shanghai``."""
 
 
 class Signed(Contract):
-    """Exact bytes with an Ed25519 signature over ``purpose NUL payload``; see
-    shared/crypto/signing.py."""
+    """Exact bytes with an Ed25519 signature over ``purpose NUL payload``
+    (shared/crypto/signing.py)."""
 
     key_id: Identifier
     payload: Annotated[str, Field(max_length=1_000_000)]
@@ -89,8 +89,9 @@ class Signed(Contract):
 
 
 class SealedKey(Contract):
-    """A private key (or what may hold one) closed with HPKE to one recipient; ``epoch`` is 0 when
-    that is the submission key."""
+    """A private key, or a text that may hold one, sealed with HPKE to one recipient.
+
+    ``epoch`` is 0 when the recipient is the submission key."""
 
     epoch: Epoch
     box: Base64

@@ -1,4 +1,4 @@
-"""An account's certificate library and its own roots (rules B8 to B11, D9): orders, questions and
+"""An account's certificate library and its own roots (rules B8 to B11, D9): commands, questions and
 answers."""
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ PageSize = Annotated[int, Field(ge=1, le=500)]
 
 
 class StoreCertificate(Contract):
-    """https.cmd.certificate.store.v1: keep a pair under a name. It is judged once, for every name
-    of its leaf.
+    """https.cmd.certificate.store.v1: keep a pair under a name.
 
-    ``overwrite``: replace the certificate of this name; every domain that uses it follows, each
-    with a command.settled of its own. ``submission_id`` equals ce-id; pairs are sealed as for a
-    submission."""
+    The pair is judged once, for every name of its leaf. ``overwrite``: replace the certificate of
+    this name; every domain that uses it follows, each with a command.settled event of its own.
+    ``submission_id`` equals ce-id; pairs are sealed as for a submission."""
 
     name: CertificateName
     account: Account
@@ -34,8 +33,10 @@ class StoreCertificate(Contract):
 
 
 class DeployCertificate(Contract):
-    """https.cmd.certificate.deploy.v1: serve a stored certificate on up to 50 domains, each with a
-    command.settled of its own (rule B8). It enables HTTPS, or replaces the certificate."""
+    """https.cmd.certificate.deploy.v1: serve a stored certificate on up to 50 domains (rule B8).
+
+    Each domain has a command.settled event of its own. A deployment enables HTTPS, or replaces the
+    certificate."""
 
     name: CertificateName
     account: Account
@@ -45,26 +46,26 @@ class DeployCertificate(Contract):
 
 
 class DeleteCertificate(Contract):
-    """https.cmd.certificate.delete.v1: refused while a domain uses it (certificate.in_use)."""
+    """https.cmd.certificate.delete.v1: delete a stored certificate. Refused while a domain uses it
+    (certificate.in_use)."""
 
     name: CertificateName
     account: Account
 
 
 class RollbackCertificate(Contract):
-    """https.cmd.certificate.rollback.v1: back to the certificate before; the two swap places (rule
-    B5)."""
+    """https.cmd.certificate.rollback.v1: return to the certificate before; the two change places
+    (rule B5)."""
 
     domain: Name
     account: Account
 
 
 class SetRoots(Contract):
-    """https.cmd.roots.set.v1: the account's own roots, all of them: CA certificates in PEM, empty
-    for none.
+    """https.cmd.roots.set.v1: replace the account's own roots; an empty list removes them.
 
-    They hold for what is judged from then on by domains and stored certificates with private
-    trust."""
+    The roots are CA certificates in PEM. They apply to submissions that are judged later, of
+    domains and stored certificates with private trust."""
 
     account: Account
     roots: Annotated[str, Field(max_length=200_000)]
@@ -76,8 +77,10 @@ class ShowCertificate(Contract):
 
 
 class StoredView(Contract):
-    """A library entry; a key has no field (rule C1). ``version`` counts its certificates;
-    ``domains``: how many use it. ``certificates`` are empty while the first one is being judged."""
+    """A library entry; a key has no field (rule C1).
+
+    ``version`` counts its certificates. ``domains`` counts the domains that use it.
+    ``certificates`` is empty while the first one is being judged."""
 
     name: str
     account: Account
@@ -90,7 +93,8 @@ class StoredView(Contract):
 
 
 class ListCertificates(Contract):
-    """In order of their name. ``after``: the ``next`` of the page before."""
+    """https.rpc.certificate.list.v1: the library in order of the names. ``after`` is the ``next``
+    of the page before."""
 
     account: Account
     after: Search = ""
@@ -103,8 +107,10 @@ class StoredList(Contract):
 
 
 class ShowUsage(Contract):
-    """Which domains a stored certificate serves, and which keep it for a rollback. ``after``: the
-    ``next`` of the page before."""
+    """https.rpc.certificate.usage.v1: domains that use a stored certificate, or keep it for a
+    rollback.
+
+    ``after`` is the ``next`` of the page before."""
 
     name: CertificateName
     account: Account
@@ -113,8 +119,10 @@ class ShowUsage(Contract):
 
 
 class Use(Contract):
-    """``current``: it has the entry's present certificate, not the one before. ``live`` False: it
-    serves another one, and keeps this for a rollback."""
+    """A domain's use of a library entry.
+
+    ``current``: it has the entry's present certificate, not the one before. ``live`` False: the
+    domain serves another certificate and keeps this one for a rollback."""
 
     domain: Name
     current: bool
@@ -143,8 +151,10 @@ class RootsView(Contract):
 
 
 class ShowCommand(Contract):
-    """https.rpc.command.show.v1: how a command ended, for each of its domains, in the order that it
-    did. ``after``: the ``next`` of the page before."""
+    """https.rpc.command.show.v1: how a command ended on each of its domains, in the order in which
+    it did.
+
+    ``after`` is the ``next`` of the page before."""
 
     command_id: Identifier
     account: Account | None = None
@@ -153,14 +163,15 @@ class ShowCommand(Contract):
 
 
 class CommandResult(CommandSettled):
-    """``findings``: what was found, in full. A disable of the domain drops them (rule B3); the
-    codes stay."""
+    """How a command ended on one domain.
+
+    ``findings`` are in full. A disable of the domain deletes them (rule B3); the codes stay."""
 
     findings: list[Finding]
 
 
 class CommandView(Contract):
-    """``waiting``: domains on which it has not come to its end, 500 of them at most."""
+    """A command's results so far. ``waiting``: domains on which it has not ended, at most 500."""
 
     results: list[CommandResult]
     waiting: list[str]
@@ -168,10 +179,10 @@ class CommandView(Contract):
 
 
 class PreviewCommand(Contract):
-    """https.rpc.command.preview.v1: what a command to config would do as things are now; nothing is
-    done.
+    """https.rpc.command.preview.v1: what a command to config would change at present; nothing is
+    changed.
 
-    ``command``: its subject; ``body``: its JSON. A submission is tried by
+    ``command`` is its subject, ``body`` its JSON. For a submission ask
     https.rpc.certificate.check.v1 instead."""
 
     command: Annotated[str, Field(max_length=200)]
@@ -179,7 +190,8 @@ class PreviewCommand(Contract):
 
 
 class Difference(Contract):
-    """``field``: a path in the domain's view, ``settings.http2``. None: not there."""
+    """A changed field: ``field`` is its path in the domain's view, such as ``settings.http2``.
+    None: not there."""
 
     field: str
     before: str | None
@@ -187,7 +199,7 @@ class Difference(Contract):
 
 
 class Effect(Contract):
-    """What would become of one domain (``certificate``: of a library entry)."""
+    """What a command would do to one domain, or to a library entry (``certificate``)."""
 
     domain: str | None
     certificate: str | None = None

@@ -1,5 +1,5 @@
-"""What other services and operators order. The command id is its ce-id; ``account`` says for
-whom."""
+"""Commands of other services and operators. The command id is the ce-id; ``account`` is the account
+that it is for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from shared.contracts.prices import PriceBook
 
 
 class RegisterDomain(Contract):
-    """https.cmd.domain.register.v1. ``service_type`` is judged by config so that the refusal has
-    its own code."""
+    """https.cmd.domain.register.v1: register a domain.
+
+    config judges ``service_type``, so that its refusal has a code of its own."""
 
     domain: Annotated[str, Field(min_length=1, max_length=1000)]
     account: Account
@@ -37,24 +38,23 @@ class RegisterDomain(Contract):
 
 
 class RemoveDomain(Contract):
-    """https.cmd.domain.remove.v1"""
+    """https.cmd.domain.remove.v1: remove a domain."""
 
     domain: Name
     account: Account
 
 
 CertificateName = Annotated[str, Field(max_length=1000)]
-"""Judged by config, so that the refusal has its own code: at most 128 of letters, digits, ``_``,
-``-``, ``.``."""
+"""A certificate's name: at most 128 of letters, digits, ``_``, ``-`` and ``.``; config judges it,
+so that its refusal has a code of its own."""
 
 
 class SubmittedPair(Contract):
-    """A PEM chain and its key, sealed to the submission key; ``info`` =
-    shared.crypto.sealing.submission_info().
+    """A PEM chain and its private key, sealed to the submission key.
 
-    People put keys into the wrong field, and what stands in ``certificate`` travels and is stored
-    as it is: seal the chain too, in ``sealed_certificate`` (epoch 0, the same ``info``), which then
-    counts instead."""
+    ``info`` is shared.crypto.sealing.submission_info(). People put keys into the wrong field, and
+    ``certificate`` travels and is stored as it is. So seal the chain as well, in
+    ``sealed_certificate`` (epoch 0, the same ``info``): it then counts instead."""
 
     certificate: Annotated[str, Field(max_length=200_000, repr=False)] = ""
     sealed_certificate: SealedKey | None = None
@@ -62,9 +62,10 @@ class SubmittedPair(Contract):
 
 
 class SubmitCertificate(Contract):
-    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate. ``submission_id``
-    equals ce-id;
-    ``name``: of the certificate (rule B10), one is made where none is given."""
+    """https.cmd.certificate.submit.v1: enable HTTPS, or replace the certificate.
+
+    ``submission_id`` equals ce-id. ``name`` is the certificate's name (rule B10); without one,
+    config makes it."""
 
     domain: Name
     account: Account
@@ -75,7 +76,7 @@ class SubmitCertificate(Contract):
 
 
 class DisableHttps(Contract):
-    """https.cmd.https.disable.v1"""
+    """https.cmd.https.disable.v1: switch HTTPS off and erase the pair (rule B3)."""
 
     domain: Name
     account: Account
@@ -87,8 +88,9 @@ class RedirectChange(Contract):
 
 
 class HstsChange(Contract):
-    """What is absent stays as it is; with HSTS off, ``max_age`` (seconds) switches it on and must
-    be there."""
+    """A change of HSTS: an absent field stays as it is.
+
+    While HSTS is off, ``max_age`` (seconds) switches it on and must be given."""
 
     max_age: Annotated[int, Field(ge=0, le=63_072_000)] | None = None
     include_subdomains: bool | None = None
@@ -96,9 +98,10 @@ class HstsChange(Contract):
 
 
 class ChangeSettings(Contract):
-    """https.cmd.settings.change.v1: what is absent stays as it is (rule B7). ``origin`` and
-    ``trust`` may change while HTTPS is off, too; another ``trust`` holds for the next
-    certificate."""
+    """https.cmd.settings.change.v1: change settings; an absent field stays as it is (rule B7).
+
+    ``origin`` and ``trust`` may change while HTTPS is off, too. Another ``trust`` applies to the
+    next certificate."""
 
     domain: Name
     account: Account
@@ -112,8 +115,10 @@ class ChangeSettings(Contract):
 
 
 class ResealPair(Contract):
-    """https.cmd.pair.reseal.v1 (operator): the pair's key, sealed to a newer epoch; compared and
-    set on the old one. ``domain`` that keeps it, or ``certificate`` of the account's library."""
+    """https.cmd.pair.reseal.v1 (operator): replace a pair's sealed key by one for a newer epoch.
+
+    It is compared and set on the old epoch. The pair is named by the ``domain`` that keeps it, or
+    by the ``certificate`` of the account's library."""
 
     domain: Name | None = None
     certificate: CertificateName | None = None
@@ -124,7 +129,8 @@ class ResealPair(Contract):
 
 
 class CreditBalance(Contract):
-    """https.cmd.balance.credit.v1: idempotent by (account, reference) (rule E8)."""
+    """https.cmd.balance.credit.v1: credit a balance; idempotent by (account, reference), rule
+    E8."""
 
     account: Account
     reference: Identifier
@@ -133,7 +139,7 @@ class CreditBalance(Contract):
 
 
 class SetThreshold(Contract):
-    """https.cmd.balance.threshold.v1: the account's own low-balance limit; None switches it off
+    """https.cmd.balance.threshold.v1: set the account's own low-balance limit; None switches it off
     (rule E6)."""
 
     account: Account
@@ -142,17 +148,19 @@ class SetThreshold(Contract):
 
 
 class CloseHour(Contract):
-    """https.cmd.hour.close.v1: post the accrued usage of the hours that end at or before ``until``
-    (UTC), at the latest the hour that runs. What comes to an hour after that is a correction."""
+    """https.cmd.hour.close.v1: charge the accrued usage of the hours that end at or before
+    ``until`` (UTC).
+
+    The current hour is the last that can be closed. Usage that arrives for an hour after that is a
+    correction."""
 
     until: Utc
 
 
 class PurchasePlan(Contract):
-    """https.cmd.plan.purchase.v1: a plan of the price book, paid from the balance; idempotent by
-    (account, reference).
+    """https.cmd.plan.purchase.v1: buy a plan of the price book from the balance.
 
-    It begins with the hour of the purchase."""
+    Idempotent by (account, reference). The plan begins with the hour of the purchase."""
 
     account: Account
     plan: Identifier
@@ -161,20 +169,20 @@ class PurchasePlan(Contract):
 
 
 class ApplyPriceBook(Contract):
-    """https.cmd.price_book.apply.v1 (operator): ``base`` is the serial that was current at its
-    preview."""
+    """https.cmd.price_book.apply.v1 (operator): replace the price book. ``base`` is the serial that
+    was current at its preview."""
 
     base: Annotated[int, Field(ge=0, le=2**31 - 1)]
     book: PriceBook
 
 
 Key = Annotated[str, Field(max_length=4096)]
-"""A raw public key, box or signature in base64."""
+"""A raw public key, sealed box or signature in base64."""
 
 
 class EnrolNode(Contract):
     """https.cmd.node.enrol.v1, the payload of a Signed by the operator. ``public_key``: raw HPKE
-    key, base64."""
+    key in base64."""
 
     node: NodeId
     public_key: Key
@@ -192,8 +200,8 @@ class SealedEpochKey(Contract):
 
 
 class DrainNode(Contract):
-    """https.cmd.node.drain.v1 (signed): the node no longer counts for convergence; ``drained``
-    False brings it back."""
+    """https.cmd.node.drain.v1 (signed): stop counting a node for convergence. ``drained`` False
+    brings it back."""
 
     node: NodeId
     drained: bool = True
@@ -201,14 +209,14 @@ class DrainNode(Contract):
 
 
 class RemoveNode(Contract):
-    """https.cmd.node.remove.v1 (signed)"""
+    """https.cmd.node.remove.v1 (signed): remove a node from the fleet."""
 
     node: NodeId
     issued_at: Utc
 
 
 class LabelNode(Contract):
-    """https.cmd.node.label.v1 (signed)"""
+    """https.cmd.node.label.v1 (signed): set a node's labels."""
 
     node: NodeId
     labels: Labels
@@ -216,7 +224,7 @@ class LabelNode(Contract):
 
 
 class EpochKey(Contract):
-    """An epoch's public key; in the bucket as epoch.<n>, a Signed by the operator."""
+    """An epoch's public key: a Signed by the operator, in the bucket under epoch.<n>."""
 
     epoch: Annotated[Epoch, Field(ge=1)]
     public_key: Key
@@ -224,10 +232,11 @@ class EpochKey(Contract):
 
 
 class StartEpoch(Contract):
-    """https.cmd.epoch.start.v1 (signed): a new epoch with the keyring of every remaining node.
+    """https.cmd.epoch.start.v1 (signed): start an epoch, with the keyring of every remaining node.
 
-    ``key_signature``: the operator's over ``key`` (Purpose.EPOCH), for the bucket; ``keyrings``:
-    each a Signed EnrolNode (Purpose.ENROL), as the node will read it from the bucket."""
+    ``key_signature`` is the operator's signature over ``key`` (Purpose.EPOCH), for the bucket.
+    ``keyrings`` are Signed EnrolNode (Purpose.ENROL), as each node reads its own from the bucket.
+    """
 
     key: EpochKey
     key_signature: Key
@@ -236,7 +245,7 @@ class StartEpoch(Contract):
 
 
 class TrustedKey(Contract):
-    """``purpose``: submission | validator | edge_sync | billing. ``public_key`` raw, base64."""
+    """A public key (raw, base64) and its purpose: submission, validator, edge_sync or billing."""
 
     purpose: Literal["submission", "validator", "edge_sync", "billing"]
     key_id: Identifier
@@ -246,7 +255,8 @@ class TrustedKey(Contract):
 
 
 class TrustDocument(Contract):
-    """https.cmd.trust.publish.v1 (signed) and the bucket's ``trust``: which keys speak for whom."""
+    """https.cmd.trust.publish.v1 (signed) and the bucket's ``trust``: the public keys of the
+    services, with their purpose and validity."""
 
     serial: Annotated[int, Field(ge=1, le=2**31 - 1)]
     keys: Annotated[list[TrustedKey], Field(max_length=100)]

@@ -1,4 +1,4 @@
-"""A domain as its owner sees and sets it, and the facts that config publishes about it."""
+"""A domain as its owner sees and changes it, and the events that config publishes about it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Redirect(Contract):
 
 
 class Hsts(Contract):
-    """Strict-Transport-Security; None in Settings means no header. ``max_age`` in seconds."""
+    """Strict-Transport-Security (RFC 6797); None in Settings means no header. ``max_age`` is in
+    seconds."""
 
     max_age: Annotated[int, Field(ge=0, le=63_072_000)]
     include_subdomains: bool = False
@@ -69,7 +70,7 @@ CertificateStatus = Literal["ok", "expires_soon", "expired", "mismatch"]
 
 
 class CertificateView(Contract):
-    """What may be seen of a certificate; a key has no field (rule C1)."""
+    """A certificate as its owner may see it; a key has no field (rule C1)."""
 
     source: Literal["custom", "stored"]
     name: str | None
@@ -87,9 +88,11 @@ class CertificateView(Contract):
 
 
 class DomainView(Contract):
-    """Rule C2. ``trust``: the roots that certificates are judged by. ``live_revision`` is the
-    revision that every node serves, None while unknown; ``suspension``: why nodes refuse HTTPS,
-    None while the account is not suspended. In lists the certificates' ``chain`` is empty."""
+    """A domain with its state, settings and certificates (rule C2).
+
+    ``trust``: the roots that certificates are judged by. ``live_revision``: the revision that every
+    live node serves, None while unknown. ``suspension``: why nodes refuse HTTPS, None while the
+    account is not suspended. In lists the certificates' ``chain`` is empty."""
 
     domain: Name
     account: Account
@@ -107,7 +110,7 @@ class DomainView(Contract):
 
 
 class DomainRegistered(Contract):
-    """https.event.domain.registered.v1. The account owns the domain from ``at`` on."""
+    """https.event.domain.registered.v1: the account owns the domain from ``at`` on."""
 
     domain: Name
     account: Account
@@ -117,7 +120,7 @@ class DomainRegistered(Contract):
 
 
 class DomainRemoved(Contract):
-    """https.event.domain.removed.v1"""
+    """https.event.domain.removed.v1: the account owned the domain until ``at``."""
 
     domain: Name
     account: Account
@@ -126,8 +129,10 @@ class DomainRemoved(Contract):
 
 
 class DomainChanged(Contract):
-    """https.event.domain.changed.v1: the desired state moved to ``revision``. ``submitted_at`` is
-    the stream time of the command that caused it (for measuring how long an update takes)."""
+    """https.event.domain.changed.v1: the desired state moved to ``revision``.
+
+    ``submitted_at`` is the stream time of the command that caused it, to measure how long an update
+    takes."""
 
     domain: Name
     account: Account
@@ -152,9 +157,10 @@ NoticeDays = Literal[30, 14, 7, 1]
 
 
 class CertificateExpiring(Contract):
-    """https.event.certificate.expiring.v1 (rule C5), once for each of 30, 14, 7 and 1 ``days``
-    before ``not_after``, of the certificate that is served. What was passed already when it came is
-    not made up for."""
+    """https.event.certificate.expiring.v1 (rule C5): the served certificate ends in ``days`` days.
+
+    It is sent once each at 30, 14, 7 and 1 days before ``not_after``. A notice that was already due
+    when the certificate arrived is not sent."""
 
     domain: Name
     account: Account
@@ -164,8 +170,8 @@ class CertificateExpiring(Contract):
 
 
 class CertificateExpired(Contract):
-    """https.event.certificate.expired.v1: the certificate that is served ended at ``not_after``.
-    Once."""
+    """https.event.certificate.expired.v1: the served certificate ended at ``not_after``; sent
+    once."""
 
     domain: Name
     account: Account
@@ -182,11 +188,12 @@ class Outcome(StrEnum):
 
 
 class CommandSettled(Contract):
-    """https.event.command.settled.v1: one command's end for one domain; ``codes`` of what was
-    found, no detail. ``domain`` None: its end in the account's library (``certificate``: of this
-    name), or for the account itself.
+    """https.event.command.settled.v1: how a command ended for one domain, for an entry of the
+    library, or for the account itself.
 
-    The findings in full are asked for by https.rpc.command.show.v1."""
+    ``domain`` None: it ended in the account's library (``certificate`` is the name) or for the
+    account. ``codes`` are those of the findings; ask https.rpc.command.show.v1 for the findings in
+    full."""
 
     command_id: Identifier
     command: str
@@ -200,8 +207,8 @@ class CommandSettled(Contract):
 
 
 class HistoryEntry(Contract):
-    """Rule C4: one command and its outcome, on a ``domain`` or (None) on the account's library, on
-    a ``certificate`` of it, or on the account itself."""
+    """A command and its outcome (rule C4), on a ``domain``, or without one on the account's library
+    (``certificate``) or the account itself."""
 
     domain: str | None
     certificate: str | None

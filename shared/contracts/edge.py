@@ -1,4 +1,4 @@
-"""What goes to the fleet and what comes back. Everything a node takes is Signed."""
+"""Messages to the fleet and from it. Everything that a node takes is Signed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.contracts.base import (
 from shared.contracts.domains import Origin, Settings
 
 Incarnation = Annotated[str, Field(max_length=64)]
-"""When a bucket's stream was made, as the server writes it."""
+"""The time at which a bucket's stream was made, as the server writes it."""
 
 
 class BundleKind(StrEnum):
@@ -35,7 +35,8 @@ class BundleKind(StrEnum):
 
 
 class BundlePair(Contract):
-    """One certificate as a node needs it: public chain, sealed key, the validator's word."""
+    """A certificate as a node needs it: the public chain, the sealed key, the validator's
+    attestation."""
 
     pair_id: Identifier
     chain: Annotated[str, Field(max_length=200_000, repr=False)]
@@ -60,8 +61,8 @@ class Bundle(Contract):
 
 
 class BundlePage(Contract):
-    """One row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` = SHA-256 of the
-    bundle's bytes."""
+    """A row of https.rpc.bundle.page.v1: what the bucket should hold. ``hash`` is the SHA-256 of
+    the bundle's bytes."""
 
     domain: Name
     revision: Whole
@@ -69,11 +70,11 @@ class BundlePage(Contract):
 
 
 class Checkpoint(Contract):
-    """https.edge.checkpoint.v1, each second, Signed by edge_sync.
+    """https.edge.checkpoint.v1, each second, Signed by edge_sync: what the whole bucket holds.
 
-    ``incarnation``: when the bucket's stream was made; ``sequence``: its last; ``root``: digest
-    over every domain's (revision, bundle hash), see shared/crypto/digest.py; ``flush_seconds``: how
-    often a node sends usage."""
+    ``incarnation``: when the bucket's stream was made. ``sequence``: its last one. ``root``: the
+    digest over every domain's (revision, bundle hash), see shared/crypto/digest.py.
+    ``flush_seconds``: how often a node sends usage."""
 
     incarnation: Incarnation
     sequence: Whole
@@ -85,9 +86,10 @@ class Checkpoint(Contract):
 
 
 class Proof(Contract):
-    """What a real local handshake showed after a bundle was applied. ``served`` is the leaf's
-    SHA-256, None when the handshake was refused (as it must be without HTTPS); ``fault`` says why a
-    bundle was not applied."""
+    """What a real local handshake showed after a bundle was applied.
+
+    ``served`` is the leaf's SHA-256, None when the handshake was refused (as it must be without
+    HTTPS). ``fault`` says why a bundle was not applied."""
 
     domain: Name
     revision: Whole
@@ -103,8 +105,8 @@ class LogPosition(Contract):
 
 
 class NodeStatus(Contract):
-    """https.edge.status.v1.<node>: cumulative, so a lost one costs nothing; ``proofs`` since the
-    last status."""
+    """https.edge.status.v1.<node>: a node's state. Cumulative, so that a lost one costs nothing;
+    ``proofs`` are those since the last status."""
 
     node: NodeId
     incarnation: Incarnation
@@ -119,7 +121,7 @@ class NodeStatus(Contract):
 
 
 class Progress(Contract):
-    """https.edge.progress.v1: on how many nodes a revision is proven; not kept."""
+    """https.edge.progress.v1: the number of nodes that have proven a revision; not kept."""
 
     domain: Name
     revision: Whole
@@ -132,9 +134,9 @@ class Progress(Contract):
 class Converged(Contract):
     """https.event.edge.converged.v1: every live node served ``revision`` in a real handshake.
 
-    Milliseconds from the command's stream time to the node's proof, by edge_sync's receipt.
-    ``others``: enrolled nodes that do not count now (drained, or silent for over 5 s), the first by
-    name where they are many."""
+    Times are milliseconds from the command's stream time to the node's proof, by edge_sync's
+    receipt. ``others``: enrolled nodes that do not count at present (drained, or silent for over
+    5 s); of many, the first by name."""
 
     domain: Name
     account: Account
@@ -149,10 +151,9 @@ class Converged(Contract):
 
 
 class Lagging(Contract):
-    """https.event.edge.lagging.v1: over 60 s and ``missing`` nodes have not proven the revision.
-    ``faults`` by node.
+    """https.event.edge.lagging.v1: after 60 s, ``missing`` nodes have not proven the revision.
 
-    Of a large fleet the first nodes by name."""
+    ``faults`` are by node; of a large fleet, the first nodes by name."""
 
     domain: Name
     account: Account
@@ -163,7 +164,7 @@ class Lagging(Contract):
 
 
 class NodeEvent(Contract):
-    """https.event.node.<enrolled|drained|returned|removed|labelled>.v1"""
+    """https.event.node.<enrolled|drained|returned|removed|labelled>.v1: a node's state changed."""
 
     node: NodeId
     change: Literal["enrolled", "drained", "returned", "removed", "labelled"]
@@ -171,10 +172,10 @@ class NodeEvent(Contract):
 
 
 class SealingEpoch(Contract):
-    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the validator
-    seals to.
+    """The bucket's ``sealing``, Signed by edge_sync every few seconds: the epoch that the
+    validator seals to.
 
-    A word that is over a minute old counts no more."""
+    One that is over a minute old does not count."""
 
     epoch: Epoch
     at: Utc

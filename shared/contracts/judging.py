@@ -1,5 +1,5 @@
-"""What config asks of the validator, and the verdict. Keys travel sealed; the validator signs what
-it vouches for."""
+"""What config asks of the validator, and the verdict. Keys travel sealed; the validator signs
+what it accepts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ DnsNames = Annotated[list[Name], Field(max_length=2000)]
 
 
 class JudgeContext(Contract):
-    """What only config knows. ``private_roots``: None for public trust; ``live_names``: what the
-    live pairs cover."""
+    """What only config knows about a submission.
+
+    ``private_roots`` is None for public trust. ``live_names`` are the names that the live pairs
+    cover."""
 
     private_roots: PrivateRoots | None = None
     live_names: DnsNames = []
@@ -29,8 +31,11 @@ class JudgeContext(Contract):
 
 
 class JudgeSubmission(Contract):
-    """https.judge.submission.v1: is each pair fit to serve every domain in ``domains``? Without
-    domains (for the account's library) the question is which names the pairs are fit to serve."""
+    """https.judge.submission.v1: judge whether each pair is fit to serve every domain in
+    ``domains``.
+
+    Without domains (for the account's library) the pairs are judged for every name of their
+    leaf."""
 
     submission_id: Identifier
     account: Account
@@ -40,12 +45,13 @@ class JudgeSubmission(Contract):
 
 
 class Attestation(Contract):
-    """Payload of the validator's signature over an accepted pair: all that a node must be able to
-    trust.
+    """The payload of the validator's signature over an accepted pair: all that a node must be
+    able to trust.
 
-    ``domains``: those it was judged for; of a pair for the library, every name of its leaf. A
-    wildcard among them vouches for one label, as the leaf does. ``chain_hash``: SHA-256 of the
-    canonical chain PEM. Never ciphertext or revision: a reseal keeps it valid."""
+    ``domains``: the domains that the pair was judged for; of a pair for the library, every name
+    of its leaf. A wildcard among them covers one label, as in the leaf. ``chain_hash``: SHA-256
+    of the canonical chain PEM. The ciphertext and the revision are not signed: a reseal keeps
+    the attestation valid."""
 
     account: Account
     domains: list[Name]
@@ -54,12 +60,14 @@ class Attestation(Contract):
     chain_hash: Hash
 
     def covers(self, domain: str) -> bool:
-        """Whether it vouches for ``domain`` (lower-case A-labels)."""
+        """Return whether it covers ``domain`` (lower-case A-labels)."""
         return covered(self.domains, domain)
 
 
 class JudgedPair(Contract):
-    """An accepted pair: canonical chain PEM, its facts, its key sealed to the fleet's epoch.
+    """An accepted pair: canonical chain PEM, what a view shows of it, its key sealed to the
+    fleet's epoch.
+
     ``chain_until``: when the first certificate of the chain expires."""
 
     pair_id: Identifier
@@ -78,8 +86,10 @@ class JudgedPair(Contract):
 
 
 class Verdict(Contract):
-    """https.verdict.submission.v1. ``accepted`` maps each domain (for the library: each name of the
-    leaf) to whether all pairs fit it; pairs are empty when none is accepted."""
+    """https.verdict.submission.v1: the judgement of one submission.
+
+    ``accepted`` maps each domain (for the library: each name of the leaf) to whether all pairs
+    fit it. ``pairs`` is empty when none is accepted."""
 
     submission_id: Identifier
     account: Account
@@ -89,13 +99,12 @@ class Verdict(Contract):
 
 
 class CheckCertificate(Contract):
-    """https.rpc.certificate.check.v1: the dry run. The key is sealed as for a submission; nothing
-    is stored.
+    """https.rpc.certificate.check.v1: judge a pair and store nothing (the dry run).
 
-    ``private_roots``: what private trust would judge by (they are the account's to show); None for
-    public trust;
-    ``live_names``: what the pairs in use cover, to be told which of them would be lost.
-    ``domains``: as the user writes them; the report names them in A-labels."""
+    The key is sealed as for a submission. ``private_roots``: the roots that private trust would
+    judge by, None for public trust. ``live_names``: the names that the pairs in use cover, to
+    learn which of them would be lost. ``domains`` are as the user writes them; the report names
+    them in A-labels."""
 
     submission_id: Identifier
     account: Account

@@ -10,17 +10,17 @@ from shared.contracts.base import Account, Amount, Contract, Currency, Mark, Utc
 
 Page = Annotated[int, Field(ge=1, le=500)]
 Kind = Literal["credit", "charge", "correction", "plan", "unused"]
-"""``unused``: what was left of a plan at its end, in its last hour; its amount is 0, for the plan
-was paid before."""
+"""``unused``: the requests of a plan that were left at its end, in its last hour. Its amount is
+0, because the plan was paid before."""
 
 
 class QueryLedger(Contract):
-    """https.rpc.ledger.query.v1: lines that a bill of ``zone`` dates from ``start`` (inclusive) to
-    ``end`` (exclusive), in order of booking. A line is dated by the hour of its usage where it was
-    booked until 24 hours after the month of that hour (in ``zone``), else by its booking: a month
-    that is settled never changes.
+    """https.rpc.ledger.query.v1: ledger lines that a bill of ``zone`` dates from ``start``
+    (inclusive) to ``end`` (exclusive), in order of booking.
 
-    ``account`` None: of all; ``kinds`` empty: every kind; ``after``: the ``next`` of the page
+    A line is dated by the hour of its usage when it was booked until 24 hours after the month of
+    that hour (in ``zone``), else by its booking: a settled month never changes. ``account``
+    None: of all accounts. ``kinds`` empty: every kind. ``after`` is the ``next`` of the page
     before."""
 
     account: Account | None = None
@@ -33,14 +33,14 @@ class QueryLedger(Contract):
 
 
 class LedgerRow(Contract):
-    """One line, which nobody ever changes. ``amount``: what it does to the balance (a charge is
-    negative).
+    """A ledger line; it never changes.
 
-    ``billed_at``: where a bill of the zone that was asked for puts it; ``late``: usage of an hour
-    whose month was settled before. ``price``: of 10,000 requests, by ``price_id``; ``plan``:
-    reference of the plan that was bought or used; ``plan_cost``: the part of that plan's price that
-    ``requests`` used up, or left unused, or None. Of a plan that was bought ``requests`` is what it
-    holds and ``price_id`` its name in the price book."""
+    ``amount``: what it does to the balance (a charge is negative). ``billed_at``: its date on a
+    bill of the asked zone. ``late``: usage of an hour whose month was settled before. ``price``:
+    of 10,000 requests, by ``price_id``. ``plan``: the reference of the plan that was bought or
+    used. ``plan_cost``: the part of that plan's price that ``requests`` used up or left unused,
+    else None. For a plan that was bought, ``requests`` is the plan's size and ``price_id`` its
+    name in the price book."""
 
     id: int
     account: Account
@@ -65,10 +65,10 @@ class LedgerPage(Contract):
 
 
 class ShowStatement(Contract):
-    """https.rpc.statement.show.v1: ``month`` (``2026-05``) of ``zone``, its charges added up by day
-    or hour of it.
+    """https.rpc.statement.show.v1: a month's statement of an account, with its charges added up
+    by day or hour.
 
-    ``after``: the ``next`` of the page before."""
+    ``month`` is like ``2026-05``, in ``zone``. ``after`` is the ``next`` of the page before."""
 
     account: Account
     month: Annotated[str, Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -79,12 +79,12 @@ class ShowStatement(Contract):
 
 
 class StatementLine(Contract):
-    """Lines of the ledger of one kind, price and plan that fall in one day or hour; credits and
-    plans one by one.
+    """Ledger lines of one kind, price and plan in one day or hour, added up; credits and plans
+    one by one.
 
-    ``amount``: exact, what they do to the balance; ``rounded``: the same to a hundredth of the
-    currency (rule E1);
-    ``hour``: of a late or corrected usage hour; ``lines``: how many ledger lines it adds up."""
+    ``amount``: exact, what they do to the balance. ``rounded``: the same to a hundredth of the
+    currency (rule E1). ``hour``: of a late or corrected usage hour. ``lines``: how many ledger
+    lines it adds up."""
 
     start: Utc
     end: Utc
@@ -101,8 +101,10 @@ class StatementLine(Contract):
 
 
 class StatementTotals(Contract):
-    """closing = opening + credits + charges + corrections + plans, exact. ``rounded``: the sum of
-    all rounded lines but credits; ``rounding``: what that differs by from the exact sum."""
+    """closing = opening + credits + charges + corrections + plans, exact.
+
+    ``rounded``: the sum of all rounded lines but credits. ``rounding``: its difference from the
+    exact sum."""
 
     opening: Amount
     credits: Amount
@@ -116,8 +118,8 @@ class StatementTotals(Contract):
 
 
 class Statement(Contract):
-    """``final``: the month is settled, no line can join it any more. Totals are of the whole month
-    on every page."""
+    """A month's statement. ``final``: the month is settled, so that no line can be added. Totals
+    on every page are of the whole month."""
 
     account: Account
     currency: Currency
@@ -134,7 +136,8 @@ class Statement(Contract):
 class HourClosed(Contract):
     """https.event.hour.closed.v1, the answer to a command: the hours that ended at or before
     ``until`` are charged.
-    ``lines``: how many the ledger got by it; none where all was charged before."""
+
+    ``lines``: how many lines the ledger got by it; 0 when all was charged before."""
 
     until: Utc
     lines: int

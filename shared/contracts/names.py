@@ -1,5 +1,5 @@
-"""Which names a certificate covers (RFC 6125, RFC 9525): one rule for who judges, signs, carries
-and serves."""
+"""Which names a certificate covers (RFC 6125, RFC 9525): one rule for validator, edge_sync,
+config and nodes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Container
 
 
 def covered(names: Container[str], domain: str) -> bool:
-    """Does one of ``names`` cover ``domain``, all lower-case A-labels? A wildcard covers exactly
-    one whole label; a wildcard domain needs the same wildcard."""
+    """Return whether one of ``names`` covers ``domain``; all are lower-case A-labels.
+
+    A wildcard covers exactly one whole label. A wildcard domain needs the same wildcard."""
     if domain in names:
         return True
     label, _, parent = domain.partition(".")

@@ -1,4 +1,4 @@
-"""What requests cost: the price book, and the plans that were bought (rules E1, E2, E8)."""
+"""The price book, and the plans that were bought (rules E1, E2, E8)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from shared.contracts.findings import Finding
 Requests = Whole
 Cost = Annotated[Amount, Field(ge=0)]
 Rate = Annotated[Amount, Field(ge=0, le=1_000_000, decimal_places=14)]
-"""Of 10,000 requests: one request costs four decimals more, and an amount carries 18."""
+"""The price of 10,000 requests: the price of one has four decimals more, and an amount carries
+18."""
 
 
 class Tier(Contract):
-    """``price`` is for 10,000 requests, of those beyond the first ``above`` that were charged in
-    the month (UTC)."""
+    """A price tier: ``price`` for 10,000 requests beyond the first ``above`` charged in the
+    month (UTC)."""
 
     above: Requests = 0
     price: Rate
 
 
 class Price(Contract):
-    """Valid from ``start`` to ``end`` (full hours; None: always), for one account or, without one,
-    for all others.
+    """A price, valid from ``start`` to ``end`` (full hours; None: without a limit).
 
-    Of those that are valid in an hour an account's own one counts first, then the one that started
-    last."""
+    It is for one account or, without one, for all others. Among prices that are valid in an
+    hour, an account's own one counts first, then the one that started last."""
 
     id: Identifier
     currency: Currency
@@ -39,7 +39,7 @@ class Price(Contract):
 
 
 class PlanOffer(Contract):
-    """A prepaid pack for sale: ``requests`` within ``days``; ``prices`` by currency."""
+    """A prepaid plan for sale: ``requests`` within ``days``; ``prices`` by currency."""
 
     id: Identifier
     requests: Annotated[Whole, Field(ge=1)]
@@ -48,7 +48,7 @@ class PlanOffer(Contract):
 
 
 class PriceBook(Contract):
-    """The whole of it: applying one replaces the other."""
+    """The whole price book: applying one replaces the other."""
 
     title: Annotated[str, Field(max_length=200)] = ""
     prices: Annotated[list[Price], Field(min_length=1, max_length=5000)]
@@ -56,22 +56,22 @@ class PriceBook(Contract):
 
 
 class PriceBookView(Contract):
-    """``serial`` counts the books that were applied; 0 is the list price that edgetls comes
-    with."""
+    """The current price book. ``serial`` counts the books that were applied; 0 is the list price
+    that edgetls comes with."""
 
     serial: int
     book: PriceBook
 
 
 class PreviewPriceBook(Contract):
-    """https.rpc.price_book.preview.v1 (operator)"""
+    """https.rpc.price_book.preview.v1 (operator): show what a price book would change."""
 
     book: PriceBook
 
 
 class PriceEffect(Contract):
-    """What the ``requests`` of the last 30 days would have cost at the prices that hold at the end
-    of each book."""
+    """The cost of the ``requests`` of the last 30 days at the prices that hold at the end of
+    each book."""
 
     account: Account
     currency: Currency
@@ -81,8 +81,10 @@ class PriceEffect(Contract):
 
 
 class PricePreview(Contract):
-    """Nothing is changed. ``findings`` empty: applying it on ``base`` will succeed. ``effects``: of
-    the 200 accounts whose cost changes most."""
+    """What a price book would change; nothing is changed.
+
+    ``findings`` empty: applying it on ``base`` will succeed. ``effects``: of the 200 accounts
+    whose cost changes most."""
 
     base: int
     changes: list[str]
@@ -91,7 +93,7 @@ class PricePreview(Contract):
 
 
 class PriceBookEvent(Contract):
-    """https.event.price_book.<applied|refused>.v1"""
+    """https.event.price_book.<applied|refused>.v1: how a price book's application ended."""
 
     serial: int
     change: Literal["applied", "refused"]
@@ -101,8 +103,8 @@ class PriceBookEvent(Contract):
 
 
 class PlanView(Contract):
-    """A plan that was bought. ``left`` is forfeited when it has ended (rule E2); ``used``: charged
-    hours only."""
+    """A plan that was bought. ``left`` is forfeited when it has ended (rule E2); ``used`` counts
+    charged hours only."""
 
     account: Account
     reference: Identifier
@@ -118,7 +120,7 @@ class PlanView(Contract):
 
 
 class ListPlans(Contract):
-    """https.rpc.plan.list.v1, soonest to expire first."""
+    """https.rpc.plan.list.v1: plans of an account, the soonest to expire first."""
 
     account: Account
     after: Mark | None = None
@@ -131,7 +133,7 @@ class PlansPage(Contract):
 
 
 class PlanEvent(Contract):
-    """https.event.plan.purchased.v1"""
+    """https.event.plan.purchased.v1: a plan was bought."""
 
     plan: PlanView
     balance: Amount

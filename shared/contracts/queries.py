@@ -1,5 +1,5 @@
-"""Questions and answers (core request/reply). An answer is its model, or a Refusal; pages stay
-under 512 KB."""
+"""Questions and answers on core NATS. An answer is its model, or a Refusal; pages stay under 512
+KB."""
 
 from __future__ import annotations
 
@@ -45,14 +45,17 @@ class ShowDomain(Contract):
 
 
 class ListDomains(Contract):
-    """What is named must hold, all of it. ``after``: the ``next`` of the page before, with the same
-    filters.
+    """https.rpc.domain.list.v1: domains for which every given filter holds.
 
-    ``expires_within`` days: certificates that end by then, expired ones included (0: those alone).
-    ``served_by``: the leaf fingerprint of a certificate that serves the domain. ``certificate``:
-    the gravest that holds of the one that is served (expires_soon: within 30 days). ``covered_by``:
-    DNS names of a certificate: domains that it could serve. ``order`` ``expiry`` lists only domains
-    with a certificate, the first to end first."""
+    - ``expires_within``: certificates that end within so many days, expired ones included (0:
+      those alone).
+    - ``served_by``: the leaf fingerprint of a certificate that serves the domain.
+    - ``certificate``: the most serious state of the served certificate (expires_soon: within 30
+      days).
+    - ``covered_by``: DNS names of a certificate; lists domains that it could serve.
+    - ``order`` ``expiry``: only domains with a certificate, the first to end first.
+
+    ``after`` is the ``next`` of the page before, with the same filters."""
 
     account: Account | None = None
     state: DomainState | None = None
@@ -75,8 +78,10 @@ class DomainList(Contract):
 
 
 class ShowHistory(Contract):
-    """Newest first; ``before``: the ``next`` of the page before. Without a ``domain`` the commands
-    on the ``account``'s library, its roots and itself."""
+    """https.rpc.domain.history.v1: commands and their outcomes, newest first.
+
+    ``before`` is the ``next`` of the page before. Without a ``domain``: the commands on the
+    ``account``'s library, its roots and itself."""
 
     domain: Name | None = None
     account: Account | None = None
@@ -95,8 +100,8 @@ class ShowSubmission(Contract):
 
 
 class SubmissionView(Contract):
-    """``outcome`` is None while it is being judged; ``domain`` where it was stored in the library
-    (``certificate``)."""
+    """How a submission ended. ``outcome`` is None while it is being judged. ``domain`` is None
+    for a certificate that was stored in the library (``certificate``)."""
 
     submission_id: Identifier
     domain: Name | None
@@ -112,8 +117,8 @@ class GetBundle(Contract):
 
 
 class BundleAnswer(Contract):
-    """``payload``: the exact bytes of the Bundle that edge_sync signs; None when the domain is not
-    known."""
+    """``payload``: the exact bytes of the Bundle that edge_sync signs; None for an unknown
+    domain."""
 
     payload: str | None
 
@@ -138,7 +143,7 @@ class PageSealed(Contract):
 
 
 class SealedPair(Contract):
-    """Kept by a ``domain``, or by the account's library under ``certificate``."""
+    """A sealed pair, kept by a ``domain``, or by the account's library under ``certificate``."""
 
     domain: Name | None
     certificate: CertificateName | None = None
@@ -162,8 +167,8 @@ class MaxRevision(Contract):
 
 
 class DigestQuestion(Contract):
-    """https.rpc.edge.digest.v1: the 1,024 bucket digests of the desired set, or the members of one
-    bucket."""
+    """https.rpc.edge.digest.v1: the 1,024 bucket digests of the desired set, or the members of
+    one bucket."""
 
     bucket: Annotated[int, Field(ge=0, lt=1024)] | None = None
 
@@ -176,7 +181,9 @@ class DigestAnswer(Contract):
 
 
 class FleetView(Contract):
-    """``epoch``: the newest that was started; ``sealing_epoch``: the one that new pairs are sealed
+    """Every node with its state.
+
+    ``epoch``: the newest that was started. ``sealing_epoch``: the one that new pairs are sealed
     to, as edge_sync signed it in ``sealing`` (a SealingEpoch)."""
 
     nodes: list[NodeView]
@@ -201,9 +208,11 @@ class ConvergenceView(Contract):
 
 
 class QueryUsage(Contract):
-    """``start`` inclusive to ``end`` exclusive, in rows of one ``granularity`` of ``zone``.
-    ``unattributed``: what no account owns (yet), whatever ``account`` says. ``after``: the ``next``
-    of the page before."""
+    """https.rpc.usage.query.v1: usage from ``start`` (inclusive) to ``end`` (exclusive), a row
+    for each ``granularity`` of ``zone``.
+
+    ``unattributed``: usage that no account owns (yet), whatever ``account`` says. ``after`` is
+    the ``next`` of the page before."""
 
     start: Utc
     end: Utc
@@ -241,7 +250,7 @@ class ShowBalance(Contract):
 
 
 class QueryLogs(Contract):
-    """https.rpc.usage.logs.v1: how far each log of a node is in."""
+    """https.rpc.usage.logs.v1: how far each log of a node is counted."""
 
     node: NodeId | None = None
     after: Mark = ""
@@ -249,7 +258,7 @@ class QueryLogs(Contract):
 
 
 class LogView(Contract):
-    """``bad_lines``: lines up to ``stored_to`` that the node could not read."""
+    """A node's log. ``bad_lines``: lines up to ``stored_to`` that the node could not read."""
 
     node: NodeId
     log: Identifier
@@ -272,8 +281,8 @@ class ListDead(Contract):
 
 
 class DeadLetter(Contract):
-    """``body`` is None where the message carried a key or was too large: only headers and reason
-    were kept."""
+    """A dead letter. ``body`` is None where the message carried a key or was too large: only its
+    headers and the reason were kept."""
 
     sequence: int
     stream: str

@@ -1,4 +1,4 @@
-"""Usage in: byte ranges of the nodes' logs, and single events. Usage out: rows and charges."""
+"""Usage: byte ranges of the nodes' logs and single events come in; rows and charges go out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Count = Whole
 
 
 class UsageCell(Contract):
-    """Counts of one domain in one minute; ``minute`` is Unix time in minutes. Only
-    ``https_requests`` are charged."""
+    """Counts of one domain in one minute (Unix time in minutes). Only ``https_requests`` are
+    charged."""
 
     domain: Annotated[str, Field(max_length=253)]
     minute: int
@@ -41,12 +41,10 @@ class PreviousLog(Contract):
 
 
 class UsageBatch(Contract):
-    """https.usage.batch.v1.<node>: bytes ``start`` to ``end`` of ``log``, counted. Accepted only at
-    the stored end.
+    """https.usage.batch.v1.<node>: bytes ``start`` to ``end`` of ``log``, counted.
 
-    ``read_to``: the highest byte read so far; ``bad_lines``: lines of the range that could not be
-    read;
-    ``final``: the log ends at ``end``."""
+    It is accepted only at the stored end. ``read_to``: the highest byte read so far.
+    ``bad_lines``: lines of the range that could not be read. ``final``: the log ends at ``end``."""
 
     node: NodeId
     log: Identifier
@@ -60,8 +58,7 @@ class UsageBatch(Contract):
 
 
 class Confirmation(Contract):
-    """https.edge.confirmed.v1.<node>, Signed by billing: ``log`` is stored up to ``end``,
-    committed."""
+    """https.edge.confirmed.v1.<node>, Signed by billing: ``log`` is committed up to ``end``."""
 
     node: NodeId
     log: Identifier
@@ -69,8 +66,8 @@ class Confirmation(Contract):
 
 
 class HttpsRequest(Contract):
-    """https.usage.request.v1: one HTTPS request by any platform service; (source, id) is its
-    identity."""
+    """https.usage.request.v1: one HTTPS request by any platform service; (source, id) identifies
+    it."""
 
     id: Identifier
     source: Identifier
@@ -86,8 +83,9 @@ GroupBy = Literal["account", "domain", "node"]
 
 
 class UsageRow(Contract):
-    """HTTPS and HTTP requests and bytes of ``key`` from ``start`` to ``end``, one ``granularity``
-    of the zone that was asked for: a day of it may have 23 or 25 hours."""
+    """HTTPS and HTTP requests and bytes of ``key`` from ``start`` to ``end``.
+
+    The period is one ``granularity`` of the asked zone: a day of it may have 23 or 25 hours."""
 
     start: Utc
     end: Utc
@@ -99,9 +97,10 @@ class UsageRow(Contract):
 
 
 class ChargeRow(Contract):
-    """One ledger line: ``requests`` of ``hour`` at ``price`` a 10,000, by the price ``price_id`` of
-    the price book, or taken from the plan that was bought under the reference ``plan`` (then price
-    and amount are 0)."""
+    """A ledger line: ``requests`` of ``hour`` at ``price`` for 10,000.
+
+    ``price_id`` names the price in the price book. With ``plan`` the requests were taken from
+    the plan that was bought under that reference; then price and amount are 0."""
 
     account: Account
     hour: Utc
