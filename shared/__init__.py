@@ -1,2 +1,2 @@
-"""What the four services agree on: contracts, subjects, topology, delivery, crypto. Knows no
+"""What the four services agree on: contracts, catalogue, topology, delivery, crypto. Imports no
 service."""

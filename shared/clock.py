@@ -1,5 +1,6 @@
-"""The time, from one place. In the embedded platform ``EDGETLS_TEST_CLOCK`` names a file with an
-offset in seconds."""
+"""The time, from one place.
+
+On the embedded platform ``EDGETLS_TEST_CLOCK`` names a file with an offset in seconds."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from pathlib import Path
 
 
 class Clock:
-    """``offset_file``: read at every call, so that a test can move time while services run; None:
-    the plain time."""
+    """A clock. ``offset_file`` is read at every call, so that a test can move time while
+    services run; None: the real time."""
 
     def __init__(self, offset_file: Path | None = None) -> None:
         self._offset_file = offset_file
 
     def now(self) -> datetime:
+        """Return the time in UTC."""
         return datetime.now(UTC) + self._offset()
 
     def _offset(self) -> timedelta:

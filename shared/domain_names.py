@@ -1,4 +1,4 @@
-"""Domain names as they are stored: lower-case A-labels (rule A3). Pure."""
+"""Domain names as they are stored: lower-case A-labels (rule A3)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ _LDH: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def normalise(text: str) -> str:
-    """``Bücher.Example`` -> ``xn--bcher-kva.example``; ``*`` only as the whole first label, two
-    labels under it.
+    """Return a domain name in its stored form: ``Bücher.Example`` -> ``xn--bcher-kva.example``.
 
-    Refused with ``domain.invalid``; the message names the position (from 1, in ``text``) of the
-    first fault."""
+    ``*`` is allowed only as the whole first label, with two labels under it. Refused with
+    ``domain.invalid``; the message names the position (from 1, in ``text``) of the first fault."""
     if len(text) <= _NAME_LENGTH and _PLAIN.fullmatch(text):
         return text
     if not text:
@@ -62,7 +61,7 @@ def normalise(text: str) -> str:
 
 
 def a_label(label: str, position: int) -> str:
-    """One label in lower case, as an A-label; ``position``: where it begins, for the refusal."""
+    """Return one label as a lower-case A-label. ``position``: where it begins, for the refusal."""
     if not label:
         raise _fault(position, "a label is empty")
     lowered = "".join(_lower(character) for character in label)
@@ -98,8 +97,10 @@ def _international(label: str, position: int) -> str:
 
 
 def _lower(character: str) -> str:
-    """One character stays one, and none becomes ASCII that was not (the Kelvin sign is no k):
-    positions hold."""
+    """Lower each character alone.
+
+    One character stays one, so that positions hold, and none becomes ASCII that was not (the
+    Kelvin sign is no k)."""
     lowered = character.lower()
     return lowered if len(lowered) == 1 and lowered.isascii() == character.isascii() else character
 

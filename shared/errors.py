@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class EdgetlsError(Exception):
-    """Base of all; the text is safe to log: it never holds a body or a key."""
+    """Base of all. Its text is safe to log: it never holds a body or a key."""
 
 
 class SettingsError(EdgetlsError):
@@ -74,7 +74,7 @@ class CannotOpen(EdgetlsError):
 
 
 class Refused(EdgetlsError):
-    """``findings`` say what, where and what to do."""
+    """A command or query that the rules refuse. ``findings`` say what, where and what to do."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__("; ".join(f"{f.code.value}: {f.message}" for f in findings))

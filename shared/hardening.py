@@ -1,4 +1,4 @@
-"""What keeps keys in a process's memory from reaching a disk."""
+"""Keep the keys in a process's memory from reaching a disk."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ _PR_SET_DUMPABLE = 4
 
 
 def forbid_dumps() -> None:
-    """No core files of this process and of what it starts; on Linux none by a handler either, and
-    nobody but root reads its memory."""
+    """Forbid core files of this process and its children.
+
+    On Linux no handler gets them either, and only root can read this process's memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -13,7 +13,8 @@ from shared.streams import MAX_MESSAGE_BYTES
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One message to publish: exact bytes and headers, so that a republish is the same message."""
+    """A message to publish: exact bytes and headers, so that publishing it again is the same
+    message."""
 
     subject: str
     body: bytes
@@ -21,23 +22,25 @@ class Outgoing:
 
     @property
     def id(self) -> str:
+        """Return its ce-id."""
         return self.headers["ce-id"]
 
     @property
     def size(self) -> int:
-        """Bytes that count against a server's and a stream's limit."""
+        """Return the bytes that count against a server's and a stream's limit."""
         return len(self.body) + headers_size(self.headers)
 
 
 def headers_size(headers: Mapping[str, str]) -> int:
-    """As they go over the wire: the first line, ``name: value`` each, an empty line."""
+    """Return the bytes of headers on the wire: the first line, ``name: value`` each, an empty
+    line."""
     return 14 + sum(
         len(name) + len(value.encode(errors="replace")) + 4 for name, value in headers.items()
     )
 
 
 class StreamPosition(NamedTuple):
-    """``time``: when the stream stored it."""
+    """The position of a message in its stream. ``time``: when the stream stored it."""
 
     stream: str
     sequence: int
@@ -45,11 +48,12 @@ class StreamPosition(NamedTuple):
 
 
 def check_size(message: Outgoing) -> None:
-    """TooLarge when no stream takes it: the server would even close the connection of who sends
-    it."""
+    """Raise TooLarge when no stream takes the message: the server would close the sender's
+    connection."""
     if message.size > MAX_MESSAGE_BYTES:
         raise too_large(message)
 
 
 def too_large(message: Outgoing) -> TooLarge:
+    """Return the error for a message that is too large for its stream."""
     return TooLarge(f"{message.subject} with {message.size:,} bytes is more than its stream takes")

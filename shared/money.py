@@ -1,7 +1,7 @@
-"""Exact amounts: the default context rounds at 28 digits, an amount of the ledger may have 38.
-Pure.
+"""Exact amounts: the default context rounds at 28 digits, and an amount of the ledger may have
+38.
 
-Nothing here rounds but ``times`` and ``share``, to the 18 places that an amount carries."""
+Only ``times`` and ``share`` round, to the 18 places that an amount carries."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ _ZERO: Final = Decimal(0)
 
 
 def plain(amount: Decimal) -> Decimal:
-    """The same value without trailing zeros: ``5.00`` and ``5`` read the same, and zero has no
+    """Return the value without trailing zeros: ``5.00`` and ``5`` read the same, and zero has no
     sign."""
     return _EXACT.add(amount.normalize(_EXACT), _ZERO) if amount else _ZERO
 
 
 def negated(amount: Decimal) -> Decimal:
-    """Zero has no sign."""
+    """Return the negative; zero has no sign."""
     return amount.copy_negate() if amount else _ZERO
 
 
 def plus(left: Decimal, right: Decimal) -> Decimal:
+    """Add exactly."""
     return plain(_EXACT.add(left, right))
 
 
 def minus(left: Decimal, right: Decimal) -> Decimal:
+    """Subtract exactly."""
     return plain(_EXACT.subtract(left, right))
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
+    """Add up exactly."""
     added = _ZERO
     for amount in amounts:
         added = _EXACT.add(added, amount)
@@ -41,22 +44,22 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
 
 
 def product(left: Decimal, right: Decimal) -> Decimal:
+    """Multiply exactly."""
     return plain(_EXACT.multiply(left, right))
 
 
 def per(price: Decimal, count: int, unit: int) -> Decimal:
-    """What ``count`` cost at ``price`` for ``unit`` of them, a power of ten; of a negative count a
-    negative amount."""
+    """Return the cost of ``count`` at ``price`` for each ``unit`` of them, a power of ten."""
     return plain(_EXACT.divide(_EXACT.multiply(price, count), unit))
 
 
 def times(price: Decimal, quantity: Decimal) -> Decimal:
-    """To 18 places, as the ledger has it."""
+    """Multiply and round to 18 places, as the ledger keeps it."""
     return plain(_EXACT.multiply(price, quantity).quantize(_PLACE, context=_EXACT))
 
 
 def share(amount: Decimal, part: int, whole: int) -> Decimal:
-    """``part`` of ``whole`` of the amount, to 18 places."""
+    """Return ``part`` of ``whole`` of the amount, to 18 places."""
     return plain(
         _EXACT.divide(_EXACT.multiply(amount, part), whole).quantize(_PLACE, context=_EXACT)
     )

@@ -16,7 +16,7 @@ EDGE_USERS_FILE = "edge_users.conf"
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files of the server's certificate and key, and of the CA that servers of one cluster
+    """PEM files of the server's certificate and key, and of the CA that the servers of a cluster
     share."""
 
     certificate: Path
@@ -39,8 +39,10 @@ class ServerPlace:
 
 
 def render(place: ServerPlace, public_keys: Mapping[str, str], more: Sequence[t.User] = ()) -> str:
-    """The whole file. ``public_keys``: nkey of every user of topology.USERS, and of ``more`` users
-    of CORE, by name; node users come by include."""
+    """Return the whole configuration file.
+
+    ``public_keys``: the nkey of every user of topology.USERS, and of ``more`` users of CORE, by
+    name. The node users are in an included file."""
     accounts = "\n".join(
         (_core(public_keys, more), *(_outside(account, public_keys) for account in t.ACCOUNTS))
     )
@@ -61,8 +63,8 @@ system_account: SYS
 
 
 def render_edge_users(nodes: Mapping[str, str]) -> str:
-    """The included file of node users: node id -> nkey. The only file that changes when the fleet
-    does (SIGHUP)."""
+    """Return the included file of node users (node id -> nkey): the only file that changes with
+    the fleet (SIGHUP)."""
     return (
         "users: [\n"
         + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items()))

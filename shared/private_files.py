@@ -1,4 +1,5 @@
-"""Files that hold keys: mode 0600, whole or not at all, on disk before the call returns."""
+"""Files that hold keys: mode 0600, written whole or not at all, and on disk before the call
+returns."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from secrets import token_hex
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces ``path`` atomically (mode 0600, fsynced with its folder). OSError when it cannot."""
+    """Replace ``path`` atomically (mode 0600, fsynced with its folder). OSError when it cannot."""
     fresh = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -23,14 +24,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes the folder with its parents; it is 0700 afterwards, whatever it was."""
+    """Make the folder with its parents and set its mode to 0700."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in it that were made, replaced or removed are on disk afterwards."""
+    """Sync a folder: names that were made, replaced or removed in it are on disk afterwards."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

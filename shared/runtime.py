@@ -1,9 +1,8 @@
-"""The frame that every service runs in: settings, logs, health, broker, its tasks, a clean stop.
+"""The frame of every service: settings, logs, health, broker, tasks, a clean stop.
 
-A service's ``app.py`` gives ``build(runtime)``: it opens what it needs, puts its routers on
-``runtime.broker`` and returns the coroutines that run until the end. One that fails for good ends
-the process; the supervisor restarts it.
-"""
+A service's ``app.py`` gives ``build(runtime)``: it opens what it needs, includes its routers in
+``runtime.broker`` and returns the coroutines that run until the end. A coroutine that fails for
+good ends the process; the supervisor restarts it."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ class Runtime(Generic[SettingsT]):
     clock: Clock
 
     def trust(self) -> Trust:
-        """The pinned trust document, checked now."""
+        """Read and check the pinned trust document now."""
         return read_trust(self.settings, self.clock.now())
 
 
@@ -64,7 +63,7 @@ Build = Callable[[Runtime[SettingsT]], Awaitable[Sequence[Coroutine[Any, Any, No
 
 
 def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoReturn:
-    """Runs the service until SIGTERM; exits 0, or 2 with one line when a setting is at fault, or
+    """Run the service until SIGTERM. Exits 0; 2 with one line when a setting is at fault; else
     1."""
     forbid_dumps()  # Signing keys, DSNs, and the validator's submission key are in memory.
     try:
@@ -161,8 +160,8 @@ def _closed_for_good(client: Client) -> EdgetlsError:
 
 
 def read_trust(settings: ServiceSettings, at: datetime) -> Trust:
-    """The trust document of EDGETLS_TRUST_FILE, checked with EDGETLS_OPERATOR_KEY_FILE;
-    EdgetlsError otherwise."""
+    """Return the trust document of EDGETLS_TRUST_FILE, checked with EDGETLS_OPERATOR_KEY_FILE.
+    EdgetlsError when it does not hold."""
     operator = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
     text = read_secret(settings.trust_file, "EDGETLS_TRUST_FILE")
     try:
@@ -172,7 +171,7 @@ def read_trust(settings: ServiceSettings, at: datetime) -> Trust:
 
 
 def read_signer(path: Any, what: str) -> Signer:
-    """A signing key file: ``<key id> <base64>``."""
+    """Read a signing key file: ``<key id> <base64>``."""
     words = read_secret(path, what).split()
     if len(words) != 2:
         raise SettingsError(f"{what}: {path} is not '<key id> <base64>'")

@@ -1,5 +1,5 @@
-"""Settings: ``EDGETLS_<NAME>`` in the environment, secrets by ``EDGETLS_<NAME>_FILE``. Nothing else
-is read."""
+"""Settings: ``EDGETLS_<NAME>`` in the environment, secrets by ``EDGETLS_<NAME>_FILE``; nothing
+else is read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LogLevel = Annotated[str, AfterValidator(_level)]
 
 
 class ServiceSettings(BrokerSettings):
-    """What every service reads."""
+    """Settings of every service."""
 
     health_host: str = Field(
         default="127.0.0.1", description="address of /livez, /readyz and /metrics"
@@ -61,6 +61,7 @@ class ServiceSettings(BrokerSettings):
     )
 
     def clock(self) -> Clock:
+        """Return the clock. SettingsError for a test clock outside the embedded platform."""
         if self.test_clock is not None and not self.embedded:
             raise SettingsError("EDGETLS_TEST_CLOCK is for the embedded platform only: unset it")
         return Clock(self.test_clock)
@@ -70,7 +71,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load(kind: type[SettingsT]) -> SettingsT:
-    """The settings, or SettingsError in one line that names each variable at fault."""
+    """Read the settings. SettingsError names each variable at fault, in one line."""
     try:
         return kind()
     except ValidationError as error:
@@ -85,7 +86,7 @@ def load(kind: type[SettingsT]) -> SettingsT:
 
 
 def read_secret(path: Path, what: str) -> str:
-    """The stripped text of a file, or SettingsError that names the file and never its content."""
+    """Return the stripped text of a file. SettingsError names the file and never its content."""
     try:
         text = path.read_text().strip()
     except OSError as error:

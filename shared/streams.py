@@ -1,4 +1,4 @@
-"""Streams, consumers and buckets as data: what they hold, how long, how much of it."""
+"""Streams, durable consumers and buckets as data: what they hold, for how long and how much."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ from shared import subjects as s
 DAY: Final = 86_400.0
 GIB: Final = 2**30
 MAX_PAYLOAD: Final = 1_048_576
-"""Of body and headers; whoever sends more loses its connection."""
+"""Bytes of body and headers. The server closes the connection of a sender that goes over it."""
 MAX_MESSAGE_BYTES: Final = 960 * 1024
-"""What a stream takes: of it, the server and a dead letter have room to add their headers."""
+"""What a stream takes. The server and a dead letter need the rest for their headers."""
 ERASABLE_STREAMS: Final = frozenset(
     {s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE}
 )
-"""Where the outside writes: a message with a key in clear is erased from it, for what is taken
-stays in a block's file until the whole block goes. Their readers may do so."""
+"""Streams that the outside writes to. A message with a key in clear is erased from them by the
+service that reads it: a taken message stays in a block's file until the whole block goes."""
 PRIORITY_GROUP: Final = "runs"
-"""The group that every pull request names; it counts where the consumer is ``in_runs``."""
+"""The group that every pull request names. It counts where the consumer is ``in_runs``."""
 MAX_COMMAND_BYTES: Final = 768 * 1024
-"""What a stream of commands takes: so that what becomes of one (the question to the validator)
-fits, too."""
+"""What a stream of commands takes, so that the messages that a command causes (the question to
+the validator) fit as well."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """``max_age`` seconds (0: for ever); ``work_queue``: kept until taken, full means refused,
-    never dropped;
-    ``atomic``: takes batches, all or none; ``trimmed``: full means refused, too, but whoever takes
-    from it trims what is taken, many at once: a work queue syncs the removal of each message by
-    itself (3.9 k acks a second);
-    ``max_message``: bytes of body and headers, more gets no PubAck."""
+    """A stream.
+
+    - ``max_age``: seconds; 0 is for ever.
+    - ``work_queue``: messages are kept until taken; a full stream refuses, it never drops.
+    - ``atomic``: it takes batches, all of a batch or none.
+    - ``trimmed``: a full stream refuses as well, and its reader trims what is taken, many
+      messages at once. A work queue would sync the removal of each message by itself (3.9 k acks
+      a second).
+    - ``max_message``: bytes of body and headers; a larger message gets no PubAck."""
 
     name: str
     subjects: tuple[str, ...]
@@ -60,6 +63,7 @@ class Stream:
     max_message: int = MAX_MESSAGE_BYTES
 
     def config(self, replicas: int = 1) -> StreamConfig:
+        """Return the configuration for JetStream."""
         return StreamConfig(
             name=self.name,
             subjects=list(self.subjects),
@@ -87,7 +91,7 @@ class Stream:
 
 @dataclass
 class GroupedConfig(ConsumerConfig):
-    """With what nats-py does not name yet (NATS ADR-42)."""
+    """A consumer's configuration with the fields that nats-py does not name yet (NATS ADR-42)."""
 
     priority_groups: list[str] | None = None
     priority_policy: str | None = None
@@ -95,11 +99,11 @@ class GroupedConfig(ConsumerConfig):
 
 @dataclass(frozen=True)
 class DurableConsumer:
-    """A durable pull consumer; deliveries are never counted out.
+    """A durable pull consumer of one service; deliveries are never counted out.
 
-    ``ack_wait`` seconds is also how long a message waits that was on the wire when the broker was
-    killed. ``in_runs``: of several requests one is filled after the other, instead of each in
-    turn."""
+    ``ack_wait``: seconds until an unacked message is delivered again, also when it was on the
+    wire while the broker was killed. ``in_runs``: of several pull requests one is filled after
+    the other, instead of each in turn."""
 
     stream: str
     durable: str
@@ -110,6 +114,7 @@ class DurableConsumer:
     in_runs: bool = False
 
     def config(self) -> GroupedConfig:
+        """Return the configuration for JetStream."""
         return GroupedConfig(
             durable_name=self.durable,
             filter_subject=self.filters[0] if len(self.filters) == 1 else None,

@@ -56,7 +56,7 @@ DEAD_OWNERS: Final = {
 
 
 def dead(source: str) -> str:
-    """``source``: a name of DEAD_OWNERS."""
+    """Return the subject of a source's dead letters; ``source`` is a name of DEAD_OWNERS."""
     return f"{DEAD_PREFIX}{source}"
 
 
@@ -77,7 +77,7 @@ def kv_all(bucket: str) -> str:
 
 
 def js_next(stream: str, durable: str) -> str:
-    """Where a pull consumer asks for its next messages."""
+    """Return the subject on which a pull consumer asks for its next messages."""
     return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
 
 
@@ -98,7 +98,8 @@ def js_stream_purge(stream: str) -> str:
 
 
 def js_message_delete(stream: str) -> str:
-    """Deletes one message; the bytes are overwritten unless ``no_erase`` is asked for."""
+    """Return the subject that deletes one message; its bytes are overwritten unless ``no_erase``
+    is asked for."""
     return f"$JS.API.STREAM.MSG.DELETE.{stream}"
 
 
@@ -126,12 +127,13 @@ def js_message_get(stream: str) -> str:
 
 
 def bundle_key(domain: str) -> str:
-    """``www.example.com`` -> ``com.example.www``; ``*`` -> ``_wildcard``."""
+    """Return a domain's key in the bucket: ``www.example.com`` -> ``com.example.www``, ``*`` ->
+    ``_wildcard``."""
     return ".".join("_wildcard" if label == "*" else label for label in reversed(domain.split(".")))
 
 
 def bundle_domain(key: str) -> str:
-    """The domain of a bundle key; inverse of bundle_key()."""
+    """Return the domain of a bundle key; the inverse of bundle_key()."""
     return ".".join("*" if label == "_wildcard" else label for label in reversed(key.split(".")))
 
 
@@ -148,4 +150,5 @@ KEYRING_TRUST: Final = "trust"
 
 
 def inbox_prefix(user: str) -> str:
+    """Return the prefix of a user's reply subjects."""
     return f"_INBOX.{user}"

@@ -1,13 +1,11 @@
-"""Accounts, users and who may do what, as data; the streams are in ``shared/streams.py``.
+"""Accounts, users and their rights as data; the streams are in ``shared/streams.py``.
 
-``plan`` compares it with a running JetStream, ``apply`` makes the difference true;
-``shared/nats_config.py`` renders the accounts into the server's configuration. A permission that is
-not written here does not exist.
-"""
+A right that is not derived here does not exist. ``plan`` compares streams and consumers with a
+running JetStream, ``apply`` makes them equal. ``shared/nats_config.py`` renders accounts and
+users into the server's configuration."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +20,13 @@ from shared import catalogue
 from shared import subjects as s
 from shared.errors import SettingsError
 from shared.messaging.nats_client import read_consumer_config
+from shared.retry import retry
 from shared.streams import CONSUMERS as CONSUMERS
 from shared.streams import ERASABLE_STREAMS, DurableConsumer, GroupedConfig
 from shared.streams import STREAMS as STREAMS
 
 InfoT = TypeVar("InfoT")
+ELECTION_SECONDS: Final = 30.0
 
 _EVENTS_GET = s.direct_get(s.STREAM_EVENTS)
 _BUNDLES_GET = s.direct_get(s.kv_stream(s.BUCKET_BUNDLES))
@@ -157,8 +157,8 @@ SERVICES: Final = (
     ),
 )
 REMADE: Final = (s.STREAM_USAGE,)
-"""Streams whose kind has changed since the first release: they alone may be deleted, while they are
-empty."""
+"""Streams whose retention has changed since the first release: they alone may be deleted, while
+they are empty."""
 TOPOLOGY_USER: Final = User(
     "topology",
     s.CORE,
@@ -196,8 +196,8 @@ USERS: Final = (
 
 
 def node_user(node: str) -> User:
-    """A node's rights: its own usage, status, keyring and confirmations; what every node hears;
-    nothing of others."""
+    """Return a node's user: its own usage, status, keyring and confirmations, and what every
+    node hears."""
     keyring = f"{_KEYRINGS_GET}.{s.kv_subject(s.BUCKET_KEYRINGS, '')}"
     return User(
         f"node-{node}",
@@ -223,7 +223,7 @@ def node_user(node: str) -> User:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference: ``action`` is create, update or same; ``detail`` names what differs."""
+    """A difference: ``action`` is create, update or same; ``detail`` names what differs."""
 
     kind: str
     name: str
@@ -232,12 +232,12 @@ class Change:
 
 
 async def plan(js: JetStreamContext, replicas: int = 1) -> list[Change]:
-    """What ``apply`` would do, streams first, then consumers."""
+    """Return what ``apply`` would do, streams first, then consumers."""
     return [change async for change, _ in _changes(js, replicas)]
 
 
 async def apply(js: JetStreamContext, replicas: int = 1) -> list[Change]:
-    """Makes the running JetStream equal to this file; a second call changes nothing."""
+    """Make the running JetStream equal to this file; a second call changes nothing."""
     done = []
     async for change, wanted in _changes(js, replicas):
         if change.action != "same":
@@ -260,8 +260,8 @@ async def _make(
 
 
 async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
-    """The server never changes how a stream is kept to or from a work queue. Its consumers are made
-    after it."""
+    """Delete an empty stream and make it again: the server never changes a stream to or from a
+    work queue. Its consumers are made after it."""
     name = str(wanted.name)
     if name not in REMADE:
         raise SettingsError(
@@ -282,7 +282,7 @@ async def _changes(
     for stream in STREAMS:
         wanted = stream.config(replicas)
         try:
-            found = (await _patiently(js.stream_info, stream.name)).config
+            found = (await _ask_server(js.stream_info, stream.name)).config
         except NotFoundError:
             yield Change("stream", stream.name, "create"), wanted
             continue
@@ -290,7 +290,7 @@ async def _changes(
     for consumer in CONSUMERS:
         name, config = f"{consumer.stream}/{consumer.durable}", consumer.config()
         try:
-            current = await _patiently(partial(_consumer, js), consumer.stream, consumer.durable)
+            current = await _ask_server(partial(_consumer, js), consumer.stream, consumer.durable)
         except NotFoundError:
             yield Change("consumer", name, "create"), config
             continue
@@ -314,9 +314,10 @@ def _compare(kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found:
     return Change(kind, name, "update" if differs else "same", "; ".join(differs))
 
 
-async def _patiently(ask: Callable[..., Awaitable[InfoT]], *arguments: str) -> InfoT:
-    """JetStream answers nothing while it elects or recovers: ask a few times before giving up."""
-    for _ in range(5):
-        with contextlib.suppress(NatsTimeout):
-            return await ask(*arguments)
-    return await ask(*arguments)
+async def _ask_server(ask: Callable[..., Awaitable[InfoT]], *arguments: str) -> InfoT:
+    """Ask again for a while: JetStream answers nothing while it elects or recovers."""
+    return await retry(
+        partial(ask, *arguments),
+        retry_on=lambda error: isinstance(error, NatsTimeout),
+        deadline_seconds=ELECTION_SECONDS,
+    )

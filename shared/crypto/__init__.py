@@ -1,1 +1,1 @@
-"""Two sealings, four signatures, nothing else (docs/architecture.md, "Keys")."""
+"""Two sealings and four signatures, nothing else (docs/architecture.md, "Keys")."""

@@ -1,9 +1,8 @@
-"""A two-level digest of a set of (domain, revision, bundle hash): what a checkpoint proves.
+"""A two-level digest of a set of (domain, revision, bundle hash), which a checkpoint proves.
 
-1,024 buckets by the domain's SHA-256; a bucket's digest hashes its members in order of the domain,
-the root hashes the buckets. A change costs one bucket; two sets that differ are compared by 32 KB
-of bucket digests. Pure.
-"""
+A domain belongs to one of 1,024 buckets by its SHA-256. A bucket's digest hashes its members in
+order of the domain; the root hashes the buckets. A change costs one bucket. Two sets that differ
+are compared by 32 KB of bucket digests."""
 
 from __future__ import annotations
 
@@ -14,7 +13,8 @@ _EMPTY = bytes(32)
 
 
 class Digest:
-    """Mutable; ``put`` and ``drop`` are cheap, ``root`` recomputes what changed."""
+    """The digest of a set that changes. ``put`` and ``drop`` are cheap; ``root`` hashes the
+    changed buckets."""
 
     def __init__(self) -> None:
         self._members: list[dict[str, bytes]] = [{} for _ in range(BUCKETS)]
@@ -27,23 +27,27 @@ class Digest:
         return self._count
 
     def put(self, domain: str, revision: int, bundle_hash: str) -> None:
+        """Add a domain or replace its revision and hash."""
         bucket = bucket_of(domain)
         self._count += domain not in self._members[bucket]
         self._members[bucket][domain] = f"{domain}\0{revision}\0{bundle_hash}".encode()
         self._dirty.add(bucket)
 
     def drop(self, domain: str) -> None:
+        """Remove a domain."""
         bucket = bucket_of(domain)
         if self._members[bucket].pop(domain, None) is not None:
             self._count -= 1
             self._dirty.add(bucket)
 
     def root(self) -> str:
-        """Hex, 64 characters; the same for the same set, in whatever order it was built."""
+        """Return the root as 64 hex digits: the same for the same set, in whatever order it was
+        built."""
         self._refresh()
         return self._root
 
     def buckets(self) -> list[str]:
+        """Return the digest of each bucket, in order, as hex digits."""
         self._refresh()
         return [digest.hex() for digest in self._digests]
 
@@ -65,4 +69,5 @@ class Digest:
 
 
 def bucket_of(domain: str) -> int:
+    """Return the bucket of a domain, 0 to 1,023."""
     return int.from_bytes(sha256(domain.encode()).digest()[:2], "big") % BUCKETS

@@ -1,11 +1,11 @@
-"""Is a private key in clear in there? So that what people put into the wrong field is not kept
-(rule C1).
+"""Detection of private keys in clear, so that a key in the wrong field is not kept (rule C1).
 
-Found: PEM of any kind, PKCS #8, PKCS #1 and SEC 1 as DER, in base64 or in hexadecimal, OpenSSH's
-form, a JWK; each also inside JSON, inside JSON in JSON, and PEM in base64 once more. Not found: a
-key's bare numbers, or a part without its head. It may be wrong about a text that only speaks of a
-private key: what it guards is dropped too often, not too seldom.
-"""
+Found: PEM of any kind; PKCS #8, PKCS #1 and SEC 1 as DER, in base64 or hexadecimal; OpenSSH's
+form; a JWK. Each is also found inside JSON, inside JSON in JSON, and PEM in base64 once more.
+Not found: a key's bare numbers, or a part without its head.
+
+It may be wrong about a text that only mentions a private key: what it guards is dropped too
+often, not too seldom."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _BEFORE_BRIEF: Final = re.compile(rb"M[A-H].")
 
 
 def _inside_base64(word: bytes) -> Iterator[bytes]:
-    """How base64 writes ``word`` when it begins 0, 1 or 2 bytes into a group; mixed edges are
-    cut."""
+    """Yield how base64 writes ``word`` when it begins 0, 1 or 2 bytes into a group, without the
+    letters that it shares with its neighbours."""
     for before in range(3):
         text = base64.b64encode(bytes(before) + word)
         yield text[-(-before * 8 // 6) : (before + len(word)) * 8 // 6]
@@ -49,12 +49,12 @@ _CODED: Final = (*_inside_base64(b"PRIVATE KEY"), *_inside_base64(_OPENSSH))
 
 
 def contains_private_key(data: bytes) -> bool:
-    """Whether there is a private key in clear in ``data``, in one of the forms above."""
+    """Return whether ``data`` holds a private key in clear, in one of the forms above."""
     return any(_seen(reading) for reading in _readings(data))
 
 
 def _readings(data: bytes) -> Iterator[bytes]:
-    """The bytes, then as JSON strings say them, as deep as one nests them."""
+    """Yield the bytes, then what they are when read as JSON strings, level by level."""
     for _ in range(_LEVELS):
         yield data
         if b"\\" not in data:

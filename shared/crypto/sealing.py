@@ -1,10 +1,11 @@
-"""HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519: what is recorded today stays closed to a
-quantum computer.
+"""Sealing by HPKE (RFC 9180) with the hybrid KEM ML-KEM-768 + X25519.
 
-Base mode is anonymous and has no replay protection: ``info`` binds every box to its purpose and
-context, and what must come from somebody is signed besides (signing.py). Raw keys: private 64-byte
-ML-KEM seed + 32-byte X25519 = 96 bytes, public 1,184 + 32 = 1,216 bytes; base64 on the wire.
-"""
+What is recorded today stays closed to a quantum computer. Base mode is anonymous and has no
+replay protection: ``info`` binds every box to its purpose and context, and a message whose
+sender matters is signed as well (signing.py).
+
+Raw keys are base64 on the wire. Private: 64 bytes of ML-KEM seed + 32 bytes of X25519. Public:
+1,184 + 32 bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ _SEED, _MLKEM_PUBLIC, _X25519 = 64, 1184, 32
 
 
 class PublicKey:
-    """A recipient. ``text`` is the raw key in base64."""
+    """A recipient's public key. ``text`` is the raw key in base64."""
 
     def __init__(self, text: str) -> None:
         raw = _raw(text, _MLKEM_PUBLIC + _X25519)
@@ -42,12 +43,12 @@ class PublicKey:
         )
 
     def seal(self, plain: bytes, info: bytes) -> str:
-        """Base64 of the box; opens only with the same ``info``."""
+        """Seal ``plain`` and return the box in base64. It opens only with the same ``info``."""
         return base64.b64encode(_SUITE.encrypt(plain, self._key, info)).decode()
 
 
 class PrivateKey:
-    """A recipient's private key; ``text()`` is the raw key in base64, for a file of mode 0600."""
+    """A recipient's private key. ``text()`` is the raw key in base64, for a file of mode 0600."""
 
     def __init__(self, text: str) -> None:
         raw = _raw(text, _SEED + _X25519)
@@ -57,6 +58,7 @@ class PrivateKey:
 
     @classmethod
     def generate(cls) -> PrivateKey:
+        """Make a new key."""
         raw = (
             MLKEM768PrivateKey.generate().private_bytes_raw()
             + X25519PrivateKey.generate().private_bytes_raw()
@@ -64,11 +66,13 @@ class PrivateKey:
         return cls(base64.b64encode(raw).decode())
 
     def text(self) -> str:
+        """Return the raw key in base64."""
         return base64.b64encode(
             self._mlkem.private_bytes_raw() + self._x25519.private_bytes_raw()
         ).decode()
 
     def public(self) -> PublicKey:
+        """Return the public key."""
         raw = (
             self._mlkem.public_key().public_bytes_raw()
             + self._x25519.public_key().public_bytes_raw()
@@ -76,7 +80,8 @@ class PrivateKey:
         return PublicKey(base64.b64encode(raw).decode())
 
     def open(self, box: str, info: bytes) -> bytes:
-        """The plain bytes; CannotOpen when the box is for another key or context."""
+        """Open a box and return the plain bytes. CannotOpen when it is for another key or
+        context."""
         try:
             return _SUITE.decrypt(base64.b64decode(box, validate=True), self._key, info)
         except (InvalidTag, ValueError, binascii.Error):
@@ -84,19 +89,19 @@ class PrivateKey:
 
 
 def submission_info(account: str, submission_id: str) -> bytes:
-    """Submitter to validator."""
+    """Return the context of a key that a submitter seals to the validator."""
     return b"\0".join((b"edgetls submission v1", account.encode(), submission_id.encode()))
 
 
 def pair_info(account: str, pair_id: str, leaf_fingerprint: str) -> bytes:
-    """Validator to fleet."""
+    """Return the context of a key that the validator seals to the fleet."""
     return b"\0".join(
         (b"edgetls pair v1", account.encode(), pair_id.encode(), leaf_fingerprint.encode())
     )
 
 
 def epoch_info(node: str, epoch: int) -> bytes:
-    """Operator to one node."""
+    """Return the context of an epoch key that the operator seals to one node."""
     return b"\0".join((b"edgetls epoch v1", node.encode(), str(epoch).encode()))
 
 

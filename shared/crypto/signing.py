@@ -1,9 +1,8 @@
-"""Ed25519 signatures over ``purpose NUL payload``: a signature for one purpose is worth nothing for
-another.
+"""Ed25519 signatures over ``purpose NUL payload``: a signature for one purpose is worth nothing
+for another.
 
-Everyone pins the operator's key; it signs the trust document, which names the keys of submission,
-validator, edge_sync and billing.
-"""
+Every program pins the operator's key. The operator signs the trust document, which names the
+keys of submission, validator, edge_sync and billing."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _FIELD = re.compile(r"[a-z0-9_]{1,30}")
 
 
 class Purpose(StrEnum):
-    """What a signature is for."""
+    """The purpose that a signature is bound to."""
 
     TRUST = "edgetls trust v1"
     ENROL = "edgetls enrol v1"
@@ -53,17 +52,21 @@ class Signer:
 
     @classmethod
     def generate(cls, key_id: str) -> Signer:
+        """Make a new key."""
         return cls(
             key_id, base64.b64encode(Ed25519PrivateKey.generate().private_bytes_raw()).decode()
         )
 
     def text(self) -> str:
+        """Return the raw private key in base64."""
         return base64.b64encode(self._key.private_bytes_raw()).decode()
 
     def public_text(self) -> str:
+        """Return the raw public key in base64."""
         return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
 
     def sign(self, purpose: Purpose, body: Contract | bytes) -> Signed:
+        """Sign a contract's canonical bytes, or bytes as they are."""
         payload = body if isinstance(body, bytes) else body.encode()
         signature = self._key.sign(purpose.encode() + b"\0" + payload)
         return Signed(
@@ -74,7 +77,7 @@ class Signer:
 
 
 class Verifier:
-    """The public keys, by id, that may speak for one role."""
+    """The public keys, by id, whose signatures count for one role."""
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
         self._keys = {
@@ -82,8 +85,9 @@ class Verifier:
         }
 
     def open(self, purpose: Purpose, signed: Signed, model: type[ContractT]) -> ContractT:
-        """The payload as ``model``; Unsigned without a valid signature, Malformed when it is not
-        the model."""
+        """Check the signature and return the payload as ``model``.
+
+        Unsigned without a valid signature; Malformed when the payload is not the model."""
         payload = signed.payload.encode()
         key = self._keys.get(signed.key_id)
         if key is None:
@@ -100,11 +104,12 @@ class Verifier:
         return parse(model, payload)
 
     def open_bytes(self, purpose: Purpose, body: bytes, model: type[ContractT]) -> ContractT:
+        """Read ``body`` as a Signed, then do as open()."""
         return self.open(purpose, parse(Signed, body), model)
 
 
 class Trust:
-    """The trust document, checked against the pinned operator key at ``at``."""
+    """The trust document, checked against the pinned operator key at a given time."""
 
     def __init__(self, document: TrustDocument, operator: Verifier, at: datetime) -> None:
         self.document, self.operator = document, operator
@@ -112,17 +117,19 @@ class Trust:
 
     @classmethod
     def read(cls, operator_key: str, signed: Signed, at: datetime) -> Trust:
-        """``operator_key``: base64 of the pinned public key."""
+        """Check and read the document. ``operator_key``: base64 of the pinned public key."""
         operator = operator_verifier(operator_key)
         return cls(operator.open(Purpose.TRUST, signed, TrustDocument), operator, at)
 
     def verifier(self, purpose: str) -> Verifier:
+        """Return a Verifier of the keys that are valid for ``purpose``."""
         return Verifier(
             (key.key_id, key.public_key) for key in self._valid if key.purpose == purpose
         )
 
     def submission_key(self) -> str:
-        """The HPKE public key that submitters seal to (base64)."""
+        """Return the HPKE public key that submitters seal to (base64). Unsigned when none is
+        valid."""
         for key in self._valid:
             if key.purpose == "submission":
                 return key.public_key
@@ -133,5 +140,5 @@ OPERATOR_KEY_ID = "operator"
 
 
 def operator_verifier(operator_key: str) -> Verifier:
-    """A Verifier that trusts the operator's key alone."""
+    """Return a Verifier that trusts the operator's key alone."""
     return Verifier([(OPERATOR_KEY_ID, operator_key)])

@@ -1,2 +1,1 @@
-"""The broker: connecting, CloudEvents, publishing with ids, pulling, what to do when something
-fails."""
+"""The broker: connection, CloudEvents, publisher, pull, consumer, dead letters, request/reply."""

@@ -22,10 +22,11 @@ def outgoing(
     traceparent: str | None = None,
     dedupe: bool = True,
 ) -> Outgoing:
-    """``about``: the domain or account; ``cause``: the id of the message that made this one.
+    """Build a message with CloudEvents headers.
 
-    ``dedupe`` sets Nats-Msg-Id to the id and a hash of the body, so that the same id with other
-    content arrives and is reported. Usage carries none: the database decides."""
+    ``about``: the domain or account. ``cause``: the id of the message that caused this one.
+    ``dedupe`` sets Nats-Msg-Id to the id and a hash of the body, so that the same id with
+    another content arrives and is reported. Usage carries none: the database decides."""
     data = body.encode()
     identity = id or new_id()
     headers = {

@@ -1,4 +1,6 @@
-"""Connecting to NATS: bounded, as one nkey user with its own inbox, and for ever after that."""
+"""Connections to NATS, as one nkey user with its own inbox.
+
+The first attempt is bounded and says why it failed; afterwards a connection reconnects for ever."""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,17 +22,17 @@ from nats.errors import Error as NatsError
 
 from shared.errors import BrokerAway, SettingsError
 from shared.messaging.nats_client import NatsClient, as_nats_client
+from shared.retry import retry
 from shared.settings import BrokerSettings, read_secret
 from shared.subjects import inbox_prefix
 
 log = structlog.get_logger()
 CONNECT_SECONDS = 3.0
-SAY_SECONDS = 10.0
+LOG_AGAIN_SECONDS = 10.0
 
 
 def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
-    """SettingsError for what no attempt would make right: said before the first one, which would
-    only find it away."""
+    """Return the library's options. SettingsError for a fault that no attempt would mend."""
     servers = _servers(settings.nats_url)
     _check_seed(settings)
     options: dict[str, Any] = {
@@ -80,9 +83,10 @@ def _tls(ca_file: Path) -> ssl.SSLContext:
 
 
 async def probe(settings: BrokerSettings, user: str) -> None:
-    """One login and out again: SettingsError when it is refused, BrokerAway when nobody answers.
+    """Log in once and out again: SettingsError when the login is refused, BrokerAway without an
+    answer.
 
-    nats-py retries a refused login for minutes without a word; this says why at once."""
+    nats-py tries a refused login again for minutes and does not say why."""
     reasons: list[str] = []
 
     async def note(error: Exception) -> None:
@@ -117,8 +121,8 @@ async def probe(settings: BrokerSettings, user: str) -> None:
 
 
 async def connect(settings: BrokerSettings, user: str, *, patient: bool = False) -> NatsClient:
-    """A client that reconnects for ever. Not ``patient``: BrokerAway when the first attempt
-    fails."""
+    """Return a client that reconnects for ever. Unless ``patient``, BrokerAway when the first
+    attempt fails."""
     await _first_contact(settings, user, patient)
     return as_nats_client(
         await nats.connect(
@@ -133,8 +137,8 @@ async def connect(settings: BrokerSettings, user: str, *, patient: bool = False)
 
 
 async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroker, NatsClient]:
-    """The FastStream broker of a service, connected (waits for NATS as long as it takes), and its
-    client."""
+    """Return the connected FastStream broker of a service, and its client. Waits for NATS as
+    long as it takes."""
     await _first_contact(settings, user, patient=True)
     options = _options(settings, user)
     options.pop("nkeys_seed")
@@ -155,35 +159,40 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
 
 
 async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> None:
-    while True:
-        try:
-            return await probe(settings, user)
-        except BrokerAway as error:
-            if not patient:
-                raise
-            log.warning("broker.away", error=str(error))
-            await asyncio.sleep(0.5)
+    def can_wait(error: Exception) -> bool:
+        return patient and isinstance(error, BrokerAway)
+
+    def log_away(error: Exception) -> None:
+        log.warning("broker.away", error=str(error))
+
+    await retry(
+        partial(probe, settings, user),
+        retry_on=can_wait,
+        on_fault=log_away,
+        first_delay=0.5,
+        longest_delay=0.5,
+    )
 
 
 def _away(settings: BrokerSettings, error: Exception, reasons: list[str]) -> BrokerAway:
-    """What happened first says more than what the library made of it."""
+    """Build the error: the first reason says more than what the library made of it."""
     reason = reasons[0] if reasons else str(error) or type(error).__name__
     return BrokerAway(f"NATS at {settings.nats_url} does not answer: {reason}")
 
 
-_said: dict[str, float] = {}
+_logged_at: dict[str, float] = {}
 
 
 async def _log_error(error: Exception) -> None:
-    """Once in a while for each text: an outage would fill the log with its attempts."""
+    """Log each text once in 10 s: an outage would fill the log with its attempts."""
     text, now = str(error) or type(error).__name__, time.monotonic()
-    if now - _said.get(text, -SAY_SECONDS) >= SAY_SECONDS:
-        _said.clear()
-        _said[text] = now
+    if now - _logged_at.get(text, -LOG_AGAIN_SECONDS) >= LOG_AGAIN_SECONDS:
+        _logged_at.clear()
+        _logged_at[text] = now
         log.warning("broker.error", error=text)
 
 
 async def _closed() -> None:
-    """Never happens with endless reconnects unless the login was taken away: the supervisor
-    decides."""
+    """Log the end of a connection that reconnects for ever: only a withdrawn login ends it, and
+    runtime.py ends the process then."""
     log.debug("broker.closed")

@@ -1,5 +1,4 @@
-"""The four questions about a service's own dead letters: list, show, replay, drop (operator
-only)."""
+"""The operator's queries about a service's own dead letters: list, show, replay, drop."""
 
 from __future__ import annotations
 
@@ -27,12 +26,11 @@ PAGE_BYTES = 400_000
 
 
 class DeadLetterService:
-    """The letters that ``service`` put into DEAD.
+    """The dead letters of one service.
 
-    ``local``: by source (a name of subjects.DEAD_OWNERS), what handles a message of it here. A
-    service may not publish the events of others, and what it replayed would reach everybody: such a
-    letter is handled again by its owner alone.
-    """
+    ``local`` maps a source (a name of subjects.DEAD_OWNERS) to the handler of its messages here.
+    A service may not publish the events of others, and a replayed event would reach every
+    consumer: such a dead letter is handled again by its owner alone."""
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class DeadLetterService:
         self._subjects = [subjects.dead(source) for source in subjects.DEAD_OWNERS[service]]
 
     async def list(self, question: ListDead) -> DeadPage:
-        """In order of sequence; ``next`` is the ``after`` of the next page."""
+        """List dead letters in order of sequence; ``next`` is the ``after`` of the next page."""
         letters: list[DeadLetter] = []
         for subject in self._subjects:
             letters += [
@@ -73,10 +71,11 @@ class DeadLetterService:
         return DeadPage(letters=page, next=page[-1].sequence if more else None)
 
     async def show(self, question: OneDead) -> DeadLetter:
+        """Return one dead letter. Refused (dead.unknown) when there is none."""
         return _letter(await self._find(question.sequence))
 
     async def replay(self, question: OneDead) -> DeadDone:
-        """Publishes the letter's message again, or handles it here, then deletes the letter."""
+        """Publish the message again, or handle it here, then delete the dead letter."""
         message = await self._find(question.sequence)
         if message.headers.get("edgetls-body") != "kept":
             raise Refused([finding(Code.DEAD_BODILESS)])
@@ -102,6 +101,7 @@ class DeadLetterService:
         return DeadDone(sequence=question.sequence, done="replayed")
 
     async def drop(self, question: OneDead) -> DeadDone:
+        """Delete a dead letter."""
         await self._find(question.sequence)
         await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
         return DeadDone(sequence=question.sequence, done="dropped")
@@ -129,7 +129,7 @@ def dead_letter_router(service: str, dead_letters: DeadLetterService) -> NatsRou
 
 
 def _again(message: StoredMessage) -> Delivery:
-    """As it was delivered; nobody waits for its ack."""
+    """Rebuild the delivery; it has no ack subject, because no stream waits for its ack."""
     headers = message.headers
     own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
     sequence = headers.get("edgetls-sequence", "0")

@@ -10,7 +10,7 @@ from shared.messaging.nats_client import parse_ack_subject, parse_header_lines
 
 
 class Delivery:
-    """One message as a stream delivered it, decoded where it is looked at: most of thousands never
+    """A message as a stream delivered it, decoded where it is looked at: most of thousands never
     are."""
 
     def __init__(
@@ -23,7 +23,7 @@ class Delivery:
     def of(
         cls, subject: str, body: bytes, headers: dict[str, str], place: StreamPosition
     ) -> Delivery:
-        """As it came once: there is nothing to ack."""
+        """Build a delivery of what was kept elsewhere; it has no ack subject."""
         delivery = cls(subject.encode(), body)
         delivery.headers, delivery.place = headers, place
         return delivery
@@ -38,13 +38,13 @@ class Delivery:
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """As the library reads them: what is no header is passed over."""
+        """Its headers; a line that is no header is passed over."""
         _version, _, lines = (self._wire_headers or b"").partition(b"\r\n")
         return parse_header_lines(lines)
 
     @cached_property
     def place(self) -> StreamPosition:
-        """NotJSMessageError when there is no reply."""
+        """Its position in the stream. NotJSMessageError when it has no ack subject."""
         return parse_ack_subject(self.reply)
 
     @property

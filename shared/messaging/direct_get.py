@@ -1,4 +1,4 @@
-"""Batched direct get: reads a range of a stream without a consumer (what a node's rights allow)."""
+"""Batched direct get: reads a range of a stream without a consumer, which a node's rights allow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """A message of a stream, its headers with Nats-Sequence, Nats-Time-Stamp and so on."""
+    """A message of a stream, with headers such as Nats-Sequence and Nats-Time-Stamp."""
 
     subject: str
     sequence: int
@@ -30,14 +30,14 @@ class StoredMessage:
 
 
 def headers_of(message: Msg) -> dict[str, str]:
-    """By their plain names: nats-py gives some as members of an enum."""
+    """Return a message's headers by their plain names: nats-py gives some as members of an enum."""
     return {
         str(getattr(key, "value", key)): value for key, value in (message.headers or {}).items()
     }
 
 
 def stream_time(text: str | None) -> datetime:
-    """Of a Nats-Time-Stamp, RFC 3339 with up to nine decimals; 1970 where there is none."""
+    """Read a Nats-Time-Stamp: RFC 3339 with up to nine decimals. 1970 when there is none."""
     if not text:
         return datetime.fromtimestamp(0, UTC)
     return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
@@ -46,10 +46,11 @@ def stream_time(text: str | None) -> datetime:
 async def get_batch(
     client: Client, stream: str, start: int, count: int, subject: str, max_bytes: int = 4_000_000
 ) -> list[StoredMessage]:
-    """Up to ``count`` messages of ``subject`` (wildcards allowed) from sequence ``start``, in
-    order; BrokerAway without an answer, or with one that is none.
+    """Return up to ``count`` messages of ``subject`` (wildcards allowed) from sequence
+    ``start``, in order.
 
-    Empty when there is nothing from there on."""
+    Empty when there is none from there on. BrokerAway without an answer, or with one that does
+    not fit the question."""
     request = {"seq": start, "batch": count, "max_bytes": max_bytes, "next_by_subj": subject}
     return await _ask(
         client, subjects.direct_get(stream), json.dumps(request).encode(), start, count
@@ -57,14 +58,16 @@ async def get_batch(
 
 
 async def get_last(client: Client, stream: str, subject: str) -> StoredMessage | None:
-    """The last message of one subject, by the form of the request whose subject carries it (for
-    narrow rights)."""
+    """Return the last message of one subject.
+
+    The request carries the subject in its own subject, for users with narrow rights."""
     found = await _ask(client, f"{subjects.direct_get(stream)}.{subject}", b"", single=True)
     return found[0] if found else None
 
 
 def sequence_of(headers: Mapping[str, str]) -> int:
-    """The message's place in its stream, 0 where none is told. Nobody signs a header."""
+    """Return the message's sequence in its stream, 0 without one. Headers are not signed: check
+    what depends on it."""
     number = headers.get("Nats-Sequence", "")
     return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else 0
 

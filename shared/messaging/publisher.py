@@ -1,9 +1,8 @@
 """Publishing until stored: the same id at every attempt, so that a lost PubAck never doubles a
 message.
 
-Many events at once go as one atomic batch: an fsync for all instead of one each (58 k against 5 k a
-second).
-"""
+Many events at once go as one atomic batch: one fsync instead of one each (58 k against 5 k a
+second)."""
 
 from __future__ import annotations
 
@@ -31,10 +30,10 @@ _EXCEEDS_STREAM = 10054
 
 
 class Publisher:
-    """Publishes to streams. A forbidden or unknown subject shows as no answer: BrokerAway after
-    ``timeout`` seconds.
+    """Publishes to streams.
 
-    TooLarge at once for what no attempt would get stored."""
+    A forbidden or unknown subject shows as no answer: BrokerAway after ``timeout`` seconds.
+    TooLarge at once for a message that no attempt would get stored."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -67,8 +66,9 @@ class Publisher:
         return stored.seq
 
     async def publish_all(self, messages: Iterable[Outgoing], *, timeout: float = 10.0) -> None:
-        """Events together, up to 500 in flight; BrokerAway when one was not stored (others may have
-        been)."""
+        """Publish events together, up to 500 in flight.
+
+        BrokerAway when one was not stored; others may have been."""
         wanted = list(messages)
         for message in wanted:
             check_size(message)
@@ -84,8 +84,10 @@ class Publisher:
                 raise result
 
     async def _stored_together(self, events: Sequence[Outgoing]) -> bool:
-        """All of them or, when one was stored before or the answer is lost, none for certain: then
-        one by one, where the same ids make duplicates harmless."""
+        """Publish events as one atomic batch; return whether all were stored.
+
+        False when one was stored before or the answer is lost: the caller then publishes one by
+        one, where the same ids make duplicates harmless."""
         batch = new_id()
         try:
             for number, message in enumerate(events, start=1):
@@ -108,9 +110,10 @@ class Publisher:
         return False
 
     async def erase(self, stream: str, sequence: int) -> None:
-        """The server overwrites the bytes of one message; one that is gone already is no fault.
+        """Have the server overwrite the bytes of one message. A message that is gone already is
+        no fault.
 
-        BrokerAway without an answer: where the user may not, for ever."""
+        BrokerAway without an answer; also, at every attempt, for a user that has no right to."""
         try:
             question = json.dumps({"seq": sequence}).encode()
             await self._client.request(
@@ -122,7 +125,7 @@ class Publisher:
             ) from None
 
     async def publish_core(self, subject: str, body: bytes) -> None:
-        """Core publish, not kept: lost while the broker is away, and that is meant."""
+        """Publish on core NATS. The message is not kept, and is lost while the broker is away."""
         if self._client.is_connected:
             await self._client.publish(subject, body)
 

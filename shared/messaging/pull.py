@@ -1,9 +1,12 @@
-"""A continuous pull on one durable: requests overlap, a lost one is made anew, the wire never waits
-for a time-out.
+"""A continuous pull on one durable consumer.
 
-The library's fetch waits until a batch is full or its time-out is over: that time-out would be the
-latency. Each request has a reply subject of its own, so what it still owes is known exactly.
-"""
+Requests overlap and a lost one is made again, so that the wire never waits for a time-out. The
+library's fetch waits until a batch is full or its time-out is over: that time-out would be the
+latency.
+
+Invariant: each request has a reply subject of its own, so what the server still owes is known
+exactly. A delivery keeps its own subject, so it counts for the oldest request that is owed
+something."""
 
 from __future__ import annotations
 
@@ -31,8 +34,7 @@ _LOOK_SECONDS = 0.25
 
 
 class Pull:
-    """``batches()`` yields what has arrived, in order: at most ``batch`` deliveries, and at least
-    one, or as many as ``want`` said."""
+    """Yields deliveries in order, in batches of 1 to ``batch``; want() raises the least."""
 
     def __init__(self, client: NatsClient, stream: str, durable: str, *, batch: int = 500) -> None:
         self.stream, self.durable, self.batch = stream, durable, batch
@@ -46,6 +48,7 @@ class Pull:
         self._wake = asyncio.Event()
 
     async def batches(self) -> AsyncGenerator[list[Delivery], None]:
+        """Yield batches until the generator is closed."""
         inbox = self._client.new_inbox()
         subscription = await self._client.receive(f"{inbox}.*", self._arrived, self._answered)
         filler = asyncio.create_task(self._keep_asking(inbox))
@@ -57,20 +60,22 @@ class Pull:
             await self._client.stop_receiving(subscription)
 
     def want(self, least: int) -> None:
-        """Fewer are not yielded from now on, until less is wanted; at most ``batch``."""
+        """Yield no fewer than ``least`` (at most ``batch``) from now on, until less is wanted."""
         self._least = min(least, self.batch)
         self._look()
         self._wake.set()
 
     async def ack(self, delivery: Delivery) -> None:
+        """Ack one delivery."""
         await self._client.publish(delivery.reply, b"+ACK")
 
     async def ack_all(self, deliveries: Iterable[Delivery]) -> None:
-        """What cannot be acked now will be delivered again."""
+        """Ack many. A delivery that cannot be acked now will be delivered again."""
         with contextlib.suppress(NatsError):
             await self._client.acknowledge(delivery.wire_reply for delivery in deliveries)
 
     async def in_progress(self, delivery: Delivery) -> None:
+        """Tell the stream that the work goes on: its ack_wait begins again."""
         await self._client.publish(delivery.reply, b"+WPI")
 
     async def _take(self) -> list[Delivery]:
@@ -88,9 +93,7 @@ class Pull:
             self._there.clear()
 
     def _arrived(self, subject: bytes, body: bytes, reply: bytes, headers: bytes) -> None:
-        """Called for each: everything here counts (100,000 times a second).
-
-        Its subject is the original one: it answers the oldest request that still owes something."""
+        """Take one delivery; called 100,000 times a second, so everything here counts."""
         for request, owed in self._owed.items():
             owed[0] -= 1
             if not owed[0]:

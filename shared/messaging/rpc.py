@@ -1,5 +1,4 @@
-"""Core request/reply: an answer is its model; a Refused becomes a Refusal, whatever else
-``service.busy``."""
+"""Queries on core NATS: an answer is its model; a refusal and a failure are a Refusal."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ log = structlog.get_logger()
 
 
 def answer_refusals() -> ExceptionMiddleware:
-    """For a FastStream broker: turns exceptions of a handler into a Refusal, so that the asker
-    never waits in vain."""
+    """Return the FastStream middleware that turns a handler's exceptions into a Refusal, so that
+    every question gets an answer."""
     middleware = ExceptionMiddleware()
 
     @middleware.add_handler(Refused, publish=True)

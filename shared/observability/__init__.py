@@ -1,1 +1,1 @@
-"""What an operator sees: logs without secrets, metrics, health."""
+"""Logs without secrets, metrics and health."""

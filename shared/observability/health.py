@@ -1,5 +1,5 @@
-"""/livez (the event loop turns), /readyz (nothing is missing, or what is), /metrics: a few lines of
-HTTP/1.0."""
+"""Health of a process over HTTP/1.0: /livez (the event loop runs), /readyz (what is missing) and
+/metrics."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ class Health:
         self._missing = dict.fromkeys(conditions, "starting")
 
     def ready(self, condition: str) -> None:
+        """Mark a condition as met."""
         self._missing.pop(condition, None)
 
     def not_ready(self, condition: str, why: str) -> None:
+        """Mark a condition as missing; ``why`` is shown in /readyz."""
         self._missing[condition] = why
 
     @property
     def missing(self) -> dict[str, str]:
+        """Return the missing conditions with their reasons."""
         return dict(self._missing)
 
 
 async def serve_health(health: Health, host: str, port: int) -> asyncio.Server:
-    """Listens until closed; SettingsError when the port is taken."""
+    """Listen until closed. SettingsError when the port is taken."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Structured logs, one JSON object a line on stderr. A guard drops what looks like key material."""
+"""Structured logs: one JSON object a line on stderr. A guard drops what looks like key material."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMIT = 2000
 
 
 def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replaces every value that could carry PEM or DER, and cuts long ones: the last line of
+    """Replace every value that could carry PEM or DER, and cut long ones. It is the last line of
     defence, not the first."""
     for key, value in event.items():
         if isinstance(value, bytes):
@@ -28,8 +28,8 @@ def guard(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
 
 
 class Stderr:
-    """Writes to what stderr is at the moment: one that was closed since, or a full disk under it,
-    must not end whoever logs."""
+    """Writes to the present stderr. A closed one, or a full disk under it, must not end the
+    process that logs."""
 
     def msg(self, message: str) -> None:
         with contextlib.suppress(OSError):
@@ -40,8 +40,9 @@ class Stderr:
 
 
 def setup(service: str, level: str = "info") -> None:
-    """Once a process. Tracebacks are one line without locals: locals hold bodies. ``level``: a
-    LogLevel."""
+    """Configure logging, once a process. ``level`` is a LogLevel.
+
+    Tracebacks are one line without locals, because locals hold bodies."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""Metrics that every service has, documented where they are declared. No ids in labels."""
+"""Metrics that every service has, documented where they are declared. Labels hold no ids."""
 
 from __future__ import annotations
 

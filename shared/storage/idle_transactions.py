@@ -1,17 +1,16 @@
-"""Ends the connections of processes that were stopped in the middle of a statement.
+"""Ends the sessions of stopped processes that hold locks.
 
-Between two statements PostgreSQL's own time-out does that (open_pool). In the middle of one, of a
-large answer or of a COPY, it waits for its client as long as the connection stands, and keeps all
-locks meanwhile: so the others look."""
+Between two statements PostgreSQL's own time-out ends them (open_pool). In the middle of a
+statement, of a large answer or of a COPY, PostgreSQL waits for its client as long as the
+connection stands, and keeps all locks meanwhile: so the other processes look."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
-from shared.faults import is_transient
+from shared.retry import every
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
@@ -23,15 +22,13 @@ where usename = current_user and datname = current_database() and xact_start is 
 """
 
 
-async def terminate_idle_transactions(pool: Pool, seconds: float) -> None:
-    """For ever: of this login and database, those in a transaction whose client neither reads nor
-    sends for so long."""
-    while True:
-        try:
-            ended = await pool.fetchval(_END, seconds)
-            if ended:
-                log.warning("database.stalled", ended=ended)
-        except Exception as error:
-            if not is_transient(error):
-                raise
-        await asyncio.sleep(_LOOK_SECONDS)
+async def terminate_idle_transactions(pool: Pool, seconds: float) -> NoReturn:
+    """Terminate sessions of this role and database that wait on their client inside a
+    transaction for more than ``seconds``. Never returns."""
+
+    async def terminate() -> None:
+        ended = await pool.fetchval(_END, seconds)
+        if ended:
+            log.warning("database.stalled", ended=ended)
+
+    await every(_LOOK_SECONDS, terminate)

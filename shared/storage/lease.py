@@ -1,5 +1,11 @@
-"""One at a time: a row with 3 s to live and a fencing number. Not a session lock, which a stopped
-process keeps."""
+"""A lease: one holder at a time, by a row with 3 s to live and a fencing number.
+
+Not a session lock, which a stopped process keeps.
+
+Invariant: a holder works only until 3 s after its last renewal began, by its own clock. Another
+process takes the row only after 3 s by the database's clock, counted from the end of that
+renewal. So two never work at once, unless a process stands still in the middle of a step; the
+fencing number tells such a step apart."""
 
 from __future__ import annotations
 
@@ -32,8 +38,7 @@ returning fencing
 
 
 class Lease:
-    """``hold(work)`` runs ``work(fencing)`` whenever this process has the lease, and cancels it
-    when it has not."""
+    """A lease of one name."""
 
     def __init__(self, pool: Pool, name: str) -> None:
         self._pool, self.name = pool, name
@@ -42,11 +47,14 @@ class Lease:
 
     @property
     def held(self) -> bool:
+        """Return whether this process holds the lease now."""
         return time.monotonic() < self._until
 
     async def hold(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """For ever. A transient fault of ``work`` gives the lease a new round; any other is
-        raised."""
+        """Run ``work(fencing)`` whenever this process has the lease, and cancel it when it has
+        not. Never returns.
+
+        A transient fault of ``work`` begins a new round; any other fault is raised."""
         try:
             while True:
                 fencing = await self._take()
@@ -75,7 +83,8 @@ class Lease:
             log.warning("lease.round_over", lease=self.name, error=describe(error))
 
     async def _take(self) -> int | None:
-        """The fencing number, or None when another holds it or the database is away."""
+        """Take or renew the lease and return the fencing number. None when another process holds
+        it or the database is away."""
         started = time.monotonic()
         try:
             row = await self._pool.fetchval(_TAKE, self.name, self.holder, TERM_SECONDS, timeout=2)

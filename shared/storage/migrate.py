@@ -1,5 +1,5 @@
-"""Migrations in dbmate's file format, forward only: each file once, in order of name, in its own
-transaction."""
+"""Migrations in dbmate's file format, forward only: each file once, in order of the names, in
+its own transaction."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _UP = re.compile(
 
 
 async def migrate(pool: Pool, *folders: Path) -> list[str]:
-    """Applies what is missing of ``folders`` (shared ones first) and returns the names; replicas
+    """Apply what is missing of ``folders`` (shared ones first) and return the names; replicas
     wait for each other.
 
-    SettingsError when a file that was applied has changed since, or the database knows a file that
-    is gone."""
+    SettingsError when an applied file has changed since, or the database knows a file that is
+    gone."""
     with contextlib.suppress(asyncpg.UniqueViolationError):  # a replica makes it at the same moment
         await pool.execute(_VERSIONS)
     async with pool.acquire() as connection, connection.transaction():
@@ -62,7 +62,7 @@ async def _apply_missing(
 
 
 def up_part(version: str, text: str) -> str:
-    """The SQL between ``-- migrate:up`` and ``-- migrate:down``."""
+    """Return the SQL between ``-- migrate:up`` and ``-- migrate:down``."""
     match = _UP.search(text)
     if match is None:
         raise SettingsError(f"migration {version} has no '-- migrate:up'")

@@ -1,10 +1,9 @@
-"""The exact messages that an effect causes, written with it in one transaction; a relay publishes
-them until stored.
+"""The outbox: the exact messages that an effect causes, written with it in one transaction.
 
-One relay at a time (by lease) keeps the order. It reads unsent rows and never ``id > last``:
-commits are out of order. A body that carries a pair is deleted at the PubAck. What no stream takes
-is set aside: the rest must not wait for it.
-"""
+A relay publishes them until stored. One relay works at a time (by lease), which keeps the order.
+Invariant: it reads rows that are not sent, never ``id > last``, because transactions commit out
+of order. A body that carries a pair is deleted at the PubAck. A message that no stream takes is
+set aside, so that the others need not wait for it."""
 
 from __future__ import annotations
 
@@ -17,10 +16,10 @@ import asyncpg
 import structlog
 
 from shared.errors import BrokerAway, TooLarge
-from shared.faults import is_transient
 from shared.messages import Outgoing, check_size
 from shared.observability.health import Health
 from shared.observability.metrics import OUTBOX_SECONDS, OUTBOX_SET_ASIDE, OUTBOX_UNSENT
+from shared.retry import every
 from shared.storage.lease import Lease
 from shared.storage.pool import Connection, Pool, listen
 
@@ -29,14 +28,15 @@ CHANNEL = "outbox"
 BATCH = 500
 KEEP_HOURS = 48
 COUNT_SECONDS = 5
+SWEEP_SECONDS = 600
 KEEP_ASIDE_DAYS = 35
 
 
 async def enqueue(
     connection: Connection, messages: Sequence[Outgoing], *, carries_pair: bool = False
 ) -> None:
-    """In the caller's transaction. Committing it wakes the relay. TooLarge for what could never be
-    published."""
+    """Write messages in the caller's transaction; its commit wakes the relay. TooLarge for a
+    message that could never be published."""
     if not messages:
         return
     for message in messages:
@@ -62,7 +62,7 @@ class StreamPublisher(Protocol):
 
 
 class Relay:
-    """Publishes what the outbox holds, in order of id, while it has the lease."""
+    """Publishes the outbox in order of id, while it has the lease."""
 
     def __init__(
         self, pool: Pool, publisher: StreamPublisher, lease: Lease, health: Health
@@ -71,6 +71,7 @@ class Relay:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
+        """Relay whenever the lease is held. Never returns."""
         await self._lease.hold(self._relay)
 
     async def _relay(self, fencing: int) -> None:
@@ -81,14 +82,13 @@ class Relay:
             while True:
                 self._wake.clear()
                 if not await self._drain():
+                    # Not wait_for: it can lose a cancellation on Python 3.11.
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(
-                            1.0
-                        ):  # wait_for can lose a cancellation on Python 3.11
+                        async with asyncio.timeout(1.0):
                             await self._wake.wait()
 
     async def _drain(self) -> bool:
-        """Sends one batch; whether there may be more."""
+        """Send one batch; return whether there may be more."""
         try:
             rows = await self._pool.fetch(
                 "select id, subject, headers, body from outbox where sent_at is null and "
@@ -143,36 +143,32 @@ class Relay:
             OUTBOX_SECONDS.observe(float(row["age"]))
 
     async def _count(self) -> None:
-        """Beside the sending, which reads one lot at a time: a count costs as much as there is
-        unsent."""
+        """Count unsent messages every few seconds.
+
+        This is apart from the sending, which reads one batch at a time: a count costs as much as
+        there is unsent."""
+
+        async def count() -> None:
+            unsent = await self._pool.fetchval(
+                "select count(*) from outbox where sent_at is null and set_aside_at is null"
+            )
+            OUTBOX_UNSENT.set(unsent)
+
         try:
-            while True:
-                try:
-                    OUTBOX_UNSENT.set(
-                        await self._pool.fetchval(
-                            "select count(*) from outbox where sent_at is null and "
-                            "set_aside_at is null"
-                        )
-                    )
-                except Exception as error:
-                    if not is_transient(error):
-                        raise
-                await asyncio.sleep(COUNT_SECONDS)
+            await every(COUNT_SECONDS, count)
         finally:
-            OUTBOX_UNSENT.set(0)  # whoever has the lease next counts
+            OUTBOX_UNSENT.set(0)  # the next holder of the lease counts
 
     async def _sweep(self) -> None:
-        """Sent rows are kept for a while: a redelivery finds its answer sent already. What was set
-        aside longer."""
-        while True:
-            try:
-                await self._pool.execute(
-                    "delete from outbox where sent_at < now() - make_interval(hours => $1)"
-                    " or set_aside_at < now() - make_interval(days => $2)",
-                    KEEP_HOURS,
-                    KEEP_ASIDE_DAYS,
-                )
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-            await asyncio.sleep(600)
+        """Delete old rows. Sent ones are kept for 48 hours, so that a redelivery finds its
+        answer sent already; set-aside ones for longer."""
+
+        async def delete_old() -> None:
+            await self._pool.execute(
+                "delete from outbox where sent_at < now() - make_interval(hours => $1)"
+                " or set_aside_at < now() - make_interval(days => $2)",
+                KEEP_HOURS,
+                KEEP_ASIDE_DAYS,
+            )
+
+        await every(SWEEP_SECONDS, delete_old)
