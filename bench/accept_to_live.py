@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 
 from bench.report import Result, main
 from clients import platform as client
-from clients.edge_node.nginx.handshake import handshake
+from clients.edge_node.nginx.handshake import get_served_leaf
 from clients.edge_node.nginx.process import nginx_binary
 from clients.platform import Platform
 from deploy.embedded.dev_ca import TestCa
@@ -102,7 +102,7 @@ async def _update(
 
 async def _served(place: str, name: str, wanted: str) -> None:
     host, port = place.rsplit(":", 1)
-    while await handshake(host, int(port), name) != wanted:
+    while await get_served_leaf(host, int(port), name) != wanted:
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -155,7 +155,7 @@ async def _reloads(folder: Path, count: int) -> list[float]:
 
 async def _up(port: int, name: str) -> bool:
     try:
-        return await handshake("127.0.0.1", port, name) is not None
+        return await get_served_leaf("127.0.0.1", port, name) is not None
     except OSError:
         return False
 

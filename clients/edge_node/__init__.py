@@ -1,11 +1,13 @@
-"""The reference edge node: an nginx that serves HTTPS from certificates held in memory, and what
-drives it.
+"""The reference edge node: an nginx that serves HTTPS from certificates in memory, and its agent.
 
-`nginx` runs it, `dataplane` puts and removes entries (`entry`), `prove` shows that a pair loads and
-is served, `meter` and `usage_log` count what was served, by byte ranges of the node's own log.
+The rooms, each above those that it uses:
 
-The agent (`agent` wires it): `trust` is what the node believes, `verify` what a bundle must be;
-`feed` and `reconcile` bring bundles, `desired` says which one wins, `work`, `apply` and `proving`
-bring it into nginx and prove it, `replica` keeps it sealed, `report` tells; `usage` and `ledger`
-send counted ranges until billing has confirmed them. `python -m clients.edge_node nginx|agent`.
+- `agent` and `nginx_program` wire the two programs (``python -m clients.edge_node agent|nginx``)
+- `sync/` receives bundles, repairs gaps, reports the status, keeps the connection
+- `serving/` opens and checks pairs, puts bundles into nginx and proves them by a handshake
+- `usage/` counts nginx's logs and sends them until billing has confirmed them
+- `bundles/` verifies bundles, refuses older revisions (`bundles/versions.py`), stores the replica
+- `trust` holds the operator's key, the trust document and the keyring
+- `nginx/` has the configuration, the control sockets and handshakes of nginx
+- `settings`, `metrics` and `rejections` (messages that were not believed) serve all of them
 """

@@ -1,12 +1,12 @@
-"""The agent's metrics. No ids in labels: one process is one node."""
+"""The agent's metrics. No label holds an id: one process is one node."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-DROPPED = Counter(
+REJECTED = Counter(
     "edgetls_node_dropped_total",
-    "Messages that were not believed, by what and why.",
+    "Messages and files that were rejected, by what they were and why.",
     ["what", "reason"],
 )
 APPLIED = Counter(

@@ -1,5 +1,8 @@
-"""What was not believed: all of it is counted, little of it is written, or whoever floods a node
-fills its disk."""
+"""Count and log the messages that were rejected.
+
+Every rejection is counted and few are logged: otherwise a sender that floods a node would fill its
+disk.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,31 @@ from clients.edge_node import metrics
 from shared.errors import Poison
 
 log = structlog.get_logger()
-_LINES = 10
+_MAX_LINES = 10
 _WINDOW_SECONDS = 5.0
 
 
-class Drops:
-    """``event``: the name of the log line. At most 10 lines of a kind in 5 s, the first of which
-    says how many there were too many before."""
+class RejectionLog:
+    """The rejections of one reader. ``event``: the name of its log lines.
+
+    At most 10 lines of a kind in 5 s are logged. The first line of the next window says how many
+    were left out (``omitted``)."""
 
     def __init__(self, event: str) -> None:
         self._event = event
-        self._said: dict[str, tuple[float, int]] = {}
-        self._unsaid: dict[str, int] = {}
+        self._windows: dict[str, tuple[float, int]] = {}
+        self._omitted: dict[str, int] = {}
 
-    def note(self, what: str, error: Poison) -> None:
-        metrics.DROPPED.labels(what, error.reason).inc()
-        since, said = self._said.get(what, (0.0, 0))
-        if time.monotonic() - since >= _WINDOW_SECONDS:
-            since, said = time.monotonic(), 0
-        if said < _LINES:
-            self._said[what] = since, said + 1
-            log.warning(self._event, what=what, error=str(error), unsaid=self._unsaid.pop(what, 0))
+    def record(self, what: str, error: Poison) -> None:
+        """Count a rejection of the kind ``what``, and log it unless there were too many."""
+        metrics.REJECTED.labels(what, error.reason).inc()
+        started, lines = self._windows.get(what, (0.0, 0))
+        if time.monotonic() - started >= _WINDOW_SECONDS:
+            started = time.monotonic()
+            lines = 0
+        if lines < _MAX_LINES:
+            self._windows[what] = (started, lines + 1)
+            omitted = self._omitted.pop(what, 0)
+            log.warning(self._event, what=what, error=str(error), omitted=omitted)
         else:
-            self._unsaid[what] = self._unsaid.get(what, 0) + 1
+            self._omitted[what] = self._omitted.get(what, 0) + 1

@@ -13,24 +13,24 @@ from shared.contracts.base import NodeId
 from shared.settings import BrokerSettings, LogLevel
 
 
-def _host_and_port(value: str) -> str:
+def _check_host_port(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError("not host:port")
     return value
 
 
-def split(value: str) -> tuple[str, int]:
-    """``host:port``, an IPv6 host in brackets."""
+def split_host_port(value: str) -> tuple[str, int]:
+    """Split ``host:port``; an IPv6 host loses its brackets."""
     host, _, port = value.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-Listen = Annotated[str, AfterValidator(_host_and_port)]
+HostPort = Annotated[str, AfterValidator(_check_host_port)]
 
 
 class NginxSettings(BaseSettings):
-    """Of both programs."""
+    """The settings that both programs read."""
 
     model_config = SettingsConfigDict(
         env_prefix="EDGETLS_", extra="ignore", hide_input_in_errors=True
@@ -40,13 +40,13 @@ class NginxSettings(BaseSettings):
         description="the node's id in the fleet: lower-case letters, digits, hyphens"
     )
     node_folder: Path = Field(
-        description="where the node keeps its replica, logs and configuration"
+        description="folder of the node's replica, usage logs and nginx configuration"
     )
-    node_https: Listen = Field(description="where nginx listens for HTTPS, host:port")
-    node_http: Listen = Field(description="where nginx listens for HTTP, host:port")
+    node_https: HostPort = Field(description="address on which nginx listens for HTTPS, host:port")
+    node_http: HostPort = Field(description="address on which nginx listens for HTTP, host:port")
     origin_ca_file: Path | None = Field(
         default=None,
-        description="PEM roots that https origins are verified by; without it, Mozilla's",
+        description="PEM roots that verify https origins; without it, Mozilla's roots",
     )
     entry_zone_mb: int = Field(
         default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair"
@@ -56,8 +56,9 @@ class NginxSettings(BaseSettings):
     )
 
     def layout(self) -> NginxLayout:
-        https_host, https_port = split(self.node_https)
-        http_host, http_port = split(self.node_http)
+        """Return the layout of the node's nginx."""
+        https_host, https_port = split_host_port(self.node_https)
+        http_host, http_port = split_host_port(self.node_http)
         return NginxLayout(
             folder=self.node_folder,
             https_host=https_host,
@@ -71,7 +72,7 @@ class NginxSettings(BaseSettings):
 
 
 class NodeSettings(NginxSettings, BrokerSettings):
-    """Of the agent."""
+    """The settings of the agent."""
 
     node_private_key_file: Path = Field(description="the node's HPKE key, which opens its keyring")
     operator_key_file: Path = Field(
@@ -85,7 +86,9 @@ class NodeSettings(NginxSettings, BrokerSettings):
         ),
     )
     usage_log_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=4096, description="a usage log that has grown to it is rotated"
+        default=64 * 1024 * 1024,
+        ge=4096,
+        description="size in bytes at which a usage log is rotated",
     )
     log_level: LogLevel = Field(
         default="info", description="debug, info, warning, error or critical"
@@ -99,5 +102,5 @@ class NodeSettings(NginxSettings, BrokerSettings):
 
     @property
     def user(self) -> str:
-        """The node's NATS user."""
+        """Return the node's NATS user."""
         return f"node-{self.node_id}"

@@ -1,7 +1,7 @@
-"""What the node believes: the operator's pinned key, the trust document and keyring that it signed.
+"""The node's trust: the operator's pinned key, and the trust document and keyring that it signed.
 
 Both are kept in the node's folder (public, or sealed to the node), so that a node starts without
-the control plane. The epochs' private keys are in memory only.
+the control plane. The private keys of the epochs are in memory only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -29,155 +30,190 @@ from shared.settings import read_secret
 
 log = structlog.get_logger()
 _REFRESH_SECONDS = 5.0
-_SOONEST_SECONDS = 0.5
+_MIN_REFRESH_SECONDS = 0.5
+_ENROLMENT_CHECK_SECONDS = 0.2
 
 
-class Trusted:
-    """``on_change`` is called when a newer document or keyring was taken.
+@dataclass(frozen=True)
+class _Document:
+    """A signed document of the operator.
 
-    Raises SettingsError when the operator's key, the trust file or the node's key cannot be
-    used."""
+    ``key``: its key in the keyring bucket. ``accept``: takes a newer one, and returns False for an
+    old one. ``copy``: the file that keeps it."""
+
+    name: str
+    key: str
+    accept: Callable[[bytes], bool]
+    copy: Path
+
+
+class NodeTrust:
+    """The keys that this node trusts, and the epoch keys that it holds.
+
+    ``on_change`` is called when a newer document or keyring was accepted. Raises SettingsError when
+    the operator's key, the trust file or the node's key cannot be used."""
 
     def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
         self._node = settings.node_id
         self._clock = clock or Clock()
-        self._operator = _operator(settings)
-        self._key = _node_key(settings)
-        self._trust_copy = settings.node_folder / "trust.json"
-        self._keyring_copy = settings.node_folder / "keyring.json"
-        self._document = _pinned(settings, self._operator)
-        self._issued: datetime | None = None
+        self._operator = _load_operator_key(settings)
+        self._key = _load_node_key(settings)
+        self._trust_document = _load_pinned_document(settings, self._operator)
+        self._keyring_issued_at: datetime | None = None
         self._epochs: dict[int, PrivateKey] = {}
+        self._documents = (
+            _Document(
+                "trust",
+                subjects.KEYRING_TRUST,
+                self.accept_trust,
+                settings.node_folder / "trust.json",
+            ),
+            _Document(
+                "node",
+                subjects.keyring_node(self._node),
+                self.accept_keyring,
+                settings.node_folder / "keyring.json",
+            ),
+        )
         self._unsaved: dict[Path, str] = {}
-        self._wanted = asyncio.Event()
+        self._refresh_wanted = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
-        self._read_copies()
+        self._load_copies()
 
     def verifier(self, purpose: str) -> Verifier:
-        """The keys that may speak for ``purpose`` (edge_sync, validator, billing) now."""
-        return Trust(self._document, self._operator, self._clock.now()).verifier(purpose)
+        """Return the keys that are valid now for ``purpose`` (edge_sync, validator, billing)."""
+        return Trust(self._trust_document, self._operator, self._clock.now()).verifier(purpose)
 
-    def ever(self, purpose: str) -> Verifier:
-        """The same without a look at the clock, for what was verified when it came: an expired key
-        of an untroubled fleet must not end what is served. One that must not count is dropped from
-        the document."""
-        return Verifier(
-            (key.key_id, key.public_key) for key in self._document.keys if key.purpose == purpose
-        )
+    def dateless_verifier(self, purpose: str) -> Verifier:
+        """Return the keys for ``purpose`` without a look at their validity dates.
+
+        For what was verified when it arrived: an expired key of a fleet without trouble must not
+        end what is served. A key that must not count any more is taken out of the document."""
+        keys = self._trust_document.keys
+        return Verifier((key.key_id, key.public_key) for key in keys if key.purpose == purpose)
 
     @property
     def epochs(self) -> list[int]:
+        """Return the epochs whose private keys this node holds, in order."""
         return sorted(self._epochs)
 
     def epoch_key(self, epoch: int) -> PrivateKey:
-        """CannotOpen when the keyring lacks it; the keyring is fetched anew soon."""
+        """Return the private key of an epoch.
+
+        Raises CannotOpen when the keyring lacks it; the keyring is then fetched again soon."""
         try:
             return self._epochs[epoch]
         except KeyError:
-            self._wanted.set()
+            self._refresh_wanted.set()
             raise CannotOpen(
                 f"the node's keyring has no key of epoch {epoch}: it has {self.epochs}"
             ) from None
 
     def expect_epoch(self, epoch: int) -> None:
-        """A checkpoint names the fleet's epoch: fetches the keyring soon when it is not in it."""
+        """Fetch the keyring soon if it lacks the fleet's epoch, which a checkpoint names."""
         if epoch not in self._epochs:
-            self._wanted.set()
+            self._refresh_wanted.set()
 
-    def want(self) -> None:
-        """Something came that is signed by a key that is not known: look for a newer document
-        soon."""
-        self._wanted.set()
+    def request_refresh(self) -> None:
+        """Look for newer documents soon: a message came that an unknown key has signed."""
+        self._refresh_wanted.set()
 
-    def offer_trust(self, body: bytes) -> bool:
-        """Takes a trust document with a higher serial. Raises Unsigned or Malformed."""
+    async def wait_for_enrolment(self) -> None:
+        """Wait until the node holds an epoch's key: without one it could open no bundle."""
+        if not self._epochs:
+            log.warning("enrolment.awaited")
+        while not self._epochs:
+            self.request_refresh()
+            await asyncio.sleep(_ENROLMENT_CHECK_SECONDS)
+
+    def accept_trust(self, body: bytes) -> bool:
+        """Take a trust document if it is newer; return False otherwise.
+
+        Raises Unsigned or Malformed."""
         document = self._operator.open_bytes(Purpose.TRUST, body, TrustDocument)
-        if document.serial <= self._document.serial:
+        if document.serial <= self._trust_document.serial:
             return False
-        self._document = document
+        self._trust_document = document
         return True
 
-    def offer_keyring(self, body: bytes) -> bool:
-        """Takes a newer enrolment with its keyring.
+    def accept_keyring(self, body: bytes) -> bool:
+        """Take the enrolment with its keyring if it is newer; return False otherwise.
 
         Raises Unsigned, Malformed, or CannotOpen when it is not for this node's key."""
         enrolment = self._operator.open_bytes(Purpose.ENROL, body, EnrolNode)
         if enrolment.node != self._node:
-            raise Unsigned(f"a keyring of {enrolment.node} came as that of {self._node}")
-        if self._issued is not None and enrolment.issued_at <= self._issued:
+            raise Unsigned(f"the keyring of {enrolment.node} came as the keyring of {self._node}")
+        if self._keyring_issued_at is not None and enrolment.issued_at <= self._keyring_issued_at:
             return False
         if enrolment.public_key != self._key.public().text:
             raise CannotOpen(
                 f"{self._node} is enrolled with another key than EDGETLS_NODE_PRIVATE_KEY_FILE "
                 "holds"
             )
-        self._epochs = {
-            one.epoch: PrivateKey(
-                self._key.open(one.box, epoch_info(self._node, one.epoch)).decode(
-                    "ascii", "replace"
-                )
-            )
-            for one in enrolment.keyring
-        }
-        self._issued = enrolment.issued_at
+        epochs = {}
+        for sealed in enrolment.keyring:
+            opened = self._key.open(sealed.box, epoch_info(self._node, sealed.epoch))
+            epochs[sealed.epoch] = PrivateKey(opened.decode("ascii", "replace"))
+        self._epochs = epochs
+        self._keyring_issued_at = enrolment.issued_at
         return True
 
     async def keep_fresh(self, client: Client) -> None:
-        """Looks for a newer trust document and keyring every 5 s, and at once when one is
-        missed."""
+        """Fetch newer documents every 5 s, and soon after a request. Never returns."""
         while True:
-            self._wanted.clear()
+            self._refresh_wanted.clear()
             await self.refresh(client)
-            await asyncio.sleep(_SOONEST_SECONDS)
+            # Requests within half a second are answered by one refresh, however many come.
+            await asyncio.sleep(_MIN_REFRESH_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_REFRESH_SECONDS - _SOONEST_SECONDS):
-                    await self._wanted.wait()
+                async with asyncio.timeout(_REFRESH_SECONDS - _MIN_REFRESH_SECONDS):
+                    await self._refresh_wanted.wait()
 
     async def refresh(self, client: Client) -> None:
-        for key, offer, copy in (
-            (subjects.KEYRING_TRUST, self.offer_trust, self._trust_copy),
-            (subjects.keyring_node(self._node), self.offer_keyring, self._keyring_copy),
-        ):
+        """Fetch the trust document and the keyring once, and keep what is newer."""
+        for document in self._documents:
             try:
-                found = await get_last(
-                    client,
-                    subjects.kv_stream(subjects.BUCKET_KEYRINGS),
-                    subjects.kv_subject(subjects.BUCKET_KEYRINGS, key),
-                )
-                if found is not None and found.body and offer(found.body):
-                    self._unsaved[copy] = found.body.decode()
-                    self.on_change()
-                    log.info("trust.updated", what=key.split(".")[0], epochs=self.epochs)
+                await self._refresh_document(client, document)
             except (Poison, CannotOpen) as error:
-                metrics.DROPPED.labels("trust", type(error).__name__).inc()
-                log.warning("trust.dropped", what=key.split(".")[0], error=str(error))
+                metrics.REJECTED.labels("trust", type(error).__name__).inc()
+                log.warning("trust.rejected", what=document.name, error=str(error))
             except Transient as error:
-                log.debug("trust.away", error=str(error))
+                log.debug("trust.refresh_failed", error=str(error))
         await asyncio.to_thread(self._save_copies)
 
+    async def _refresh_document(self, client: Client, document: _Document) -> None:
+        bucket = subjects.BUCKET_KEYRINGS
+        subject = subjects.kv_subject(bucket, document.key)
+        found = await get_last(client, subjects.kv_stream(bucket), subject)
+        if found is None or not found.body or not document.accept(found.body):
+            return
+        self._unsaved[document.copy] = found.body.decode()
+        self.on_change()
+        log.info("trust.updated", what=document.name, epochs=self.epochs)
+
     def _save_copies(self) -> None:
-        """What the disk does not take now is tried again with the next look: it counts already."""
+        """Write the newer documents to disk.
+
+        A document that the disk refuses is in force all the same, and is written with the next
+        refresh."""
         for copy, text in list(self._unsaved.items()):
             try:
                 write_private(copy, text)
                 del self._unsaved[copy]
             except OSError as error:
-                log.error("trust.unwritable", file=copy.name, error=error.strerror)
+                log.error("trust.save_failed", file=copy.name, error=error.strerror)
 
-    def _read_copies(self) -> None:
-        for copy, offer in (
-            (self._trust_copy, self.offer_trust),
-            (self._keyring_copy, self.offer_keyring),
-        ):
+    def _load_copies(self) -> None:
+        for document in self._documents:
             try:
-                offer(copy.read_bytes())
+                document.accept(document.copy.read_bytes())
             except FileNotFoundError:
                 continue
             except (EdgetlsError, OSError) as error:
-                log.warning("trust.copy_unusable", file=copy.name, error=str(error))
+                log.warning("trust.copy_rejected", file=document.copy.name, error=str(error))
 
 
-def _operator(settings: NodeSettings) -> Verifier:
+def _load_operator_key(settings: NodeSettings) -> Verifier:
     text = read_secret(settings.operator_key_file, "EDGETLS_OPERATOR_KEY_FILE")
     try:
         return operator_verifier(text)
@@ -187,7 +223,7 @@ def _operator(settings: NodeSettings) -> Verifier:
         ) from None
 
 
-def _node_key(settings: NodeSettings) -> PrivateKey:
+def _load_node_key(settings: NodeSettings) -> PrivateKey:
     path: Path = settings.node_private_key_file
     try:
         return PrivateKey(read_secret(path, "EDGETLS_NODE_PRIVATE_KEY_FILE"))
@@ -195,7 +231,7 @@ def _node_key(settings: NodeSettings) -> PrivateKey:
         raise SettingsError(f"EDGETLS_NODE_PRIVATE_KEY_FILE: {path}: {error}") from None
 
 
-def _pinned(settings: NodeSettings, operator: Verifier) -> TrustDocument:
+def _load_pinned_document(settings: NodeSettings, operator: Verifier) -> TrustDocument:
     text = read_secret(settings.trust_file, "EDGETLS_TRUST_FILE")
     try:
         return operator.open_bytes(Purpose.TRUST, text.encode(), TrustDocument)

@@ -20,7 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from clients.edge_node.nginx.dataplane import DataPlane
-from clients.edge_node.nginx.entry import Entry
+from clients.edge_node.nginx.entry import NginxEntry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform import connect
@@ -196,7 +196,8 @@ async def _unloadable(cage: Cage) -> None:
     for place in cage.nodes:
         plane = DataPlane(cage.platform.data / "nodes" / place.node / "run")
         for key_type in ("rsa", "ecdsa"):
-            entry = Entry(UNLOADABLE, 1, "https", ((pair.chain, pair.key, key_type),))  # type: ignore[arg-type]
+            pems = (pair.chain, pair.key, key_type)
+            entry = NginxEntry(UNLOADABLE, 1, "https", (pems,))  # type: ignore[arg-type]
             assert await plane.put_many([entry]) == {}
             for _ in range(5):
                 assert await is_refused(place, UNLOADABLE, believing())

@@ -213,9 +213,9 @@ async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(sce
 
 
 DROPPED = (
-    ("feed.dropped", "bundle"),
-    ("feed.dropped", "checkpoint"),
-    ("usage.dropped", "confirmation"),
+    ("feed.rejected", "bundle"),
+    ("feed.rejected", "checkpoint"),
+    ("usage.rejected", "confirmation"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Two proofs: that a pair loads before it is put, and that a real handshake gets it afterwards."""
+"""Check that a pair loads before it is put, and which leaf a real handshake gets afterwards."""
 
 import asyncio
 import hashlib
@@ -9,22 +9,25 @@ from clients.edge_node.nginx.entry import KeyType
 from shared.errors import EdgetlsError
 
 _PROBE_LABEL = "edgetls-proof"
-_CIPHERS_OF: dict[KeyType, str] = {"rsa": "aRSA:@SECLEVEL=0", "ecdsa": "aECDSA:@SECLEVEL=0"}
+_CIPHERS_BY_KEY_TYPE: dict[KeyType, str] = {
+    "rsa": "aRSA:@SECLEVEL=0",
+    "ecdsa": "aECDSA:@SECLEVEL=0",
+}
 
 
 class PairUnusableError(EdgetlsError):
     """OpenSSL does not load the pair. The message holds OpenSSL's reason, no key and no PEM."""
 
 
-def load_check(chain_pem: str, key_pem: str) -> None:
-    """Loads a pair as nginx would, in memory only. Raises PairUnusableError."""
+def check_pair_loads(chain_pem: str, key_pem: str) -> None:
+    """Load a pair as nginx would, in memory only. Raises PairUnusableError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # The file has no name: it lives as long as its descriptor, and never on a disk.
     descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
             file.write(f"{chain_pem.strip()}\n{key_pem.strip()}\n".encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_refuse_password)
     except ssl.SSLError as error:
         raise PairUnusableError(f"the pair does not load: {error.reason or 'unreadable'}") from None
     except _EncryptedKeyError:
@@ -33,21 +36,20 @@ def load_check(chain_pem: str, key_pem: str) -> None:
         os.close(descriptor)
 
 
-async def handshake(
+async def get_served_leaf(
     host: str, port: int, server_name: str, key_type: KeyType | None = None, timeout: float = 5.0
 ) -> str | None:
-    """Makes a real TLS handshake and gives the SHA-256 of the served leaf in hex, or None if it was
-    refused.
+    """Make a real TLS handshake; return the SHA-256 of the served leaf in hex, None if refused.
 
-    With a `key_type` only a certificate of that type is accepted; it is asked for by TLS 1.2
-    ciphers, since Python does not set the signature algorithms that TLS 1.3 goes by, so it needs a
-    policy of 1.2 or lower. Raises OSError if nothing listens and TimeoutError after `timeout`
-    seconds.
-    """
+    With ``key_type`` only a certificate of that type is accepted. It is asked for by TLS 1.2
+    ciphers, since Python does not set the signature algorithms that TLS 1.3 goes by; so it needs a
+    policy that allows TLS 1.2 or lower. Raises OSError if nothing listens and TimeoutError after
+    ``timeout`` seconds."""
+    context = _client_context(key_type)
     async with asyncio.timeout(timeout):
         try:
             _, writer = await asyncio.open_connection(
-                host, port, ssl=_client_context(key_type), server_hostname=server_name
+                host, port, ssl=context, server_hostname=server_name
             )
         except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
             return None
@@ -59,8 +61,9 @@ async def handshake(
 
 
 def probe_name(name: str) -> str:
-    """A server name that an entry answers for: itself, or a host under a wildcard that nobody
-    registers."""
+    """Return a server name that the entry ``name`` answers for.
+
+    For a wildcard this is a host under it that no customer registers."""
     return name.replace("*", _PROBE_LABEL, 1) if name.startswith("*.") else name
 
 
@@ -69,8 +72,10 @@ def _client_context(key_type: KeyType | None) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers(_CIPHERS_OF[key_type] if key_type else "ALL:@SECLEVEL=0")
-    if key_type:
+    if key_type is None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+    else:
+        context.set_ciphers(_CIPHERS_BY_KEY_TYPE[key_type])
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -79,6 +84,6 @@ class _EncryptedKeyError(Exception):
     pass
 
 
-def _no_password() -> str:
-    """Without it OpenSSL would ask the terminal for one."""
+def _refuse_password() -> str:
+    """Raise instead of giving a password: without it OpenSSL would ask the terminal for one."""
     raise _EncryptedKeyError

@@ -1,8 +1,8 @@
-"""Verified bundles into nginx: opened, load-checked, put, and proven by a real local handshake
-before they count.
+"""Apply verified bundles to nginx: prepared, put, and proven by a real local handshake before they
+count.
 
-Several domains at once, one bundle of a domain at a time, the newest waiting one next. What is not
-proven is undone.
+Several domains at once, one bundle of a domain at a time, the newest waiting one next. A bundle
+that cannot be proven is undone.
 """
 
 from __future__ import annotations
@@ -16,299 +16,349 @@ from datetime import UTC, datetime
 import structlog
 
 from clients.edge_node import metrics
-from clients.edge_node.bundles.replica import Replica, Tombstone, why
+from clients.edge_node.bundles.replica import Replica, Tombstone, describe_disk_error
 from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.serving.origins import Origins
-from clients.edge_node.serving.preparation import Change, Fault, Work, Workshop
-from clients.edge_node.serving.prover import Prover, UnprovenError
-from clients.edge_node.trust import Trusted
+from clients.edge_node.serving.origins import OriginResolver
+from clients.edge_node.serving.preparation import (
+    ApplyFault,
+    BundleChange,
+    PreparedBundle,
+    Preparer,
+)
+from clients.edge_node.serving.prover import HandshakeProver, UnprovenError
+from clients.edge_node.trust import NodeTrust
 from shared.contracts.edge import BundleKind, Proof
 from shared.crypto.digest import Digest
 
 log = structlog.get_logger()
-_BATCH = 256
-_BATCHES_AT_ONCE = 4
-_ROOM = 2000
+_BATCH_SIZE = 256
+_CONCURRENT_BATCHES = 4
+_MAX_WAITING = 2000
 _RETRY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Applied:
-    """What is proven of a domain. ``addresses``: what nginx was given for ``origin``."""
+class AppliedDomain:
+    """The proven state of a domain. ``addresses``: the ones that nginx has for ``origin``."""
 
     leaves: frozenset[str]
     origin: str
     addresses: tuple[str, ...]
 
 
-class Applier:
-    """``handshake_at``: (host, port) of the node's own HTTPS. ``on_proof`` gets proofs and
-    faults."""
+class BundleApplier:
+    """Brings changes into nginx.
+
+    ``handshake_at``: (host, port) of the node's own HTTPS. ``on_proof`` gets proofs and faults.
+    ``proven``: the digest over all domains that are proven, tombstones included."""
 
     def __init__(
         self,
-        plane: DataPlane,
+        data_plane: DataPlane,
         replica: Replica,
-        trusted: Trusted,
+        trust: NodeTrust,
         handshake_at: tuple[str, int],
         on_proof: Callable[[Proof], None],
         *,
         allow_private_origins: bool,
     ) -> None:
-        self._plane, self._replica, self._on_proof = plane, replica, on_proof
-        self._workshop = Workshop(replica, trusted)
-        self._prover = Prover(*handshake_at, self._leaves_of)
-        self._origins = Origins(allow_private_origins, self._origin_changed)
-        self._pending: dict[str, Change] = {}
-        self._busy: dict[str, Change] = {}
-        self._failed: dict[str, Change] = {}
-        self.faults: dict[str, Proof] = {}
+        self._data_plane = data_plane
+        self._replica = replica
+        self._on_proof = on_proof
+        self._preparer = Preparer(replica, trust)
+        self._prover = HandshakeProver(*handshake_at, self._leaves_of)
+        self._origins = OriginResolver(allow_private_origins, self._on_origin_change)
+        self._pending: dict[str, BundleChange] = {}
+        self._busy: dict[str, BundleChange] = {}
+        self._failed: dict[str, BundleChange] = {}
+        self._faulty_domains: set[str] = set()
+        self._applied: dict[str, AppliedDomain] = {}
         self.proven = Digest()
-        self._applied: dict[str, Applied] = {}
-        self._wake, self._up, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._boot = ""
+        self._change_waits = asyncio.Event()
+        self._nginx_is_up = asyncio.Event()
+        self._change_settled = asyncio.Event()
+        self._boot_id = ""
 
-    def submit(self, change: Change) -> None:
-        """Whoever submits has ordered the bundles of a domain: the last new one wins."""
+    def submit(self, change: BundleChange) -> None:
+        """Queue a change. The caller has ordered the bundles of a domain: the last new one wins."""
         if change.is_new:
             self._failed.pop(change.domain, None)
         elif change.domain in self._pending:
             return
         self._pending[change.domain] = change
-        self._wake.set()
+        self._change_waits.set()
 
-    def oldest_unsettled(self) -> int | None:
-        """The lowest sequence that is neither proven nor reported as a fault yet."""
-        waiting = (
-            c.sequence
-            for group in (self._pending, self._busy)
-            for c in group.values()
-            if c.sequence
-        )
-        return min(waiting, default=None)
+    def submit_stored(self, domains: Iterable[str], tombstones: Mapping[str, Tombstone]) -> None:
+        """Queue the stored bundles of ``domains``, for an nginx that holds nothing.
 
-    async def room(self) -> None:
-        """Waits until fewer than 2,000 bundles wait: a first sync must not hold the whole bucket in
-        memory."""
-        while len(self._pending) > _ROOM:
-            self._settled.clear()
-            await self._settled.wait()
-
-    def nginx_down(self) -> None:
-        self._up.clear()
-
-    def nginx_up(self, boot: str) -> None:
-        """``boot``: the id of nginx's memory. A new one holds nothing: the caller refills it."""
-        if boot != self._boot:
-            self._boot = boot
-            self._applied.clear()
-            self.proven = Digest()
-        self._up.set()
-        self._wake.set()
-
-    def refill(self, domains: Iterable[str], tombstones: Mapping[str, Tombstone]) -> None:
-        """Puts what the replica holds of ``domains``; tombstones need no proof in an nginx that
-        holds nothing."""
+        Tombstones need no proof there: their domains cannot be served."""
         for domain, tombstone in tombstones.items():
             self.proven.put(domain, tombstone.revision, tombstone.hash)
         for domain in domains:
-            self.submit(Change(domain))
+            self.submit(BundleChange(domain))
 
-    def retry(self) -> None:
-        """Tries once more what failed: a keyring or a trust document came."""
+    def oldest_unsettled(self) -> int | None:
+        """Return the lowest sequence that is neither proven nor reported as a fault yet."""
+        waiting = [*self._pending.values(), *self._busy.values()]
+        return min((change.sequence for change in waiting if change.sequence), default=None)
+
+    async def wait_for_room(self) -> None:
+        """Wait until at most 2,000 bundles wait.
+
+        A first sync must not hold the whole bucket in memory."""
+        while len(self._pending) > _MAX_WAITING:
+            self._change_settled.clear()
+            await self._change_settled.wait()
+
+    def mark_nginx_down(self) -> None:
+        """Pause until `mark_nginx_up`."""
+        self._nginx_is_up.clear()
+
+    def mark_nginx_up(self, boot_id: str) -> None:
+        """Go on. A new ``boot_id`` is an nginx that holds nothing; the caller refills it."""
+        if boot_id != self._boot_id:
+            self._boot_id = boot_id
+            self._applied.clear()
+            self.proven = Digest()
+        self._nginx_is_up.set()
+        self._change_waits.set()
+
+    def retry_failed(self) -> None:
+        """Submit the failed changes again, for example after a new keyring or trust document."""
         for change in list(self._failed.values()):
             self.submit(change)
 
     async def keep_retrying(self) -> None:
+        """Submit the failed changes again every 30 s. Never returns."""
         while True:
             await asyncio.sleep(_RETRY_SECONDS)
-            self.retry()
+            self.retry_failed()
 
     async def keep_origins_fresh(self) -> None:
+        """Resolve the origins in use again and again. Never returns."""
         await self._origins.keep_fresh(
-            lambda: {a.origin for a in self._applied.values() if a.origin}
+            lambda: {applied.origin for applied in self._applied.values() if applied.origin}
         )
 
     async def run(self) -> None:
-        slots = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        """Apply changes until cancelled, up to four batches at once."""
+        slots = asyncio.Semaphore(_CONCURRENT_BATCHES)
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._up.wait()
+                await self._nginx_is_up.wait()
                 await slots.acquire()
-                if batch := self._take():
-                    group.create_task(self._batch(batch, slots))
+                if batch := self._take_batch():
+                    group.create_task(self._apply_batch(batch, slots))
                 else:
                     slots.release()
-                    self._wake.clear()
-                    await self._wake.wait()
+                    self._change_waits.clear()
+                    await self._change_waits.wait()
 
-    def _take(self) -> list[Change]:
-        free = (change for domain, change in self._pending.items() if domain not in self._busy)
-        batch = [change for change, _ in zip(free, range(_BATCH), strict=False)]
+    def _take_batch(self) -> list[BundleChange]:
+        """Move up to 256 pending changes, of domains that are not busy, to the busy ones."""
+        batch: list[BundleChange] = []
+        for domain, change in self._pending.items():
+            if len(batch) == _BATCH_SIZE:
+                break
+            if domain not in self._busy:
+                batch.append(change)
         for change in batch:
             self._busy[change.domain] = self._pending.pop(change.domain)
         return batch
 
-    async def _batch(self, changes: list[Change], slots: asyncio.Semaphore) -> None:
-        """Makes room for the next batch once this one is put: a refill serves all domains before it
-        has proven them."""
+    async def _apply_batch(self, changes: list[BundleChange], slots: asyncio.Semaphore) -> None:
+        # The invariant: from `_take_batch` to `_release` a domain is in `_busy`, so one bundle of
+        # it at a time is under way, and its changes reach nginx in the order of submission.
+        # Each change of the batch ends in exactly one way:
+        # - proven: it is in `proven`, whose root this node reports;
+        # - faulty: the fault is reported, and the change is kept for a retry;
+        # - nginx went away: it goes back to `_pending`, unless a newer change waits there. This is
+        #   no fault of the bundle.
+        # `oldest_unsettled` counts pending and busy changes, so the saved position never passes a
+        # change that is not settled: after a crash it is read again.
+        # The slot is free after the put, before the proofs: a refill serves all domains before it
+        # has proven them.
         try:
             try:
-                works = await self._works(changes)
-                faults = await self._put(works)
+                prepared = await self._prepare_all(changes)
+                faults = await self._put_all(prepared)
             finally:
                 slots.release()
             results = await asyncio.gather(
-                *(self._finish(work, faults.get(work.domain, "")) for work in works),
+                *(self._settle(one, faults.get(one.domain, "")) for one in prepared),
                 return_exceptions=True,
             )
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
         except DataPlaneError as error:
-            # Not the bundles' fault: they wait until nginx is there, and hold back nothing that is
-            # newer.
-            log.warning("apply.nginx_away", error=str(error))
-            self._up.clear()
-            for change in self._unsettled(changes):
-                waiting = self._pending.get(change.domain)
-                if waiting is None or not waiting.is_new:
-                    self._pending[change.domain] = change
+            log.warning("apply.postponed", error=str(error))
+            self._nginx_is_up.clear()
+            self._requeue_unsettled(changes)
         finally:
             for change in changes:
                 self._release(change)
 
-    def _unsettled(self, changes: list[Change]) -> list[Change]:
-        return [change for change in changes if self._busy.get(change.domain) is change]
+    def _requeue_unsettled(self, changes: list[BundleChange]) -> None:
+        for change in changes:
+            if self._busy.get(change.domain) is not change:
+                continue
+            if not self._newer_change_waits(change.domain):
+                self._pending[change.domain] = change
 
-    def _release(self, change: Change) -> None:
+    def _newer_change_waits(self, domain: str) -> bool:
+        waiting = self._pending.get(domain)
+        return waiting is not None and waiting.is_new
+
+    def _release(self, change: BundleChange) -> None:
         if self._busy.get(change.domain) is change:
             del self._busy[change.domain]
-        self._settled.set()
-        self._wake.set()
+        self._change_settled.set()
+        self._change_waits.set()
 
-    async def _works(self, changes: list[Change]) -> list[Work]:
-        found = await asyncio.to_thread(
-            lambda: [self._workshop.prepare(change) for change in changes]
-        )
-        for change, one in zip(changes, found, strict=True):
-            if isinstance(one, Fault):
-                self._fail(one)
-            elif one is None and change.domain in self._failed:
-                self.submit(
-                    self._failed[change.domain]
-                )  # the disk did not take it: it is in memory only
-        works = [one for one in found if isinstance(one, Work)]
-        await self._resolve(works)
-        return works
+    async def _prepare_all(self, changes: list[BundleChange]) -> list[PreparedBundle]:
+        """Prepare the changes; report the faults, return the others."""
+        results = await asyncio.to_thread(lambda: list(map(self._preparer.prepare, changes)))
+        prepared = []
+        for change, result in zip(changes, results, strict=True):
+            if isinstance(result, PreparedBundle):
+                prepared.append(result)
+            elif isinstance(result, ApplyFault):
+                self._report_fault(result)
+            elif change.domain in self._failed:
+                # The disk did not take the bundle: it is in memory only.
+                self.submit(self._failed[change.domain])
+        await self._resolve_origins(prepared)
+        return prepared
 
-    async def _resolve(self, works: list[Work]) -> None:
-        hosts = list({work.origin_host for work in works if work.origin_host})
-        known = dict(
-            zip(hosts, await asyncio.gather(*map(self._origins.addresses, hosts)), strict=True)
-        )
-        for work in works:
-            work.addresses = known.get(work.origin_host, ())
+    async def _resolve_origins(self, prepared: list[PreparedBundle]) -> None:
+        hosts = list({one.origin_host for one in prepared if one.origin_host})
+        found = await asyncio.gather(*map(self._origins.get_addresses, hosts))
+        addresses = dict(zip(hosts, found, strict=True))
+        for one in prepared:
+            one.addresses = addresses.get(one.origin_host, ())
 
-    async def _put(self, works: list[Work]) -> dict[str, str]:
-        """Why a domain was not put, for those."""
+    async def _put_all(self, prepared: list[PreparedBundle]) -> dict[str, str]:
+        """Put the bundles into nginx. Return the faults by domain."""
         # The sealed pair leaves the disk before anything else: no crash from here on can bring it
         # back.
-        unstored = await self._store([work for work in works if work.kind is not BundleKind.HTTPS])
-        entries = {work.domain: work.entry() for work in works}
-        if gone := [domain for domain, entry in entries.items() if entry is None]:
-            await self._plane.remove_many(gone)
-        refused = await self._plane.put_many([entry for entry in entries.values() if entry])
-        for work in works:
-            work.pairs = ()  # nginx has them: no key in clear waits here for its proof
-        return unstored | {
-            name: f"nginx did not take it: {reason}" for name, reason in refused.items()
-        }
+        closing = [one for one in prepared if one.kind is not BundleKind.HTTPS]
+        faults = await self._store(closing)
+        removed = []
+        entries = []
+        for one in prepared:
+            entry = one.make_entry()
+            if entry is None:
+                removed.append(one.domain)
+            else:
+                entries.append(entry)
+        if removed:
+            await self._data_plane.remove_many(removed)
+        refused = await self._data_plane.put_many(entries)
+        for one in prepared:
+            # nginx has the pairs: no key in clear waits here for its proof.
+            one.pairs = ()
+        for domain, reason in refused.items():
+            faults[domain] = f"nginx did not take it: {reason}"
+        return faults
 
-    async def _finish(self, work: Work, fault: str) -> None:
+    async def _settle(self, prepared: PreparedBundle, fault: str) -> None:
+        """Prove a bundle that was put and record it, or undo it and report the fault."""
         try:
             if fault:
                 raise UnprovenError(fault)
-            served = await self._prover.prove(work)
+            served = await self._prover.prove(prepared)
         except UnprovenError as error:
-            # Put into one nginx and asked of the next: not the bundle's fault. DataPlaneError when
-            # there is none now.
-            if await self._plane.boot_id() != self._boot:
-                raise DataPlaneError("nginx was started anew") from None
-            await self._undo(work)
-            self._fail(_fault(work, str(error)))
+            # A bundle that was put into one nginx and proven with the next one is no fault of the
+            # bundle. Without an nginx boot_id() raises DataPlaneError too.
+            if await self._data_plane.boot_id() != self._boot_id:
+                raise DataPlaneError("nginx was restarted") from None
+            await self._undo(prepared)
+            self._report_fault(ApplyFault(prepared.change, prepared.revision, str(error)))
         else:
-            self._succeed(work, served)
-            if work.kind is BundleKind.HTTPS and (unstored := await self._store([work])):
-                # Served, and proven; but a restart without the control plane would not bring it
-                # back.
-                self._fail(_fault(work, unstored[work.domain]))
-        self._release(work.change)
+            self._record_proof(prepared, served)
+            if prepared.kind is BundleKind.HTTPS:
+                unstored = await self._store([prepared])
+                if unstored:
+                    # It is served and proven, but a restart without the control plane would not
+                    # bring it back.
+                    reason = unstored[prepared.domain]
+                    self._report_fault(ApplyFault(prepared.change, prepared.revision, reason))
+        self._release(prepared.change)
 
-    async def _store(self, works: list[Work]) -> dict[str, str]:
-        """What went wrong with the disk, by domain. What came from the replica is there already."""
-        new = [work for work in works if work.change.is_new]
-        return await asyncio.to_thread(_store, self._replica, new) if new else {}
+    async def _store(self, prepared: list[PreparedBundle]) -> dict[str, str]:
+        """Write new bundles to the replica. Return the faults of the disk by domain.
 
-    async def _undo(self, work: Work) -> None:
-        """Puts back what was served before an https bundle. What closes a domain is never
-        undone."""
-        if work.kind is not BundleKind.HTTPS:
+        Bundles that came from the replica are there already."""
+        new = [one for one in prepared if one.change.is_new]
+        if not new:
+            return {}
+        return await asyncio.to_thread(_store_bundles, self._replica, new)
+
+    async def _undo(self, prepared: PreparedBundle) -> None:
+        """Put back what was served before an https bundle.
+
+        A bundle that closes a domain is never undone."""
+        if prepared.kind is not BundleKind.HTTPS:
             return
-        before = await asyncio.to_thread(self._workshop.prepare, Change(work.domain))
+        stored = BundleChange(prepared.domain)
+        before = await asyncio.to_thread(self._preparer.prepare, stored)
         entry = None
-        if isinstance(before, Work):
-            await self._resolve([before])
-            entry = before.entry()
+        if isinstance(before, PreparedBundle):
+            await self._resolve_origins([before])
+            entry = before.make_entry()
         if entry is None:
-            await self._plane.remove_many([work.domain])
+            await self._data_plane.remove_many([prepared.domain])
         else:
-            await self._plane.put_many([entry])
+            await self._data_plane.put_many([entry])
 
-    def _succeed(self, work: Work, served: str | None) -> None:
-        domain, signed = work.domain, work.signed
+    def _record_proof(self, prepared: PreparedBundle, served: str | None) -> None:
+        domain = prepared.domain
         if domain not in self._failed:
-            self.faults.pop(domain, None)
-            metrics.FAULTS.set(len(self.faults))
-        if signed is None:
-            self._forget(domain)
+            self._faulty_domains.discard(domain)
+            metrics.FAULTS.set(len(self._faulty_domains))
+        if prepared.signed is None:
+            self._forget_proven(domain)
             return
-        self.proven.put(domain, signed.bundle.revision, signed.hash)
-        leaves = frozenset(leaf for _, leaf in work.leaves)
-        self._applied[domain] = Applied(leaves, work.origin_host, work.addresses)
-        metrics.APPLIED.labels(work.kind.value).inc()
-        metrics.APPLY_SECONDS.observe(time.monotonic() - work.change.since)
-        revision = signed.bundle.revision
-        self._on_proof(
-            Proof(domain=domain, revision=revision, applied_at=datetime.now(UTC), served=served)
-        )
-        if work.origin_host and self._origins.known(work.origin_host) != work.addresses:
-            self.submit(Change(domain))
+        self.proven.put(domain, prepared.revision, prepared.signed.hash)
+        leaves = frozenset(leaf for _, leaf in prepared.leaves)
+        self._applied[domain] = AppliedDomain(leaves, prepared.origin_host, prepared.addresses)
+        metrics.APPLIED.labels(prepared.kind.value).inc()
+        metrics.APPLY_SECONDS.observe(time.monotonic() - prepared.change.since)
+        self._report_proof(domain, prepared.revision, served)
+        if self._origins.known_addresses(prepared.origin_host) != prepared.addresses:
+            self.submit(BundleChange(domain))
 
-    def _fail(self, fault: Fault) -> None:
+    def _report_fault(self, fault: ApplyFault) -> None:
         domain = fault.change.domain
-        log.error("apply.fault", domain=domain, revision=fault.revision, error=fault.why)
+        log.error("apply.failed", domain=domain, revision=fault.revision, error=fault.reason)
         if not fault.change.is_new:
-            # The replica holds what nginx does not serve: not proven, whatever was proven of it
-            # before.
-            self._forget(domain)
-        waiting = self._pending.get(domain)
-        if waiting is None or not waiting.is_new:
-            failed = self._failed.setdefault(domain, fault.change)
-            self._failed[domain] = fault.change if fault.change.is_new else failed
+            # nginx does not serve what the replica holds: so nothing is proven any more, whatever
+            # was proven before.
+            self._forget_proven(domain)
+        if not self._newer_change_waits(domain) and (
+            fault.change.is_new or domain not in self._failed
+        ):
+            self._failed[domain] = fault.change
+        self._faulty_domains.add(domain)
+        metrics.FAULTS.set(len(self._faulty_domains))
         served = min(self._leaves_of(domain), default=None)
-        proof = Proof(
-            domain=domain,
-            revision=fault.revision,
-            applied_at=datetime.now(UTC),
-            served=served,
-            fault=fault.why,
-        )
-        self.faults[domain] = proof
-        metrics.FAULTS.set(len(self.faults))
-        self._on_proof(proof)
+        self._report_proof(domain, fault.revision, served, fault.reason)
 
-    def _forget(self, domain: str) -> None:
+    def _report_proof(
+        self, domain: str, revision: int, served: str | None, fault: str | None = None
+    ) -> None:
+        self._on_proof(
+            Proof(
+                domain=domain,
+                revision=revision,
+                applied_at=datetime.now(UTC),
+                served=served,
+                fault=fault,
+            )
+        )
+
+    def _forget_proven(self, domain: str) -> None:
         self._applied.pop(domain, None)
         self.proven.drop(domain)
 
@@ -316,35 +366,36 @@ class Applier:
         applied = self._applied.get(domain)
         return applied.leaves if applied else frozenset()
 
-    def _origin_changed(self, host: str) -> None:
+    def _on_origin_change(self, host: str) -> None:
+        addresses = self._origins.known_addresses(host)
         for domain, applied in self._applied.items():
-            if applied.origin == host and applied.addresses != self._origins.known(host):
-                self.submit(Change(domain))
+            if applied.origin == host and applied.addresses != addresses:
+                self.submit(BundleChange(domain))
 
 
-def _fault(work: Work, reason: str) -> Fault:
-    return Fault(work.change, work.signed.bundle.revision if work.signed else 0, reason)
+def _store_bundles(replica: Replica, prepared: list[PreparedBundle]) -> dict[str, str]:
+    """Bring the replica to the prepared bundles. Return the faults by domain. Blocking.
 
-
-def _store(replica: Replica, works: list[Work]) -> dict[str, str]:
-    """Blocking; why a domain is not on the disk, for those. No fault of one keeps another off
-    it."""
-    kept = {w.domain: w.signed.body for w in works if w.signed and w.kind is not BundleKind.REMOVED}
-    tombstones = {
-        w.domain: Tombstone(w.signed.bundle.revision, w.signed.bundle.epoch, w.signed.hash)
-        for w in works
-        if w.signed and w.kind is BundleKind.REMOVED
-    }
-    gone = [w.domain for w in works if w.signed is None]
-    steps: tuple[tuple[Collection[str], Callable[[], dict[str, str]]], ...] = (
-        (kept, lambda: replica.write(kept)),
-        (tombstones, lambda: replica.bury(tombstones)),
-        (gone, lambda: replica.drop(gone)),
-    )
-    faults: dict[str, str] = {}
-    for domains, store in steps:
-        try:
-            faults |= store() if domains else {}
-        except OSError as error:
-            faults |= dict.fromkeys(domains, why(error))
+    A fault of one domain keeps no other domain off the disk."""
+    bodies: dict[str, bytes] = {}
+    tombstones: dict[str, Tombstone] = {}
+    gone: list[str] = []
+    for one in prepared:
+        if one.signed is None:
+            gone.append(one.domain)
+        elif one.kind is BundleKind.REMOVED:
+            bundle = one.signed.bundle
+            tombstones[one.domain] = Tombstone(bundle.revision, bundle.epoch, one.signed.hash)
+        else:
+            bodies[one.domain] = one.signed.body
+    faults = _store_step(bodies, lambda: replica.write_bundles(bodies))
+    faults |= _store_step(tombstones, lambda: replica.add_tombstones(tombstones))
+    faults |= _store_step(gone, lambda: replica.remove_domains(gone))
     return faults
+
+
+def _store_step(domains: Collection[str], step: Callable[[], dict[str, str]]) -> dict[str, str]:
+    try:
+        return step() if domains else {}
+    except OSError as error:
+        return dict.fromkeys(domains, describe_disk_error(error))

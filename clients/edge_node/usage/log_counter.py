@@ -1,24 +1,26 @@
-"""What a stretch of the usage log says, counted. Pure: bytes in, counts out.
+"""Count the lines of a usage log. Pure: bytes in, counts out.
 
-A line is `<end time> <scheme> <domain> <status> <bytes sent>`, one metered request, e.g.
+A line is `<end time> <scheme> <domain> <status> <bytes sent>`, one metered request, for example
 `1767225600.123 https *.img.example.test 200 5120`. Lines of scheme `http` (port 80) are counted
-apart: unbilled.
+apart: they are not billed.
 """
 
 import re
 from dataclasses import dataclass, field
 
+# nginx writes these lines (`log_format usage`). The domain is the name of an entry, never a text
+# that a visitor sent.
 _LINE = re.compile(
     rb"(\d{9,11})\.\d{3} (https?) ((?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*) "
     rb"([1-5]\d\d) (\d{1,15})"
 )
 CellKey = tuple[str, int]
-"""Domain (the matched entry's name) and minute (the request's end: Unix time in minutes, rounded
-down)."""
+"""The domain (the name of the matched entry) and the minute (Unix time in minutes of the request's
+end, rounded down)."""
 
 
 @dataclass
-class Cell:
+class CellCounts:
     """Requests and bytes sent of one domain in one minute."""
 
     https_requests: int = 0
@@ -28,50 +30,50 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Range:
-    """What the bytes [start, end) of a log count up to. `bad_lines` did not parse and are in no
-    cell."""
+class CountedRange:
+    """The counts of the bytes [start, end) of a log.
+
+    ``bad_lines``: lines that did not parse; they are in no cell."""
 
     log_id: str
     start: int
     end: int
-    cells: dict[CellKey, Cell] = field(default_factory=dict)
+    cells: dict[CellKey, CellCounts] = field(default_factory=dict)
     bad_lines: int = 0
 
 
-def count(log_id: str, start: int, data: bytes) -> Range:
-    """Counts `data`, the bytes of a log from `start` on. A last piece without a newline is a line
-    as well.
+def count_lines(log_id: str, start: int, data: bytes) -> CountedRange:
+    """Count ``data``, the bytes of a log from ``start`` on.
 
-    The same bytes always give the same range: that is what a rebuilt range rests on.
-    """
-    cells: dict[CellKey, Cell] = {}
+    Bytes without a newline at the end count as a line as well. The same bytes always give the same
+    range: a rebuilt range depends on that."""
+    cells: dict[CellKey, CellCounts] = {}
     bad_lines = 0
     for line in data.removesuffix(b"\n").split(b"\n") if data else ():
         match = _LINE.fullmatch(line)
         if match is None:
             bad_lines += 1
             continue
-        time, scheme, domain, _, sent = match.groups()
-        _add(cells.setdefault((domain.decode(), int(time) // 60), Cell()), scheme, int(sent))
-    return Range(log_id, start, start + len(data), cells, bad_lines)
+        end_time, scheme, domain, _, sent = match.groups()
+        cell = cells.setdefault((domain.decode(), int(end_time) // 60), CellCounts())
+        if scheme == b"https":
+            cell.https_requests += 1
+            cell.https_bytes += int(sent)
+        else:
+            cell.http_requests += 1
+            cell.http_bytes += int(sent)
+    return CountedRange(log_id, start, start + len(data), cells, bad_lines)
 
 
 def whole_lines(data: bytes, limit: int, final: bool) -> bytes:
-    """The part of `data` that can be counted now: up to its last newline.
+    """Return the part of ``data`` that can be counted now: up to its last newline.
 
-    All of it where the log is final, or where `limit` bytes hold no newline at all (no line is that
-    long).
-    """
+    Return all of it where the log is final, or where ``limit`` bytes hold no newline at all (no
+    line is that long)."""
     end = data.rfind(b"\n") + 1
-    full = len(data) >= limit
-    return data if (full and end == 0) or (final and not full) else data[:end]
-
-
-def _add(cell: Cell, scheme: bytes, sent: int) -> None:
-    if scheme == b"https":
-        cell.https_requests += 1
-        cell.https_bytes += sent
-    else:
-        cell.http_requests += 1
-        cell.http_bytes += sent
+    is_full = len(data) >= limit
+    if is_full and end == 0:
+        return data
+    if final and not is_full:
+        return data
+    return data[:end]

@@ -1,5 +1,6 @@
-"""How far each usage log is read, cut into ranges and confirmed; on the disk before anything of it
-is sent."""
+"""Cut usage logs into ranges, and keep how far each log is cut and confirmed: on the disk before a
+range is sent.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from clients.edge_node.usage.log_counter import Range
+from clients.edge_node.usage.log_counter import CountedRange
 from clients.edge_node.usage.logs import LogReader, UsageLogError, UsageLogs
 from shared.contracts.edge import LogPosition
 from shared.contracts.usage import PreviousLog, UsageBatch, UsageCell
@@ -19,14 +20,15 @@ from shared.private_files import write_private
 
 log = structlog.get_logger()
 _RANGE_BYTES = 1024 * 1024
-_BATCH_BYTES = 900_000
-_BATCH_CELLS = 50_000
-_MOST_RANGES = 64
-_MOST_BYTES = 16 * 1024 * 1024
+_MIN_RANGE_BYTES = 4096
+_MAX_BATCH_BYTES = 900_000
+_MAX_BATCH_CELLS = 50_000
+_MAX_WAITING_RANGES = 64
+_MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
-class Unconfirmed:
+class UnconfirmedRange:
     """A range on its way. ``sent_at``: monotonic time of its last PubAck, None before the first."""
 
     batch: UsageBatch
@@ -35,261 +37,340 @@ class Unconfirmed:
 
 
 @dataclass
-class _Log:
-    """``cuts``: ends of the ranges after ``confirmed``. ``final``: its length, once it can grow no
-    more; ``told``: the broker has stored a batch that says so; ``previous``: (id, final length) of
-    the log before."""
+class _LogCursor:
+    """How far one log is read and confirmed, in bytes.
+
+    ``cuts``: the ends of the ranges after ``confirmed``, ascending. ``final_length``: set once the
+    log can grow no more. ``end_is_stored``: the broker has stored a batch that carries the end.
+    ``previous``: the log before this one, with its final length."""
 
     confirmed: int = 0
     cuts: list[int] = field(default_factory=list)
-    final: int | None = None
-    told: bool = False
-    previous: tuple[str, int] | None = None
+    final_length: int | None = None
+    end_is_stored: bool = False
+    previous: PreviousLog | None = None
 
     @property
     def read_to(self) -> int:
         return self.cuts[-1] if self.cuts else self.confirmed
 
+    @property
+    def is_read_to_end(self) -> bool:
+        return self.final_length is not None and self.read_to >= self.final_length
 
-class Ledger:
-    """``advance`` blocks and belongs in a thread; the rest may be called beside it."""
+    @property
+    def is_finished(self) -> bool:
+        """Return whether billing has all of the log, and knows that it ends there."""
+        if self.final_length is None or not self.end_is_stored:
+            return False
+        return self.confirmed >= self.final_length
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of usage.json; `from_row` reads it."""
+        previous = self.previous
+        return {
+            "confirmed": self.confirmed,
+            "cuts": self.cuts,
+            "final": self.final_length,
+            "told": self.end_is_stored,
+            "previous": [previous.log, previous.length] if previous else None,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> _LogCursor:
+        cursor = cls(
+            confirmed=row.get("confirmed", 0),
+            cuts=row.get("cuts", []),
+            final_length=row.get("final"),
+            end_is_stored=row.get("told", False),
+        )
+        if previous := row.get("previous"):
+            cursor.previous = PreviousLog(log=previous[0], length=previous[1])
+        return cursor
+
+
+class LogCursors:
+    """The cursors of one node's usage logs, kept in ``file``.
+
+    `collect_ranges` blocks and belongs in a thread; the other methods may be called beside it."""
+
+    # The invariant, for each log: confirmed < cuts[0] < cuts[1] < … = read_to. The cuts are on the
+    # disk before a range that ends at one of them is sent. So after a crash the same ranges are
+    # sent again, never others, and billing can tell a repetition from an overlap.
+    # `_waiting` holds one range for each cut, in order. It is in memory only: after a restart the
+    # ranges between the cuts are counted again from the log, and the same bytes give the same
+    # counts.
+    # Billing decides where a log stands. A confirmation that ends inside a range means that this
+    # node has lost its cuts (usage.json is gone): the rest is cut again from the confirmed end.
+    # A log is deleted only when it is final, confirmed to its end, and the cursor that says so is
+    # on the disk: a crash then leaves a cursor too many, never a log too few.
+    # `collect_ranges` reads logs without the lock; a cut counts only if the cursor has not moved.
 
     def __init__(self, node: str, logs: UsageLogs, file: Path) -> None:
-        self._node, self._logs, self._file = node, logs, file
+        self._node = node
+        self._logs = logs
+        self._file = file
         self._lock = threading.Lock()
-        self._known = _read(file)
-        self._waiting: dict[str, list[Unconfirmed]] = {}
-        self._dirty = False
+        self._cursors = _load_cursors(file)
+        self._waiting: dict[str, list[UnconfirmedRange]] = {}
+        self._is_dirty = False
 
-    def positions(self) -> list[LogPosition]:
+    def log_positions(self) -> list[LogPosition]:
+        """Return how far each log is read and confirmed, oldest log first."""
+        positions = []
         with self._lock:
-            return [
-                LogPosition(log=name, read_to=known.read_to, confirmed_to=known.confirmed)
-                for name, known in sorted(self._known.items())
-            ]
+            for name, cursor in sorted(self._cursors.items()):
+                positions.append(
+                    LogPosition(log=name, read_to=cursor.read_to, confirmed_to=cursor.confirmed)
+                )
+        return positions
 
     def unconfirmed_bytes(self) -> int:
+        """Return how many bytes are read and not confirmed, over all logs."""
         with self._lock:
-            return sum(known.read_to - known.confirmed for known in self._known.values())
+            return sum(cursor.read_to - cursor.confirmed for cursor in self._cursors.values())
 
     def send_all_again(self) -> None:
-        """A new connection may be a new broker, which has nothing."""
+        """Mark every range as not sent: a new connection may be a new, empty broker."""
         with self._lock:
             for waiting in self._waiting.values():
-                for one in waiting:
-                    one.sent_at = None
+                for unconfirmed in waiting:
+                    unconfirmed.sent_at = None
 
-    def confirm(self, name: str, end: int) -> None:
-        """Billing has committed ``name`` up to ``end``. An end inside a range (the notes of this
-        node were lost) has the rest cut anew from there."""
+    def confirm_up_to(self, name: str, end: int) -> None:
+        """Note that billing has committed the log ``name`` up to ``end``.
+
+        An end inside a range (usage.json was lost) has the rest cut again from there."""
         with self._lock:
-            known = self._known.get(name)
-            if known is None or end <= known.confirmed:
+            cursor = self._cursors.get(name)
+            if cursor is None or end <= cursor.confirmed:
                 return
-            if end not in known.cuts:
-                log.warning("usage.recut", log=name, end=end)
-                known.cuts, self._waiting[name] = [], []
-            known.confirmed = end
-            known.cuts = [cut for cut in known.cuts if cut > end]
-            self._waiting[name] = [
-                one for one in self._waiting.get(name, []) if one.batch.end > end
-            ]
-            self._dirty = True
+            if end not in cursor.cuts:
+                log.warning("usage.range_recut", log=name, end=end)
+                cursor.cuts = []
+                self._waiting[name] = []
+            cursor.confirmed = end
+            cursor.cuts = [cut for cut in cursor.cuts if cut > end]
+            waiting = self._waiting.get(name, [])
+            self._waiting[name] = [one for one in waiting if one.batch.end > end]
+            self._is_dirty = True
 
-    def stored(self, one: Unconfirmed) -> None:
-        """The broker has it."""
+    def mark_stored(self, stored: UnconfirmedRange) -> None:
+        """Note that the broker has stored a range."""
         with self._lock:
-            known = self._known.get(one.batch.log)
-            if known is not None and one.batch.final and not known.told:
-                known.told = self._dirty = True
+            cursor = self._cursors.get(stored.batch.log)
+            if cursor is not None and stored.batch.final and not cursor.end_is_stored:
+                cursor.end_is_stored = True
+                self._is_dirty = True
 
-    def empty(self) -> Unconfirmed | None:
-        """Says how far the current log is read, where nothing else does."""
+    def make_end_range(self) -> UnconfirmedRange | None:
+        """Return an empty range that says how far the current log is read; None without a log."""
         name = self._logs.current_id()
         with self._lock:
-            known = self._known.get(name)
-            return None if known is None else self._mark(name, known)
+            cursor = self._cursors.get(name)
+            return None if cursor is None else self._make_end_range(name, cursor)
 
-    def advance(self) -> list[Unconfirmed]:
-        """Cuts what has been written since, and gives all that is not confirmed, oldest first.
+    def collect_ranges(self) -> list[UnconfirmedRange]:
+        """Cut what has been written since; return all unconfirmed ranges, oldest first.
 
-        Deletes logs that are final and confirmed to their end."""
-        names = self._logs.ids()
+        Deletes logs that are final and confirmed to their end. Blocking. Raises OSError when the
+        cursors cannot be saved."""
+        names = self._logs.list_ids()
         current = self._logs.current_id()
-        found: list[Unconfirmed] = []
+        collected: list[UnconfirmedRange] = []
         for name in names:
-            self._look(name, name == current)
-            self._rebuild(name)
-            while self._room() and (one := self._cut(name)):
-                self._keep(name, one)
+            self._update_cursor(name, name == current)
+            self._recount_ranges(name)
+            while self._has_room() and (cut := self._cut_range(name)):
+                self._append_range(name, cut)
             with self._lock:
-                found += self._waiting[name]
-                known = self._known[name]
-                if known.final is not None and known.read_to >= known.final and not known.told:
-                    found.append(self._mark(name, known))
+                collected += self._waiting[name]
+                cursor = self._cursors[name]
+                if cursor.is_read_to_end and not cursor.end_is_stored:
+                    collected.append(self._make_end_range(name, cursor))
         self._save()
-        self._delete(set(names))
-        return found
+        self._delete_finished(set(names))
+        return collected
 
-    def _look(self, name: str, is_current: bool) -> None:
-        """Learns of a log, of its end, and of the end of the one before."""
+    def _update_cursor(self, name: str, is_current: bool) -> None:
+        """Make the cursor of a new log; learn the ends of this log and of the one before."""
         with self._lock:
-            known = self._known.setdefault(name, _Log())
+            cursor = self._cursors.setdefault(name, _LogCursor())
             self._waiting.setdefault(name, [])
-            before = max((other for other in self._known if other < name), default=None)
-            final = self._known[before].final if before else None
-            if known.previous is None and before and final is not None:
-                known.previous, self._dirty = (before, final), True
-        if not is_current and known.final is None:
+            if cursor.previous is None:
+                cursor.previous = self._find_previous(name)
+                self._is_dirty = self._is_dirty or cursor.previous is not None
+        if not is_current and cursor.final_length is None:
             length = self._logs.final_length(name)
             with self._lock:
-                known.final, self._dirty = length, length is not None or self._dirty
+                cursor.final_length = length
+                self._is_dirty = self._is_dirty or length is not None
 
-    def _rebuild(self, name: str) -> None:
-        """After a restart: the ranges that were cut, counted again. What the log does not hold is
-        cut anew."""
+    def _find_previous(self, name: str) -> PreviousLog | None:
+        """Return the log before ``name`` once its final length is known, else None."""
+        before = max((other for other in self._cursors if other < name), default=None)
+        if before is None:
+            return None
+        length = self._cursors[before].final_length
+        return None if length is None else PreviousLog(log=before, length=length)
+
+    def _recount_ranges(self, name: str) -> None:
+        """Count the cut ranges again after a restart; cut again where the log became shorter."""
         with self._lock:
-            known, waiting = self._known[name], self._waiting[name]
-            missing = (
-                []
-                if waiting
-                else list(zip([known.confirmed, *known.cuts], known.cuts, strict=False))
-            )
+            cursor = self._cursors[name]
+            waiting = self._waiting[name]
+            starts = [cursor.confirmed, *cursor.cuts]
+            missing = [] if waiting else list(zip(starts, cursor.cuts, strict=False))
         for start, end in missing:
             try:
-                one = self._batch(name, self._logs.read_range(name, start, end))
+                counted = self._make_range(name, self._logs.read_range(name, start, end))
             except UsageLogError as error:
-                log.error("usage.log_is_shorter", log=name, error=str(error))
+                log.error("usage.log_shortened", log=name, error=str(error))
                 with self._lock:
-                    known.cuts, self._dirty = [cut for cut in known.cuts if cut <= start], True
+                    cursor.cuts = [cut for cut in cursor.cuts if cut <= start]
+                    self._is_dirty = True
                 return
             with self._lock:
-                if end > known.confirmed:
-                    waiting.append(one)
+                if end > cursor.confirmed:
+                    waiting.append(counted)
 
-    def _room(self) -> bool:
+    def _has_room(self) -> bool:
+        count = 0
+        size = 0
         with self._lock:
-            waiting = [one for several in self._waiting.values() for one in several]
-        return len(waiting) < _MOST_RANGES and sum(one.size for one in waiting) < _MOST_BYTES
+            for waiting in self._waiting.values():
+                count += len(waiting)
+                size += sum(unconfirmed.size for unconfirmed in waiting)
+        return count < _MAX_WAITING_RANGES and size < _MAX_WAITING_BYTES
 
-    def _cut(self, name: str) -> Unconfirmed | None:
-        """The next range, small enough for one message; None where nothing is left."""
+    def _cut_range(self, name: str) -> UnconfirmedRange | None:
+        """Return the next range, small enough for one message; None where nothing is left."""
         with self._lock:
-            known = self._known[name]
-            position, final = known.read_to, known.final is not None
+            cursor = self._cursors[name]
+            position = cursor.read_to
+            is_final = cursor.final_length is not None
         limit = _RANGE_BYTES
         while True:
-            found = LogReader(self._logs, name, position, limit).read(final)
+            found = LogReader(self._logs, name, position, limit).read_next(is_final)
             if found is None:
                 return None
-            one = self._batch(name, found)
-            if (one.size <= _BATCH_BYTES and len(one.batch.cells) <= _BATCH_CELLS) or limit <= 4096:
-                return one
+            cut = self._make_range(name, found)
+            fits = cut.size <= _MAX_BATCH_BYTES and len(cut.batch.cells) <= _MAX_BATCH_CELLS
+            if fits or limit <= _MIN_RANGE_BYTES:
+                return cut
             limit //= 4
 
-    def _keep(self, name: str, one: Unconfirmed) -> None:
+    def _append_range(self, name: str, cut: UnconfirmedRange) -> None:
+        """Keep a range that was cut, unless a confirmation moved the cursor meanwhile."""
         with self._lock:
-            known = self._known[name]
-            if (
-                one.batch.start == known.read_to
-            ):  # else a confirmation came in between and cuts anew
-                known.cuts.append(one.batch.end)
-                self._waiting[name].append(one)
-                self._dirty = True
+            cursor = self._cursors[name]
+            if cut.batch.start == cursor.read_to:
+                cursor.cuts.append(cut.batch.end)
+                self._waiting[name].append(cut)
+                self._is_dirty = True
 
-    def _batch(self, name: str, found: Range) -> Unconfirmed:
+    def _make_range(self, name: str, found: CountedRange) -> UnconfirmedRange:
         with self._lock:
-            known = self._known[name]
-        cells = [
-            UsageCell(
-                domain=domain,
-                minute=minute,
-                https_requests=cell.https_requests,
-                https_bytes=cell.https_bytes,
-                http_requests=cell.http_requests,
-                http_bytes=cell.http_bytes,
+            cursor = self._cursors[name]
+        cells = []
+        for (domain, minute), counts in found.cells.items():
+            cells.append(
+                UsageCell(
+                    domain=domain,
+                    minute=minute,
+                    https_requests=counts.https_requests,
+                    https_bytes=counts.https_bytes,
+                    http_requests=counts.http_requests,
+                    http_bytes=counts.http_bytes,
+                )
             )
-            for (domain, minute), cell in found.cells.items()
-        ]
-        batch = self._made(name, known, found.start, found.end, cells, found.bad_lines)
-        return Unconfirmed(batch, len(batch.encode()))
+        batch = self._make_batch(name, cursor, found.start, found.end, cells, found.bad_lines)
+        return UnconfirmedRange(batch, len(batch.encode()))
 
-    def _mark(self, name: str, known: _Log) -> Unconfirmed:
-        """An empty range at the end of what was read."""
-        return Unconfirmed(self._made(name, known, known.read_to, known.read_to, [], 0), 0)
+    def _make_end_range(self, name: str, cursor: _LogCursor) -> UnconfirmedRange:
+        """Return an empty range at the end of what was read."""
+        end = cursor.read_to
+        return UnconfirmedRange(self._make_batch(name, cursor, end, end, [], bad_lines=0), size=0)
 
-    def _made(
-        self, name: str, known: _Log, start: int, end: int, cells: list[UsageCell], bad_lines: int
+    def _make_batch(
+        self,
+        name: str,
+        cursor: _LogCursor,
+        start: int,
+        end: int,
+        cells: list[UsageCell],
+        bad_lines: int,
     ) -> UsageBatch:
-        previous = (
-            PreviousLog(log=known.previous[0], length=known.previous[1]) if known.previous else None
-        )
         return UsageBatch(
             node=self._node,
             log=name,
             start=start,
             end=end,
-            read_to=max(end, known.read_to),
-            previous=previous,
+            read_to=max(end, cursor.read_to),
+            previous=cursor.previous,
             cells=cells,
             bad_lines=bad_lines,
-            final=known.final is not None and end >= known.final,
+            final=cursor.final_length is not None and end >= cursor.final_length,
         )
 
-    def _delete(self, present: set[str]) -> None:
-        """What is written down already: a crash after it leaves a note too many, never a file too
-        few."""
+    def _delete_finished(self, present: set[str]) -> None:
+        """Delete the logs that are finished, and forget the cursors that are not needed."""
         with self._lock:
-            known = dict(self._known)
-        for name, one in known.items():
-            done = one.told and one.final is not None and one.confirmed >= one.final
-            if name in present and done:
-                try:
-                    self._logs.delete(name, one.confirmed)
-                except UsageLogError as error:
-                    log.warning("usage.kept", log=name, error=str(error))
+            cursors = dict(self._cursors)
+        for name, cursor in cursors.items():
+            if name in present:
+                if not cursor.is_finished or not self._delete_log(name, cursor.confirmed):
                     continue
-                log.info("usage.deleted", log=name, bytes=one.confirmed)
-            elif name in present:
-                continue
-            elif not done:
+            elif not cursor.is_finished:
                 log.error(
-                    "usage.log_is_gone", log=name, confirmed=one.confirmed, read_to=one.read_to
+                    "usage.log_lost", log=name, confirmed=cursor.confirmed, read_to=cursor.read_to
                 )
-            # The end of a log is needed until the next one's batches carry it.
-            if not done or any(other.previous for later, other in known.items() if later > name):
-                self._forget(name)
+            # The end of a log is needed until the batches of a later one carry it.
+            later_has_previous = any(
+                other.previous for later, other in cursors.items() if later > name
+            )
+            if later_has_previous or not cursor.is_finished:
+                self._forget_log(name)
         self._save()
 
-    def _forget(self, name: str) -> None:
+    def _delete_log(self, name: str, confirmed: int) -> bool:
+        """Delete a log; return False when it has to be kept."""
+        try:
+            self._logs.delete_log(name, confirmed)
+        except UsageLogError as error:
+            log.warning("usage.log_kept", log=name, error=str(error))
+            return False
+        log.info("usage.log_deleted", log=name, bytes=confirmed)
+        return True
+
+    def _forget_log(self, name: str) -> None:
         with self._lock:
-            self._known.pop(name, None)
+            self._cursors.pop(name, None)
             self._waiting.pop(name, None)
-            self._dirty = True
+            self._is_dirty = True
 
     def _save(self) -> None:
-        """Blocking; before anything is sent."""
+        """Write the cursors to disk if they changed. Raises OSError."""
         with self._lock:
-            if not self._dirty:
+            if not self._is_dirty:
                 return
-            rows = {name: vars(known) for name, known in self._known.items()}
-            text, self._dirty = json.dumps(rows), False
+            rows = {name: cursor.to_row() for name, cursor in self._cursors.items()}
+            text = json.dumps(rows)
+            self._is_dirty = False
         try:
             write_private(self._file, text + "\n")
         except OSError:
-            self._dirty = True  # else the next round would send what is not written down
+            # Otherwise the next round would send ranges whose cuts are not on the disk.
+            self._is_dirty = True
             raise
 
 
-def _read(file: Path) -> dict[str, _Log]:
+def _load_cursors(file: Path) -> dict[str, _LogCursor]:
     try:
         rows: dict[str, dict[str, Any]] = json.loads(file.read_text())
-        known = {name: _Log(**row) for name, row in rows.items()}
-        for one in known.values():
-            one.previous = (one.previous[0], one.previous[1]) if one.previous else None
+        return {name: _LogCursor.from_row(row) for name, row in rows.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError, IndexError):
-        log.error("usage.notes_unreadable", file=file.name)
+    except (ValueError, TypeError, AttributeError, LookupError):
+        log.error("usage.cursors_discarded", file=file.name, reason="not readable")
         return {}
-    return known

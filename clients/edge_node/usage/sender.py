@@ -1,9 +1,8 @@
-"""Usage out: byte ranges of the node's logs, counted, sent until billing has confirmed their
-commit.
+"""Send usage: counted byte ranges of the node's logs, until billing has confirmed their commit.
 
-Where a range ends is written down before it is sent: after a crash the same ranges are sent again,
-never others, so that billing can tell a repetition from an overlap. Their counts are made anew from
-the log. Blocking parts run in threads; nothing here loses a line that is on the disk.
+The end of a range is written to disk before the range is sent: after a crash the same ranges are
+sent again, never others, so billing can tell a repetition from an overlap. Their counts are made
+again from the log. Blocking parts run in threads; nothing here loses a line that is on the disk.
 """
 
 from __future__ import annotations
@@ -21,109 +20,126 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from clients.edge_node import metrics
-from clients.edge_node.rejections import Drops
-from clients.edge_node.trust import Trusted
-from clients.edge_node.usage.log_cursors import Ledger, Unconfirmed
+from clients.edge_node.rejections import RejectionLog
+from clients.edge_node.trust import NodeTrust
+from clients.edge_node.usage.log_cursors import LogCursors, UnconfirmedRange
 from clients.edge_node.usage.logs import UsageLogError, UsageLogs
 from shared import catalogue
 from shared.contracts.edge import LogPosition
 from shared.contracts.usage import Confirmation
 from shared.crypto.signing import Purpose
-from shared.errors import BrokerAway, Poison
+from shared.errors import Poison
 from shared.ids import derived_id
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
+from shared.retry import every
 
 log = structlog.get_logger()
 _RESEND_SECONDS = 5.0
-_EMPTY_SECONDS = 10.0
-_ROTATION_LOOK_SECONDS = 1.0
-# Who floods a node fills no more of its memory; what is not heard is confirmed again when its range
-# is sent again.
-_CONFIRMATIONS, _CONFIRMATION_BYTES = 5000, 4 * 1024 * 1024
+_END_RANGE_SECONDS = 10.0
+_ROTATION_CHECK_SECONDS = 1.0
+_PUBLISH_SECONDS = 2.0
+# A sender that floods a node fills no more of its memory; a confirmation that is lost by it comes
+# again when its range is sent again.
+_CONFIRMATIONS = 5000
+_CONFIRMATION_BYTES = 4 * 1024 * 1024
 
 
-class Usage:
-    """``folder``: the node's; nginx makes the first log in it at its start. Until then there is
-    nothing to send."""
+class UsageSender:
+    """The usage of one node. ``folder``: the node's.
+
+    nginx makes the first log in it at its start; until then there is nothing to send."""
 
     def __init__(
-        self, node: str, folder: Path, trusted: Trusted, flush_seconds: Callable[[], float]
+        self, node: str, folder: Path, trust: NodeTrust, flush_seconds: Callable[[], float]
     ) -> None:
-        self._node, self._trusted, self._flush_seconds = node, trusted, flush_seconds
-        self.logs = UsageLogs(folder / "usage")
-        self._ledger = Ledger(node, self.logs, folder / "usage.json")
-        self._drops = Drops("usage.dropped")
-        self._told: tuple[str, float] = ("", 0.0)
+        self._node = node
+        self._trust = trust
+        self._flush_seconds = flush_seconds
+        self._logs = UsageLogs(folder / "usage")
+        self._cursors = LogCursors(node, self._logs, folder / "usage.json")
+        self._rejections = RejectionLog("usage.rejected")
+        self._last_sent_log = ""
+        self._last_sent_at = 0.0
 
-    def positions(self) -> list[LogPosition]:
-        return self._ledger.positions()
+    def log_positions(self) -> list[LogPosition]:
+        """Return how far each log is read and confirmed."""
+        return self._cursors.log_positions()
 
     async def run(self, client: Client) -> None:
-        """Reads, sends and hears confirmations until cancelled."""
+        """Read, send and hear confirmations until cancelled."""
         publisher = Publisher(client)
-        confirmed = await client.subscribe(
+        confirmations = await client.subscribe(
             catalogue.EDGE_CONFIRMED.for_node(self._node),
-            cb=self._on_confirmed,
+            cb=self._on_confirmation,
             pending_msgs_limit=_CONFIRMATIONS,
             pending_bytes_limit=_CONFIRMATION_BYTES,
         )
-        self._ledger.send_all_again()
+        self._cursors.send_all_again()
         try:
-            while True:
-                await self._flush(publisher)
-                await asyncio.sleep(self._flush_seconds())
+            await every(
+                self._flush_seconds, lambda: self._flush(publisher), on_fault=_log_postponed
+            )
         finally:
             with suppress(NatsError):
-                await confirmed.unsubscribe()
+                await confirmations.unsubscribe()
 
     async def keep_rotating(self, limit: int, reopen: Callable[[], None]) -> None:
-        """A log above ``limit`` bytes is followed by a new one. ``reopen`` makes nginx open it."""
+        """Start a new log whenever the current one reaches ``limit`` bytes. Never returns.
+
+        ``reopen`` makes nginx open the new log."""
         # A crash between making a log and reopening leaves nginx on the old one.
-        await self._unless_disk_fails(reopen)
-        while True:
-            await asyncio.sleep(_ROTATION_LOOK_SECONDS)
-            await self._unless_disk_fails(lambda: self._rotate_above(limit, reopen))
+        await self._run_disk_step(reopen)
+        await every(
+            _ROTATION_CHECK_SECONDS,
+            lambda: self._run_disk_step(lambda: self._rotate_if_full(limit, reopen)),
+        )
 
-    def _rotate_above(self, limit: int, reopen: Callable[[], None]) -> None:
-        if self.logs.size(self.logs.current_id()) >= limit:
-            log.info("usage.rotated", log=self.logs.rotate(reopen))
+    def _rotate_if_full(self, limit: int, reopen: Callable[[], None]) -> None:
+        if self._logs.log_size(self._logs.current_id()) >= limit:
+            log.info("usage.log_rotated", log=self._logs.rotate(reopen))
 
-    async def _unless_disk_fails(self, step: Callable[[], None]) -> None:
-        """In a thread. A full disk passes: the log in use grows on, as far as it can, and nothing
-        is lost by trying."""
+    async def _run_disk_step(self, step: Callable[[], None]) -> None:
+        """Run a blocking step in a thread; log an error of the disk.
+
+        A full disk is not permanent: the current log grows on as far as it can, and trying again
+        loses nothing."""
         try:
             await asyncio.to_thread(step)
         except UsageLogError:
             pass
         except OSError as error:
-            log.error("usage.disk", error=error.strerror)
+            log.error("usage.disk_failed", error=error.strerror)
 
     async def _flush(self, publisher: Publisher) -> None:
+        """Send every range that is due, and the end of the current log each 10 s.
+
+        Raises BrokerAway when one was not stored, and OSError when the disk fails."""
         try:
-            due = await asyncio.to_thread(self._ledger.advance)
+            ranges = await asyncio.to_thread(self._cursors.collect_ranges)
             now = time.monotonic()
-            for one in due:
-                if one.sent_at is None or now - one.sent_at >= _RESEND_SECONDS:
-                    await self._send(publisher, one)
-            empty = self._ledger.empty()
-            if empty is not None and not self._was_told(empty.batch.log):
-                await self._send(publisher, empty)
-            metrics.UNCONFIRMED.set(self._ledger.unconfirmed_bytes())
-        except (BrokerAway, UsageLogError) as error:
-            log.warning("usage.waits", error=str(error))
-        except OSError as error:
-            log.error("usage.disk", error=error.strerror)
+            for unconfirmed in ranges:
+                if unconfirmed.sent_at is None or now - unconfirmed.sent_at >= _RESEND_SECONDS:
+                    await self._send(publisher, unconfirmed)
+            end_range = self._cursors.make_end_range()
+            if end_range is not None and not self._was_sent_lately(end_range.batch.log):
+                await self._send(publisher, end_range)
+            metrics.UNCONFIRMED.set(self._cursors.unconfirmed_bytes())
+        except UsageLogError as error:
+            _log_postponed(error)
 
-    def _was_told(self, log_id: str) -> bool:
-        """Whether billing heard of the current log within 10 s; of a new one it hears at once."""
-        told, at = self._told
-        return told == log_id and time.monotonic() - at < _EMPTY_SECONDS
+    def _was_sent_lately(self, log_id: str) -> bool:
+        """Return whether a batch of the current log was sent within 10 s.
 
-    async def _send(self, publisher: Publisher, one: Unconfirmed) -> None:
-        """BrokerAway when it was not stored: it stays, and goes again."""
-        batch = one.batch
-        identity = derived_id(
+        A new log is made known at once."""
+        if log_id != self._last_sent_log:
+            return False
+        return time.monotonic() - self._last_sent_at < _END_RANGE_SECONDS
+
+    async def _send(self, publisher: Publisher, unconfirmed: UnconfirmedRange) -> None:
+        """Publish a range. Raises BrokerAway when it was not stored; it is then sent again."""
+        batch = unconfirmed.batch
+        message_id = derived_id(
             "usage", self._node, batch.log, str(batch.start), str(batch.end), str(batch.final)
         )
         message = outgoing(
@@ -132,21 +148,29 @@ class Usage:
             source=f"node/{self._node}",
             about=self._node,
             at=datetime.now(UTC),
-            id=identity,
+            id=message_id,
             dedupe=False,
         )
-        await publisher.publish(message, timeout=2.0)
-        one.sent_at = time.monotonic()
-        if batch.log >= self._told[0]:
-            self._told = batch.log, one.sent_at
-        self._ledger.stored(one)
+        await publisher.publish(message, timeout=_PUBLISH_SECONDS)
+        unconfirmed.sent_at = time.monotonic()
+        if batch.log >= self._last_sent_log:
+            self._last_sent_log = batch.log
+            self._last_sent_at = unconfirmed.sent_at
+        self._cursors.mark_stored(unconfirmed)
 
-    async def _on_confirmed(self, message: Msg) -> None:
+    async def _on_confirmation(self, message: Msg) -> None:
         try:
-            verifier = self._trusted.verifier("billing")
-            word = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
+            verifier = self._trust.verifier("billing")
+            confirmation = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
         except Poison as error:
-            self._drops.note("confirmation", error)
+            self._rejections.record("confirmation", error)
             return
-        if word.node == self._node:
-            self._ledger.confirm(word.log, word.end)
+        if confirmation.node == self._node:
+            self._cursors.confirm_up_to(confirmation.log, confirmation.end)
+
+
+def _log_postponed(error: Exception) -> None:
+    if isinstance(error, OSError):
+        log.error("usage.disk_failed", error=error.strerror)
+    else:
+        log.warning("usage.send_postponed", error=str(error))

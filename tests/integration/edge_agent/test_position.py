@@ -1,9 +1,9 @@
-"""A place in the stream is in no signature: what is feigned with it hides nothing for long."""
+"""Sequences in the stream are in no signature: forged ones hide bundles for a short time only."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from urllib.request import urlopen
 
 from nats.aio.client import Client
@@ -14,129 +14,138 @@ from deploy.embedded.nats import login
 from deploy.embedded.ports import HOST, Ports
 from shared import catalogue
 from shared import subjects as s
-from tests.integration.edge_agent.conftest import Stage
-from tests.integration.edge_agent.rig import NODE
+from tests.integration.edge_agent.conftest import EdgeSetup, MakeEdge
+from tests.integration.edge_agent.node_processes import NODE_ID
 from tests.support.waiting import until
 
 
-class Hostile:
-    """Asks the broker for what another bucket holds, with a subject of bundles as the reply: it
-    arrives there with its place in that other bucket."""
+class HostileNode:
+    """A node user that forges live messages.
 
-    def __init__(self, stage: Stage, client: Client) -> None:
-        self._stage, self._client = stage, client
-        self._heard: list[Msg] = []
+    It asks the broker for a message of another bucket, with a subject of bundles as the reply: the
+    answer arrives there with its sequence in that other bucket."""
+
+    def __init__(self, edge: EdgeSetup, client: Client) -> None:
+        self._edge = edge
+        self._client = client
+        self._received: list[Msg] = []
 
     @classmethod
-    async def make(cls, stage: Stage) -> Hostile:
-        """At the place at which the bundles end."""
+    async def create(cls, edge: EdgeSetup) -> HostileNode:
+        """Log in, and fill the other bucket up to the last sequence of the bundles."""
         client = await login(
-            stage.broker.broker.url, f"node-{NODE}", stage.node.base / "keys" / NODE_SEED
+            edge.broker.broker.url, f"node-{NODE_ID}", edge.node.base / "keys" / NODE_SEED
         )
-        made = cls(stage, client)
-        await client.subscribe(catalogue.EDGE_LIVE, cb=made._hear)
-        place = 0
-        while place != stage.control.sequence:
-            assert place < stage.control.sequence, "the other bucket is not ahead"
-            place = await made._store(b"filling")
+        made = cls(edge, client)
+        await client.subscribe(catalogue.EDGE_LIVE, cb=made._on_message)
+        sequence = 0
+        while sequence != edge.control_plane.sequence:
+            assert sequence < edge.control_plane.sequence, "the other bucket is not ahead"
+            sequence = await made._store(b"filling")
         return made
 
-    async def say(self, domain: str, body: bytes) -> None:
-        """At the next place."""
+    async def forge_live(self, domain: str, body: bytes) -> None:
+        """Send ``body`` as a live bundle at the next sequence."""
         await self._store(body)
-        self._heard.clear()
+        self._received.clear()
         subject = f"{s.direct_get(s.kv_stream(s.BUCKET_KEYRINGS))}.{_TRUST}"
         await self._client.publish(
             subject, b"", reply=f"{s.EDGE_LIVE_PREFIX}{s.bundle_key(domain)}"
         )
-        await until(lambda: self._heard, "it is said")
+        await until(lambda: self._received, "it has arrived")
 
     async def _store(self, body: bytes) -> int:
-        return (await self._stage.control.edge_sync.jetstream(timeout=5).publish(_TRUST, body)).seq
+        jetstream = self._edge.control_plane.edge_sync.jetstream(timeout=5)
+        return (await jetstream.publish(_TRUST, body)).seq
 
-    async def _hear(self, message: Msg) -> None:
-        self._heard.append(message)
+    async def _on_message(self, message: Msg) -> None:
+        self._received.append(message)
 
 
 _TRUST = s.kv_subject(s.BUCKET_KEYRINGS, s.KEYRING_TRUST)
 
 
-def next_statuses(stage: Stage, count: int = 2) -> Callable[[], bool]:
-    before = len(stage.control.statuses)
-    return lambda: len(stage.control.statuses) >= before + count
+def next_statuses(edge: EdgeSetup, count: int = 2) -> Callable[[], bool]:
+    before = len(edge.control_plane.statuses)
+    return lambda: len(edge.control_plane.statuses) >= before + count
 
 
-async def many(stage: Stage) -> None:
+async def put_eight_bundles(edge: EdgeSetup) -> None:
     for revision in range(1, 9):
-        await stage.control.put(stage.signers.bundle(f"d{revision}.test", revision))
-    await stage.control.agrees(NODE)
+        await edge.control_plane.put_bundle(edge.signers.make_bundle(f"d{revision}.test", revision))
+    await edge.control_plane.wait_until_in_sync(NODE_ID)
 
 
-async def test_an_unsigned_live_message_does_not_move_the_position(stage: Stage) -> None:
-    await many(stage)
-    hostile = await Hostile.make(stage)
-    stage.control.silent = True
+async def test_an_unsigned_live_message_does_not_move_the_position(edge: EdgeSetup) -> None:
+    await put_eight_bundles(edge)
+    hostile = await HostileNode.create(edge)
+    edge.control_plane.silent = True
     for _ in range(30):
-        await hostile.say("a.test", b"unsigned")
-    await until(lambda: "feed.dropped" in stage.node.log("agent"), "they are dropped")
-    await until(next_statuses(stage), "it reports")
-    assert stage.control.statuses[-1].sequence == stage.control.sequence
-    assert stage.node.log("agent").count("feed.dropped") <= 20, "a flood is counted, not written"
-    # What it does not hear live, it learns from the next checkpoint.
-    await stage.restart_broker_unheard()
-    missed = await stage.https("a.test", 9)
-    stage.agent_wakes()
-    stage.control.silent = False
-    await stage.node.serves("a.test", missed)
+        await hostile.forge_live("a.test", b"unsigned")
+    await until(lambda: "feed.rejected" in edge.node.read_log("agent"), "they are rejected")
+    await until(next_statuses(edge), "it reports")
+    assert edge.control_plane.statuses[-1].sequence == edge.control_plane.sequence
+    assert edge.node.read_log("agent").count("feed.rejected") <= 20, "a flood fills the log"
+    # A bundle that it does not hear live, it learns of from the next checkpoint.
+    await edge.restart_broker_while_agent_sleeps()
+    missed = await edge.put_https("a.test", 9)
+    edge.wake_agent()
+    edge.control_plane.silent = False
+    await edge.node.wait_until_served("a.test", missed)
 
 
-async def test_a_signed_bundle_said_again_at_later_places_is_found_out_by_the_checkpoints(
-    stage: Stage,
+async def test_a_signed_bundle_replayed_at_later_sequences_is_refuted_by_the_checkpoints(
+    edge: EdgeSetup,
 ) -> None:
-    await many(stage)
-    hostile = await Hostile.make(stage)
-    stage.control.silent = True
-    newest = stage.signers.signed(stage.signers.bundle("d8.test", 8))
+    await put_eight_bundles(edge)
+    hostile = await HostileNode.create(edge)
+    edge.control_plane.silent = True
+    newest = edge.signers.sign_bundle(edge.signers.make_bundle("d8.test", 8))
     for _ in range(10):
-        await hostile.say("d8.test", newest)
+        await hostile.forge_live("d8.test", newest)
     await until(
-        lambda: stage.control.statuses[-1].sequence == stage.control.sequence + 10, "it is taken in"
+        lambda: edge.control_plane.statuses[-1].sequence == edge.control_plane.sequence + 10,
+        "it is taken in",
     )
-    stage.node.stop("agent")
-    stage.node.start("agent")
-    stage.control.silent = False
-    stage.control.statuses.clear()
-    await stage.control.agrees(NODE)
-    assert "feed.position_feigned" in stage.node.log("agent")
-    following = await stage.https("a.test", 9)
-    await stage.node.serves("a.test", following)
-    await stage.control.agrees(NODE)
+    edge.node.stop("agent")
+    edge.node.start("agent")
+    edge.control_plane.silent = False
+    edge.control_plane.statuses.clear()
+    await edge.control_plane.wait_until_in_sync(NODE_ID)
+    assert "feed.position_refuted" in edge.node.read_log("agent")
+    following = await edge.put_https("a.test", 9)
+    await edge.node.wait_until_served("a.test", following)
+    await edge.control_plane.wait_until_in_sync(NODE_ID)
 
 
-async def test_a_bundle_that_is_behind_moves_nothing_however_it_is_signed(stage: Stage) -> None:
-    await many(stage)
-    stage.control.sequence = await stage.control.put(stage.signers.bundle("d1.test", 9))
-    await stage.control.agrees(NODE)
-    hostile = await Hostile.make(stage)
-    stage.control.silent = True
+async def test_an_older_bundle_moves_no_position_even_when_it_is_signed(edge: EdgeSetup) -> None:
+    await put_eight_bundles(edge)
+    edge.control_plane.sequence = await edge.control_plane.put_bundle(
+        edge.signers.make_bundle("d1.test", 9)
+    )
+    await edge.control_plane.wait_until_in_sync(NODE_ID)
+    hostile = await HostileNode.create(edge)
+    edge.control_plane.silent = True
     for _ in range(5):
-        await hostile.say("d1.test", stage.signers.signed(stage.signers.bundle("d1.test", 1)))
-    await until(next_statuses(stage), "it reports")
-    assert stage.control.statuses[-1].sequence == stage.control.sequence
+        await hostile.forge_live(
+            "d1.test", edge.signers.sign_bundle(edge.signers.make_bundle("d1.test", 1))
+        )
+    await until(next_statuses(edge), "it reports")
+    assert edge.control_plane.statuses[-1].sequence == edge.control_plane.sequence
 
 
-async def test_what_no_signature_can_tell_of_is_not_repaired_for_ever(
-    make_stage: Callable[..., Awaitable[Stage]],
+async def test_unsigned_messages_in_the_bucket_are_not_repaired_for_ever(
+    make_edge: MakeEdge,
 ) -> None:
-    """The bucket's own marks of a deletion, and garbage in it."""
-    stage = await make_stage()
-    port = Ports(stage.node.base / "ports.json").pick("health")
-    stage.node.environment["EDGETLS_HEALTH_PORT"] = str(port)
-    stage.node.start()
-    await stage.https("a.test", 1)
-    await stage.control.agrees(NODE)
+    """They are the bucket's own markers of a deletion, and garbage."""
+    edge = await make_edge()
+    port = Ports(edge.node.base / "ports.json").pick("health")
+    edge.node.environment["EDGETLS_HEALTH_PORT"] = str(port)
+    edge.node.start()
+    await edge.put_https("a.test", 1)
+    await edge.control_plane.wait_until_in_sync(NODE_ID)
 
-    def repairs() -> float:
+    def count_repairs() -> float:
         text = urlopen(f"http://{HOST}:{port}/metrics").read().decode()
         return sum(
             float(n)
@@ -144,9 +153,9 @@ async def test_what_no_signature_can_tell_of_is_not_repaired_for_ever(
         )
 
     for body in (b"", b"garbage"):
-        stage.control.sequence = await stage.control.put_raw("b.test", body)
-        stage.control.statuses.clear()
-        await stage.control.agrees(NODE)
-        before = repairs()
-        await until(next_statuses(stage, 3), "some thirty checkpoints later")
-        assert repairs() == before
+        edge.control_plane.sequence = await edge.control_plane.put_raw("b.test", body)
+        edge.control_plane.statuses.clear()
+        await edge.control_plane.wait_until_in_sync(NODE_ID)
+        before = count_repairs()
+        await until(next_statuses(edge, 3), "some thirty checkpoints later")
+        assert count_repairs() == before

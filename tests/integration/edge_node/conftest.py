@@ -1,4 +1,4 @@
-"""Fixtures of the data plane: every test has an nginx and an origin of its own."""
+"""Fixtures of the data plane: every test gets its own nginx and its own origin."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from clients.edge_node.nginx.process import NginxLayout
 from deploy.embedded.ports import Ports
 from shared.private_files import private_folder
-from tests.integration.edge_node.harness import CA, Node, OriginServer
+from tests.integration.edge_node.nginx_node import CA, NginxNode, OriginServer
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ async def origin() -> AsyncIterator[OriginServer]:
 
 
 @pytest.fixture
-async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[Node]:
+async def node(tmp_path: Path, origin: OriginServer) -> AsyncIterator[NginxNode]:
     ca_file = tmp_path / "origin-ca.pem"
     CA.cert_pem.write_to_path(str(ca_file))
-    running = Node(node_layout(tmp_path / "node", origin_ca_file=ca_file), origin)
+    running = NginxNode(node_layout(tmp_path / "node", origin_ca_file=ca_file), origin)
     await running.start()
     yield running
     await running.stop()

@@ -1,4 +1,4 @@
-"""Which certificate a handshake gets, and when it gets none."""
+"""A handshake gets the certificate of its SNI, or is refused."""
 
 import asyncio
 import socket
@@ -7,30 +7,32 @@ import ssl
 import pytest
 import trustme
 
-from clients.edge_node.nginx.entry import Entry
-from clients.edge_node.nginx.handshake import handshake
-from tests.integration.edge_node.harness import (
+from clients.edge_node.nginx.entry import EntryKind, KeyType, NginxEntry
+from clients.edge_node.nginx.handshake import get_served_leaf
+from tests.integration.edge_node.nginx_node import (
     CA,
-    Node,
+    NginxNode,
     client_context,
-    fingerprint,
+    fingerprint_of,
     https_entry,
-    issue,
+    issue_pair,
 )
 
 
-async def served(node: Node, name: str, **options: str) -> str | None:
-    return await handshake("127.0.0.1", node.layout.https_port, name, **options)  # type: ignore[arg-type]
+async def served_leaf(node: NginxNode, name: str, key_type: KeyType | None = None) -> str | None:
+    return await get_served_leaf("127.0.0.1", node.layout.https_port, name, key_type)
 
 
-async def test_a_handshake_for_an_unknown_name_fails_with_unrecognized_name(node: Node) -> None:
-    await node.put(https_entry("known.test"))
+async def test_a_handshake_for_an_unknown_name_fails_with_unrecognized_name(
+    node: NginxNode,
+) -> None:
+    await node.put_entries(https_entry("known.test"))
     with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
-        await node.visit("unknown.test")
+        await node.connect_https("unknown.test")
 
 
-async def test_a_handshake_without_sni_fails(node: Node) -> None:
-    await node.put(https_entry("known.test"))
+async def test_a_handshake_without_sni_fails(node: NginxNode) -> None:
+    await node.put_entries(https_entry("known.test"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -40,110 +42,116 @@ async def test_a_handshake_without_sni_fails(node: Node) -> None:
         )
 
 
-async def test_a_name_in_capitals_is_the_same_name(node: Node) -> None:
+async def test_a_name_in_capitals_is_the_same_name(node: NginxNode) -> None:
     entry = https_entry("a.example.test")
-    await node.put(entry)
-    assert await served(node, "A.Example.TEST") == fingerprint(entry.pairs[0])
+    await node.put_entries(entry)
+    assert await served_leaf(node, "A.Example.TEST") == fingerprint_of(entry.pairs[0])
 
 
 async def test_an_exact_entry_goes_before_a_wildcard_which_covers_one_label_only(
-    node: Node,
+    node: NginxNode,
 ) -> None:
     wildcard, exact = https_entry("*.example.test"), https_entry("a.example.test")
-    await node.put(wildcard, exact)
-    assert await served(node, "a.example.test") == fingerprint(exact.pairs[0])
-    assert await served(node, "b.example.test") == fingerprint(wildcard.pairs[0])
-    assert await served(node, "b.c.example.test") is None
-    assert await served(node, "example.test") is None
+    await node.put_entries(wildcard, exact)
+    assert await served_leaf(node, "a.example.test") == fingerprint_of(exact.pairs[0])
+    assert await served_leaf(node, "b.example.test") == fingerprint_of(wildcard.pairs[0])
+    assert await served_leaf(node, "b.c.example.test") is None
+    assert await served_leaf(node, "example.test") is None
 
 
 @pytest.mark.parametrize("kind", ["http_only", "suspended"])
 async def test_an_exact_domain_without_https_is_not_served_by_the_wildcard(
-    node: Node, kind: str
+    node: NginxNode, kind: EntryKind
 ) -> None:
-    await node.put(https_entry("*.example.test"), Entry("a.example.test", 2, kind))  # type: ignore[arg-type]
-    assert await served(node, "a.example.test") is None
-    assert await served(node, "b.example.test") is not None
-    async with await node.visit("b.example.test") as visitor:
+    await node.put_entries(https_entry("*.example.test"), NginxEntry("a.example.test", 2, kind))
+    assert await served_leaf(node, "a.example.test") is None
+    assert await served_leaf(node, "b.example.test") is not None
+    async with await node.connect_https("b.example.test") as visitor:
         assert (await visitor.get("a.example.test")).status == 421
 
 
-async def test_each_visitor_gets_the_pair_of_the_key_type_it_speaks(node: Node) -> None:
-    rsa, ecdsa = issue("a.test", key_type="rsa"), issue("a.test")
-    await node.put(https_entry("a.test", rsa, ecdsa))
-    assert await served(node, "a.test", key_type="rsa") == fingerprint(rsa)
-    assert await served(node, "a.test", key_type="ecdsa") == fingerprint(ecdsa)
+async def test_each_visitor_gets_the_pair_of_the_key_type_it_speaks(node: NginxNode) -> None:
+    rsa, ecdsa = issue_pair("a.test", key_type="rsa"), issue_pair("a.test")
+    await node.put_entries(https_entry("a.test", rsa, ecdsa))
+    assert await served_leaf(node, "a.test", key_type="rsa") == fingerprint_of(rsa)
+    assert await served_leaf(node, "a.test", key_type="ecdsa") == fingerprint_of(ecdsa)
 
 
-async def test_one_pair_alone_is_served_and_the_other_type_refused(node: Node) -> None:
-    rsa = issue("a.test", key_type="rsa")
-    await node.put(https_entry("a.test", rsa))
-    assert await served(node, "a.test") == fingerprint(rsa)
-    assert await served(node, "a.test", key_type="ecdsa") is None
+async def test_one_pair_alone_is_served_and_the_other_type_refused(node: NginxNode) -> None:
+    rsa = issue_pair("a.test", key_type="rsa")
+    await node.put_entries(https_entry("a.test", rsa))
+    assert await served_leaf(node, "a.test") == fingerprint_of(rsa)
+    assert await served_leaf(node, "a.test", key_type="ecdsa") is None
 
 
-async def test_the_intermediates_are_served_with_the_leaf(node: Node) -> None:
-    pair = issue("a.test", ca=CA.create_child_ca(key_type=trustme.KeyType.RSA))
+async def test_the_intermediates_are_served_with_the_leaf(node: NginxNode) -> None:
+    pair = issue_pair("a.test", ca=CA.create_child_ca(key_type=trustme.KeyType.RSA))
     assert pair[0].count("BEGIN CERTIFICATE") == 2
-    await node.put(https_entry("a.test", pair))
-    async with await node.visit("a.test") as visitor:
+    await node.put_entries(https_entry("a.test", pair))
+    async with await node.connect_https("a.test") as visitor:
         assert (await visitor.get("a.test")).status == 200
 
 
-async def test_a_replacement_under_continuous_handshakes_fails_none_of_them(node: Node) -> None:
+async def test_a_replacement_under_continuous_handshakes_fails_none_of_them(
+    node: NginxNode,
+) -> None:
     entries = [
-        https_entry("a.test", issue("a.test", key_type="rsa"), issue("a.test"), revision=n)
+        https_entry(
+            "a.test", issue_pair("a.test", key_type="rsa"), issue_pair("a.test"), revision=n
+        )
         for n in range(1, 5)
     ]
-    valid = {fingerprint(pair) for entry in entries for pair in entry.pairs}
-    await node.put(entries[0])
-    done, seen = asyncio.Event(), []
+    valid = {fingerprint_of(pair) for entry in entries for pair in entry.pairs}
+    await node.put_entries(entries[0])
+    done = asyncio.Event()
+    seen: list[str | None] = []
 
-    async def visit_on_and_on() -> None:
+    async def make_handshakes() -> None:
         while not done.is_set():
-            seen.append(await served(node, "a.test"))
+            seen.append(await served_leaf(node, "a.test"))
 
     async with asyncio.TaskGroup() as group:
-        visitors = [group.create_task(visit_on_and_on()) for _ in range(4)]
+        visitors = [group.create_task(make_handshakes()) for _ in range(4)]
         turn = 0
         while len(seen) < 1200 and not any(task.done() for task in visitors):
             turn += 1
-            await node.put(entries[turn % len(entries)])
+            await node.put_entries(entries[turn % len(entries)])
         done.set()
     assert turn > 100
     assert set(seen) <= valid
     assert len(set(seen)) > 1
 
 
-async def test_the_next_handshake_after_a_put_gets_the_new_certificate(node: Node) -> None:
+async def test_the_next_handshake_after_a_put_gets_the_new_certificate(node: NginxNode) -> None:
     for revision in range(1, 20):
         entry = https_entry("a.test", revision=revision)
-        await node.put(entry)
-        assert await served(node, "a.test") == fingerprint(entry.pairs[0])
-    assert await node.plane.names_and_revisions() == {"a.test": 19}
+        await node.put_entries(entry)
+        assert await served_leaf(node, "a.test") == fingerprint_of(entry.pairs[0])
+    assert await node.data_plane.names_and_revisions() == {"a.test": 19}
 
 
 @pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
 )
 async def test_a_session_is_not_resumed_so_that_it_cannot_outlive_a_disable(
-    node: Node, version: ssl.TLSVersion
+    node: NginxNode, version: ssl.TLSVersion
 ) -> None:
-    await node.put(https_entry("a.test"))
+    await node.put_entries(https_entry("a.test"))
     context = client_context(version=version)
-    session, _ = await asyncio.to_thread(visit_with_session, node, context, None)
-    _, resumed = await asyncio.to_thread(visit_with_session, node, context, session)
+    session, _ = await asyncio.to_thread(request_with_session, node, context, None)
+    _, resumed = await asyncio.to_thread(request_with_session, node, context, session)
     assert not resumed
-    await node.put(Entry("a.test", 2, "http_only"))
+    await node.put_entries(NginxEntry("a.test", 2, "http_only"))
     with pytest.raises(ssl.SSLError):
-        await asyncio.to_thread(visit_with_session, node, context, session)
+        await asyncio.to_thread(request_with_session, node, context, session)
 
 
-def visit_with_session(
-    node: Node, context: ssl.SSLContext, session: ssl.SSLSession | None
+def request_with_session(
+    node: NginxNode, context: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[ssl.SSLSession | None, bool | None]:
-    """A request by a blocking socket, which alone can offer a session; gives the new session and if
-    it was resumed."""
+    """Send a request; return the new session and whether ``session`` was resumed.
+
+    Only a blocking socket can offer a session."""
     with (
         socket.create_connection(("127.0.0.1", node.layout.https_port), timeout=5) as plain,
         context.wrap_socket(plain, server_hostname="a.test", session=session) as tls,
@@ -155,16 +163,16 @@ def visit_with_session(
 
 @pytest.mark.parametrize("closed_by", ["disable", "suspend", "remove"])
 async def test_a_closed_domain_fails_handshakes_and_refuses_kept_alive_connections(
-    node: Node, closed_by: str
+    node: NginxNode, closed_by: str
 ) -> None:
-    await node.put(https_entry("a.test"))
-    async with await node.visit("a.test") as kept_alive:
+    await node.put_entries(https_entry("a.test"))
+    async with await node.connect_https("a.test") as kept_alive:
         assert (await kept_alive.get("a.test")).status == 200
         if closed_by == "remove":
-            await node.plane.remove_many(["a.test"])
+            await node.data_plane.remove_many(["a.test"])
         else:
-            await node.put(
-                Entry("a.test", 2, "http_only" if closed_by == "disable" else "suspended")
+            await node.put_entries(
+                NginxEntry("a.test", 2, "http_only" if closed_by == "disable" else "suspended")
             )
-        assert await served(node, "a.test") is None
+        assert await served_leaf(node, "a.test") is None
         assert (await kept_alive.get("a.test")).status == 421

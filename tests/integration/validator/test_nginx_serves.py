@@ -14,12 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from clients.edge_node.nginx.entry import Entry, KeyType
-from clients.edge_node.nginx.handshake import load_check
+from clients.edge_node.nginx.entry import KeyType, NginxEntry
+from clients.edge_node.nginx.handshake import check_pair_loads
 from services.validator.checks.judge import Texts, judge
 from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout
-from tests.integration.edge_node.harness import Node, OriginServer, https_entry
+from tests.integration.edge_node.nginx_node import NginxNode, OriginServer, https_entry
 from tests.integration.validator.test_openssl_agrees import (
     AT,
     DAY,
@@ -107,17 +107,17 @@ def accepted(certificate: str, key: str) -> tuple[str, str, KeyType]:
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
+async def node(tmp_path: Path) -> AsyncIterator[NginxNode]:
     origin = OriginServer()
     await origin.start()
-    running = Node(node_layout(tmp_path / "node"), origin)
+    running = NginxNode(node_layout(tmp_path / "node"), origin)
     await running.start()
     yield running
     await running.stop()
     await origin.stop()
 
 
-async def served(node: Node, **limits: object) -> str:
+async def served(node: NginxNode, **limits: object) -> str:
     """The leaf that a client gets which verifies path and name: SHA-256, hex."""
     client = ssl.create_default_context(cadata=ROOT.pem)
     for name, value in limits.items():
@@ -136,22 +136,24 @@ def fingerprint(chain: str) -> str:
     return x509.load_pem_x509_certificate(chain.encode()).fingerprint(hashes.SHA256()).hex()
 
 
-async def test_every_kind_of_accepted_pair_is_served_and_verified(node: Node) -> None:
+async def test_every_kind_of_accepted_pair_is_served_and_verified(node: NginxNode) -> None:
     for revision, (kind, make) in enumerate(KINDS.items(), start=1):
         pair = accepted(*make())
-        load_check(pair[0], pair[1])
+        check_pair_loads(pair[0], pair[1])
         name = "*.example.com" if kind == "a wildcard" else DOMAIN
-        await node.put(https_entry(name, pair, revision=revision))
+        await node.put_entries(https_entry(name, pair, revision=revision))
         if name != DOMAIN:
-            await node.plane.remove_many([DOMAIN])
+            await node.data_plane.remove_many([DOMAIN])
         assert await served(node) == fingerprint(pair[0]), kind
 
 
-async def test_of_two_accepted_pairs_each_client_gets_the_one_it_can_verify(node: Node) -> None:
+async def test_of_two_accepted_pairs_each_client_gets_the_one_it_can_verify(
+    node: NginxNode,
+) -> None:
     rsa, ecdsa = leaf(key=rsa_key()), leaf()
     judged = judge([Texts(*plain(rsa)), Texts(*plain(ecdsa))], [DOMAIN], at=AT, roots=ROOTS)
     pairs = [(p.chain, p.key, "rsa" if p.key_type == "rsa" else "ecdsa") for p in judged.pairs]
-    await node.put(Entry(DOMAIN, 1, "https", tuple(pairs)))  # type: ignore[arg-type]
+    await node.put_entries(NginxEntry(DOMAIN, 1, "https", tuple(pairs)))  # type: ignore[arg-type]
     until_1_2 = {"maximum_version": ssl.TLSVersion.TLSv1_2}
     assert await served(node, ciphers="aRSA", **until_1_2) == rsa.fingerprint
     assert await served(node, ciphers="aECDSA", **until_1_2) == ecdsa.fingerprint

@@ -1,4 +1,4 @@
-"""What a checkpoint proves, and what one proves that comes twice, late, or under another clock."""
+"""A checkpoint proves the set; one that comes twice, late, or from another clock proves nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from clients.edge_node.bundles.replica import Position
-from clients.edge_node.bundles.versions import Desired
+from clients.edge_node.bundles.replica import FeedPosition
+from clients.edge_node.bundles.versions import BundleVersions
 from clients.edge_node.sync import feed as module
-from clients.edge_node.sync.feed import Feed
+from clients.edge_node.sync.feed import BundleFeed
 from shared import catalogue
 from shared.contracts.edge import Checkpoint
 from shared.crypto.digest import Digest
@@ -24,23 +24,28 @@ EDGE_SYNC = Signer.generate("edge_sync-1")
 START = 1_800_000_000.0
 
 
-class Rig:
-    """A feed whose clocks stand still until they are moved, and that hears what it is told."""
+class FeedUnderTest:
+    """A feed without a broker. Its clocks stand still until a test moves them."""
 
     def __init__(
-        self, feed: Feed, heard: dict[str, Callable[[Any], Awaitable[None]]], clock: SimpleNamespace
+        self,
+        feed: BundleFeed,
+        callbacks: dict[str, Callable[[Any], Awaitable[None]]],
+        clock: SimpleNamespace,
     ) -> None:
-        self.feed, self._heard, self._clock = feed, heard, clock
+        self.feed = feed
+        self._callbacks = callbacks
+        self._clock = clock
         self.reconciled: list[Checkpoint] = []
 
-    def passes(self, seconds: float) -> None:
+    def advance_clocks(self, seconds: float) -> None:
         self._clock.wall += seconds
         self._clock.mono += seconds
 
     def set_clock(self, wall: float) -> None:
         self._clock.wall = wall
 
-    async def checkpoint(
+    async def send_checkpoint(
         self, made: float, sequence: int = 0, root: str = Digest().root()
     ) -> bytes:
         body = Checkpoint(
@@ -53,16 +58,16 @@ class Rig:
             time=datetime.fromtimestamp(made, UTC),
         )
         signed = EDGE_SYNC.sign(Purpose.CHECKPOINT, body).encode()
-        await self.again(signed)
+        await self.repeat_checkpoint(signed)
         return signed
 
-    async def again(self, signed: bytes) -> None:
-        await self._heard[catalogue.EDGE_CHECKPOINT](SimpleNamespace(data=signed))
+    async def repeat_checkpoint(self, signed: bytes) -> None:
+        await self._callbacks[catalogue.EDGE_CHECKPOINT](SimpleNamespace(data=signed))
         await asyncio.sleep(0.1)
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+async def under_test(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FeedUnderTest]:
     clock = SimpleNamespace(wall=START, mono=0.0)
     monkeypatch.setattr(
         module, "time", SimpleNamespace(time=lambda: clock.wall, monotonic=lambda: clock.mono)
@@ -71,125 +76,130 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     async def nothing_stored(*_: object) -> list[object]:
         return []
 
-    async def repair(checkpoint: Checkpoint) -> None:
+    async def reconcile(checkpoint: Checkpoint) -> None:
         made.reconciled.append(checkpoint)
 
     monkeypatch.setattr(module, "get_batch", nothing_stored)
-    monkeypatch.setattr(module, "Reconciler", lambda *_: SimpleNamespace(repair=repair))
-    heard: dict[str, Callable[[Any], Awaitable[None]]] = {}
+    reconciler = SimpleNamespace(reconcile=reconcile)
+    monkeypatch.setattr(module, "BundleReconciler", lambda *_: reconciler)
+    callbacks: dict[str, Callable[[Any], Awaitable[None]]] = {}
 
     async def subscribe(subject: str, cb: Callable[[Any], Awaitable[None]], **_: int) -> Any:
         async def unsubscribe() -> None:
             pass
 
-        heard[subject] = cb
+        callbacks[subject] = cb
         return SimpleNamespace(unsubscribe=unsubscribe)
 
-    async def room() -> None:
+    async def wait_for_room() -> None:
         pass
 
-    trusted = SimpleNamespace(
+    trust = SimpleNamespace(
         verifier=lambda _: Verifier([(EDGE_SYNC.key_id, EDGE_SYNC.public_text())]),
         expect_epoch=lambda _: None,
     )
-    applier = SimpleNamespace(oldest_unsettled=lambda: None, room=room)
-    feed = Feed(cast(Any, trusted), Desired(), cast(Any, applier), Position("one", 0, START - 1))
-    made = Rig(feed, heard, clock)
+    applier = SimpleNamespace(oldest_unsettled=lambda: None, wait_for_room=wait_for_room)
+    position = FeedPosition("one", 0, START - 1)
+    feed = BundleFeed(cast(Any, trust), BundleVersions(), cast(Any, applier), position)
+    made = FeedUnderTest(feed, callbacks, clock)
     task = asyncio.create_task(feed.run(cast(Any, SimpleNamespace(subscribe=subscribe))))
     await asyncio.sleep(0.01)
     yield made
     task.cancel()
 
 
-async def test_a_checkpoint_of_now_keeps_a_node_from_being_stale_and_its_time_is_kept(
-    rig: Rig,
+async def test_a_current_checkpoint_keeps_a_node_from_being_stale_and_its_time_is_kept(
+    under_test: FeedUnderTest,
 ) -> None:
-    rig.passes(59)
-    await rig.checkpoint(START + 59)
-    assert rig.feed.in_sync
-    assert rig.feed.position().checkpoint == START + 59
-    rig.passes(59)
-    assert not rig.feed.stale
-    rig.passes(2)
-    assert rig.feed.stale
+    under_test.advance_clocks(59)
+    await under_test.send_checkpoint(START + 59)
+    assert under_test.feed.in_sync
+    assert under_test.feed.settled_position().checkpoint == START + 59
+    under_test.advance_clocks(59)
+    assert not under_test.feed.stale
+    under_test.advance_clocks(2)
+    assert under_test.feed.stale
 
 
-async def test_the_same_checkpoint_said_again_does_not(rig: Rig) -> None:
-    signed = await rig.checkpoint(START)
+async def test_a_repeated_checkpoint_does_not(under_test: FeedUnderTest) -> None:
+    signed = await under_test.send_checkpoint(START)
     for _ in range(7):
-        rig.passes(10)
-        await rig.again(signed)
-    assert rig.feed.stale
+        under_test.advance_clocks(10)
+        await under_test.repeat_checkpoint(signed)
+    assert under_test.feed.stale
 
 
 @pytest.mark.parametrize("off", [-61, 31, 86400])
-async def test_a_checkpoint_of_another_time_proves_nothing_and_the_log_says_so(
-    rig: Rig, off: int
+async def test_a_checkpoint_of_another_time_proves_nothing_and_is_logged(
+    under_test: FeedUnderTest, off: int
 ) -> None:
-    rig.passes(100)
+    under_test.advance_clocks(100)
     with capture_logs() as lines:
         for second in range(3):
-            await rig.checkpoint(START + 100 + off + second / 10)
-    assert rig.feed.stale
-    assert not rig.feed.in_sync
+            await under_test.send_checkpoint(START + 100 + off + second / 10)
+    assert under_test.feed.stale
+    assert not under_test.feed.in_sync
     assert [(line["event"], line["seconds"]) for line in lines if "clock" in line["event"]] == [
-        ("feed.clocks_differ", off)
+        ("feed.clocks_differed", off)
     ]
 
 
 @pytest.mark.parametrize("off", [-59, 29])
-async def test_a_small_difference_of_the_clocks_does_no_harm(rig: Rig, off: int) -> None:
-    rig.passes(100)
-    signed = await rig.checkpoint(START + 100 + off)
-    assert not rig.feed.stale
-    rig.passes(61)
-    await rig.again(signed)
-    assert rig.feed.stale
-
-
-async def test_clocks_that_ran_ahead_and_were_set_right_leave_no_later_checkpoint_unheard(
-    rig: Rig,
+async def test_a_small_difference_of_the_clocks_does_no_harm(
+    under_test: FeedUnderTest, off: int
 ) -> None:
-    rig.set_clock(START + 86400)
-    await rig.checkpoint(START + 86400)
-    rig.passes(61)
-    assert rig.feed.stale
-    rig.set_clock(START + 61)
-    await rig.checkpoint(START + 61)
-    assert not rig.feed.stale
+    under_test.advance_clocks(100)
+    signed = await under_test.send_checkpoint(START + 100 + off)
+    assert not under_test.feed.stale
+    under_test.advance_clocks(61)
+    await under_test.repeat_checkpoint(signed)
+    assert under_test.feed.stale
 
 
-async def test_a_position_that_edge_sync_does_not_reach_is_given_up_at_the_second_checkpoint(
-    rig: Rig,
+async def test_clocks_that_ran_ahead_and_were_set_right_block_no_later_checkpoint(
+    under_test: FeedUnderTest,
 ) -> None:
-    rig.feed.sequence = 50
-    await rig.checkpoint(START, 10)
-    assert rig.feed.sequence == 50, "a bundle may have come before edge_sync knew of it"
-    await rig.checkpoint(START + 1, 12)
-    assert rig.feed.sequence == 12
-    assert rig.feed.in_sync
+    under_test.set_clock(START + 86400)
+    await under_test.send_checkpoint(START + 86400)
+    under_test.advance_clocks(61)
+    assert under_test.feed.stale
+    under_test.set_clock(START + 61)
+    await under_test.send_checkpoint(START + 61)
+    assert not under_test.feed.stale
 
 
-async def test_a_position_that_edge_sync_reaches_is_kept(rig: Rig) -> None:
+async def test_a_position_beyond_edge_sync_is_given_up_at_the_second_checkpoint(
+    under_test: FeedUnderTest,
+) -> None:
+    under_test.feed.sequence = 50
+    await under_test.send_checkpoint(START, 10)
+    assert under_test.feed.sequence == 50, "a bundle may have come before edge_sync knew of it"
+    await under_test.send_checkpoint(START + 1, 12)
+    assert under_test.feed.sequence == 12
+    assert under_test.feed.in_sync
+
+
+async def test_a_position_that_edge_sync_reaches_is_kept(under_test: FeedUnderTest) -> None:
     for second, (ours, theirs) in enumerate([(50, 49), (60, 55), (70, 69)]):
-        rig.feed.sequence = ours
-        await rig.checkpoint(START + second, theirs)
-        assert rig.feed.sequence == ours
+        under_test.feed.sequence = ours
+        await under_test.send_checkpoint(START + second, theirs)
+        assert under_test.feed.sequence == ours
 
 
-async def test_another_set_is_made_ours_by_a_checkpoint_of_now_only(rig: Rig) -> None:
-    """An old one that was held back would have the node drop what it has learnt since, tombstones
-    too."""
-    rig.passes(100)
-    await rig.checkpoint(START + 39, root="0" * 64)
-    assert rig.reconciled == []
-    await rig.checkpoint(START + 99, root="0" * 64)
-    assert len(rig.reconciled) == 1
+async def test_only_a_current_checkpoint_makes_the_node_reconcile_its_set(
+    under_test: FeedUnderTest,
+) -> None:
+    """An old checkpoint that was held back would make the node drop newer bundles."""
+    under_test.advance_clocks(100)
+    await under_test.send_checkpoint(START + 39, root="0" * 64)
+    assert under_test.reconciled == []
+    await under_test.send_checkpoint(START + 99, root="0" * 64)
+    assert len(under_test.reconciled) == 1
 
 
-def test_a_newer_checkpoint_is_noted_now_and_then_and_a_move_at_once() -> None:
-    saved = Position("one", 5, START)
-    assert not Position("one", 5, START + 9).is_past(saved)
-    assert Position("one", 5, START + 10).is_past(saved)
-    assert Position("one", 6, START).is_past(saved)
-    assert Position("two", 5, START).is_past(saved)
+def test_a_newer_checkpoint_is_saved_every_10_seconds_and_a_move_at_once() -> None:
+    saved = FeedPosition("one", 5, START)
+    assert not FeedPosition("one", 5, START + 9).is_worth_saving(saved)
+    assert FeedPosition("one", 5, START + 10).is_worth_saving(saved)
+    assert FeedPosition("one", 6, START).is_worth_saving(saved)
+    assert FeedPosition("two", 5, START).is_worth_saving(saved)

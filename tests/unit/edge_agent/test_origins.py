@@ -1,4 +1,4 @@
-"""Where a node may not fetch from (rule A5)."""
+"""A node does not fetch from internal addresses (rule A5)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import ipaddress
 
 import pytest
 
-from clients.edge_node.serving.origins import Origins, is_allowed, is_own, is_public, with_port
+from clients.edge_node.serving.origins import (
+    OriginResolver,
+    is_allowed,
+    is_own,
+    is_public,
+    with_port,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +63,12 @@ def test_an_ipv6_address_gets_brackets_beside_its_port() -> None:
 
 async def test_a_refused_origin_has_no_address_unless_private_ones_are_allowed() -> None:
     changed: list[str] = []
-    assert await Origins(False, changed.append).addresses("127.0.0.1") == ()
-    assert await Origins(True, changed.append).addresses("127.0.0.1") == ("127.0.0.1",)
-    assert await Origins(True, changed.append).addresses("localhost") != ()
+    assert await OriginResolver(False, changed.append).get_addresses("127.0.0.1") == ()
+    assert await OriginResolver(True, changed.append).get_addresses("127.0.0.1") == ("127.0.0.1",)
+    assert await OriginResolver(True, changed.append).get_addresses("localhost") != ()
 
 
 async def test_an_origin_that_does_not_resolve_is_unknown_and_is_not_waited_for_long() -> None:
     started = asyncio.get_running_loop().time()
-    assert await Origins(True, lambda host: None).addresses("nothing.invalid") == ()
+    assert await OriginResolver(True, lambda host: None).get_addresses("nothing.invalid") == ()
     assert asyncio.get_running_loop().time() - started < 2

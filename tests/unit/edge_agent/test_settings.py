@@ -1,4 +1,4 @@
-"""Settings of the node: faults are named, secrets are not read."""
+"""The node's settings: a wrong or missing one is named in one line."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from clients.edge_node.settings import NginxSettings, split
+from clients.edge_node.settings import NginxSettings, split_host_port
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    ("value", "place"), [("127.0.0.1:443", ("127.0.0.1", 443)), ("[::1]:8443", ("::1", 8443))]
+    ("value", "address"), [("127.0.0.1:443", ("127.0.0.1", 443)), ("[::1]:8443", ("::1", 8443))]
 )
-def test_a_listen_address_is_split(value: str, place: tuple[str, int]) -> None:
-    assert split(value) == place
+def test_a_listen_address_is_split(value: str, address: tuple[str, int]) -> None:
+    assert split_host_port(value) == address
 
 
 @pytest.mark.parametrize("value", ["443", ":443", "host:", "host:0", "host:70000", "host:x"])
-def test_what_is_no_listen_address_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, wanted in (("ID", "n"), ("FOLDER", "/n"), ("HTTP", "127.0.0.1:80"), ("HTTPS", value)):
-        monkeypatch.setenv(f"EDGETLS_NODE_{name}", wanted)
+def test_a_wrong_listen_address_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, setting in (
+        ("ID", "n"),
+        ("FOLDER", "/n"),
+        ("HTTP", "127.0.0.1:80"),
+        ("HTTPS", value),
+    ):
+        monkeypatch.setenv(f"EDGETLS_NODE_{name}", setting)
     with pytest.raises(ValidationError, match="host:port"):
         NginxSettings()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (["agent"], "EDGETLS_NODE_ID is not set"),
         (["nginx"], "EDGETLS_NODE_FOLDER is not set"),
@@ -38,7 +43,7 @@ def test_what_is_no_listen_address_is_refused(value: str, monkeypatch: pytest.Mo
         (["other"], "say which program"),
     ],
 )
-def test_a_start_without_settings_is_one_line_and_exit_2(arguments: list[str], said: str) -> None:
+def test_a_start_without_settings_is_one_line_and_exit_2(arguments: list[str], text: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "clients.edge_node", *arguments],
         env={"PYTHONPATH": str(ROOT)},
@@ -48,5 +53,5 @@ def test_a_start_without_settings_is_one_line_and_exit_2(arguments: list[str], s
         check=False,
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert text in done.stderr
     assert done.stderr.count("\n") == 1

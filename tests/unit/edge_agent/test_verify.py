@@ -1,4 +1,4 @@
-"""What a node believes of a bundle, and what it must refuse."""
+"""A node accepts signed and attested bundles, and refuses all others."""
 
 from __future__ import annotations
 
@@ -13,115 +13,126 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.edge_node.bundles.verify import (
-    Order,
+    BundleOrder,
     SignedBundle,
-    attested,
     is_domain,
     leaf_fingerprint,
-    one_key,
     open_bundle,
     reopen_bundle,
+    single_private_key,
+    verify_attestations,
 )
 from shared.contracts.edge import BundleKind
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import Malformed, Poison, Unsigned
-from tests.integration.edge_agent.signing import Signers
+from tests.integration.edge_agent.signers import FleetSigners
 from tests.support.pki import Authority, pkcs1, pkcs8, rsa_key, sec1
 
 NAME = "www.example.test"
 
 
 @dataclass
-class Words:
-    signers: Signers
+class BundleKeys:
+    """The signers of a fleet with the verifiers of their keys, and an authority of certificates."""
+
+    signers: FleetSigners
     edge_sync: Verifier
     validator: Verifier
     authority: Authority
 
-    def open(self, body: bytes, domain: str = NAME) -> SignedBundle:
+    def open_bundle(self, body: bytes, domain: str = NAME) -> SignedBundle:
         return open_bundle(body, domain, self.edge_sync)
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
-    folder: Path = tmp_path_factory.mktemp("words")
-    signers = Signers.make(folder)
+def keys(tmp_path_factory: pytest.TempPathFactory) -> BundleKeys:
+    folder: Path = tmp_path_factory.mktemp("keys")
+    signers = FleetSigners.create(folder)
 
-    def verifier(signer: Signer) -> Verifier:
+    def verifier_of(signer: Signer) -> Verifier:
         return Verifier([(signer.key_id, signer.public_text())])
 
-    return Words(
-        signers, verifier(signers.edge_sync), verifier(signers.validator), Authority.create()
+    return BundleKeys(
+        signers=signers,
+        edge_sync=verifier_of(signers.edge_sync),
+        validator=verifier_of(signers.validator),
+        authority=Authority.create(),
     )
 
 
-def test_a_signed_bundle_opens_with_the_hash_of_its_payload(words: Words) -> None:
-    leaf = words.authority.issue([NAME])
-    bundle = words.signers.bundle(NAME, 3, words.signers.pair(NAME, leaf))
-    found = words.open(words.signers.signed(bundle))
+def test_a_signed_bundle_opens_with_the_hash_of_its_payload(keys: BundleKeys) -> None:
+    leaf = keys.authority.issue([NAME])
+    bundle = keys.signers.make_bundle(NAME, 3, keys.signers.make_pair(NAME, leaf))
+    found = keys.open_bundle(keys.signers.sign_bundle(bundle))
     assert found.bundle == bundle
     assert found.hash == sha256(bundle.encode()).hexdigest()
-    assert found.order == Order(3, 1)
-    assert attested(found.bundle, words.validator) == [leaf.fingerprint]
+    assert found.order == BundleOrder(3, 1)
+    assert verify_attestations(found.bundle, keys.validator) == [leaf.fingerprint]
     assert reopen_bundle(found.body) == found
 
 
-Make = Callable[[Words], bytes]
-
+MakeBody = Callable[[BundleKeys], bytes]
 
 REFUSED = [
-    ("nothing", lambda w: b"", Malformed),
-    ("bytes that are no JSON", lambda w: b"\xff\x00", Malformed),
-    ("a bundle without a signature", lambda w: w.signers.bundle(NAME, 1).encode(), Malformed),
+    ("nothing", lambda k: b"", Malformed),
+    ("bytes that are no JSON", lambda k: b"\xff\x00", Malformed),
+    ("a bundle without a signature", lambda k: k.signers.make_bundle(NAME, 1).encode(), Malformed),
     (
         "another signer of the same id",
-        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("edge_sync-1")),
+        lambda k: k.signers.sign_bundle(
+            k.signers.make_bundle(NAME, 1), Signer.generate("edge_sync-1")
+        ),
         Unsigned,
     ),
     (
         "an unknown signer",
-        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), Signer.generate("x")),
+        lambda k: k.signers.sign_bundle(k.signers.make_bundle(NAME, 1), Signer.generate("x")),
         Unsigned,
     ),
     (
         "the validator's key",
-        lambda w: w.signers.signed(w.signers.bundle(NAME, 1), w.signers.validator),
+        lambda k: k.signers.sign_bundle(k.signers.make_bundle(NAME, 1), k.signers.validator),
         Unsigned,
     ),
     (
         "a signature for another purpose",
-        lambda w: w.signers.edge_sync.sign(Purpose.CHECKPOINT, w.signers.bundle(NAME, 1)).encode(),
+        lambda k: k.signers.edge_sync.sign(
+            Purpose.CHECKPOINT, k.signers.make_bundle(NAME, 1)
+        ).encode(),
         Unsigned,
     ),
     (
         "another domain's bundle",
-        lambda w: w.signers.signed(w.signers.bundle("b.test", 1)),
+        lambda k: k.signers.sign_bundle(k.signers.make_bundle("b.test", 1)),
         Unsigned,
     ),
     (
         "a payload that is no bundle",
-        lambda w: w.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(),
+        lambda k: k.signers.edge_sync.sign(Purpose.BUNDLE, b"{}").encode(),
         Malformed,
     ),
     (
         "https without a pair",
-        lambda w: w.signers.signed(w.signers.bundle(NAME, 1, kind=BundleKind.HTTPS)),
+        lambda k: k.signers.sign_bundle(k.signers.make_bundle(NAME, 1, kind=BundleKind.HTTPS)),
         Malformed,
     ),
     (
         "a removal with an origin",
-        lambda w: w.signers.signed(
-            w.signers.bundle(
-                NAME, 1, kind=BundleKind.REMOVED, origin=w.signers.bundle(NAME, 1).origin
+        lambda k: k.signers.sign_bundle(
+            k.signers.make_bundle(
+                NAME, 1, kind=BundleKind.REMOVED, origin=k.signers.make_bundle(NAME, 1).origin
             )
         ),
         Malformed,
     ),
     (
         "a suspension with a pair",
-        lambda w: w.signers.signed(
-            w.signers.bundle(
-                NAME, 1, w.signers.pair(NAME, w.authority.issue([NAME])), kind=BundleKind.SUSPENDED
+        lambda k: k.signers.sign_bundle(
+            k.signers.make_bundle(
+                NAME,
+                1,
+                k.signers.make_pair(NAME, k.authority.issue([NAME])),
+                kind=BundleKind.SUSPENDED,
             )
         ),
         Malformed,
@@ -130,17 +141,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("case", "make", "error"), REFUSED, ids=[case for case, *_ in REFUSED])
-def test_what_is_no_signed_bundle_for_this_domain_is_refused(
-    words: Words, case: str, make: Make, error: type[Poison]
+def test_anything_but_a_signed_bundle_for_this_domain_is_refused(
+    keys: BundleKeys, case: str, make: MakeBody, error: type[Poison]
 ) -> None:
     with pytest.raises(error):
-        words.open(make(words))
+        keys.open_bundle(make(keys))
 
 
-def test_a_changed_payload_is_noticed(words: Words) -> None:
-    body = words.signers.signed(words.signers.bundle(NAME, 1))
+def test_a_changed_payload_is_noticed(keys: BundleKeys) -> None:
+    body = keys.signers.sign_bundle(keys.signers.make_bundle(NAME, 1))
     with pytest.raises(Unsigned):
-        words.open(body.replace(b'\\"revision\\":1', b'\\"revision\\":2'))
+        keys.open_bundle(body.replace(b'\\"revision\\":1', b'\\"revision\\":2'))
 
 
 @pytest.mark.parametrize(
@@ -154,23 +165,27 @@ def test_a_changed_payload_is_noticed(words: Words) -> None:
         ("chain_hash", "0" * 64),
     ],
 )
-def test_the_validators_word_must_be_about_this_very_pair(
-    words: Words, what: str, value: object
+def test_the_attestation_must_be_about_this_very_pair(
+    keys: BundleKeys, what: str, value: object
 ) -> None:
-    leaf = words.authority.issue([NAME])
-    bundle = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, **{what: value}))
+    leaf = keys.authority.issue([NAME])
+    bundle = keys.signers.make_bundle(NAME, 1, keys.signers.make_pair(NAME, leaf, **{what: value}))
     with pytest.raises(Unsigned, match="vouched for another"):
-        attested(bundle, words.validator)
+        verify_attestations(bundle, keys.validator)
 
 
-def test_a_name_that_covers_the_domain_vouches_for_it_by_one_label(words: Words) -> None:
-    leaf = words.authority.issue([NAME])
+def test_an_attested_wildcard_covers_one_label(keys: BundleKeys) -> None:
+    leaf = keys.authority.issue([NAME])
     parent = NAME.partition(".")[2]
-    bundle = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, domains=[f"*.{parent}"]))
-    assert attested(bundle, words.validator) == [leaf.fingerprint]
-    deeper = words.signers.bundle(NAME, 1, words.signers.pair(NAME, leaf, domains=[f"*.{NAME}"]))
+    bundle = keys.signers.make_bundle(
+        NAME, 1, keys.signers.make_pair(NAME, leaf, domains=[f"*.{parent}"])
+    )
+    assert verify_attestations(bundle, keys.validator) == [leaf.fingerprint]
+    deeper = keys.signers.make_bundle(
+        NAME, 1, keys.signers.make_pair(NAME, leaf, domains=[f"*.{NAME}"])
+    )
     with pytest.raises(Unsigned):
-        attested(deeper, words.validator)
+        verify_attestations(deeper, keys.validator)
 
 
 @given(st.binary(max_size=400))
@@ -212,12 +227,12 @@ def test_a_bundle_may_not_be_for_such_a_name(name: str) -> None:
 
 
 def test_orders_are_by_revision_then_epoch() -> None:
-    assert Order(2, 1) > Order(1, 9)
-    assert Order(1, 2) > Order(1, 1)
+    assert BundleOrder(2, 1) > BundleOrder(1, 9)
+    assert BundleOrder(1, 2) > BundleOrder(1, 1)
 
 
-def test_a_chain_is_certificates_and_nothing_else(words: Words) -> None:
-    leaf = words.authority.issue([NAME])
+def test_a_chain_is_certificates_and_nothing_else(keys: BundleKeys) -> None:
+    leaf = keys.authority.issue([NAME])
     assert leaf_fingerprint(leaf.chain_pem) == leaf.fingerprint
     for hostile in (
         "",
@@ -231,10 +246,10 @@ def test_a_chain_is_certificates_and_nothing_else(words: Words) -> None:
             leaf_fingerprint(hostile)
 
 
-def test_an_opened_box_is_one_private_key_and_nothing_else(words: Words) -> None:
-    leaf = words.authority.issue([NAME])
+def test_an_opened_box_is_one_private_key_and_nothing_else(keys: BundleKeys) -> None:
+    leaf = keys.authority.issue([NAME])
     for key in (leaf.key_pem, pkcs8(rsa_key()), pkcs1(rsa_key()), sec1(leaf.key)):
-        assert one_key(key.encode()) == key
+        assert single_private_key(key.encode()) == key
     for hostile in (
         b"",
         b"\xff",
@@ -243,12 +258,12 @@ def test_an_opened_box_is_one_private_key_and_nothing_else(words: Words) -> None
         f"{leaf.key_pem}\x1e{leaf.chain_pem}{leaf.key_pem}".encode(),
     ):
         with pytest.raises(Malformed) as raised:
-            one_key(hostile)
+            single_private_key(hostile)
         assert "PRIVATE KEY-----" not in str(raised.value)
 
 
-def test_an_expired_leaf_is_served_until_it_is_replaced(words: Words) -> None:
-    """The validator judges periods of validity; a node reads no clock for it."""
-    old = words.authority.issue([NAME], not_after=datetime(2026, 1, 1, tzinfo=UTC))
-    bundle = words.signers.bundle(NAME, 1, words.signers.pair(NAME, old))
-    assert attested(bundle, words.validator) == [old.fingerprint]
+def test_an_expired_leaf_is_served_until_it_is_replaced(keys: BundleKeys) -> None:
+    """The validator checks validity dates; the node does not."""
+    old = keys.authority.issue([NAME], not_after=datetime(2026, 1, 1, tzinfo=UTC))
+    bundle = keys.signers.make_bundle(NAME, 1, keys.signers.make_pair(NAME, old))
+    assert verify_attestations(bundle, keys.validator) == [old.fingerprint]

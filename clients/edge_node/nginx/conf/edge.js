@@ -1,11 +1,13 @@
-// HTTP side. An entry is one dictionary value: a line of JSON (revision, kind, redirect, hsts, origin), then PEM
-// pairs (chain and key together) joined by PAIR_END. Being one value it is read and replaced whole.
+// HTTP side. An entry is one dictionary value: a line of JSON (revision, kind, redirect, hsts,
+// origin), then PEM pairs (chain and key together) joined by PAIR_SEPARATOR. Since it is one value,
+// it is read and replaced whole.
 
-const PAIR_END = '\x1e';
+const PAIR_SEPARATOR = '\x1e';
 const REFUSED = '-';
 
-// The entry that answers for a name, exact before one-label wildcard: {key, value}, or null.
-function find(name) {
+// Returns the entry that answers for a name, exact before one-label wildcard: {key, value}, or
+// null.
+function find_entry(name) {
     const entries = ngx.shared.entries;
     let value = entries.get(name);
     if (value !== undefined) {
@@ -20,65 +22,72 @@ function find(name) {
     return value === undefined ? null : {key: wildcard, value: value};
 }
 
-function settings(found) {
+function read_settings(found) {
     return JSON.parse(found.value.slice(0, found.value.indexOf('\n')));
 }
 
-function sni(r) {
+function server_name(r) {
     return (r.variables.ssl_server_name || '').toLowerCase();
 }
 
-// js_set of $first_pair; fills $second_pair. An empty slot would kill the handshake, so one pair fills both.
-// No entry, or one without a pair, gives "data:", which loads as nothing: the handshake fails.
-function pairs(r) {
-    const found = find(sni(r));
-    const pems = found ? found.value.slice(found.value.indexOf('\n') + 1).split(PAIR_END) : [''];
+// js_set of $first_pair; fills $second_pair. An empty slot would kill the handshake, so one pair
+// fills both. Without an entry, or without a pair, the value is "data:", which loads as nothing:
+// the handshake fails.
+function load_pairs(r) {
+    const found = find_entry(server_name(r));
+    let pems = [''];
+    if (found) {
+        pems = found.value.slice(found.value.indexOf('\n') + 1).split(PAIR_SEPARATOR);
+    }
     r.variables.second_pair = 'data:' + (pems[1] || pems[0]);
     return 'data:' + pems[0];
 }
 
-// The live HTTPS entry of the connection's SNI, if the request's host belongs to that same entry.
-function covered(r) {
-    const name = sni(r);
+// Returns the live HTTPS entry of the connection's SNI, if the request's host belongs to that same
+// entry; null otherwise.
+function covered_entry(r) {
+    const name = server_name(r);
     const host = r.variables.host;
-    const found = find(name);
+    const found = find_entry(name);
     if (!found || !host) {
         return null;
     }
     if (host !== name) {
-        const other = find(host);
+        const other = find_entry(host);
         if (!other || other.key !== found.key) {
             return null;
         }
     }
-    const entry = settings(found);
-    return entry.kind === 'https' ? {key: found.key, entry: entry} : null;
+    const settings = read_settings(found);
+    return settings.kind === 'https' ? {key: found.key, settings: settings} : null;
 }
 
+// Access check of every HTTPS request: refuse, redirect, or go to the origin.
 function https_gate(r) {
-    const live = covered(r);
+    const live = covered_entry(r);
     if (!live) {
         return refuse(r);
     }
     r.variables.entry = live.key;
-    r.variables.hsts = live.entry.hsts;
-    if (live.entry.redirect_mode === 'to_http') {
-        return redirect(r, live.entry, 'http://', r.variables.http_suffix);
+    r.variables.hsts = live.settings.hsts;
+    if (live.settings.redirect_mode === 'to_http') {
+        return redirect(r, live.settings, 'http://', r.variables.http_suffix);
     }
-    to_origin(r, live.entry);
+    choose_origin(r, live.settings);
 }
 
+// Access check of every HTTP request on port 80: refuse, redirect, or go to the origin.
 function http_gate(r) {
-    const found = find(r.variables.host);
+    const found = find_entry(r.variables.host);
     if (!found) {
         return refuse(r);
     }
-    const entry = settings(found);
+    const settings = read_settings(found);
     r.variables.entry = found.key;
-    if (entry.kind === 'https' && entry.redirect_mode === 'to_https') {
-        return redirect(r, entry, 'https://', r.variables.https_suffix);
+    if (settings.kind === 'https' && settings.redirect_mode === 'to_https') {
+        return redirect(r, settings, 'https://', r.variables.https_suffix);
     }
-    to_origin(r, entry);
+    choose_origin(r, settings);
 }
 
 function refuse(r) {
@@ -86,28 +95,32 @@ function refuse(r) {
     r.return(421);
 }
 
-function redirect(r, entry, scheme, suffix) {
-    r.return(entry.redirect_status, scheme + r.variables.host + suffix + r.variables.request_uri);
+function redirect(r, settings, scheme, suffix) {
+    const target = scheme + r.variables.host + suffix + r.variables.request_uri;
+    r.return(settings.redirect_status, target);
 }
 
-// Sets where proxy_pass goes; refuses what has passed this fleet already (RFC 8586) or has no origin.
-function to_origin(r, entry) {
+// Sets the variables of proxy_pass. Refuses a request that has passed this fleet already (RFC
+// 8586), and one whose entry has no origin address.
+function choose_origin(r, settings) {
     const v = r.variables;
     const loop = v.http_cdn_loop || '';
     if (loop.toLowerCase().split(',').some(part => part.split(';')[0].trim() === v.cdn_id)) {
         return r.return(508);
     }
-    const urls = entry.origin.addresses.map(address => entry.origin.scheme + '://' + address);
+    const scheme = settings.origin.scheme;
+    const urls = settings.origin.addresses.map(address => scheme + '://' + address);
     if (!urls.length) {
         return r.return(502);
     }
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
     v.origin = urls.splice(Math.floor(Math.random() * urls.length), 1)[0];
     v.other_origins = urls.join(' ');
-    v.origin_name = entry.origin.name || v.host;
+    v.origin_name = settings.origin.name || v.host;
 }
 
-// The origin's address gave no answer (an answer of 502 is passed on): one more is tried, for what may be repeated.
+// The origin's address gave no answer (an answer of 502 is passed on). Tries one more address for
+// requests that may be repeated.
 function next_origin(r) {
     const others = r.variables.other_origins;
     if (!others || (r.method !== 'GET' && r.method !== 'HEAD')) {
@@ -116,9 +129,10 @@ function next_origin(r) {
     r.variables.origin = others.split(' ')[0];
 }
 
-// The domain that a request is counted for, or '' (not logged). Where nginx itself answered before the gate
-// (a TRACE, a malformed header) the same rule is applied now: known SNI or host, and a Host was read.
-function metered(r) {
+// Returns the domain that a request is counted for, or '' (not logged). Where nginx itself answered
+// before the gate (a TRACE, a malformed header), the same rule is applied here: a known SNI or
+// host, and a Host that was read.
+function metered_domain(r) {
     const entry = r.variables.entry;
     if (entry) {
         return entry === REFUSED ? '' : entry;
@@ -126,33 +140,34 @@ function metered(r) {
     if (!r.variables.host) {
         return '';
     }
-    const found = r.variables.scheme === 'https' ? covered(r) : find(r.variables.host);
+    const is_https = r.variables.scheme === 'https';
+    const found = is_https ? covered_entry(r) : find_entry(r.variables.host);
     return found ? found.key : '';
 }
 
-// Control socket. Nothing of a body is ever echoed: it holds keys.
-const orders = {
-    '/put': put,
-    '/remove': remove,
-    '/revisions': revisions,
+// Control socket. No part of a body is ever echoed: it holds keys.
+const commands = {
+    '/put': put_entries,
+    '/remove': remove_entries,
+    '/revisions': list_revisions,
     // keys() alone stops at 1,024.
     '/names': () => ngx.shared.entries.keys(ngx.shared.entries.size()),
-    '/state': state,
+    '/state': read_state,
 };
 
 function control(r) {
-    const order = orders[r.uri];
-    if (!order) {
+    const command = commands[r.uri];
+    if (!command) {
         return r.return(404, '{}');
     }
     try {
-        r.return(200, JSON.stringify(order(r)));
+        r.return(200, JSON.stringify(command(r)));
     } catch (e) {
         r.return(400, '{}');
     }
 }
 
-function put(r) {
+function put_entries(r) {
     const refused = {};
     JSON.parse(r.requestText).forEach(item => {
         try {
@@ -164,24 +179,24 @@ function put(r) {
     return {refused: refused};
 }
 
-function remove(r) {
+function remove_entries(r) {
     JSON.parse(r.requestText).forEach(name => ngx.shared.entries.delete(name));
     return {};
 }
 
-function revisions(r) {
+function list_revisions(r) {
     const found = {};
     JSON.parse(r.requestText).forEach(name => {
         const value = ngx.shared.entries.get(name);
         if (value !== undefined) {
-            found[name] = settings({value: value}).revision;
+            found[name] = read_settings({value: value}).revision;
         }
     });
     return found;
 }
 
-// The boot id lives as long as the dictionaries: over a reload, not over a restart.
-function state(r) {
+// The boot id lives as long as the dictionaries: it survives a reload, not a restart.
+function read_state(r) {
     ngx.shared.boot.add('id', r.variables.request_id);
     const entries = ngx.shared.entries;
     return {
@@ -190,4 +205,4 @@ function state(r) {
     };
 }
 
-export default {pairs, https_gate, http_gate, next_origin, metered, control};
+export default {load_pairs, https_gate, http_gate, next_origin, metered_domain, control};

@@ -1,6 +1,7 @@
-// Stream side: which policy server ends the TLS of this connection, by SNI. Exact before one-label wildcard.
+// Stream side. Chooses the policy server that terminates the TLS of a connection, by its SNI.
 
-function choose(s) {
+// js_set of $policy. Exact name before one-label wildcard.
+function choose_policy(s) {
     const name = (s.variables.ssl_preread_server_name || '').toLowerCase();
     const policies = ngx.shared.policies;
     const dot = name.indexOf('.');
@@ -9,34 +10,35 @@ function choose(s) {
         || 'reject';
 }
 
-// One JSON line: {"put": {name: policy}, "remove": [name]}. Its answer goes out by `return $answer`.
+// One line of JSON: {"put": {name: policy}, "remove": [name]}. Its answer goes out by
+// `return $answer`.
 let reply = '';
 
 function control(s) {
     s.on('upload', function (data) {
         // In the preread phase `data` is all that has arrived so far.
         if (data.slice(-1) === '\n') {
-            reply = handle(data);
+            reply = run_command(data);
             s.done();
         }
     });
 }
 
-function handle(line) {
+function run_command(line) {
     const policies = ngx.shared.policies;
     const refused = {};
     try {
-        const order = JSON.parse(line);
-        Object.keys(order.put).forEach(name => {
+        const command = JSON.parse(line);
+        Object.keys(command.put).forEach(name => {
             try {
-                policies.set(name, order.put[name]);
+                policies.set(name, command.put[name]);
             } catch (e) {
                 refused[name] = 'the policy zone is full';
             }
         });
-        order.remove.forEach(name => policies.delete(name));
+        command.remove.forEach(name => policies.delete(name));
     } catch (e) {
-        return JSON.stringify({error: 'malformed order'});
+        return JSON.stringify({error: 'malformed command'});
     }
     return JSON.stringify({refused: refused});
 }
@@ -45,4 +47,4 @@ function answer() {
     return reply;
 }
 
-export default {choose, control, answer};
+export default {choose_policy, control, answer};

@@ -1,5 +1,6 @@
-"""The control plane as a test plays it on a real broker with the real rights: edge_sync and billing
-toward one node."""
+"""A control plane for tests: edge_sync and billing toward one node, on a real broker with the real
+rights.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from shared.crypto.signing import Purpose
 from shared.messaging.nats_client import NatsClient, as_nats_client
 from shared.messaging.pull import Pull
 from shared.nats_config import render_edge_users
-from tests.integration.edge_agent.signing import Signers
+from tests.integration.edge_agent.signers import FleetSigners
 from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
@@ -39,14 +40,14 @@ CHECKPOINT_SECONDS = 0.1
 
 @dataclass
 class BrokerProcess:
-    """nats-server with every user of the topology and the nodes given."""
+    """A nats-server with every user of the topology and the given nodes."""
 
     broker: Broker
     seeds: Path
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def make(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
+    def create(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
         keys = {user.name: ensure_nkey(folder / f"{user.name}.nk") for user in t.USERS}
         broker = Broker(
             folder / "nats",
@@ -82,22 +83,25 @@ class BrokerProcess:
 
 
 @dataclass
-class Control:
-    """``statuses`` and ``batches`` as they came; ``silent`` stops the checkpoints, ``confirming``
-    the confirmations."""
+class FakeControlPlane:
+    """Plays edge_sync and billing.
 
-    signers: Signers
+    ``statuses`` and ``batches`` keep what the node sent. ``silent`` stops the checkpoints;
+    ``confirming`` = False stops the confirmations. ``pages`` is the set that the bucket should
+    hold; ``confirmed_ends`` is the confirmed end of each usage log."""
+
+    signers: FleetSigners
     edge_sync: NatsClient
     billing: NatsClient
     digest: Digest = field(default_factory=Digest)
-    held: dict[str, BundlePage] = field(default_factory=dict)
+    pages: dict[str, BundlePage] = field(default_factory=dict)
     incarnation: str = ""
     sequence: int = 0
     statuses: list[NodeStatus] = field(default_factory=list)
     batches: list[UsageBatch] = field(default_factory=list)
     silent: bool = False
     confirming: bool = True
-    stored: dict[str, int] = field(default_factory=dict)
+    confirmed_ends: dict[str, int] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -105,12 +109,13 @@ class Control:
             s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)), b"", timeout=5
         )
         info = json.loads(found.data)
-        self.incarnation, self.sequence = info["created"], info["state"]["last_seq"]
+        self.incarnation = info["created"]
+        self.sequence = info["state"]["last_seq"]
         await self.edge_sync.subscribe(catalogue.EDGE_STATUS, cb=self._on_status)
         await self.edge_sync.subscribe(catalogue.RPC_EDGE_DIGEST, cb=self._on_digest)
-        await self.put_keyring(s.KEYRING_TRUST, self.signers.trust())
+        await self.put_keyring(s.KEYRING_TRUST, self.signers.sign_trust())
         self.tasks = [
-            asyncio.create_task(self._checkpoints()),
+            asyncio.create_task(self._send_checkpoints()),
             asyncio.create_task(self._take_usage()),
         ]
 
@@ -123,25 +128,27 @@ class Control:
             await client.close()
 
     async def put_keyring(self, key: str, signed: Signed) -> None:
-        await self._store(s.kv_subject(s.BUCKET_KEYRINGS, key), signed.encode())
+        await self._publish(s.kv_subject(s.BUCKET_KEYRINGS, key), signed.encode())
 
-    async def put(self, bundle: Bundle) -> int:
-        """Signed, stored, and in the digest; its sequence."""
-        body = self.signers.signed(bundle)
-        page = BundlePage(domain=bundle.domain, revision=bundle.revision, hash=_hash(body))
-        self.held[bundle.domain] = page
+    async def put_bundle(self, bundle: Bundle) -> int:
+        """Sign a bundle, store it, and add it to the digest. Return its sequence."""
+        body = self.signers.sign_bundle(bundle)
+        page = BundlePage(domain=bundle.domain, revision=bundle.revision, hash=_payload_hash(body))
+        self.pages[bundle.domain] = page
         self.digest.put(page.domain, page.revision, page.hash)
         self.sequence = await self.put_raw(bundle.domain, body)
         return self.sequence
 
     async def put_raw(self, domain: str, body: bytes) -> int:
-        return await self._store(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)), body)
+        """Store any bytes under a domain's key, outside the digest. Return the sequence."""
+        return await self._publish(s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(domain)), body)
 
-    def forget(self, domain: str) -> None:
+    def forget_domain(self, domain: str) -> None:
+        """Take a domain out of the digest, as if the bucket did not hold it."""
         self.digest.drop(domain)
-        del self.held[domain]
+        del self.pages[domain]
 
-    async def checkpoint(self) -> None:
+    async def send_checkpoint(self) -> None:
         body = Checkpoint(
             incarnation=self.incarnation,
             sequence=self.sequence,
@@ -154,43 +161,40 @@ class Control:
         signed = self.signers.edge_sync.sign(Purpose.CHECKPOINT, body)
         await self.edge_sync.publish(catalogue.EDGE_CHECKPOINT, signed.encode())
 
-    async def proof(self, domain: str, revision: int, *, limit: float = 15) -> Proof:
-        """The first proof, or fault, of the revision."""
-        return await until(
-            lambda: next(
-                (p for p in self.proofs() if p.domain == domain and p.revision == revision), None
-            ),
-            f"revision {revision} of {domain} is proven",
-            limit=limit,
-            every=0.005,
-        )
+    async def wait_for_proof(self, domain: str, revision: int, *, limit: float = 15) -> Proof:
+        """Return the first proof, or fault, of the revision."""
 
-    def proofs(self) -> list[Proof]:
+        def find_proof() -> Proof | None:
+            for proof in self.list_proofs():
+                if proof.domain == domain and proof.revision == revision:
+                    return proof
+            return None
+
+        what = f"revision {revision} of {domain} is proven"
+        return await until(find_proof, what, limit=limit, every=0.005)
+
+    def list_proofs(self) -> list[Proof]:
         return [proof for status in self.statuses for proof in status.proofs]
 
-    async def agrees(self, node: str, *, limit: float = 15) -> NodeStatus:
-        """A status with the bucket's sequence and root."""
+    async def wait_until_in_sync(self, node: str, *, limit: float = 15) -> NodeStatus:
+        """Return a recent status with the bucket's sequence and root."""
 
-        def agreeing() -> NodeStatus | None:
+        def find_status() -> NodeStatus | None:
             wanted = (node, self.incarnation, self.sequence, self.digest.root())
-            return next(
-                (
-                    x
-                    for x in self.statuses[-5:]
-                    if (x.node, x.incarnation, x.sequence, x.root) == wanted
-                ),
-                None,
-            )
+            for status in self.statuses[-5:]:
+                if (status.node, status.incarnation, status.sequence, status.root) == wanted:
+                    return status
+            return None
 
-        return await until(agreeing, f"{node} is in sync", limit=limit)
+        return await until(find_status, f"{node} is in sync", limit=limit)
 
-    async def _store(self, subject: str, body: bytes) -> int:
+    async def _publish(self, subject: str, body: bytes) -> int:
         return (await self.edge_sync.jetstream(timeout=5).publish(subject, body, timeout=5)).seq
 
-    async def _checkpoints(self) -> None:
+    async def _send_checkpoints(self) -> None:
         while True:
             if not self.silent:
-                await self.checkpoint()
+                await self.send_checkpoint()
             await asyncio.sleep(CHECKPOINT_SECONDS)
 
     async def _on_status(self, message: Msg) -> None:
@@ -198,24 +202,21 @@ class Control:
 
     async def _on_digest(self, message: Msg) -> None:
         question = parse(DigestQuestion, message.data)
-        members = (
-            []
-            if question.bucket is None
-            else [
-                self.held[domain]
-                for domain in sorted(self.held)
-                if bucket_of(domain) == question.bucket
-            ]
-        )
-        digests = self.digest.buckets() if question.bucket is None else []
+        digests: list[str] = []
+        members: list[BundlePage] = []
+        if question.bucket is None:
+            digests = self.digest.buckets()
+        for domain, page in sorted(self.pages.items()):
+            if bucket_of(domain) == question.bucket:
+                members.append(page)
         answer = DigestAnswer(
             incarnation=self.incarnation, sequence=self.sequence, digests=digests, members=members
         )
         await message.respond(answer.encode())
 
     async def _take_usage(self) -> None:
-        """Billing's rule: a range counts at the stored end only; what is repeated is confirmed
-        again."""
+        """Take batches as billing does: a range counts at the stored end only, and a repeated one
+        is confirmed again."""
         pull = Pull(self.billing, s.STREAM_USAGE, s.DURABLE_BILLING_BATCHES)
         async for deliveries in pull.batches():
             for delivery in deliveries:
@@ -223,20 +224,21 @@ class Control:
                 self.batches.append(batch)
                 await pull.ack(delivery)
                 if self.confirming:
-                    await self.confirm(batch)
+                    await self.confirm_batch(batch)
 
-    async def confirm(self, batch: UsageBatch) -> None:
-        end = self.stored.get(batch.log, 0)
+    async def confirm_batch(self, batch: UsageBatch) -> None:
+        end = self.confirmed_ends.get(batch.log, 0)
         if batch.start <= end:
             assert batch.start == end or batch.end <= end, "an overlapping range"
-            end = self.stored[batch.log] = max(end, batch.end)
-        await self.say_confirmed(batch, end)
+            end = max(end, batch.end)
+            self.confirmed_ends[batch.log] = end
+        await self.send_confirmation(batch, end)
 
-    async def say_confirmed(self, batch: UsageBatch, end: int) -> None:
+    async def send_confirmation(self, batch: UsageBatch, end: int) -> None:
         body = Confirmation(node=batch.node, log=batch.log, end=end)
         signed = self.signers.billing.sign(Purpose.CONFIRMATION, body)
         await self.billing.publish(catalogue.EDGE_CONFIRMED.for_node(batch.node), signed.encode())
 
 
-def _hash(body: bytes) -> str:
+def _payload_hash(body: bytes) -> str:
     return sha256(parse(Signed, body).payload.encode()).hexdigest()

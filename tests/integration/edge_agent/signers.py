@@ -1,5 +1,4 @@
-"""Who signs what a node takes, as a test: operator, validator, edge_sync and billing, each with
-keys of its own."""
+"""Sign what a node takes, as operator, validator, edge_sync and billing, each with its own key."""
 
 from __future__ import annotations
 
@@ -26,38 +25,44 @@ ACCOUNT = "acme"
 
 
 @dataclass
-class Signers:
+class FleetSigners:
+    """The signing keys of one fleet."""
+
     fleet: FleetFile
     edge_sync: Signer = field(default_factory=lambda: Signer.generate("edge_sync-1"))
     validator: Signer = field(default_factory=lambda: Signer.generate("validator-1"))
     billing: Signer = field(default_factory=lambda: Signer.generate("billing-1"))
 
     @classmethod
-    def make(cls, folder: Path) -> Signers:
+    def create(cls, folder: Path) -> FleetSigners:
         return cls(FleetFile.create(folder / "fleet.json", folder / "users.conf"))
 
     def operator_key(self) -> str:
         return self.fleet.operator().public_text()
 
-    def trust(self) -> Signed:
+    def sign_trust(self) -> Signed:
+        """Return the trust document with the three services' keys, valid for 90 days."""
         start = datetime.now(UTC) - timedelta(days=1)
-        keys = [
-            TrustedKey(
-                purpose=purpose,
-                key_id=signer.key_id,
-                public_key=signer.public_text(),
-                not_before=start,
-                not_after=start + timedelta(days=90),
+        signers = {
+            "edge_sync": self.edge_sync,
+            "validator": self.validator,
+            "billing": self.billing,
+        }
+        keys = []
+        for purpose, signer in signers.items():
+            keys.append(
+                TrustedKey(
+                    purpose=purpose,  # type: ignore[arg-type]
+                    key_id=signer.key_id,
+                    public_key=signer.public_text(),
+                    not_before=start,
+                    not_after=start + timedelta(days=90),
+                )
             )
-            for purpose, signer in (
-                ("edge_sync", self.edge_sync),
-                ("validator", self.validator),
-                ("billing", self.billing),
-            )
-        ]
         return commands.sign_trust(self.fleet, keys, datetime.now(UTC))
 
-    def enrol(self, node: str, credentials: NodeCredentials) -> Signed:
+    def sign_enrolment(self, node: str, credentials: NodeCredentials) -> Signed:
+        """Enrol a node and return its signed keyring."""
         self.fleet.put(
             FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
         )
@@ -65,12 +70,14 @@ class Signers:
         assert isinstance(body, Signed)
         return body
 
-    def pair(
+    def make_pair(
         self, domain: str, leaf: Leaf, *, key_pem: str | None = None, **attested: Any
     ) -> BundlePair:
-        """``key_pem`` and ``attested`` are what a hostile or broken sender would have otherwise."""
+        """Seal and attest a pair.
+
+        ``key_pem`` and ``attested`` replace what a hostile or broken sender would change."""
         pair_id = new_id()
-        word = Attestation(
+        attestation = Attestation(
             **{
                 "account": ACCOUNT,
                 "domains": [domain],
@@ -88,10 +95,10 @@ class Signers:
             pair_id=pair_id,
             chain=leaf.chain_pem,
             sealed_key=SealedKey(epoch=self.fleet.epoch, box=box),
-            attestation=self.validator.sign(Purpose.ATTESTATION, word),
+            attestation=self.validator.sign(Purpose.ATTESTATION, attestation),
         )
 
-    def bundle(
+    def make_bundle(
         self,
         domain: str,
         revision: int,
@@ -99,17 +106,19 @@ class Signers:
         kind: BundleKind | None = None,
         **fields: Any,
     ) -> Bundle:
-        found = kind or (BundleKind.HTTPS if pairs else BundleKind.HTTP_ONLY)
-        origin = (
-            None if found is BundleKind.REMOVED else Origin(scheme="http", host="127.0.0.1", port=1)
-        )
+        """Return a bundle of ``kind``; without one, https with pairs and http_only without."""
+        if kind is None:
+            kind = BundleKind.HTTPS if pairs else BundleKind.HTTP_ONLY
+        origin = None
+        if kind is not BundleKind.REMOVED:
+            origin = Origin(scheme="http", host="127.0.0.1", port=1)
         return Bundle(
             **{
                 "domain": domain,
                 "account": ACCOUNT,
                 "revision": revision,
                 "epoch": self.fleet.epoch,
-                "kind": found,
+                "kind": kind,
                 "settings": Settings(),
                 "origin": origin,
                 "pairs": list(pairs),
@@ -117,5 +126,6 @@ class Signers:
             }
         )
 
-    def signed(self, bundle: Bundle, signer: Signer | None = None) -> bytes:
+    def sign_bundle(self, bundle: Bundle, signer: Signer | None = None) -> bytes:
+        """Return the signed bundle as it is in the bucket; edge_sync signs it by default."""
         return (signer or self.edge_sync).sign(Purpose.BUNDLE, bundle).encode()

@@ -9,33 +9,35 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.edge_node.nginx.handshake import handshake
+from clients.edge_node.nginx.handshake import get_served_leaf
 from clients.fleet.keys import NODE_KEY, NODE_SEED
 from deploy.embedded.ports import HOST, Ports
 from tests.support.pki import Leaf
 from tests.support.waiting import until
 
-NODE = "node-1"
+NODE_ID = "node-1"
 
 
 @dataclass
-class EdgeNode:
-    """``environment`` is all that its programs get. Logs: nginx.log and agent.log in ``base``."""
+class NodeProcesses:
+    """The two processes of one node.
+
+    ``environment`` is all that they get. Their logs are nginx.log and agent.log in ``base``."""
 
     base: Path
     environment: dict[str, str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def make(
+    def create(
         cls, base: Path, broker_url: str, operator_key: str, trust: str, **settings: str
-    ) -> EdgeNode:
-        """The credentials are in ``base``/keys already."""
+    ) -> NodeProcesses:
+        """Write the node's files. Its credentials are in ``base``/keys already."""
         ports = Ports(base / "ports.json")
         (base / "operator.pub").write_text(operator_key)
         (base / "trust.json").write_text(trust)
         own = {
-            "NODE_ID": NODE,
+            "NODE_ID": NODE_ID,
             "NODE_FOLDER": base / "node",
             "NODE_PRIVATE_KEY_FILE": base / "keys" / NODE_KEY,
             "NATS_SEED_FILE": base / "keys" / NODE_SEED,
@@ -48,9 +50,13 @@ class EdgeNode:
             "ALLOW_PRIVATE_ORIGINS": "true",
             "LOG_LEVEL": "info",
         }
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        wanted = {f"EDGETLS_{name}": str(value) for name, value in {**own, **settings}.items()}
-        return cls(base, {**kept, "PYTHONPATH": str(Path(__file__).parents[3]), **wanted})
+        environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
+        for name in ("PATH", "HOME", "LANG"):
+            if name in os.environ:
+                environment[name] = os.environ[name]
+        for name, value in {**own, **settings}.items():
+            environment[f"EDGETLS_{name}"] = str(value)
+        return cls(base, environment)
 
     @property
     def folder(self) -> Path:
@@ -78,26 +84,30 @@ class EdgeNode:
                 process.send_signal(number)
                 process.wait(10)
 
-    def log(self, program: str) -> str:
+    def read_log(self, program: str) -> str:
         return (self.base / f"{program}.log").read_text()
 
-    def files(self) -> list[bytes]:
-        """The content of every file of the node but nginx's own."""
-        return [
-            path.read_bytes()
-            for path in self.folder.rglob("*")
-            if path.is_file() and not path.is_symlink()
-        ]
+    def read_files(self) -> list[bytes]:
+        """Return the content of every file in the node's folder."""
+        contents = []
+        for path in self.folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                contents.append(path.read_bytes())
+        return contents
 
-    async def served(self, name: str) -> str | None:
-        """The fingerprint that a handshake gets; None when it is refused or nothing listens."""
+    async def served_leaf(self, name: str) -> str | None:
+        """Return the leaf that a handshake gets; None when refused, or without nginx."""
         try:
-            return await handshake(HOST, self.https_port, name)
+            return await get_served_leaf(HOST, self.https_port, name)
         except OSError:
             return None
 
-    async def serves(self, name: str, leaf: Leaf | None, *, limit: float = 15) -> None:
-        async def does() -> bool:
-            return await self.served(name) == (leaf.fingerprint if leaf else None)
+    async def wait_until_served(self, name: str, leaf: Leaf | None, *, limit: float = 15) -> None:
+        """Wait until ``name`` is served with ``leaf``, or refused when that is None."""
+        wanted = leaf.fingerprint if leaf else None
 
-        await until(does, f"{name} is {'served with the leaf' if leaf else 'refused'}", limit=limit)
+        async def is_served() -> bool:
+            return await self.served_leaf(name) == wanted
+
+        what = f"{name} is served with the leaf" if leaf else f"{name} is refused"
+        await until(is_served, what, limit=limit)

@@ -1,5 +1,4 @@
-"""A real nginx of the wheel in a folder of its own, an origin beside it, and visitors that speak to
-it."""
+"""A real nginx of the wheel in its own folder, an origin beside it, and connections to it."""
 
 import asyncio
 import hashlib
@@ -12,9 +11,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clients.edge_node.nginx import process as nginx
+from clients.edge_node.nginx import process
 from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
-from clients.edge_node.nginx.entry import Entry, KeyType, Origin, Pair
+from clients.edge_node.nginx.entry import EntryOrigin, KeyType, NginxEntry, PemPair
+from clients.edge_node.nginx_program import prepare_node
 from clients.edge_node.usage.logs import UsageLogs
 from tests.support.waiting import until
 
@@ -23,12 +23,13 @@ _KEY_TYPES = {"rsa": trustme.KeyType.RSA, "ecdsa": trustme.KeyType.ECDSA}
 
 
 @dataclass(frozen=True)
-class Response:
+class HttpResponse:
+    """A response. ``size``: bytes on the wire, head and body."""
+
     status: int
     headers: dict[str, str]
     body: bytes
     size: int
-    """Bytes on the wire, head and body."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,20 @@ class OriginRequest:
     headers: dict[str, str]
 
 
-def issue(*names: str, key_type: KeyType = "ecdsa", ca: trustme.CA = CA) -> Pair:
-    """A pair for the names; its chain holds the issuing intermediate if `ca` is one."""
+def issue_pair(*names: str, key_type: KeyType = "ecdsa", ca: trustme.CA = CA) -> PemPair:
+    """Issue a pair for the names; its chain holds the issuing intermediate if ``ca`` is one."""
     issued = ca.issue_cert(*names, key_type=_KEY_TYPES[key_type])
     chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
     return chain.decode(), issued.private_key_pem.bytes().decode(), key_type
 
 
-def fingerprint(pair: Pair) -> str:
+def fingerprint_of(pair: PemPair) -> str:
     leaf = x509.load_pem_x509_certificate(pair[0].encode())
     return hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
 
 
 class OriginServer:
-    """Answers every request with `answer` and remembers it."""
+    """Answers every request with ``answer`` and keeps the requests."""
 
     def __init__(self) -> None:
         self.requests: list[OriginRequest] = []
@@ -59,7 +60,7 @@ class OriginServer:
         self._server: asyncio.Server | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self._server = await asyncio.start_server(self._answer_requests, "127.0.0.1", 0, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -67,7 +68,9 @@ class OriginServer:
             self._server.close()
             await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             while True:
                 line, headers = _parse_head(await reader.readuntil(b"\r\n\r\n"))
@@ -79,8 +82,8 @@ class OriginServer:
             writer.close()
 
 
-class Visitor:
-    """One kept-alive HTTP/1.1 connection to the node."""
+class HttpConnection:
+    """One HTTP/1.1 connection to the node, kept alive."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -93,12 +96,13 @@ class Visitor:
 
     async def get(
         self, host: str, path: str = "/", method: str = "GET", **headers: str
-    ) -> Response:
+    ) -> HttpResponse:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        return await self.send("\r\n".join([*lines, "", ""]).encode())
+        return await self.send_raw("\r\n".join([*lines, "", ""]).encode())
 
-    async def send(self, raw: bytes) -> Response:
+    async def send_raw(self, raw: bytes) -> HttpResponse:
+        """Send the bytes of a request and return its response."""
         self._writer.write(raw)
         head = await self._reader.readuntil(b"\r\n\r\n")
         line, headers = _parse_head(head)
@@ -106,10 +110,10 @@ class Visitor:
             body = await self._reader.readexactly(int(headers["content-length"]))
         else:
             body = await self._reader.read(-1)
-        return Response(int(line.split()[1]), headers, body, len(head) + len(body))
+        return HttpResponse(int(line.split()[1]), headers, body, len(head) + len(body))
 
-    async def exchange(self, raw: bytes, until_seen: Callable[[bytes], bool]) -> bytes:
-        """Sends bytes that are not HTTP/1.1 and reads until enough is there."""
+    async def exchange_bytes(self, raw: bytes, until_seen: Callable[[bytes], bool]) -> bytes:
+        """Send bytes that are not HTTP/1.1; return what arrives until ``until_seen`` accepts it."""
         self._writer.write(raw)
         received = b""
         async with asyncio.timeout(5):
@@ -120,7 +124,7 @@ class Visitor:
                 received += data
         return received
 
-    async def __aenter__(self) -> "Visitor":
+    async def __aenter__(self) -> "HttpConnection":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,84 +132,87 @@ class Visitor:
 
 
 @dataclass
-class Node:
-    """A node's nginx with its control client, its logs and an origin."""
+class NginxNode:
+    """A node's nginx with its data plane, its usage logs and an origin."""
 
-    layout: nginx.NginxLayout
+    layout: process.NginxLayout
     origin: OriginServer
     process: asyncio.subprocess.Process | None = field(default=None)
 
     @property
-    def plane(self) -> DataPlane:
+    def data_plane(self) -> DataPlane:
         return DataPlane(self.layout.run_folder)
 
     @property
-    def logs(self) -> UsageLogs:
+    def usage_logs(self) -> UsageLogs:
         return UsageLogs(self.layout.folder / "usage")
 
     async def start(self) -> None:
-        await asyncio.to_thread(nginx.prepare, self.layout)
+        await asyncio.to_thread(prepare_node, self.layout)
         self.process = await asyncio.create_subprocess_exec(
-            *nginx.command(self.layout), cwd=self.layout.folder, stdin=asyncio.subprocess.DEVNULL
+            *process.nginx_command(self.layout),
+            cwd=self.layout.folder,
+            stdin=asyncio.subprocess.DEVNULL,
         )
 
-        async def answers() -> bool:
+        async def is_up() -> bool:
             assert self.process is not None
             assert self.process.returncode is None, "nginx ended at its start"
             try:
-                return bool(await self.plane.boot_id())
+                return bool(await self.data_plane.boot_id())
             except DataPlaneError:
                 return False
 
-        await until(answers, "nginx answers on its control socket", every=0.005)
+        await until(is_up, "nginx answers on its control socket", every=0.005)
 
     async def stop(self) -> None:
         if self.process and self.process.returncode is None:
             self.process.terminate()
             await self.process.wait()
 
-    def reopen(self) -> None:
-        nginx.reopen_logs(self.layout)
+    def reopen_logs(self) -> None:
+        process.reopen_logs(self.layout)
 
-    async def until_final(self, log_id: str) -> int:
-        """The length of a rotated log that was written to, once no nginx process has it open."""
-        length = await until(lambda: self.logs.final_length(log_id), f"log {log_id} is final")
+    async def wait_until_final(self, log_id: str) -> int:
+        """Return the length of a rotated log with content, once no nginx has it open."""
+        length = await until(lambda: self.usage_logs.final_length(log_id), f"log {log_id} is final")
         assert length
         return length
 
-    async def put(self, *entries: Entry) -> None:
-        """Puts entries; those without an origin address get this node's origin."""
-        here = Origin(addresses=(f"127.0.0.1:{self.origin.port}",))
+    async def put_entries(self, *entries: NginxEntry) -> None:
+        """Put entries; those without an origin get this node's origin."""
+        here = EntryOrigin(addresses=(f"127.0.0.1:{self.origin.port}",))
         filled = [
-            entry if entry.origin != Origin() else replace(entry, origin=here) for entry in entries
+            entry if entry.origin != EntryOrigin() else replace(entry, origin=here)
+            for entry in entries
         ]
-        assert await self.plane.put_many(filled) == {}
+        assert await self.data_plane.put_many(filled) == {}
 
-    async def visit(self, sni: str, **options: Any) -> Visitor:
+    async def connect_https(self, sni: str, **options: Any) -> HttpConnection:
         context = client_context(**options)
-        return Visitor(
+        return HttpConnection(
             *await asyncio.open_connection(
                 "127.0.0.1", self.layout.https_port, ssl=context, server_hostname=sni
             )
         )
 
-    async def visit_http(self) -> Visitor:
-        return Visitor(*await asyncio.open_connection("127.0.0.1", self.layout.http_port))
+    async def connect_http(self) -> HttpConnection:
+        return HttpConnection(*await asyncio.open_connection("127.0.0.1", self.layout.http_port))
 
-    async def https(
+    async def get_https(
         self, sni: str, host: str | None = None, path: str = "/", **headers: str
-    ) -> Response:
-        async with await self.visit(sni) as visitor:
+    ) -> HttpResponse:
+        async with await self.connect_https(sni) as visitor:
             return await visitor.get(host or sni, path, **headers)
 
-    async def http(self, host: str, path: str = "/", **headers: str) -> Response:
-        async with await self.visit_http() as visitor:
+    async def get_http(self, host: str, path: str = "/", **headers: str) -> HttpResponse:
+        async with await self.connect_http() as visitor:
             return await visitor.get(host, path, **headers)
 
 
-def https_entry(name: str, *pairs: Pair, revision: int = 1, **settings: Any) -> Entry:
-    """An https entry; without a pair given it gets a new ECDSA one."""
-    return Entry(name, revision, "https", pairs or (issue(name),), **settings)
+def https_entry(name: str, *pairs: PemPair, revision: int = 1, **settings: Any) -> NginxEntry:
+    """Return an https entry; without a pair it gets a new ECDSA one."""
+    return NginxEntry(name, revision, "https", pairs or (issue_pair(name),), **settings)
 
 
 def client_context(
