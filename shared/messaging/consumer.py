@@ -88,4 +88,5 @@ async def handle_or_dead_letter(
             raise
         outcome = "dead"
         await dead_letters.add_unexpected(delivery, error)
+    dead_letters.message_settled()
     HANDLED.labels(subject=event_type(delivery.subject), outcome=outcome).inc()

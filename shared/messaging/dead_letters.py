@@ -64,6 +64,7 @@ class DeadLetters:
         self.source = source
         self._max_unexpected = max_unexpected
         self._unexpected: deque[float] = deque()
+        self._show_limit_reached(False)
 
     async def add(
         self, delivery: Delivery, reason: str, *, identity: str = "", settled: bool = False
@@ -126,14 +127,23 @@ class DeadLetters:
         oldest_counted = time.monotonic() - LIMIT_SECONDS
         while self._unexpected and self._unexpected[0] < oldest_counted:
             self._unexpected.popleft()
-        reached = len(self._unexpected) >= self._max_unexpected
+        if len(self._unexpected) < self._max_unexpected:
+            return
+        self._show_limit_reached(True)
+        raise DeadLetterLimitReached(
+            f"{len(self._unexpected)} messages of {self.source} became dead letters for a fault"
+            f" of this service within {LIMIT_SECONDS:g} s: it takes no more. Nothing is lost."
+            " Look at the log and at 'edgetls dead list', and mend the service"
+        )
+
+    def message_settled(self) -> None:
+        """Note that a message was handled or kept: a consumer that had stopped goes on."""
+        if self._limit_reached:
+            self._show_limit_reached(False)
+
+    def _show_limit_reached(self, reached: bool) -> None:
+        self._limit_reached = reached
         DEAD_LETTER_LIMIT_REACHED.labels(source=self.source).set(reached)
-        if reached:
-            raise DeadLetterLimitReached(
-                f"{len(self._unexpected)} messages of {self.source} became dead letters for a fault"
-                f" of this service within {LIMIT_SECONDS:g} s: it takes no more. Nothing is lost."
-                " Look at the log and at 'edgetls dead list', mend the service, then restart it"
-            )
 
 
 def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
