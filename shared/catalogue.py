@@ -87,7 +87,7 @@ def _command(
     )
 
 
-def _operator(address: str, signed: type[Contract]) -> Subject:
+def _operator_command(address: str, signed: type[Contract]) -> Subject:
     """A command that the operator signs: edge_sync believes the signature, not the sender."""
     return _command(address, EDGE_SYNC, Signed, OPERATOR, signed=signed)
 
@@ -181,12 +181,12 @@ CMD_PRICE_BOOK_APPLY: Final = _command(
 )
 
 # Commands to edge_sync
-CMD_NODE_ENROL: Final = _operator("https.cmd.node.enrol.v1", commands.EnrolNode)
-CMD_NODE_DRAIN: Final = _operator("https.cmd.node.drain.v1", commands.DrainNode)
-CMD_NODE_REMOVE: Final = _operator("https.cmd.node.remove.v1", commands.RemoveNode)
-CMD_NODE_LABEL: Final = _operator("https.cmd.node.label.v1", commands.LabelNode)
-CMD_EPOCH_START: Final = _operator("https.cmd.epoch.start.v1", commands.StartEpoch)
-CMD_TRUST_PUBLISH: Final = _operator("https.cmd.trust.publish.v1", commands.TrustDocument)
+CMD_NODE_ENROL: Final = _operator_command("https.cmd.node.enrol.v1", commands.EnrolNode)
+CMD_NODE_DRAIN: Final = _operator_command("https.cmd.node.drain.v1", commands.DrainNode)
+CMD_NODE_REMOVE: Final = _operator_command("https.cmd.node.remove.v1", commands.RemoveNode)
+CMD_NODE_LABEL: Final = _operator_command("https.cmd.node.label.v1", commands.LabelNode)
+CMD_EPOCH_START: Final = _operator_command("https.cmd.epoch.start.v1", commands.StartEpoch)
+CMD_TRUST_PUBLISH: Final = _operator_command("https.cmd.trust.publish.v1", commands.TrustDocument)
 
 # Judging: config asks the validator, which answers with a verdict
 JUDGE_SUBMISSION: Final = _message(

@@ -17,9 +17,9 @@ class Clock:
 
     def now(self) -> datetime:
         """Return the time in UTC."""
-        return datetime.now(UTC) + self._offset()
+        return datetime.now(UTC) + self._read_offset()
 
-    def _offset(self) -> timedelta:
+    def _read_offset(self) -> timedelta:
         if self._offset_file is None:
             return timedelta()
         try:

@@ -30,9 +30,9 @@ def normalise(text: str) -> str:
     if len(text) <= _NAME_LENGTH and _PLAIN.fullmatch(text):
         return text
     if not text:
-        raise _fault(1, "the name is empty")
+        raise _refusal(1, "the name is empty")
     if len(text) > _TEXT_LENGTH:
-        raise _fault(
+        raise _refusal(
             _NAME_LENGTH + 1, f"the name has {len(text)} characters, {_NAME_LENGTH} at most"
         )
     labels, position = [], 1
@@ -43,17 +43,17 @@ def normalise(text: str) -> str:
         position += len(part) + 1
     plain = labels[1:] if labels[0] == WILDCARD else labels
     if len(plain) < 2:
-        raise _fault(
+        raise _refusal(
             len(text),
             "at least two labels are needed" + (" under *" if plain is not labels else ""),
         )
     if plain[-1].isdigit():
-        raise _fault(
+        raise _refusal(
             len(text) - len(parts[-1]) + 1, "the last label is a number: an address is not a domain"
         )
     name = ".".join(labels)
     if len(name) > _NAME_LENGTH:
-        raise _fault(
+        raise _refusal(
             min(len(text), _NAME_LENGTH + 1),
             f"the name has {len(name)} characters, {_NAME_LENGTH} at most",
         )
@@ -63,40 +63,40 @@ def normalise(text: str) -> str:
 def a_label(label: str, position: int) -> str:
     """Return one label as a lower-case A-label. ``position``: where it begins, for the refusal."""
     if not label:
-        raise _fault(position, "a label is empty")
-    lowered = "".join(_lower(character) for character in label)
+        raise _refusal(position, "a label is empty")
+    lowered = "".join(_lower_each(character) for character in label)
     for offset, character in enumerate(lowered):
         if character.isascii() and character not in _LDH:
-            raise _fault(position + offset, f"{_shown(character)} is not allowed")
+            raise _refusal(position + offset, f"{_shown_character(character)} is not allowed")
     if lowered.startswith("-"):
-        raise _fault(position, "a label begins with a hyphen")
+        raise _refusal(position, "a label begins with a hyphen")
     if lowered.endswith("-"):
-        raise _fault(position + len(lowered) - 1, "a label ends with a hyphen")
+        raise _refusal(position + len(lowered) - 1, "a label ends with a hyphen")
     if lowered.isascii() and not lowered.startswith("xn--"):
-        return _plain(lowered, position)
-    return _international(lowered, position)
+        return _plain_label(lowered, position)
+    return _to_a_label(lowered, position)
 
 
-def _plain(label: str, position: int) -> str:
+def _plain_label(label: str, position: int) -> str:
     if len(label) > _LABEL_LENGTH:
-        raise _fault(
+        raise _refusal(
             position + _LABEL_LENGTH,
             f"a label has {len(label)} characters, {_LABEL_LENGTH} at most",
         )
     if label[2:4] == "--":
-        raise _fault(position + 2, "hyphens in the third and fourth place are kept for xn--")
+        raise _refusal(position + 2, "hyphens in the third and fourth place are kept for xn--")
     return label
 
 
-def _international(label: str, position: int) -> str:
+def _to_a_label(label: str, position: int) -> str:
     try:
         return idna.alabel(label).decode("ascii")
     except idna.IDNAError as error:
         inside = getattr(error, "position", None) if not label.isascii() else None
-        raise _fault(position + (inside or 1) - 1, "not a label of IDNA 2008") from None
+        raise _refusal(position + (inside or 1) - 1, "not a label of IDNA 2008") from None
 
 
-def _lower(character: str) -> str:
+def _lower_each(character: str) -> str:
     """Lower each character alone.
 
     One character stays one, so that positions hold, and none becomes ASCII that was not (the
@@ -105,11 +105,11 @@ def _lower(character: str) -> str:
     return lowered if len(lowered) == 1 and lowered.isascii() == character.isascii() else character
 
 
-def _shown(character: str) -> str:
+def _shown_character(character: str) -> str:
     return repr(character) if character.isprintable() else f"U+{ord(character):04X}"
 
 
-def _fault(position: int, why: str) -> Refused:
+def _refusal(position: int, why: str) -> Refused:
     return Refused(
         [finding(Code.DOMAIN_INVALID, f"At position {position}: {why}.", field="domain")]
     )

@@ -38,20 +38,25 @@ class ServerPlace:
     cluster_port: int = 6222
 
 
-def render(place: ServerPlace, public_keys: Mapping[str, str], more: Sequence[t.User] = ()) -> str:
+def render(
+    place: ServerPlace, public_keys: Mapping[str, str], more: Sequence[t.NatsUser] = ()
+) -> str:
     """Return the whole configuration file.
 
     ``public_keys``: the nkey of every user of topology.USERS, and of ``more`` users of CORE, by
     name. The node users are in an included file."""
     accounts = "\n".join(
-        (_core(public_keys, more), *(_outside(account, public_keys) for account in t.ACCOUNTS))
+        (
+            _core_block(public_keys, more),
+            *(_account_block(account, public_keys) for account in t.ACCOUNTS),
+        )
     )
     return f"""\
 server_name: {json.dumps(place.name)}
 host: {json.dumps(place.host)}
 port: {place.port}
 max_payload: {MAX_PAYLOAD}
-{_tls(place)}{_cluster(place)}\
+{_tls_lines(place)}{_cluster_block(place)}\
 # Acked must mean on disk: usage is money.
 jetstream {{ store_dir: {json.dumps(str(place.store))}, sync_interval: always }}
 accounts {{
@@ -67,12 +72,12 @@ def render_edge_users(nodes: Mapping[str, str]) -> str:
     the fleet (SIGHUP)."""
     return (
         "users: [\n"
-        + "".join(_user(t.node_user(node), key) for node, key in sorted(nodes.items()))
+        + "".join(_user_entry(t.node_user(node), key) for node, key in sorted(nodes.items()))
         + "]\n"
     )
 
 
-def _tls(place: ServerPlace) -> str:
+def _tls_lines(place: ServerPlace) -> str:
     return "" if place.tls is None else f"tls {_tls_block(place.tls)}\n"
 
 
@@ -83,7 +88,7 @@ def _tls_block(tls: Tls) -> str:
     )
 
 
-def _cluster(place: ServerPlace) -> str:
+def _cluster_block(place: ServerPlace) -> str:
     if not place.routes:
         return ""
     port = place.cluster_port
@@ -93,7 +98,7 @@ def _cluster(place: ServerPlace) -> str:
     return f"cluster {{ name: edgetls, listen: {listen}, routes: {routes}{tls} }}\n"
 
 
-def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
+def _core_block(public_keys: Mapping[str, str], more: Sequence[t.NatsUser]) -> str:
     services = sorted({subject for account in t.ACCOUNTS for subject in account.services})
     streams = sorted({subject for account in t.ACCOUNTS for subject in account.streams})
     exports = []
@@ -109,7 +114,7 @@ def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
             f"    {{ stream: {json.dumps(subject)}, accounts: {json.dumps(importers)} }}"
         )
     users = "".join(
-        _user(user, public_keys[user.name])
+        _user_entry(user, public_keys[user.name])
         for user in (*t.USERS, *more)
         if user.account == subjects.CORE
     )
@@ -120,7 +125,7 @@ def _core(public_keys: Mapping[str, str], more: Sequence[t.User]) -> str:
     )
 
 
-def _outside(account: t.Account, public_keys: Mapping[str, str]) -> str:
+def _account_block(account: t.NatsAccount, public_keys: Mapping[str, str]) -> str:
     imports = [
         f"    {{ {kind}: {{ account: {subjects.CORE}, subject: {json.dumps(subject)} }} }}"
         for kind, imported in (("service", account.services), ("stream", account.streams))
@@ -130,13 +135,15 @@ def _outside(account: t.Account, public_keys: Mapping[str, str]) -> str:
         users = f"   include {json.dumps('./' + EDGE_USERS_FILE)}\n"
     else:
         own = "".join(
-            _user(user, public_keys[user.name]) for user in t.USERS if user.account == account.name
+            _user_entry(user, public_keys[user.name])
+            for user in t.USERS
+            if user.account == account.name
         )
         users = f"   users: [\n{own}   ]\n"
     return f"  {account.name} {{\n{users}   imports: [\n" + "\n".join(imports) + "\n   ]\n  }"
 
 
-def _user(user: t.User, public_key: str) -> str:
+def _user_entry(user: t.NatsUser, public_key: str) -> str:
     rights = (
         f"publish: {json.dumps(list(user.publish))}, subscribe: {json.dumps(list(user.subscribe))}"
     )

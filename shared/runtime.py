@@ -69,7 +69,7 @@ def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoRetu
     try:
         loaded = load(settings)
         logs.setup(name, loaded.log_level)
-        uvloop.run(_serve(name, loaded, build))
+        uvloop.run(_serve_until_stopped(name, loaded, build))
     except SettingsError as error:
         sys.stderr.write(f"edgetls {name}: {error}\n")
         sys.exit(EXIT_SETTINGS)
@@ -82,13 +82,13 @@ def run(name: str, settings: type[SettingsT], build: Build[SettingsT]) -> NoRetu
     sys.exit(0)
 
 
-async def _serve(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
+async def _serve_until_stopped(name: str, settings: SettingsT, build: Build[SettingsT]) -> None:
     health = Health("start")
     server = await serve_health(health, settings.health_host, settings.health_port)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    main = asyncio.ensure_future(_run(name, settings, build, health))
+    main = asyncio.ensure_future(_run_service(name, settings, build, health))
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +102,9 @@ async def _serve(name: str, settings: SettingsT, build: Build[SettingsT]) -> Non
         server.close()
 
 
-async def _run(name: str, settings: SettingsT, build: Build[SettingsT], health: Health) -> None:
+async def _run_service(
+    name: str, settings: SettingsT, build: Build[SettingsT], health: Health
+) -> None:
     clock = settings.clock()
     read_trust(settings, clock.now())
     broker, client = await service_broker(settings, name)

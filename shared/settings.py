@@ -32,13 +32,13 @@ class BrokerSettings(BaseSettings):
     )
 
 
-def _level(value: str) -> str:
+def _check_level(value: str) -> str:
     if value.upper() not in logging.getLevelNamesMapping():
         raise ValueError("not one of debug, info, warning, error, critical")
     return value
 
 
-LogLevel = Annotated[str, AfterValidator(_level)]
+LogLevel = Annotated[str, AfterValidator(_check_level)]
 
 
 class ServiceSettings(BrokerSettings):

@@ -34,7 +34,7 @@ _KEYRINGS_GET = s.direct_get(s.kv_stream(s.BUCKET_KEYRINGS))
 
 
 @dataclass(frozen=True)
-class Account:
+class NatsAccount:
     """An account outside s.CORE and what it imports.
 
     ``services``: subjects that its users may publish to. ``streams``: subjects that they hear."""
@@ -45,7 +45,7 @@ class Account:
 
 
 ACCOUNTS: Final = (
-    Account(
+    NatsAccount(
         s.EDGE,
         services=(
             *catalogue.sent_by(s.EDGE),
@@ -54,17 +54,17 @@ ACCOUNTS: Final = (
         ),
         streams=catalogue.received_by(s.EDGE),
     ),
-    Account(
+    NatsAccount(
         s.PLATFORM,
         services=(*catalogue.sent_by(s.PLATFORM), _EVENTS_GET),
         streams=(s.EVENTS_ALL, catalogue.EDGE_PROGRESS),
     ),
-    Account(
+    NatsAccount(
         s.OPERATOR,
         services=(*catalogue.sent_by(s.OPERATOR), _EVENTS_GET),
         streams=(s.EVENTS_ALL, catalogue.EDGE_PROGRESS),
     ),
-    Account(s.FINANCE, services=catalogue.sent_by(s.FINANCE)),
+    NatsAccount(s.FINANCE, services=catalogue.sent_by(s.FINANCE)),
 )
 STREAMED: Final = frozenset({_EVENTS_GET, _BUNDLES_GET})
 """Services that answer with many messages. They are exported with response_type Stream: without it
@@ -72,7 +72,7 @@ only the first message of a batch arrives."""
 
 
 @dataclass(frozen=True)
-class User:
+class NatsUser:
     """An nkey user and its rights: it may publish and subscribe to these subjects and no others."""
 
     name: str
@@ -81,7 +81,7 @@ class User:
     subscribe: tuple[str, ...]
 
 
-def _service(name: str, *more_publish: str) -> User:
+def _service_user(name: str, *more_publish: str) -> NatsUser:
     """Derive a service's rights from the catalogue and its consumers; ``more_publish`` beside them.
 
     - It sends what it is the sender of, and asks its questions.
@@ -106,7 +106,7 @@ def _service(name: str, *more_publish: str) -> User:
     }
     replies = tuple(f"{s.inbox_prefix(asker)}.>" for asker in sorted(asking_services))
     heard = tuple(row for row in catalogue.received_by(name, "message") if row.stream is None)
-    return User(
+    return NatsUser(
         name,
         s.CORE,
         publish=(
@@ -136,9 +136,9 @@ def _rights_to_take(consumer: DurableConsumer) -> tuple[str, ...]:
 
 
 SERVICES: Final = (
-    _service(s.VALIDATOR, f"{_KEYRINGS_GET}.>"),
-    _service(s.CONFIG, s.js_stream_info(s.STREAM_COMMANDS_CONFIG)),
-    _service(
+    _service_user(s.VALIDATOR, f"{_KEYRINGS_GET}.>"),
+    _service_user(s.CONFIG, s.js_stream_info(s.STREAM_COMMANDS_CONFIG)),
+    _service_user(
         s.EDGE_SYNC,
         s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),
         s.js_message_delete(s.kv_stream(s.BUCKET_BUNDLES)),
@@ -150,7 +150,7 @@ SERVICES: Final = (
         _KEYRINGS_GET,
         f"{_KEYRINGS_GET}.>",
     ),
-    _service(
+    _service_user(
         s.BILLING,
         s.js_stream_info(s.STREAM_USAGE),
         s.js_stream_purge(s.STREAM_USAGE),
@@ -159,7 +159,7 @@ SERVICES: Final = (
 REMADE: Final = (s.STREAM_USAGE,)
 """Streams whose retention has changed since the first release: they alone may be deleted, while
 they are empty."""
-TOPOLOGY_USER: Final = User(
+TOPOLOGY_USER: Final = NatsUser(
     "topology",
     s.CORE,
     # What plan and apply ask, of what stands in this platform: no message is read or removed by it.
@@ -181,25 +181,25 @@ TOPOLOGY_USER: Final = User(
 )
 
 
-def _outside(name: str, account: str) -> User:
+def _account_user(name: str, account: str) -> NatsUser:
     rights = next(a for a in ACCOUNTS if a.name == account)
-    return User(name, account, rights.services, (f"{s.inbox_prefix(name)}.>", *rights.streams))
+    return NatsUser(name, account, rights.services, (f"{s.inbox_prefix(name)}.>", *rights.streams))
 
 
 USERS: Final = (
     *SERVICES,
     TOPOLOGY_USER,
-    _outside("platform", s.PLATFORM),
-    _outside("operator", s.OPERATOR),
-    _outside("finance", s.FINANCE),
+    _account_user("platform", s.PLATFORM),
+    _account_user("operator", s.OPERATOR),
+    _account_user("finance", s.FINANCE),
 )
 
 
-def node_user(node: str) -> User:
+def node_user(node: str) -> NatsUser:
     """Return a node's user: its own usage, status, keyring and confirmations, and what every
     node hears."""
     keyring = f"{_KEYRINGS_GET}.{s.kv_subject(s.BUCKET_KEYRINGS, '')}"
-    return User(
+    return NatsUser(
         f"node-{node}",
         s.EDGE,
         publish=(
@@ -222,7 +222,7 @@ def node_user(node: str) -> User:
 
 
 @dataclass(frozen=True)
-class Change:
+class TopologyChange:
     """A difference: ``action`` is create, update or same; ``detail`` names what differs."""
 
     kind: str
@@ -231,35 +231,35 @@ class Change:
     detail: str = ""
 
 
-async def plan(js: JetStreamContext, replicas: int = 1) -> list[Change]:
+async def plan(js: JetStreamContext, replicas: int = 1) -> list[TopologyChange]:
     """Return what ``apply`` would do, streams first, then consumers."""
-    return [change async for change, _ in _changes(js, replicas)]
+    return [change async for change, _ in _list_changes(js, replicas)]
 
 
-async def apply(js: JetStreamContext, replicas: int = 1) -> list[Change]:
+async def apply(js: JetStreamContext, replicas: int = 1) -> list[TopologyChange]:
     """Make the running JetStream equal to this file; a second call changes nothing."""
     done = []
-    async for change, wanted in _changes(js, replicas):
+    async for change, wanted in _list_changes(js, replicas):
         if change.action != "same":
-            await _make(js, change, wanted)
+            await _apply_change(js, change, wanted)
         done.append(change)
     return done
 
 
-async def _make(
-    js: JetStreamContext, change: Change, wanted: StreamConfig | ConsumerConfig
+async def _apply_change(
+    js: JetStreamContext, change: TopologyChange, wanted: StreamConfig | ConsumerConfig
 ) -> None:
     if isinstance(wanted, ConsumerConfig):
         await js.add_consumer(change.name.split("/")[0], wanted)
     elif change.action == "create":
         await js.add_stream(wanted)
     elif "retention" in change.detail:
-        await _make_anew(js, wanted)
+        await _replace_stream(js, wanted)
     else:
         await js.update_stream(wanted)
 
 
-async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
+async def _replace_stream(js: JetStreamContext, wanted: StreamConfig) -> None:
     """Delete an empty stream and make it again: the server never changes a stream to or from a
     work queue. Its consumers are made after it."""
     name = str(wanted.name)
@@ -276,42 +276,46 @@ async def _make_anew(js: JetStreamContext, wanted: StreamConfig) -> None:
     await js.add_stream(wanted)
 
 
-async def _changes(
+async def _list_changes(
     js: JetStreamContext, replicas: int
-) -> AsyncIterator[tuple[Change, StreamConfig | ConsumerConfig]]:
+) -> AsyncIterator[tuple[TopologyChange, StreamConfig | ConsumerConfig]]:
     for stream in STREAMS:
         wanted = stream.config(replicas)
         try:
             found = (await _ask_server(js.stream_info, stream.name)).config
         except NotFoundError:
-            yield Change("stream", stream.name, "create"), wanted
+            yield TopologyChange("stream", stream.name, "create"), wanted
             continue
-        yield _compare("stream", stream.name, wanted, found), wanted
+        yield _compare_config("stream", stream.name, wanted, found), wanted
     for consumer in CONSUMERS:
         name, config = f"{consumer.stream}/{consumer.durable}", consumer.config()
         try:
-            current = await _ask_server(partial(_consumer, js), consumer.stream, consumer.durable)
+            current = await _ask_server(
+                partial(_read_consumer, js), consumer.stream, consumer.durable
+            )
         except NotFoundError:
-            yield Change("consumer", name, "create"), config
+            yield TopologyChange("consumer", name, "create"), config
             continue
-        yield _compare("consumer", name, config, current), config
+        yield _compare_config("consumer", name, config, current), config
 
 
-async def _consumer(js: JetStreamContext, stream: str, durable: str) -> GroupedConfig:
+async def _read_consumer(js: JetStreamContext, stream: str, durable: str) -> GroupedConfig:
     config: GroupedConfig = GroupedConfig.from_response(
         await read_consumer_config(js, stream, durable)
     )
     return config
 
 
-def _compare(kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found: object) -> Change:
+def _compare_config(
+    kind: str, name: str, wanted: StreamConfig | ConsumerConfig, found: object
+) -> TopologyChange:
     differs = []
     for field, value in vars(wanted).items():
         current = getattr(found, field, None)
         if value is None or value == current or (not value and not current):
             continue
         differs.append(f"{field}: {current} -> {value}")
-    return Change(kind, name, "update" if differs else "same", "; ".join(differs))
+    return TopologyChange(kind, name, "update" if differs else "same", "; ".join(differs))
 
 
 async def _ask_server(ask: Callable[..., Awaitable[InfoT]], *arguments: str) -> InfoT:

@@ -179,7 +179,7 @@ async def _ask_owner(
     raise Refused([finding(Code.DEAD_UNKNOWN)])
 
 
-def _show_changes(link: Link, changes: list[topology.Change], done: str) -> None:
+def _show_changes(link: Link, changes: list[topology.TopologyChange], done: str) -> None:
     link.out.data([vars(change) for change in changes])
     link.out.table(
         ("kind", "name", "action", "detail"),

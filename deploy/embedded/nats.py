@@ -26,10 +26,10 @@ from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
 from shared.private_files import private_folder, write_private
 from shared.streams import STREAMS
 from shared.subjects import CORE, inbox_prefix, js_message_get
-from shared.topology import User
+from shared.topology import NatsUser
 
 NAME: Final = "nats"
-SEARCHER: Final = User(
+SEARCHER: Final = NatsUser(
     "searcher",
     CORE,
     publish=tuple(js_message_get(stream.name) for stream in STREAMS),
@@ -51,7 +51,7 @@ class Broker:
     folder: Path
     port: int
     public_keys: Mapping[str, str]
-    more: tuple[User, ...] = ()
+    more: tuple[NatsUser, ...] = ()
 
     @property
     def url(self) -> str:

@@ -19,7 +19,7 @@ class Contract(BaseModel):
         return self.model_dump_json().encode()
 
 
-def _utc(value: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time needs its zone (RFC 3339)")
     try:
@@ -28,28 +28,28 @@ def _utc(value: datetime) -> datetime:
         raise ValueError("a time outside the years 1 to 9999") from None
 
 
-def _plain(value: Decimal) -> str:
+def _plain_decimal(value: Decimal) -> str:
     return format(value, "f")
 
 
-def _finite(value: Decimal) -> Decimal:
+def _check_finite(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise ValueError("an amount must be a finite number")
     return value
 
 
-def _storable(text: str) -> str:
+def _check_storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("U+0000 is in no name")
     return text
 
 
-Utc = Annotated[datetime, AfterValidator(_utc)]
+Utc = Annotated[datetime, AfterValidator(_to_utc)]
 Amount = Annotated[
     Decimal,
     Field(max_digits=38, decimal_places=18),
-    AfterValidator(_finite),
-    PlainSerializer(_plain, return_type=str),
+    AfterValidator(_check_finite),
+    PlainSerializer(_plain_decimal, return_type=str),
 ]
 Account = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -61,7 +61,7 @@ NodeId = Annotated[
     str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
-Search = Annotated[str, Field(max_length=400), AfterValidator(_storable)]
+Search = Annotated[str, Field(max_length=400), AfterValidator(_check_storable)]
 """A search text of a list, or the position after which it goes on."""
 Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

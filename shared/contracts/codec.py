@@ -31,10 +31,10 @@ def invalid_fields(error: ValidationError) -> list[str]:
     a private key too, so they are shown as ``?`` unless they look like a field's name."""
     found = set()
     for fault in error.errors(include_input=False):
-        place = ".".join(_shown(part) for part in fault["loc"])
+        place = ".".join(_shown_part(part) for part in fault["loc"])
         found.add(f"{place}: {fault['type']}")
     return sorted(found)
 
 
-def _shown(part: int | str) -> str:
+def _shown_part(part: int | str) -> str:
     return str(part) if _FIELD_NAME.fullmatch(str(part)) else "?"

@@ -43,15 +43,15 @@ class Digest:
     def root(self) -> str:
         """Return the root as 64 hex digits: the same for the same set, in whatever order it was
         built."""
-        self._refresh()
+        self._refresh_buckets()
         return self._root
 
     def buckets(self) -> list[str]:
         """Return the digest of each bucket, in order, as hex digits."""
-        self._refresh()
+        self._refresh_buckets()
         return [digest.hex() for digest in self._digests]
 
-    def _refresh(self) -> None:
+    def _refresh_buckets(self) -> None:
         if not self._dirty:
             return
         for bucket in self._dirty:

@@ -50,25 +50,25 @@ _CODED: Final = (*_inside_base64(b"PRIVATE KEY"), *_inside_base64(_OPENSSH))
 
 def contains_private_key(data: bytes) -> bool:
     """Return whether ``data`` holds a private key in clear, in one of the forms above."""
-    return any(_seen(reading) for reading in _readings(data))
+    return any(_looks_like_key(reading) for reading in _json_readings(data))
 
 
-def _readings(data: bytes) -> Iterator[bytes]:
+def _json_readings(data: bytes) -> Iterator[bytes]:
     """Yield the bytes, then what they are when read as JSON strings, level by level."""
     for _ in range(_LEVELS):
         yield data
         if b"\\" not in data:
             return
-        data = _ESCAPE.sub(_unescaped, data)
+        data = _ESCAPE.sub(_unescape, data)
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
+def _unescape(match: re.Match[bytes]) -> bytes:
     if match[1]:
         return chr(int(match[1], 16)).encode(errors="replace")
     return _SHORT.get(match[2], match[2])
 
 
-def _seen(data: bytes) -> bool:
+def _looks_like_key(data: bytes) -> bool:
     dense = data.translate(None, _SPACE)
     return bool(
         _PEM.search(dense.upper())

@@ -35,7 +35,7 @@ class PublicKey:
     """A recipient's public key. ``text`` is the raw key in base64."""
 
     def __init__(self, text: str) -> None:
-        raw = _raw(text, _MLKEM_PUBLIC + _X25519)
+        raw = _decode_raw_key(text, _MLKEM_PUBLIC + _X25519)
         self.text = text
         self._key = MLKEM768X25519PublicKey(
             MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC]),
@@ -51,7 +51,7 @@ class PrivateKey:
     """A recipient's private key. ``text()`` is the raw key in base64, for a file of mode 0600."""
 
     def __init__(self, text: str) -> None:
-        raw = _raw(text, _SEED + _X25519)
+        raw = _decode_raw_key(text, _SEED + _X25519)
         self._mlkem = MLKEM768PrivateKey.from_seed_bytes(raw[:_SEED])
         self._x25519 = X25519PrivateKey.from_private_bytes(raw[_SEED:])
         self._key = MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
@@ -105,7 +105,7 @@ def epoch_info(node: str, epoch: int) -> bytes:
     return b"\0".join((b"edgetls epoch v1", node.encode(), str(epoch).encode()))
 
 
-def _raw(text: str, length: int) -> bytes:
+def _decode_raw_key(text: str, length: int) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

@@ -31,9 +31,9 @@ CONNECT_SECONDS = 3.0
 LOG_AGAIN_SECONDS = 10.0
 
 
-def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
+def _connect_options(settings: BrokerSettings, user: str) -> dict[str, Any]:
     """Return the library's options. SettingsError for a fault that no attempt would mend."""
-    servers = _servers(settings.nats_url)
+    servers = _server_urls(settings.nats_url)
     _check_seed(settings)
     options: dict[str, Any] = {
         "servers": servers,
@@ -45,7 +45,7 @@ def _options(settings: BrokerSettings, user: str) -> dict[str, Any]:
         "max_outstanding_pings": 2,
     }
     if settings.nats_ca_file is not None:
-        options["tls"] = _tls(settings.nats_ca_file)
+        options["tls"] = _tls_context(settings.nats_ca_file)
     return options
 
 
@@ -59,7 +59,7 @@ def _check_seed(settings: BrokerSettings) -> None:
         ) from None
 
 
-def _servers(urls: str) -> list[str]:
+def _server_urls(urls: str) -> list[str]:
     servers = [url.strip() for url in urls.split(",")]
     for url in servers:
         try:
@@ -74,7 +74,7 @@ def _servers(urls: str) -> list[str]:
     return servers
 
 
-def _tls(ca_file: Path) -> ssl.SSLContext:
+def _tls_context(ca_file: Path) -> ssl.SSLContext:
     read_secret(ca_file, "EDGETLS_NATS_CA_FILE")
     try:
         return ssl.create_default_context(cafile=str(ca_file))
@@ -96,7 +96,7 @@ async def probe(settings: BrokerSettings, user: str) -> None:
     try:
         # The library would go on for two minutes with a server that refuses connections.
         attempt = client.connect(
-            **(_options(settings, user) | {"reconnect_time_wait": 0.05}),
+            **(_connect_options(settings, user) | {"reconnect_time_wait": 0.05}),
             allow_reconnect=False,
             max_reconnect_attempts=1,
             error_cb=note,
@@ -108,9 +108,9 @@ async def probe(settings: BrokerSettings, user: str) -> None:
                 f"NATS at {settings.nats_url} refused the login of {user!r}: check "
                 f"{settings.nats_seed_file}"
             ) from None
-        raise _away(settings, error, reasons) from None
+        raise _broker_away(settings, error, reasons) from None
     except (OSError, TimeoutError) as error:
-        raise _away(settings, error, reasons) from None
+        raise _broker_away(settings, error, reasons) from None
     except ValueError as error:
         raise SettingsError(f"EDGETLS_NATS_URL: {settings.nats_url}: {error}") from None
     finally:
@@ -126,12 +126,12 @@ async def connect(settings: BrokerSettings, user: str, *, patient: bool = False)
     await _first_contact(settings, user, patient)
     return as_nats_client(
         await nats.connect(
-            **_options(settings, user),
+            **_connect_options(settings, user),
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,
             error_cb=_log_error,
-            closed_cb=_closed,
+            closed_cb=_log_closed,
         )
     )
 
@@ -140,7 +140,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
     """Return the connected FastStream broker of a service, and its client. Waits for NATS as
     long as it takes."""
     await _first_contact(settings, user, patient=True)
-    options = _options(settings, user)
+    options = _connect_options(settings, user)
     options.pop("nkeys_seed")
     security = NatsNKey(settings.nats_seed_file, ssl_context=options.pop("tls", None))
     # FastStream types it as whole seconds; 0 tried again without a pause: half a core for as long
@@ -152,7 +152,7 @@ async def service_broker(settings: BrokerSettings, user: str) -> tuple[NatsBroke
         allow_reconnect=True,
         max_reconnect_attempts=-1,
         error_cb=_log_error,
-        closed_cb=_closed,
+        closed_cb=_log_closed,
         logger=None,
     )
     return broker, as_nats_client(await broker.connect())
@@ -174,7 +174,7 @@ async def _first_contact(settings: BrokerSettings, user: str, patient: bool) -> 
     )
 
 
-def _away(settings: BrokerSettings, error: Exception, reasons: list[str]) -> BrokerAway:
+def _broker_away(settings: BrokerSettings, error: Exception, reasons: list[str]) -> BrokerAway:
     """Build the error: the first reason says more than what the library made of it."""
     reason = reasons[0] if reasons else str(error) or type(error).__name__
     return BrokerAway(f"NATS at {settings.nats_url} does not answer: {reason}")
@@ -192,7 +192,7 @@ async def _log_error(error: Exception) -> None:
         log.warning("broker.error", error=text)
 
 
-async def _closed() -> None:
+async def _log_closed() -> None:
     """Log the end of a connection that reconnects for ever: only a withdrawn login ends it, and
     runtime.py ends the process then."""
     log.debug("broker.closed")

@@ -49,7 +49,7 @@ class DeadLetterService:
         letters: list[DeadLetter] = []
         for subject in self._subjects:
             letters += [
-                _letter(m)
+                _dead_letter_of(m)
                 for m in await get_batch(
                     self._client,
                     subjects.STREAM_DEAD,
@@ -72,18 +72,18 @@ class DeadLetterService:
 
     async def show(self, question: OneDead) -> DeadLetter:
         """Return one dead letter. Refused (dead.unknown) when there is none."""
-        return _letter(await self._find(question.sequence))
+        return _dead_letter_of(await self._find_letter(question.sequence))
 
     async def replay(self, question: OneDead) -> DeadDone:
         """Publish the message again, or handle it here, then delete the dead letter."""
-        message = await self._find(question.sequence)
+        message = await self._find_letter(question.sequence)
         if message.headers.get("edgetls-body") != "kept":
             raise Refused([finding(Code.DEAD_BODILESS)])
         if SETTLED in message.headers:
             raise Refused([finding(Code.DEAD_SETTLED)])
         if handle := self._local.get(message.subject):
             try:
-                await handle(_again(message))
+                await handle(_rebuild_delivery(message))
             except Poison as error:
                 raise Refused(
                     [finding(Code.DEAD_STILL_REFUSED, f"{error.reason}: {error}")]
@@ -102,11 +102,11 @@ class DeadLetterService:
 
     async def drop(self, question: OneDead) -> DeadDone:
         """Delete a dead letter."""
-        await self._find(question.sequence)
+        await self._find_letter(question.sequence)
         await self._publisher.erase(subjects.STREAM_DEAD, question.sequence)
         return DeadDone(sequence=question.sequence, done="dropped")
 
-    async def _find(self, sequence: int) -> StoredMessage:
+    async def _find_letter(self, sequence: int) -> StoredMessage:
         try:
             found = await self._js.get_msg(subjects.STREAM_DEAD, seq=sequence, direct=True)
         except NotFoundError:
@@ -128,7 +128,7 @@ def dead_letter_router(service: str, dead_letters: DeadLetterService) -> NatsRou
     return router
 
 
-def _again(message: StoredMessage) -> Delivery:
+def _rebuild_delivery(message: StoredMessage) -> Delivery:
     """Rebuild the delivery; it has no ack subject, because no stream waits for its ack."""
     headers = message.headers
     own = {k: v for k, v in headers.items() if not k.startswith(("edgetls-", "Nats-"))}
@@ -141,7 +141,7 @@ def _again(message: StoredMessage) -> Delivery:
     return Delivery.of(headers.get("edgetls-subject", ""), message.body, own, place)
 
 
-def _letter(message: StoredMessage) -> DeadLetter:
+def _dead_letter_of(message: StoredMessage) -> DeadLetter:
     headers = message.headers
     kept = headers.get("edgetls-body") == "kept"
     return DeadLetter(

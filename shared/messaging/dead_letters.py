@@ -79,7 +79,7 @@ class DeadLetters:
         headers["edgetls-sequence"] = str(delivery.sequence)
         headers["edgetls-subject"] = delivery.subject
         headers["edgetls-reason"] = " ".join(reason.split())[:_MAX_REASON_CHARACTERS]
-        headers["Nats-Msg-Id"] = f"dead:{identity or _position(delivery)}"
+        headers["Nats-Msg-Id"] = f"dead:{identity or _position_text(delivery)}"
         if settled:
             headers[SETTLED] = "yes"
         headers.setdefault("ce-id", headers["Nats-Msg-Id"])
@@ -175,5 +175,5 @@ def _headers_in_place_of_body(body: bytes, why: str) -> dict[str, str]:
     }
 
 
-def _position(delivery: Delivery) -> str:
+def _position_text(delivery: Delivery) -> str:
     return f"{delivery.stream}:{delivery.sequence}:{delivery.stream_time.timestamp()}"

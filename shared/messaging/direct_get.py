@@ -52,7 +52,7 @@ async def get_batch(
     Empty when there is none from there on. BrokerAway without an answer, or with one that does
     not fit the question."""
     request = {"seq": start, "batch": count, "max_bytes": max_bytes, "next_by_subj": subject}
-    return await _ask(
+    return await _request_batch(
         client, subjects.direct_get(stream), json.dumps(request).encode(), start, count
     )
 
@@ -61,7 +61,9 @@ async def get_last(client: Client, stream: str, subject: str) -> StoredMessage |
     """Return the last message of one subject.
 
     The request carries the subject in its own subject, for users with narrow rights."""
-    found = await _ask(client, f"{subjects.direct_get(stream)}.{subject}", b"", single=True)
+    found = await _request_batch(
+        client, f"{subjects.direct_get(stream)}.{subject}", b"", single=True
+    )
     return found[0] if found else None
 
 
@@ -72,7 +74,7 @@ def sequence_of(headers: Mapping[str, str]) -> int:
     return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else 0
 
 
-async def _ask(
+async def _request_batch(
     client: Client, api: str, body: bytes, start: int = 1, count: int = 1, *, single: bool = False
 ) -> list[StoredMessage]:
     inbox = client.new_inbox()

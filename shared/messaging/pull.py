@@ -41,20 +41,20 @@ class Pull:
         self._client = client
         self._next = subjects.js_next(stream, durable)
         self._waiting: deque[Delivery] = deque()
-        self._there = asyncio.Event()
+        self._enough = asyncio.Event()
         self._least = 1
-        self._owed: dict[str, list[float]] = {}
+        self._outstanding: dict[str, list[float]] = {}
         self._number = 0
         self._wake = asyncio.Event()
 
     async def batches(self) -> AsyncGenerator[list[Delivery], None]:
         """Yield batches until the generator is closed."""
         inbox = self._client.new_inbox()
-        subscription = await self._client.receive(f"{inbox}.*", self._arrived, self._answered)
-        filler = asyncio.create_task(self._keep_asking(inbox))
+        subscription = await self._client.receive(f"{inbox}.*", self._on_delivery, self._on_status)
+        filler = asyncio.create_task(self._keep_requesting(inbox))
         try:
             while True:
-                yield await self._take()
+                yield await self._take_batch()
         finally:
             filler.cancel()
             await self._client.stop_receiving(subscription)
@@ -62,7 +62,7 @@ class Pull:
     def want(self, least: int) -> None:
         """Yield no fewer than ``least`` (at most ``batch``) from now on, until less is wanted."""
         self._least = min(least, self.batch)
-        self._look()
+        self._check_least()
         self._wake.set()
 
     async def ack(self, delivery: Delivery) -> None:
@@ -78,41 +78,41 @@ class Pull:
         """Tell the stream that the work goes on: its ack_wait begins again."""
         await self._client.publish(delivery.reply, b"+WPI")
 
-    async def _take(self) -> list[Delivery]:
-        await self._there.wait()
+    async def _take_batch(self) -> list[Delivery]:
+        await self._enough.wait()
         count = min(len(self._waiting), self.batch)
         taken = [self._waiting.popleft() for _ in range(count)]
-        self._look()
+        self._check_least()
         self._wake.set()
         return taken
 
-    def _look(self) -> None:
+    def _check_least(self) -> None:
         if len(self._waiting) >= self._least:
-            self._there.set()
+            self._enough.set()
         else:
-            self._there.clear()
+            self._enough.clear()
 
-    def _arrived(self, subject: bytes, body: bytes, reply: bytes, headers: bytes) -> None:
+    def _on_delivery(self, subject: bytes, body: bytes, reply: bytes, headers: bytes) -> None:
         """Take one delivery; called 100,000 times a second, so everything here counts."""
-        for request, owed in self._owed.items():
+        for request, owed in self._outstanding.items():
             owed[0] -= 1
             if not owed[0]:
-                del self._owed[request]
+                del self._outstanding[request]
             break
         self._waiting.append(Delivery(subject, body, reply, headers))
         if len(self._waiting) >= self._least:
-            self._there.set()
+            self._enough.set()
 
-    async def _answered(self, message: Msg) -> None:
+    async def _on_status(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
         if status != "100":
-            self._owed.pop(message.subject, None)
+            self._outstanding.pop(message.subject, None)
             if status in ("404", "408"):
                 self._wake.set()
             else:  # such as a stream that is not there: asking again at once would be a hot loop
                 log.debug("pull.status", stream=self.stream, durable=self.durable, status=status)
 
-    async def _keep_asking(self, inbox: str) -> None:
+    async def _keep_requesting(self, inbox: str) -> None:
         reconnects = self._client.stats["reconnects"]
         while True:
             now = time.monotonic()
@@ -120,15 +120,15 @@ class Pull:
             # between two looks.
             if not self._client.is_connected or self._client.stats["reconnects"] != reconnects:
                 reconnects = self._client.stats["reconnects"]
-                self._owed.clear()
-            for request, (_, since) in list(self._owed.items()):
+                self._outstanding.clear()
+            for request, (_, since) in list(self._outstanding.items()):
                 if now - since > _LAPSE_SECONDS:
-                    del self._owed[request]
-            outstanding = sum(owed for owed, _ in self._owed.values())
+                    del self._outstanding[request]
+            outstanding = sum(owed for owed, _ in self._outstanding.values())
             if self._client.is_connected and outstanding + len(self._waiting) < max(
                 self._least, self.batch // 2 + 1
             ):
-                await self._ask(inbox)
+                await self._request_batch(inbox)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(
@@ -136,7 +136,7 @@ class Pull:
                 ):  # wait_for can lose a cancellation on Python 3.11
                     await self._wake.wait()
 
-    async def _ask(self, inbox: str) -> None:
+    async def _request_batch(self, inbox: str) -> None:
         self._number += 1
         request = f"{inbox}.{self._number}"
         body = {
@@ -146,8 +146,8 @@ class Pull:
             # One that differs from the others' is enough: those of the same are served in turns.
             "priority": random.randrange(10),  # noqa: S311
         }
-        self._owed[request] = [self.batch, time.monotonic()]
+        self._outstanding[request] = [self.batch, time.monotonic()]
         try:
             await self._client.publish(self._next, json.dumps(body).encode(), reply=request)
         except (NatsError, OSError):
-            self._owed.pop(request, None)
+            self._outstanding.pop(request, None)

@@ -38,7 +38,7 @@ async def serve_health(health: Health, host: str, port: int) -> asyncio.Server:
         try:
             line = await asyncio.wait_for(reader.readline(), 5)
             path = line.split()[1].decode() if len(line.split()) > 1 else ""
-            status, kind, body = _respond(health, path)
+            status, kind, body = _response_for(health, path)
             head = (
                 f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
             )
@@ -57,7 +57,7 @@ async def serve_health(health: Health, host: str, port: int) -> asyncio.Server:
         ) from None
 
 
-def _respond(health: Health, path: str) -> tuple[str, str, bytes]:
+def _response_for(health: Health, path: str) -> tuple[str, str, bytes]:
     if path == "/livez":
         return "200 OK", "text/plain", b"ok\n"
     if path == "/readyz":

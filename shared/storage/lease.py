@@ -57,7 +57,7 @@ class Lease:
         A transient fault of ``work`` begins a new round; any other fault is raised."""
         try:
             while True:
-                fencing = await self._take()
+                fencing = await self._take_or_renew()
                 if fencing is None:
                     await asyncio.sleep(RENEW_SECONDS)
                     continue
@@ -71,18 +71,18 @@ class Lease:
         try:
             while self.held and not task.done():
                 await asyncio.wait({task}, timeout=RENEW_SECONDS)
-                if await self._take() not in (fencing, None):
+                if await self._take_or_renew() not in (fencing, None):
                     break
         finally:
             if not task.done():
                 task.cancel()
             result = (await asyncio.gather(task, return_exceptions=True))[0]
-        for error in _leaves(result):
+        for error in _flatten_errors(result):
             if not isinstance(error, asyncio.CancelledError) and not is_transient(error):
                 raise error
             log.warning("lease.round_over", lease=self.name, error=describe(error))
 
-    async def _take(self) -> int | None:
+    async def _take_or_renew(self) -> int | None:
         """Take or renew the lease and return the fencing number. None when another process holds
         it or the database is away."""
         started = time.monotonic()
@@ -111,7 +111,7 @@ class Lease:
             log.info("lease.not_given_back", lease=self.name, error=describe(error))
 
 
-def _leaves(error: object) -> list[BaseException]:
+def _flatten_errors(error: object) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+        return [leaf for part in error.exceptions for leaf in _flatten_errors(part)]
     return [error] if isinstance(error, BaseException) else []

@@ -38,7 +38,9 @@ async def migrate(pool: Pool, *folders: Path) -> list[str]:
         await connection.execute("lock table schema_migrations in exclusive mode")
         rows = await connection.fetch("select version, checksum from schema_migrations")
         return await _apply_missing(
-            connection, {r["version"]: r["checksum"] for r in rows}, _files((SHARED, *folders))
+            connection,
+            {r["version"]: r["checksum"] for r in rows},
+            _migration_files((SHARED, *folders)),
         )
 
 
@@ -69,7 +71,7 @@ def up_part(version: str, text: str) -> str:
     return match.group(1)
 
 
-def _files(folders: Sequence[Path]) -> list[tuple[str, str]]:
+def _migration_files(folders: Sequence[Path]) -> list[tuple[str, str]]:
     return [
         (f"{folder.parent.name}/{file.stem}", file.read_text())
         for folder in folders

@@ -72,22 +72,22 @@ class Relay:
 
     async def run(self) -> None:
         """Relay whenever the lease is held. Never returns."""
-        await self._lease.hold(self._relay)
+        await self._lease.hold(self._relay_while_held)
 
-    async def _relay(self, fencing: int) -> None:
+    async def _relay_while_held(self, fencing: int) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(listen(self._pool, CHANNEL, self._wake))
-            group.create_task(self._sweep())
-            group.create_task(self._count())
+            group.create_task(self._delete_old_rows())
+            group.create_task(self._count_unsent())
             while True:
                 self._wake.clear()
-                if not await self._drain():
+                if not await self._send_batch():
                     # Not wait_for: it can lose a cancellation on Python 3.11.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(1.0):
                             await self._wake.wait()
 
-    async def _drain(self) -> bool:
+    async def _send_batch(self) -> bool:
         """Send one batch; return whether there may be more."""
         try:
             rows = await self._pool.fetch(
@@ -100,7 +100,7 @@ class Relay:
                 OUTBOX_UNSENT.set(0)
                 self._health.ready("outbox")
                 return False
-            await self._publish(rows)
+            await self._publish_rows(rows)
             self._health.ready("outbox")
             return True
         except BrokerAway as error:
@@ -108,18 +108,18 @@ class Relay:
             await asyncio.sleep(0.2)
             return True
 
-    async def _publish(self, rows: Sequence[asyncpg.Record]) -> None:
+    async def _publish_rows(self, rows: Sequence[asyncpg.Record]) -> None:
         try:
             await self._publisher.publish_all(
                 [Outgoing(row["subject"], row["body"], row["headers"]) for row in rows], timeout=5
             )
-            await self._mark(rows)
+            await self._mark_sent(rows)
         except TooLarge as error:
             if len(rows) == 1:
                 await self._set_aside(rows[0], error)
                 return
             for row in rows:
-                await self._publish([row])
+                await self._publish_rows([row])
 
     async def _set_aside(self, row: asyncpg.Record, error: TooLarge) -> None:
         OUTBOX_SET_ASIDE.inc()
@@ -131,7 +131,7 @@ class Relay:
             row["id"],
         )
 
-    async def _mark(self, rows: Sequence[asyncpg.Record]) -> None:
+    async def _mark_sent(self, rows: Sequence[asyncpg.Record]) -> None:
         sent = await self._pool.fetch(
             "update outbox set sent_at = clock_timestamp(), body = case when carries_pair then "
             "null else body end"
@@ -142,7 +142,7 @@ class Relay:
         for row in sent:
             OUTBOX_SECONDS.observe(float(row["age"]))
 
-    async def _count(self) -> None:
+    async def _count_unsent(self) -> None:
         """Count unsent messages every few seconds.
 
         This is apart from the sending, which reads one batch at a time: a count costs as much as
@@ -159,7 +159,7 @@ class Relay:
         finally:
             OUTBOX_UNSENT.set(0)  # the next holder of the lease counts
 
-    async def _sweep(self) -> None:
+    async def _delete_old_rows(self) -> None:
         """Delete old rows. Sent ones are kept for 48 hours, so that a redelivery finds its
         answer sent already; set-aside ones for longer."""
 

@@ -39,7 +39,7 @@ async def open_pool(dsn: str, *, size: int = 8, stalled_seconds: float = 0) -> P
         settings["idle_in_transaction_session_timeout"] = f"{stalled_seconds * 1000:.0f}"
 
     def log_away(error: Exception) -> None:
-        log.warning("database.away", place=place(dsn), error=describe(error))
+        log.warning("database.away", place=dsn_place(dsn), error=describe(error))
 
     return await retry(
         partial(_create_pool, dsn, size, settings),
@@ -57,25 +57,25 @@ async def _create_pool(dsn: str, size: int, settings: dict[str, str]) -> Pool:
             max_size=size,
             command_timeout=30,
             timeout=5,
-            init=_prepare,
+            init=_set_json_codec,
             server_settings=settings,
         )
     except (
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
     ) as error:
-        raise SettingsError(f"PostgreSQL refused {place(dsn)}: {error}") from None
+        raise SettingsError(f"PostgreSQL refused {dsn_place(dsn)}: {error}") from None
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise SettingsError(f"the DSN is not valid: {type(error).__name__}") from None
 
 
-def place(dsn: str) -> str:
+def dsn_place(dsn: str) -> str:
     """Return host and database of a DSN, without its password."""
     parts = urlsplit(dsn)
     return f"{parts.username}@{parts.hostname or 'socket'}:{parts.port or 5432}{parts.path}"
 
 
-async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _set_json_codec(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     await connection.set_type_codec(
         "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
     )
@@ -89,7 +89,7 @@ async def listen(pool: Pool, channel: str, wake: asyncio.Event) -> NoReturn:
 
     async def listen_until_lost() -> None:
         async with pool.acquire() as connection:
-            await _listen(connection, channel, wake)
+            await _listen_on(connection, channel, wake)
 
     def log_lost(error: Exception) -> None:
         log.warning("listen.lost", channel=channel, error=describe(error))
@@ -97,7 +97,7 @@ async def listen(pool: Pool, channel: str, wake: asyncio.Event) -> NoReturn:
     await every(RELISTEN_SECONDS, listen_until_lost, on_fault=log_lost)
 
 
-async def _listen(connection: Connection, channel: str, wake: asyncio.Event) -> None:
+async def _listen_on(connection: Connection, channel: str, wake: asyncio.Event) -> None:
     try:
         await connection.add_listener(channel, lambda *_: wake.set())
         wake.set()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from clients.fleet.keys import ensure_nkey
 from shared.subjects import CORE, inbox_prefix
-from shared.topology import User
+from shared.topology import NatsUser
 
 NAME = "storekeeper"
-STOREKEEPER = User(NAME, CORE, publish=("$JS.API.>",), subscribe=(f"{inbox_prefix(NAME)}.>",))
+STOREKEEPER = NatsUser(NAME, CORE, publish=("$JS.API.>",), subscribe=(f"{inbox_prefix(NAME)}.>",))
 
 
 def with_storekeeper(public_keys: dict[str, str], seed_file: Path) -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_an_unforeseen_fault_is_one_line_that_quotes_nothing(
     async def build(_: Any) -> Sequence[Any]:
         return ()
 
-    monkeypatch.setattr(runtime, "_serve", serve)
+    monkeypatch.setattr(runtime, "_serve_until_stopped", serve)
     with pytest.raises(SystemExit) as end:
         runtime.run("edge_sync", ServiceSettings, build)
     assert end.value.code == 1

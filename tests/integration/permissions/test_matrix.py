@@ -218,7 +218,7 @@ async def test_nobody_hears_what_the_topology_does_not_name(arena: Arena) -> Non
 
 @pytest.mark.parametrize("user", OUTSIDE, ids=lambda user: user.name)
 async def test_a_hostile_reply_reaches_nothing_in_core_but_what_the_user_may_publish_anyway(
-    arena: Arena, user: t.User
+    arena: Arena, user: t.NatsUser
 ) -> None:
     client = arena.clients[user.name]
     services = [x for x in SUBJECTS if any(covers(right, x) for right in user.publish)]
