@@ -13,8 +13,8 @@ Direction = Literal["receive", "send"]
 QuestionT = TypeVar("QuestionT", bound=Contract)
 AnswerT = TypeVar("AnswerT", bound=Contract)
 
+# Every row that was made, in order: the catalogue's.
 ROWS: Final[list[Subject]] = []
-"""Every row that was made, in order: the catalogue's."""
 
 
 class Subject(str):

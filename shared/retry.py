@@ -19,6 +19,7 @@ LONGEST_DELAY_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.2
 
 
+# The only back-off of the product: every other module that tries again calls this function.
 async def retry(
     work: Callable[[], Awaitable[ResultT]],
     *,
@@ -68,6 +69,7 @@ async def every(
 
     A transient fault goes to ``on_fault`` and is over with the round; any other fault is raised."""
     while True:
+        # A round that failed is over: the next one comes after the same pause, not sooner.
         try:
             await work()
         except Exception as error:

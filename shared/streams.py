@@ -21,20 +21,20 @@ from shared import subjects as s
 
 DAY: Final = 86_400.0
 GIB: Final = 2**30
+# Bytes of body and headers. The server closes the connection of a sender that goes over it.
 MAX_PAYLOAD: Final = 1_048_576
-"""Bytes of body and headers. The server closes the connection of a sender that goes over it."""
+# What a stream takes. The server and a dead letter need the rest for their headers.
 MAX_MESSAGE_BYTES: Final = 960 * 1024
-"""What a stream takes. The server and a dead letter need the rest for their headers."""
+# Streams that the outside writes to. A message with a key in clear is erased from them by the
+# service that reads it: a taken message stays in a block's file until the whole block goes.
 ERASABLE_STREAMS: Final = frozenset(
     {s.STREAM_COMMANDS_CONFIG, s.STREAM_COMMANDS_BILLING, s.STREAM_FLEET, s.STREAM_USAGE}
 )
-"""Streams that the outside writes to. A message with a key in clear is erased from them by the
-service that reads it: a taken message stays in a block's file until the whole block goes."""
+# The group that every pull request names. It counts where the consumer is ``in_runs``.
 PRIORITY_GROUP: Final = "runs"
-"""The group that every pull request names. It counts where the consumer is ``in_runs``."""
+# What a stream of commands takes, so that the messages that a command causes (the question to the
+# validator) fit as well.
 MAX_COMMAND_BYTES: Final = 768 * 1024
-"""What a stream of commands takes, so that the messages that a command causes (the question to
-the validator) fit as well."""
 
 
 @dataclass(frozen=True)

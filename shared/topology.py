@@ -66,9 +66,9 @@ ACCOUNTS: Final = (
     ),
     NatsAccount(s.FINANCE, services=catalogue.sent_by(s.FINANCE)),
 )
+# Services that answer with many messages. They are exported with response_type Stream: without it
+# only the first message of a batch arrives.
 STREAMED: Final = frozenset({_EVENTS_GET, _BUNDLES_GET})
-"""Services that answer with many messages. They are exported with response_type Stream: without it
-only the first message of a batch arrives."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ SERVICES: Final = (
         s.js_stream_purge(s.STREAM_USAGE),
     ),
 )
+# Streams whose retention has changed since the first release: they alone may be deleted, while they
+# are empty.
 REMADE: Final = (s.STREAM_USAGE,)
-"""Streams whose retention has changed since the first release: they alone may be deleted, while
-they are empty."""
 TOPOLOGY_USER: Final = NatsUser(
     "topology",
     s.CORE,

@@ -61,22 +61,22 @@ NodeId = Annotated[
     str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
 ]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
+# A search text of a list, or the position after which it goes on.
 Search = Annotated[str, Field(max_length=400), AfterValidator(_check_storable)]
-"""A search text of a list, or the position after which it goes on."""
 Base64 = Annotated[str, Field(max_length=200_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# A count, sequence or revision that every JSON reader and a bigint column hold exactly.
 Whole = Annotated[int, Field(ge=0, le=2**53)]
-"""A count, sequence or revision that every JSON reader and a bigint column hold exactly."""
 Epoch = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# The position at which a page begins: the ``next`` of the page before.
 Mark = Annotated[str, Field(max_length=2000)]
-"""The position at which a page begins: the ``next`` of the page before."""
 Labels = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]],
     Field(max_length=64),
 ]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+# A time zone of the IANA database, such as ``Asia/Shanghai``.
 Zone = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$")]
-"""A time zone of the IANA database, such as ``Asia/Shanghai``."""
 
 
 class Signed(Contract):

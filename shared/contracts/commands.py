@@ -44,9 +44,9 @@ class RemoveDomain(Contract):
     account: Account
 
 
+# A certificate's name: at most 128 of letters, digits, ``_``, ``-`` and ``.``; config judges it, so
+# that its refusal has a code of its own.
 CertificateName = Annotated[str, Field(max_length=1000)]
-"""A certificate's name: at most 128 of letters, digits, ``_``, ``-`` and ``.``; config judges it,
-so that its refusal has a code of its own."""
 
 
 class SubmittedPair(Contract):
@@ -176,8 +176,8 @@ class ApplyPriceBook(Contract):
     book: PriceBook
 
 
+# A raw public key, sealed box or signature in base64.
 Key = Annotated[str, Field(max_length=4096)]
-"""A raw public key, sealed box or signature in base64."""
 
 
 class EnrolNode(Contract):

@@ -23,8 +23,8 @@ from shared.contracts.base import (
 )
 from shared.contracts.domains import Origin, Settings
 
+# The time at which a bucket's stream was made, as the server writes it.
 Incarnation = Annotated[str, Field(max_length=64)]
-"""The time at which a bucket's stream was made, as the server writes it."""
 
 
 class BundleKind(StrEnum):

@@ -12,11 +12,11 @@ from shared.contracts.commands import SubmittedPair
 from shared.contracts.findings import Finding
 from shared.contracts.names import covered
 
+# PEM texts of an account's own roots.
 PrivateRoots = Annotated[list[Annotated[str, Field(max_length=70_000)]], Field(max_length=32)]
-"""PEM texts of an account's own roots."""
 
+# The names of up to two leaves, 1,000 each (rule D11).
 DnsNames = Annotated[list[Name], Field(max_length=2000)]
-"""The names of up to two leaves, 1,000 each (rule D11)."""
 
 
 class JudgeContext(Contract):

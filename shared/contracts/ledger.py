@@ -9,9 +9,9 @@ from pydantic import Field
 from shared.contracts.base import Account, Amount, Contract, Currency, Mark, Utc, Whole, Zone
 
 Page = Annotated[int, Field(ge=1, le=500)]
+# ``unused``: the requests of a plan that were left at its end, in its last hour. Its amount is 0,
+# because the plan was paid before.
 Kind = Literal["credit", "charge", "correction", "plan", "unused"]
-"""``unused``: the requests of a plan that were left at its end, in its last hour. Its amount is
-0, because the plan was paid before."""
 
 
 class QueryLedger(Contract):

@@ -11,9 +11,8 @@ from shared.contracts.findings import Finding
 
 Requests = Whole
 Cost = Annotated[Amount, Field(ge=0)]
+# The price of 10,000 requests: the price of one has four decimals more, and an amount carries 18.
 Rate = Annotated[Amount, Field(ge=0, le=1_000_000, decimal_places=14)]
-"""The price of 10,000 requests: the price of one has four decimals more, and an amount carries
-18."""
 
 
 class Tier(Contract):

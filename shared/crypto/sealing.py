@@ -88,6 +88,8 @@ class PrivateKey:
             raise CannotOpen("the sealed box does not open with this key and context") from None
 
 
+# Each context names its purpose first and ends with what identifies the box, so that a box that is
+# copied into another place opens nowhere.
 def submission_info(account: str, submission_id: str) -> bytes:
     """Return the context of a key that a submitter seals to the validator."""
     return b"\0".join((b"edgetls submission v1", account.encode(), submission_id.encode()))

@@ -88,6 +88,7 @@ class Verifier:
         """Check the signature and return the payload as ``model``.
 
         Unsigned without a valid signature; Malformed when the payload is not the model."""
+        # The payload is verified as the bytes that were signed and parsed only afterwards.
         payload = signed.payload.encode()
         key = self._keys.get(signed.key_id)
         if key is None:

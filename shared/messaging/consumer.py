@@ -22,6 +22,15 @@ from shared.retry import retry
 Handler = Callable[[Delivery], Awaitable[None]]
 
 
+# The policy for one delivery, in order:
+# 1. The handler returns: its effect is committed, so the delivery is acked.
+# 2. A transient fault (database or broker away, a deadlock, a time-out): the delivery is not acked
+#    and not counted; readiness shows the fault, and the same delivery is tried again after a pause.
+# 3. Poison (not its contract, not signed): a dead letter with the reason, then the ack. It can
+#    never be handled, however often it is tried.
+# 4. Any other fault is a bug of ours: a dead letter, until too many came lately. Then the fault
+#    becomes a transient one (DeadLetterLimitReached) and the consumer stands still.
+# An ack that is lost means one more delivery: handlers are idempotent by a key in the database.
 class Consumer:
     """Gives each delivery of a pull to ``handler``.
 

@@ -26,14 +26,14 @@ from shared.observability.metrics import DEAD_LETTER_LIMIT_REACHED, DEAD_LETTERS
 from shared.streams import ERASABLE_STREAMS, MAX_MESSAGE_BYTES
 
 log = structlog.get_logger()
+# Messages that one process may move to DEAD for a fault of ours within LIMIT_SECONDS.
 MAX_UNEXPECTED: Final = 50
-"""Messages that one process may move to DEAD for a fault of ours within LIMIT_SECONDS."""
 LIMIT_SECONDS: Final = 600.0
 PUBLISH_SECONDS: Final = 30.0
+# Header of a dead letter whose message counts as done under its id: a replay would do nothing.
 SETTLED: Final = "edgetls-settled"
-"""Header of a dead letter whose message counts as done under its id: a replay would do nothing."""
+# Of a dead letter's body: its headers stay within the rest.
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES - 16 * 1024
-"""Of a dead letter's body: its headers stay within the rest."""
 _KEPT_HEADERS: Final = frozenset(
     {
         "ce-specversion",

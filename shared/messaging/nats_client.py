@@ -31,8 +31,8 @@ from nats.js import JetStreamContext
 from shared import subjects
 from shared.messages import StreamPosition, headers_size
 
+# Called with subject, body, reply (the ack subject) and headers, all as bytes.
 Receiver = Callable[[bytes, bytes, bytes, bytes], None]
-"""Called with subject, body, reply (the ack subject) and headers, all as bytes."""
 
 
 def as_nats_client(client: Client) -> NatsClient:

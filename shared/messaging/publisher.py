@@ -83,6 +83,8 @@ class Publisher:
             if isinstance(result, BaseException):
                 raise result
 
+    # All or none, by the server (NATS ADR-50): the last message of the batch carries the commit.
+    # Without a clear answer the caller publishes one by one under the same ids.
     async def _stored_together(self, events: Sequence[Outgoing]) -> bool:
         """Publish events as one atomic batch; return whether all were stored.
 

@@ -2,11 +2,7 @@
 
 Requests overlap and a lost one is made again, so that the wire never waits for a time-out. The
 library's fetch waits until a batch is full or its time-out is over: that time-out would be the
-latency.
-
-Invariant: each request has a reply subject of its own, so what the server still owes is known
-exactly. A delivery keeps its own subject, so it counts for the oldest request that is owed
-something."""
+latency."""
 
 from __future__ import annotations
 
@@ -33,6 +29,16 @@ _LAPSE_SECONDS = EXPIRES_SECONDS + 2.0
 _LOOK_SECONDS = 0.25
 
 
+# How a request is accounted for:
+# - Each request has a reply subject of its own, so what the server still owes is known exactly.
+# - A delivery keeps the subject of its message, so it cannot say which request it answers. The
+#   server fills the requests of one client in the order in which they came: a delivery counts for
+#   the oldest request that is still owed something.
+# - A status (no messages, time-out) comes on the request's own reply subject and ends that request.
+# - After a reconnect nothing is owed: the server has forgotten what was asked of it.
+# - A request that was not ended within its time and a margin is taken for lost.
+# - A new request goes out when less than half a batch is waiting or owed, so that the wire never
+#   waits for a time-out, and memory never holds more than a batch and a half.
 class Pull:
     """Yields deliveries in order, in batches of 1 to ``batch``; want() raises the least."""
 

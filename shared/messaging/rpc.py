@@ -36,6 +36,7 @@ def answer_refusals() -> ExceptionMiddleware:
         message = f"At fault: {', '.join(fields)[:500]}"
         return Refusal(refusal=[finding(Code.REQUEST_MALFORMED, message, field="request")])
 
+    # Whatever else fails is answered too: a question without an answer costs its asker a time-out.
     @middleware.add_handler(Exception, publish=True)
     def failed(error: Exception) -> Refusal:
         log.warning("query.failed", error=describe(error))

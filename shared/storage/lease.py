@@ -1,11 +1,6 @@
 """A lease: one holder at a time, by a row with 3 s to live and a fencing number.
 
-Not a session lock, which a stopped process keeps.
-
-Invariant: a holder works only until 3 s after its last renewal began, by its own clock. Another
-process takes the row only after 3 s by the database's clock, counted from the end of that
-renewal. So two never work at once, unless a process stands still in the middle of a step; the
-fencing number tells such a step apart."""
+Not a session lock, which a stopped process keeps."""
 
 from __future__ import annotations
 
@@ -37,6 +32,13 @@ returning fencing
 """
 
 
+# Invariant: at most one process works under a lease.
+# - A holder works only until TERM_SECONDS after its last renewal began, by its own monotonic clock.
+# - Another process takes the row only when TERM_SECONDS have passed by the database's clock since
+#   that renewal was written, which is later than it began.
+# - So two never work at once, unless a process stands still in the middle of a step (SIGSTOP, a
+#   long pause of the machine). The fencing number grows with each new holder and tells such a step
+#   apart: what it writes carries the old number.
 class Lease:
     """A lease of one name."""
 

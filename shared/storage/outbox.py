@@ -1,9 +1,6 @@
 """The outbox: the exact messages that an effect causes, written with it in one transaction.
 
-A relay publishes them until stored. One relay works at a time (by lease), which keeps the order.
-Invariant: it reads rows that are not sent, never ``id > last``, because transactions commit out
-of order. A body that carries a pair is deleted at the PubAck. A message that no stream takes is
-set aside, so that the others need not wait for it."""
+A relay publishes them until stored; one works at a time, by lease, which keeps the order."""
 
 from __future__ import annotations
 
@@ -61,6 +58,13 @@ class StreamPublisher(Protocol):
     async def publish_all(self, messages: Iterable[Outgoing], *, timeout: float) -> None: ...
 
 
+# Invariants of the relay:
+# - It reads rows that are not sent, never rows above the last id: transactions commit out of order,
+#   and a row with a lower id may become visible later.
+# - A row is marked as sent only after its PubAck. A lost PubAck means a second publish of the same
+#   bytes under the same Nats-Msg-Id, which the stream drops as a duplicate.
+# - A body that carries a sealed pair is deleted when its PubAck was seen (rule C1).
+# - A message that no stream takes is set aside, so that the rows behind it need not wait.
 class Relay:
     """Publishes the outbox in order of id, while it has the lease."""
 
