@@ -28,6 +28,6 @@ OUTBOX_SET_ASIDE = Counter(
 )
 OUTBOX_SECONDS = Histogram(
     "edgetls_outbox_seconds",
-    "From writing a message to the PubAck of its lot.",
+    "From writing a message to the PubAck of its batch.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 60),
 )
