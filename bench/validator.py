@@ -28,11 +28,12 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from bench.report import Result, main
 from services.validator import offline
-from services.validator.checks.judge import Texts, judge
-from services.validator.sandbox.pool import Busy, Limits, Workers
-from services.validator.sandbox.sealed_judge import Secrets
+from services.validator.checks.judge import PairTexts, judge_pairs
+from services.validator.mozilla_roots import load_mozilla_roots
+from services.validator.sandbox.pool import PoolLimits, ValidatorBusy, WorkerPool
+from services.validator.sandbox.sealed_judge import WorkerSecrets
 from services.validator.x509.paths import CA_POLICY, LEAF_POLICY
-from services.validator.x509.trust_roots import TrustRoots, mozilla
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.judging import JudgeContext, JudgeSubmission
@@ -52,7 +53,7 @@ SLOWER_AT_MOST = 3.0
 
 async def measure(quick: bool) -> list[Result]:
     root = Authority.create("Bench Root")
-    roots = mozilla(root.pem)
+    roots = load_mozilla_roots(root.pem)
     gc.collect()
     gc.freeze()  # as a worker does
     results: list[Result] = []
@@ -71,7 +72,9 @@ def _speed(
     store = Store([root.certificate])
 
     def full(leaf: Leaf) -> None:
-        assert judge([Texts(leaf.chain_pem, leaf.key_pem)], [DOMAIN], at=NOW, roots=roots).pairs
+        assert judge_pairs(
+            [PairTexts(leaf.chain_pem, leaf.key_pem)], [DOMAIN], at=NOW, roots=roots
+        ).pairs
 
     rounds = 6 if quick else 20
     plain = 1 / min(_seconds(leaves, _plainly, 1) for _ in range(3))
@@ -160,14 +163,14 @@ async def _fairness(quick: bool) -> Result:
     """p99 of friendly verdicts, wall milliseconds from the question to the answer."""
     seconds = 5 if quick else 20
     submission, signer = PrivateKey.generate(), Signer.generate("bench")
-    secrets = Secrets(
+    secrets = WorkerSecrets(
         submission_keys=[submission.text()], signer_id=signer.key_id, signer_key=signer.text()
     )
     epoch = EpochKey(
         epoch=1, public_key=PrivateKey.generate().public().text, issued_at=datetime.now(UTC)
     )
     crowd = _Crowd(submission, epoch)
-    workers = Workers(secrets, Limits())
+    workers = WorkerPool(secrets, PoolLimits())
     await workers.start()
     try:
         await crowd.friends(workers, 1)
@@ -178,7 +181,7 @@ async def _fairness(quick: bool) -> Result:
             await asyncio.sleep(0.5)
             beside += await crowd.friends(workers, seconds / 4)
             flood.cancel()
-            while workers.waiting or workers.running:
+            while workers.waiting_jobs or workers.running_jobs:
                 await asyncio.sleep(0.01)
     finally:
         await workers.close()
@@ -186,7 +189,7 @@ async def _fairness(quick: bool) -> Result:
         f"P-256: median {statistics.median(quiet):.1f} ms quiet, "
         f"{statistics.median(beside):.1f} ms beside"
         f" {crowd.answered} hostile answered and {crowd.busy} put off; workers lost: "
-        f"{workers.replaced}\n"
+        f"{workers.lost_workers}\n"
     )
     return Result.of(
         "validator",
@@ -217,7 +220,7 @@ class _Crowd:
         ]
         self.answered = self.busy = 0
 
-    async def friends(self, workers: Workers, seconds: float) -> list[float]:
+    async def friends(self, workers: WorkerPool, seconds: float) -> list[float]:
         """Asked at a steady pace, whether answers come or not."""
         found: list[float] = []
 
@@ -232,14 +235,14 @@ class _Crowd:
         await _paced(one, FRIENDLY_PER_SECOND, int(seconds * FRIENDLY_PER_SECOND))
         return found
 
-    async def foes(self, workers: Workers) -> None:
+    async def foes(self, workers: WorkerPool) -> None:
         async def one(number: int) -> None:
             try:
                 await workers.judge_sealed(
                     self._foes[number % len(self._foes)], at=NOW, sealing=self._epoch
                 )
                 self.answered += 1
-            except Busy:
+            except ValidatorBusy:
                 self.busy += 1
 
         await _paced(one, HOSTILE_PER_SECOND, 1_000_000)

@@ -1,5 +1,8 @@
-"""``python -m services.validator``: the service. ``python -m services.validator check --jsonl``:
-offline judging."""
+"""Run the validator.
+
+``python -m services.validator`` runs the service, ``python -m services.validator check --jsonl``
+judges offline.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code; 2 for arguments that are not understood."""
+    """Run the service or the offline check; return the exit code, 2 for unknown arguments."""
+    # The imports are here because the offline check needs none of the service's, and starts faster.
     if not arguments:
         from services.validator.app import run
 
         run()
         return 0
     if arguments == ["check", "--jsonl"]:
-        return _check()
+        return _check_lines()
     sys.stderr.write("usage: python -m services.validator [check --jsonl]\n")
     return 2
 
 
-def _check() -> int:
+def _check_lines() -> int:
     from services.validator import offline
     from shared.clock import Clock
     from shared.hardening import forbid_dumps

@@ -1,4 +1,4 @@
-"""What the validator reads from its environment."""
+"""The settings of the validator, read from its environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """Of the validator alone."""
+    """The settings of the validator alone, besides those of every service."""
 
     submission_private_key_file: Path = Field(
         description="the HPKE key that opens what submitters seal"

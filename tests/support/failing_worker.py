@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import threading
 
-from services.validator.sandbox.sealed_judge import Job
-from services.validator.sandbox.worker_main import Answer, main
+from services.validator.sandbox.sealed_judge import WorkerJob
+from services.validator.sandbox.worker_main import AnswerJob, main
 from shared.contracts.judging import CheckReport, Verdict
 
 
-def failing(answer: Answer) -> Answer:
-    def wrapped(job: Job) -> Verdict | CheckReport:
+def failing(answer: AnswerJob) -> AnswerJob:
+    def wrapped(job: WorkerJob) -> Verdict | CheckReport:
         name = job.request.submission_id
         while name.startswith("stall-"):
             pass

@@ -16,7 +16,7 @@ from services.validator.text import pem as pem_text
 from tests.support.odd import integer, sequence
 from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
 
-Texts = tuple[str, str]
+PairFields = tuple[str, str]
 DOMAIN = "www.example.com"
 ROOT_KEY = ec_key()
 ROOT = Authority.create("Hostile Root", key=ROOT_KEY)
@@ -25,7 +25,7 @@ _RANDOM = random.Random(4)
 
 def pkcs1_of(*numbers: int) -> str:
     """``RSA PRIVATE KEY`` of n, e, d, p, q, dP, dQ, qInv, whatever they are."""
-    return pem_text.encode("RSA PRIVATE KEY", sequence(*map(integer, (0, *numbers))))
+    return pem_text.encode_block("RSA PRIVATE KEY", sequence(*map(integer, (0, *numbers))))
 
 
 @cache
@@ -59,20 +59,20 @@ def public_of(n: int, e: int = 65537) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(e, n).public_key()
 
 
-def rsa_of(bits: int) -> Texts:
+def rsa_of(bits: int) -> PairFields:
     """Leaf and key agree; nothing is wrong but what they are."""
     numbers = composite(bits)
     return pem(leaf_with(public_of(numbers[0]))), pkcs1_of(*numbers)
 
 
-def long_exponent() -> Texts:
+def long_exponent() -> PairFields:
     """RSA of 8192 bits with an exponent of 8000: each verification costs a hundred ordinary
     ones."""
     n = composite(8192)[0]
     return pem(leaf_with(public_of(n, (1 << 8000) + 1))), pkcs8(ec_key())
 
 
-def slow_issuers() -> Texts:
+def slow_issuers() -> PairFields:
     """Nine namesakes with such keys, each to be tried as the issuer."""
     key = ec_key()
     n = composite(8192)[0]
@@ -98,12 +98,12 @@ def slow_issuers() -> Texts:
     return pem([leaf, *fakes]), pkcs8(key)
 
 
-def thousand_names() -> Texts:
+def thousand_names() -> PairFields:
     made = ROOT.issue([DOMAIN, *(f"h{n}.example.com" for n in range(999))])
     return made.chain_pem, made.key_pem
 
 
-def deep_constraints() -> Texts:
+def deep_constraints() -> PairFields:
     """Eight CAs, 300 permitted and 300 excluded names each, over a leaf of 500 names."""
     authority = ROOT
     for depth in range(8):
@@ -116,7 +116,7 @@ def deep_constraints() -> Texts:
     return made.chain_pem, made.key_pem
 
 
-def cross_signed() -> Texts:
+def cross_signed() -> PairFields:
     """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead
     nowhere."""
     keys = [ec_key(ec.SECP521R1()) for _ in range(4)]
@@ -141,19 +141,21 @@ def cross_signed() -> Texts:
     return pem([made.certificate, *ring[:9]]), made.key_pem
 
 
-def tiny_blocks(count: int = 10_000) -> Texts:
+def tiny_blocks(count: int = 10_000) -> PairFields:
     return "-----BEGIN X-----\nAA==\n-----END X-----\n" * count, pkcs8(ec_key())
 
 
-def nested_der() -> Texts:
+def nested_der() -> PairFields:
     """A certificate that is a SEQUENCE in a SEQUENCE, ten thousand deep."""
     body = b""
     for _ in range(10_000):
         body = sequence(body)
-    return pem_text.encode("CERTIFICATE", body), pem_text.encode("PRIVATE KEY", body[-10_000:])
+    return pem_text.encode_block("CERTIFICATE", body), pem_text.encode_block(
+        "PRIVATE KEY", body[-10_000:]
+    )
 
 
-HOSTILE: dict[str, Callable[[], Texts]] = {
+HOSTILE: dict[str, Callable[[], PairFields]] = {
     "an RSA-16384 key and leaf": lambda: rsa_of(16384),
     "an RSA-8192 key of composites": lambda: rsa_of(8192),
     "an exponent of 8000 bits": long_exponent,

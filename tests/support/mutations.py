@@ -89,7 +89,7 @@ def _body(request: Request, chance: random.Random, _: list[Request]) -> None:
                 at = chance.randrange(len(body))
                 body[at : at + chance.randint(0, 2)] = chance.randbytes(chance.randint(0, 2))
                 body = body or bytearray(b"\x30")
-        parts.append(pem_text.encode(block.label, bytes(body)))
+        parts.append(pem_text.encode_block(block.label, bytes(body)))
     request[name] = "".join(parts)
 
 
@@ -97,7 +97,7 @@ def _blocks(request: Request, chance: random.Random, _: list[Request]) -> None:
     """Shuffled, one left out, one twice, another label."""
     name = _field(chance)
     parts = [
-        pem_text.encode(b.label, b.body)
+        pem_text.encode_block(b.label, b.body)
         for b in pem_text.tokenise(str(request[name])).blocks
         if b.body
     ]

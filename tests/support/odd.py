@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.validator.text import pem as pem_text
 from services.validator.x509 import der
-from services.validator.x509.der_layout import layout
+from services.validator.x509.der_layout import read_layout
 from tests.support.pki import der as der_of
 
 NULL = b"\x05\x00"
@@ -31,7 +31,7 @@ _N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
-    return der.tlv(tag, b"".join(parts))
+    return der.encode_element(tag, b"".join(parts))
 
 
 def sequence(*parts: bytes) -> bytes:
@@ -94,8 +94,8 @@ def altered(
     """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own and
     extensions ``more`` added, signed by ``signer`` with SHA-256."""
     data = der_of(certificate)
-    found = layout(data)
-    tbs = der.children(data, der.whole(data)[0])
+    found = read_layout(data)
+    tbs = der.read_children(data, der.read_sequence(data)[0])
     own = {
         whole(data, getattr(found, field)): value
         for field, value in parts.items()
@@ -105,7 +105,10 @@ def altered(
     for part in tbs:
         piece = whole(data, part)
         if part == found.extensions:
-            kept = [whole(data, one) for one in der.children(data, der.read(data, part.start))]
+            kept = [
+                whole(data, one)
+                for one in der.read_children(data, der.read_element(data, part.start))
+            ]
             piece = tlv(0xA3, sequence(*kept, *more))
         pieces.append(own.get(whole(data, part), piece))
     signed = sequence(*pieces)
@@ -119,14 +122,14 @@ def signature(signer: Any, data: bytes) -> bytes:
     return bytes(signer.sign(data, padding.PKCS1v15(), hashes.SHA256()))
 
 
-def whole(data: bytes, element: der.Element) -> bytes:
+def whole(data: bytes, element: der.DerElement) -> bytes:
     """The element with its tag and length."""
     return tlv(element.tag, data[element.start : element.end])
 
 
 def text(*certificates: bytes | x509.Certificate) -> str:
     return "".join(
-        pem_text.encode("CERTIFICATE", c if isinstance(c, bytes) else der_of(c))
+        pem_text.encode_block("CERTIFICATE", c if isinstance(c, bytes) else der_of(c))
         for c in certificates
     )
 

@@ -1,28 +1,39 @@
-"""The judgement of a submission: pure, from texts to findings, and for what is accepted the
-canonical pair."""
+"""The judgement of a submission: from texts to findings, and canonical pairs when accepted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.validator.checks import names
-from services.validator.checks.policies import CHECKS, shown
-from services.validator.checks.report_limit import bounded
-from services.validator.checks.submission import Submission
+from services.validator.checks.policies import CHECKS, list_names
+from services.validator.checks.report_limit import limit_findings
+from services.validator.checks.submission import PairSubmission
+from services.validator.x509.certificates import ParsedCertificate
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, Severity, finding
 
 
 @dataclass(frozen=True)
-class FitPair:
-    """A pair that passed: canonical chain PEM, canonical PKCS#8 key PEM (``repr`` hides it), and
-    its facts.
+class PairTexts:
+    """A certificate field and a key field, as submitted; ``repr`` hides both.
 
-    ``key_type``: rsa | ecdsa; ``leaf_fingerprint``: SHA-256 of the leaf's DER, hex; ``chain_hash``:
-    of ``chain``."""
+    ``private_key``: None when it could not be opened.
+    """
+
+    certificate: str = field(repr=False)
+    private_key: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AcceptedPair:
+    """A pair that passed, in canonical form: chain PEM and PKCS#8 key PEM, which ``repr`` hides.
+
+    ``key_type``: rsa or ecdsa. ``leaf_fingerprint``: SHA-256 of the leaf's DER, hex.
+    ``chain_hash``: SHA-256 of ``chain``, hex. ``chain_until``: the first end of validity in it.
+    """
 
     index: int
     chain: str = field(repr=False)
@@ -43,26 +54,20 @@ class FitPair:
 
 
 @dataclass(frozen=True)
-class Report:
-    """``accepted``: by domain (in A-labels; a text that is no name as it was given), whether every
-    pair fits it. ``pairs`` is empty when no domain is accepted."""
+class JudgementReport:
+    """The result of a judgement.
+
+    ``accepted``: for each domain in A-labels whether every pair fits it; a text that is no domain
+    name is listed as it was given. ``pairs`` is empty when no domain is accepted.
+    """
 
     accepted: dict[str, bool]
     findings: tuple[Finding, ...]
-    pairs: tuple[FitPair, ...]
+    pairs: tuple[AcceptedPair, ...]
 
 
-@dataclass(frozen=True)
-class Texts:
-    """A certificate field and a key field, as submitted; ``repr`` hides both. No key: it could not
-    be opened."""
-
-    certificate: str = field(repr=False)
-    private_key: str | None = field(repr=False)
-
-
-def judge(
-    pairs: Sequence[Texts],
+def judge_pairs(
+    pairs: Sequence[PairTexts],
     domains: Sequence[str],
     *,
     at: datetime,
@@ -70,52 +75,59 @@ def judge(
     live_names: Sequence[str] = (),
     strict: bool = False,
     before: Iterable[Finding] = (),
-) -> Report:
-    """Every finding of every pair. ``domains``: as they were given, none: every name that all pairs
-    cover; ``before``: findings made before the judging."""
-    wanted, no_names = names.normalised(domains)
-    submissions = [
-        Submission(p.certificate, p.private_key, tuple(wanted), at, roots, tuple(live_names))
-        for p in pairs
-    ]
-    findings = [*before, *no_names]
-    for index, submission in enumerate(submissions):
-        findings += (
-            f.model_copy(update={"pair": index}) for f in judge_pair(submission, strict=strict)
+) -> JudgementReport:
+    """Judge one pair or two for ``domains``, and return every finding of every pair.
+
+    ``domains``: as they were given; without any, the names that all pairs cover are judged.
+    ``before``: findings that were made before the judgement.
+    """
+    wanted, domain_refusals = names.normalise_domains(domains)
+    submissions = []
+    for pair in pairs:
+        submissions.append(
+            PairSubmission(
+                certificate_text=pair.certificate,
+                key_text=pair.private_key,
+                domains=tuple(wanted),
+                at=at,
+                roots=roots,
+                live_names=tuple(live_names),
+            )
         )
-    findings += [*_same_kind(submissions), *_other_names(submissions)]
+    findings = [*before, *domain_refusals]
+    for index, submission in enumerate(submissions):
+        for found in _run_checks(submission, strict=strict):
+            findings.append(found.model_copy(update={"pair": index}))
+    findings += _same_kind_findings(submissions)
+    findings += _differing_name_findings(submissions)
     if not domains:
-        wanted = _own_names(submissions)
+        wanted = _common_names(submissions)
         if not wanted and any(submission.leaf for submission in submissions):
             findings.append(
                 finding(
                     Code.DOMAIN_MISMATCH, "The certificate has no DNS name.", field="certificate"
                 )
             )
-    if any(verdicts(wanted, findings).values()):
-        findings += _unproved(submissions)
-    accepted = verdicts([*wanted, *(f.domain for f in no_names if f.domain is not None)], findings)
-    fit = (
-        [_fit_pair(index, s) for index, s in enumerate(submissions)]
-        if any(accepted.values())
-        else []
-    )
-    return Report(accepted, bounded(findings), tuple(pair for pair in fit if pair))
+    if any(decide_domains(wanted, findings).values()):
+        findings += _unproved_findings(submissions)
+    refused_texts = [found.domain for found in domain_refusals if found.domain is not None]
+    accepted = decide_domains([*wanted, *refused_texts], findings)
+    accepted_pairs: list[AcceptedPair] = []
+    if any(accepted.values()):
+        for index, submission in enumerate(submissions):
+            accepted_pairs += _accept_pair(index, submission)
+    return JudgementReport(accepted, limit_findings(findings), tuple(accepted_pairs))
 
 
-def judge_pair(submission: Submission, *, strict: bool = False) -> list[Finding]:
-    """Every finding of one pair, in the order of the checks."""
-    found = [f for check in CHECKS for f in check(submission)]
-    return [_refused(f) for f in found] if strict else found
+def _run_checks(submission: PairSubmission, *, strict: bool) -> Iterator[Finding]:
+    """Yield every finding of one pair, in the order of the checks."""
+    for check in CHECKS:
+        for found in check(submission):
+            yield _as_refusal(found) if strict else found
 
 
-def verdicts(domains: Iterable[str], findings: Iterable[Finding]) -> dict[str, bool]:
-    """A refusal without a domain refuses all of them."""
-    refusals = [f.domain for f in findings if f.severity is Severity.REFUSAL]
-    return {domain: None not in refusals and domain not in refusals for domain in domains}
-
-
-def _refused(found: Finding) -> Finding:
+def _as_refusal(found: Finding) -> Finding:
+    """Make a notice a refusal, for strict mode."""
     if found.severity is not Severity.NOTICE:
         return found
     return found.model_copy(
@@ -123,69 +135,85 @@ def _refused(found: Finding) -> Finding:
     )
 
 
-def _unproved(submissions: Sequence[Submission]) -> list[Finding]:
-    """Silence is not proof: what no check refused must have a leaf, a path and a key that signed
-    for it."""
-    return [
-        finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate", pair=index)
-        for index, s in enumerate(submissions)
-        if s.leaf is None or s.chain is None or s.key_belongs is not True
-    ]
+def decide_domains(domains: Iterable[str], findings: Iterable[Finding]) -> dict[str, bool]:
+    """Return for each domain whether it is accepted. A refusal without a domain refuses all."""
+    refused = [found.domain for found in findings if found.severity is Severity.REFUSAL]
+    return {domain: None not in refused and domain not in refused for domain in domains}
 
 
-def _same_kind(submissions: Sequence[Submission]) -> list[Finding]:
-    """Two pairs are for two kinds of clients: one RSA, one ECDSA."""
+def _unproved_findings(submissions: Sequence[PairSubmission]) -> Iterator[Finding]:
+    """Refuse a pair that no check refused but that lacks a proof.
+
+    Silence is not proof: an accepted pair has a leaf, a chain, and a key that signed for the leaf.
+    """
+    for index, submission in enumerate(submissions):
+        if submission.leaf and submission.chain and submission.key_matches_leaf is True:
+            continue
+        yield finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate", pair=index)
+
+
+def _same_kind_findings(submissions: Sequence[PairSubmission]) -> Iterator[Finding]:
+    """Two pairs are for two kinds of clients: one has an RSA key and one an ECDSA key."""
     kinds = [submission.key.kind for submission in submissions if submission.key]
-    if len(kinds) == len(set(kinds)):
-        return []
-    return [finding(Code.PAIR_SAME_KIND, field="private_key", pair=1)]
+    if len(kinds) != len(set(kinds)):
+        yield finding(Code.PAIR_SAME_KIND, field="private_key", pair=1)
 
 
-def _other_names(submissions: Sequence[Submission]) -> list[Finding]:
-    """Which of two pairs a visitor gets is the visitor's software's choice: a name of one only
-    works for some."""
+def _differing_name_findings(submissions: Sequence[PairSubmission]) -> Iterator[Finding]:
+    """Warn of names that only one of two certificates has.
+
+    The visitor's software chooses between the two, so such a name works for some visitors only.
+    """
     leaves = [submission.leaf for submission in submissions if submission.leaf]
-    if (
-        len(leaves) != 2
-        or leaves[0].key_type == leaves[1].key_type
-        or leaves[0].san_set == leaves[1].san_set
-    ):
-        return []
-    only = [
-        [name for name in one.sans if name not in other.san_set]
-        for one, other in (leaves, leaves[::-1])
+    if len(leaves) != 2:
+        return
+    first, second = leaves
+    if first.key_type == second.key_type or first.san_set == second.san_set:
+        return
+    clauses = [
+        *_names_of_one_pair_only(0, first, second),
+        *_names_of_one_pair_only(1, second, first),
     ]
-    told = [
-        f"only pair {index} covers {shown(found, 15)}" for index, found in enumerate(only) if found
-    ]
-    return [
-        finding(
-            Code.PAIR_NAMES_DIFFER,
-            f"The two certificates have different names: {'; '.join(told)}.",
-            field="certificate",
-            block=leaves[1].block,
-            pair=1,
-        )
-    ]
-
-
-def _own_names(submissions: Sequence[Submission]) -> list[str]:
-    """The names that every leaf covers, in their order; one that is no domain name is left out."""
-    sans = [submission.leaf.san_set for submission in submissions if submission.leaf]
-    listed = dict.fromkeys(
-        name for s in submissions if s.leaf for name in s.leaf.sans if names.is_domain(name)
+    yield finding(
+        Code.PAIR_NAMES_DIFFER,
+        f"The two certificates have different names: {'; '.join(clauses)}.",
+        field="certificate",
+        block=second.block,
+        pair=1,
     )
-    return [name for name in listed if all(names.covered(covering, name) for covering in sans)]
 
 
-def _fit_pair(index: int, submission: Submission) -> FitPair | None:
-    leaf, chain, key = submission.leaf, submission.chain, submission.key
+def _names_of_one_pair_only(
+    pair: int, leaf: ParsedCertificate, other: ParsedCertificate
+) -> Iterator[str]:
+    only_here = [name for name in leaf.sans if name not in other.san_set]
+    if only_here:
+        yield f"only pair {pair} covers {list_names(only_here, 15)}"
+
+
+def _common_names(submissions: Sequence[PairSubmission]) -> list[str]:
+    """Return the domain names that every leaf covers, in their order, each once."""
+    leaves = [submission.leaf for submission in submissions if submission.leaf]
+    common: dict[str, None] = {}
+    for leaf in leaves:
+        for name in leaf.sans:
+            if names.is_domain_name(name) and all(
+                names.covered(other.san_set, name) for other in leaves
+            ):
+                common[name] = None
+    return list(common)
+
+
+def _accept_pair(index: int, submission: PairSubmission) -> Iterator[AcceptedPair]:
+    leaf = submission.leaf
+    chain = submission.chain
+    key = submission.key
     if leaf is None or chain is None or key is None:
-        return None
-    return FitPair(
+        return
+    yield AcceptedPair(
         index=index,
-        chain="".join(c.pem for c in chain.certificates),
-        key=key.pem(),
+        chain="".join([certificate.pem for certificate in chain.certificates]),
+        key=key.to_pem(),
         leaf_fingerprint=leaf.fingerprint,
         subject=leaf.subject,
         sans=leaf.sans,
@@ -194,5 +222,5 @@ def _fit_pair(index: int, submission: Submission) -> FitPair | None:
         key_bits=key.bits,
         not_before=leaf.not_before,
         not_after=leaf.not_after,
-        chain_until=min(certificate.not_after for certificate in chain.certificates),
+        chain_until=min([certificate.not_after for certificate in chain.certificates]),
     )

@@ -1,5 +1,7 @@
-"""Which names a certificate covers (RFC 6125, RFC 9525): DNS SANs only, a wildcard for one whole
-label. Pure."""
+"""Which names a certificate covers (RFC 6125, RFC 9525).
+
+Only DNS names of the SAN extension count, and a wildcard stands for one whole label.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +12,36 @@ from shared.contracts.names import covered
 from shared.domain_names import normalise
 from shared.errors import Refused
 
-__all__ = ["covered", "is_domain", "lost", "normalised"]
+__all__ = ["MAX_NAME_LENGTH", "covered", "find_lost_names", "is_domain_name", "normalise_domains"]
 
-MAX_NAME = 253  # what is longer is no DNS name and covers nothing
+MAX_NAME_LENGTH = 253  # a longer text is no DNS name and covers nothing
 
 
-def lost(live: Iterable[str], sans: Container[str]) -> list[str]:
-    """The names of the live certificate that ``sans`` do not cover (rule D12), in order."""
+def find_lost_names(live: Iterable[str], sans: Container[str]) -> list[str]:
+    """Return the names of the live certificate that ``sans`` do not cover, in order (rule D12)."""
     return [name for name in live if not covered(sans, name)]
 
 
-def normalised(domains: Iterable[str]) -> tuple[list[str], list[Finding]]:
-    """The domains in lower-case A-labels, each once, and a refusal of each text that is no name
-    (rule A3), cut to the length of one."""
+def normalise_domains(domains: Iterable[str]) -> tuple[list[str], list[Finding]]:
+    """Return the domains in lower-case A-labels, each once, and the refusals of the other texts.
+
+    A refusal names its text in ``domain``, cut to the length of a name (rule A3).
+    """
     names: dict[str, None] = {}
     refusals: list[Finding] = []
     for text in domains:
         try:
             names[normalise(text)] = None
         except Refused as refused:
-            told = (
-                text[:MAX_NAME].encode("utf-8", "replace").decode()
-            )  # a lone surrogate is in no message
-            refusals += (f.model_copy(update={"domain": told}) for f in refused.findings)
+            # No message can carry a lone surrogate.
+            shown = text[:MAX_NAME_LENGTH].encode("utf-8", "replace").decode()
+            for found in refused.findings:
+                refusals.append(found.model_copy(update={"domain": shown}))
     return list(names), refusals
 
 
-def is_domain(name: str) -> bool:
-    """Is ``name`` a domain as it is stored?"""
+def is_domain_name(name: str) -> bool:
+    """Check whether ``name`` is a domain in the form in which domains are stored."""
     try:
         return normalise(name) == name
     except Refused:

@@ -1,5 +1,4 @@
-"""A report that any message can carry, whatever was submitted: it holds the first findings,
-refusals before others. Pure."""
+"""The size limit of a report, so that a message can carry the findings of any upload."""
 
 from __future__ import annotations
 
@@ -7,28 +6,30 @@ from collections.abc import Sequence
 
 from shared.contracts.findings import Code, Finding, Severity, finding
 
-MAX_FINDINGS = 200  # of 50 domains and two pairs each has its own
+MAX_FINDINGS = 200  # with 50 domains and two pairs, each combination can have its own
 MAX_BYTES = 256 * 1024
-_ORDER = (Severity.REFUSAL, Severity.WARNING, Severity.NOTICE)
+_WEIGHT = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTICE: 2}
 
 
-def bounded(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """All of them, in their order, where they fit; else those that weigh most, and a last one that
-    counts the rest."""
-    if (
-        len(findings) <= MAX_FINDINGS
-        and sum(len(found.encode()) for found in findings) <= MAX_BYTES
-    ):
+def limit_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings that fit a report, in their order.
+
+    If some do not fit, refusals are kept before warnings and warnings before notices, and a last
+    finding counts those left out.
+    """
+    is_short = len(findings) <= MAX_FINDINGS
+    if is_short and sum(len(found.encode()) for found in findings) <= MAX_BYTES:
         return tuple(findings)
-    kept: set[int] = set()
+    by_weight = sorted(range(len(findings)), key=lambda index: _WEIGHT[findings[index].severity])
+    kept: list[int] = []
     room = MAX_BYTES
-    for index in sorted(range(len(findings)), key=lambda at: _ORDER.index(findings[at].severity)):
+    for index in by_weight:
         room -= len(findings[index].encode())
         if room < 0 or len(kept) == MAX_FINDINGS - 1:
             break
-        kept.add(index)
+        kept.append(index)
     left_out = len(findings) - len(kept)
     return (
-        *(found for index, found in enumerate(findings) if index in kept),
+        *(findings[index] for index in sorted(kept)),
         finding(Code.REPORT_SHORTENED, f"{left_out} more findings are not listed."),
     )

@@ -1,8 +1,7 @@
-"""What is judged: one pair, the domains it is for, and everything from outside, with what can be
-learnt from it.
+"""One pair as it was submitted, with everything that the checks read from it.
 
-Each fact is worked out once, when a check first asks; a fact that cannot be had is None, and the
-checks that need it are silent: the check that found why has spoken.
+Each property is computed once, when a check first reads it. A property that cannot be had is None,
+and the checks that need it find nothing: the check that could not read it has reported that.
 """
 
 from __future__ import annotations
@@ -11,27 +10,33 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.validator.keys import private_key
-from services.validator.lazy import fact
+from services.validator.lazy import lazy_property
 from services.validator.text import embedded_keys, other_formats, pem
+from services.validator.text.other_formats import OtherFormat
+from services.validator.text.pem import PemBlock, PemDocument
 from services.validator.x509 import chains
-from services.validator.x509.certificates import Certificate, Unreadable
-from services.validator.x509.chains import Chain
+from services.validator.x509.certificates import ParsedCertificate, UnreadableCertificate
+from services.validator.x509.chains import CertificateChain
 from services.validator.x509.trust_roots import TrustRoots
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 16 * 1024
 MAX_BLOCKS = 10
 MAX_SANS = 1000
-MAX_KNOWN_CAS = 256
+MAX_CACHED_CAS = 256
 PARAMETERS = ("EC PARAMETERS", "DSA PARAMETERS")
-"""Labels of blocks that stand before a key and are dropped: the key says the same."""
+"""Labels of blocks before a key. They are dropped: the key contains the same parameters."""
 
 
 @dataclass(frozen=True)
-class Submission:
-    """``domains``: lower-case A-labels. ``at``: the moment that validity is judged at.
-    ``live_names``: the names that the certificate in use covers (rule D12). ``key_text`` None: it
-    could not be had, and that was told already. ``repr`` shows neither field's text."""
+class PairSubmission:
+    """A certificate field and a key field, the domains they are for, and the context.
+
+    ``key_text``: None when the key could not be opened, which was reported before.
+    ``domains``: lower-case A-labels. ``at``: the moment for which validity is judged.
+    ``live_names``: the names that the certificate in use covers (rule D12).
+    ``repr`` hides both texts.
+    """
 
     certificate_text: str = field(repr=False)
     key_text: str | None = field(repr=False)
@@ -40,97 +45,123 @@ class Submission:
     roots: TrustRoots = field(repr=False)
     live_names: tuple[str, ...] = ()
 
-    @fact
-    def certificate_is_small(self) -> bool:
-        return (
-            _fits(self.certificate_text, MAX_CERTIFICATE_BYTES)
-            and pem.count(self.certificate_text) <= MAX_BLOCKS
-        )
+    # The certificate field
 
-    @fact
-    def key_is_small(self) -> bool:
-        return self.key_text is None or (
-            _fits(self.key_text, MAX_KEY_BYTES) and pem.count(self.key_text) <= MAX_BLOCKS
-        )
+    @lazy_property
+    def certificate_text_fits(self) -> bool:
+        text = self.certificate_text
+        return _fits(text, MAX_CERTIFICATE_BYTES) and pem.count_blocks(text) <= MAX_BLOCKS
 
-    @fact
-    def certificate_document(self) -> pem.Document | None:
-        return pem.tokenise(self.certificate_text) if self.certificate_is_small else None
+    @lazy_property
+    def certificate_document(self) -> PemDocument | None:
+        """None when the text is over its limits."""
+        return pem.tokenise(self.certificate_text) if self.certificate_text_fits else None
 
-    @fact
-    def key_document(self) -> pem.Document | None:
-        return (
-            pem.tokenise(self.key_text) if self.key_text is not None and self.key_is_small else None
-        )
+    @lazy_property
+    def certificate_field_formats(self) -> tuple[OtherFormat | None, ...]:
+        """The format of each block's body, in the order of the blocks."""
+        document = self.certificate_document
+        if document is None:
+            return ()
+        return tuple([other_formats.format_of_der(block.body) for block in document.blocks])
 
-    @fact
-    def certificate_field_has_stray_key(self) -> bool:
-        """A private key outside of the blocks, or in one that cannot be read."""
+    @lazy_property
+    def certificate_field_hides_key(self) -> bool:
+        """Whether a private key is outside of the blocks or in one that cannot be read."""
         document = self.certificate_document
         if document is None:
             return False
         if document.blocks or document.faults:
-            return any(map(embedded_keys.key_in, document.strays))
-        form = other_formats.by_text(self.certificate_text)
-        return (
-            embedded_keys.key_in(self.certificate_text)
-            if form is None
-            else form in embedded_keys.KEY_FORMS
-        )
+            return any(map(embedded_keys.contains_key, document.outside_texts))
+        found = other_formats.format_of_text(self.certificate_text)
+        if found is None:
+            return embedded_keys.contains_key(self.certificate_text)
+        return found in embedded_keys.KEY_FORMATS
 
-    @fact
-    def key_field_has_stray_certificate(self) -> bool:
-        document = self.key_document
-        return document is not None and any(map(embedded_keys.certificate_in, document.strays))
-
-    @fact
-    def certificates(self) -> tuple[Certificate | Unreadable, ...]:
-        """One for each CERTIFICATE block, in order."""
+    @lazy_property
+    def certificates(self) -> tuple[ParsedCertificate | UnreadableCertificate, ...]:
+        """One for each certificate block, in order."""
         document = self.certificate_document
-        return (
-            tuple(_read(block) for block in document.blocks if is_certificate(block))
-            if document
-            else ()
-        )
+        if document is None:
+            return ()
+        return tuple([_read_block(block) for block in document.blocks if is_certificate(block)])
 
-    @fact
-    def readable(self) -> tuple[Certificate, ...]:
+    @lazy_property
+    def readable_certificates(self) -> tuple[ParsedCertificate, ...]:
         """The certificates, when the whole field is nothing but certificates; else none."""
         document = self.certificate_document
-        if document is None or document.faults or not all(map(is_certificate, document.blocks)):
+        if document is None or document.faults:
             return ()
-        read = tuple(c for c in self.certificates if isinstance(c, Certificate))
-        return (
-            read
-            if len(read) == len(self.certificates) and all(c.san_count <= MAX_SANS for c in read)
-            else ()
-        )
+        if len(self.certificates) != len(document.blocks):
+            return ()
+        readable = []
+        for certificate in self.certificates:
+            if isinstance(certificate, UnreadableCertificate) or certificate.san_count > MAX_SANS:
+                return ()
+            readable.append(certificate)
+        return tuple(readable)
 
-    @fact
-    def repeated(self) -> tuple[Certificate, ...]:
-        """Every certificate that stood in the field before."""
-        ders = [c.der for c in self.readable]
-        return tuple(c for at, c in enumerate(self.readable) if c.der in ders[:at])
+    @lazy_property
+    def repeated_certificates(self) -> tuple[ParsedCertificate, ...]:
+        """Every certificate that is in the field once more before."""
+        seen = set()
+        repeated = []
+        for certificate in self.readable_certificates:
+            if certificate.der in seen:
+                repeated.append(certificate)
+            seen.add(certificate.der)
+        return tuple(repeated)
 
-    @fact
-    def leaf(self) -> Certificate | None:
-        """The certificate that is no CA, and of several the key's; with CAs only, the key's or the
-        first."""
-        ends = [c for c in self.readable if not c.is_ca] or list(self.readable)
-        spki = self.key.spki if self.key else None
-        return next(
-            (c for c in ends if spki is not None and c.spki == spki), ends[0] if ends else None
-        )
+    @lazy_property
+    def leaf(self) -> ParsedCertificate | None:
+        """The certificate that is no CA, and of several the one of the key, or else the first.
 
-    @fact
-    def chain(self) -> Chain | None:
+        If all are CAs, they are chosen from in the same way.
+        """
+        candidates = [found for found in self.readable_certificates if not found.is_ca]
+        candidates = candidates or list(self.readable_certificates)
+        if self.key is not None:
+            for certificate in candidates:
+                if certificate.spki == self.key.spki:
+                    return certificate
+        return candidates[0] if candidates else None
+
+    @lazy_property
+    def chain(self) -> CertificateChain | None:
         if self.leaf is None:
             return None
-        others = [c for c in self.readable if c not in self.repeated and c.der != self.leaf.der]
-        return chains.examine(self.leaf, others, self.roots, self.at)
+        others = []
+        for certificate in self.readable_certificates:
+            if certificate not in self.repeated_certificates and certificate.der != self.leaf.der:
+                others.append(certificate)
+        return chains.build_chain(self.leaf, others, self.roots, self.at)
 
-    @fact
-    def key_block(self) -> pem.Block | None:
+    # The key field
+
+    @lazy_property
+    def key_text_fits(self) -> bool:
+        text = self.key_text
+        if text is None:
+            return True
+        return _fits(text, MAX_KEY_BYTES) and pem.count_blocks(text) <= MAX_BLOCKS
+
+    @lazy_property
+    def key_document(self) -> PemDocument | None:
+        """None when there is no text or the text is over its limits."""
+        if self.key_text is None or not self.key_text_fits:
+            return None
+        return pem.tokenise(self.key_text)
+
+    @lazy_property
+    def key_field_hides_certificate(self) -> bool:
+        """Whether a certificate is outside of the blocks or in one that cannot be read."""
+        document = self.key_document
+        if document is None:
+            return False
+        return any(map(embedded_keys.contains_certificate, document.outside_texts))
+
+    @lazy_property
+    def key_block(self) -> PemBlock | None:
         """The one private key of the key field, when the field is nothing else."""
         document = self.key_document
         if document is None or document.faults:
@@ -138,60 +169,60 @@ class Submission:
         blocks = [block for block in document.blocks if block.label not in PARAMETERS]
         return blocks[0] if len(blocks) == 1 and blocks[0].is_key else None
 
-    @fact
-    def key_shape(
+    @lazy_property
+    def key_description(
         self,
-    ) -> private_key.Shape | private_key.MalformedKey | private_key.EncryptedKey | None:
+    ) -> private_key.KeyDescription | private_key.MalformedKey | private_key.EncryptedKey | None:
         block = self.key_block
         if block is None:
             return None
         if block.encrypted or block.label == "ENCRYPTED PRIVATE KEY":
             return private_key.EncryptedKey()
         try:
-            return private_key.shape(block.label, block.body)
+            return private_key.describe_key(block.label, block.body)
         except (private_key.MalformedKey, private_key.EncryptedKey) as fault:
             return fault
 
-    @fact
-    def weaknesses(self) -> tuple[str, ...]:
-        """Of a key of a supported kind and size."""
-        shape = self.key_shape
-        return (
-            tuple(shape.weaknesses())
-            if isinstance(shape, private_key.Shape) and shape.supported
-            else ()
-        )
+    @lazy_property
+    def key_weaknesses(self) -> tuple[str, ...]:
+        """Clauses on a key of a supported kind and size."""
+        description = self.key_description
+        if isinstance(description, private_key.KeyDescription) and description.supported:
+            return tuple(description.find_weaknesses())
+        return ()
 
-    @fact
-    def loaded_key(self) -> private_key.PrivateKey | private_key.MalformedKey | None:
-        if (
-            self.key_block is None
-            or not isinstance(self.key_shape, private_key.Shape)
-            or not self.key_shape.supported
-        ):
+    @lazy_property
+    def loaded_key(self) -> private_key.LoadedKey | private_key.MalformedKey | None:
+        block = self.key_block
+        description = self.key_description
+        if block is None or not isinstance(description, private_key.KeyDescription):
+            return None
+        if not description.supported:
             return None
         try:
-            return private_key.load(self.key_block.body, self.key_shape)
+            return private_key.load_key(block.body, description)
         except private_key.MalformedKey as fault:
             return fault
 
     @property
-    def key(self) -> private_key.PrivateKey | None:
-        return self.loaded_key if isinstance(self.loaded_key, private_key.PrivateKey) else None
+    def key(self) -> private_key.LoadedKey | None:
+        return self.loaded_key if isinstance(self.loaded_key, private_key.LoadedKey) else None
 
-    @fact
-    def key_belongs(self) -> bool | None:
-        """Public keys are equal and a signature proves it; a weak key is compared but never made to
-        sign."""
+    @lazy_property
+    def key_matches_leaf(self) -> bool | None:
+        """Whether the public keys are equal and a signature proves it; None when one is missing.
+
+        A weak key is compared but never made to sign.
+        """
         if self.key is None or self.leaf is None or self.leaf.public_key is None:
             return None
         if self.key.spki != self.leaf.spki:
             return False
-        return bool(self.weaknesses) or self.key.proves(self.leaf.public_key)
+        return bool(self.key_weaknesses) or self.key.proves_possession(self.leaf.public_key)
 
 
-def is_certificate(block: pem.Block) -> bool:
-    """``X509 CERTIFICATE`` is an old name of the same."""
+def is_certificate(block: PemBlock) -> bool:
+    """Check the label; ``X509 CERTIFICATE`` is an old name of ``CERTIFICATE``."""
     return block.label in (pem.CERTIFICATE, "X509 CERTIFICATE")
 
 
@@ -199,22 +230,22 @@ def _fits(text: str, limit: int) -> bool:
     return len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit
 
 
-def _read(block: pem.Block) -> Certificate | Unreadable:
-    """Read anew, but for CAs: a few hundred intermediates stand in nearly every upload of the
-    world."""
-    place = (block.body, block.index)
-    known = _KNOWN_CAS.get(place)
-    if known:
-        return known
+# A few hundred intermediates are in nearly every upload of the world, so CAs are parsed once for
+# each worker. The key holds the whole DER, so a cached CA is exactly the submitted one, and the
+# block index, which findings name. A flood of other CAs clears the cache and cannot grow it.
+_cached_cas: dict[tuple[bytes, int], ParsedCertificate] = {}
+
+
+def _read_block(block: PemBlock) -> ParsedCertificate | UnreadableCertificate:
+    cached = _cached_cas.get((block.body, block.index))
+    if cached is not None:
+        return cached
     try:
-        read = Certificate.read(block.body, block.index)
-    except Unreadable as fault:
+        certificate = ParsedCertificate.from_der(block.body, block.index)
+    except UnreadableCertificate as fault:
         return fault
-    if read.is_ca:
-        if len(_KNOWN_CAS) >= MAX_KNOWN_CAS:
-            _KNOWN_CAS.clear()
-        _KNOWN_CAS[place] = read
-    return read
-
-
-_KNOWN_CAS: dict[tuple[bytes, int], Certificate] = {}
+    if certificate.is_ca:
+        if len(_cached_cas) >= MAX_CACHED_CAS:
+            _cached_cas.clear()
+        _cached_cas[block.body, block.index] = certificate
+    return certificate

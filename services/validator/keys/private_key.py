@@ -1,8 +1,7 @@
-"""The private key: what it is, whether it may serve, whether it belongs to the leaf. Never a
-library load of text.
+"""The private key: its kind and size, and whether it belongs to the leaf.
 
-The form is read by our own DER reader first, so kind and size are known, and refused, before
-anything heavy. Pure.
+The form is read by the DER reader of ``x509.der`` first, so kind and size are known, and refused,
+before anything heavy. No library parses the text of a key.
 """
 
 from __future__ import annotations
@@ -15,15 +14,22 @@ from typing import Literal
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from services.validator.keys import rsa
 from services.validator.x509 import der
+from services.validator.x509.der import DerElement, NotDer
 
-PublicKey = rsa_keys.RSAPublicKey | ec.EllipticCurvePublicKey
+LibraryPublicKey = RSAPublicKey | ec.EllipticCurvePublicKey
 
-_RSA, _EC = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1"
-_CURVES = {"1.2.840.10045.3.1.7": "P-256", "1.3.132.0.34": "P-384", "1.3.132.0.35": "P-521"}
+MAX_EXPONENT_BITS = 64
+_RSA = "1.2.840.113549.1.1.1"
+_EC = "1.2.840.10045.2.1"
+_SUPPORTED_CURVES = {
+    "1.2.840.10045.3.1.7": "P-256",
+    "1.3.132.0.34": "P-384",
+    "1.3.132.0.35": "P-521",
+}
 _OTHER_CURVES = {
     "1.2.156.10197.1.301": "SM2",
     "1.3.132.0.10": "ECDSA on secp256k1",
@@ -47,57 +53,65 @@ _OTHER_KINDS = {
     "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
     "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
 }
-_SECOND_VERSION = b"\x02\x01\x01\x30"  # after the outer tag and length: INTEGER 1, then a SEQUENCE
-_BY_LABEL = {"OPENSSH PRIVATE KEY": "OpenSSH", "DSA PRIVATE KEY": "DSA", "SM2 PRIVATE KEY": "SM2"}
+_KINDS_BY_LABEL = {
+    "OPENSSH PRIVATE KEY": "OpenSSH",
+    "DSA PRIVATE KEY": "DSA",
+    "SM2 PRIVATE KEY": "SM2",
+}
+_PKCS8_VERSION_2 = b"\x02\x01\x01\x30"  # INTEGER 1, then a SEQUENCE
 
 
 class MalformedKey(ValueError):
-    """Not a private key; the text never holds its bytes."""
+    """The bytes are not a private key. The text never repeats them."""
 
 
 class EncryptedKey(ValueError):
-    """A private key with a password."""
+    """The private key has a password."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a key is by its DER form alone. ``form``: the PEM label that its structure has."""
+class KeyDescription:
+    """The kind and size of a key, by its DER form alone.
+
+    ``form``: the PEM label of its structure. ``numbers``: those of an RSA key of a supported form.
+    """
 
     name: str
     form: str
     supported: bool
-    numbers: rsa.Numbers | None = field(default=None, repr=False)
+    numbers: rsa.RsaNumbers | None = field(default=None, repr=False)
 
-    def weaknesses(self) -> Iterator[str]:
+    def find_weaknesses(self) -> Iterator[str]:
+        """Yield each weakness as a clause for a finding; nothing for keys other than RSA."""
         if self.numbers:
-            yield from rsa.weaknesses(self.numbers)
+            yield from rsa.find_weaknesses(self.numbers)
 
 
 @dataclass(frozen=True)
-class PrivateKey:
-    """A loaded key of a supported kind. ``bits``: RSA modulus or curve size. ``spki``: its public
-    key in DER."""
+class LoadedKey:
+    """A loaded key of a supported kind.
+
+    ``bits``: the size of the RSA modulus or of the curve. ``spki``: its public key in DER.
+    """
 
     kind: Literal["rsa", "ecdsa"]
     bits: int
     spki: bytes = field(repr=False)
-    _key: rsa_keys.RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False)
+    _key: RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False)
 
-    def pem(self) -> str:
-        """Canonical PKCS#8 PEM."""
+    def to_pem(self) -> str:
+        """Return the key as canonical PKCS#8 PEM."""
         return self._key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         ).decode("ascii")
 
-    def proves(self, public: PublicKey) -> bool:
-        """A fresh challenge, signed here, verifies with ``public``."""
+    def proves_possession(self, public: LibraryPublicKey) -> bool:
+        """Sign a fresh challenge and verify the signature with ``public``."""
         challenge = secrets.token_bytes(32)
         try:
-            if isinstance(self._key, rsa_keys.RSAPrivateKey) and isinstance(
-                public, rsa_keys.RSAPublicKey
-            ):
+            if isinstance(self._key, RSAPrivateKey) and isinstance(public, RSAPublicKey):
                 signature = self._key.sign(challenge, padding.PKCS1v15(), hashes.SHA256())
                 public.verify(signature, challenge, padding.PKCS1v15(), hashes.SHA256())
                 return True
@@ -112,95 +126,111 @@ class PrivateKey:
         return False
 
 
-def shape(label: str, body: bytes) -> Shape:
-    """The kind and size of a key block (RFC 5958, 8017, 5915). MalformedKey, EncryptedKey."""
-    if label in _BY_LABEL:
-        return Shape(_BY_LABEL[label], label, False)
+def describe_key(label: str, body: bytes) -> KeyDescription:
+    """Describe a key block: PKCS#8 (RFC 5958), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915).
+
+    Raises MalformedKey or EncryptedKey.
+    """
+    if label in _KINDS_BY_LABEL:
+        return KeyDescription(_KINDS_BY_LABEL[label], label, supported=False)
+    # The structure decides, not the label: mislabelled keys are common (rule D2).
     try:
-        parts = der.whole(body)
+        parts = der.read_sequence(body)
         tags = [part.tag for part in parts]
         if tags == [der.SEQUENCE, der.OCTET_STRING]:
             raise EncryptedKey
-        if len(parts) >= 3 and tags[:3] == [der.INTEGER, der.SEQUENCE, der.OCTET_STRING]:
-            return _pkcs8(body, parts)
+        if tags[:3] == [der.INTEGER, der.SEQUENCE, der.OCTET_STRING]:
+            return _describe_pkcs8(body, parts)
         if len(parts) >= 9 and set(tags[:9]) == {der.INTEGER}:
-            return _pkcs1(body, parts, "RSA PRIVATE KEY")
+            return _describe_pkcs1(body, parts, "RSA PRIVATE KEY")
         if tags[:2] == [der.INTEGER, der.OCTET_STRING]:
-            return _sec1(body, parts)
-    except der.NotDer:
+            return _describe_sec1(body, parts)
+    except NotDer:
         pass
     raise MalformedKey("it is neither PKCS#8 nor PKCS#1 nor SEC 1")
 
 
-def load(body: bytes, described: Shape) -> PrivateKey:
-    """The key of a supported shape; MalformedKey when the library cannot load it."""
-    if not described.supported:
+def load_key(body: bytes, description: KeyDescription) -> LoadedKey:
+    """Load a key of a supported kind; raises MalformedKey when the library cannot load it."""
+    if not description.supported:
         raise MalformedKey("its kind is not supported")
     try:
-        # Sound only because rsa.weaknesses() and the signature proof replace the check that is
-        # skipped.
+        # The library's own check of an RSA key takes 36 ms to 3.9 s, so it is skipped. This is
+        # sound only because rsa.find_weaknesses and the signature proof replace it.
         key = serialization.load_der_private_key(
-            _first_version(body), None, unsafe_skip_rsa_key_validation=True
+            _as_first_version(body), None, unsafe_skip_rsa_key_validation=True
         )
-        if not isinstance(key, rsa_keys.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        if not isinstance(key, RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise MalformedKey("its kind is not supported")
         spki = key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedKey("its values do not make a key") from None
-    return PrivateKey(
-        "rsa" if isinstance(key, rsa_keys.RSAPrivateKey) else "ecdsa", key.key_size, spki, key
+    return LoadedKey(
+        kind="rsa" if isinstance(key, RSAPrivateKey) else "ecdsa",
+        bits=key.key_size,
+        spki=spki,
+        _key=key,
     )
 
 
-def _first_version(body: bytes) -> bytes:
-    """PKCS#8 without the public key that its second version (RFC 5958) may hold, which the library
-    does not read."""
-    if _SECOND_VERSION not in body[:8]:
+def _as_first_version(body: bytes) -> bytes:
+    """Return PKCS#8 without the public key that its second version may hold (RFC 5958).
+
+    The library does not read the second version.
+    """
+    if _PKCS8_VERSION_2 not in body[:8]:
         return body
-    parts = der.whole(body)
-    return der.tlv(der.SEQUENCE, b"\x02\x01\x00" + body[parts[0].end : parts[2].end])
+    parts = der.read_sequence(body)
+    algorithm_and_key = body[parts[0].end : parts[2].end]
+    return der.encode_element(der.SEQUENCE, b"\x02\x01\x00" + algorithm_and_key)
 
 
-def _pkcs8(body: bytes, parts: list[der.Element]) -> Shape:
-    algorithm = der.children(body, parts[1])
-    kind = der.oid(body, algorithm[0]) if algorithm else ""
+def _describe_pkcs8(body: bytes, parts: list[DerElement]) -> KeyDescription:
+    algorithm = der.read_children(body, parts[1])
+    kind = der.read_oid(body, algorithm[0]) if algorithm else ""
     if kind == _RSA:
         inner = body[parts[2].start : parts[2].end]
-        return _pkcs1(inner, der.whole(inner), "PRIVATE KEY")
+        return _describe_pkcs1(inner, der.read_sequence(inner), "PRIVATE KEY")
     if kind == _EC:
-        return _on_curve(body, algorithm[1] if len(algorithm) > 1 else None, "PRIVATE KEY")
-    return Shape(_OTHER_KINDS.get(kind, "an unknown kind"), "PRIVATE KEY", False)
+        parameters = algorithm[1] if len(algorithm) > 1 else None
+        return _describe_ec(body, parameters, "PRIVATE KEY")
+    return KeyDescription(_OTHER_KINDS.get(kind, "an unknown kind"), "PRIVATE KEY", supported=False)
 
 
-def _pkcs1(body: bytes, parts: list[der.Element], form: str) -> Shape:
+def _describe_pkcs1(body: bytes, parts: list[DerElement], form: str) -> KeyDescription:
     if len(parts) < 9:
-        raise der.NotDer("too few numbers")
-    version, *numbers = (der.integer(body, part) for part in parts[:9])
+        raise NotDer("too few numbers")
+    version, *numbers = [der.read_integer(body, part) for part in parts[:9]]
     if version != 0:
-        return Shape("RSA with more than two primes", form, False)
-    key = rsa.Numbers(*numbers)
+        return KeyDescription("RSA with more than two primes", form, supported=False)
+    key = rsa.RsaNumbers(*numbers)
     bits = key.n.bit_length()
-    if key.e.bit_length() > 64:
+    if key.e.bit_length() > MAX_EXPONENT_BITS:
         # OpenSSL refuses such exponents on moduli over 3072 bits, so clients could not verify.
-        return Shape(f"RSA of {bits} bits with a public exponent over 64 bits", form, False)
-    return Shape(f"RSA of {bits} bits", form, rsa.MIN_BITS <= bits <= rsa.MAX_BITS, key)
+        name = f"RSA of {bits} bits with a public exponent over {MAX_EXPONENT_BITS} bits"
+        return KeyDescription(name, form, supported=False)
+    supported = rsa.MIN_BITS <= bits <= rsa.MAX_BITS
+    return KeyDescription(f"RSA of {bits} bits", form, supported, key)
 
 
-def _sec1(body: bytes, parts: list[der.Element]) -> Shape:
-    parameters = next((part for part in parts[2:] if part.tag == der.CONTEXT_0), None)
-    if parameters is None:
-        raise MalformedKey("it names no curve")
-    return _on_curve(body, der.read(body, parameters.start, parameters.end), "EC PRIVATE KEY")
+def _describe_sec1(body: bytes, parts: list[DerElement]) -> KeyDescription:
+    for part in parts[2:]:
+        if part.tag == der.CONTEXT_0:
+            parameters = der.read_element(body, part.start, part.end)
+            return _describe_ec(body, parameters, "EC PRIVATE KEY")
+    raise MalformedKey("it names no curve")
 
 
-def _on_curve(body: bytes, parameters: der.Element | None, form: str) -> Shape:
+def _describe_ec(body: bytes, parameters: DerElement | None, form: str) -> KeyDescription:
     if parameters is None:
         raise MalformedKey("it names no curve")
     if parameters.tag != der.OID:
-        return Shape("ECDSA with explicit curve parameters", form, False)
-    curve = der.oid(body, parameters)
-    if curve in _CURVES:
-        return Shape(f"ECDSA on {_CURVES[curve]}", form, True)
-    return Shape(_OTHER_CURVES.get(curve, "ECDSA on an unknown curve"), form, False)
+        return KeyDescription("ECDSA with explicit curve parameters", form, supported=False)
+    curve = der.read_oid(body, parameters)
+    if curve in _SUPPORTED_CURVES:
+        return KeyDescription(f"ECDSA on {_SUPPORTED_CURVES[curve]}", form, supported=True)
+    return KeyDescription(
+        _OTHER_CURVES.get(curve, "ECDSA on an unknown curve"), form, supported=False
+    )

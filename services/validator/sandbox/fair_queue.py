@@ -1,5 +1,4 @@
-"""Whose turn it is: a bounded queue that goes round the accounts, so that one account's flood
-delays only itself."""
+"""A bounded queue in which accounts take turns, so that one account's flood delays only itself."""
 
 from __future__ import annotations
 
@@ -11,16 +10,21 @@ from shared.errors import Transient
 ItemT = TypeVar("ItemT")
 
 
-class Busy(Transient):
-    """The queue is full: leave the message unacknowledged, it comes again."""
+class ValidatorBusy(Transient):
+    """The queue is full or closed: leave the message unacknowledged, and it is delivered again."""
 
 
 class FairQueue(Generic[ItemT]):
-    """At most ``size`` items wait, half of them of one account, and at most ``per_account`` taken
-    items of one account are not done yet."""
+    """Items wait in one line for each account, and the accounts take turns.
 
-    def __init__(self, size: int, per_account: int) -> None:
-        self._size, self._per_account = size, per_account
+    At most ``size`` items wait, at most half of them of one account. At most ``taken_per_account``
+    items of one account are taken and not yet done.
+    """
+
+    def __init__(self, size: int, taken_per_account: int) -> None:
+        self._size = size
+        self._taken_per_account = taken_per_account
+        # The account whose turn is next comes first.
         self._waiting: OrderedDict[str, deque[ItemT]] = OrderedDict()
         self._taken: Counter[str] = Counter()
         self._length = 0
@@ -29,36 +33,44 @@ class FairQueue(Generic[ItemT]):
         return self._length
 
     def put(self, account: str, item: ItemT) -> None:
-        """Busy when the queue, or the account's half of it, is full."""
+        """Add an item; raises ValidatorBusy when the queue or the account's half of it is full."""
         if self._length >= self._size:
-            raise Busy(f"{self._length} submissions wait to be judged already")
+            raise ValidatorBusy(f"{self._length} submissions wait to be judged already")
         if len(self._waiting.get(account, ())) >= max(1, self._size // 2):
-            raise Busy("too many submissions of this account wait to be judged already")
+            raise ValidatorBusy("too many submissions of this account wait to be judged already")
         self._waiting.setdefault(account, deque()).append(item)
         self._length += 1
 
     def put_back(self, account: str, item: ItemT) -> None:
-        """What was taken and has to be done again: before its account's others, and never
-        refused."""
+        """Return a taken item that has to be done again, before all others of its account.
+
+        It is never refused.
+        """
         self._waiting.setdefault(account, deque()).appendleft(item)
         self._length += 1
 
-    def take(self, *, of_crowds: bool = True) -> ItemT | None:
-        """The next item of the account whose turn it is; ``done`` must follow. Without
-        ``of_crowds`` only of accounts that have one item here and no more."""
+    def take_next(self, *, allow_bulk: bool = True) -> ItemT | None:
+        """Take the next item of the account whose turn it is; None when there is none.
+
+        Call ``mark_done`` when it is done. Without ``allow_bulk`` only an account with a single
+        item here, waiting or taken, gets its turn.
+        """
         for account, items in self._waiting.items():
-            crowds = len(items) + self._taken[account] > 1
-            if self._taken[account] < self._per_account and (of_crowds or not crowds):
-                self._taken[account] += 1
-                self._length -= 1
-                item = items.popleft()
-                self._waiting.move_to_end(account)
-                if not items:
-                    del self._waiting[account]
-                return item
+            taken = self._taken[account]
+            is_bulk = len(items) + taken > 1
+            if taken >= self._taken_per_account or (is_bulk and not allow_bulk):
+                continue
+            item = items.popleft()
+            self._length -= 1
+            self._taken[account] += 1
+            self._waiting.move_to_end(account)
+            if not items:
+                del self._waiting[account]
+            return item
         return None
 
-    def done(self, account: str) -> None:
+    def mark_done(self, account: str) -> None:
+        """Count a taken item as done."""
         self._taken[account] -= 1
         if self._taken[account] <= 0:
             del self._taken[account]

@@ -1,11 +1,12 @@
-"""Judging in a child that can be killed: for the offline check, which must not be stalled or ended
-by any line."""
+"""Work in a forked child that can be killed, for the offline check.
+
+No line of its input may stall or end the check.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import select
 import signal
 import time
@@ -13,59 +14,61 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from services.validator.sandbox.worker_main import (
-    allow_processor,
-    die_with,
-    read_frame,
-    write_frame,
+from services.validator.sandbox.frames import read_frame, write_frame
+from services.validator.sandbox.process_limits import (
+    allow_cpu_seconds,
+    die_with_parent,
+    limit_memory,
+    read_cpu_seconds,
 )
-from services.validator.sandbox.worker_process import processor_seconds
 from shared.hardening import forbid_dumps
 
-Answer = Callable[[bytes], bytes]
-_LOOK_EVERY = 0.05
+_LOOK_EVERY_SECONDS = 0.05
 
 
-class Stuck(Exception):
-    """The child died over this request, or was stuck and was killed."""
+class ChildLost(Exception):
+    """The child died over this request, or it was stuck and was killed."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """``seconds``: of work for one request; ``starved_seconds``: of wall time, where the machine is
-    loaded."""
+class ChildLimits:
+    """The limits of one request: processor time, wall time on a loaded machine, and memory."""
 
-    seconds: float = 0.9
-    starved_seconds: float = 10.0
+    cpu_seconds: float = 0.9
+    wall_seconds: float = 10.0
     memory_bytes: int = 1 << 30
 
 
-class Guard:
-    """``answer`` runs in a forked child, made when it is first needed and again after it was lost.
-    Single-threaded programs only: a fork copies no other thread."""
+class ForkedChild:
+    """Runs ``answer`` in a forked child, which is started when needed and again after it was lost.
 
-    def __init__(self, answer: Answer, patience: Patience | None = None) -> None:
-        self._answer, self._patience = answer, patience or Patience()
+    For single-threaded programs only: a fork copies no other thread.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes], limits: ChildLimits | None = None) -> None:
+        self._answer = answer
+        self._limits = limits or ChildLimits()
         self._pid = 0
 
-    def __call__(self, request: bytes) -> bytes:
-        """Stuck when there is no answer; the next request has another child."""
+    def ask(self, request: bytes) -> bytes:
+        """Return the answer. Raises ChildLost; the next request then gets a new child."""
         if not self._pid:
             self._fork()
-        used, began = processor_seconds(self._pid), time.monotonic()
+        cpu_before = read_cpu_seconds(self._pid)
+        began = time.monotonic()
         try:
             write_frame(self._requests, request)
-            self._await_answer(used, began)
+            self._await_reply(cpu_before, began)
             reply = read_frame(self._replies)
         except OSError:
             reply = None
         if reply is None:
             self.close()
-            raise Stuck
+            raise ChildLost
         return reply
 
     def close(self) -> None:
-        """Ends the child; idempotent."""
+        """Kill the child; harmless when there is none."""
         if not self._pid:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -76,39 +79,37 @@ class Guard:
             with contextlib.suppress(OSError):
                 pipe.close()
 
-    def _await_answer(self, used: float, began: float) -> None:
-        patience = self._patience
-        while not select.select([self._replies], [], [], _LOOK_EVERY)[0]:
-            worked = processor_seconds(self._pid) - used
-            if worked >= patience.seconds or time.monotonic() - began >= patience.starved_seconds:
+    def _await_reply(self, cpu_before: float, began: float) -> None:
+        limits = self._limits
+        while not select.select([self._replies], [], [], _LOOK_EVERY_SECONDS)[0]:
+            worked = read_cpu_seconds(self._pid) - cpu_before
+            if worked >= limits.cpu_seconds or time.monotonic() - began >= limits.wall_seconds:
                 self.close()
-                raise Stuck
+                raise ChildLost
 
     def _fork(self) -> None:
-        (take_request, give_request), (take_reply, give_reply) = os.pipe(), os.pipe()
+        request_end, our_request_end = os.pipe()
+        our_reply_end, reply_end = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(give_request)
-            os.close(take_reply)
-            self._serve(take_request, give_reply, parent)
-        os.close(take_request)
-        os.close(give_reply)
-        self._requests, self._replies = (
-            os.fdopen(give_request, "wb"),
-            os.fdopen(take_reply, "rb", buffering=0),
-        )
+            os.close(our_request_end)
+            os.close(our_reply_end)
+            self._serve(request_end, reply_end, parent)
+        os.close(request_end)
+        os.close(reply_end)
+        self._requests = os.fdopen(our_request_end, "wb")
+        self._replies = os.fdopen(our_reply_end, "rb", buffering=0)
 
-    def _serve(self, requests: int, replies: int, parent: int) -> None:
-        """The child's life; it never returns."""
+    def _serve(self, request_end: int, reply_end: int, parent: int) -> None:
+        """Answer requests in the child until the end of input. Never returns."""
         try:
             forbid_dumps()
-            die_with(parent)
-            memory = self._patience.memory_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-            with os.fdopen(requests, "rb") as source, os.fdopen(replies, "wb") as sink:
+            die_with_parent(parent)
+            limit_memory(self._limits.memory_bytes)
+            with os.fdopen(request_end, "rb") as source, os.fdopen(reply_end, "wb") as sink:
                 while (request := read_frame(source)) is not None:
-                    allow_processor(ceil(self._patience.seconds) + 1)
+                    allow_cpu_seconds(ceil(self._limits.cpu_seconds) + 1)
                     write_frame(sink, self._answer(request))
         finally:
             os._exit(1)

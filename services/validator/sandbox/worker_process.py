@@ -1,26 +1,27 @@
-"""One worker process, seen from its parent: frames out and in, with an end to the patience."""
+"""One worker process, seen from its parent: frames in and out, and limits on its time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from services.validator.sandbox.worker_main import LENGTH
+from services.validator.sandbox.frames import FRAME_LENGTH, MAX_FRAME_BYTES, encode_frame
+from services.validator.sandbox.process_limits import read_cpu_seconds
 
-_MAX_FRAME = 16 * 1024 * 1024
-_LOOK_EVERY = 0.05
+_LOOK_EVERY_SECONDS = 0.05
 
 
-class Lost(Exception):
-    """The worker died, or was stuck and was killed."""
+class WorkerLost(Exception):
+    """The worker died, or it was stuck and was killed."""
 
 
 class WorkerProcess:
-    """``jobs``: answered so far; ``retired``: it gets no more; ``for_crowds``: see Workers.
-    Compared by identity."""
+    """A running worker; compared by identity.
+
+    ``jobs_done``: the jobs it has answered. ``retired``: it gets no more jobs. ``takes_bulk``: it
+    judges for accounts with several submissions too (see ``pool``).
+    """
 
     def __init__(
         self,
@@ -28,29 +29,33 @@ class WorkerProcess:
         sink: asyncio.StreamWriter,
         source: asyncio.StreamReader,
     ) -> None:
-        self._process, self._input, self._output = process, sink, source
-        self.jobs = 0
+        self._process = process
+        self._input = sink
+        self._output = source
+        self.jobs_done = 0
         self.retired = False
-        self.for_crowds = True
+        self.takes_bulk = True
 
     @classmethod
     async def start(cls, command: Sequence[str], setup: bytes, seconds: float) -> WorkerProcess:
-        """Ready for its first job; Lost when it is not within ``seconds``. Secrets go through the
-        pipe only."""
+        """Start a worker and wait until it is ready; raises WorkerLost after ``seconds``.
+
+        ``setup`` holds secrets, so it goes through the pipe and not through the arguments.
+        """
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         if process.stdin is None or process.stdout is None:
-            raise Lost("it has no pipes")
+            raise WorkerLost("it has no pipes")
         worker = cls(process, process.stdin, process.stdout)
         try:
             async with asyncio.timeout(seconds):
-                await worker._write(setup)
-                await worker._read()
+                await worker._write_frame(setup)
+                await worker._read_frame()
         except BaseException as fault:
-            await worker.stop()
+            await worker.kill()
             if isinstance(fault, TimeoutError):
-                raise Lost("it was not ready in time") from None
+                raise WorkerLost("it was not ready in time") from None
             raise
         return worker
 
@@ -58,65 +63,67 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def exited(self) -> None:
+    async def wait_until_exit(self) -> None:
         await self._process.wait()
 
-    async def stop(self) -> None:
-        """Kills it; idempotent."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+    async def kill(self) -> None:
+        """Kill the process and wait for its end; harmless when it has ended."""
+        self._send_kill()
         await self._process.wait()
         self._input.close()
 
-    async def ask(self, body: bytes, seconds: float, starved_seconds: float) -> bytes:
-        """The answer. Lost, and the worker killed, when it worked for ``seconds`` or said nothing
-        for
-        ``starved_seconds``: on a loaded machine wall time alone would condemn the innocent."""
-        waited, used = 0.0, processor_seconds(self.pid)
+    async def run_job(self, body: bytes, cpu_seconds: float, wall_seconds: float) -> bytes:
+        """Send a job and return its answer.
+
+        Raises WorkerLost, and kills the worker, when it has worked for ``cpu_seconds`` or has not
+        answered for ``wall_seconds``.
+        """
+        # Two limits, because one is not enough. On a loaded machine a worker may get no processor
+        # for seconds, so wall time alone would kill workers that do nothing wrong. A worker that
+        # sleeps uses no processor, so processor time alone would wait for ever.
+        #
+        # The waiting time is added up from the timeouts that were asked for, not read from a clock:
+        # while this process itself gets no processor, no worker can hand in its answer, and that
+        # time must not count against it.
+        waited = 0.0
+        cpu_before = read_cpu_seconds(self.pid)
         answer = asyncio.ensure_future(self._exchange(body))
         try:
-            patience = seconds
-            while not (await asyncio.wait({answer}, timeout=patience))[0]:
-                # as asked for: while this process itself is starved, no worker can answer it
-                waited += patience
-                patience = _LOOK_EVERY
-                worked = processor_seconds(self.pid) - used
-                # Ticks of the clock are 10 ms, and the answer itself takes a moment.
-                if worked >= seconds * 0.9 or waited >= starved_seconds:
-                    raise Lost("it was stuck")
-            self.jobs += 1
+            timeout = cpu_seconds
+            while not (await asyncio.wait({answer}, timeout=timeout))[0]:
+                waited += timeout
+                timeout = _LOOK_EVERY_SECONDS
+                worked = read_cpu_seconds(self.pid) - cpu_before
+                # The kernel counts in ticks of 10 ms, and to send the answer takes a moment.
+                if worked >= cpu_seconds * 0.9 or waited >= wall_seconds:
+                    raise WorkerLost("it was stuck")
+            self.jobs_done += 1
             return answer.result()
         finally:
             if not answer.done():
                 answer.cancel()
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
+                self._send_kill()
+
+    def _send_kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def _exchange(self, body: bytes) -> bytes:
-        await self._write(body)
-        return await self._read()
+        await self._write_frame(body)
+        return await self._read_frame()
 
-    async def _write(self, body: bytes) -> None:
+    async def _write_frame(self, body: bytes) -> None:
         try:
-            self._input.write(LENGTH.pack(len(body)) + body)
+            self._input.write(encode_frame(body))
             await self._input.drain()
         except (ConnectionError, RuntimeError):
-            raise Lost("it is gone") from None
+            raise WorkerLost("it is gone") from None
 
-    async def _read(self) -> bytes:
+    async def _read_frame(self) -> bytes:
         try:
-            (length,) = LENGTH.unpack(await self._output.readexactly(LENGTH.size))
-            if length > _MAX_FRAME:
-                raise Lost("it sent no frame")
+            (length,) = FRAME_LENGTH.unpack(await self._output.readexactly(FRAME_LENGTH.size))
+            if length > MAX_FRAME_BYTES:
+                raise WorkerLost("it sent no frame")
             return await self._output.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise Lost("it is gone") from None
-
-
-def processor_seconds(pid: int) -> float:
-    """User and system time of a process (proc(5)); 0 when it is gone or not Linux."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0
+            raise WorkerLost("it is gone") from None

@@ -1,5 +1,7 @@
-"""Keys and certificates in text that is no PEM: armour mistyped or damaged, or of another program
-(rule D3). Pure."""
+"""Private keys and certificates that hide in text which is not readable PEM (rule D3).
+
+Their armour may be mistyped, damaged, missing, or another program's.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +9,56 @@ import base64
 import re
 from collections.abc import Iterator
 
-from services.validator.text.other_formats import Form, by_body, by_text
+from services.validator.text.other_formats import OtherFormat, format_of_der, format_of_text
 
-KEY_FORMS = (Form.KEY, Form.ENCRYPTED_KEY)
-_MARKS_OF_A_KEY = re.compile(
+KEY_FORMATS = (OtherFormat.KEY, OtherFormat.ENCRYPTED_KEY)
+# These patterns match text in upper case without anything but letters and digits, so damaged
+# dashes, spaces and line breaks make no difference.
+_KEY_ARMOUR = re.compile(
     r"(?:BEGIN|END)[A-Z0-9]{0,40}?PRIVATEKEY|PUTTYUSERKEYFILE|PRIVATELINES"
     r"|PRIVATEKEY[0-9]{3,5}BIT|PRIVATEEXPONENT"  # as ``openssl pkey -text`` prints one
 )
-_MARKS_OF_A_CERTIFICATE = re.compile(r"(?:BEGIN|END)(?:X509|TRUSTED)?CERTIFICATE(?!REQUEST)")
+_CERTIFICATE_ARMOUR = re.compile(r"(?:BEGIN|END)(?:X509|TRUSTED)?CERTIFICATE(?!REQUEST)")
 _PLAIN_KEY = re.compile(
     r'"d"\s*:\s*"[A-Za-z0-9_-]{20}'  # JWK
     r"|<D>\s*[A-Za-z0-9+/]{20}"  # XML
     r"|b3BlbnNzaC1rZXktdj"  # OpenSSH
 )
-_NO_LETTER = re.compile(r"[^A-Za-z0-9]+")
-_SEQUENCE = re.compile(r"(?<![A-Za-z0-9+/])M[A-P][A-Za-z0-9+/]")
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
+# The base64 of a DER SEQUENCE (0x30) begins with M and a letter from A to P.
+_SEQUENCE_START = re.compile(r"(?<![A-Za-z0-9+/])M[A-P][A-Za-z0-9+/]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
-_HEAD, _ENOUGH = 120, 24
+_INSPECTED_LENGTH = 120
+_MIN_BASE64_LENGTH = 24
 
 
-def key_in(text: str) -> bool:
-    """Whether a private key, or its armour, stands anywhere in ``text``."""
-    return bool(
-        _MARKS_OF_A_KEY.search(_NO_LETTER.sub("", text).upper())
-        or _PLAIN_KEY.search(text)
-        or any(form in KEY_FORMS for form in _forms(text))
-    )
+def contains_key(text: str) -> bool:
+    """Check whether a private key, or its armour, is anywhere in ``text``."""
+    if _KEY_ARMOUR.search(_letters_and_digits(text)) or _PLAIN_KEY.search(text):
+        return True
+    return any(found in KEY_FORMATS for found in _embedded_formats(text))
 
 
-def certificate_in(text: str) -> bool:
-    """Whether a certificate, or its armour, stands anywhere in ``text``."""
-    return bool(
-        _MARKS_OF_A_CERTIFICATE.search(_NO_LETTER.sub("", text).upper())
-        or Form.CERTIFICATE in _forms(text)
-    )
+def contains_certificate(text: str) -> bool:
+    """Check whether a certificate, or its armour, is anywhere in ``text``."""
+    if _CERTIFICATE_ARMOUR.search(_letters_and_digits(text)):
+        return True
+    return OtherFormat.CERTIFICATE in _embedded_formats(text)
 
 
-def _forms(text: str) -> Iterator[Form | None]:
-    """What the whole turns out to be, and every run of base64 that begins as DER does."""
-    yield by_text(text.strip("\n"))
-    for start in _SEQUENCE.finditer(text):
-        bare = "".join(text[start.start() : start.start() + _HEAD].split())
-        run = _BASE64.match(bare)
-        packed = run[0] if run else ""
-        if len(packed) >= _ENOUGH:
-            yield by_body(base64.b64decode(packed[: len(packed) // 4 * 4]))
+def _letters_and_digits(text: str) -> str:
+    return _SEPARATORS.sub("", text).upper()
+
+
+def _embedded_formats(text: str) -> Iterator[OtherFormat | None]:
+    """Yield the format of the whole text, and of every run of base64 that begins as DER does.
+
+    Only the beginning of each run is decoded, so the time is linear in the length of the text.
+    """
+    yield format_of_text(text.strip("\n"))
+    for start in _SEQUENCE_START.finditer(text):
+        without_space = "".join(text[start.start() : start.start() + _INSPECTED_LENGTH].split())
+        run = _BASE64.match(without_space)
+        encoded = run[0] if run else ""
+        if len(encoded) >= _MIN_BASE64_LENGTH:
+            yield format_of_der(base64.b64decode(encoded[: len(encoded) // 4 * 4]))

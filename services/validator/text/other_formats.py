@@ -1,5 +1,7 @@
-"""What it is when it is not PEM: DER, PKCS#7, PKCS#12, Java key stores, as bytes, base64 or bytes
-mangled to text."""
+"""File formats other than PEM: DER, PKCS#7, PKCS#12 and Java key stores.
+
+They arrive as bytes, as base64, or as bytes that a program turned into text and damaged.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import binascii
 import re
 from enum import StrEnum
 
-_HEAD = 600
+_HEAD_LENGTH = 600
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _SIGNED_DATA = b"\r\x01\x07\x02"  # the end of 1.2.840.113549.1.7.2
 _REPLACEMENT = "\ufffd"
 
 
-class Form(StrEnum):
-    """A form of certificates or keys; the value is its name for people."""
+class OtherFormat(StrEnum):
+    """A format of certificates or keys that is not PEM. The value is its name in findings."""
 
     CERTIFICATE = "DER"
     KEY = "a DER private key"
@@ -27,164 +29,188 @@ class Form(StrEnum):
     JKS = "a Java key store"
 
 
-CONVERT_CERTIFICATE = {
-    Form.CERTIFICATE: "Convert it: openssl x509 -inform DER -in cert.der -out cert.pem",
-    Form.PKCS7: "Convert it: openssl pkcs7 -in chain.p7b -print_certs -out chain.pem (a binary "
-    "file: add -inform DER)",
-    Form.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
-    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
+CERTIFICATE_HINTS = {
+    OtherFormat.CERTIFICATE: "Convert it: openssl x509 -inform DER -in cert.der -out cert.pem",
+    OtherFormat.PKCS7: "Convert it: openssl pkcs7 -in chain.p7b -print_certs -out chain.pem "
+    "(a binary file: add -inform DER)",
+    OtherFormat.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
+    OtherFormat.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
     "pair.pfx -deststoretype PKCS12, "
     "then openssl pkcs12 -in pair.pfx -nokeys -out chain.pem",
-    Form.REQUEST: "This is the request. Upload the certificate that the CA issued for it.",
+    OtherFormat.REQUEST: "This is the request. Upload the certificate that the CA issued for it.",
 }
-CONVERT_KEY = {
-    Form.KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
-    Form.ENCRYPTED_KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
-    Form.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
-    Form.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
+KEY_HINTS = {
+    OtherFormat.KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
+    OtherFormat.ENCRYPTED_KEY: "Convert it: openssl pkey -inform DER -in key.der -out key.pem",
+    OtherFormat.PKCS12: "Convert it: openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
+    OtherFormat.JKS: "Convert it: keytool -importkeystore -srckeystore pair.jks -destkeystore "
     "pair.pfx -deststoretype PKCS12, "
     "then openssl pkcs12 -in pair.pfx -nocerts -nodes -out key.pem",
 }
-CONVERT_OPENSSH = "ssh-keygen -p -m PKCS8 -f key.pem (it changes the file; an empty password)"
-DECODE = {
-    Form.CERTIFICATE: "It is base64 without its BEGIN and END lines. Decode it first: base64 "
-    "-d cert.b64 > cert.der. ",
-    Form.PKCS7: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d "
-    "chain.b64 > chain.p7b. ",
-    Form.PKCS12: "It is base64. Decode it first: base64 -d pair.b64 > pair.pfx. ",
-    Form.JKS: "It is base64. Decode it first: base64 -d pair.b64 > pair.jks. ",
-    Form.KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 -d "
-    "key.b64 > key.der. ",
-    Form.ENCRYPTED_KEY: "It is base64 without its BEGIN and END lines. Decode it first: base64 "
-    "-d key.b64 > key.der. ",
+OPENSSH_COMMAND = "ssh-keygen -p -m PKCS8 -f key.pem (it changes the file; an empty password)"
+BASE64_HINTS = {
+    OtherFormat.CERTIFICATE: "It is base64 without its BEGIN and END lines. "
+    "Decode it first: base64 -d cert.b64 > cert.der. ",
+    OtherFormat.PKCS7: "It is base64 without its BEGIN and END lines. "
+    "Decode it first: base64 -d chain.b64 > chain.p7b. ",
+    OtherFormat.PKCS12: "It is base64. Decode it first: base64 -d pair.b64 > pair.pfx. ",
+    OtherFormat.JKS: "It is base64. Decode it first: base64 -d pair.b64 > pair.jks. ",
+    OtherFormat.KEY: "It is base64 without its BEGIN and END lines. "
+    "Decode it first: base64 -d key.b64 > key.der. ",
+    OtherFormat.ENCRYPTED_KEY: "It is base64 without its BEGIN and END lines. "
+    "Decode it first: base64 -d key.b64 > key.der. ",
 }
 _LABELS = {
-    "PKCS7": Form.PKCS7,
-    "CMS": Form.PKCS7,
-    "PKCS #7 SIGNED DATA": Form.PKCS7,
-    "PKCS#7": Form.PKCS7,
-    "PKCS12": Form.PKCS12,
-    "PKCS #12": Form.PKCS12,
-    "PFX": Form.PKCS12,
-    "CERTIFICATE REQUEST": Form.REQUEST,
-    "NEW CERTIFICATE REQUEST": Form.REQUEST,
-    "PUBLIC KEY": Form.PUBLIC_KEY,
+    "PKCS7": OtherFormat.PKCS7,
+    "CMS": OtherFormat.PKCS7,
+    "PKCS #7 SIGNED DATA": OtherFormat.PKCS7,
+    "PKCS#7": OtherFormat.PKCS7,
+    "PKCS12": OtherFormat.PKCS12,
+    "PKCS #12": OtherFormat.PKCS12,
+    "PFX": OtherFormat.PKCS12,
+    "CERTIFICATE REQUEST": OtherFormat.REQUEST,
+    "NEW CERTIFICATE REQUEST": OtherFormat.REQUEST,
+    "PUBLIC KEY": OtherFormat.PUBLIC_KEY,
 }
 
 
-def by_label(label: str) -> Form | None:
-    """The form that a PEM label names, if it is none that belongs here."""
+def format_of_label(label: str) -> OtherFormat | None:
+    """Return the format that a PEM label names; None for certificates and private keys."""
     return _LABELS.get(label)
 
 
-def by_text(text: str) -> Form | None:
-    """The form of a text without PEM marks: base64 of it, or its bytes read as Latin-1, UTF-8 or
-    with replacements."""
-    head = _head(text)
+def format_of_text(text: str) -> OtherFormat | None:
+    """Return the format of a text without PEM marks; None when it is not recognised.
+
+    The text is base64, or bytes that were read as Latin-1, as UTF-8 or with replacements.
+    """
+    head = _head_of(text)
     if is_base64(text):
-        bare = _compact(head).rstrip("=")
+        encoded = _without_space(head).rstrip("=")
         try:
-            return by_body(base64.b64decode(bare[: len(bare) // 4 * 4]))
+            return format_of_der(base64.b64decode(encoded[: len(encoded) // 4 * 4]))
         except (binascii.Error, ValueError):
             return None
-    if _REPLACEMENT in head[:_HEAD]:
-        return _by_mangled(_bytes(text[:_HEAD]))
-    return by_body(_bytes(text[:_HEAD]))
+    if _REPLACEMENT in head[:_HEAD_LENGTH]:
+        return _format_of_damaged(_bytes_of_text(text[:_HEAD_LENGTH]))
+    return format_of_der(_bytes_of_text(text[:_HEAD_LENGTH]))
 
 
 def is_base64(text: str) -> bool:
-    """By its beginning."""
-    compact = _compact(_head(text))
-    return len(compact) >= 16 and _BASE64.fullmatch(compact) is not None
+    """Check whether ``text`` begins as base64 without armour."""
+    encoded = _without_space(_head_of(text))
+    return len(encoded) >= 16 and _BASE64.fullmatch(encoded) is not None
 
 
-def _head(text: str) -> str:
-    return text.strip("\ufeff \t\r\n")[: 2 * _HEAD]
+def _head_of(text: str) -> str:
+    return text.strip("\ufeff \t\r\n")[: 2 * _HEAD_LENGTH]
 
 
-def _compact(head: str) -> str:
-    return "".join(head.split())[:_HEAD]
+def _without_space(head: str) -> str:
+    return "".join(head.split())[:_HEAD_LENGTH]
 
 
-def by_body(body: bytes) -> Form | None:
-    """The form of DER or BER bytes, by their first elements (RFC 5280, 5958, 2986, 2315, 7292)."""
+def format_of_der(body: bytes) -> OtherFormat | None:
+    """Return the format of DER or BER bytes; None when it is not recognised.
+
+    The first elements decide (RFC 5280, 5958, 2986, 2315, 7292). The body may be cut, so lengths
+    are not checked.
+    """
+    # A SEQUENCE, and inside it first:
+    #   OBJECT IDENTIFIER         -> PKCS#7 ContentInfo
+    #   INTEGER 3, SEQUENCE       -> PKCS#12 PFX
+    #   INTEGER 0 or 1            -> a private key (PKCS#8, PKCS#1 or SEC 1)
+    #   SEQUENCE of [0] or of a
+    #     number and an algorithm -> a certificate (version 3, or 1 without its number)
+    #   SEQUENCE of an OID        -> EncryptedPrivateKeyInfo or SubjectPublicKeyInfo
+    #   SEQUENCE of a number and
+    #     a name                  -> a certificate request
     if body[:4] == b"\xfe\xed\xfe\xed":
-        return Form.JKS
-    outer = _enter(body, 0)
-    if outer is None or body[0] != 0x30 or outer >= len(body):
+        return OtherFormat.JKS
+    content = _content_start(body, 0)
+    if content is None or body[0] != 0x30 or content >= len(body):
         return None
-    first = body[outer]
-    if first == 0x06:
-        return Form.PKCS7 if _SIGNED_DATA in body[outer : outer + 12] else None
-    if first == 0x02:
-        return _versioned(body, outer)
-    return _nested(body, outer) if first == 0x30 else None
-
-
-def _versioned(body: bytes, at: int) -> Form | None:
-    version = body[at : at + 3]
-    following = body[at + 3 : at + 4]
-    if version == b"\x02\x01\x03":
-        return Form.PKCS12 if following == b"\x30" else None
-    if version in (b"\x02\x01\x00", b"\x02\x01\x01"):
-        return Form.KEY if following in (b"\x02", b"\x04", b"\x30") else None
+    first_tag = body[content]
+    if first_tag == 0x06:
+        is_signed_data = _SIGNED_DATA in body[content : content + 12]
+        return OtherFormat.PKCS7 if is_signed_data else None
+    if first_tag == 0x02:
+        return _format_by_version(body, content)
+    if first_tag == 0x30:
+        return _format_by_inner_sequence(body, content)
     return None
 
 
-def _nested(body: bytes, at: int) -> Form | None:
-    inner = _enter(body, at)
+def _format_by_version(body: bytes, at: int) -> OtherFormat | None:
+    version = body[at : at + 3]
+    following_tag = body[at + 3 : at + 4]
+    if version == b"\x02\x01\x03" and following_tag == b"\x30":
+        return OtherFormat.PKCS12
+    is_key_version = version in (b"\x02\x01\x00", b"\x02\x01\x01")
+    if is_key_version and following_tag in (b"\x02", b"\x04", b"\x30"):
+        return OtherFormat.KEY
+    return None
+
+
+def _format_by_inner_sequence(body: bytes, at: int) -> OtherFormat | None:
+    inner = _content_start(body, at)
     if inner is None or inner >= len(body):
         return None
     if body[inner] == 0xA0:
-        return Form.CERTIFICATE
+        return OtherFormat.CERTIFICATE
     if body[inner] == 0x06:
-        # RFC 5958 EncryptedPrivateKeyInfo and RFC 5280 SubjectPublicKeyInfo differ in what follows
-        # the algorithm.
-        return (
-            Form.ENCRYPTED_KEY
-            if body[inner + 2 : inner + 9] == b"\x2a\x86\x48\x86\xf7\x0d\x01"
-            and body[inner + 9 : inner + 10] in (b"\x05", b"\x0c")
-            else Form.PUBLIC_KEY
-        )
+        # EncryptedPrivateKeyInfo (RFC 5958) and SubjectPublicKeyInfo (RFC 5280) differ by their
+        # algorithm: PKCS#5 and PKCS#12 encryption are under 1.2.840.113549.1.5 and .12.
+        is_pkcs = body[inner + 2 : inner + 9] == b"\x2a\x86\x48\x86\xf7\x0d\x01"
+        if is_pkcs and body[inner + 9 : inner + 10] in (b"\x05", b"\x0c"):
+            return OtherFormat.ENCRYPTED_KEY
+        return OtherFormat.PUBLIC_KEY
     if body[inner] == 0x02:
-        following = _enter(body, inner)
-        if following is None:
+        number = _content_start(body, inner)
+        if number is None:
             return None
-        after = following + body[inner + 1]
-        content = _enter(body, after)
-        is_algorithm = content is not None and body[content : content + 1] == b"\x06"
-        return Form.CERTIFICATE if is_algorithm else Form.REQUEST
+        after_number = number + body[inner + 1]
+        second = _content_start(body, after_number)
+        is_algorithm = second is not None and body[second : second + 1] == b"\x06"
+        return OtherFormat.CERTIFICATE if is_algorithm else OtherFormat.REQUEST
     return None
 
 
-def _enter(body: bytes, at: int) -> int | None:
-    """Where the content of the element at ``at`` begins; its length is not checked: the body may be
-    cut."""
+def _content_start(body: bytes, at: int) -> int | None:
+    """Return where the content of the element at ``at`` begins; None past the end."""
     if at + 2 > len(body):
         return None
     length = body[at + 1]
-    return at + 2 + (length & 0x7F if length > 0x80 else 0)
+    if length > 0x80:
+        return at + 2 + (length & 0x7F)
+    return at + 2
 
 
-def _by_mangled(head: bytes) -> Form | None:
-    """Bytes above 0x7F were replaced, so lengths are lost; what is left still tells."""
+def _format_of_damaged(head: bytes) -> OtherFormat | None:
+    """Recognise DER whose bytes above 0x7F were replaced.
+
+    Its lengths are lost; the tags and the object identifiers below 0x80 are left.
+    """
     if head[:1] != b"0":
         return None
     if _SIGNED_DATA in head[:40]:
-        return Form.PKCS7
+        return OtherFormat.PKCS7
     if b"\x02\x01\x03" in head[:12]:
-        return Form.PKCS12
-    return (
-        Form.KEY
-        if b"\x02\x01\x00" in head[:12] or b"\x02\x01\x01\x04" in head[:12]
-        else Form.CERTIFICATE
-    )
+        return OtherFormat.PKCS12
+    if b"\x02\x01\x00" in head[:12] or b"\x02\x01\x01\x04" in head[:12]:
+        return OtherFormat.KEY
+    return OtherFormat.CERTIFICATE
 
 
-def _bytes(text: str) -> bytes:
-    """Latin-1, and the bytes that ``surrogateescape`` keeps; anything else becomes ``?``."""
-    codes = (ord(character) for character in text)
-    return bytes(
-        code if code < 256 else code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0x3F
-        for code in codes
-    )
+def _bytes_of_text(text: str) -> bytes:
+    """Encode as Latin-1; restore what ``surrogateescape`` kept, and write ``?`` for the rest."""
+    result = bytearray()
+    for character in text:
+        code = ord(character)
+        if code < 256:
+            result.append(code)
+        elif 0xDC80 <= code <= 0xDCFF:
+            result.append(code - 0xDC00)
+        else:
+            result.append(0x3F)
+    return bytes(result)

@@ -1,8 +1,8 @@
-"""A tokeniser of PEM (RFC 7468), because a library's reader is too kind: it skips a private key
-among certificates.
+"""A tokeniser of PEM (RFC 7468).
 
-It reads any text in linear time, repairs what can be repaired and says so, and never repeats the
-text. Pure.
+It reads any text in linear time, repairs what can be repaired, and reports each repair and every
+block. A library's reader is too tolerant: it skips a private key among certificates. No message
+repeats the text.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from enum import StrEnum
 
 CERTIFICATE = "CERTIFICATE"
 KEY_SUFFIX = "PRIVATE KEY"
-LINE = 64
+LINE_LENGTH = 64
 
 _MARK = re.compile(r"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 #.]{0,63})-----")
-_CANONICAL = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
-_BEGIN, _END = "-----BEGIN ", "-----END "
-_ENCRYPTION = ("Proc-Type:", "DEK-Info:")
-_BOM = "\ufeff"
+_CANONICAL_BODY = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
+_BEGIN = "-----BEGIN "
+_END = "-----END "
+_BYTE_ORDER_MARK = "\ufeff"
 
 
-class Oddity(StrEnum):
-    """What was normalised; ``strict`` refuses it (rule D2)."""
+class PemOddity(StrEnum):
+    """A deviation from canonical PEM that was repaired; strict mode refuses it (rule D2).
+
+    The value is its name in findings.
+    """
 
     BOM = "a byte order mark"
     CRLF = "CRLF line ends"
@@ -44,10 +47,11 @@ class Oddity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """One block: its place (from 0), its label and its decoded body, which ``repr`` hides.
+class PemBlock:
+    """A readable block: its index (from 0), its label and its decoded body.
 
-    The body of a legacy-encrypted block is empty."""
+    ``repr`` hides the body. The body of a block with legacy encryption is empty.
+    """
 
     index: int
     label: str
@@ -60,7 +64,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultyBlock:
     """A block that cannot be read, and why."""
 
     index: int
@@ -73,170 +77,201 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """What a text holds. ``oddities`` names the first block with each oddity (None: outside of
-    blocks); ``strays``: every piece of text that is in no readable block's body, which ``repr``
-    hides."""
+class PemDocument:
+    """The contents of a text.
 
-    blocks: tuple[Block, ...]
-    faults: tuple[Fault, ...]
-    oddities: tuple[tuple[Oddity, int | None], ...]
-    strays: tuple[str, ...] = field(default=(), repr=False)
+    ``oddities``: each oddity once, with the index of the first block that has it, or None outside
+    of blocks. ``outside_texts``: every piece of text that is not in the body of a readable block;
+    ``repr`` hides them.
+    """
+
+    blocks: tuple[PemBlock, ...]
+    faults: tuple[FaultyBlock, ...]
+    oddities: tuple[tuple[PemOddity, int | None], ...]
+    outside_texts: tuple[str, ...] = field(default=(), repr=False)
 
 
-def count(text: str) -> int:
-    """How many blocks begin in ``text``, or end, whichever is more; cheap, to be asked before
-    ``tokenise``."""
+def count_blocks(text: str) -> int:
+    """Count the BEGIN marks or the END marks of ``text``, whichever are more.
+
+    This is cheap: call it before ``tokenise`` to enforce a limit.
+    """
     return max(text.count(_BEGIN), text.count(_END))
 
 
-def encode(label: str, body: bytes) -> str:
-    """Canonical PEM: lines of 64, LF, one final LF."""
-    packed = base64.b64encode(body).decode("ascii")
-    lines = [packed[at : at + LINE] for at in range(0, len(packed), LINE)]
+def encode_block(label: str, body: bytes) -> str:
+    """Return canonical PEM: lines of 64 characters, LF line ends, one LF at the end."""
+    encoded = base64.b64encode(body).decode("ascii")
+    lines = [encoded[at : at + LINE_LENGTH] for at in range(0, len(encoded), LINE_LENGTH)]
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
-def tokenise(text: str) -> Document:
-    """The blocks, the faulty blocks and the oddities of ``text``; any text has an answer."""
-    return _Tokeniser(text).document()
+def tokenise(text: str) -> PemDocument:
+    """Split ``text`` into blocks, faulty blocks and oddities. Any text has a result."""
+    return _Tokeniser(text).read_document()
 
 
 class _Tokeniser:
     def __init__(self, text: str) -> None:
-        self._blocks: list[Block] = []
-        self._faults: list[Fault] = []
-        self._oddities: dict[Oddity, int | None] = {}
-        self._strays: list[str] = []
-        self._text = self._unify(text)
+        self._blocks: list[PemBlock] = []
+        self._faults: list[FaultyBlock] = []
+        self._oddities: dict[PemOddity, int | None] = {}
+        self._outside_texts: list[str] = []
+        self._text = self._unify_line_ends(text)
 
-    def document(self) -> Document:
+    def read_document(self) -> PemDocument:
+        # One pass over the BEGIN and END marks. ``opened`` is the BEGIN mark of the current block,
+        # or None between blocks. ``gap_start`` is where the text since the last block begins.
+        # ``index`` counts the BEGIN marks from 0, so a faulty block has an index as well.
+        #
+        # Invariant: each character of the text is in the body of a readable block, in a mark, or
+        # in ``_outside_texts`` (gaps, headers, bodies of faulty blocks; blank gaps are left out).
+        # The search for hidden private keys (rule D3) relies on it: a key that this tokeniser
+        # takes for something else must still be seen by embedded_keys.
         opened: re.Match[str] | None = None
-        index, gap_from = -1, 0
+        index = -1
+        gap_start = 0
         for mark in _MARK.finditer(self._text):
             if mark[1] == "BEGIN":
                 if opened:
-                    self._fault(
-                        index, opened, "has no END line", self._text[opened.end() : mark.start()]
-                    )
+                    body = self._text[opened.end() : mark.start()]
+                    self._add_fault(index, opened, "has no END line", body)
                 else:
-                    self._look_at_gap(self._text[gap_from : mark.start()], index, first=index < 0)
-                opened, index = mark, index + 1
+                    self._check_gap(self._text[gap_start : mark.start()], index, first=index < 0)
+                opened = mark
+                index += 1
             elif opened:
-                self._close(index, opened, mark)
-                opened, gap_from = None, mark.end()
+                self._close_block(index, opened, mark)
+                opened = None
+                gap_start = mark.end()
             else:
-                self._fault(
-                    index + 1, mark, "has no BEGIN line", self._text[gap_from : mark.start()]
-                )
-                gap_from = mark.end()
+                body = self._text[gap_start : mark.start()]
+                self._add_fault(index + 1, mark, "has no BEGIN line", body)
+                gap_start = mark.end()
         if opened:
-            self._fault(index, opened, "has no END line", self._text[opened.end() :])
+            self._add_fault(index, opened, "has no END line", self._text[opened.end() :])
         else:
-            self._look_at_gap(self._text[gap_from:], index, last=True)
-        return Document(
+            self._check_gap(self._text[gap_start:], index, last=True)
+        return PemDocument(
             tuple(self._blocks),
             tuple(self._faults),
             tuple(self._oddities.items()),
-            tuple(self._strays),
+            tuple(self._outside_texts),
         )
 
-    def _fault(self, index: int, mark: re.Match[str], reason: str, text: str) -> None:
-        self._faults.append(Fault(index, _label(mark), reason))
-        self._strays.append(text)
+    def _add_fault(self, index: int, mark: re.Match[str], reason: str, body: str) -> None:
+        self._faults.append(FaultyBlock(index, _clean_label(mark), reason))
+        self._outside_texts.append(body)
 
-    def _note(self, oddity: Oddity, index: int | None) -> None:
+    def _note_oddity(self, oddity: PemOddity, index: int | None) -> None:
         self._oddities.setdefault(oddity, index)
 
-    def _unify(self, text: str) -> str:
-        if _BOM in text:
-            self._note(Oddity.BOM, None)
-            text = text.replace(_BOM, "")
+    def _unify_line_ends(self, text: str) -> str:
+        if _BYTE_ORDER_MARK in text:
+            self._note_oddity(PemOddity.BOM, None)
+            text = text.replace(_BYTE_ORDER_MARK, "")
         if "\r\n" in text:
-            self._note(Oddity.CRLF, None)
+            self._note_oddity(PemOddity.CRLF, None)
             text = text.replace("\r\n", "\n")
         if "\r" in text:
-            self._note(Oddity.CR, None)
+            self._note_oddity(PemOddity.CR, None)
             text = text.replace("\r", "\n")
         return text
 
-    def _look_at_gap(
-        self, gap: str, index: int, *, first: bool = False, last: bool = False
-    ) -> None:
+    def _check_gap(self, gap: str, index: int, *, first: bool = False, last: bool = False) -> None:
+        """Note what stands between two blocks, before the first or after the last."""
         place = index if index >= 0 else None
-        ends = gap.count("\n")
+        line_ends = gap.count("\n")
         if gap.strip():
-            self._strays.append(gap)
-            self._note(Oddity.TEXT, place)
-        elif ends > (0 if first else 1):
-            self._note(Oddity.BLANK_LINES, place)
+            self._outside_texts.append(gap)
+            self._note_oddity(PemOddity.TEXT, place)
+        elif line_ends > (0 if first else 1):
+            self._note_oddity(PemOddity.BLANK_LINES, place)
         elif gap.strip("\n"):
-            self._note(Oddity.WHITE_SPACE, place)
-        if not ends and not first and not last:
-            self._note(Oddity.ONE_LINE, place)
+            self._note_oddity(PemOddity.WHITE_SPACE, place)
+        if not line_ends and not first and not last:
+            self._note_oddity(PemOddity.ONE_LINE, place)
 
-    def _close(self, index: int, begin: re.Match[str], end: re.Match[str]) -> None:
-        raw, label = self._text[begin.end() : end.start()], begin[2]
+    def _close_block(self, index: int, begin: re.Match[str], end: re.Match[str]) -> None:
+        raw = self._text[begin.end() : end.start()]
+        label = begin[2]
         if label != end[2] or label[-1] == " " or "  " in label:
-            label = _label(begin)
-            if label != _label(end):
-                self._fault(index, begin, "ends with another label", raw)
+            label = _clean_label(begin)
+            if label != _clean_label(end):
+                self._add_fault(index, begin, "ends with another label", raw)
                 return
-            self._note(Oddity.MARK, index)
-        if any(header in raw for header in _ENCRYPTION):
-            self._blocks.append(Block(index, label, b"", encrypted=True))
+            self._note_oddity(PemOddity.MARK, index)
+        if "Proc-Type:" in raw or "DEK-Info:" in raw:
+            self._blocks.append(PemBlock(index, label, b"", encrypted=True))
             return
         try:
-            packed = "".join(self._body_lines(raw, index))
-            body = base64.b64decode(packed, validate=True)
+            encoded = "".join(self._read_body_lines(raw, index))
+            body = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            self._fault(index, begin, "is not base64", raw)
+            self._add_fault(index, begin, "is not base64", raw)
             return
-        if body:
-            if packed[-1] == "=" and not packed.endswith(
-                base64.b64encode(body[len(body) // 3 * 3 :]).decode("ascii")
-            ):
-                self._note(Oddity.PADDING, index)
-            self._blocks.append(Block(index, label, body))
-        else:
-            self._fault(index, begin, "is empty", raw)
+        if not body:
+            self._add_fault(index, begin, "is empty", raw)
+            return
+        if encoded[-1] == "=" and not _has_canonical_end(encoded, body):
+            self._note_oddity(PemOddity.PADDING, index)
+        self._blocks.append(PemBlock(index, label, body))
 
-    def _body_lines(self, raw: str, index: int) -> list[str]:
-        if _CANONICAL.fullmatch(raw):
-            return raw.split("\n")
+    def _read_body_lines(self, raw: str, index: int) -> list[str]:
+        """Return the base64 lines of a body without white space, and note each oddity."""
         lines = raw.split("\n")
+        if _CANONICAL_BODY.fullmatch(raw):
+            return lines
         if lines[0].strip() or lines[-1].strip() or len(lines) == 1:
-            self._note(Oddity.ONE_LINE, index)
+            self._note_oddity(PemOddity.ONE_LINE, index)
             return ["".join(line.split()) for line in lines]
-        inner = self._without_headers(lines[1:-1], index)
-        stripped = [line.strip() for line in inner]
-        full = [line for line in stripped if line]
-        if len(full) != len(stripped):
-            self._note(Oddity.BLANK_LINES, index)
-        if (
-            any(line != bare for line, bare in zip(inner, stripped, strict=True))
-            or lines[0]
-            or lines[-1]
-        ):
-            self._note(Oddity.WHITE_SPACE, index)
-        if any(len(line) != LINE for line in full[:-1]) or (full and len(full[-1]) > LINE):
-            self._note(Oddity.LINE_LENGTHS, index)
-        if any(len(line.split()) > 1 for line in full):
-            self._note(Oddity.INSIDE, index)
-        return ["".join(line.split()) for line in full]
+        inner_lines = self._skip_headers(lines[1:-1], index)
+        stripped_lines: list[str] = []
+        has_outer_space = bool(lines[0] or lines[-1])
+        for line in inner_lines:
+            stripped = line.strip()
+            if stripped != line:
+                has_outer_space = True
+            if stripped:
+                stripped_lines.append(stripped)
+        bare_lines = ["".join(line.split()) for line in stripped_lines]
+        # The order of these notes is the order of the findings.
+        if len(stripped_lines) != len(inner_lines):
+            self._note_oddity(PemOddity.BLANK_LINES, index)
+        if has_outer_space:
+            self._note_oddity(PemOddity.WHITE_SPACE, index)
+        if not _has_canonical_lengths(stripped_lines):
+            self._note_oddity(PemOddity.LINE_LENGTHS, index)
+        if bare_lines != stripped_lines:
+            self._note_oddity(PemOddity.INSIDE, index)
+        return bare_lines
 
-    def _without_headers(self, lines: list[str], index: int) -> list[str]:
-        """RFC 1421 headers end with a blank line."""
+    def _skip_headers(self, lines: list[str], index: int) -> list[str]:
+        """Drop RFC 1421 headers, which end with a blank line."""
         if not lines or ":" not in lines[0]:
             return lines
-        self._note(Oddity.HEADERS, index)
+        self._note_oddity(PemOddity.HEADERS, index)
         for at, line in enumerate(lines):
             if not line.strip():
-                self._strays.append("\n".join(lines[:at]))
+                self._outside_texts.append("\n".join(lines[:at]))
                 return lines[at + 1 :]
         return lines
 
 
-def _label(mark: re.Match[str]) -> str:
-    """With single spaces between its words."""
+def _has_canonical_lengths(lines: list[str]) -> bool:
+    """Check that every line has 64 characters and the last one no more."""
+    for line in lines[:-1]:
+        if len(line) != LINE_LENGTH:
+            return False
+    return not lines or len(lines[-1]) <= LINE_LENGTH
+
+
+def _has_canonical_end(encoded: str, body: bytes) -> bool:
+    """Check that the unused last bits of padded base64 are zero (RFC 4648, 3.5)."""
+    last_bytes = body[len(body) // 3 * 3 :]
+    return encoded.endswith(base64.b64encode(last_bytes).decode("ascii"))
+
+
+def _clean_label(mark: re.Match[str]) -> str:
+    """Return the label with single spaces between its words."""
     return " ".join(mark[2].split())

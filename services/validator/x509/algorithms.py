@@ -1,4 +1,4 @@
-"""The names of keys, curves and signatures, for people; and which signatures are broken. Pure."""
+"""The names of keys, curves and signature algorithms in findings, and the broken ones of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-KINDS = {
+KEY_KINDS = {
     "1.2.840.113549.1.1.1": "RSA",
     "1.2.840.113549.1.1.10": "RSASSA-PSS",
     "1.2.840.10045.2.1": "ECDSA on a curve that is not supported",
@@ -17,7 +17,8 @@ KINDS = {
     "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
     "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
 }
-_WEAK_SIGNATURES = {
+SUPPORTED_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_BROKEN_SIGNATURES = {
     "1.2.840.113549.1.1.2": "MD2",
     "1.2.840.113549.1.1.3": "MD4",
     "1.2.840.113549.1.1.4": "MD5",
@@ -26,7 +27,7 @@ _WEAK_SIGNATURES = {
     "1.2.840.10045.4.1": "SHA-1",
     "1.2.840.10040.4.3": "SHA-1",
 }
-_SIGNATURES = {
+_SIGNATURE_NAMES = {
     "1.2.840.113549.1.1.14": "RSA with SHA-224",
     "1.2.840.113549.1.1.11": "RSA with SHA-256, its parameters missing",
     "1.2.840.113549.1.1.10": "RSASSA-PSS with uncommon parameters",
@@ -36,23 +37,23 @@ _SIGNATURES = {
     "1.2.156.10197.1.501": "SM2 with SM3",
     "2.16.840.1.101.3.4.3.2": "DSA with SHA-256",
 }
-CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
-def weak(certificate: x509.Certificate) -> str | None:
-    """The name of the broken hash that it is signed with."""
-    kind = certificate.signature_algorithm_oid
-    if kind != SignatureAlgorithmOID.RSASSA_PSS:
-        return _WEAK_SIGNATURES.get(kind.dotted_string)
+def find_broken_hash(certificate: x509.Certificate) -> str | None:
+    """Return the name of the broken hash in the certificate's signature; None when it is sound."""
+    algorithm = certificate.signature_algorithm_oid
+    if algorithm != SignatureAlgorithmOID.RSASSA_PSS:
+        return _BROKEN_SIGNATURES.get(algorithm.dotted_string)
     try:
         digest = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
         return None
-    broken = {"sha1": "SHA-1", "md5": "MD5"}.get(digest.name if digest else "")
-    return f"RSASSA-PSS and {broken}" if broken else None
+    if digest is not None and digest.name in ("sha1", "md5"):
+        return "RSASSA-PSS and " + ("SHA-1" if digest.name == "sha1" else "MD5")
+    return None
 
 
-def named(certificate: x509.Certificate) -> str:
-    """What it is signed with; its OID where it has no name here."""
-    kind = certificate.signature_algorithm_oid.dotted_string
-    return _SIGNATURES.get(kind, kind)
+def name_signature_algorithm(certificate: x509.Certificate) -> str:
+    """Return the name of the certificate's signature algorithm, or its OID if it has none here."""
+    algorithm = certificate.signature_algorithm_oid.dotted_string
+    return _SIGNATURE_NAMES.get(algorithm, algorithm)

@@ -1,25 +1,28 @@
-"""The path from the leaf to a trusted root (rule D9): put in order, proved, or told what is wrong
-with it.
+"""The chain from the leaf to a trusted root (rule D9): put in order and validated, or explained.
 
-The graph of who signed whom is ours, each signature verified once, so at most a few simple paths
-are tried however a chain is built; ``paths`` judges each. Pure.
+The graph of issuers is built here. Each signature is verified once, so a few simple paths are tried
+at most, whatever was uploaded; ``paths`` judges each.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 
-from services.validator.x509.certificates import Certificate, identifiers_agree, signed_by
+from services.validator.x509.certificates import (
+    ParsedCertificate,
+    is_signed_by,
+    key_identifiers_agree,
+)
 from services.validator.x509.paths import (
     MAX_DEPTH,
     MAX_NAME_CHECKS,
-    Path,
-    faults_of,
-    library_reads,
-    name_checks,
+    CertificatePath,
+    count_name_checks,
+    find_path_faults,
+    library_can_validate,
 )
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, finding
@@ -29,234 +32,301 @@ MAX_SIGNATURES = 200
 
 
 @dataclass(frozen=True)
-class Chain:
-    """``certificates``: the leaf and its intermediates in order, without roots; proved where no
-    finding refuses.
-    ``is_public``: the root that it leads to is one that browsers trust."""
+class CertificateChain:
+    """The leaf and its intermediates in order, without roots.
 
-    certificates: tuple[Certificate, ...]
+    It is validated where no finding refuses it. ``is_public``: browsers trust its root.
+    """
+
+    certificates: tuple[ParsedCertificate, ...]
     findings: tuple[Finding, ...]
     is_public: bool = False
 
 
-def examine(
-    leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
-) -> Chain:
-    """``others``: the rest of the certificate field, in its order, without repetitions."""
-    root = _ordinary(leaf, others, roots, at)
+def build_chain(
+    leaf: ParsedCertificate,
+    others: Sequence[ParsedCertificate],
+    roots: TrustRoots,
+    at: datetime,
+) -> CertificateChain:
+    """Build the chain of ``leaf``, judged at the moment ``at``.
+
+    ``others``: the rest of the certificate field, in its order and without repetitions.
+    """
+    root = _find_root_of_ordered_chain(leaf, others, roots, at)
     if root is not None:
-        return Chain((leaf, *others), (), roots.is_public(root))
-    return _disentangled(leaf, others, roots, at)
+        return CertificateChain((leaf, *others), (), roots.is_public(root))
+    return _untangle_chain(leaf, others, roots, at)
 
 
-def _ordinary(
-    leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
-) -> Certificate | None:
-    """The root of a chain that stands in its order, has one path only, and no fault: what nearly
-    all uploads are, and all that is to be said of them. It spares the graph, which would verify
-    every signature a second time."""
+def _find_root_of_ordered_chain(
+    leaf: ParsedCertificate,
+    others: Sequence[ParsedCertificate],
+    roots: TrustRoots,
+    at: datetime,
+) -> ParsedCertificate | None:
+    """Return the root of a chain without any fault; None when the long way has to look at it."""
+    # Nearly all uploads are a chain in order, with one possible path and no fault. For those the
+    # library alone verifies the signatures; the graph below would verify each a second time.
+    #
+    # This shortcut must give the same result as _untangle_chain; a test compares the two. So it
+    # gives up as soon as a second path or a finding is possible: two CAs of one name, an uploaded
+    # certificate that is itself trusted, two roots of one name, or a root whose name an uploaded
+    # CA has too.
     upload = (leaf, *others)
-    names = {c.subject_key for c in others}
-    if leaf.block != 0 or len(names) < len(others):
+    ca_names = {certificate.canonical_subject for certificate in others}
+    if leaf.block != 0 or len(ca_names) < len(others):
         return None
     for issuer, child in zip(others, upload, strict=False):
         if (
-            issuer.subject_key != child.issuer_key
+            issuer.canonical_subject != child.canonical_issuer
             or issuer in roots
-            or roots.named(child.issuer_key)
+            or roots.find_by_subject(child.canonical_issuer)
         ):
             return None
-    anchors = roots.named(upload[-1].issuer_key)
-    if len(anchors) != 1 or upload[-1].issuer_key in names:
+    top = upload[-1]
+    candidates = roots.find_by_subject(top.canonical_issuer)
+    if len(candidates) != 1 or top.canonical_issuer in ca_names:
         return None
-    path = (*upload, anchors[0])
-    # The library alone has verified the signatures of such a path.
-    return (
-        anchors[0]
-        if library_reads(path, at) and not any(faults_of(path, at, by_library=True))
-        else None
+    root = candidates[0]
+    path = (*upload, root)
+    if not library_can_validate(path, at) or any(find_path_faults(path, at, by_library=True)):
+        return None
+    return root
+
+
+def _untangle_chain(
+    leaf: ParsedCertificate,
+    others: Sequence[ParsedCertificate],
+    roots: TrustRoots,
+    at: datetime,
+) -> CertificateChain:
+    graph = _IssuerGraph(leaf, others, roots)
+    related = [ca for ca in others if ca in graph.depths or ca in graph.mismatches]
+    kept = [ca for ca in related if not ca.is_self_signed]
+    # By depth, and by fingerprint where depths are equal: the stored chain does not depend on the
+    # order of the upload.
+    ordered = sorted(kept, key=lambda ca: (graph.depths.get(ca, MAX_DEPTH), ca.fingerprint))
+    related_depths = [graph.depths.get(ca, MAX_DEPTH) for ca in related]
+    is_in_order = leaf.block == 0 and related_depths == sorted(related_depths)
+    findings = []
+    if not is_in_order:
+        findings.append(_reordered_finding([leaf, *ordered]))
+    findings += _dropped_root_findings(others, related, graph, roots)
+    findings += _unrelated_findings(others, related, graph)
+    path, faults = _find_best_path(graph, at)
+    findings += faults
+    if not faults:
+        findings += _spare_expired_findings(kept, path, at)
+    return CertificateChain(
+        certificates=(leaf, *(kept if is_in_order else ordered)),
+        findings=tuple(findings),
+        is_public=bool(path) and roots.is_public(path[-1]),
     )
 
 
-def _disentangled(
-    leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots, at: datetime
-) -> Chain:
-    graph = _Graph(leaf, others, roots)
-    related = [c for c in others if c in graph.depth or c in graph.doubtful]
-    kept = [c for c in related if not c.is_self_signed]
-    ordered = sorted(kept, key=lambda c: (graph.depth.get(c, MAX_DEPTH), c.fingerprint))
-    in_order = leaf.block == 0 and _is_sorted([graph.depth.get(c, MAX_DEPTH) for c in related])
-    findings = [] if in_order else [_put_in_order([leaf, *ordered])]
-    findings += _roots_dropped(others, related, graph, roots)
-    findings += _unrelated(others, related, graph)
-    path, faults = _best_path(graph, at)
-    findings += faults
-    if not faults:
-        findings += _expired_extras(kept, path, at)
-    is_public = bool(path) and roots.is_public(path[-1])
-    return Chain((leaf, *(kept if in_order else ordered)), tuple(findings), is_public)
+class _IssuerGraph:
+    """The uploaded certificates and trusted roots, linked by verified signatures.
 
+    ``depths``: the steps from the leaf to each certificate that it leads to. ``mismatches``: CAs
+    whose name fits an issuer and whose key does not, with the certificate that they should have
+    signed.
+    """
 
-class _Graph:
-    """Who signed whom. ``depth``: steps from the leaf by verified signatures; ``doubtful``: whose
-    name fits and whose key does not, with the certificate that it should have signed."""
+    # The upload is hostile until proven otherwise: names may repeat, CAs may sign each other in
+    # circles, and an account's own roots may all have one name. The work is bounded in three ways:
+    # - names are compared first, and a signature is verified once for each pair, at most
+    #   MAX_SIGNATURES in all (_signs);
+    # - the walk visits each certificate once (_walk, _leads_to_root);
+    # - paths() visits no subject and key twice on one path, queues at most MAX_PATHS * MAX_DEPTH
+    #   partial paths and yields at most MAX_PATHS.
+    # Ten blocks (rule D11) make all other loops short.
 
-    def __init__(self, leaf: Certificate, others: Sequence[Certificate], roots: TrustRoots) -> None:
-        self.leaf, self._others, self._roots = leaf, others, roots
-        self._signed: dict[tuple[str, str], bool] = {}  # as far as it was worth verifying
-        self.depth: dict[Certificate, int] = {leaf: 0}
-        self.doubtful: dict[Certificate, Certificate] = {}
+    def __init__(
+        self,
+        leaf: ParsedCertificate,
+        others: Sequence[ParsedCertificate],
+        roots: TrustRoots,
+    ) -> None:
+        self.leaf = leaf
+        self._others = others
+        self._roots = roots
+        self._verified: dict[tuple[str, str], bool] = {}
+        self.depths: dict[ParsedCertificate, int] = {leaf: 0}
+        self.mismatches: dict[ParsedCertificate, ParsedCertificate] = {}
         self._walk()
 
-    def issuers(self, child: Certificate) -> list[Certificate]:
-        """Of the upload, by verified signature."""
-        return [c for c in self._others if c is not child and self._signs(c, child)]
+    def issuers_of(self, child: ParsedCertificate) -> list[ParsedCertificate]:
+        """Return the uploaded certificates that signed ``child``."""
+        return [ca for ca in self._others if ca is not child and self._signs(ca, child)]
 
-    def anchors(self, child: Certificate) -> list[Certificate]:
-        """Trusted roots that signed ``child``; a certificate that is itself trusted needs none."""
-        return [root for root in self._roots.named(child.issuer_key) if self._signs(root, child)]
+    def roots_above(self, child: ParsedCertificate) -> list[ParsedCertificate]:
+        """Return the trusted roots that signed ``child``."""
+        candidates = self._roots.find_by_subject(child.canonical_issuer)
+        return [root for root in candidates if self._signs(root, child)]
 
-    def suspects(self, child: Certificate) -> list[Certificate]:
-        """Of upload and roots: the issuer by name and key identifier, though the signature does not
-        verify."""
-        named = [*self._others, *self._roots.named(child.issuer_key)]
-        return [
-            c
-            for c in named
-            if c is not child
-            and not self._signs(c, child)
-            and (c.fingerprint, child.fingerprint) in self._signed
-            and identifiers_agree(child, c)
-        ]
+    def mismatched_issuers_of(self, child: ParsedCertificate) -> list[ParsedCertificate]:
+        """Return the issuers by name and key identifier whose key does not verify the signature."""
+        candidates = [*self._others, *self._roots.find_by_subject(child.canonical_issuer)]
+        found = []
+        for ca in candidates:
+            if ca is child or self._signs(ca, child):
+                continue
+            was_verified = (ca.fingerprint, child.fingerprint) in self._verified
+            if was_verified and key_identifiers_agree(child, ca):
+                found.append(ca)
+        return found
 
-    def stranded(self) -> list[Certificate]:
-        """CAs of the upload that lead to a trusted root but not from the leaf, while there is no
-        path: what is missing is between."""
-        if _is_complete(self):
+    def disconnected_cas(self) -> list[ParsedCertificate]:
+        """Return uploaded CAs that lead to a trusted root but not from the leaf.
+
+        Empty when there is a path. Otherwise an intermediate is missing below them.
+        """
+        if self.has_path():
             return []
-        return [
-            c for c in self._others if c.is_ca and c not in self.depth and self._leads_to_a_root(c)
-        ]
+        found = []
+        for ca in self._others:
+            if ca.is_ca and ca not in self.depths and self._leads_to_root(ca):
+                found.append(ca)
+        return found
 
-    def _leads_to_a_root(self, start: Certificate) -> bool:
-        seen, queue = {start}, [start]
-        while queue:
-            c = queue.pop()
-            if c in self._roots or self.anchors(c):
-                return True
-            further = [issuer for issuer in self.issuers(c) if issuer not in seen]
-            seen.update(further)
-            queue += further
-        return False
+    def knows_organisation_above(self, top: ParsedCertificate) -> bool:
+        """Check whether a trusted root belongs to the organisation of the issuer of ``top``.
 
-    def knows_organisation(self, top: Certificate) -> bool:
-        """Does a trusted root belong to the issuer's organisation? Then it is the step to that root
-        that is missing."""
-        return (
-            bool(top.issuer_organisation) and top.issuer_organisation in self._roots.organisations
-        )
+        If so, the intermediate below that root is missing.
+        """
+        organisation = top.issuer_organisation
+        return bool(organisation) and organisation in self._roots.organisations
 
-    def paths(self) -> Iterator[Path]:
-        """Simple paths to a trusted root, shortest first, no more than MAX_PATHS."""
-        queue: list[Path] = [(self.leaf,)]
+    def has_path(self) -> bool:
+        return next(self.paths(), None) is not None
+
+    def paths(self) -> Iterator[CertificatePath]:
+        """Yield simple paths to a trusted root, the shortest first, at most MAX_PATHS."""
+        queue: deque[CertificatePath] = deque([(self.leaf,)])
         found = 0
         while queue and found < MAX_PATHS:
-            path = queue.pop(0)
-            for root in self.anchors(path[-1]):
+            path = queue.popleft()
+            top = path[-1]
+            for root in self.roots_above(top):
                 found += 1
                 yield (*path, root)
-            if len(path) > 1 and path[-1] in self._roots:
+            if len(path) > 1 and top in self._roots:
+                # An uploaded intermediate that is itself trusted ends the path.
                 found += 1
                 yield path
-            seen = {(c.subject_key, c.spki) for c in path}
-            steps = [c for c in self.issuers(path[-1]) if (c.subject_key, c.spki) not in seen]
-            queue += [(*path, c) for c in steps if len(queue) < MAX_PATHS * MAX_DEPTH]
+            visited = {(certificate.canonical_subject, certificate.spki) for certificate in path}
+            for issuer in self.issuers_of(top):
+                is_new = (issuer.canonical_subject, issuer.spki) not in visited
+                if is_new and len(queue) < MAX_PATHS * MAX_DEPTH:
+                    queue.append((*path, issuer))
 
     def _walk(self) -> None:
-        queue = [self.leaf]
+        """Fill ``depths`` and ``mismatches`` breadth first, from the leaf up."""
+        queue = deque([self.leaf])
         while queue:
-            child = queue.pop(0)
-            issuers = self.issuers(child)
-            if not issuers and not self.anchors(child) and not child.is_self_signed:
-                for suspect in self.suspects(child):
-                    self.doubtful.setdefault(suspect, child)
+            child = queue.popleft()
+            issuers = self.issuers_of(child)
+            if not issuers and not self.roots_above(child) and not child.is_self_signed:
+                for ca in self.mismatched_issuers_of(child):
+                    self.mismatches.setdefault(ca, child)
             for issuer in issuers:
-                if issuer not in self.depth:
-                    self.depth[issuer] = self.depth[child] + 1
+                if issuer not in self.depths:
+                    self.depths[issuer] = self.depths[child] + 1
                     queue.append(issuer)
 
-    def _signs(self, issuer: Certificate, child: Certificate) -> bool:
-        if child.issuer_key != issuer.subject_key:
+    def _leads_to_root(self, start: ParsedCertificate) -> bool:
+        seen = {start}
+        stack = [start]
+        while stack:
+            ca = stack.pop()
+            if ca in self._roots or self.roots_above(ca):
+                return True
+            for issuer in self.issuers_of(ca):
+                if issuer not in seen:
+                    seen.add(issuer)
+                    stack.append(issuer)
+        return False
+
+    def _signs(self, issuer: ParsedCertificate, child: ParsedCertificate) -> bool:
+        if child.canonical_issuer != issuer.canonical_subject:
             return False
-        key = (issuer.fingerprint, child.fingerprint)
-        # Roots of an account may all have one name: the work is bounded whatever stands in them.
-        if key not in self._signed and len(self._signed) < MAX_SIGNATURES:
-            self._signed[key] = signed_by(child, issuer)
-        return self._signed.get(key, False)
+        pair = (issuer.fingerprint, child.fingerprint)
+        if pair not in self._verified and len(self._verified) < MAX_SIGNATURES:
+            self._verified[pair] = is_signed_by(child, issuer)
+        return self._verified.get(pair, False)
 
 
-def _put_in_order(chain: Iterable[Certificate]) -> Finding:
-    blocks = ", ".join(str(c.block) for c in chain)
+def _find_best_path(graph: _IssuerGraph, at: datetime) -> tuple[CertificatePath, list[Finding]]:
+    """Return the first path without a fault, or the one with the fewest faults, and its faults."""
+    best_path: CertificatePath = ()
+    best_faults: list[Finding] | None = None
+    name_checks = 0
+    for path in graph.paths():
+        name_checks += count_name_checks(path)
+        if best_faults is not None and name_checks > MAX_NAME_CHECKS:
+            break
+        by_library = library_can_validate(path, at)
+        faults = list(find_path_faults(path, at, by_library=by_library))
+        if not faults:
+            return path, []
+        if best_faults is None or len(faults) < len(best_faults):
+            best_path = path
+            best_faults = faults
+    if best_faults is None:
+        return (), list(_missing_path_findings(graph))
+    return best_path, best_faults
+
+
+# Findings
+
+
+def _reordered_finding(chain: Iterable[ParsedCertificate]) -> Finding:
+    blocks = ", ".join(str(certificate.block) for certificate in chain)
     return finding(
         Code.CHAIN_WRONG_ORDER, f"The chain was put in order: blocks {blocks}.", field="certificate"
     )
 
 
-def _is_sorted(numbers: Sequence[int]) -> bool:
-    return all(a <= b for a, b in pairwise(numbers))
-
-
-def _roots_dropped(
-    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph, roots: TrustRoots
+def _dropped_root_findings(
+    others: Iterable[ParsedCertificate],
+    related: Sequence[ParsedCertificate],
+    graph: _IssuerGraph,
+    roots: TrustRoots,
 ) -> Iterator[Finding]:
-    for c in others:
-        if c.is_self_signed and (c in related or (c in roots and not _is_complete(graph))):
+    for certificate in others:
+        if not certificate.is_self_signed:
+            continue
+        if certificate in related or (certificate in roots and not graph.has_path()):
             yield finding(
                 Code.CHAIN_ROOT_INCLUDED,
-                f"Block {c.block}, {c}, is a root and was dropped.",
+                f"Block {certificate.block}, {certificate}, is a root and was dropped.",
                 field="certificate",
-                block=c.block,
+                block=certificate.block,
             )
 
 
-def _unrelated(
-    others: Iterable[Certificate], related: Sequence[Certificate], graph: _Graph
+def _unrelated_findings(
+    others: Iterable[ParsedCertificate],
+    related: Sequence[ParsedCertificate],
+    graph: _IssuerGraph,
 ) -> Iterator[Finding]:
-    strangers = [c for c in others if c not in related]
-    stranded = graph.stranded() if strangers else []
-    for c in strangers:
-        if c not in stranded:
+    unrelated = [certificate for certificate in others if certificate not in related]
+    disconnected = graph.disconnected_cas() if unrelated else []
+    for certificate in unrelated:
+        if certificate not in disconnected:
             yield finding(
                 Code.CHAIN_UNRELATED,
-                f"Block {c.block}, {c}, did not issue the leaf or its issuers.",
+                f"Block {certificate.block}, {certificate}, did not issue the leaf or its issuers.",
                 field="certificate",
-                block=c.block,
+                block=certificate.block,
             )
 
 
-def _is_complete(graph: _Graph) -> bool:
-    return next(graph.paths(), None) is not None
-
-
-def _best_path(graph: _Graph, at: datetime) -> tuple[Path, list[Finding]]:
-    """The first path without a fault, or the one with the fewest and what they are."""
-    best: tuple[Path, list[Finding]] | None = None
-    checks = 0
-    for path in graph.paths():
-        checks += name_checks(path)
-        if best is not None and checks > MAX_NAME_CHECKS:
-            break
-        faults = list(faults_of(path, at, by_library=library_reads(path, at)))
-        if not faults:
-            return path, []
-        if best is None or len(faults) < len(best[1]):
-            best = path, faults
-    return best or ((), list(_why_no_path(graph)))
-
-
-def _why_no_path(graph: _Graph) -> Iterator[Finding]:
-    if graph.doubtful:
-        for child in dict.fromkeys(graph.doubtful.values()):
+def _missing_path_findings(graph: _IssuerGraph) -> Iterator[Finding]:
+    """Explain why there is no path: a bad signature, a missing intermediate or an unknown root."""
+    if graph.mismatches:
+        for child in dict.fromkeys(graph.mismatches.values()):
             yield finding(
                 Code.CHAIN_BAD_SIGNATURE,
                 f"The signature of block {child.block}, {child}, does not verify "
@@ -265,12 +335,10 @@ def _why_no_path(graph: _Graph) -> Iterator[Finding]:
                 block=child.block,
             )
         return
-    top = max(
-        (c for c in graph.depth if not graph.issuers(c) or c.is_self_signed),
-        key=lambda c: graph.depth[c],
-        default=graph.leaf,
-    )
-    key = f" (key identifier {top.authority_key})" if top.authority_key else ""
+    top = _find_top(graph)
+    key = ""
+    if top.authority_key_identifier:
+        key = f" (key identifier {top.authority_key_identifier})"
     if top.is_self_signed:
         yield finding(
             Code.CHAIN_UNTRUSTED,
@@ -279,7 +347,7 @@ def _why_no_path(graph: _Graph) -> Iterator[Finding]:
             field="certificate",
             block=top.block,
         )
-    elif top is graph.leaf or graph.stranded() or graph.knows_organisation(top):
+    elif top is graph.leaf or graph.disconnected_cas() or graph.knows_organisation_above(top):
         yield finding(
             Code.CHAIN_INCOMPLETE,
             f"The issuer of block {top.block}, {top.issuer}{key}, is neither in the "
@@ -295,17 +363,31 @@ def _why_no_path(graph: _Graph) -> Iterator[Finding]:
             field="certificate",
             block=top.block,
             hint="Use a certificate of a public CA, or upload your private root; where an "
-            "intermediate is "
-            "missing between, append it.",
+            "intermediate is missing between, append it.",
         )
 
 
-def _expired_extras(kept: Iterable[Certificate], path: Path, at: datetime) -> Iterator[Finding]:
-    for c in kept:
-        if c not in path and not c.valid_at(at):
+def _find_top(graph: _IssuerGraph) -> ParsedCertificate:
+    """Return the first certificate at the greatest depth whose issuer was not uploaded."""
+    top = graph.leaf
+    top_depth = -1
+    for certificate, depth in graph.depths.items():
+        is_end = certificate.is_self_signed or not graph.issuers_of(certificate)
+        if is_end and depth > top_depth:
+            top = certificate
+            top_depth = depth
+    return top
+
+
+def _spare_expired_findings(
+    kept: Iterable[ParsedCertificate], path: CertificatePath, at: datetime
+) -> Iterator[Finding]:
+    for certificate in kept:
+        if certificate not in path and not certificate.is_valid_at(at):
             yield finding(
                 Code.CHAIN_SPARE_EXPIRED,
-                f"Block {c.block}, {c}, is outside its validity; the chain holds without it.",
+                f"Block {certificate.block}, {certificate}, is outside its validity; "
+                "the chain holds without it.",
                 field="certificate",
-                block=c.block,
+                block=certificate.block,
             )

@@ -1,40 +1,47 @@
-"""A small reader of DER (X.690): enough to see what a key is, and how large, before any library
-loads it."""
+"""A small reader of DER (X.690).
+
+It shows the kind and the size of a key, and the layout of a certificate, before any library loads
+them.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, SEQUENCE, SET = (
-    0x02,
-    0x03,
-    0x04,
-    0x05,
-    0x06,
-    0x30,
-    0x31,
-)
-CONTEXT_0, CONTEXT_1 = 0xA0, 0xA1
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+NULL = 0x05
+OID = 0x06
+SEQUENCE = 0x30
+SET = 0x31
+CONTEXT_0 = 0xA0
+CONTEXT_1 = 0xA1
 
 
 class NotDer(ValueError):
-    """The bytes are not DER; the text says where, never what."""
+    """The bytes are not DER. The text names the position, and never repeats the bytes."""
 
 
-class Element(NamedTuple):
-    """A tag with the borders of its content in the bytes it was read from."""
+class DerElement(NamedTuple):
+    """A tag, and where its content starts and ends in the bytes that it was read from."""
 
     tag: int
     start: int
     end: int
 
 
-def read(data: bytes, at: int = 0, end: int | None = None) -> Element:
-    """The element that begins at ``at``. Definite, minimal lengths only, and inside ``end``."""
-    end = len(data) if end is None else end
+def read_element(data: bytes, at: int = 0, end: int | None = None) -> DerElement:
+    """Read the element that begins at ``at`` and ends at or before ``end``.
+
+    Only definite, minimal lengths are accepted. Raises NotDer.
+    """
+    if end is None:
+        end = len(data)
     if at + 2 > end:
         raise NotDer(f"an element is cut short at byte {at}")
-    tag, length, start = data[at], data[at + 1], at + 2
+    length = data[at + 1]
+    start = at + 2
     if length >= 0x80:
         size = length & 0x7F
         if not 1 <= size <= 3 or start + size > end:
@@ -45,29 +52,30 @@ def read(data: bytes, at: int = 0, end: int | None = None) -> Element:
             raise NotDer(f"a length is not minimal at byte {at + 1}")
     if start + length > end:
         raise NotDer(f"an element is cut short at byte {at}")
-    return Element(tag, start, start + length)
+    return DerElement(data[at], start, start + length)
 
 
-def children(data: bytes, parent: Element) -> list[Element]:
-    """The elements inside a constructed one, which they must fill."""
-    found, at = [], parent.start
+def read_children(data: bytes, parent: DerElement) -> list[DerElement]:
+    """Read the elements inside a constructed element. They must fill it; raises NotDer."""
+    children = []
+    at = parent.start
     while at < parent.end:
-        element = read(data, at, parent.end)
-        found.append(element)
+        element = read_element(data, at, parent.end)
+        children.append(element)
         at = element.end
-    return found
+    return children
 
 
-def whole(data: bytes) -> list[Element]:
-    """The children of the one SEQUENCE that ``data`` is."""
-    outer = read(data)
+def read_sequence(data: bytes) -> list[DerElement]:
+    """Read the children of the one SEQUENCE that ``data`` is; raises NotDer."""
+    outer = read_element(data)
     if outer.tag != SEQUENCE or outer.end != len(data):
         raise NotDer("not one SEQUENCE")
-    return children(data, outer)
+    return read_children(data, outer)
 
 
-def integer(data: bytes, element: Element) -> int:
-    """A positive INTEGER or zero, minimally encoded."""
+def read_integer(data: bytes, element: DerElement) -> int:
+    """Read an INTEGER that is zero or positive and minimally encoded; raises NotDer."""
     body = data[element.start : element.end]
     if (
         element.tag != INTEGER
@@ -79,23 +87,26 @@ def integer(data: bytes, element: Element) -> int:
     return int.from_bytes(body, "big")
 
 
-def oid(data: bytes, element: Element) -> str:
-    """An OBJECT IDENTIFIER in dotted form."""
+def read_oid(data: bytes, element: DerElement) -> str:
+    """Read an OBJECT IDENTIFIER in dotted form; raises NotDer."""
     body = data[element.start : element.end]
     if element.tag != OID or not 1 <= len(body) <= 32 or body[-1] & 0x80:
         raise NotDer(f"not an OBJECT IDENTIFIER at byte {element.start}")
-    arcs, value = [], 0
+    # Seven bits a byte, the high bit set in all but the last byte of an arc. The first number
+    # holds two arcs: 40 * first + second, the first at most 2 (X.690, 8.19.4).
+    numbers = []
+    value = 0
     for byte in body:
         value = value << 7 | byte & 0x7F
         if not byte & 0x80:
-            arcs.append(value)
+            numbers.append(value)
             value = 0
-    top = min(arcs[0] // 40, 2)
-    return ".".join(map(str, [top, arcs[0] - 40 * top, *arcs[1:]]))
+    first_arc = min(numbers[0] // 40, 2)
+    return ".".join(map(str, [first_arc, numbers[0] - 40 * first_arc, *numbers[1:]]))
 
 
-def tlv(tag: int, body: bytes) -> bytes:
-    """An element with its length."""
+def encode_element(tag: int, body: bytes) -> bytes:
+    """Return the element with its tag and length."""
     if len(body) < 0x80:
         return bytes([tag, len(body)]) + body
     length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")

@@ -1,62 +1,87 @@
-"""Where the parts of a certificate stand in its DER form (RFC 5280, 4.1): what the library does not
-tell as it is. Pure."""
+"""Where the parts of a certificate are in its DER form (RFC 5280, 4.1).
+
+It serves what the library does not show as it is written.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from services.validator.x509 import der
+from services.validator.x509.der import DerElement, NotDer
 
-_EXTENSIONS = 0xA3
-
-
-class Layout(NamedTuple):
-    """``signed_algorithm`` is the one inside of what is signed; ``extensions`` None when there are
-    none."""
-
-    serial: der.Element
-    signed_algorithm: der.Element
-    issuer: der.Element
-    validity: der.Element
-    subject: der.Element
-    public_key: der.Element
-    extensions: der.Element | None
-    algorithm: der.Element
+_EXTENSIONS_TAG = 0xA3
 
 
-def layout(data: bytes) -> Layout:
-    """NotDer when the parts are not there in their order."""
-    outer = der.whole(data)
+class CertificateLayout(NamedTuple):
+    """The elements of a certificate.
+
+    ``signed_algorithm`` is the copy of ``algorithm`` inside the part that is signed.
+    ``extensions`` is None when there are none.
+    """
+
+    serial: DerElement
+    signed_algorithm: DerElement
+    issuer: DerElement
+    validity: DerElement
+    subject: DerElement
+    public_key: DerElement
+    extensions: DerElement | None
+    algorithm: DerElement
+
+
+def read_layout(data: bytes) -> CertificateLayout:
+    """Read the layout of a certificate; raises NotDer when a part is missing or out of order."""
+    outer = der.read_sequence(data)
     if len(outer) != 3:
-        raise der.NotDer("not the three parts of a certificate")
-    parts = der.children(data, outer[0])
-    if parts and parts[0].tag == der.CONTEXT_0:
+        raise NotDer("not the three parts of a certificate")
+    parts = der.read_children(data, outer[0])
+    if parts and parts[0].tag == der.CONTEXT_0:  # the version
         del parts[0]
     if len(parts) < 6:
-        raise der.NotDer("parts of the certificate are missing")
-    extensions = next((part for part in parts[6:] if part.tag == _EXTENSIONS), None)
-    serial, algorithm, issuer, validity, subject, public_key = parts[:6]
-    return Layout(serial, algorithm, issuer, validity, subject, public_key, extensions, outer[1])
+        raise NotDer("parts of the certificate are missing")
+    extensions = None
+    for part in parts[6:]:
+        if part.tag == _EXTENSIONS_TAG:
+            extensions = part
+            break
+    return CertificateLayout(
+        serial=parts[0],
+        signed_algorithm=parts[1],
+        issuer=parts[2],
+        validity=parts[3],
+        subject=parts[4],
+        public_key=parts[5],
+        extensions=extensions,
+        algorithm=outer[1],
+    )
 
 
-def names_its_curve(data: bytes) -> bool:
-    """Is the EC key of a certificate that the library has read on a curve that is named, not spelt
-    out (RFC 5480, 2.1.1)? OpenSSL refuses the latter, and the library does not tell them apart.
-    Asked of every leaf, so in a hurry."""
-    at = _content(data, _content(data, 0))
+def has_named_curve(data: bytes) -> bool:
+    """Check that a certificate's EC key names its curve (RFC 5480, 2.1.1).
+
+    ``data`` is a certificate that the library has read. OpenSSL refuses a curve whose parameters
+    are written out, and the library does not tell the two apart.
+    """
+    # Every EC leaf passes here, so elements are skipped without the checks of der.read_element:
+    # the library has checked this DER already. The public key is the sixth part of what is signed,
+    # or the seventh after a version.
+    at = _content_start(data, _content_start(data, 0))
     for _ in range(6 if data[at] == der.CONTEXT_0 else 5):
-        at = _after(data, at)
-    algorithm = _content(data, at)
-    parameters = _after(data, _content(data, algorithm))
-    return parameters < _after(data, algorithm) and data[parameters] == der.OID
+        at = _element_end(data, at)
+    algorithm = _content_start(data, at)
+    parameters = _element_end(data, _content_start(data, algorithm))
+    return parameters < _element_end(data, algorithm) and data[parameters] == der.OID
 
 
-def _content(data: bytes, at: int) -> int:
+def _content_start(data: bytes, at: int) -> int:
     length = data[at + 1]
-    return at + 2 if length < 0x80 else at + 2 + (length & 0x7F)
+    if length < 0x80:
+        return at + 2
+    return at + 2 + (length & 0x7F)
 
 
-def _after(data: bytes, at: int) -> int:
+def _element_end(data: bytes, at: int) -> int:
     length = data[at + 1]
     if length < 0x80:
         return at + 2 + length
@@ -64,17 +89,16 @@ def _after(data: bytes, at: int) -> int:
     return start + int.from_bytes(data[at + 2 : start], "big")
 
 
-def raw_extensions(data: bytes) -> list[tuple[str, bytes]]:
-    """OID and value of every extension, as they stand; NotDer."""
-    found = layout(data).extensions
-    if found is None:
+def read_raw_extensions(data: bytes) -> list[tuple[str, bytes]]:
+    """Read the OID and the value bytes of every extension, in order; raises NotDer."""
+    extensions = read_layout(data).extensions
+    if extensions is None:
         return []
-    parts = (
-        der.children(data, one)
-        for one in der.children(data, der.read(data, found.start, found.end))
-    )
-    return [
-        (der.oid(data, part[0]), data[part[-1].start : part[-1].end])
-        for part in parts
-        if len(part) > 1
-    ]
+    found = []
+    extension_list = der.read_element(data, extensions.start, extensions.end)
+    for extension in der.read_children(data, extension_list):
+        parts = der.read_children(data, extension)
+        if len(parts) > 1:
+            value = parts[-1]
+            found.append((der.read_oid(data, parts[0]), data[value.start : value.end]))
+    return found

@@ -1,5 +1,7 @@
-"""Distinguished names as RFC 5280, 7.1 compares them: the kind of string, case and white space make
-no difference. Pure."""
+"""Distinguished names, compared as RFC 5280, 7.1 demands.
+
+The kind of string, case and white space make no difference.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from services.validator.x509 import der
+from services.validator.x509.der import DerElement, NotDer
 
 EMAIL = "1.2.840.113549.1.9.1"
 IA5_STRING = 0x16
@@ -20,50 +23,62 @@ _ENCODINGS = {
     0x1C: "utf-32-be",
     0x1E: "utf-16-be",
 }
-Canonical = tuple[bytes, ...]
-"""One item for each relative name. Equal names have equal forms; one that is the beginning of
-another holds it."""
+CanonicalName = tuple[bytes, ...]
+"""One item for each relative distinguished name.
+
+Equal names have equal forms; the form of a name that begins with another begins with the other's.
+"""
 
 
-class Attribute(NamedTuple):
+class AttributeTypeAndValue(NamedTuple):
+    """An attribute of a name: its type as a dotted OID, its string tag, and its bytes."""
+
     kind: str
     tag: int
     value: bytes
 
 
 @lru_cache(maxsize=4096)
-def canonical(name: bytes) -> Canonical:
-    """Of a Name in DER. Case is folded in ASCII alone, as OpenSSL does; what cannot be read stands
-    for itself."""
+def canonical_name(name: bytes) -> CanonicalName:
+    """Return the form by which a Name in DER is compared.
+
+    Case is folded in ASCII only, as OpenSSL does. A name that cannot be read equals only itself.
+    """
+    canonical = []
     try:
-        return tuple(
-            repr(sorted(_comparable(attribute) for attribute in relative)).encode()
-            for relative in _relatives(name)
-        )
-    except der.NotDer:
+        for relative_name in _read_relative_names(name):
+            comparable = sorted(_comparable_attribute(attribute) for attribute in relative_name)
+            canonical.append(repr(comparable).encode())
+    except NotDer:
         return (name,)
+    return tuple(canonical)
 
 
-def attributes(name: bytes) -> list[Attribute]:
-    """Of a Name in DER; NotDer."""
-    return [attribute for relative in _relatives(name) for attribute in relative]
+def read_attributes(name: bytes) -> list[AttributeTypeAndValue]:
+    """Read all attributes of a Name in DER; raises NotDer."""
+    attributes: list[AttributeTypeAndValue] = []
+    for relative_name in _read_relative_names(name):
+        attributes += relative_name
+    return attributes
 
 
-def _relatives(name: bytes) -> Iterator[list[Attribute]]:
-    for relative in der.whole(name):
-        if relative.tag != der.SET:
-            raise der.NotDer("a relative name is no SET")
-        yield [_attribute(name, element) for element in der.children(name, relative)]
+def _read_relative_names(name: bytes) -> Iterator[list[AttributeTypeAndValue]]:
+    for element in der.read_sequence(name):
+        if element.tag != der.SET:
+            raise NotDer("a relative name is no SET")
+        children = der.read_children(name, element)
+        yield [_read_attribute(name, child) for child in children]
 
 
-def _attribute(name: bytes, element: der.Element) -> Attribute:
-    parts = der.children(name, element)
+def _read_attribute(name: bytes, element: DerElement) -> AttributeTypeAndValue:
+    parts = der.read_children(name, element)
     if len(parts) != 2:
-        raise der.NotDer("an attribute is no pair")
-    return Attribute(der.oid(name, parts[0]), parts[1].tag, name[parts[1].start : parts[1].end])
+        raise NotDer("an attribute is no pair")
+    kind, value = parts
+    return AttributeTypeAndValue(der.read_oid(name, kind), value.tag, name[value.start : value.end])
 
 
-def _comparable(attribute: Attribute) -> tuple[str, int, bytes]:
+def _comparable_attribute(attribute: AttributeTypeAndValue) -> tuple[str, int, bytes]:
     encoding = _ENCODINGS.get(attribute.tag)
     if encoding is not None:
         try:

@@ -1,9 +1,8 @@
-"""Name constraints (RFC 5280, 4.2.1.10): which names a CA may issue, and what of a certificate
-breaks them.
+"""Name constraints (RFC 5280, 4.2.1.10): which names a CA may issue, and which names break that.
 
-Read as OpenSSL reads them, which admits no less than the RFC: a leading dot, an empty name for all,
-host names of any letters. Stricter in one place: a wildcard may not reach into what is excluded, as
-Go and rustls hold it. Pure.
+They are read as OpenSSL reads them, which allows no less than the RFC: a leading dot, an empty name
+for all names, host names of any letters. One rule is stricter, as in Go and rustls: a wildcard may
+not cover an excluded name.
 """
 
 from __future__ import annotations
@@ -11,45 +10,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 
-from services.validator.x509 import der
+from services.validator.x509.der import NotDer
 from services.validator.x509.distinguished_names import (
     EMAIL,
     IA5_STRING,
-    Canonical,
-    attributes,
-    canonical,
+    CanonicalName,
+    canonical_name,
+    read_attributes,
 )
 
-MAX_DNS = 255
-_SHOWN = 80
-_MAILBOX = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")  # an address that is not ASCII
+MAX_DNS_LENGTH = 255
+_MAX_SHOWN = 80
+_SMTP_UTF8_MAILBOX = "1.3.6.1.5.5.7.8.9"  # an e-mail address that is not ASCII (RFC 9598)
 
 NameT = TypeVar("NameT")
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-class Uncheckable(ValueError):
-    """A name that a constraint is about, and that cannot be compared with it; the text names it."""
+class UncheckableName(ValueError):
+    """A constraint is about this name, and the two cannot be compared. The text names it."""
 
 
 @dataclass
-class Names:
-    """The names of a certificate, or of one side of the constraints, by kind."""
+class GeneralNames:
+    """The names of a certificate, or of one side of the constraints, by kind.
+
+    ``others``: the kinds that nothing can be compared with, by OID.
+    """
 
     dns: list[str] = field(default_factory=list)
     addresses: list[Address | Network] = field(default_factory=list)
     emails: list[str] = field(default_factory=list)
     uris: list[str] = field(default_factory=list)
-    directory: list[Canonical] = field(default_factory=list)
+    directory: list[CanonicalName] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    """Kinds that nothing can be compared with, by OID."""
 
-    def add(self, names: Iterable[x509.GeneralName]) -> Names:
+    def add_names(self, names: Iterable[x509.GeneralName]) -> GeneralNames:
         for name in names:
             match name:
                 case x509.DNSName():
@@ -61,7 +62,7 @@ class Names:
                 case x509.UniformResourceIdentifier():
                     self.uris.append(name.value)
                 case x509.DirectoryName():
-                    self.directory.append(canonical(name.value.public_bytes()))
+                    self.directory.append(canonical_name(name.value.public_bytes()))
                 case x509.OtherName():
                     self.others.append(name.type_id.dotted_string)
                 case _:
@@ -69,89 +70,124 @@ class Names:
         return self
 
 
-Sides = tuple[Names, Names]
-"""What is permitted, and what is excluded."""
+class ConstraintSubtrees(NamedTuple):
+    """The permitted and the excluded names of a name constraints extension."""
+
+    permitted: GeneralNames
+    excluded: GeneralNames
 
 
-def names_of(subject: bytes, alternative: x509.SubjectAlternativeName | None) -> Names:
-    """What constraints are compared with: the subject (a Name in DER), its e-mail addresses, and
-    the alternatives. Uncheckable."""
-    found = Names().add(alternative or ())
+def collect_names(subject: bytes, san: x509.SubjectAlternativeName | None) -> GeneralNames:
+    """Collect the names that constraints apply to.
+
+    They are the subject (a Name in DER), its e-mail addresses, and the names of the SAN extension.
+    Raises UncheckableName.
+    """
+    names = GeneralNames().add_names(san or ())
     try:
-        for attribute in attributes(subject):
+        for attribute in read_attributes(subject):
             if attribute.kind == EMAIL:
                 if attribute.tag != IA5_STRING:
-                    raise Uncheckable("the e-mail address in its subject")
-                found.emails.append(attribute.value.decode("latin-1"))
-    except der.NotDer:
-        raise Uncheckable("its subject") from None
-    if name := canonical(subject):
-        found.directory.append(name)
-    return found
+                    raise UncheckableName("the e-mail address in its subject")
+                names.emails.append(attribute.value.decode("latin-1"))
+    except NotDer:
+        raise UncheckableName("its subject") from None
+    canonical_subject = canonical_name(subject)
+    if canonical_subject:
+        names.directory.append(canonical_subject)
+    return names
 
 
-def sides(constraints: x509.NameConstraints) -> Sides:
-    return Names().add(constraints.permitted_subtrees or ()), Names().add(
-        constraints.excluded_subtrees or ()
+def read_subtrees(constraints: x509.NameConstraints) -> ConstraintSubtrees:
+    """Sort the subtrees of the extension by kind."""
+    return ConstraintSubtrees(
+        permitted=GeneralNames().add_names(constraints.permitted_subtrees or ()),
+        excluded=GeneralNames().add_names(constraints.excluded_subtrees or ()),
     )
 
 
-def violation(constraints: Sides, names: Names) -> str | None:
-    """What of ``names`` the constraints do not allow, as a clause for people; None when all is
-    allowed. Uncheckable."""
+def find_violation(constraints: ConstraintSubtrees, names: GeneralNames) -> str | None:
+    """Return the first name that the constraints do not allow, as a clause for a finding.
+
+    None when all names are allowed. Raises UncheckableName.
+    """
     permitted, excluded = constraints
-    _refuse_what_is_beyond(permitted, excluded, names)
+    _refuse_uncheckable(permitted, excluded, names)
     return next(_violations(permitted, excluded, names), None)
 
 
-def _violations(permitted: Names, excluded: Names, names: Names) -> Iterator[str]:
-    allowed, forbidden = set(permitted.dns), set(excluded.dns)
-    parents = {name.partition(".")[2] for name in excluded.dns if not name.startswith(".")}
+def _violations(
+    permitted: GeneralNames, excluded: GeneralNames, names: GeneralNames
+) -> Iterator[str]:
+    # RFC 5280: a name must be below one of the permitted names of its kind, if there are any of
+    # that kind, and below none of the excluded ones. A kind that the constraints do not mention is
+    # not constrained.
+    #
+    # A certificate may have a thousand DNS names and a CA a thousand constraints, so DNS names are
+    # not compared pair by pair: the constraints are a set, and each name is looked up with each of
+    # its parents, of which a name of 255 characters has few. The other kinds are rare, and
+    # count_name_checks bounds the pairs.
+    permitted_dns = set(permitted.dns)
+    excluded_dns = set(excluded.dns)
+    # The wildcard *.example.com covers the excluded www.example.com.
+    covered_by_wildcard = {
+        name.partition(".")[2] for name in excluded.dns if not name.startswith(".")
+    }
     for dns in names.dns:
-        if allowed and allowed.isdisjoint(_above(dns)):
-            yield _not_permitted(dns)
-        if not forbidden.isdisjoint(_above(dns)) or (dns.startswith("*.") and dns[2:] in parents):
-            yield _excluded(dns)
-    yield from _broken(names.addresses, permitted.addresses, excluded.addresses, _holds)
-    yield from _broken(names.emails, permitted.emails, excluded.emails, _is_mailbox_of)
-    yield from _broken(names.uris, permitted.uris, excluded.uris, _is_host_of)
-    yield from _broken(
+        constraints_above = list(_dns_constraints_above(dns))
+        if permitted_dns and permitted_dns.isdisjoint(constraints_above):
+            yield f"{_printable(dns)} is not permitted"
+        is_excluded = not excluded_dns.isdisjoint(constraints_above)
+        if is_excluded or (dns.startswith("*.") and dns[2:] in covered_by_wildcard):
+            yield f"{_printable(dns)} is excluded"
+    yield from _compare_each(
+        names.addresses, permitted.addresses, excluded.addresses, _network_contains
+    )
+    yield from _compare_each(names.emails, permitted.emails, excluded.emails, _covers_mailbox)
+    yield from _compare_each(names.uris, permitted.uris, excluded.uris, _covers_uri)
+    yield from _compare_each(
         names.directory,
         permitted.directory,
         excluded.directory,
-        _begins,
+        _is_name_prefix,
         lambda _: "a directory name",
     )
 
 
-def _broken(
+def _compare_each(
     names: Iterable[NameT],
     permitted: Sequence[NameT],
     excluded: Sequence[NameT],
-    holds: Callable[[NameT, NameT], bool],
-    told: Callable[[NameT], str] = str,
+    covers: Callable[[NameT, NameT], bool],
+    describe: Callable[[NameT], str] = str,
 ) -> Iterator[str]:
-    """``holds``: whether a constraint, the first, is about a name."""
+    """Yield the violations of one kind. ``covers(constraint, name)`` compares a pair."""
     for name in names:
-        if permitted and not any(holds(base, name) for base in permitted):
-            yield _not_permitted(told(name))
-        if any(holds(base, name) for base in excluded):
-            yield _excluded(told(name))
+        if permitted and not any(covers(constraint, name) for constraint in permitted):
+            yield f"{_printable(describe(name))} is not permitted"
+        if any(covers(constraint, name) for constraint in excluded):
+            yield f"{_printable(describe(name))} is excluded"
 
 
-def _refuse_what_is_beyond(permitted: Names, excluded: Names, names: Names) -> None:
-    constrained = {*permitted.others, *excluded.others}
-    if not constrained.isdisjoint(names.others):
-        raise Uncheckable("a name of an uncommon kind")
-    if _MAILBOX.dotted_string in names.others and (permitted.emails or excluded.emails):
-        raise Uncheckable("an e-mail address that is not ASCII")
-    if (permitted.dns or excluded.dns) and any(len(name) > MAX_DNS for name in names.dns):
-        raise Uncheckable("a DNS name of over 255 characters")
+def _refuse_uncheckable(
+    permitted: GeneralNames, excluded: GeneralNames, names: GeneralNames
+) -> None:
+    constrained_kinds = {*permitted.others, *excluded.others}
+    if not constrained_kinds.isdisjoint(names.others):
+        raise UncheckableName("a name of an uncommon kind")
+    if _SMTP_UTF8_MAILBOX in names.others and (permitted.emails or excluded.emails):
+        raise UncheckableName("an e-mail address that is not ASCII")
+    if permitted.dns or excluded.dns:
+        for name in names.dns:
+            if len(name) > MAX_DNS_LENGTH:
+                raise UncheckableName("a DNS name of over 255 characters")
 
 
-def _above(dns: str) -> Iterator[str]:
-    """Every constraint that ``dns`` is below: itself, what follows a dot, with the dot or without,
-    the empty one."""
+def _dns_constraints_above(dns: str) -> Iterator[str]:
+    """Yield every constraint that covers ``dns``.
+
+    They are the empty one, the name itself, and each parent with and without its leading dot.
+    """
     yield ""
     yield dns
     at = dns.find(".")
@@ -162,7 +198,7 @@ def _above(dns: str) -> Iterator[str]:
         at = dns.find(".", at + 1)
 
 
-def _holds(network: Address | Network, address: Address | Network) -> bool:
+def _network_contains(network: Address | Network, address: Address | Network) -> bool:
     return (
         isinstance(network, IPv4Network | IPv6Network)
         and not isinstance(address, IPv4Network | IPv6Network)
@@ -170,57 +206,56 @@ def _holds(network: Address | Network, address: Address | Network) -> bool:
     )
 
 
-def _begins(base: Canonical, name: Canonical) -> bool:
-    return name[: len(base)] == base
+def _is_name_prefix(prefix: CanonicalName, name: CanonicalName) -> bool:
+    return name[: len(prefix)] == prefix
 
 
-def _is_mailbox_of(base: str, email: str) -> bool:
-    """``base``: a mailbox, a host, or with a leading dot every host below. Local parts differ by
-    case, hosts do not."""
+def _covers_mailbox(constraint: str, email: str) -> bool:
+    """Check a mailbox, a host, or every host below a leading dot against an e-mail address.
+
+    Case counts in local parts and not in hosts.
+    """
     local, at, host = email.rpartition("@")
     if not at:
-        raise Uncheckable(f"the e-mail address {_cut(email)}")
-    wanted_local, wanted_at, wanted = base.rpartition("@")
-    if not wanted_at and base.startswith("."):
-        return email.lower().endswith(base.lower()) and len(email) > len(base)
-    return host.lower() == wanted.lower() and wanted_local in ("", local)
+        raise UncheckableName(f"the e-mail address {_printable(email)}")
+    wanted_local, wanted_at, wanted_host = constraint.rpartition("@")
+    if not wanted_at and constraint.startswith("."):
+        return email.lower().endswith(constraint.lower()) and len(email) > len(constraint)
+    return host.lower() == wanted_host.lower() and wanted_local in ("", local)
 
 
-def _is_host_of(base: str, uri: str) -> bool:
-    """``base``: a host, or with a leading dot every host below it."""
-    host = _host(uri)
-    if base.startswith("."):
-        return host.endswith(base.lower()) and len(host) > len(base)
-    return host == base.lower()
+def _covers_uri(constraint: str, uri: str) -> bool:
+    """Check a host, or every host below a leading dot, against the host of a URI."""
+    host = _read_uri_host(uri)
+    if constraint.startswith("."):
+        return host.endswith(constraint.lower()) and len(host) > len(constraint)
+    return host == constraint.lower()
 
 
-def _host(uri: str) -> str:
-    """Uncheckable where readers of URIs do not agree about it, and for addresses, which the RFC has
-    refused."""
+def _read_uri_host(uri: str) -> str:
+    """Read the host of a URI in lower case.
+
+    Raises UncheckableName where readers of URIs disagree about the host, and for an IP address,
+    which the RFC demands to refuse.
+    """
     _, colon, rest = uri.partition(":")
     authority = rest[2:].partition("/")[0].partition("?")[0].partition("#")[0]
     host = authority.partition(":")[0].lower()
-    odd = (
+    is_ambiguous = (
         "@" in authority
         or "[" in authority
         or ":" in rest[2 + len(authority) :]
         or "?" in rest[: 3 + len(authority)]
     )
-    if not colon or not rest.startswith("//") or not host or odd or host.replace(".", "").isdigit():
-        raise Uncheckable(f"the URI {_cut(uri)}")
+    is_address = host.replace(".", "").isdigit()
+    if not colon or not rest.startswith("//") or not host or is_ambiguous or is_address:
+        raise UncheckableName(f"the URI {_printable(uri)}")
     return host
 
 
-def _not_permitted(name: str) -> str:
-    return f"{_cut(name)} is not permitted"
-
-
-def _excluded(name: str) -> str:
-    return f"{_cut(name)} is excluded"
-
-
-def _cut(name: str) -> str:
-    printable = "".join(
-        character if character.isprintable() else "?" for character in name[:_SHOWN]
-    )
-    return printable + ("…" if len(name) > _SHOWN else "")
+def _printable(name: str) -> str:
+    """Cut a name for a finding and replace what is not printable."""
+    shown = name[:_MAX_SHOWN]
+    if not shown.isprintable():
+        shown = "".join(character if character.isprintable() else "?" for character in shown)
+    return shown + ("…" if len(name) > _MAX_SHOWN else "")

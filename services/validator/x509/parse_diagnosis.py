@@ -1,5 +1,7 @@
-"""Which part of a certificate cannot be read: each is tried alone, in a certificate that is sound
-otherwise. Pure."""
+"""Which part of a certificate cannot be read.
+
+Each part is tried alone, in a certificate that is otherwise sound.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,19 @@ from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
 from services.validator.x509 import der
-from services.validator.x509.der_layout import Layout, layout, raw_extensions
+from services.validator.x509.der import DerElement, NotDer
+from services.validator.x509.der_layout import (
+    CertificateLayout,
+    read_layout,
+    read_raw_extensions,
+)
 
-NO_CERTIFICATE = "it is not an X.509 certificate in DER"
-CERTIFICATE = "it is an X.509 certificate, but"
-MAX_TRIED = 64
+NOT_A_CERTIFICATE = "it is not an X.509 certificate in DER"
+FAULTY_CERTIFICATE = "it is an X.509 certificate, but"
+MAX_TRIED_EXTENSIONS = 64
 _VERSION_3 = bytes.fromhex("a003020102")
-_PARTS = {
+# The sound parts, in the order of RFC 5280, 4.1: a P-256 key, ECDSA with SHA-256, empty names.
+_SOUND_PARTS = {
     "serial": bytes.fromhex("020101"),
     "signed_algorithm": bytes.fromhex("300a06082a8648ce3d040302"),
     "issuer": bytes.fromhex("3000"),
@@ -25,7 +33,7 @@ _PARTS = {
     "subject": bytes.fromhex("3000"),
     "public_key": bytes.fromhex("3019301306072a8648ce3d020106082a8648ce3d03010703020002"),
 }
-_NAMES = {
+_PART_NAMES = {
     "serial": "its serial number",
     "signed_algorithm": "the algorithm that it is signed with",
     "issuer": "its issuer",
@@ -35,59 +43,65 @@ _NAMES = {
 _SIGNATURE = bytes.fromhex("030200ff")
 
 
-def why(data: bytes) -> str:
-    """A clause for people on a certificate (DER) that the library does not read."""
+def diagnose_unreadable(data: bytes) -> str:
+    """Describe why the library does not read a certificate (DER), as a clause for a finding."""
     try:
-        found, extensions = layout(data), raw_extensions(data)
-        part = next(_culprits(data, found), None)
-    except der.NotDer:
-        return NO_CERTIFICATE
+        layout = read_layout(data)
+        extensions = read_raw_extensions(data)
+        part = next(_unreadable_parts(data, layout), None)
+    except NotDer:
+        return NOT_A_CERTIFICATE
     if part:
-        return f"{CERTIFICATE} {part} cannot be read"
-    twice = [oid for oid, times in Counter(oid for oid, _ in extensions).items() if times > 1]
-    if twice:
-        return f"{CERTIFICATE} has the extension {_called(twice[0])} more than once"
-    return NO_CERTIFICATE
+        return f"{FAULTY_CERTIFICATE} {part} cannot be read"
+    counts = Counter(oid for oid, _ in extensions)
+    for oid, count in counts.items():
+        if count > 1:
+            return f"{FAULTY_CERTIFICATE} has the extension {_describe_oid(oid)} more than once"
+    return NOT_A_CERTIFICATE
 
 
-def _culprits(data: bytes, found: Layout) -> Iterator[str]:
-    for field, name in _NAMES.items():
-        if not _reads(_with(**{field: _whole(data, getattr(found, field))})):
+def _unreadable_parts(data: bytes, layout: CertificateLayout) -> Iterator[str]:
+    for field, name in _PART_NAMES.items():
+        part = _copy_element(data, getattr(layout, field))
+        if not _is_readable(_build_certificate(**{field: part})):
             yield name
-    if found.extensions is None:
+    if layout.extensions is None:
         return
-    listed = der.children(data, der.read(data, found.extensions.start, found.extensions.end))
-    for element in listed[:MAX_TRIED]:
-        if not _reads(_with(extension=_whole(data, element))):
-            yield (
-                "its extension "
-                f"{_called(der.oid(data, der.read(data, element.start, element.end)))}"
-            )
+    extension_list = der.read_element(data, layout.extensions.start, layout.extensions.end)
+    for element in der.read_children(data, extension_list)[:MAX_TRIED_EXTENSIONS]:
+        if not _is_readable(_build_certificate(extension=_copy_element(data, element))):
+            oid = der.read_oid(data, der.read_element(data, element.start, element.end))
+            yield f"its extension {_describe_oid(oid)}"
 
 
-def _called(oid: str) -> str:
+def _describe_oid(oid: str) -> str:
     name = ObjectIdentifier(oid)._name
     return oid if name == "Unknown OID" else f"{oid} ({name})"
 
 
-def _with(extension: bytes = b"", **parts: bytes) -> bytes:
-    made = {**_PARTS, **parts}
-    extensions = der.tlv(0xA3, der.tlv(der.SEQUENCE, extension)) if extension else b""
-    signed = der.tlv(der.SEQUENCE, _VERSION_3 + b"".join(made.values()) + extensions)
-    return der.tlv(der.SEQUENCE, signed + made["signed_algorithm"] + _SIGNATURE)
+def _build_certificate(extension: bytes = b"", **parts: bytes) -> bytes:
+    """Return a sound certificate with ``parts`` and ``extension`` in place of its own."""
+    used_parts = {**_SOUND_PARTS, **parts}
+    extensions = b""
+    if extension:
+        extensions = der.encode_element(0xA3, der.encode_element(der.SEQUENCE, extension))
+    signed = der.encode_element(
+        der.SEQUENCE, _VERSION_3 + b"".join(used_parts.values()) + extensions
+    )
+    return der.encode_element(der.SEQUENCE, signed + used_parts["signed_algorithm"] + _SIGNATURE)
 
 
-def _reads(data: bytes) -> bool:
+def _is_readable(data: bytes) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = x509.load_der_x509_certificate(data)
             _ = parsed.subject, parsed.issuer, parsed.serial_number, parsed.extensions
         _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.signature_algorithm_oid
-    except Exception:  # as in Certificate.read
+    except Exception:  # as in ParsedCertificate.from_der
         return False
     return True
 
 
-def _whole(data: bytes, element: der.Element) -> bytes:
-    return der.tlv(element.tag, data[element.start : element.end])
+def _copy_element(data: bytes, element: DerElement) -> bytes:
+    return der.encode_element(element.tag, data[element.start : element.end])

@@ -1,7 +1,7 @@
-"""One path from the leaf to a trusted root, held against RFC 5280, 6: flags, lengths, periods,
-names, name constraints.
+"""One path from the leaf to a trusted root, checked against RFC 5280, 6.
 
-Where it can read the path, ``cryptography.x509.verification`` has a say besides. Pure.
+It checks flags, path lengths, periods, names and name constraints. Where
+``cryptography.x509.verification`` can read the path, that library must accept it too.
 """
 
 from __future__ import annotations
@@ -19,225 +19,262 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from services.validator.x509.certificates import Certificate, identifiers_agree
-from services.validator.x509.name_constraints import Uncheckable, violation
+from services.validator.x509.certificates import ParsedCertificate, key_identifiers_agree
+from services.validator.x509.name_constraints import UncheckableName, find_violation
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_NAME_CHECKS = 200_000
 MAX_DEPTH = 10
-ANOTHER_ISSUER = (
+_HINT_OTHER_ISSUER = (
     "Ask the CA for another intermediate, or for a certificate below another: "
     "clients refuse this one."
 )
-ISSUED_ANEW = "Have it reissued: clients hold certificates to RFC 5280."
-ISSUED_ELSEWHERE = (
+_HINT_REISSUE = "Have it reissued: clients hold certificates to RFC 5280."
+_HINT_OTHER_CA = (
     "Have the certificate issued by a CA that may issue these names, and without those it may not."
 )
 
-Path = tuple[Certificate, ...]
+CertificatePath = tuple[ParsedCertificate, ...]
+"""The leaf first, then each issuer, the trusted root last."""
 
 
-def faults_of(path: Path, at: datetime, *, by_library: bool) -> Iterator[Finding]:
-    """What is wrong with a path whose signatures verify, or that the library verifies
-    (``by_library``). What the leaf itself lacks is told by its own checks."""
-    found = [*_unfit_issuers(path, at), *_other_keys(path)]
-    if not found:
-        found = list(_names_not_allowed(path))
-    if not found and by_library:
-        yield from _refused_by_library(path, at)
+def find_path_faults(path: CertificatePath, at: datetime, *, by_library: bool) -> Iterator[Finding]:
+    """Yield what is wrong with a path.
+
+    Without ``by_library`` the caller has verified its signatures; with it, the library verifies
+    them here. Faults of the leaf itself are left to its own checks.
+    """
+    findings = [*_issuer_faults(path, at), *_key_identifier_faults(path)]
+    if not findings:
+        findings = list(_name_constraint_faults(path))
+    if not findings and by_library:
+        yield from _library_faults(path, at)
         return
-    yield from found
-    yield from _unprofiled(path)
+    yield from findings
+    yield from _form_faults(path)
 
 
-def _unfit_issuers(path: Path, at: datetime) -> Iterator[Finding]:
+def _issuer_faults(path: CertificatePath, at: datetime) -> Iterator[Finding]:
     for depth, issuer in enumerate(path[1:]):
-        if not issuer.valid_at(at):
+        if not issuer.is_valid_at(at):
             yield finding(
                 Code.CHAIN_EXPIRED,
-                f"{_place(issuer)} is valid from "
+                f"{_begin_sentence_with(issuer)} is valid from "
                 f"{issuer.not_before:%Y-%m-%d} to {issuer.not_after:%Y-%m-%d} only.",
                 field="certificate",
-                block=_block(issuer),
+                block=_block_of(issuer),
             )
-        for reason in _not_an_issuer(issuer, depth, path):
-            yield _untrusted(issuer, reason, ANOTHER_ISSUER)
+        issuers_below = path[1 : depth + 1]
+        for reason in _why_not_issuer(issuer, issuers_below, is_root=issuer is path[-1]):
+            yield _untrusted(issuer, reason, _HINT_OTHER_ISSUER)
 
 
-def _other_keys(path: Path) -> Iterator[Finding]:
+def _why_not_issuer(
+    issuer: ParsedCertificate, issuers_below: CertificatePath, *, is_root: bool
+) -> Iterator[str]:
+    yield from issuer.issuer_faults
+    basic_constraints = issuer.find_extension(x509.BasicConstraints)
+    if basic_constraints is not None and basic_constraints.path_length is not None:
+        # RFC 5280, 4.2.1.9 counts the issuers below without the self-issued ones.
+        count = sum(not below.is_self_issued for below in issuers_below)
+        if count > basic_constraints.path_length:
+            yield f"allows {basic_constraints.path_length} intermediates below it, not {count}"
+    if issuer.broken_hash and not is_root:
+        yield f"is signed with {issuer.broken_hash}"
+
+
+def _key_identifier_faults(path: CertificatePath) -> Iterator[Finding]:
     for child, issuer in pairwise(path):
-        if not identifiers_agree(child, issuer):
+        if not key_identifiers_agree(child, issuer):
             yield _untrusted(
                 child,
                 f"names another key than that of its issuer, {issuer}, by its authority key "
                 "identifier, so clients refuse it",
-                ISSUED_ANEW,
+                _HINT_REISSUE,
             )
 
 
-def _names_not_allowed(path: Path) -> Iterator[Finding]:
-    """By the name constraints of the CAs above; those of self-issued CAs are no names of anybody
-    (RFC 5280, 6.1.3)."""
-    if not any(c.is_constrained for c in path[1:]):
+def _name_constraint_faults(path: CertificatePath) -> Iterator[Finding]:
+    """Check every certificate against the name constraints of every CA above it.
+
+    The names of self-issued CAs are not checked (RFC 5280, 6.1.3).
+    """
+    if not any(issuer.has_name_constraints for issuer in path[1:]):
         return
-    if name_checks(path) > MAX_NAME_CHECKS:
+    if count_name_checks(path) > MAX_NAME_CHECKS:
         yield finding(
             Code.CHAIN_UNTRUSTED,
             "The CAs of the chain constrain so many names, and the certificates have "
             "so many, that clients give up checking them.",
             field="certificate",
-            hint=ISSUED_ELSEWHERE,
+            hint=_HINT_OTHER_CA,
         )
         return
+    leaf = path[0]
     for depth, issuer in enumerate(path[1:], start=1):
         for child in path[:depth]:
-            if (child is path[0] or not child.is_self_issued) and (
-                reason := _breach(child, issuer)
-            ):
-                yield _untrusted(child, reason, ISSUED_ELSEWHERE)
+            if child.is_self_issued and child is not leaf:
+                continue
+            reason = _why_not_allowed(child, issuer)
+            if reason:
+                yield _untrusted(child, reason, _HINT_OTHER_CA)
 
 
-def _breach(child: Certificate, issuer: Certificate) -> str | None:
+def _why_not_allowed(child: ParsedCertificate, issuer: ParsedCertificate) -> str | None:
     try:
-        constraints = issuer.constraints
-        broken = violation(constraints, child.names) if constraints is not None else None
-    except Uncheckable as fault:
-        return f"cannot be held against the name constraints of {_told(issuer)} because of {fault}"
-    return (
-        f"has a name that {_told(issuer)} may not issue by its name constraints: {broken}"
-        if broken
-        else None
-    )
+        constraints = issuer.name_constraints
+        if constraints is None:
+            return None
+        violation = find_violation(constraints, child.constrained_names)
+    except UncheckableName as fault:
+        return (
+            f"cannot be held against the name constraints of {_mention(issuer)} because of {fault}"
+        )
+    if violation is None:
+        return None
+    return f"has a name that {_mention(issuer)} may not issue by its name constraints: {violation}"
 
 
-def _told(issuer: Certificate) -> str:
-    """Within a sentence."""
-    return f"block {issuer.block}, {issuer}," if issuer.block >= 0 else f"the root {issuer}"
+def count_name_checks(path: CertificatePath) -> int:
+    """Count how often path validation compares a name with a constraint.
 
-
-def _unprofiled(path: Path) -> Iterator[Finding]:
-    """A root's own form and signature prove nothing, and clients do not look at them."""
-    for c, issuer in pairwise(path):
-        for reason in c.unprofiled:
-            yield _untrusted(c, reason, ISSUED_ANEW)
-        if c.odd_signature and issuer.key_fits:
-            yield _untrusted(
-                c,
-                f"is signed with an algorithm that is not accepted ({c.odd_signature})",
-                ISSUED_ANEW,
-            )
-
-
-def _untrusted(c: Certificate, reason: str, hint: str) -> Finding:
-    return finding(
-        Code.CHAIN_UNTRUSTED,
-        f"{_place(c)} {reason}.",
-        field="certificate",
-        block=_block(c),
-        hint=hint,
-    )
-
-
-def _block(c: Certificate) -> int | None:
-    return c.block if c.block >= 0 else None
-
-
-def name_checks(path: Path) -> int:
-    """How often path validation compares a name with a constraint; 0.3 µs each, and the library
-    stops at a million."""
-    names, checks = 0, 0
-    for c in path:
-        constraints = c.extension(x509.NameConstraints)
+    A comparison takes 0.3 µs, and the library stops at a million of them.
+    """
+    names_below = 0
+    checks = 0
+    for certificate in path:
+        constraints = certificate.find_extension(x509.NameConstraints)
         if constraints is not None:
-            checks += names * (
-                len(constraints.permitted_subtrees or ()) + len(constraints.excluded_subtrees or ())
-            )
-        names += c.san_count
+            permitted = constraints.permitted_subtrees or ()
+            excluded = constraints.excluded_subtrees or ()
+            checks += names_below * (len(permitted) + len(excluded))
+        names_below += certificate.san_count
     return checks
 
 
-def _place(c: Certificate) -> str:
-    """At the beginning of one."""
-    return f"Block {c.block} of the chain, {c}," if c.block >= 0 else f"The root {c}"
+def _form_faults(path: CertificatePath) -> Iterator[Finding]:
+    """Check the form and the signature algorithm of all but the root.
+
+    A root's own form and signature prove nothing, and clients do not look at them.
+    """
+    for certificate, issuer in pairwise(path):
+        for reason in certificate.profile_faults:
+            yield _untrusted(certificate, reason, _HINT_REISSUE)
+        if certificate.unaccepted_algorithm and issuer.key_is_supported:
+            yield _untrusted(
+                certificate,
+                "is signed with an algorithm that is not accepted "
+                f"({certificate.unaccepted_algorithm})",
+                _HINT_REISSUE,
+            )
 
 
-def _not_an_issuer(issuer: Certificate, depth: int, path: Path) -> Iterator[str]:
-    """``depth``: issuers below it, which RFC 5280, 4.2.1.9 counts without self-issued ones."""
-    yield from issuer.unfit_as_issuer
-    basic = issuer.extension(x509.BasicConstraints)
-    if basic is not None and basic.path_length is not None:
-        below = sum(not c.is_self_issued for c in path[1 : depth + 1])
-        if below > basic.path_length:
-            yield f"allows {basic.path_length} intermediates below it, not {below}"
-    if issuer is not path[-1] and issuer.weak_signature:
-        yield f"is signed with {issuer.weak_signature}"
+# The path library
 
 
 def _require_ca(
-    policy: Policy, certificate: x509.Certificate, basic: x509.BasicConstraints
+    policy: Policy, certificate: x509.Certificate, basic_constraints: x509.BasicConstraints
 ) -> None:
-    if not basic.ca:
+    if not basic_constraints.ca:
         raise ValueError("not a CA")
 
 
 # Private CAs often leave out what the web's profile demands of issuers (key identifiers, key
-# usage); what they do state is checked above. The leaf has its own checks (D8, D10). Critical
-# policies bind no client that asks for none (RFC 5280, 6.1); told to permit all, the library
-# refuses them.
+# usage), so the library is told to permit all extensions. What issuers do state is checked above,
+# and the leaf has its own checks (D8, D10). Critical policies must be allowed by name, because
+# ``permit_all`` refuses them; they bind no client that asks for no policy (RFC 5280, 6.1).
 LEAF_POLICY = ExtensionPolicy.permit_all().may_be_present(
     x509.CertificatePolicies, Criticality.AGNOSTIC, None
 )
 CA_POLICY = LEAF_POLICY.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _require_ca)
 
 
-def library_reads(path: Path, at: datetime) -> bool:
-    """It is stricter than RFC 5280 about name constraints and self-issued CAs, compares names byte
-    by byte, and is not to be asked about a leaf that is refused for itself."""
-    leaf, root = path[0], path[-1]
+def library_can_validate(path: CertificatePath, at: datetime) -> bool:
+    """Check that the library judges this path by no rule that RFC 5280 does not have.
+
+    It is stricter about name constraints and self-issued CAs, and it compares names byte by byte.
+    A leaf that is refused for itself is not validated, so that its path is not blamed.
+    """
+    leaf = path[0]
+    root = path[-1]
     for child, issuer in pairwise(path):
-        if issuer.is_constrained or child.issuer_name != issuer.subject_name:
+        if issuer.has_name_constraints or child.issuer_der != issuer.subject_der:
             return False
         if issuer.is_self_issued and issuer is not root:
             return False
     return (
-        leaf.key_fits
+        leaf.key_is_supported
         and leaf.version == 3
-        and leaf.valid_at(at)
-        and not leaf.weak_signature
-        and not leaf.unknown_critical
-        and not leaf.is_constrained
-        and not root.unprofiled
-        and not root.odd_signature
+        and leaf.is_valid_at(at)
+        and not leaf.broken_hash
+        and not leaf.unknown_critical_oids
+        and not leaf.has_name_constraints
+        and not root.profile_faults
+        and not root.unaccepted_algorithm
     )
 
 
-def _refused_by_library(path: Path, at: datetime) -> Iterator[Finding]:
-    """What RFC 5280 path validation says against exactly this path, told by the first element that
-    it refuses."""
-    if _holds(path, at):
+def _library_faults(path: CertificatePath, at: datetime) -> Iterator[Finding]:
+    """Yield why the library refuses exactly this path; nothing when it accepts it."""
+    if _library_accepts(path, at):
         return
-    told = list(_unprofiled(path))
-    yield from told
-    if not told:
-        lengths = range(2, len(path) + 1)
-        first = next(
-            (path[-length] for length in lengths if not _holds(path[-length:], at)), path[0]
-        )
-        yield _untrusted(first, "is refused by path validation (RFC 5280, 6)", ISSUED_ANEW)
+    form_faults = list(_form_faults(path))
+    if form_faults:
+        yield from form_faults
+        return
+    # The library names no certificate. The path is validated from the root down, one certificate
+    # longer each time: the first that is refused is the faulty one.
+    faulty = path[0]
+    for length in range(2, len(path) + 1):
+        if not _library_accepts(path[-length:], at):
+            faulty = path[-length]
+            break
+    yield _untrusted(faulty, "is refused by path validation (RFC 5280, 6)", _HINT_REISSUE)
 
 
-def _holds(path: Path, at: datetime) -> bool:
-    leaf, *issuers = path
+def _library_accepts(path: CertificatePath, at: datetime) -> bool:
+    leaf = path[0]
+    root = path[-1]
     verifier = (
         PolicyBuilder()
-        .store(issuers[-1].store)
+        .store(root.root_store)
         .time(at)
         .max_chain_depth(MAX_DEPTH)
         .extension_policies(ca_policy=CA_POLICY, ee_policy=LEAF_POLICY)
         .build_client_verifier()
     )
     try:
-        verified = verifier.verify(leaf.parsed, [c.parsed for c in issuers[:-1]])
+        verified = verifier.verify(leaf.parsed, [issuer.parsed for issuer in path[1:-1]])
     except (VerificationError, ValueError):
         return False
     return len(verified.chain) == len(path)
+
+
+# Findings
+
+
+def _untrusted(certificate: ParsedCertificate, reason: str, hint: str) -> Finding:
+    return finding(
+        Code.CHAIN_UNTRUSTED,
+        f"{_begin_sentence_with(certificate)} {reason}.",
+        field="certificate",
+        block=_block_of(certificate),
+        hint=hint,
+    )
+
+
+def _block_of(certificate: ParsedCertificate) -> int | None:
+    return certificate.block if certificate.block >= 0 else None
+
+
+def _begin_sentence_with(certificate: ParsedCertificate) -> str:
+    if certificate.block >= 0:
+        return f"Block {certificate.block} of the chain, {certificate},"
+    return f"The root {certificate}"
+
+
+def _mention(issuer: ParsedCertificate) -> str:
+    """Name an issuer within a sentence."""
+    if issuer.block >= 0:
+        return f"block {issuer.block}, {issuer},"
+    return f"the root {issuer}"

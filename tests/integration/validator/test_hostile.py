@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.validator.checks.judge import Texts, judge
-from services.validator.sandbox.forked_child import Guard, Patience, Stuck
+from services.validator.checks.judge import PairTexts, judge_pairs
+from services.validator.sandbox.forked_child import ChildLimits, ChildLost, ForkedChild
 from services.validator.x509.trust_roots import TrustRoots
 from tests.support.hostile import DOMAIN, HOSTILE, ROOT, ROOT_KEY, cross_signed
 from tests.support.mutations import mutated
@@ -27,7 +27,7 @@ ROOTS = TrustRoots.from_pem(ROOT.pem)
 def test_a_hostile_submission_is_answered_within_a_second(kind: str) -> None:
     certificate, key = HOSTILE[kind]()
     began = time.process_time()
-    judged = judge([Texts(certificate, key)], [DOMAIN], at=NOW, roots=ROOTS)
+    judged = judge_pairs([PairTexts(certificate, key)], [DOMAIN], at=NOW, roots=ROOTS)
     assert time.process_time() - began < 1.0
     assert bool(judged.pairs) == (kind == "a thousand names")
 
@@ -38,7 +38,7 @@ def test_a_thousand_roots_of_one_name_cost_no_more_than_a_second() -> None:
     issuing = ROOT.intermediate("Issuing")
     made = issuing.issue([DOMAIN])
     began = time.process_time()
-    judged = judge([Texts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=roots)
+    judged = judge_pairs([PairTexts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=roots)
     assert time.process_time() - began < 1.0
     assert judged.pairs == ()
 
@@ -57,7 +57,7 @@ def test_many_cross_signed_cas_that_do_lead_to_the_root_are_accepted() -> None:
         if a != b
     ]
     made = Authority(own[0], keys[0], (own[0], own[1], own[2], *across)).issue([DOMAIN])
-    judged = judge([Texts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=ROOTS)
+    judged = judge_pairs([PairTexts(made.chain_pem, made.key_pem)], [DOMAIN], at=NOW, roots=ROOTS)
     assert judged.pairs, judged.findings
 
 
@@ -132,36 +132,36 @@ def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(
     def answer(request: bytes) -> bytes:
         return fault(request) if request == b"bad" else request
 
-    guard = Guard(answer, Patience(seconds=0.2, starved_seconds=5))
+    child = ForkedChild(answer, ChildLimits(cpu_seconds=0.2, wall_seconds=5))
     try:
-        assert guard(b"good") == b"good"
-        with pytest.raises(Stuck):
-            guard(b"bad")
-        assert guard(b"good again") == b"good again"
-        with pytest.raises(Stuck):
-            guard(b"bad")
+        assert child.ask(b"good") == b"good"
+        with pytest.raises(ChildLost):
+            child.ask(b"bad")
+        assert child.ask(b"good again") == b"good again"
+        with pytest.raises(ChildLost):
+            child.ask(b"bad")
     finally:
-        guard.close()
+        child.close()
 
 
 def test_an_answer_longer_than_a_pipe_holds_arrives_whole() -> None:
-    guard = Guard(lambda request: request * 300_000)
+    child = ForkedChild(lambda request: request * 300_000)
     try:
-        assert guard(b"x") == b"x" * 300_000
-        assert guard(b"y") == b"y" * 300_000
+        assert child.ask(b"x") == b"x" * 300_000
+        assert child.ask(b"y") == b"y" * 300_000
     finally:
-        guard.close()
+        child.close()
 
 
 def test_a_child_dumps_no_core_and_is_bounded_in_memory() -> None:
     def limits(_: bytes) -> bytes:
         return Path("/proc/self/limits").read_bytes()
 
-    guard = Guard(limits)
+    child = ForkedChild(limits)
     try:
-        rows = {row[:25].strip(): row[25:].split() for row in guard(b"").decode().splitlines()}
+        rows = {row[:25].strip(): row[25:].split() for row in child.ask(b"").decode().splitlines()}
     finally:
-        guard.close()
+        child.close()
     assert rows["Max core file size"][:2] == ["0", "0"]
-    assert rows["Max address space"][0] == str(Patience().memory_bytes)
+    assert rows["Max address space"][0] == str(ChildLimits().memory_bytes)
     assert int(rows["Max cpu time"][0]) < 60

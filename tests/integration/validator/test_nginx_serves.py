@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from clients.edge_node.nginx.entry import KeyType, NginxEntry
 from clients.edge_node.nginx.handshake import check_pair_loads
-from services.validator.checks.judge import Texts, judge
+from services.validator.checks.judge import PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.nginx_node import NginxNode, OriginServer, https_entry
@@ -100,7 +100,7 @@ KINDS: dict[str, Callable[[], tuple[str, str]]] = {
 
 def accepted(certificate: str, key: str) -> tuple[str, str, KeyType]:
     """What is stored of it, as a node's pair."""
-    judged = judge([Texts(certificate, key)], [DOMAIN], at=AT, roots=ROOTS)
+    judged = judge_pairs([PairTexts(certificate, key)], [DOMAIN], at=AT, roots=ROOTS)
     assert judged.pairs, judged.findings
     (pair,) = judged.pairs
     return pair.chain, pair.key, "rsa" if pair.key_type == "rsa" else "ecdsa"
@@ -151,7 +151,7 @@ async def test_of_two_accepted_pairs_each_client_gets_the_one_it_can_verify(
     node: NginxNode,
 ) -> None:
     rsa, ecdsa = leaf(key=rsa_key()), leaf()
-    judged = judge([Texts(*plain(rsa)), Texts(*plain(ecdsa))], [DOMAIN], at=AT, roots=ROOTS)
+    judged = judge_pairs([PairTexts(*plain(rsa)), PairTexts(*plain(ecdsa))], [DOMAIN], at=AT, roots=ROOTS)
     pairs = [(p.chain, p.key, "rsa" if p.key_type == "rsa" else "ecdsa") for p in judged.pairs]
     await node.put_entries(NginxEntry(DOMAIN, 1, "https", tuple(pairs)))  # type: ignore[arg-type]
     until_1_2 = {"maximum_version": ssl.TLSVersion.TLSv1_2}

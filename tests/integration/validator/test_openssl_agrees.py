@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.validator.checks.judge import Report, Texts, judge
+from services.validator.checks.judge import JudgementReport, PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Severity
 from tests.support.odd import (
@@ -279,9 +279,9 @@ class Upload:
     def text(self) -> str:
         return text(*self.odd) if self.odd else pem(self.certificates)
 
-    def judged(self) -> Report:
-        return judge(
-            [Texts(self.text, self.leaf.key_pem)],
+    def judged(self) -> JudgementReport:
+        return judge_pairs(
+            [PairTexts(self.text, self.leaf.key_pem)],
             [self.host],
             at=AT,
             roots=TrustRoots.from_pem(ROOT.pem),

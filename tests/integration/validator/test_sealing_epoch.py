@@ -106,7 +106,7 @@ async def test_a_word_counts_while_it_is_fresh_and_the_same_again_renews_it(flee
             lambda: CONDITION in health.missing, "edge_sync is silent: nothing is sealed any more"
         )
         with pytest.raises(
-            Transient, match=r"edge_sync's word that 1 is the epoch to seal to is \d+ s old"
+            Transient, match=r"edge_sync's message that 1 is the epoch to seal to is \d+ s old"
         ):
             epoch.key()
         await fleet.put(s.KEYRING_SEALING, fleet.word(1))

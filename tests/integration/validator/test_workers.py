@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.validator.sandbox.pool import Busy, Limits, Workers
-from services.validator.sandbox.sealed_judge import Secrets
+from services.validator.sandbox.pool import PoolLimits, ValidatorBusy, WorkerPool
+from services.validator.sandbox.sealed_judge import WorkerSecrets
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.findings import Code
@@ -38,7 +38,7 @@ SUBMISSION, EPOCH, SIGNER = (
 SEALING = EpochKey(
     epoch=7, public_key=EPOCH.public().text, issued_at=datetime(2026, 1, 1, tzinfo=UTC)
 )
-SECRETS = Secrets(
+SECRETS = WorkerSecrets(
     submission_keys=[SUBMISSION.text()], signer_id=SIGNER.key_id, signer_key=SIGNER.text()
 )
 ROOT = Authority.create()
@@ -66,15 +66,15 @@ def request(
     )
 
 
-MakeWorkers = Callable[..., Awaitable[Workers]]
+MakeWorkers = Callable[..., Awaitable[WorkerPool]]
 
 
 @pytest_asyncio.fixture
 async def make_workers() -> AsyncIterator[MakeWorkers]:
-    made: list[Workers] = []
+    made: list[WorkerPool] = []
 
-    async def make(module: str = "tests.support.failing_worker", **limits: float) -> Workers:
-        workers = Workers(SECRETS, Limits(**{"count": 1, **limits}), module)  # type: ignore[arg-type]
+    async def make(module: str = "tests.support.failing_worker", **limits: float) -> WorkerPool:
+        workers = WorkerPool(SECRETS, PoolLimits(**{"workers": 1, **limits}), module)  # type: ignore[arg-type]
         made.append(workers)
         await workers.start()
         return workers
@@ -250,8 +250,8 @@ async def test_a_name_that_is_none_is_not_told_on(make_workers: MakeWorkers) -> 
 async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
     make_workers: MakeWorkers,
 ) -> None:
-    workers = await make_workers("services.validator.sandbox.worker_main", count=2)
-    (pids, slowest) = (workers.pids, 0.0)
+    workers = await make_workers("services.validator.sandbox.worker_main", workers=2)
+    (pids, slowest) = (workers.worker_pids, 0.0)
     for number, make in enumerate(HOSTILE.values()):
         certificate, key = make()
         box = SUBMISSION.public().seal(key.encode(), submission_info("foe", f"foe-{number}"))
@@ -269,7 +269,7 @@ async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
         verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
         slowest = max(slowest, time.monotonic() - began)
         assert Code.CERTIFICATE_UNJUDGEABLE not in [f.code for f in verdict.findings]
-    assert (workers.pids, workers.replaced) == (pids, 0)
+    assert (workers.worker_pids, workers.lost_workers) == (pids, 0)
     assert slowest < 1.0
 
 
@@ -277,7 +277,7 @@ async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
 async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
     make_workers: MakeWorkers, name: str
 ) -> None:
-    workers = await make_workers(count=2, seconds=0.1, starved_seconds=0.4)
+    workers = await make_workers(workers=2, job_cpu_seconds=0.1, job_wall_seconds=0.4)
     bad = asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING))
     good = [
         workers.judge_sealed(request(f"sub-{n}", account="other"), at=NOW, sealing=SEALING)
@@ -287,78 +287,82 @@ async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
     verdict = await bad
     assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
     assert verdict.accepted == {"www.example.com": False}
-    assert workers.replaced == 3
-    await until(lambda: len(workers.pids) == 2, "both workers run")
+    assert workers.lost_workers == 3
+    await until(lambda: len(workers.worker_pids) == 2, "both workers run")
 
 
 async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged(
     make_workers: MakeWorkers,
 ) -> None:
-    workers = await make_workers(starved_seconds=10)
-    (pid,) = workers.pids
+    workers = await make_workers(job_wall_seconds=10)
+    (pid,) = workers.worker_pids
     os.kill(pid, signal.SIGSTOP)
     judging = asyncio.ensure_future(workers.judge_sealed(request(), at=NOW, sealing=SEALING))
-    await until(lambda: workers.running == 1, "it is at work")
+    await until(lambda: workers.running_jobs == 1, "it is at work")
     os.kill(pid, signal.SIGKILL)
     assert (await judging).accepted == {"www.example.com": True}
-    assert workers.pids != [pid]
+    assert workers.worker_pids != [pid]
 
 
 async def test_an_idle_worker_that_dies_is_replaced_without_a_submission(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers()
-    (pid,) = workers.pids
+    (pid,) = workers.worker_pids
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: len(workers.pids) == 1 and workers.pids != [pid], "a successor runs")
+    await until(
+        lambda: len(workers.worker_pids) == 1 and workers.worker_pids != [pid], "a successor runs"
+    )
     assert (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).pairs
 
 
 async def test_a_worker_is_renewed_after_its_jobs_by_a_successor(make_workers: MakeWorkers) -> None:
-    workers = await make_workers(jobs=3)
-    (pid,) = workers.pids
+    workers = await make_workers(jobs_per_worker=3)
+    (pid,) = workers.worker_pids
     for n in range(3):
         await workers.judge_sealed(request(f"sub-{n}"), at=NOW, sealing=SEALING)
-    assert workers.pids == [pid]
-    await until(lambda: len(workers.pids) == 1 and workers.pids != [pid], "a successor runs")
+    assert workers.worker_pids == [pid]
+    await until(
+        lambda: len(workers.worker_pids) == 1 and workers.worker_pids != [pid], "a successor runs"
+    )
     await until(lambda: gone(pid), "the first has ended")
     assert (
-        workers.replaced,
+        workers.lost_workers,
         (await workers.judge_sealed(request(), at=NOW, sealing=SEALING)).accepted,
     ) == (0, {"www.example.com": True})
 
 
 async def test_a_full_queue_is_busy_and_empties_again(make_workers: MakeWorkers) -> None:
-    workers = await make_workers(queue=1, starved_seconds=10)
-    (pid,) = workers.pids
+    workers = await make_workers(queue_size=1, job_wall_seconds=10)
+    (pid,) = workers.worker_pids
     os.kill(pid, signal.SIGSTOP)
     taken = asyncio.ensure_future(workers.judge_sealed(request("sub-1"), at=NOW, sealing=SEALING))
-    await until(lambda: workers.running == 1, "it is at work")
+    await until(lambda: workers.running_jobs == 1, "it is at work")
     queued = asyncio.ensure_future(workers.judge_sealed(request("sub-2"), at=NOW, sealing=SEALING))
-    await until(lambda: workers.waiting == 1, "the next one waits")
-    with pytest.raises(Busy):
+    await until(lambda: workers.waiting_jobs == 1, "the next one waits")
+    with pytest.raises(ValidatorBusy):
         await workers.judge_sealed(request("sub-3"), at=NOW, sealing=SEALING)
     os.kill(pid, signal.SIGCONT)
     assert all(verdict.pairs for verdict in await asyncio.gather(taken, queued))
 
 
 async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) -> None:
-    workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
+    workers = await make_workers(workers=3, job_cpu_seconds=0.5, job_wall_seconds=2, attempts=1)
     flood = [
         asyncio.ensure_future(workers.judge_sealed(request(f"sleep-{n}"), at=NOW, sealing=SEALING))
         for n in range(4)
     ]
-    await until(lambda: workers.running == 2, "the account has two workers")
+    await until(lambda: workers.running_jobs == 2, "the account has two workers")
     verdict = await workers.judge_sealed(request("sub-1", account="other"), at=NOW, sealing=SEALING)
     assert verdict.pairs
-    assert (workers.running, workers.waiting) == (2, 2)
+    assert (workers.running_jobs, workers.waiting_jobs) == (2, 2)
     await asyncio.gather(*flood)
 
 
 async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
     make_workers: MakeWorkers,
 ) -> None:
-    workers = await make_workers(count=3, seconds=0.5, starved_seconds=2, strikes=1)
+    workers = await make_workers(workers=3, job_cpu_seconds=0.5, job_wall_seconds=2, attempts=1)
     floods = [
         asyncio.ensure_future(
             workers.judge_sealed(request(f"sleep-{n}", account=account), at=NOW, sealing=SEALING)
@@ -367,38 +371,45 @@ async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
         for n in range(4)
     ]
     await floods[0]  # it came alone, to the worker that is free again now
-    await until(lambda: workers.running == 2 and len(workers.pids) == 3, "two of three are at work")
-    assert workers.waiting > 0
+    await until(
+        lambda: workers.running_jobs == 2 and len(workers.worker_pids) == 3,
+        "two of three are at work",
+    )
+    assert workers.waiting_jobs > 0
     verdict = await workers.judge_sealed(request("sub-1", account="other"), at=NOW, sealing=SEALING)
     assert verdict.pairs
-    assert workers.waiting > 0
+    assert workers.waiting_jobs > 0
     await asyncio.gather(*floods)
 
 
 async def test_the_workers_of_crowds_let_the_others_go_first(make_workers: MakeWorkers) -> None:
-    workers = await make_workers("services.validator.sandbox.worker_main", count=3)
-    assert sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers.pids) == [0, 10, 10]
-    alone = await make_workers("services.validator.sandbox.worker_main", count=2)
-    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in alone.pids} == {0}
+    workers = await make_workers("services.validator.sandbox.worker_main", workers=3)
+    assert sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers.worker_pids) == [
+        0,
+        10,
+        10,
+    ]
+    alone = await make_workers("services.validator.sandbox.worker_main", workers=2)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in alone.worker_pids} == {0}
 
 
 async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
-    limits = Path(f"/proc/{workers.pids[0]}/limits").read_text()
+    limits = Path(f"/proc/{workers.worker_pids[0]}/limits").read_text()
     line = {row[:25].strip(): row[25:].split() for row in limits.splitlines()}
     assert line["Max core file size"][:2] == ["0", "0"]
-    assert line["Max address space"][0] == str(Limits().memory_bytes)
+    assert line["Max address space"][0] == str(PoolLimits().memory_bytes)
 
 
 async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(
     make_workers: MakeWorkers,
 ) -> None:
-    workers = await make_workers(seconds=60, starved_seconds=60, strikes=1)
+    workers = await make_workers(job_cpu_seconds=60, job_wall_seconds=60, attempts=1)
     began = time.monotonic()
     verdict = await workers.judge_sealed(request("stall-1"), at=NOW, sealing=SEALING)
     assert [f.code for f in verdict.findings] == [Code.CERTIFICATE_UNJUDGEABLE]
     assert time.monotonic() - began < 30
-    await until(lambda: len(workers.pids) == 1, "a worker in its place")
+    await until(lambda: len(workers.worker_pids) == 1, "a worker in its place")
     for number in range(3):
         assert (await workers.judge_sealed(request(f"sub-{number}"), at=NOW, sealing=SEALING)).pairs
 
@@ -407,7 +418,7 @@ async def test_no_secret_is_in_a_workers_arguments_or_environment(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
-    process = Path(f"/proc/{workers.pids[0]}")
+    process = Path(f"/proc/{workers.worker_pids[0]}")
     open_to_us = [process / "cmdline"]
     if may_trace():
         open_to_us.append(process / "environ")
@@ -430,22 +441,23 @@ def may_trace() -> bool:
 
 
 async def test_what_waits_when_the_pool_closes_is_left_undecided(make_workers: MakeWorkers) -> None:
-    workers = await make_workers(starved_seconds=10)
-    os.kill(workers.pids[0], signal.SIGSTOP)
+    workers = await make_workers(job_wall_seconds=10)
+    os.kill(workers.worker_pids[0], signal.SIGSTOP)
     names = ("sub-1", "sub-2")
     asked = [
         asyncio.ensure_future(workers.judge_sealed(request(name), at=NOW, sealing=SEALING))
         for name in names
     ]
     await until(
-        lambda: (workers.running, workers.waiting) == (1, 1), "one is at work and one waits"
+        lambda: (workers.running_jobs, workers.waiting_jobs) == (1, 1),
+        "one is at work and one waits",
     )
     await workers.close()
     assert [type(outcome) for outcome in await asyncio.gather(*asked, return_exceptions=True)] == [
-        Busy,
-        Busy,
+        ValidatorBusy,
+        ValidatorBusy,
     ]
-    with pytest.raises(Busy):
+    with pytest.raises(ValidatorBusy):
         await workers.judge_sealed(request(), at=NOW, sealing=SEALING)
 
 
@@ -456,12 +468,12 @@ async def test_a_worker_that_does_not_start_is_an_error_at_once(make_workers: Ma
 
 PARENT = """
 import asyncio, sys
-from services.validator.sandbox.sealed_judge import Secrets
-from services.validator.sandbox.pool import Limits, Workers
+from services.validator.sandbox.sealed_judge import WorkerSecrets
+from services.validator.sandbox.pool import PoolLimits, WorkerPool
 async def main():
-    workers = Workers(Secrets.model_validate_json(sys.argv[1]), Limits(count=2))
+    workers = WorkerPool(WorkerSecrets.model_validate_json(sys.argv[1]), PoolLimits(workers=2))
     await workers.start()
-    print(*workers.pids, flush=True)
+    print(*workers.worker_pids, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
 """

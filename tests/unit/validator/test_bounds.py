@@ -7,8 +7,8 @@ import io
 import pytest
 from cryptography import x509
 
-from services.validator.checks.report_limit import MAX_BYTES, MAX_FINDINGS, bounded
-from services.validator.sandbox.worker_main import read_frame, write_frame
+from services.validator.checks.report_limit import MAX_BYTES, MAX_FINDINGS, limit_findings
+from services.validator.sandbox.frames import read_frame, write_frame
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.contracts.judging import CheckReport
 from tests.support.pki import Extension
@@ -61,12 +61,12 @@ def of_weight(code: Code, count: int, message: str = "") -> list[Finding]:
 
 def test_as_many_findings_as_a_report_holds_are_all_there() -> None:
     found = of_weight(Code.CHAIN_UNRELATED, MAX_FINDINGS)
-    assert bounded(found) == tuple(found)
+    assert limit_findings(found) == tuple(found)
 
 
 def test_refusals_stay_before_notices_and_the_last_counts_the_rest() -> None:
     found = [*of_weight(Code.CERTIFICATE_NORMALISED, MAX_FINDINGS), finding(Code.CHAIN_UNRELATED)]
-    kept = bounded(found)
+    kept = limit_findings(found)
     assert len(kept) == MAX_FINDINGS
     assert [f.code for f in kept[-2:]] == [Code.CHAIN_UNRELATED, Code.REPORT_SHORTENED]
     assert (kept[-1].message, kept[-1].severity) == (
@@ -76,7 +76,7 @@ def test_refusals_stay_before_notices_and_the_last_counts_the_rest() -> None:
 
 
 def test_findings_that_weigh_too_much_are_left_out() -> None:
-    kept = bounded(of_weight(Code.CHAIN_UNRELATED, 150, "\x01" * 3000))
+    kept = limit_findings(of_weight(Code.CHAIN_UNRELATED, 150, "\x01" * 3000))
     assert sum(len(f.encode()) for f in kept) <= MAX_BYTES + 1000
     assert kept[-1].code is Code.REPORT_SHORTENED
     assert kept[0].code is Code.CHAIN_UNRELATED

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from services.validator.mozilla_roots import load_mozilla_roots
 from services.validator.text import pem as pem_text
-from services.validator.x509.trust_roots import TrustRoots, mozilla
+from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import (
     NOW,
@@ -121,8 +122,8 @@ def test_a_leaf_that_signed_itself_is_untrusted() -> None:
 
 def test_private_roots_are_trusted_only_where_they_are_given() -> None:
     assert accepted(report(roots=ROOTS))
-    assert refusals(report(roots=mozilla())) == [Code.CHAIN_UNTRUSTED]
-    assert accepted(report(roots=mozilla(ROOT.pem)))
+    assert refusals(report(roots=load_mozilla_roots())) == [Code.CHAIN_UNTRUSTED]
+    assert accepted(report(roots=load_mozilla_roots(ROOT.pem)))
     assert refusals(report(roots=TrustRoots([]))) == [Code.CHAIN_UNTRUSTED]
 
 
@@ -145,7 +146,7 @@ def test_a_sibling_leaf_is_unrelated() -> None:
 def with_changed_signature(leaf: Leaf) -> str:
     body = bytearray(der(leaf.certificate))
     body[-1] ^= 1
-    return pem_text.encode("CERTIFICATE", bytes(body)) + pem(leaf.issuers)
+    return pem_text.encode_block("CERTIFICATE", bytes(body)) + pem(leaf.issuers)
 
 
 def test_a_changed_signature_is_a_bad_signature() -> None:

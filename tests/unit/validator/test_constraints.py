@@ -9,8 +9,13 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from services.validator.checks.judge import Report
-from services.validator.x509.name_constraints import Uncheckable, names_of, sides, violation
+from services.validator.checks.judge import JudgementReport
+from services.validator.x509.name_constraints import (
+    UncheckableName,
+    collect_names,
+    find_violation,
+    read_subtrees,
+)
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import EMAIL, IA5, UTF8, altered, constraints, general, sequence, text, tlv
@@ -177,8 +182,9 @@ def test_a_name(
     sentence: str, permitted: list[str], excluded: list[str], names: list[str], said: str | None
 ) -> None:
     held = x509.NameConstraints(general_names(*permitted) or None, general_names(*excluded) or None)
-    found = violation(
-        sides(held), names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names)))
+    found = find_violation(
+        read_subtrees(held),
+        collect_names(b"\x30\x00", x509.SubjectAlternativeName(general_names(*names))),
     )
     assert said in found if said and found else found is said, (sentence, found)
 
@@ -202,13 +208,15 @@ def test_a_name(
 def test_what_cannot_be_compared_is_not_admitted(
     sentence: str, constraint: object, name: object
 ) -> None:
-    names = names_of(b"\x30\x00", x509.SubjectAlternativeName(general_names(name)))  # type: ignore[arg-type]
+    names = collect_names(b"\x30\x00", x509.SubjectAlternativeName(general_names(name)))  # type: ignore[arg-type]
     for permitted, excluded in ((constraint, None), (None, constraint)):
         lists = [general_names(one) if one else None for one in (permitted, excluded)]  # type: ignore[arg-type]
-        with pytest.raises(Uncheckable):
-            violation(sides(x509.NameConstraints(*lists)), names)
+        with pytest.raises(UncheckableName):
+            find_violation(read_subtrees(x509.NameConstraints(*lists)), names)
     assert (
-        violation(sides(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None)), names)
+        find_violation(
+            read_subtrees(x509.NameConstraints([x509.DirectoryName(x509.Name([]))], None)), names
+        )
         is None
     )
 
@@ -219,12 +227,17 @@ def test_the_subjects_mail_addresses_count_and_must_be_ascii() -> None:
         ("a@example.com", IA5, None),
         ("a@example.net", IA5, "a@example.net is not permitted"),
     ):
-        assert violation(sides(held), names_of(raw_name((EMAIL, tag, address)), None)) == said
-    with pytest.raises(Uncheckable):
-        names_of(raw_name((EMAIL, UTF8, "a@example.com")), None)
+        assert (
+            find_violation(
+                read_subtrees(held), collect_names(raw_name((EMAIL, tag, address)), None)
+            )
+            == said
+        )
+    with pytest.raises(UncheckableName):
+        collect_names(raw_name((EMAIL, UTF8, "a@example.com")), None)
 
 
-def below(authority: Authority, sans: list[str], **how: str) -> Report:
+def below(authority: Authority, sans: list[str], **how: str) -> JudgementReport:
     made = authority.issue(sans, **how)  # type: ignore[arg-type]
     return report(made.chain_pem, made.key_pem)
 

@@ -18,7 +18,7 @@ from cryptography.x509 import TLSFeature, TLSFeatureType
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import services.validator
-from services.validator.checks.judge import Report, Texts, judge
+from services.validator.checks.judge import JudgementReport, PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity, finding
 from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
@@ -35,8 +35,8 @@ END = LEAF.certificate.not_valid_after_utc
 
 def leaf_of(
     key: Any = None, names: tuple[str, ...] = (DOMAIN,), **how: Any
-) -> Callable[[], Report]:
-    def judged(**mode: Any) -> Report:
+) -> Callable[[], JudgementReport]:
+    def judged(**mode: Any) -> JudgementReport:
         made = ISSUING.issue(names, key=key, **how)
         return report(made.chain_pem, made.key_pem, **mode)
 
@@ -45,7 +45,7 @@ def leaf_of(
 
 def texts(
     certificate: str = LEAF.chain_pem, key: str = LEAF.key_pem, **how: Any
-) -> Callable[[], Report]:
+) -> Callable[[], JudgementReport]:
     return lambda **mode: report(certificate, key, **{**how, **mode})
 
 
@@ -57,28 +57,28 @@ def of_lines_of_76(text: str) -> str:
     return "\n".join([head, *lines, end]) + others
 
 
-def below_an_expired_ca(**mode: Any) -> Report:
+def below_an_expired_ca(**mode: Any) -> JudgementReport:
     made = ROOT.intermediate("Variant CA", not_after=NOW - DAY).issue([DOMAIN])
     return report(made.chain_pem, made.key_pem, **mode)
 
 
-def below_another_root(**mode: Any) -> Report:
+def below_another_root(**mode: Any) -> JudgementReport:
     made = Authority(OTHER.certificate, OTHER.key, OTHER.issuers).issue([DOMAIN])
     return report(made.chain_pem, made.key_pem, **mode)
 
 
-def two_pairs(first: Any, second: Any, more: tuple[str, ...] = ()) -> Callable[[], Report]:
-    def judged(**mode: Any) -> Report:
+def two_pairs(first: Any, second: Any, more: tuple[str, ...] = ()) -> Callable[[], JudgementReport]:
+    def judged(**mode: Any) -> JudgementReport:
         made = [ISSUING.issue([DOMAIN, *more], key=first), ISSUING.issue([DOMAIN], key=second)]
-        pairs = [Texts(one.chain_pem, one.key_pem) for one in made]
-        return judge(pairs, [DOMAIN], at=NOW, roots=ROOTS, **mode)
+        pairs = [PairTexts(one.chain_pem, one.key_pem) for one in made]
+        return judge_pairs(pairs, [DOMAIN], at=NOW, roots=ROOTS, **mode)
 
     return judged
 
 
-def unopened(**mode: Any) -> Report:
-    return judge(
-        [Texts(LEAF.chain_pem, None)],
+def unopened(**mode: Any) -> JudgementReport:
+    return judge_pairs(
+        [PairTexts(LEAF.chain_pem, None)],
         [DOMAIN],
         at=NOW,
         roots=ROOTS,
@@ -98,7 +98,7 @@ def in_pkcs12() -> str:
 @dataclass(frozen=True)
 class Case:
     sentence: str
-    judged: Callable[..., Report]
+    judged: Callable[..., JudgementReport]
     codes: tuple[Code, ...]
     """All that is found, the code in question first."""
 
@@ -151,7 +151,9 @@ CASES = [
     ),
     Case(
         "silence that is not proof",
-        lambda **mode: judge([Texts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS, **mode),
+        lambda **mode: judge_pairs(
+            [PairTexts(LEAF.chain_pem, None)], [DOMAIN], at=NOW, roots=ROOTS, **mode
+        ),
         (C.CERTIFICATE_UNJUDGEABLE,),
     ),
     Case(

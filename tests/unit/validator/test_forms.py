@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from services.validator.checks.judge import Report
-from services.validator.x509.distinguished_names import canonical
+from services.validator.checks.judge import JudgementReport
+from services.validator.x509.distinguished_names import canonical_name
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import (
@@ -57,7 +57,7 @@ PLAIN = name((COMMON_NAME, UTF8, "Test Issuing CA"))
     ],
 )
 def test_names_are_compared_by_what_they_say(sentence: str, other: bytes) -> None:
-    assert canonical(other) == canonical(PLAIN), sentence
+    assert canonical_name(other) == canonical_name(PLAIN), sentence
     leaf = altered(LEAF.certificate, ISSUING.key, issuer=other)
     judged = report(text(leaf, *LEAF.issuers))
     assert (accepted(judged), codes(judged)) == (True, []), judged.findings
@@ -76,7 +76,7 @@ def test_names_are_compared_by_what_they_say(sentence: str, other: bytes) -> Non
     ],
 )
 def test_other_names_differ(other: bytes) -> None:
-    assert canonical(other) != canonical(PLAIN)
+    assert canonical_name(other) != canonical_name(PLAIN)
 
 
 def test_a_root_is_found_by_a_name_of_another_encoding() -> None:
@@ -278,5 +278,5 @@ def test_a_stranger_is_still_unrelated_while_the_chain_is_incomplete() -> None:
 
 
 def test_the_order_that_was_made_is_told() -> None:
-    judged: Report = report(pem(reversed(LEAF.chain)))
+    judged: JudgementReport = report(pem(reversed(LEAF.chain)))
     assert [f.message for f in judged.findings] == ["The chain was put in order: blocks 1, 0."]

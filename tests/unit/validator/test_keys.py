@@ -12,7 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 
-from services.validator.keys.rsa import FERMAT_ROUNDS, Numbers, are_close, is_roca, weaknesses
+from services.validator.keys.rsa import (
+    FERMAT_ROUNDS,
+    RsaNumbers,
+    are_primes_close,
+    find_weaknesses,
+    is_roca,
+)
 from services.validator.text import pem as pem_text
 from services.validator.x509 import der
 from shared.contracts.findings import Code
@@ -22,13 +28,13 @@ from tests.support.pki import ec_key, pkcs8, rsa_key
 from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, of, refusals, report
 
 
-def numbers(key: rsa_keys.RSAPrivateKey) -> Numbers:
+def numbers(key: rsa_keys.RSAPrivateKey) -> RsaNumbers:
     k = key.private_numbers()
-    return Numbers(k.public_numbers.n, k.public_numbers.e, k.d, k.p, k.q, k.dmp1, k.dmq1, k.iqmp)
+    return RsaNumbers(k.public_numbers.n, k.public_numbers.e, k.d, k.p, k.q, k.dmp1, k.dmq1, k.iqmp)
 
 
-def as_pem(key: Numbers, version: int = 0) -> str:
-    return pem_text.encode("RSA PRIVATE KEY", sequence(*map(integer, (version, *key))))
+def as_pem(key: RsaNumbers, version: int = 0) -> str:
+    return pem_text.encode_block("RSA PRIVATE KEY", sequence(*map(integer, (version, *key))))
 
 
 def is_prime(n: int) -> bool:
@@ -56,7 +62,7 @@ GOOD = numbers(rsa_key())
 
 
 def test_a_sound_rsa_key_has_no_weakness() -> None:
-    assert list(weaknesses(GOOD)) == []
+    assert list(find_weaknesses(GOOD)) == []
 
 
 @pytest.mark.parametrize(
@@ -75,13 +81,13 @@ def test_a_sound_rsa_key_has_no_weakness() -> None:
         ("the modulus has a factor under 2,000", GOOD._replace(n=GOOD.n * 1999), "small factor"),
     ],
 )
-def test_a_weak_rsa_key_is_told_why(case: str, key: Numbers, said: str) -> None:
-    assert any(said in weakness for weakness in weaknesses(key)), case
+def test_a_weak_rsa_key_is_told_why(case: str, key: RsaNumbers, said: str) -> None:
+    assert any(said in weakness for weakness in find_weaknesses(key)), case
 
 
 def test_a_factor_of_2003_is_not_sought() -> None:
     assert not any(
-        "small factor" in weakness for weakness in weaknesses(GOOD._replace(n=GOOD.n * 2003))
+        "small factor" in weakness for weakness in find_weaknesses(GOOD._replace(n=GOOD.n * 2003))
     )
 
 
@@ -109,15 +115,15 @@ def test_primes_are_close_exactly_when_fermats_method_ends_within_a_hundred_roun
 ) -> None:
     p = next_prime(1 << 511)
     q = next_prime(p + (1 << bits))
-    assert are_close(p, q) == (fermat_rounds(p * q, FERMAT_ROUNDS) is not None)
+    assert are_primes_close(p, q) == (fermat_rounds(p * q, FERMAT_ROUNDS) is not None)
 
 
 def test_close_primes_are_weak() -> None:
     p = next_prime(1 << 1023)
     q = next_prime(p + 2)
     d = pow(65537, -1, lcm(p - 1, q - 1))
-    key = Numbers(p * q, 65537, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p))
-    assert [weakness for weakness in weaknesses(key) if "Fermat" in weakness]
+    key = RsaNumbers(p * q, 65537, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p))
+    assert [weakness for weakness in find_weaknesses(key) if "Fermat" in weakness]
 
 
 def test_the_roca_fingerprint_is_seen_and_ordinary_moduli_are_not() -> None:
@@ -127,7 +133,9 @@ def test_the_roca_fingerprint_is_seen_and_ordinary_moduli_are_not() -> None:
 
 
 def test_a_roca_modulus_is_refused_as_weak() -> None:
-    assert any("ROCA" in weakness for weakness in weaknesses(GOOD._replace(n=roca_prime() ** 2)))
+    assert any(
+        "ROCA" in weakness for weakness in find_weaknesses(GOOD._replace(n=roca_prime() ** 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,14 +187,14 @@ def test_a_key_of_another_kind_or_size_is_refused_by_name(
 def test_sm2_is_refused_by_name() -> None:
     body = base64.b64decode("".join(pkcs8(ec_key()).split("\n")[1:-2]))
     p256, sm2 = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a811ccf5501822d")
-    judged = report(key=pem_text.encode("PRIVATE KEY", body.replace(p256, sm2)))
+    judged = report(key=pem_text.encode_block("PRIVATE KEY", body.replace(p256, sm2)))
     assert refusals(judged) == [Code.KEY_UNSUPPORTED]
     assert "SM2" in judged.findings[0].message
 
 
 def test_a_huge_rsa_key_is_refused_by_its_size_before_it_is_loaded() -> None:
     n = (1 << 16383) + 1
-    judged = report(key=as_pem(Numbers(n, 65537, 3, 3, 3, 3, 3, 3)))
+    judged = report(key=as_pem(RsaNumbers(n, 65537, 3, 3, 3, 3, 3, 3)))
     assert refusals(judged) == [Code.KEY_UNSUPPORTED]
     assert "RSA of 16384 bits" in judged.findings[0].message
 
@@ -230,7 +238,7 @@ def test_a_key_that_carries_the_leafs_public_key_but_not_its_secret_fails_the_pr
         foreign.x.to_bytes(32, "big") + foreign.y.to_bytes(32, "big"),
         public.x.to_bytes(32, "big") + public.y.to_bytes(32, "big"),
     )
-    assert refusals(report(key=pem_text.encode("PRIVATE KEY", forged))) in (
+    assert refusals(report(key=pem_text.encode_block("PRIVATE KEY", forged))) in (
         [Code.KEY_MISMATCH],
         [Code.KEY_MALFORMED],
     )
@@ -277,9 +285,9 @@ def test_a_dsa_key_after_its_parameters_is_refused_by_name() -> None:
 def test_the_second_version_of_pkcs8_with_its_public_key_is_taken(kind: str) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key() if kind == "rsa" else ec_key())
     body = pem_text.tokenise(made.key_pem).blocks[0].body
-    first, algorithm, key = (whole(body, part) for part in der.whole(body)[:3])
+    first, algorithm, key = (whole(body, part) for part in der.read_sequence(body)[:3])
     assert first == integer(0)
     newer = sequence(integer(1), algorithm, key, tlv(0x81, b"\0" + b"a public key"))
-    judged = report(made.chain_pem, pem_text.encode("PRIVATE KEY", newer))
+    judged = report(made.chain_pem, pem_text.encode_block("PRIVATE KEY", newer))
     assert (accepted(judged), codes(judged)) == (True, [])
     assert judged.pairs[0].key == made.key_pem

@@ -343,6 +343,6 @@ def test_thirteen_days_left_are_warned_of_and_fourteen_are_not(
 
 
 def test_a_wildcard_has_nothing_to_do_with_an_underscore_as_for_openssl() -> None:
-    assert names.lost(
+    assert names.find_lost_names(
         ["a_b.example.com", "a_b.example.org"], {"*.example.com", "a_b.example.org"}
     ) == ["a_b.example.com"]

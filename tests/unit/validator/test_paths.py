@@ -10,9 +10,9 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.validator.checks.judge import Report
+from services.validator.checks.judge import JudgementReport
 from services.validator.x509 import chains
-from services.validator.x509.certificates import Certificate
+from services.validator.x509.certificates import ParsedCertificate
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, pem, sign
@@ -43,7 +43,7 @@ def shared_ca(below: Authority, **how: object) -> Authority:
     return Authority(certificate, KEY, (certificate,))
 
 
-def certified_twice(first: Authority, second: Authority) -> Report:
+def certified_twice(first: Authority, second: Authority) -> JudgementReport:
     leaf = first.issue([DOMAIN])
     return report(
         pem([leaf.certificate, first.certificate, second.certificate]), leaf.key_pem, roots=BOTH
@@ -204,10 +204,10 @@ def test_the_short_way_says_what_the_long_one_says(
         authority = authority.intermediate(f"CA {number}", path_length=path_length)
     made = authority.issue([DOMAIN]).chain
     leaf, *others = (
-        Certificate.read(der(c), block)
+        ParsedCertificate.from_der(der(c), block)
         for block, c in enumerate(made[:-1] if drop and length else made)
     )
     at = NOW + timedelta(days=days)
-    assert chains.examine(leaf, others, trusted, at) == chains._disentangled(
+    assert chains.build_chain(leaf, others, trusted, at) == chains._untangle_chain(
         leaf, others, trusted, at
     )

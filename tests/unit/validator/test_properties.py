@@ -81,17 +81,17 @@ def test_no_finding_repeats_what_was_submitted(before: str, after: str, inside: 
     body=st.binary(min_size=1, max_size=400), label=st.sampled_from(["CERTIFICATE", "PRIVATE KEY"])
 )
 def test_canonical_pem_is_a_fixed_point(body: bytes, label: str) -> None:
-    text = pem.encode(label, body)
+    text = pem.encode_block(label, body)
     document = pem.tokenise(text)
     assert [(b.label, b.body) for b in document.blocks] == [(label, body)]
     assert (document.faults, document.oddities) == ((), ())
-    assert pem.encode(document.blocks[0].label, document.blocks[0].body) == text
+    assert pem.encode_block(document.blocks[0].label, document.blocks[0].body) == text
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
 def test_what_was_normalised_needs_no_normalising_again(text: str) -> None:
-    again = "".join(pem.encode(b.label, b.body) for b in pem.tokenise(text).blocks if b.body)
+    again = "".join(pem.encode_block(b.label, b.body) for b in pem.tokenise(text).blocks if b.body)
     document = pem.tokenise(again)
     assert (document.faults, document.oddities) == ((), ())
 
@@ -147,8 +147,8 @@ BODIES = [
     key=damaged(BODIES[2]) | damaged(BODIES[3]),
 )
 def test_damaged_der_is_refused_and_never_crashes(leaf: bytes, issuer: bytes, key: bytes) -> None:
-    chain = pem.encode("CERTIFICATE", leaf) + pem.encode("CERTIFICATE", issuer)
-    for judged in (report(chain, pem.encode("PRIVATE KEY", key)), report(chain)):
+    chain = pem.encode_block("CERTIFICATE", leaf) + pem.encode_block("CERTIFICATE", issuer)
+    for judged in (report(chain, pem.encode_block("PRIVATE KEY", key)), report(chain)):
         assert judged.pairs == () or judged.pairs[0].chain == LEAF.chain_pem
 
 
@@ -251,7 +251,7 @@ def test_offline_takes_a_domain_in_any_form() -> None:
 
 
 def test_offline_refuses_a_line_without_end() -> None:
-    answers = run(b'{"id": "' + b"x" * (offline.MAX_LINE + 10), line())
+    answers = run(b'{"id": "' + b"x" * (offline.MAX_LINE_BYTES + 10), line())
     assert [a["verdict"] for a in answers] == ["refused", "accepted"]
 
 

@@ -58,7 +58,7 @@ EXTENSIONS = {
 def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
     leaf = altered(BARE, ISSUING.key, more=(odd,))
     assert (
-        parse_diagnosis.why(leaf)
+        parse_diagnosis.diagnose_unreadable(leaf)
         == f"it is an X.509 certificate, but its extension {named} cannot be read"
     )
     judged = report(text(leaf, *LEAF.issuers), LEAF.key_pem)
@@ -84,16 +84,22 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
 )
 def test_a_part_is_named(said: str, parts: dict[str, bytes]) -> None:
     odd = altered(BARE, ISSUING.key, **parts)
-    assert parse_diagnosis.why(odd) == f"it is an X.509 certificate, but {said} cannot be read"
+    assert (
+        parse_diagnosis.diagnose_unreadable(odd)
+        == f"it is an X.509 certificate, but {said} cannot be read"
+    )
 
 
 def test_an_extension_that_stands_twice_is_named() -> None:
     leaf = altered(LEAF.certificate, ISSUING.key, more=(subject_names(general(2, DOMAIN)),))
-    assert "the extension 2.5.29.17 (subjectAltName) more than once" in parse_diagnosis.why(leaf)
+    assert (
+        "the extension 2.5.29.17 (subjectAltName) more than once"
+        in parse_diagnosis.diagnose_unreadable(leaf)
+    )
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]]
 )
 def test_what_is_no_certificate_is_not_called_one(body: bytes) -> None:
-    assert parse_diagnosis.why(body) == parse_diagnosis.NO_CERTIFICATE
+    assert parse_diagnosis.diagnose_unreadable(body) == parse_diagnosis.NOT_A_CERTIFICATE

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.validator.checks.judge import Report, Texts, judge
+from services.validator.checks.judge import JudgementReport, PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf
@@ -27,23 +27,28 @@ def report(
     roots: TrustRoots = ROOTS,
     strict: bool = False,
     live_names: Sequence[str] = (),
-) -> Report:
-    return judge(
-        [Texts(certificate, key)], domains, at=at, roots=roots, strict=strict, live_names=live_names
+) -> JudgementReport:
+    return judge_pairs(
+        [PairTexts(certificate, key)],
+        domains,
+        at=at,
+        roots=roots,
+        strict=strict,
+        live_names=live_names,
     )
 
 
-def of(leaf: Leaf, **how: object) -> Report:
+def of(leaf: Leaf, **how: object) -> JudgementReport:
     return report(leaf.chain_pem, leaf.key_pem, **how)  # type: ignore[arg-type]
 
 
-def codes(judged: Report) -> list[Code]:
+def codes(judged: JudgementReport) -> list[Code]:
     return [f.code for f in judged.findings]
 
 
-def refusals(judged: Report) -> list[Code]:
+def refusals(judged: JudgementReport) -> list[Code]:
     return [f.code for f in judged.findings if f.severity is Severity.REFUSAL]
 
 
-def accepted(judged: Report) -> bool:
+def accepted(judged: JudgementReport) -> bool:
     return all(judged.accepted.values()) and bool(judged.pairs)
