@@ -78,7 +78,7 @@ def _speed(
 
     rounds = 6 if quick else 20
     plain = 1 / min(_seconds(leaves, _plainly, 1) for _ in range(3))
-    # The two in turns, since others may share the machine.
+    # In turns, since other programs may share the machine.
     pairs = [
         (_seconds(leaves, full, 6), _seconds(leaves, lambda leaf: _least(leaf, store), 6))
         for _ in range(rounds)
@@ -114,7 +114,7 @@ def _keys(name: str) -> list[object]:
 
 
 def _seconds(leaves: Sequence[Leaf], way: Callable[[Leaf], None], times: int) -> float:
-    """Of processor time that one call takes; the best of several rounds is what counts."""
+    """Return the processor seconds of one call. Take the best of several rounds."""
     began = time.process_time()
     for _ in range(times):
         for leaf in leaves:
@@ -123,7 +123,7 @@ def _seconds(leaves: Sequence[Leaf], way: Callable[[Leaf], None], times: int) ->
 
 
 def _plainly(leaf: Leaf) -> None:
-    """As one would write it: the library checks the key, then the public keys are compared."""
+    """Check a pair the plain way: the library loads the key, and the public keys are compared."""
     key = serialization.load_pem_private_key(leaf.key_pem.encode(), None)
     certificate = x509.load_pem_x509_certificates(leaf.chain_pem.encode())[0]
     assert _public(key.public_key()) == _public(certificate.public_key())
@@ -135,7 +135,7 @@ def _public(key: object) -> bytes:
 
 
 def _least(leaf: Leaf, store: Store) -> None:
-    """The signature proof and the path check, and what has to be parsed for them."""
+    """Do the signature proof and the path validation, and parse what they need."""
     certificate, *issuers = x509.load_pem_x509_certificates(leaf.chain_pem.encode())
     key = serialization.load_pem_private_key(
         leaf.key_pem.encode(), None, unsafe_skip_rsa_key_validation=True
@@ -160,7 +160,7 @@ def _least(leaf: Leaf, store: Store) -> None:
 
 
 async def _fairness(quick: bool) -> Result:
-    """p99 of friendly verdicts, wall milliseconds from the question to the answer."""
+    """Measure the p99 of friendly verdicts, in wall milliseconds from request to answer."""
     seconds = 5 if quick else 20
     submission, signer = PrivateKey.generate(), Signer.generate("bench")
     secrets = WorkerSecrets(
@@ -175,7 +175,7 @@ async def _fairness(quick: bool) -> Result:
     try:
         await crowd.friends(workers, 1)
         quiet, beside = [], []
-        for _ in range(4):  # in turns, since others may share the machine
+        for _ in range(4):  # in turns, since other programs may share the machine
             quiet += await crowd.friends(workers, seconds / 4)
             flood = asyncio.create_task(crowd.foes(workers))
             await asyncio.sleep(0.5)
@@ -221,7 +221,7 @@ class _Crowd:
         self.answered = self.busy = 0
 
     async def friends(self, workers: WorkerPool, seconds: float) -> list[float]:
-        """Asked at a steady pace, whether answers come or not."""
+        """Send friendly pairs at a steady pace, without waiting for answers."""
         found: list[float] = []
 
         async def one(number: int) -> None:
@@ -276,7 +276,7 @@ async def _paced(one: Callable[[int], Awaitable[object]], per_second: int, count
 
 
 def _mutations(count: int) -> Result:
-    """Lines in and verdicts out of the offline check; none may be unjudgeable."""
+    """Judge mutated lines with the offline check; none may be unjudgeable."""
     lines, sink = b"\n".join(mutated(count)), io.StringIO()
     began = time.perf_counter()
     offline.run(io.BytesIO(lines), sink, lambda: NOW)

@@ -1,5 +1,6 @@
-"""A validator worker that stalls or dies when a submission's id says so: ``stall-…`` spins,
-``sleep-…`` waits, ``die-…`` exits. Everything else it judges."""
+"""A validator worker that fails for some submission ids, and judges all others.
+
+``stall-…`` spins, ``sleep-…`` waits, ``die-…`` exits."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Submissions made to cost time: sizes, counts and graphs at or over every limit. Each is
-(certificate, key) text."""
+"""Submissions made to cost time: sizes, counts and graphs at or over every limit."""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ from tests.support.odd import integer, sequence
 from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
 
 PairFields = tuple[str, str]
+"""The texts of the certificate field and the key field."""
 DOMAIN = "www.example.com"
 ROOT_KEY = ec_key()
 ROOT = Authority.create("Hostile Root", key=ROOT_KEY)
@@ -24,14 +24,15 @@ _RANDOM = random.Random(4)
 
 
 def pkcs1_of(*numbers: int) -> str:
-    """``RSA PRIVATE KEY`` of n, e, d, p, q, dP, dQ, qInv, whatever they are."""
+    """Encode any n, e, d, p, q, dP, dQ, qInv as an ``RSA PRIVATE KEY``."""
     return pem_text.encode_block("RSA PRIVATE KEY", sequence(*map(integer, (0, *numbers))))
 
 
 @cache
 def composite(bits: int) -> tuple[int, ...]:
-    """Numbers of a size that agree with each other, of factors that are no primes: it costs as much
-    as a real key and is made in no time."""
+    """Return RSA numbers that agree with each other, of factors that are not prime.
+
+    They take as long to check as a real key, and are made in no time."""
     e, half = 65537, bits // 2
     small = prod(n for n in range(2, 2000) if all(n % d for d in range(2, isqrt(n) + 1)))
     while True:
@@ -60,20 +61,20 @@ def public_of(n: int, e: int = 65537) -> rsa.RSAPublicKey:
 
 
 def rsa_of(bits: int) -> PairFields:
-    """Leaf and key agree; nothing is wrong but what they are."""
+    """Return a leaf and its key, sound but for their size and factors."""
     numbers = composite(bits)
     return pem(leaf_with(public_of(numbers[0]))), pkcs1_of(*numbers)
 
 
 def long_exponent() -> PairFields:
-    """RSA of 8192 bits with an exponent of 8000: each verification costs a hundred ordinary
-    ones."""
+    """Use RSA of 8192 bits with an exponent of 8000 bits: each verification costs a hundred
+    ordinary ones."""
     n = composite(8192)[0]
     return pem(leaf_with(public_of(n, (1 << 8000) + 1))), pkcs8(ec_key())
 
 
 def slow_issuers() -> PairFields:
-    """Nine namesakes with such keys, each to be tried as the issuer."""
+    """Add nine CAs of one name with such keys, each to be tried as the issuer."""
     key = ec_key()
     n = composite(8192)[0]
     fakes = [
@@ -104,7 +105,7 @@ def thousand_names() -> PairFields:
 
 
 def deep_constraints() -> PairFields:
-    """Eight CAs, 300 permitted and 300 excluded names each, over a leaf of 500 names."""
+    """Use eight CAs with 200 permitted and 200 excluded names each over a leaf of 500 names."""
     authority = ROOT
     for depth in range(8):
         permitted = [x509.DNSName(f"p{n}.net") for n in range(200)] + [x509.DNSName("com")]
@@ -117,8 +118,8 @@ def deep_constraints() -> PairFields:
 
 
 def cross_signed() -> PairFields:
-    """Nine CA certificates of four keys that all sign each other, on the slowest curve, and lead
-    nowhere."""
+    """Use nine CA certificates of four keys on the slowest curve, which sign each other and lead to
+    no root."""
     keys = [ec_key(ec.SECP521R1()) for _ in range(4)]
     own = [
         sign(distinguished(f"Ring {n}"), key.public_key(), None, key, ca=True)
@@ -146,7 +147,7 @@ def tiny_blocks(count: int = 10_000) -> PairFields:
 
 
 def nested_der() -> PairFields:
-    """A certificate that is a SEQUENCE in a SEQUENCE, ten thousand deep."""
+    """Use a SEQUENCE in a SEQUENCE, ten thousand deep, as the certificate."""
     body = b""
     for _ in range(10_000):
         body = sequence(body)

@@ -1,4 +1,4 @@
-"""Lines for the offline check: sound pairs, each changed in one to three ways, by a seed."""
+"""Lines for the offline check: sound pairs, each with one to three random changes by a seed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _letter(request: Request, chance: random.Random, _: list[Request]) -> None:
 
 
 def _body(request: Request, chance: random.Random, _: list[Request]) -> None:
-    """Bytes of the DER form, and the PEM around it made anew."""
+    """Change bytes of the DER form, and encode it as PEM again."""
     name = _field(chance)
     blocks = pem_text.tokenise(str(request[name])).blocks
     if not blocks:
@@ -94,7 +94,7 @@ def _body(request: Request, chance: random.Random, _: list[Request]) -> None:
 
 
 def _blocks(request: Request, chance: random.Random, _: list[Request]) -> None:
-    """Shuffled, one left out, one twice, another label."""
+    """Shuffle the blocks, drop one, repeat one, or change a label."""
     name = _field(chance)
     parts = [
         pem_text.encode_block(b.label, b.body)
@@ -134,7 +134,7 @@ def _cut(request: Request, chance: random.Random, _: list[Request]) -> None:
 
 
 def _other(request: Request, chance: random.Random, sound: list[Request]) -> None:
-    """A part of another pair."""
+    """Take a part of another pair."""
     name = chance.choice(["certificate", "private_key", "roots"])
     request[name] = chance.choice(sound)[name]
 
@@ -160,7 +160,7 @@ def _strict(request: Request, _: random.Random, __: list[Request]) -> None:
 
 
 def _kind(request: Request, chance: random.Random, _: list[Request]) -> None:
-    """A field of another type, or none."""
+    """Set a field to a value of another type, or to none."""
     name = chance.choice(["certificate", "private_key", "domain", "at", "roots"])
     request[name] = chance.choice([None, 5, [], {}, True, "x"])
 

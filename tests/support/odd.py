@@ -1,7 +1,7 @@
-"""Certificates that no library would write: a sound one with parts of its DER form replaced, signed
-anew.
+"""Certificates that no library would write: parts of a sound one's DER form are replaced.
 
-odd = altered(leaf.certificate, issuing.key, serial=integer(-5)) text(odd) + issuing.pem
+odd = altered(leaf.certificate, issuing.key, serial=integer(-5))
+text(odd) + issuing.pem
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def oid(dotted: str) -> bytes:
 
 
 def name(*parts: tuple[str, int, str | bytes]) -> bytes:
-    """A Name of (OID, tag of its string, value)."""
+    """Encode a Name of parts (OID, tag of its string, value)."""
     encoded = (
         (kind, tag, value.encode() if isinstance(value, str) else value)
         for kind, tag, value in parts
@@ -67,13 +67,13 @@ def name(*parts: tuple[str, int, str | bytes]) -> bytes:
 
 
 def extension(kind: str, value: bytes, critical: bytes | bool = False) -> bytes:
-    """``critical``: its BOOLEAN as it stands, or whether it is."""
+    """Encode an extension. ``critical``: its BOOLEAN byte for byte, or whether it is critical."""
     flag = (b"\x01\x01\xff" if critical else b"") if isinstance(critical, bool) else critical
     return sequence(oid(kind), flag, tlv(der.OCTET_STRING, value))
 
 
 def general(kind: int, value: str | bytes) -> bytes:
-    """A GeneralName by its context tag: 1 e-mail, 2 DNS, 4 directory (a Name), 6 URI, 7 address."""
+    """Encode a GeneralName by its context tag: 1 e-mail, 2 DNS, 4 directory, 6 URI, 7 address."""
     body = value.encode() if isinstance(value, str) else value
     return tlv((0xA0 if kind in (0, 3, 4, 5) else 0x80) | kind, body)
 
@@ -83,7 +83,7 @@ def subject_names(*names: bytes) -> bytes:
 
 
 def constraints(permitted: list[bytes]) -> bytes:
-    """``permitted``: GeneralNames, or whole subtrees where one begins with a SEQUENCE."""
+    """Encode name constraints of GeneralNames, or of whole subtrees that begin with a SEQUENCE."""
     trees = (one if one[0] == der.SEQUENCE else sequence(one) for one in permitted)
     return extension("2.5.29.30", sequence(tlv(0xA0, *trees)), critical=True)
 
@@ -91,8 +91,10 @@ def constraints(permitted: list[bytes]) -> bytes:
 def altered(
     certificate: x509.Certificate, signer: Any, *, more: tuple[bytes, ...] = (), **parts: bytes
 ) -> bytes:
-    """The DER form of ``certificate`` with ``parts`` (fields of ``Layout``) in place of its own and
-    extensions ``more`` added, signed by ``signer`` with SHA-256."""
+    """Return the DER form of ``certificate`` with some parts replaced, signed again.
+
+    ``parts``: by the fields of ``CertificateLayout``. ``more``: extensions to add. ``signer``
+    signs with SHA-256."""
     data = der_of(certificate)
     found = read_layout(data)
     tbs = der.read_children(data, der.read_sequence(data)[0])
@@ -123,7 +125,7 @@ def signature(signer: Any, data: bytes) -> bytes:
 
 
 def whole(data: bytes, element: der.DerElement) -> bytes:
-    """The element with its tag and length."""
+    """Return the element with its tag and length."""
     return tlv(element.tag, data[element.start : element.end])
 
 
@@ -135,7 +137,7 @@ def text(*certificates: bytes | x509.Certificate) -> str:
 
 
 def explicit(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The SubjectPublicKeyInfo of a P-256 key with the curve spelt out (SEC 1, C.2)."""
+    """Return the SPKI of a P-256 key with explicit curve parameters (SEC 1, C.2)."""
     field = sequence(oid("1.2.840.10045.1.1"), integer(_P))
     curve = sequence(
         tlv(der.OCTET_STRING, (_P - 3).to_bytes(32, "big")),

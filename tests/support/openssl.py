@@ -1,4 +1,4 @@
-"""What OpenSSL says of a pair: a real handshake in memory, its path and host name checks on."""
+"""Ask OpenSSL about a pair: a real handshake in memory, with path and host name checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import ssl
 
 
 def refusal(chain: str, key: str, roots: str, host: str, *, partial: bool = False) -> str:
-    """Why a client that trusts ``roots`` (PEM) refuses this server; empty when it does not. At the
-    time of now.
+    """Return why a client that trusts ``roots`` (PEM) refuses this server now; empty when it does
+    not.
+
     ``partial``: a root need not have signed itself (X509_V_FLAG_PARTIAL_CHAIN)."""
     try:
         server = server_context(chain, key)
@@ -22,7 +23,7 @@ def refusal(chain: str, key: str, roots: str, host: str, *, partial: bool = Fals
 
 
 def server_context(chain: str, key: str) -> ssl.SSLContext:
-    """Loaded from a file without a name; SSLError when OpenSSL does not take the pair."""
+    """Load a pair from a file without a name; raises SSLError when OpenSSL refuses the pair."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     descriptor = os.memfd_create("pair")
     try:

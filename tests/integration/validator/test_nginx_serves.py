@@ -1,5 +1,5 @@
-"""Every kind of pair that is accepted loads in a node's real nginx and serves a handshake that a
-client verifies."""
+"""Every kind of accepted pair loads in a node's real nginx and serves a handshake that a client
+verifies."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ KINDS: dict[str, Callable[[], tuple[str, str]]] = {
 
 
 def accepted(certificate: str, key: str) -> tuple[str, str, KeyType]:
-    """What is stored of it, as a node's pair."""
+    """Judge a pair, and return what is stored, in the form of a node's pair."""
     judged = judge_pairs([PairTexts(certificate, key)], [DOMAIN], at=AT, roots=ROOTS)
     assert judged.pairs, judged.findings
     (pair,) = judged.pairs
@@ -118,7 +118,7 @@ async def node(tmp_path: Path) -> AsyncIterator[NginxNode]:
 
 
 async def served(node: NginxNode, **limits: object) -> str:
-    """The leaf that a client gets which verifies path and name: SHA-256, hex."""
+    """Return the SHA-256 (hex) of the leaf that a client gets which verifies path and name."""
     client = ssl.create_default_context(cadata=ROOT.pem)
     for name, value in limits.items():
         setattr(client, name, value) if name != "ciphers" else client.set_ciphers(str(value))
@@ -151,7 +151,9 @@ async def test_of_two_accepted_pairs_each_client_gets_the_one_it_can_verify(
     node: NginxNode,
 ) -> None:
     rsa, ecdsa = leaf(key=rsa_key()), leaf()
-    judged = judge_pairs([PairTexts(*plain(rsa)), PairTexts(*plain(ecdsa))], [DOMAIN], at=AT, roots=ROOTS)
+    judged = judge_pairs(
+        [PairTexts(*plain(rsa)), PairTexts(*plain(ecdsa))], [DOMAIN], at=AT, roots=ROOTS
+    )
     pairs = [(p.chain, p.key, "rsa" if p.key_type == "rsa" else "ecdsa") for p in judged.pairs]
     await node.put_entries(NginxEntry(DOMAIN, 1, "https", tuple(pairs)))  # type: ignore[arg-type]
     until_1_2 = {"maximum_version": ssl.TLSVersion.TLSv1_2}

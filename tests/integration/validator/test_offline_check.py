@@ -1,4 +1,4 @@
-"""``python -m services.validator check --jsonl`` as a process."""
+"""The offline check, ``python -m services.validator check --jsonl``, as a process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_lines_are_answered_one_by_one_while_input_is_open() -> None:
         assert process.wait(timeout=20) == 0
 
 
-def test_other_arguments_are_explained() -> None:
+def test_unknown_arguments_print_the_usage() -> None:
     done = subprocess.run(
         [*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False
     )

@@ -1,8 +1,7 @@
-"""Whatever is accepted, OpenSSL takes too: a handshake with its path and name checks, for
-infrastructures at random.
+"""OpenSSL accepts every pair that the validator accepts, over random public key infrastructures.
 
-The other way round, what OpenSSL takes and we refuse is on the list of what we are stricter about
-(``STRICTER``)."""
+The check is a handshake with path and name checks. Where the validator refuses what OpenSSL
+accepts, each reason is on the list ``STRICTER``."""
 
 from __future__ import annotations
 
@@ -262,7 +261,7 @@ STRICTER = [
         r"^chain\.untrusted .*chain ends at",  # a cross-signature that OpenSSL goes past
     )
 ]
-"""Finding by finding, what clients other than OpenSSL refuse, or what nothing good needs."""
+"""Findings on what clients other than OpenSSL refuse, or what no sound certificate needs."""
 HOSTS = [DOMAIN, DOMAIN, DOMAIN, DOMAIN, "other.example.com", "a.www.example.com", "example.com"]
 
 
@@ -273,7 +272,7 @@ class Upload:
     host: str
     how: tuple[object, ...]
     odd: tuple[bytes, ...] = field(default=(), repr=False)
-    """The certificates in DER, where no library writes them."""
+    """The certificates in DER, in a form that no library writes."""
 
     @property
     def text(self) -> str:
@@ -371,7 +370,7 @@ def restrung(found: x509.Name, tag: int, change: Callable[[str], str]) -> bytes:
 
 
 def variation(found: list[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Nothing odd in two of three, so that deep chains are not always refused for something."""
+    """Draw no variation in two of three cases, so that deep chains are accepted often enough."""
     return st.one_of(st.just({}), st.just({}), st.sampled_from(found))
 
 
@@ -436,7 +435,7 @@ def uploads(draw: st.DrawFn) -> Upload:
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(upload=uploads())
-def test_openssl_takes_what_is_accepted_and_what_it_takes_besides_is_on_the_list(
+def test_openssl_accepts_every_accepted_pair_and_each_stricter_refusal_is_listed(
     upload: Upload,
 ) -> None:
     judged = upload.judged()
@@ -450,7 +449,7 @@ def test_openssl_takes_what_is_accepted_and_what_it_takes_besides_is_on_the_list
 
 
 def test_ordinary_pairs_are_accepted_by_both() -> None:
-    """Else the rule above could hold because nothing is accepted."""
+    """Without this the property above would hold even if nothing were accepted."""
     upper = ROOT.intermediate("Upper", path_length=1, **LONG)
     times = {"not_before": AT - DAY, "not_after": AT + 60 * DAY}
     for how in (

@@ -1,4 +1,4 @@
-"""Which epoch the validator seals to: what edge_sync says now, never what it said once."""
+"""The epoch that the validator seals to: edge_sync's latest message while it is fresh."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend
 
 @dataclass
 class Fleet:
-    """The operator and edge_sync, and the bucket as whoever holds the broker may write it."""
+    """The operator and edge_sync, and the bucket as an attacker in the broker could write it."""
 
     broker: Client
     validator: Client
@@ -61,7 +61,7 @@ class Fleet:
         )
         await self.put(s.keyring_epoch(epoch), self.operator.sign(Purpose.EPOCH, key))
 
-    def word(self, epoch: int, age: float = 0) -> Signed:
+    def message(self, epoch: int, age: float = 0) -> Signed:
         at = datetime.now(UTC) - timedelta(seconds=age)
         return self.edge_sync.sign(Purpose.SEALING, SealingEpoch(epoch=epoch, at=at))
 
@@ -72,7 +72,7 @@ class Fleet:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[tuple[CurrentEpoch, Health]]:
-        """A validator, freshly started."""
+        """Run a freshly started validator."""
         health = Health()
         epoch = CurrentEpoch(self.validator, self.trust(), health, stale_after=STALE)
         task = asyncio.create_task(epoch.watch())
@@ -93,57 +93,57 @@ def known(epoch: CurrentEpoch) -> int | None:
         return None
 
 
-async def test_a_word_counts_while_it_is_fresh_and_the_same_again_renews_it(fleet: Fleet) -> None:
+async def test_an_epoch_message_counts_while_it_is_fresh_and_a_repetition_renews_it(
+    fleet: Fleet,
+) -> None:
     await fleet.start(1)
     async with fleet.watching() as (epoch, health):
-        await fleet.put(s.KEYRING_SEALING, fleet.word(1))
+        await fleet.put(s.KEYRING_SEALING, fleet.message(1))
         await until(lambda: known(epoch) == 1 and not health.missing, "it is known")
         for _ in range(3):
             await asyncio.sleep(STALE / 2)
-            await fleet.put(s.KEYRING_SEALING, fleet.word(1))
-        await until(lambda: known(epoch) == 1 and not health.missing, "it is known still")
+            await fleet.put(s.KEYRING_SEALING, fleet.message(1))
+        await until(lambda: known(epoch) == 1 and not health.missing, "it is still known")
         await until(
-            lambda: CONDITION in health.missing, "edge_sync is silent: nothing is sealed any more"
+            lambda: CONDITION in health.missing, "edge_sync is silent, and no epoch is known"
         )
         with pytest.raises(
             Transient, match=r"edge_sync's message that 1 is the epoch to seal to is \d+ s old"
         ):
             epoch.key()
-        await fleet.put(s.KEYRING_SEALING, fleet.word(1))
-        await until(lambda: known(epoch) == 1 and not health.missing, "it speaks again")
+        await fleet.put(s.KEYRING_SEALING, fleet.message(1))
+        await until(lambda: known(epoch) == 1 and not health.missing, "edge_sync publishes again")
 
 
-async def test_an_old_word_that_is_repeated_after_a_restart_is_worth_nothing(fleet: Fleet) -> None:
+async def test_an_old_epoch_message_does_not_count_after_a_restart(fleet: Fleet) -> None:
     await fleet.start(1)
     await fleet.start(2)
-    await fleet.put(s.KEYRING_SEALING, fleet.word(1, age=STALE + 1))
+    await fleet.put(s.KEYRING_SEALING, fleet.message(1, age=STALE + 1))
     async with fleet.watching() as (epoch, health):
-        await until(
-            lambda: "old" in health.missing.get(CONDITION, ""), "it says why it is not ready"
-        )
+        await until(lambda: "old" in health.missing.get(CONDITION, ""), "health names the reason")
         assert known(epoch) is None
-        await fleet.put(s.KEYRING_SEALING, fleet.word(2))
-        await until(lambda: known(epoch) == 2, "the word of now counts")
+        await fleet.put(s.KEYRING_SEALING, fleet.message(2))
+        await until(lambda: known(epoch) == 2, "the fresh message counts")
 
 
-async def test_a_fresh_word_of_a_lower_epoch_neither_counts_nor_renews_the_higher(
+async def test_a_fresh_message_of_a_lower_epoch_neither_counts_nor_renews_the_higher(
     fleet: Fleet,
 ) -> None:
     await fleet.start(1)
     await fleet.start(2)
-    await fleet.put(s.KEYRING_SEALING, fleet.word(2))
+    await fleet.put(s.KEYRING_SEALING, fleet.message(2))
     async with fleet.watching() as (epoch, health):
         await until(lambda: known(epoch) == 2, "it is known")
-        await fleet.put(s.KEYRING_SEALING, fleet.word(1))
+        await fleet.put(s.KEYRING_SEALING, fleet.message(1))
         await until(lambda: CONDITION in health.missing, "the higher one goes stale")
         assert known(epoch) is None
 
 
-async def test_a_word_from_the_future_would_count_for_too_long(fleet: Fleet) -> None:
+async def test_an_epoch_message_from_the_future_does_not_count(fleet: Fleet) -> None:
     await fleet.start(1)
-    await fleet.put(s.KEYRING_SEALING, fleet.word(1, age=-3600))
+    await fleet.put(s.KEYRING_SEALING, fleet.message(1, age=-3600))
     async with fleet.watching() as (epoch, health):
         await until(
-            lambda: "clocks" in health.missing.get(CONDITION, ""), "it says why it is not ready"
+            lambda: "clocks" in health.missing.get(CONDITION, ""), "health names the reason"
         )
         assert known(epoch) is None

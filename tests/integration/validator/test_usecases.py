@@ -1,5 +1,4 @@
-"""What leaves the validator: a verdict that no message can hold is replaced, never published in
-vain for ever."""
+"""A verdict that no message can carry is replaced, not published in vain again and again."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from shared.messages import Outgoing, StreamPosition
 from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
-from tests.integration.validator.test_workers import SEALING, SECRETS, request
+from tests.integration.validator.test_worker_pool import SEALING, SECRETS, request
 from tests.support.pki import NOW
 
 pytestmark = pytest.mark.asyncio
@@ -59,7 +58,7 @@ def delivery(body: bytes) -> Delivery:
 @pytest.mark.parametrize(
     ("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])]
 )
-async def test_a_verdict_that_no_message_holds_is_unjudgeable(
+async def test_a_verdict_that_no_message_can_carry_is_unjudgeable(
     room: int, codes: list[Code] | None
 ) -> None:
     published = Published()

@@ -1,5 +1,4 @@
-"""Rule D9: from the leaf to a trusted root, in order, and what is said when it does not get
-there."""
+"""Rule D9: the chain from the leaf to a trusted root, in order, and the findings without one."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from tests.support.pki import (
     rsa_key,
     sign,
 )
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
@@ -37,9 +36,9 @@ from tests.unit.validator.world import (
     ROOTS,
     accepted,
     codes,
-    of,
     refusals,
     report,
+    report_of,
 )
 
 DAY = timedelta(days=1)
@@ -62,7 +61,7 @@ def test_any_order_is_put_in_order_and_the_result_is_the_same(order: tuple[int, 
     assert codes(judged) == ([] if order == (0, 1, 2) else [Code.CHAIN_WRONG_ORDER])
 
 
-def test_strict_refuses_a_wrong_order() -> None:
+def test_strict_mode_refuses_a_wrong_order() -> None:
     judged = report(pem(reversed(DEEP.chain)), DEEP.key_pem, strict=True)
     assert refusals(judged) == [Code.CHAIN_WRONG_ORDER]
 
@@ -75,7 +74,7 @@ def test_a_trailing_root_is_dropped_with_a_notice() -> None:
 
 
 def test_a_leaf_straight_from_a_root_needs_no_intermediate() -> None:
-    assert codes(of(ROOT.issue([DOMAIN]))) == []
+    assert codes(report_of(ROOT.issue([DOMAIN]))) == []
 
 
 def test_the_leaf_alone_is_incomplete() -> None:
@@ -84,7 +83,7 @@ def test_the_leaf_alone_is_incomplete() -> None:
     assert judged.findings[0].block == 0
 
 
-def test_a_leaf_with_the_root_but_not_what_is_between_is_incomplete() -> None:
+def test_a_leaf_with_the_root_but_without_the_intermediate_is_incomplete() -> None:
     judged = report(pem(LEAF.certificate) + ROOT.pem)
     assert codes(judged) == [Code.CHAIN_ROOT_INCLUDED, Code.CHAIN_INCOMPLETE]
 
@@ -99,7 +98,7 @@ def test_an_intermediate_missing_below_a_known_organisation_is_incomplete() -> N
 
 
 def test_another_root_is_untrusted() -> None:
-    assert refusals(of(OTHER.issue([DOMAIN]))) == [Code.CHAIN_UNTRUSTED]
+    assert refusals(report_of(OTHER.issue([DOMAIN]))) == [Code.CHAIN_UNTRUSTED]
 
 
 def test_another_root_in_the_upload_does_not_make_it_trusted() -> None:
@@ -127,7 +126,7 @@ def test_private_roots_are_trusted_only_where_they_are_given() -> None:
     assert refusals(report(roots=TrustRoots([]))) == [Code.CHAIN_UNTRUSTED]
 
 
-def test_an_intermediate_can_itself_be_the_trusted_one() -> None:
+def test_an_intermediate_can_itself_be_a_trust_root() -> None:
     assert codes(report(pem(LEAF.certificate), roots=TrustRoots.from_pem(ISSUING.pem))) == []
     assert codes(report(roots=TrustRoots.from_pem(ISSUING.pem))) == []
 
@@ -188,19 +187,21 @@ def test_a_namesake_with_another_key_is_unrelated_when_the_right_one_is_there() 
 def test_an_intermediate_outside_its_validity_is_chain_expired(
     case: str, how: dict[str, object]
 ) -> None:
-    judged = of(below(**how))
+    judged = report_of(below(**how))
     assert refusals(judged) == [Code.CHAIN_EXPIRED], case
     assert judged.findings[0].block == 1
 
 
 def test_the_last_second_of_an_intermediate_still_counts() -> None:
-    assert codes(of(below(not_after=NOW))) == []
-    assert refusals(of(below(not_after=NOW), at=NOW + timedelta(seconds=1))) == [Code.CHAIN_EXPIRED]
+    assert codes(report_of(below(not_after=NOW))) == []
+    assert refusals(report_of(below(not_after=NOW), at=NOW + timedelta(seconds=1))) == [
+        Code.CHAIN_EXPIRED
+    ]
 
 
 def test_an_expired_root_is_chain_expired() -> None:
     root = Authority.create("Old Root", not_after=NOW - DAY)
-    assert refusals(of(root.issue([DOMAIN]), roots=TrustRoots.from_pem(root.pem))) == [
+    assert refusals(report_of(root.issue([DOMAIN]), roots=TrustRoots.from_pem(root.pem))) == [
         Code.CHAIN_EXPIRED
     ]
 
@@ -250,7 +251,7 @@ def test_an_expired_leaf_does_not_blame_its_chain() -> None:
         ("a key of 1024 bits", {"key": rsa_key(1024)}, "RSA of 1024 bits"),
     ],
 )
-def test_what_may_not_issue_makes_the_chain_untrusted(
+def test_an_issuer_that_may_not_issue_makes_the_chain_untrusted(
     case: str, how: dict[str, object], said: str
 ) -> None:
     variant = dict(how)
@@ -263,25 +264,25 @@ def test_what_may_not_issue_makes_the_chain_untrusted(
         leaf = Authority(certificate, key, (certificate,)).issue([DOMAIN])
     else:
         leaf = below(**variant)
-    judged = of(leaf)
+    judged = report_of(leaf)
     assert Code.CHAIN_UNTRUSTED in refusals(judged), case
     assert any(said in f.message for f in judged.findings)
 
 
-def test_name_constraints_that_permit_the_names_are_kept_to() -> None:
+def test_name_constraints_that_permit_all_names_cause_no_finding() -> None:
     constraints = x509.NameConstraints([x509.DNSName("example.com")], None)
-    assert codes(of(below(extensions=[(constraints, True)]))) == []
+    assert codes(report_of(below(extensions=[(constraints, True)]))) == []
 
 
 @pytest.mark.parametrize(("length", "fits"), [(1, True), (0, False)])
-def test_path_lengths_are_kept_to(length: int, fits: bool) -> None:
+def test_path_length_limits_are_enforced(length: int, fits: bool) -> None:
     upper = ROOT.intermediate("Upper CA", path_length=length)
-    judged = of(upper.intermediate("Lower CA").issue([DOMAIN]))
+    judged = report_of(upper.intermediate("Lower CA").issue([DOMAIN]))
     assert refusals(judged) == ([] if fits else [Code.CHAIN_UNTRUSTED])
 
 
 def with_sha_1(certificate: x509.Certificate, signer: rsa.RSAPrivateKey) -> x509.Certificate:
-    """The same, signed with SHA-1, which the library no longer does by itself."""
+    """Return the certificate signed with SHA-1, which the library no longer does itself."""
     sha_256, sha_1 = (
         bytes.fromhex("06092a864886f70d01010b"),
         bytes.fromhex("06092a864886f70d010105"),
@@ -320,11 +321,11 @@ def test_a_private_ca_without_key_identifiers_or_key_usage_is_accepted() -> None
     leaf = root.intermediate("Plain CA", key_usage=None, identifiers=False).issue(
         [DOMAIN], identifiers=False
     )
-    assert codes(of(leaf, roots=TrustRoots.from_pem(root.pem))) == []
+    assert codes(report_of(leaf, roots=TrustRoots.from_pem(root.pem))) == []
 
 
 def cross_signed(**how: object) -> x509.Certificate:
-    """The root of these tests, signed by another, as new roots are until old clients know them."""
+    """Return the root of these tests signed by another, as CAs do until old clients know a root."""
     return sign(
         ROOT.certificate.subject,
         ROOT.key.public_key(),

@@ -1,5 +1,5 @@
-"""Each code that a pair can get, in normal and strict mode, with the message that docs/findings.md
-shows of it."""
+"""Each code that a pair can get, in normal and strict mode, with its message in
+docs/findings.md."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from services.validator.checks.judge import JudgementReport, PairTexts, judge_pa
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity, finding
 from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
+from tests.unit.validator.sound_pair import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, report
 from tests.unit.validator.test_chains import OTHER, cross_signed, with_changed_signature
-from tests.unit.validator.test_texts import P7_PEM
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, report
+from tests.unit.validator.test_upload_fields import P7_PEM
 
 DAY = timedelta(days=1)
 CRL = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
@@ -100,7 +100,7 @@ class Case:
     sentence: str
     judged: Callable[..., JudgementReport]
     codes: tuple[Code, ...]
-    """All that is found, the code in question first."""
+    """All codes that are found, the one in question first."""
 
 
 C = Code
@@ -201,7 +201,7 @@ CASES = [
     Case("the root after the chain", texts(LEAF.chain_pem + ROOT.pem), (C.CHAIN_ROOT_INCLUDED,)),
 ]
 ELSEWHERE = {Code.DOMAIN_INVALID, Code.REQUEST_MALFORMED, Code.REPORT_SHORTENED}
-"""Of the question, and of all findings together: they have tests of their own."""
+"""Codes of the request and of the whole report; they have tests of their own."""
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["normal", "strict"])
@@ -222,7 +222,7 @@ def test_each_fault_is_found_with_its_severity_and_nothing_else_is(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
-def test_the_documents_example_is_its_message(case: Case) -> None:
+def test_the_example_in_the_documentation_is_the_message(case: Case) -> None:
     assert _shape(case.judged().findings[0].message) == _shape(case.codes[0].example)
 
 
@@ -235,6 +235,6 @@ def test_every_code_that_the_validator_knows_has_a_case() -> None:
 
 
 def _shape(message: str) -> str:
-    """The message without what differs from run to run: fingerprints, identifiers, dates."""
+    """Replace what differs from run to run: fingerprints, identifiers and dates."""
     without = re.sub(r"SHA-256 [0-9a-f]{16}|key identifier [0-9A-F:]+", "#", message)
     return re.sub(r"\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d)?", "#", without)

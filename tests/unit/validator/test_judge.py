@@ -7,7 +7,7 @@ import hashlib
 from services.validator.checks.judge import PairTexts, judge_pairs
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Leaf, ec_key, pkcs8, rsa_key
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, ROOTS
+from tests.unit.validator.sound_pair import DOMAIN, ISSUING, LEAF, ROOTS
 
 RSA_LEAF = ISSUING.issue([DOMAIN], key=rsa_key())
 RSA_FOR_TWO = ISSUING.issue([DOMAIN, "other.example.com"], key=rsa_key())
@@ -33,7 +33,7 @@ def test_an_rsa_and_an_ecdsa_pair_are_accepted_together_with_their_facts() -> No
     assert first.chain_hash == hashlib.sha256(RSA_LEAF.chain_pem.encode()).hexdigest()
 
 
-def test_a_fault_of_the_second_pair_says_so_and_refuses_both() -> None:
+def test_a_fault_of_the_second_pair_names_that_pair_and_refuses_both() -> None:
     judged = judge_pairs(
         [texts(RSA_LEAF), PairTexts(LEAF.chain_pem, pkcs8(ec_key()))], [DOMAIN], at=NOW, roots=ROOTS
     )
@@ -132,7 +132,7 @@ def test_silence_is_not_acceptance() -> None:
     assert (judged.accepted, judged.pairs) == ({DOMAIN: False}, ())
 
 
-def test_nothing_shows_a_key_by_its_representation() -> None:
+def test_no_repr_shows_a_key() -> None:
     secret = LEAF.key_pem.split("\n")[1]
     judged = judge_pairs([texts(LEAF)], [DOMAIN], at=NOW, roots=ROOTS)
     assert secret not in repr(judged)

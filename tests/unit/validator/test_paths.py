@@ -1,5 +1,5 @@
-"""Several ways to a root, key identifiers, trust, order; and that the short way through a chain is
-as strict."""
+"""Several paths to a root, key identifiers, trust and order. The shortcut for ordered chains is as
+strict as the issuer graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.validator.x509.certificates import ParsedCertificate
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import NOW, Authority, Leaf, der, distinguished, ec_key, pem, sign
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
@@ -24,9 +24,9 @@ from tests.unit.validator.world import (
     ROOTS,
     accepted,
     codes,
-    of,
     refusals,
     report,
+    report_of,
 )
 
 DAY = timedelta(days=1)
@@ -36,7 +36,7 @@ BOTH = TrustRoots.from_pem(ROOT.pem, OTHER_ROOT.pem)
 
 
 def shared_ca(below: Authority, **how: object) -> Authority:
-    """One CA name and key, certified by several roots."""
+    """Certify one CA name and key; several roots can do so."""
     certificate = sign(
         distinguished("Shared CA"), KEY.public_key(), below.certificate, below.key, ca=True, **how
     )  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ ODD = {
 
 @pytest.mark.parametrize("case", ODD)
 @pytest.mark.parametrize("odd_first", [True, False])
-def test_one_sound_way_is_enough(case: str, odd_first: bool) -> None:
+def test_one_sound_path_is_enough(case: str, odd_first: bool) -> None:
     sound, odd = shared_ca(OTHER_ROOT), shared_ca(ROOT, **ODD[case])
     judged = certified_twice(*((odd, sound) if odd_first else (sound, odd)))
     assert accepted(judged), judged.findings
@@ -75,11 +75,11 @@ def test_one_sound_way_is_enough(case: str, odd_first: bool) -> None:
     )
 
 
-def test_two_sound_ways_are_no_matter_of_note() -> None:
+def test_two_sound_paths_cause_no_finding() -> None:
     assert codes(certified_twice(shared_ca(ROOT), shared_ca(OTHER_ROOT))) == []
 
 
-def test_two_faulty_ways_are_told_by_the_better_one() -> None:
+def test_of_two_faulty_paths_the_one_with_fewer_faults_is_reported() -> None:
     judged = certified_twice(
         shared_ca(ROOT, not_after=NOW - DAY, key_usage=None, basic_constraints=False),
         shared_ca(OTHER_ROOT, not_after=NOW - DAY),
@@ -92,7 +92,7 @@ def test_two_faulty_ways_are_told_by_the_better_one() -> None:
 )
 def test_every_link_is_judged_at_the_given_time(at: object, fits: bool) -> None:
     leaf = shared_ca(ROOT, not_before=NOW - 5 * DAY, not_after=NOW + DAY).issue([DOMAIN])
-    assert refusals(of(leaf, at=at)) == ([] if fits else [Code.CHAIN_EXPIRED])
+    assert refusals(report_of(leaf, at=at)) == ([] if fits else [Code.CHAIN_EXPIRED])
 
 
 def test_a_missing_intermediate_is_named_by_its_issuer_and_key_identifier() -> None:
@@ -103,7 +103,7 @@ def test_a_missing_intermediate_is_named_by_its_issuer_and_key_identifier() -> N
     assert f"CN=Test Issuing CA (key identifier {wanted})" in judged.findings[0].message
 
 
-def test_without_a_key_identifier_the_issuers_name_must_do() -> None:
+def test_without_a_key_identifier_only_the_issuers_name_is_reported() -> None:
     leaf = ISSUING.issue([DOMAIN], identifiers=False)
     judged = report(pem(leaf.certificate), leaf.key_pem)
     assert "CN=Test Issuing CA, is neither" in judged.findings[0].message
@@ -121,12 +121,12 @@ def test_without_a_key_identifier_the_issuers_name_must_do() -> None:
 def test_an_authority_key_identifier_of_another_key_is_refused_as_clients_do(
     identifier: x509.AuthorityKeyIdentifier,
 ) -> None:
-    judged = of(ISSUING.issue([DOMAIN], identifiers=False, extensions=[(identifier, False)]))
+    judged = report_of(ISSUING.issue([DOMAIN], identifiers=False, extensions=[(identifier, False)]))
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert "authority key identifier" in judged.findings[0].message
 
 
-def test_a_fault_below_one_more_root_of_the_same_name_does_not_hide_the_sound_one() -> None:
+def test_a_second_root_of_the_same_name_does_not_hide_the_sound_one() -> None:
     namesake = Authority.create("Test Root CA")
     assert codes(report(roots=TrustRoots.from_pem(namesake.pem, ROOT.pem))) == []
 
@@ -144,7 +144,7 @@ def logged(scts: bytes) -> Leaf:
     return ISSUING.issue([DOMAIN], extensions=[(x509.UnrecognizedExtension(oid, value), False)])
 
 
-def test_a_publicly_trusted_leaf_without_scts_is_warned_of_and_accepted() -> None:
+def test_a_publicly_trusted_leaf_without_scts_gets_a_warning() -> None:
     judged = report(roots=PUBLIC)
     assert [(f.code, f.severity, f.block) for f in judged.findings] == [
         (Code.CERTIFICATE_NO_SCTS, Severity.WARNING, 0)
@@ -152,8 +152,8 @@ def test_a_publicly_trusted_leaf_without_scts_is_warned_of_and_accepted() -> Non
     assert accepted(judged)
 
 
-def test_a_publicly_trusted_leaf_with_scts_is_not() -> None:
-    assert codes(of(logged(SCTS), roots=PUBLIC)) == []
+def test_a_publicly_trusted_leaf_with_scts_gets_no_warning() -> None:
+    assert codes(report_of(logged(SCTS), roots=PUBLIC)) == []
 
 
 def test_a_privately_trusted_leaf_needs_no_scts() -> None:
@@ -165,7 +165,7 @@ def test_a_privately_trusted_leaf_needs_no_scts() -> None:
     assert codes(report(roots=beside)) == []
 
 
-def test_an_untrusted_leaf_is_not_told_of_scts_besides() -> None:
+def test_an_untrusted_leaf_gets_no_warning_about_scts() -> None:
     assert codes(report(roots=TrustRoots([]))) == [Code.CHAIN_UNTRUSTED]
 
 
@@ -179,7 +179,7 @@ CROSS = sign(
 
 @settings(max_examples=100, deadline=None)
 @given(order=st.permutations([*DEEP.chain, CROSS, ROOT.certificate]))
-def test_what_is_stored_does_not_depend_on_the_order_of_the_upload(
+def test_the_stored_chain_does_not_depend_on_the_order_of_the_upload(
     order: list[x509.Certificate],
 ) -> None:
     judged = report(pem(order), DEEP.key_pem, roots=BOTH)
@@ -196,7 +196,7 @@ def test_what_is_stored_does_not_depend_on_the_order_of_the_upload(
     trusted=st.sampled_from([ROOTS, BOTH, PUBLIC, TrustRoots([])]),
     drop=st.booleans(),
 )
-def test_the_short_way_says_what_the_long_one_says(
+def test_the_shortcut_gives_the_same_result_as_the_issuer_graph(
     length: int, days: int, path_length: int | None, trusted: TrustRoots, drop: bool
 ) -> None:
     authority = ROOT

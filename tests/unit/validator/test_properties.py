@@ -1,4 +1,4 @@
-"""What holds for any text: an answer, within linear time, that repeats nothing of it."""
+"""Properties of any text: it has an answer, in linear time, that repeats nothing of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.validator import offline
 from services.validator.text import pem
 from shared.contracts.findings import Code
 from tests.support.pki import NOW, pkcs1, rsa_key
-from tests.unit.validator.world import DOMAIN, LEAF, ROOT, codes, report
+from tests.unit.validator.sound_pair import DOMAIN, LEAF, ROOT, codes, report
 
 PIECES = st.sampled_from(
     [
@@ -90,7 +90,7 @@ def test_canonical_pem_is_a_fixed_point(body: bytes, label: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
-def test_what_was_normalised_needs_no_normalising_again(text: str) -> None:
+def test_normalised_text_needs_no_second_normalisation(text: str) -> None:
     again = "".join(pem.encode_block(b.label, b.body) for b in pem.tokenise(text).blocks if b.body)
     document = pem.tokenise(again)
     assert (document.faults, document.oddities) == ((), ())
@@ -121,7 +121,7 @@ def test_a_damaged_chain_is_accepted_only_as_the_same_chain(data: st.DataObject)
 
 @st.composite
 def damaged(draw: st.DrawFn, sound: bytes) -> bytes:
-    """``sound`` with a few bytes changed, left out or put in."""
+    """Return ``sound`` with a few bytes changed, removed or added."""
     body = bytearray(sound)
     for _ in range(draw(st.integers(1, 4))):
         at, how = (
@@ -226,7 +226,7 @@ def test_offline_answers_each_line_in_order_and_never_stops() -> None:
     ]
 
 
-def test_offline_refuses_what_a_request_may_not_hold_and_keeps_its_id() -> None:
+def test_offline_refuses_a_faulty_request_and_keeps_its_id() -> None:
     for change in (
         {"certificate": ...},
         {"private_key": None},

@@ -1,5 +1,4 @@
-"""What the validator's tests share: one sound pair, its world, and ``found`` to name what a
-variation of it meets."""
+"""Shared by the validator's tests: one sound pair with its CA, and helpers to judge variations."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ def report(
     )
 
 
-def of(leaf: Leaf, **how: object) -> JudgementReport:
+def report_of(leaf: Leaf, **how: object) -> JudgementReport:
     return report(leaf.chain_pem, leaf.key_pem, **how)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""A certificate that the library does not read is told with the part that it does not read."""
+"""The finding on a certificate that the library does not read names the unreadable part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.odd import (
     tlv,
 )
 from tests.support.pki import der, distinguished, ec_key, sign
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, codes, report
+from tests.unit.validator.sound_pair import DOMAIN, ISSUING, LEAF, codes, report
 
 KEY = ec_key()
 BARE = sign(
@@ -82,7 +82,7 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
         ),
     ],
 )
-def test_a_part_is_named(said: str, parts: dict[str, bytes]) -> None:
+def test_an_unreadable_part_is_named(said: str, parts: dict[str, bytes]) -> None:
     odd = altered(BARE, ISSUING.key, **parts)
     assert (
         parse_diagnosis.diagnose_unreadable(odd)
@@ -101,5 +101,5 @@ def test_an_extension_that_stands_twice_is_named() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]]
 )
-def test_what_is_no_certificate_is_not_called_one(body: bytes) -> None:
+def test_other_bytes_are_not_called_a_certificate(body: bytes) -> None:
     assert parse_diagnosis.diagnose_unreadable(body) == parse_diagnosis.NOT_A_CERTIFICATE

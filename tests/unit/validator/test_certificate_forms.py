@@ -1,5 +1,5 @@
-"""How a chain's names, numbers and times are written; and that a refusal names the element and what
-is wrong there."""
+"""How a chain's names, numbers and times are encoded. A refusal names the certificate and the
+fault."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from tests.support.odd import (
     tlv,
 )
 from tests.support.pki import NOW, Authority, Leaf, ec_key, pem, rsa_key
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
     ROOT,
     accepted,
     codes,
-    of,
     refusals,
     report,
+    report_of,
 )
 
 DAY = timedelta(days=1)
@@ -56,7 +56,7 @@ PLAIN = name((COMMON_NAME, UTF8, "Test Issuing CA"))
         ("more white space", name((COMMON_NAME, UTF8, " Test  Issuing\tCA "))),
     ],
 )
-def test_names_are_compared_by_what_they_say(sentence: str, other: bytes) -> None:
+def test_names_are_equal_in_any_encoding_case_and_white_space(sentence: str, other: bytes) -> None:
     assert canonical_name(other) == canonical_name(PLAIN), sentence
     leaf = altered(LEAF.certificate, ISSUING.key, issuer=other)
     judged = report(text(leaf, *LEAF.issuers))
@@ -96,10 +96,11 @@ def test_a_signature_is_still_verified_where_names_differ_by_encoding() -> None:
 def test_a_ca_that_certified_its_own_new_key_does_not_count_for_path_lengths() -> None:
     old = ROOT.intermediate("Rolling CA", path_length=0)
     new = old.intermediate("Rolling CA", path_length=0)
-    judged = of(new.issue([DOMAIN]))
+    judged = report_of(new.issue([DOMAIN]))
     assert (accepted(judged), codes(judged)) == (True, [])
     assert (
-        refusals(of(new.intermediate("Another CA").issue([DOMAIN]))) == [Code.CHAIN_UNTRUSTED] * 2
+        refusals(report_of(new.intermediate("Another CA").issue([DOMAIN])))
+        == [Code.CHAIN_UNTRUSTED] * 2
     )
 
 
@@ -121,10 +122,10 @@ ODD_FORMS = {
 @pytest.mark.parametrize("constrained", [False, True], ids=["", "constrained"])
 @pytest.mark.parametrize("where", ["leaf", "ca"])
 @pytest.mark.parametrize("said", ODD_FORMS)
-def test_an_odd_form_is_told_of_the_element_that_has_it(
+def test_an_odd_form_is_reported_for_the_certificate_that_has_it(
     said: str, where: str, constrained: bool
 ) -> None:
-    """With name constraints the library has no say: it is told all the same."""
+    """With name constraints the path library is not asked; the fault is reported all the same."""
     held = x509.NameConstraints([x509.DNSName("example.com")], None)
     ca = ROOT.intermediate("CA", extensions=[(held, True)] if constrained else [])
     leaf = ca.issue([DOMAIN])
@@ -146,15 +147,15 @@ def test_an_odd_form_is_told_of_the_element_that_has_it(
 
 
 def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None:
-    """The library warns each time that it is asked for such a number, and will not read it one
-    day."""
+    """The library warns each time that it reads such a number, and a later release will refuse
+    it."""
     named = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ROOT.certificate.subject)], 4711)
     leaf = ISSUING.issue([DOMAIN], identifiers=False, extensions=[(named, False)])
     issuer = altered(ISSUING.certificate, ROOT.key, serial=integer(-5))
     assert Code.CHAIN_UNTRUSTED in refusals(report(text(leaf.certificate, issuer), leaf.key_pem))
 
 
-def test_a_roots_own_form_is_no_matter() -> None:
+def test_the_form_of_a_root_causes_no_finding() -> None:
     root = altered(
         ROOT.certificate,
         ROOT.key,
@@ -209,15 +210,14 @@ def signed_with_pss_and_sha_1(made: Leaf, signer: rsa.RSAPrivateKey, algorithm: 
 def test_a_leaf_out_of_its_period_does_not_blame_an_issuer_of_another(
     at: object, expected: Code
 ) -> None:
-    """Asked at a moment within the leaf's period, the library would call its issuer out of its
-    own."""
+    """At a moment within the leaf's period the library would refuse its issuer's period."""
     early = ROOT.intermediate("CA", not_before=NOW - 400 * DAY, not_after=NOW - 200 * DAY)
     late = ROOT.intermediate("CA", not_before=NOW + 500 * DAY, not_after=NOW + 700 * DAY)
     ca = early if expected is Code.CERTIFICATE_NOT_YET_VALID else late
-    assert refusals(of(ca.issue([DOMAIN]), at=at)) == [expected]
+    assert refusals(report_of(ca.issue([DOMAIN]), at=at)) == [expected]
 
 
-def test_a_period_that_ends_before_it_begins_is_told_once() -> None:
+def test_a_period_that_ends_before_it_begins_is_reported_once() -> None:
     validity = sequence(tlv(0x17, b"260301000000Z"), tlv(0x17, b"260201000000Z"))
     leaf = altered(LEAF.certificate, ISSUING.key, validity=validity)
     assert refusals(report(text(leaf, *LEAF.issuers))) == [Code.CERTIFICATE_NOT_YET_VALID]
@@ -277,6 +277,6 @@ def test_a_stranger_is_still_unrelated_while_the_chain_is_incomplete() -> None:
     ]
 
 
-def test_the_order_that_was_made_is_told() -> None:
+def test_the_new_order_of_the_blocks_is_reported() -> None:
     judged: JudgementReport = report(pem(reversed(LEAF.chain)))
     assert [f.message for f in judged.findings] == ["The chain was put in order: blocks 1, 0."]

@@ -1,5 +1,5 @@
-"""Name constraints (RFC 5280, 4.2.1.10): what a constrained CA may issue, and how a breach is
-told."""
+"""Name constraints (RFC 5280, 4.2.1.10): what a constrained CA may issue, and the findings for
+the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.contracts.findings import Code
 from tests.support.odd import EMAIL, IA5, UTF8, altered, constraints, general, sequence, text, tlv
 from tests.support.odd import name as raw_name
 from tests.support.pki import Authority, ec_key
-from tests.unit.validator.world import DOMAIN, ROOT, ROOTS, accepted, codes, refusals, report
+from tests.unit.validator.sound_pair import DOMAIN, ROOT, ROOTS, accepted, codes, refusals, report
 
 
 def directory(**parts: str) -> x509.DirectoryName:
@@ -32,8 +32,8 @@ def directory(**parts: str) -> x509.DirectoryName:
 
 
 def general_names(*found: str | x509.GeneralName) -> list[x509.GeneralName]:
-    """``"example.com"``, ``"ip:10.0.0.1"``, ``"net:10.0.0.0/8"``, ``"mail:a@b"``,
-    ``"uri:https://x/"``."""
+    """Read names such as ``"example.com"``, ``"ip:10.0.0.1"``, ``"net:10.0.0.0/8"``,
+    ``"mail:a@b"`` and ``"uri:https://x/"``."""
     made: list[x509.GeneralName] = []
     for one in found:
         if isinstance(one, x509.GeneralName):
@@ -178,7 +178,7 @@ CASES: list[tuple[str, list[object], list[object], list[object], str | None]] = 
 @pytest.mark.parametrize(
     ("sentence", "permitted", "excluded", "names", "said"), CASES, ids=lambda v: str(v)[:40]
 )
-def test_a_name(
+def test_a_name_is_allowed_or_refused_by_its_constraints(
     sentence: str, permitted: list[str], excluded: list[str], names: list[str], said: str | None
 ) -> None:
     held = x509.NameConstraints(general_names(*permitted) or None, general_names(*excluded) or None)
@@ -205,7 +205,7 @@ def test_a_name(
         ("a DNS name of 256 characters", "example.com", "a." * 123 + "example.com"),
     ],
 )
-def test_what_cannot_be_compared_is_not_admitted(
+def test_a_name_that_cannot_be_compared_is_refused(
     sentence: str, constraint: object, name: object
 ) -> None:
     names = collect_names(b"\x30\x00", x509.SubjectAlternativeName(general_names(name)))  # type: ignore[arg-type]
@@ -268,7 +268,7 @@ def test_a_breach_names_the_certificate_the_name_and_the_ca(critical: bool) -> N
     assert "may issue" in found.hint
 
 
-def test_constraints_of_a_root_are_held_to() -> None:
+def test_name_constraints_of_a_root_are_enforced() -> None:
     held = x509.NameConstraints([x509.DNSName("example.net")], None)
     root = Authority.create("Constrained Root", extensions=[(held, True)])
     made = root.issue([DOMAIN])
@@ -277,7 +277,7 @@ def test_constraints_of_a_root_are_held_to() -> None:
     assert "the root CN=Constrained Root" in judged.findings[0].message
 
 
-def test_constraints_hold_for_the_cas_below_too_but_not_for_self_issued_ones() -> None:
+def test_name_constraints_apply_to_the_cas_below_but_not_to_self_issued_ones() -> None:
     upper = constrained([directory(O="Acme")])
     assert refusals(
         below(upper.intermediate("Lower", organisation="Other"), [DOMAIN], organisation="Acme")
@@ -287,7 +287,7 @@ def test_constraints_hold_for_the_cas_below_too_but_not_for_self_issued_ones() -
     assert accepted(below(renewed, [DOMAIN], organisation="Acme"))
 
 
-def test_a_minimum_or_maximum_is_not_passed_over() -> None:
+def test_a_minimum_or_maximum_is_refused_and_not_ignored() -> None:
     ca = ROOT.intermediate("Constrained CA")
     tree = sequence(general(2, "example.com"), tlv(0x81, b"\x05"))
     odd = altered(ca.certificate, ROOT.key, more=(constraints([tree]),))

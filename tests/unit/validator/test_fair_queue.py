@@ -1,4 +1,4 @@
-"""The queue in front of the workers."""
+"""The queue in front of the workers: turns, limits and bulk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_accounts_take_turns() -> None:
     assert [queue.take_next() for _ in range(6)] == ["a1", "b1", "c1", "a2", "a3", None]
 
 
-def test_no_more_than_two_of_an_account_are_out_at_once() -> None:
+def test_no_more_than_two_items_of_an_account_are_taken_at_once() -> None:
     queue: FairQueue[str] = FairQueue(10, 2)
     for item in ("a1", "a2", "a3"):
         queue.put("a", item)
@@ -23,7 +23,7 @@ def test_no_more_than_two_of_an_account_are_out_at_once() -> None:
     assert queue.take_next() == "a3"
 
 
-def test_what_is_not_for_crowds_goes_to_accounts_with_one_item_only() -> None:
+def test_without_bulk_only_accounts_with_a_single_item_get_a_turn() -> None:
     queue: FairQueue[str] = FairQueue(10, 2)
     for item in ("a1", "a2", "b1"):
         queue.put(item[0], item)
@@ -45,7 +45,7 @@ def test_one_account_fills_half_of_the_queue_at_most() -> None:
     assert [queue.take_next() for _ in range(3)] == ["a1", "b1", "a2"]
 
 
-def test_a_full_queue_is_busy_but_takes_back_what_it_gave() -> None:
+def test_a_full_queue_refuses_new_items_but_takes_back_taken_ones() -> None:
     queue: FairQueue[str] = FairQueue(1, 2)
     queue.put("a", "a1")
     with pytest.raises(ValidatorBusy):

@@ -1,31 +1,28 @@
-"""No upload makes a report that a message cannot carry."""
+"""A message can carry the report of any upload."""
 
 from __future__ import annotations
-
-import io
 
 import pytest
 from cryptography import x509
 
 from services.validator.checks.report_limit import MAX_BYTES, MAX_FINDINGS, limit_findings
-from services.validator.sandbox.frames import read_frame, write_frame
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.contracts.judging import CheckReport
 from tests.support.pki import Extension
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
     ROOT,
     accepted,
     codes,
-    of,
     refusals,
     report,
+    report_of,
 )
 
 MESSAGE = 1 << 20
-"""What the broker takes in one message."""
+"""The size of a message that the broker accepts."""
 
 
 def critical(count: int) -> list[Extension]:
@@ -34,7 +31,7 @@ def critical(count: int) -> list[Extension]:
 
 
 def test_three_thousand_critical_extensions_of_a_leaf_are_one_finding() -> None:
-    judged = of(ISSUING.issue([DOMAIN], extensions=critical(3000), organisation="B" * 60))
+    judged = report_of(ISSUING.issue([DOMAIN], extensions=critical(3000), organisation="B" * 60))
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
     assert "(1.2.0.0, 1.2.0.1, " in judged.findings[0].message
     assert "1.2.0.9 and 2990 more)" in judged.findings[0].message
@@ -44,7 +41,7 @@ def test_three_thousand_critical_extensions_of_a_leaf_are_one_finding() -> None:
 
 
 def test_three_thousand_critical_extensions_of_a_ca_are_one_finding() -> None:
-    judged = of(ROOT.intermediate("CA", extensions=critical(3000)).issue([DOMAIN]))
+    judged = report_of(ROOT.intermediate("CA", extensions=critical(3000)).issue([DOMAIN]))
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert "and 2990 more" in judged.findings[0].message
 
@@ -82,7 +79,7 @@ def test_findings_that_weigh_too_much_are_left_out() -> None:
     assert kept[0].code is Code.CHAIN_UNRELATED
 
 
-def test_who_is_refused_does_not_depend_on_what_is_listed() -> None:
+def test_domains_are_refused_even_where_their_findings_are_not_listed() -> None:
     domains = [f"h{n}.example.com" for n in range(300)]
     judged = report(domains=domains)
     assert set(judged.accepted.values()) == {False} and len(judged.accepted) == 300
@@ -93,7 +90,7 @@ def test_who_is_refused_does_not_depend_on_what_is_listed() -> None:
 def test_the_largest_fields_make_a_report_that_fits() -> None:
     names = [f"{'x' * 60}.{'y' * 60}.{n}.com" for n in range(300)]
     for certificate in (
-        of(ISSUING.issue(names), domains=[f"{'z' * 60}.{n}.org" for n in range(50)]),
+        report_of(ISSUING.issue(names), domains=[f"{'z' * 60}.{n}.org" for n in range(50)]),
         report("-----BEGIN X-----\n" * 9 + "\x00" * 60_000),
         report("\x01\n" * 30_000),
     ):
@@ -105,21 +102,3 @@ def test_the_largest_fields_make_a_report_that_fits() -> None:
             )
             < MESSAGE
         )
-
-
-class Dripping(io.BytesIO):
-    """A pipe without a buffer: it gives what it holds, which is less than was asked for."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        return super().read(min(size or 0, 65536))
-
-
-def test_a_frame_is_read_until_it_is_all_there() -> None:
-    sink = io.BytesIO()
-    write_frame(sink, b"x" * 200_000)
-    write_frame(sink, b"")
-    source = Dripping(sink.getvalue())
-    assert read_frame(source) == b"x" * 200_000
-    assert read_frame(source) == b""
-    assert read_frame(source) is None
-    assert read_frame(Dripping(sink.getvalue()[:1000])) is None

@@ -1,5 +1,4 @@
-"""Real worker processes: what they answer, and what happens when one is stuck, killed or
-orphaned."""
+"""Real worker processes: their answers, and their end when one is stuck, killed or orphaned."""
 
 from __future__ import annotations
 
@@ -93,7 +92,7 @@ def gone(pid: int) -> bool:
 
 
 def all_sealed(leaf: Leaf, certificate: str, *, info: bytes | None = None) -> JudgeSubmission:
-    """As the client sends it: the certificate field is sealed too."""
+    """Return a request as the client sends it: the certificate field is sealed too."""
     asked = request(leaf=leaf)
     info = info or submission_info(asked.account, asked.submission_id)
     box = SealedKey(
@@ -110,7 +109,7 @@ async def test_a_sealed_certificate_is_judged_like_one_in_clear(make_workers: Ma
     assert verdict.pairs[0].chain == LEAF.chain_pem
 
 
-async def test_a_key_in_the_sealed_certificate_and_what_is_no_text_are_refused(
+async def test_a_sealed_certificate_with_a_key_or_with_bytes_that_are_no_text_is_refused(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers()
@@ -136,7 +135,7 @@ async def test_a_certificate_sealed_for_another_submission_is_not_opened(
     assert verdict.accepted == {"www.example.com": False}
 
 
-async def test_a_dry_run_names_domains_as_a_submission_does_and_tells_what_would_be_lost(
+async def test_a_dry_run_normalises_domains_and_reports_names_that_would_be_lost(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers()
@@ -204,7 +203,7 @@ async def test_a_key_sealed_for_another_submission_is_refused(make_workers: Make
     assert verdict.pairs == []
 
 
-async def test_public_trust_does_not_know_a_private_root(make_workers: MakeWorkers) -> None:
+async def test_public_trust_does_not_include_a_private_root(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
     verdict = await workers.judge_sealed(request(private=False), at=NOW, sealing=SEALING)
     assert [f.code for f in verdict.findings] == [Code.CHAIN_UNTRUSTED]
@@ -223,7 +222,7 @@ async def test_a_dry_run_reports_and_seals_nothing(make_workers: MakeWorkers) ->
     assert [f.code for f in report.findings] == [Code.CHAIN_UNTRUSTED]
 
 
-async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_say(
+async def test_a_dry_run_accepts_a_pair_that_the_accounts_own_roots_trust(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main")
@@ -239,8 +238,10 @@ async def test_a_dry_run_by_the_accounts_own_roots_is_what_private_trust_would_s
     assert (report.accepted, report.findings) == ({"www.example.com": True}, [])
 
 
-async def test_a_name_that_is_none_is_not_told_on(make_workers: MakeWorkers) -> None:
-    """config would have to send it back as the live one's, and no contract takes it."""
+async def test_a_san_that_is_no_dns_name_is_left_out_of_the_verdict(
+    make_workers: MakeWorkers,
+) -> None:
+    """config would send it back as a live name, and no contract takes it."""
     workers = await make_workers("services.validator.sandbox.worker_main")
     odd = ISSUING.issue(["www.example.com", "x" * 400 + ".example.com"])
     verdict = await workers.judge_sealed(request(leaf=odd), at=NOW, sealing=SEALING)
@@ -291,7 +292,7 @@ async def test_a_submission_that_costs_three_workers_is_refused_and_others_flow(
     await until(lambda: len(workers.worker_pids) == 2, "both workers run")
 
 
-async def test_a_worker_killed_at_its_work_is_replaced_and_the_submission_judged(
+async def test_a_worker_killed_during_a_job_is_replaced_and_the_submission_judged(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers(job_wall_seconds=10)
@@ -332,7 +333,7 @@ async def test_a_worker_is_renewed_after_its_jobs_by_a_successor(make_workers: M
     ) == (0, {"www.example.com": True})
 
 
-async def test_a_full_queue_is_busy_and_empties_again(make_workers: MakeWorkers) -> None:
+async def test_a_full_queue_refuses_new_jobs_until_it_empties(make_workers: MakeWorkers) -> None:
     workers = await make_workers(queue_size=1, job_wall_seconds=10)
     (pid,) = workers.worker_pids
     os.kill(pid, signal.SIGSTOP)
@@ -359,7 +360,7 @@ async def test_one_account_has_at_most_two_workers(make_workers: MakeWorkers) ->
     await asyncio.gather(*flood)
 
 
-async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
+async def test_bulk_of_two_accounts_leaves_a_worker_for_an_account_with_one_pair(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers(workers=3, job_cpu_seconds=0.5, job_wall_seconds=2, attempts=1)
@@ -370,7 +371,7 @@ async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
         for account in ("foe-1", "foe-2")
         for n in range(4)
     ]
-    await floods[0]  # it came alone, to the worker that is free again now
+    await floods[0]  # it was alone here, so the reserved worker judged it
     await until(
         lambda: workers.running_jobs == 2 and len(workers.worker_pids) == 3,
         "two of three are at work",
@@ -382,7 +383,7 @@ async def test_crowds_of_two_accounts_leave_a_worker_for_who_sends_one_pair(
     await asyncio.gather(*floods)
 
 
-async def test_the_workers_of_crowds_let_the_others_go_first(make_workers: MakeWorkers) -> None:
+async def test_workers_that_take_bulk_have_a_lower_priority(make_workers: MakeWorkers) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main", workers=3)
     assert sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers.worker_pids) == [
         0,
@@ -401,7 +402,7 @@ async def test_a_worker_dumps_no_core_and_has_a_memory_limit(make_workers: MakeW
     assert line["Max address space"][0] == str(PoolLimits().memory_bytes)
 
 
-async def test_a_worker_that_spins_is_ended_by_the_kernel_though_nobody_looks(
+async def test_the_kernel_ends_a_worker_that_spins_without_a_watching_parent(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers(job_cpu_seconds=60, job_wall_seconds=60, attempts=1)
@@ -422,7 +423,7 @@ async def test_no_secret_is_in_a_workers_arguments_or_environment(
     open_to_us = [process / "cmdline"]
     if may_trace():
         open_to_us.append(process / "environ")
-    else:  # a worker is not dumpable: its environment is closed even to the user that it runs as
+    else:  # a worker is not dumpable, so even its own user cannot read its environment
         with pytest.raises(PermissionError):
             (process / "environ").read_bytes()
     for file in open_to_us:
@@ -432,7 +433,7 @@ async def test_no_secret_is_in_a_workers_arguments_or_environment(
 
 
 def may_trace() -> bool:
-    """Root may look into every process, unless a container took that right from it."""
+    """Check for the right to look into every process: root has it, but not in every container."""
     status = Path("/proc/self/status").read_text()
     effective = int(
         next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16
@@ -440,7 +441,9 @@ def may_trace() -> bool:
     return bool(effective >> 19 & 1)
 
 
-async def test_what_waits_when_the_pool_closes_is_left_undecided(make_workers: MakeWorkers) -> None:
+async def test_jobs_that_wait_when_the_pool_closes_are_left_undecided(
+    make_workers: MakeWorkers,
+) -> None:
     workers = await make_workers(job_wall_seconds=10)
     os.kill(workers.worker_pids[0], signal.SIGSTOP)
     names = ("sub-1", "sub-2")

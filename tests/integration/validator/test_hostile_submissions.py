@@ -1,5 +1,5 @@
-"""Nothing stalls the judging: hostile pairs are answered within a second, and mutated ones without
-an exception."""
+"""Nothing stalls the validator: hostile pairs are answered within a second, and mutated ones
+without an exception."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_thousand_roots_of_one_name_cost_no_more_than_a_second() -> None:
     assert judged.pairs == ()
 
 
-def test_many_cross_signed_cas_that_do_lead_to_the_root_are_accepted() -> None:
-    """The ways up are many; one that is sound is found."""
+def test_many_cross_signed_cas_that_lead_to_the_root_are_accepted() -> None:
+    """There are many paths to the root, and a sound one is found."""
     keys = [ec_key() for _ in range(3)]
     own = [
         sign(distinguished(f"Way {n}"), key.public_key(), ROOT.certificate, ROOT_KEY, ca=True)
@@ -126,7 +126,7 @@ def gorge(_: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("fault", [spin, die, gorge])
-def test_a_line_that_costs_its_child_is_stuck_and_the_next_is_answered(
+def test_a_line_that_costs_its_child_is_reported_as_lost_and_the_next_is_answered(
     fault: Callable[[bytes], bytes],
 ) -> None:
     def answer(request: bytes) -> bytes:

@@ -25,7 +25,16 @@ from shared.contracts.findings import Code
 from tests.support.hostile import long_exponent, rsa_of
 from tests.support.odd import integer, sequence, tlv, whole
 from tests.support.pki import ec_key, pkcs8, rsa_key
-from tests.unit.validator.world import DOMAIN, ISSUING, LEAF, accepted, codes, of, refusals, report
+from tests.unit.validator.sound_pair import (
+    DOMAIN,
+    ISSUING,
+    LEAF,
+    accepted,
+    codes,
+    refusals,
+    report,
+    report_of,
+)
 
 
 def numbers(key: rsa_keys.RSAPrivateKey) -> RsaNumbers:
@@ -45,8 +54,9 @@ def is_prime(n: int) -> bool:
 
 @lru_cache(maxsize=1)
 def roca_prime() -> int:
-    """A prime as the faulty library made them: k * M + (65537 ** a mod M), M the product of the
-    first 39 primes or more (Nemec et al. 2017, section 2)."""
+    """Return a prime as the faulty library made them: k * M + (65537 ** a mod M).
+
+    M is the product of the first 39 primes or more (Nemec et al. 2017, section 2)."""
     small = [n for n in range(2, 360) if all(n % d for d in range(2, n))][:71]
     product = 1
     for prime in small:
@@ -81,11 +91,11 @@ def test_a_sound_rsa_key_has_no_weakness() -> None:
         ("the modulus has a factor under 2,000", GOOD._replace(n=GOOD.n * 1999), "small factor"),
     ],
 )
-def test_a_weak_rsa_key_is_told_why(case: str, key: RsaNumbers, said: str) -> None:
+def test_each_weakness_of_an_rsa_key_is_named(case: str, key: RsaNumbers, said: str) -> None:
     assert any(said in weakness for weakness in find_weaknesses(key)), case
 
 
-def test_a_factor_of_2003_is_not_sought() -> None:
+def test_a_factor_of_2003_is_not_searched_for() -> None:
     assert not any(
         "small factor" in weakness for weakness in find_weaknesses(GOOD._replace(n=GOOD.n * 2003))
     )
@@ -93,12 +103,12 @@ def test_a_factor_of_2003_is_not_sought() -> None:
 
 def test_e_of_3_is_weak_and_of_65537_is_not() -> None:
     leaf = ISSUING.issue([DOMAIN], key=rsa.generate_private_key(3, 2048))
-    assert refusals(of(leaf)) == [Code.KEY_WEAK]
-    assert accepted(of(ISSUING.issue([DOMAIN], key=rsa_key())))
+    assert refusals(report_of(leaf)) == [Code.KEY_WEAK]
+    assert accepted(report_of(ISSUING.issue([DOMAIN], key=rsa_key())))
 
 
 def fermat_rounds(n: int, most: int) -> int | None:
-    """The method as it is written in books: how many values of ``a`` it tries."""
+    """Run Fermat's method, and return how many values of ``a`` it tries."""
     a = isqrt(n - 1) + 1
     return next(
         (k + 1 for k in range(most) if isqrt((a + k) ** 2 - n) ** 2 == (a + k) ** 2 - n), None
@@ -179,7 +189,7 @@ def test_a_key_of_another_kind_or_size_is_refused_by_name(
     case: str, make: object, name: str
 ) -> None:
     leaf = ISSUING.issue([DOMAIN], key=make())  # type: ignore[operator]
-    judged = of(leaf)
+    judged = report_of(leaf)
     assert refusals(judged) == [Code.KEY_UNSUPPORTED], case
     assert name in judged.findings[0].message
 
@@ -210,7 +220,7 @@ def test_a_huge_rsa_key_is_refused_by_its_size_before_it_is_loaded() -> None:
     ],
 )
 def test_every_supported_kind_is_accepted(case: str, make: object) -> None:
-    assert accepted(of(ISSUING.issue([DOMAIN], key=make()))), case  # type: ignore[operator]
+    assert accepted(report_of(ISSUING.issue([DOMAIN], key=make()))), case  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -253,15 +263,14 @@ def test_without_a_readable_certificate_the_key_is_judged_alone() -> None:
 
 @pytest.mark.parametrize(("bits", "fits"), [(2047, False), (2048, True)])
 def test_rsa_keys_begin_at_2048_bits(bits: int, fits: bool) -> None:
-    judged = of(ISSUING.issue([DOMAIN], key=rsa_key(bits)))
+    judged = report_of(ISSUING.issue([DOMAIN], key=rsa_key(bits)))
     assert refusals(judged) == ([] if fits else [Code.KEY_UNSUPPORTED])
     assert accepted(judged) is fits
 
 
 @pytest.mark.parametrize(("bits", "fits"), [(8192, True), (8194, False)])
 def test_rsa_keys_end_at_8192_bits(bits: int, fits: bool) -> None:
-    """Of composites, which no proof is made with: a real key of this size takes a minute to
-    find."""
+    """These keys are of composites and cannot sign: a real one takes a minute to find."""
     certificate, key = rsa_of(bits)
     judged = report(certificate, key)
     assert (Code.KEY_UNSUPPORTED in codes(judged)) is not fits

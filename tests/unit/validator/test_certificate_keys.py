@@ -12,7 +12,7 @@ from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
 from tests.support.odd import NULL, altered, compressed, explicit, integer, oid, sequence, text, tlv
 from tests.support.pki import Authority, ec_key, pem, rsa_key
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
@@ -32,14 +32,14 @@ def plain(key: rsa.RSAPrivateKey, parameters: bytes) -> bytes:
     return sequence(sequence(oid("1.2.840.113549.1.1.1"), parameters), tlv(3, b"\0" + modulus))
 
 
-def test_a_leaf_whose_curve_is_spelt_out_is_refused() -> None:
+def test_a_leaf_with_explicit_curve_parameters_is_refused() -> None:
     leaf = altered(LEAF.certificate, ISSUING.key, public_key=explicit(LEAF.key))
     judged = report(text(leaf, *LEAF.issuers))
     assert refusals(judged) == [Code.KEY_UNSUPPORTED]
     assert EXPLICIT in judged.findings[0].message
 
 
-def test_an_intermediate_whose_curve_is_spelt_out_is_refused() -> None:
+def test_an_intermediate_with_explicit_curve_parameters_is_refused() -> None:
     judged = report(
         text(
             LEAF.certificate,
@@ -50,7 +50,7 @@ def test_an_intermediate_whose_curve_is_spelt_out_is_refused() -> None:
     assert (EXPLICIT in judged.findings[0].message, judged.findings[0].block) == (True, 1)
 
 
-def test_a_root_whose_curve_is_spelt_out_is_refused() -> None:
+def test_a_root_with_explicit_curve_parameters_is_refused() -> None:
     root = altered(ROOT.certificate, ROOT.key, public_key=explicit(ROOT.key))
     judged = report(roots=TrustRoots.from_pem(text(root)))
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
@@ -76,7 +76,7 @@ def public_of(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
         ("a long exponent", "exponent over 64 bits"),
     ],
 )
-def test_an_issuer_whose_key_cannot_verify_is_told_as_that_and_no_signature_is_blamed(
+def test_an_issuer_with_an_unsupported_key_is_refused_for_the_key_and_not_for_a_signature(
     kind: str, named: str, where: str
 ) -> None:
     key = {"Ed25519": ed25519.Ed25519PrivateKey.generate(), "RSASSA-PSS": rsa_key()}.get(
@@ -111,14 +111,14 @@ def test_an_issuer_whose_key_cannot_verify_is_told_as_that_and_no_signature_is_b
     assert judged.findings[0].block == (None if where == "root" else 1)
 
 
-def test_a_compressed_point_serves() -> None:
+def test_a_key_with_a_compressed_point_is_accepted() -> None:
     leaf = altered(LEAF.certificate, ISSUING.key, public_key=compressed(LEAF.key))
     judged = report(text(leaf, *LEAF.issuers))
     assert (accepted(judged), codes(judged)) == (True, [])
 
 
 @pytest.mark.parametrize("parameters", [NULL, b""])
-def test_rsa_serves_with_and_without_its_null(parameters: bytes) -> None:
+def test_rsa_is_accepted_with_and_without_null_parameters(parameters: bytes) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key())
     judged = report(
         text(

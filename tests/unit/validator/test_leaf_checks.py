@@ -13,16 +13,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from services.validator.checks import names
 from shared.contracts.findings import Code, Severity
 from tests.support.pki import key_usage, pem, pkcs8, rsa_key
-from tests.unit.validator.world import (
+from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
     LEAF,
     ROOT,
     accepted,
     codes,
-    of,
     refusals,
     report,
+    report_of,
 )
 
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
@@ -69,24 +69,26 @@ def test_a_leaf_is_valid_from_its_first_second_to_its_last(
         ("2029-03-15", 47),
     ],
 )
-def test_longer_than_the_limit_of_its_day_of_issue_is_warned_of(issued: str, days: int) -> None:
+def test_a_lifetime_over_the_limit_of_its_day_of_issue_gets_a_warning(
+    issued: str, days: int
+) -> None:
     start = datetime.fromisoformat(issued).replace(tzinfo=UTC)
     for length, expected in (
         (days * DAY, []),
         (days * DAY + SECOND, [Code.CERTIFICATE_LIFETIME_LONG]),
     ):
-        judged = of(
+        judged = report_of(
             ISSUING.issue([DOMAIN], not_before=start, not_after=start + length), at=start + DAY
         )
         assert (codes(judged), accepted(judged)) == (expected, True)
 
 
-def test_a_second_too_long_is_told_as_that() -> None:
+def test_a_lifetime_one_second_too_long_is_reported_with_its_second() -> None:
     start = datetime(2026, 3, 15, tzinfo=UTC)
     made = ISSUING.issue([DOMAIN], not_before=start, not_after=start + 200 * DAY + SECOND)
     assert (
         "is valid for 200 days and 1 seconds; the limit of its day of issue is 200."
-        in of(made, at=start + DAY).findings[0].message
+        in report_of(made, at=start + DAY).findings[0].message
     )
 
 
@@ -113,19 +115,21 @@ COVERED = [
 def test_a_domain_needs_its_own_name_or_a_wildcard_for_its_first_label(
     case: str, sans: list[str], domain: str, covered: bool
 ) -> None:
-    judged = of(ISSUING.issue(sans), domains=[domain])
+    judged = report_of(ISSUING.issue(sans), domains=[domain])
     assert refusals(judged) == ([] if covered else [Code.DOMAIN_MISMATCH]), case
 
 
 def test_the_common_name_does_not_count() -> None:
-    judged = of(ISSUING.issue([], common_name=DOMAIN))
+    judged = report_of(ISSUING.issue([], common_name=DOMAIN))
     assert refusals(judged) == [Code.DOMAIN_MISMATCH]
     assert "no DNS name" in judged.findings[0].message
 
 
 def test_an_address_is_no_name() -> None:
     san = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("192.0.2.1"))])
-    assert refusals(of(ISSUING.issue([], extensions=[(san, False)]))) == [Code.DOMAIN_MISMATCH]
+    assert refusals(report_of(ISSUING.issue([], extensions=[(san, False)]))) == [
+        Code.DOMAIN_MISMATCH
+    ]
 
 
 def test_each_domain_is_judged_for_itself() -> None:
@@ -138,7 +142,7 @@ def test_each_domain_is_judged_for_itself() -> None:
 
 
 def test_a_mismatch_lists_the_names_but_not_a_thousand() -> None:
-    judged = of(ISSUING.issue([f"h{n}.example.org" for n in range(500)]))
+    judged = report_of(ISSUING.issue([f"h{n}.example.org" for n in range(500)]))
     assert "h0.example.org" in judged.findings[0].message
     assert "and 470 more" in judged.findings[0].message
 
@@ -165,8 +169,10 @@ def test_a_mismatch_lists_the_names_but_not_a_thousand() -> None:
         ("a pre-certificate", {"extensions": [(x509.PrecertPoison(), True)]}, "critical"),
     ],
 )
-def test_a_leaf_that_no_server_can_use(case: str, how: dict[str, Any], said: str) -> None:
-    judged = of(ISSUING.issue([DOMAIN], **how))
+def test_a_leaf_that_no_server_can_use_is_refused(
+    case: str, how: dict[str, Any], said: str
+) -> None:
+    judged = report_of(ISSUING.issue([DOMAIN], **how))
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER], case
     assert said in judged.findings[0].message
 
@@ -184,17 +190,17 @@ def test_a_leaf_that_no_server_can_use(case: str, how: dict[str, Any], said: str
         ("an unknown extension that is not critical", {"extensions": [(UNKNOWN, False)]}),
     ],
 )
-def test_a_leaf_that_a_server_can_use(case: str, how: dict[str, Any]) -> None:
-    judged = of(ISSUING.issue([DOMAIN], **how))
+def test_a_leaf_that_a_server_can_use_is_accepted(case: str, how: dict[str, Any]) -> None:
+    judged = report_of(ISSUING.issue([DOMAIN], **how))
     assert (codes(judged), accepted(judged)) == ([], True), case
 
 
-def test_rsa_leaves_may_encipher_besides() -> None:
+def test_an_rsa_leaf_may_also_have_key_encipherment() -> None:
     usage = key_usage("digital_signature", "key_encipherment")
-    assert accepted(of(ISSUING.issue([DOMAIN], key=rsa_key(), key_usage=usage)))
+    assert accepted(report_of(ISSUING.issue([DOMAIN], key=rsa_key(), key_usage=usage)))
 
 
-def test_a_cas_certificate_is_no_leaf() -> None:
+def test_a_ca_certificate_is_refused_as_a_leaf() -> None:
     san = (x509.SubjectAlternativeName([x509.DNSName(DOMAIN)]), False)
     ca = ROOT.intermediate(
         "A CA", extensions=[san], key_usage=key_usage("digital_signature", "key_cert_sign")
@@ -203,15 +209,15 @@ def test_a_cas_certificate_is_no_leaf() -> None:
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER]
 
 
-def test_must_staple_is_warned_of() -> None:
+def test_must_staple_gets_a_warning() -> None:
     staple = x509.TLSFeature([x509.TLSFeatureType.status_request])
-    judged = of(ISSUING.issue([DOMAIN], extensions=[(staple, False)]))
+    judged = report_of(ISSUING.issue([DOMAIN], extensions=[(staple, False)]))
     assert [(f.code, f.severity) for f in judged.findings] == [
         (Code.CERTIFICATE_MUST_STAPLE, Severity.WARNING)
     ]
 
 
-def test_names_that_would_be_lost_are_a_warning_that_names_them() -> None:
+def test_names_that_would_be_lost_are_listed_in_a_warning() -> None:
     judged = report(live_names=[DOMAIN, "old.example.com", "*.example.org"])
     assert (codes(judged), accepted(judged)) == ([Code.CERTIFICATE_NAMES_LOST], True)
     assert "old.example.com, *.example.org" in judged.findings[0].message
@@ -224,7 +230,10 @@ def test_losing_the_domain_itself_is_refused() -> None:
 
 
 def test_names_that_a_wildcard_still_covers_are_not_lost() -> None:
-    assert codes(of(ISSUING.issue([DOMAIN, "*.example.org"]), live_names=["a.example.org"])) == []
+    assert (
+        codes(report_of(ISSUING.issue([DOMAIN, "*.example.org"]), live_names=["a.example.org"]))
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,8 +244,8 @@ def test_names_that_a_wildcard_still_covers_are_not_lost() -> None:
         ("*.BÜCHER.example", "*.xn--bcher-kva.example"),
     ],
 )
-def test_a_domain_is_brought_to_a_labels_before_it_is_judged(given: str, name: str) -> None:
-    judged = of(ISSUING.issue([name]), domains=[given])
+def test_a_domain_is_converted_to_a_labels_before_it_is_judged(given: str, name: str) -> None:
+    judged = report_of(ISSUING.issue([name]), domains=[given])
     assert (judged.accepted, codes(judged)) == ({name: True}, [])
 
 
@@ -258,7 +267,7 @@ def test_a_domain_is_brought_to_a_labels_before_it_is_judged(given: str, name: s
         ("a." * 500_000, "1000000 characters"),
     ],
 )
-def test_what_is_no_domain_is_refused_with_its_position_and_nothing_else_is_said(
+def test_an_invalid_domain_is_refused_with_the_position_of_its_fault_alone(
     given: str, said: str
 ) -> None:
     judged = report(domains=[given])
@@ -267,7 +276,7 @@ def test_what_is_no_domain_is_refused_with_its_position_and_nothing_else_is_said
     assert judged.pairs == ()
 
 
-def test_a_domain_that_is_none_leaves_the_others_alone_and_one_twice_is_one() -> None:
+def test_an_invalid_domain_does_not_affect_the_others_and_a_repeated_one_counts_once() -> None:
     judged = report(domains=["a..b", DOMAIN, "WWW.example.com"])
     assert judged.accepted == {DOMAIN: True, "a..b": False}
     assert [(f.code, f.domain) for f in judged.findings] == [(Code.DOMAIN_INVALID, "a..b")]
@@ -290,17 +299,17 @@ def test_a_domain_that_is_none_leaves_the_others_alone_and_one_twice_is_one() ->
         ),
     ],
 )
-def test_what_openssl_refuses_by_old_extensions_is_no_server(
+def test_old_extensions_that_openssl_obeys_make_a_leaf_unusable(
     case: str, extension: x509.UnrecognizedExtension, said: str
 ) -> None:
-    judged = of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))
+    judged = report_of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))
     assert refusals(judged) == [Code.CERTIFICATE_NOT_A_SERVER], case
     assert said in judged.findings[0].message
 
 
-def test_a_netscape_type_for_servers_serves() -> None:
+def test_a_netscape_type_for_servers_is_accepted() -> None:
     extension = x509.UnrecognizedExtension(NETSCAPE_TYPE, b"\x03\x02\x06\x40")
-    assert codes(of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))) == []
+    assert codes(report_of(ISSUING.issue([DOMAIN], extensions=[(extension, False)]))) == []
 
 
 @pytest.mark.parametrize(
@@ -320,29 +329,29 @@ def test_a_netscape_type_for_servers_serves() -> None:
         ("must-staple", x509.TLSFeature([x509.TLSFeatureType.status_request])),
     ],
 )
-def test_what_openssl_does_not_handle_may_not_be_critical(
+def test_an_extension_that_openssl_does_not_handle_may_not_be_critical(
     case: str, extension: x509.ExtensionType
 ) -> None:
-    assert refusals(of(ISSUING.issue([DOMAIN], extensions=[(extension, True)]))) == [
+    assert refusals(report_of(ISSUING.issue([DOMAIN], extensions=[(extension, True)]))) == [
         Code.CERTIFICATE_NOT_A_SERVER
     ], case
 
 
-def test_critical_policies_bind_nobody() -> None:
+def test_critical_policies_cause_no_finding() -> None:
     policies = x509.CertificatePolicies(
         [x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)]
     )
-    assert codes(of(ISSUING.issue([DOMAIN], extensions=[(policies, True)]))) == []
+    assert codes(report_of(ISSUING.issue([DOMAIN], extensions=[(policies, True)]))) == []
 
 
 @pytest.mark.parametrize(("days", "expected"), [(13, [Code.CERTIFICATE_EXPIRES_SOON]), (14, [])])
-def test_thirteen_days_left_are_warned_of_and_fourteen_are_not(
+def test_thirteen_days_left_get_a_warning_and_fourteen_do_not(
     days: int, expected: list[Code]
 ) -> None:
     assert codes(report(at=END - days * DAY)) == expected
 
 
-def test_a_wildcard_has_nothing_to_do_with_an_underscore_as_for_openssl() -> None:
+def test_a_wildcard_does_not_cover_a_name_with_an_underscore() -> None:
     assert names.find_lost_names(
         ["a_b.example.com", "a_b.example.org"], {"*.example.com", "a_b.example.org"}
     ) == ["a_b.example.com"]
