@@ -387,7 +387,7 @@ class ParsedCertificate:
 
     @lazy_property
     def root_store(self) -> Store:
-        """A trust store for the path library that holds this certificate alone."""
+        """A trust store of the path library that holds this certificate alone."""
         return Store([self.parsed])
 
     @lazy_property

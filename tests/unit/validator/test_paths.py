@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.validator.checks.judge import JudgementReport
-from services.validator.x509 import chains
+from services.validator.x509 import chains, paths
 from services.validator.x509.certificates import ParsedCertificate
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity
@@ -211,3 +211,41 @@ def test_the_shortcut_gives_the_same_result_as_the_issuer_graph(
     assert chains.build_chain(leaf, others, trusted, at) == chains._untangle_chain(
         leaf, others, trusted, at
     )
+
+
+# Issuers that the path library has accepted before
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    length=st.integers(1, 3),
+    days=st.integers(-4000, 4000),
+    path_length=st.none() | st.integers(0, 2),
+)
+def test_remembered_issuers_change_no_result(
+    length: int, days: int, path_length: int | None
+) -> None:
+    authority = ROOT
+    for number in range(length):
+        authority = authority.intermediate(f"CA {number}", path_length=path_length)
+    first, second = authority.issue([DOMAIN]), authority.issue([DOMAIN])
+    at = NOW + timedelta(days=days)
+    paths._accepted_issuers.clear()
+    assert codes(report_of(first)) == codes(report_of(second))
+    remembered = [(f.code, f.block) for f in report_of(second, at=at).findings]
+    paths._accepted_issuers.clear()
+    assert [(f.code, f.block) for f in report_of(second, at=at).findings] == remembered
+
+
+def test_a_forged_intermediate_is_refused_after_the_sound_one_was_accepted() -> None:
+    assert accepted(report())
+    forged = sign(
+        ISSUING.certificate.subject, ISSUING.key.public_key(), ROOT.certificate, ec_key(), ca=True
+    )
+    assert refusals(report(pem([LEAF.certificate, forged]))) == [Code.CHAIN_BAD_SIGNATURE]
+
+
+def test_a_leaf_that_its_remembered_issuer_did_not_sign_is_refused() -> None:
+    assert accepted(report())
+    leaf = ISSUING.issue([DOMAIN], signer=ec_key())
+    assert refusals(report_of(leaf)) == [Code.CHAIN_BAD_SIGNATURE]
