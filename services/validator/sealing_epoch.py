@@ -32,11 +32,11 @@ CONDITION = "sealing epoch"
 
 
 class CurrentEpoch:
-    """Follows the sealing epoch, and says when it is not known for certain.
+    """Follows the sealing epoch, and reports when it is not known for certain.
 
     It reads the bucket every second, because a watch of NATS can miss changes for a while.
-    ``stale_after``: seconds. The age is measured by the real clock, never by a test's: the other
-    time comes from another process.
+    ``stale_after``: seconds. The age is measured by the real clock and never by a test's, because
+    the other time comes from another process.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The checks of what the two fields may hold (rules D1-D6 and D11).
 
-``policies`` says what a check is, and lists them all.
+``policies`` defines a check, and lists them all.
 """
 
 from __future__ import annotations

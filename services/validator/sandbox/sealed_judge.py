@@ -214,7 +214,7 @@ def refuse_unjudgeable(request: CheckCertificate) -> CheckReport: ...
 def refuse_unjudgeable(request: JudgeSubmission | CheckCertificate) -> Verdict | CheckReport:
     """Refuse a request that stalled or killed its workers, or that met a fault of ours.
 
-    The refusal says nothing about the content.
+    The refusal reveals nothing of the content.
     """
     findings = [finding(Code.CERTIFICATE_UNJUDGEABLE, field="certificate")]
     accepted = decide_domains(request.domains, findings)

@@ -61,7 +61,7 @@ def has_named_curve(data: bytes) -> bool:
     """Check that a certificate's EC key names its curve (RFC 5480, 2.1.1).
 
     ``data`` is a certificate that the library has read. OpenSSL refuses a curve whose parameters
-    are written out, and the library does not tell the two apart.
+    are written out, and the library does not show the difference.
     """
     # Every EC leaf passes here, so elements are skipped without the checks of der.read_element:
     # the library has checked this DER already. The public key is the sixth part of what is signed,

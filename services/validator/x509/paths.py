@@ -40,7 +40,7 @@ CertificatePath = tuple[ParsedCertificate, ...]
 
 
 def find_path_faults(path: CertificatePath, at: datetime, *, by_library: bool) -> Iterator[Finding]:
-    """Yield what is wrong with a path.
+    """Yield the faults of a path.
 
     Without ``by_library`` the caller has verified its signatures; with it, the library verifies
     them here. Faults of the leaf itself are left to its own checks.
@@ -181,7 +181,7 @@ def _require_ca(
 
 
 # Private CAs often leave out what the web's profile demands of issuers (key identifiers, key
-# usage), so the library is told to permit all extensions. What issuers do state is checked above,
+# usage), so the library is set to permit all extensions. What issuers do state is checked above,
 # and the leaf has its own checks (D8, D10). Critical policies must be allowed by name, because
 # ``permit_all`` refuses them; they bind no client that asks for no policy (RFC 5280, 6.1).
 LEAF_POLICY = ExtensionPolicy.permit_all().may_be_present(
