@@ -1,4 +1,4 @@
-"""Judging what arrives: a submission becomes a verdict, a question becomes a report."""
+"""The use cases of the validator: a submission becomes a verdict, a dry run becomes a report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from services.validator.sandbox.pool import Limits, Workers
-from services.validator.sandbox.sealed_judge import Secrets, unjudgeable
+from services.validator.sandbox.pool import PoolLimits, WorkerPool
+from services.validator.sandbox.sealed_judge import WorkerSecrets, refuse_unjudgeable
 from services.validator.sealing_epoch import CurrentEpoch
 from shared import catalogue
 from shared.clock import Clock
@@ -27,29 +27,36 @@ from shared.streams import MAX_MESSAGE_BYTES
 log = structlog.get_logger()
 PROGRESS_SECONDS = 0.8
 LOOK_SECONDS = 1.0
-HEADER_BYTES = 4096
+MAX_HEADER_BYTES = 4096
 
 
-class Judging:
-    """Owns the pool of workers; a new file of trusted roots gets a new pool before the old one
-    goes."""
+class JudgingUseCases:
+    """Judges submissions and dry runs in a pool of workers.
+
+    When the file of trust roots changes, a new pool takes over before the old one ends.
+    """
 
     def __init__(
         self,
-        secrets: Secrets,
+        secrets: WorkerSecrets,
         roots_file: Path | None,
         workers: int,
         epoch: CurrentEpoch,
         publisher: Publisher,
         clock: Clock,
-        room: int = MAX_MESSAGE_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        """``room``: bytes that a stream takes in one message."""
-        self._secrets, self._roots_file, self._count = secrets, roots_file, workers
-        self._epoch, self._publisher, self._clock, self._room = epoch, publisher, clock, room
-        self._stamp: tuple[int, int] | None = None
-        self._stamp = self._roots_stamp()
-        self._pool = self._new_pool()
+        """``max_message_bytes``: the size of a message that a stream takes."""
+        self._secrets = secrets
+        self._roots_file = roots_file
+        self._workers = workers
+        self._epoch = epoch
+        self._publisher = publisher
+        self._clock = clock
+        self._max_message_bytes = max_message_bytes
+        self._roots_version: tuple[int, int] | None = None
+        self._roots_version = self._read_roots_version()
+        self._pool = self._make_pool()
 
     async def start(self) -> None:
         await self._pool.start()
@@ -57,26 +64,31 @@ class Judging:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def check(self, question: CheckCertificate) -> CheckReport:
+    async def check_certificate(self, question: CheckCertificate) -> CheckReport:
+        """Return the report of a dry run."""
         report = await self._pool.judge_sealed(question, at=self._clock.now())
-        return report if self._fits(len(report.encode())) else unjudgeable(question)
+        if not self._fits_message(len(report.encode())):
+            return refuse_unjudgeable(question)
+        return report
 
-    async def judge(self, delivery: Delivery, pull: Pull) -> None:
-        """Publishes the verdict; its id derives from the submission, so the first one wins."""
+    async def judge_submission(self, delivery: Delivery, pull: Pull) -> None:
+        """Publish the verdict. Its id derives from the submission, so the first one counts."""
         request = parse(JudgeSubmission, delivery.body)
-        keeping = asyncio.create_task(self._keep(delivery, pull))
+        progress = asyncio.create_task(self._report_progress(delivery, pull))
         try:
             verdict = await self._pool.judge_sealed(
                 request, at=self._clock.now(), sealing=self._epoch.key()
             )
         finally:
-            keeping.cancel()
-        message = self._message(delivery, request, verdict)
-        if not self._fits(len(message.body)):
-            message = self._message(delivery, request, unjudgeable(request))
+            progress.cancel()
+        message = self._make_message(delivery, request, verdict)
+        if not self._fits_message(len(message.body)):
+            message = self._make_message(delivery, request, refuse_unjudgeable(request))
         await self._publisher.publish(message)
 
-    def _message(self, delivery: Delivery, request: JudgeSubmission, verdict: Verdict) -> Outgoing:
+    def _make_message(
+        self, delivery: Delivery, request: JudgeSubmission, verdict: Verdict
+    ) -> Outgoing:
         return outgoing(
             catalogue.VERDICT_SUBMISSION,
             verdict,
@@ -88,53 +100,54 @@ class Judging:
             traceparent=delivery.traceparent,
         )
 
-    def _fits(self, size: int) -> bool:
-        """What no message can hold would be published in vain for ever."""
-        if size + HEADER_BYTES <= self._room:
+    def _fits_message(self, size: int) -> bool:
+        """Check the size of a body: no retry would ever publish one that no message can carry."""
+        if size + MAX_HEADER_BYTES <= self._max_message_bytes:
             return True
         log.error("answer.too_large", size=size)
         return False
 
-    async def watch_roots(self) -> None:
-        """Runs for ever: a changed file of roots is used within seconds."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            stamp = self._roots_stamp()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    await self._swap(self._new_pool())
-                except EdgetlsError:
-                    log.error("roots.unusable", file=str(self._roots_file), kept="the roots before")
-
-    async def _swap(self, fresh: Workers) -> None:
-        await fresh.start()
-        old, self._pool = self._pool, fresh
-        log.info("roots.changed")
-        while old.running or old.waiting:
-            await asyncio.sleep(PROGRESS_SECONDS)
-        await old.close()
-
-    async def _keep(self, delivery: Delivery, pull: Pull) -> None:
-        """Tells the stream that the work goes on, so that a queue longer than ack_wait is not
-        judged twice."""
+    async def _report_progress(self, delivery: Delivery, pull: Pull) -> None:
+        """Extend the delivery's ack_wait, so that a long queue does not get it judged twice."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             await pull.in_progress(delivery)
 
-    def _new_pool(self) -> Workers:
-        roots = (
-            read_secret(self._roots_file, "EDGETLS_TRUST_ROOTS_FILE") if self._roots_file else ""
-        )
-        return Workers(
-            self._secrets.model_copy(update={"extra_roots": roots}), Limits(count=self._count)
-        )
+    async def watch_trust_roots(self) -> None:
+        """Use a changed file of trust roots within seconds. Never returns."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            version = self._read_roots_version()
+            if version == self._roots_version:
+                continue
+            self._roots_version = version
+            try:
+                await self._replace_pool(self._make_pool())
+            except EdgetlsError:
+                log.error("roots.unusable", file=str(self._roots_file), kept="the previous roots")
 
-    def _roots_stamp(self) -> tuple[int, int] | None:
+    async def _replace_pool(self, new_pool: WorkerPool) -> None:
+        await new_pool.start()
+        old_pool = self._pool
+        self._pool = new_pool
+        log.info("roots.changed")
+        while old_pool.running_jobs or old_pool.waiting_jobs:
+            await asyncio.sleep(PROGRESS_SECONDS)
+        await old_pool.close()
+
+    def _make_pool(self) -> WorkerPool:
+        roots = ""
+        if self._roots_file is not None:
+            roots = read_secret(self._roots_file, "EDGETLS_TRUST_ROOTS_FILE")
+        secrets = self._secrets.model_copy(update={"extra_roots": roots})
+        return WorkerPool(secrets, PoolLimits(workers=self._workers))
+
+    def _read_roots_version(self) -> tuple[int, int] | None:
+        """Return the time and size of the file, which show a change; None without a file."""
         if self._roots_file is None:
             return None
         try:
-            found = self._roots_file.stat()
+            status = self._roots_file.stat()
         except OSError:
-            return self._stamp  # it is being replaced: the next look sees it
-        return found.st_mtime_ns, found.st_size
+            return self._roots_version  # it is being replaced: the next look sees it
+        return status.st_mtime_ns, status.st_size

@@ -67,7 +67,7 @@ def _routers() -> dict[str, NatsRouter]:
     previews = Previews(away, clock, allow_private_origins=False)
 
     class AwayJudging:
-        async def check(self, question: CheckCertificate) -> CheckReport:
+        async def check_certificate(self, question: CheckCertificate) -> CheckReport:
             raise OSError("away")
 
     return {

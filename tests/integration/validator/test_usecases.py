@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from services.validator.sealing_epoch import CurrentEpoch
-from services.validator.usecases import HEADER_BYTES, Judging
+from services.validator.usecases import MAX_HEADER_BYTES, JudgingUseCases
 from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.findings import Code
@@ -39,8 +39,8 @@ class Published(list[Outgoing]):
         return len(self)
 
 
-def judging(published: Published, room: int) -> Judging:
-    return Judging(
+def judging(published: Published, room: int) -> JudgingUseCases:
+    return JudgingUseCases(
         SECRETS,
         None,
         1,
@@ -56,7 +56,7 @@ def delivery(body: bytes) -> Delivery:
 
 
 @pytest.mark.parametrize(
-    ("room", "codes"), [(1 << 20, None), (HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])]
+    ("room", "codes"), [(1 << 20, None), (MAX_HEADER_BYTES + 300, [Code.CERTIFICATE_UNJUDGEABLE])]
 )
 async def test_a_verdict_that_no_message_can_carry_is_unjudgeable(
     room: int, codes: list[Code] | None
@@ -65,7 +65,7 @@ async def test_a_verdict_that_no_message_can_carry_is_unjudgeable(
     use_cases = judging(published, room)
     await use_cases.start()
     try:
-        await use_cases.judge(delivery(request().encode()), cast(Pull, None))
+        await use_cases.judge_submission(delivery(request().encode()), cast(Pull, None))
         verdict = Verdict.model_validate_json(published[0].body)
         found = [f.code for f in verdict.findings]
         assert Code.CERTIFICATE_UNJUDGEABLE not in found if codes is None else found == codes
@@ -73,7 +73,7 @@ async def test_a_verdict_that_no_message_can_carry_is_unjudgeable(
         asked: dict[str, Any] = request().model_dump(
             include={"submission_id", "account", "domains", "pairs"}
         )
-        report = await use_cases.check(CheckCertificate(**asked, private_roots=[]))
+        report = await use_cases.check_certificate(CheckCertificate(**asked, private_roots=[]))
         assert report.findings[0].code is (Code.CHAIN_UNTRUSTED if codes is None else codes[0])
     finally:
         await use_cases.close()
