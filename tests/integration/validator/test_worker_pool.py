@@ -73,7 +73,8 @@ async def make_workers() -> AsyncIterator[MakeWorkers]:
     made: list[WorkerPool] = []
 
     async def make(module: str = "tests.support.failing_worker", **limits: float) -> WorkerPool:
-        workers = WorkerPool(SECRETS, PoolLimits(**{"workers": 1, **limits}), module)  # type: ignore[arg-type]
+        pool_limits = PoolLimits(**{"workers": 1, **limits})  # type: ignore[arg-type]
+        workers = WorkerPool(SECRETS, pool_limits, module)
         made.append(workers)
         await workers.start()
         return workers

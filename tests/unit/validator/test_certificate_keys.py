@@ -143,7 +143,8 @@ def test_a_critical_key_identifier_is_refused_as_by_openssl(where: str, kind: st
         made = ROOT.issue([DOMAIN], key=key, **how)  # type: ignore[arg-type]
         expected = Code.CERTIFICATE_NOT_A_SERVER
     else:
-        made = Authority.intermediate(ROOT, "CA", key=key, **how).issue([DOMAIN])  # type: ignore[arg-type]
+        ca = ROOT.intermediate("CA", key=key, **how)  # type: ignore[arg-type]
+        made = ca.issue([DOMAIN])
         expected = Code.CHAIN_UNTRUSTED
     judged = report(pem(made.chain), made.key_pem)
     assert refusals(judged) == [expected]

@@ -208,9 +208,13 @@ def test_a_name_is_allowed_or_refused_by_its_constraints(
 def test_a_name_that_cannot_be_compared_is_refused(
     sentence: str, constraint: object, name: object
 ) -> None:
-    names = collect_names(b"\x30\x00", x509.SubjectAlternativeName(general_names(name)))  # type: ignore[arg-type]
+    san = x509.SubjectAlternativeName(general_names(name))  # type: ignore[arg-type]
+    names = collect_names(b"\x30\x00", san)
     for permitted, excluded in ((constraint, None), (None, constraint)):
-        lists = [general_names(one) if one else None for one in (permitted, excluded)]  # type: ignore[arg-type]
+        lists = [
+            general_names(one) if one else None  # type: ignore[arg-type]
+            for one in (permitted, excluded)
+        ]
         with pytest.raises(UncheckableName):
             find_violation(read_subtrees(x509.NameConstraints(*lists)), names)
     assert (
