@@ -1,6 +1,6 @@
 -- migrate:up
 
--- Every revision of who owns a domain, as config told it. Periods are computed from them (services/billing/domain/ownership.py).
+-- Every revision of who owns a domain, as config told it. Periods are computed from them (services/billing/owners.py).
 -- version: assigned under the exclusive owners lock, so it follows the order of commits; caches ask for what is newer.
 create sequence owner_version;
 create table domain_facts (
@@ -76,7 +76,7 @@ create table diverted_cells (
 );
 create index diverted_cells_at on diverted_cells (diverted_at);
 
--- Every accepted batch: the truth that usage and charges can be recomputed from. cells: services/billing/domain/wire_format.py.
+-- Every accepted batch: the truth that usage and charges can be recomputed from. cells: services/billing/decode.py.
 create table batch_archive (
     node text collate "C" not null,
     log text collate "C" not null,

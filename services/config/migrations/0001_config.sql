@@ -1,5 +1,5 @@
 -- migrate:up
--- The one order of all changes: never reused (services/config/usecases/revisions.py).
+-- The one order of all changes: never reused (services/config/revisions.py).
 create sequence revision;
 
 create table domains (
@@ -55,7 +55,7 @@ create table history (
     codes text[] not null,
     -- In full, JSON as text; those of a domain go with its pair at a disable.
     findings text not null,
-    -- What it changed, without pairs: services/config/domain/history_codec.py. Null where nothing was.
+    -- What it changed, without pairs: services/config/replay.py. Null where nothing was.
     change jsonb,
     revision bigint,
     received_at timestamptz not null,
