@@ -26,8 +26,8 @@ from clients import platform as client
 from clients.edge_node.nginx.handshake import get_served_leaf
 from clients.edge_node.nginx.process import nginx_binary
 from clients.platform import Platform
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform as Embedded
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform as Embedded
 from deploy.embedded.ports import Ports
 from shared.contracts.domains import Outcome
 from shared.observability import logs
@@ -68,7 +68,7 @@ async def measure(quick: bool) -> list[Result]:
 
 
 async def _updates(data: Path, run: dict[str, Any], count: int) -> list[float]:
-    ca = TestCa.load(data / "test-ca")
+    ca = DevCa.load(data / "test-ca")
     names = [f"www{number}.bench.test" for number in range(DOMAINS)]
     pairs = [
         ca.issue([names[i % DOMAINS]], key="rsa" if i % 4 == 3 else "ecdsa") for i in range(count)
@@ -109,7 +109,7 @@ async def _served(place: str, name: str, wanted: str) -> None:
 async def _reloads(folder: Path, count: int) -> list[float]:
     """Milliseconds from writing the certificate to its first handshake, by nginx's reload."""
     folder.mkdir()
-    ca, name = TestCa.ensure(folder / "ca", datetime.now(UTC)), "www0.bench.test"
+    ca, name = DevCa.ensure(folder / "ca", datetime.now(UTC)), "www0.bench.test"
     port = Ports(folder / "ports.json").pick("https")
     _write(folder, *ca.issue([name], key="ecdsa"))
     blocks = "".join(

@@ -11,6 +11,16 @@ from clients.cli.command import epilog, run_action
 from clients.cli.output import Exit, Out
 
 
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    examples = [
+        "edgetls demo",
+        "edgetls demo --nodes 5 --requests 20000 --json",
+        "edgetls demo --keep --data /var/tmp/edge-demo",
+    ]
+    app.command("demo", epilog=epilog(examples))(demo)
+
+
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=20, help="Edge nodes to run.")] = 3,
     requests: Annotated[
@@ -28,24 +38,12 @@ def demo(
     disable. Every step is checked; exit code 1 when a check does not hold."""
     # The story needs the embedded platform, whose wheels are an extra: every other command works
     # without them.
-    from deploy.demo.story import Result
-    from deploy.demo.telling import tell
+    from deploy.demo.runner import run_demo
+    from deploy.demo.story import DemoResult
 
     out = Out(as_json)
-    outcome = Result()
-    code = run_action(tell(nodes, requests, data, keep, out, outcome), out, errors_as_json=False)
-    out.data(outcome.json())
-    raise typer.Exit(code or (Exit.DONE if outcome.ok else Exit.REFUSED))
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(
-        "demo",
-        epilog=epilog(
-            [
-                "edgetls demo",
-                "edgetls demo --nodes 5 --requests 20000 --json",
-                "edgetls demo --keep --data /var/tmp/edge-demo",
-            ]
-        ),
-    )(demo)
+    result = DemoResult()
+    action = run_demo(nodes, requests, data, keep, out, result)
+    code = run_action(action, out, errors_as_json=False)
+    out.data(result.as_json())
+    raise typer.Exit(code or (Exit.DONE if result.ok else Exit.REFUSED))

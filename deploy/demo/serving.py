@@ -1,4 +1,4 @@
-"""First half of the story: domains, certificates, handshakes."""
+"""First part of the story: domains, certificates, handshakes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -15,189 +16,200 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from deploy.demo.handshakes import Watches, believing, is_refused
-from deploy.demo.stage import ACCOUNT, IMAGES, LIVE_SECONDS, ONE_IMAGE, WWW, Pair, Stage, until
-from deploy.demo.story import Story, check
-from deploy.demo.traffic import Visitor
+from deploy.demo.context import (
+    ACCOUNT,
+    IMAGES,
+    LIVE_SECONDS,
+    ONE_IMAGE,
+    WWW,
+    DemoContext,
+    elapsed_ms,
+    wait_for,
+)
+from deploy.demo.story import CheckFailed, check
+from deploy.embedded.dev_ca import CertificatePair
+from deploy.visitors.handshakes import FleetHandshakes, is_refused
+from deploy.visitors.http_requests import VisitorConnection
 from shared.contracts.domains import Outcome, RedirectMode
 
-Detail = Callable[[str], None]
+AddDetail = Callable[[str], None]
+_HANDSHAKES_BEFORE: Final = 30
+_HANDSHAKES_AFTER: Final = 60
+"""Handshakes with each node before and after a replacement, so that it happens among them."""
 
 
-async def register(story: Story, stage: Stage) -> None:
-    with story.step(f"register {WWW} (video) and {IMAGES} (image_small_file)"):
-        origin = f"http://127.0.0.1:{stage.origin.port}"
-        for domain, kind in ((WWW, "video"), (IMAGES, "image_small_file")):
-            ordered = await stage.customer.register(domain, ACCOUNT, kind, origin)
-            await stage.applied(ordered.command_id)
-        for place in stage.nodes:
-            check(
-                await is_refused(place, WWW),
-                f"{place.node} serves {WWW} before it has a certificate",
-            )
+async def register_domains(context: DemoContext) -> None:
+    with context.story.step(f"register {WWW} (video) and {IMAGES} (image_small_file)"):
+        origin = f"http://127.0.0.1:{context.origin.port}"
+        for domain, service_type in ((WWW, "video"), (IMAGES, "image_small_file")):
+            ordered = await context.customer.register(domain, ACCOUNT, service_type, origin)
+            await context.wait_applied(ordered.command_id)
+        for endpoint in context.nodes:
+            refused = await is_refused(endpoint, WWW)
+            check(refused, f"{endpoint.node} serves {WWW} before it has a certificate")
 
 
-async def refuse(story: Story, stage: Stage) -> None:
-    """Each bad upload is refused with its own finding, and nothing is served."""
-    with story.step(
+async def refuse_bad_uploads(context: DemoContext) -> None:
+    """Check that each bad upload is refused with its own finding, and that nothing is served."""
+    with context.story.step(
         "refuse a mismatched pair, an encrypted key, an expired certificate and a wrong domain"
-    ) as detail:
+    ) as add_detail:
         good, other, wrong = await asyncio.gather(
-            stage.pair([WWW], "ecdsa"),
-            stage.pair([WWW], "ecdsa"),
-            stage.pair(["www.other.test"], "ecdsa"),
+            context.issue_pair([WWW], "ecdsa"),
+            context.issue_pair([WWW], "ecdsa"),
+            context.issue_pair(["www.other.test"], "ecdsa"),
         )
         now = datetime.now(UTC)
-        expired = await stage.pair(
-            [WWW], "ecdsa", not_before=now - timedelta(days=60), not_after=now - timedelta(days=1)
+        expired = await context.issue_pair(
+            [WWW], "ecdsa", now - timedelta(days=60), now - timedelta(days=1)
         )
-        for code, pair in (
-            ("key.mismatch", Pair(good.chain, other.key)),
-            ("key.encrypted", Pair(good.chain, _encrypted(good.key))),
-            ("certificate.expired", expired),
-            ("domain.mismatch", wrong),
-        ):
-            await _is_refused_with(stage, code, pair, detail)
-        view = await stage.customer.show(WWW, ACCOUNT)
+        bad_uploads = {
+            "key.mismatch": CertificatePair(good.chain, other.key),
+            "key.encrypted": CertificatePair(good.chain, _encrypt_key(good.key)),
+            "certificate.expired": expired,
+            "domain.mismatch": wrong,
+        }
+        for code, pair in bad_uploads.items():
+            await _check_refused(context, code, pair, add_detail)
+        view = await context.customer.show(WWW, ACCOUNT)
         check(not view.certificates, f"{WWW} has a certificate after four refusals")
 
 
-async def submit(story: Story, stage: Stage) -> None:
-    # A name that is not registered: it must be gone after the disable, where a registered one may
-    # stay.
+async def submit_pairs(context: DemoContext) -> None:
+    # The second name is not registered: it must be gone after the disable, where a registered name
+    # may stay.
     extra = f"canary-{secrets.token_hex(4)}.example.test"
     www, images = await asyncio.gather(
-        stage.pair([WWW, extra], "rsa"), stage.pair([IMAGES], "ecdsa")
+        context.issue_pair([WWW, extra], "rsa"), context.issue_pair([IMAGES], "ecdsa")
     )
-    with story.step(f"submit an RSA pair for {WWW}: live on every node") as detail:
-        await _submit_and_see(stage, WWW, WWW, www, detail)
-        stage.served.append((www, await stage.sealed_boxes(WWW)))
-    with story.step(f"submit an ECDSA pair for {IMAGES}: live on every node") as detail:
-        await _submit_and_see(stage, IMAGES, ONE_IMAGE, images, detail)
+    with context.story.step(f"submit an RSA pair for {WWW}: live on every node") as add_detail:
+        await _submit_under_handshakes(context, WWW, WWW, www, add_detail)
+        context.served.append((www, await context.sealed_boxes(WWW)))
+    with context.story.step(f"submit an ECDSA pair for {IMAGES}: live on every node") as add_detail:
+        await _submit_under_handshakes(context, IMAGES, ONE_IMAGE, images, add_detail)
 
 
-async def strangers(story: Story, stage: Stage) -> None:
-    with story.step("handshakes without SNI and for unknown names fail on every node"):
-        for place in stage.nodes:
-            check(
-                await is_refused(place, "", believing()),
-                f"{place.node} answers a handshake without SNI",
-            )
+async def refuse_unknown_names(context: DemoContext) -> None:
+    with context.story.step("handshakes without SNI and for unknown names fail on every node"):
+        for endpoint in context.nodes:
+            refused = await is_refused(endpoint, "")
+            check(refused, f"{endpoint.node} answers a handshake without SNI")
+            # A wildcard covers one label: neither its own parent nor two labels.
             for name in ("unknown.example.test", "img.example.test", "a.b.img.example.test"):
-                check(await is_refused(place, name), f"{place.node} answers a handshake for {name}")
+                refused = await is_refused(endpoint, name)
+                check(refused, f"{endpoint.node} answers a handshake for {name}")
 
 
-async def redirect(story: Story, stage: Stage) -> None:
-    with story.step(f"redirect {WWW} to https") as detail:
-        ordered = await stage.customer.change_settings(WWW, ACCOUNT, redirect=RedirectMode.TO_HTTPS)
-        settled = await stage.applied(ordered.command_id)
-        await stage.customer.converged(WWW, settled.revision or 0, limit=LIVE_SECONDS)
-        for place in stage.http_nodes:
-            visitor = await Visitor.arrive(place, WWW, None)
+async def redirect_to_https(context: DemoContext) -> None:
+    with context.story.step(f"redirect {WWW} to https") as add_detail:
+        ordered = await context.customer.change_settings(
+            WWW, ACCOUNT, redirect=RedirectMode.TO_HTTPS
+        )
+        settled = await context.wait_applied(ordered.command_id)
+        await context.customer.converged(WWW, settled.revision or 0, limit=LIVE_SECONDS)
+        target = f"https://{WWW}"
+        for endpoint in context.http_nodes:
+            visitor = await VisitorConnection.open(endpoint, WWW, None)
             answer = await visitor.get("/watch?v=1")
-            visitor.leave()
-            where = answer.headers.get("location", "")
+            visitor.close()
+            location = answer.headers.get("location", "")
+            path_kept = location.startswith(target) and location.endswith("/watch?v=1")
             check(
-                answer.status == 301
-                and where.startswith(f"https://{WWW}")
-                and where.endswith("/watch?v=1"),
-                f"{place.node} answers {answer.status} with location {where!r} on port 80",
+                answer.status == 301 and path_kept,
+                f"{endpoint.node} answers {answer.status} with location {location!r} on port 80",
             )
-        detail(f"301 to {where}")
+        add_detail(f"301 to {location}")
 
 
-async def replace(story: Story, stage: Stage) -> None:
-    old, _ = stage.served[-1]
-    new = await stage.pair([WWW, f"canary-{secrets.token_hex(4)}.example.test"], "rsa")
-    with story.step(
+async def replace_certificate(context: DemoContext) -> None:
+    old, _ = context.served[-1]
+    extra = f"canary-{secrets.token_hex(4)}.example.test"
+    new = await context.issue_pair([WWW, extra], "rsa")
+    with context.story.step(
         f"replace the certificate of {WWW} under continuous handshakes: none fails"
-    ) as detail:
-        async with Watches(stage.nodes, WWW, stage.context()) as watches:
-            await until(
-                _each_has(watches, 30),
-                LIVE_SECONDS,
-                lambda: f"only {watches.handshakes} handshakes were made",
-            )
-            await _submit(stage, WWW, new, watches, detail)
-            so_far = min(watch.handshakes for watch in watches.each)
-            await until(
-                _each_has(watches, so_far + 60),
-                LIVE_SECONDS,
-                lambda: f"only {watches.handshakes} handshakes were made",
-            )
-        result = stage.result
-        result.replace_handshakes, result.replace_failures = (
-            watches.handshakes,
-            len(watches.failures),
-        )
-        detail(f"{watches.handshakes} handshakes, {len(watches.failures)} failed")
-        check(
-            not watches.failures,
-            f"handshakes failed during the replacement: {watches.failures[:3]}",
-        )
-        for watch in watches.each:
-            check(
-                watch.last_leaf == new.leaf,
-                f"{watch.place.node} does not serve the new certificate",
-            )
-            check(
-                old.leaf in watch.first_seen, f"{watch.place.node} never served the old certificate"
-            )
-        stage.served.append((new, await stage.sealed_boxes(WWW)))
+    ) as add_detail:
+        async with FleetHandshakes(context.nodes, WWW, context.tls_context()) as handshakes:
+            await _wait_for_handshakes(handshakes, _HANDSHAKES_BEFORE)
+            await _submit_and_measure(context, WWW, new, handshakes, add_detail)
+            so_far = min(loop.handshakes for loop in handshakes.loops)
+            await _wait_for_handshakes(handshakes, so_far + _HANDSHAKES_AFTER)
+        failures = handshakes.failures
+        context.result.replace_handshakes = handshakes.handshakes
+        context.result.replace_failures = len(failures)
+        add_detail(f"{handshakes.handshakes} handshakes, {len(failures)} failed")
+        check(not failures, f"handshakes failed during the replacement: {failures[:3]}")
+        for loop in handshakes.loops:
+            node = loop.endpoint.node
+            check(loop.last_leaf == new.leaf, f"{node} does not serve the new certificate")
+            check(old.leaf in loop.first_seen, f"{node} never served the old certificate")
+        context.served.append((new, await context.sealed_boxes(WWW)))
 
 
-def _each_has(watches: Watches, count: int) -> Callable[[], asyncio.Future[bool]]:
+async def _wait_for_handshakes(handshakes: FleetHandshakes, count: int) -> None:
+    """Wait until there were ``count`` handshakes with each node."""
+
     async def enough() -> bool:
-        return all(watch.handshakes >= count for watch in watches.each)
+        return all(loop.handshakes >= count for loop in handshakes.loops)
 
-    return lambda: asyncio.ensure_future(enough())
-
-
-async def _submit_and_see(stage: Stage, domain: str, name: str, pair: Pair, detail: Detail) -> None:
-    async with Watches(stage.nodes, name, stage.context(), pause=0.005) as watches:
-        await _submit(stage, domain, pair, watches, detail)
-
-
-async def _submit(stage: Stage, domain: str, pair: Pair, watches: Watches, detail: Detail) -> None:
-    """From publish to the verdict's event and to the last node's handshake, by this process's
-    clock."""
-    began = time.monotonic()
-    ordered = await stage.customer.submit(domain, ACCOUNT, pair.chain, pair.key)
-    settled = await stage.applied(ordered.command_id)
-    accepted_ms = (time.monotonic() - began) * 1000
-    live_at = await watches.all_serve(pair.leaf, LIVE_SECONDS)
-    waiting = [watch.place.node for watch in watches.each if pair.leaf not in watch.first_seen]
-    if live_at is None:
-        check(
-            False, f"{', '.join(waiting)} did not serve the new certificate in {LIVE_SECONDS:g} s"
-        )
-        return
-    live_ms = (live_at - began) * 1000
-    stage.result.submitted(accepted_ms, live_ms)
-    live = await stage.customer.converged(domain, settled.revision or 0, limit=LIVE_SECONDS)
-    check(live.nodes == len(stage.nodes), f"converged on {live.nodes} of {len(stage.nodes)} nodes")
-    detail(
-        f"accepted after {accepted_ms:.0f} ms, served by the last of {live.nodes} nodes after "
-        f"{live_ms:.0f} ms "
-        "(chain and name verified)"
+    await wait_for(
+        enough, LIVE_SECONDS, lambda: f"only {handshakes.handshakes} handshakes were made"
     )
 
 
-async def _is_refused_with(stage: Stage, code: str, pair: Pair, detail: Detail) -> None:
-    ordered = await stage.customer.submit(WWW, ACCOUNT, pair.chain, pair.key)
-    settled = await stage.customer.settled(ordered.command_id)
+async def _submit_under_handshakes(
+    context: DemoContext, domain: str, name: str, pair: CertificatePair, add_detail: AddDetail
+) -> None:
+    tls = context.tls_context()
+    async with FleetHandshakes(context.nodes, name, tls, pause=0.005) as handshakes:
+        await _submit_and_measure(context, domain, pair, handshakes, add_detail)
+
+
+async def _submit_and_measure(
+    context: DemoContext,
+    domain: str,
+    pair: CertificatePair,
+    handshakes: FleetHandshakes,
+    add_detail: AddDetail,
+) -> None:
+    """Measure from publishing to the verdict's event and to the last node's handshake, by the clock
+    of this process."""
+    began = time.monotonic()
+    ordered = await context.customer.submit(domain, ACCOUNT, pair.chain, pair.key)
+    settled = await context.wait_applied(ordered.command_id)
+    accepted_ms = elapsed_ms(began)
+    live_at = await handshakes.wait_until_all_serve(pair.leaf, LIVE_SECONDS)
+    if live_at is None:
+        waiting = ", ".join(handshakes.nodes_without(pair.leaf))
+        raise CheckFailed(f"{waiting} did not serve the new certificate in {LIVE_SECONDS:g} s")
+    live_ms = (live_at - began) * 1000
+    context.result.add_submission(accepted_ms, live_ms)
+    live = await context.customer.converged(domain, settled.revision or 0, limit=LIVE_SECONDS)
+    count = len(context.nodes)
+    check(live.nodes == count, f"converged on {live.nodes} of {count} nodes")
+    add_detail(
+        f"accepted after {accepted_ms:.0f} ms, served by the last of {live.nodes} nodes after "
+        f"{live_ms:.0f} ms (chain and name verified)"
+    )
+
+
+async def _check_refused(
+    context: DemoContext, code: str, pair: CertificatePair, add_detail: AddDetail
+) -> None:
+    ordered = await context.customer.submit(WWW, ACCOUNT, pair.chain, pair.key)
+    settled = await context.customer.settled(ordered.command_id)
     check(settled.outcome is Outcome.REFUSED, f"a pair with {code} was {settled.outcome.value}")
-    view = await stage.customer.submission(ordered.command_id, ACCOUNT)
-    found = next((one for one in view.findings if one.code.value == code), None)
-    codes = [one.code.value for one in view.findings]
-    if found is None:
-        check(False, f"a pair with {code} was refused for {codes}")
-        return
-    detail(f"{code}: {found.message}")
+    view = await context.customer.submission(ordered.command_id, ACCOUNT)
+    for finding in view.findings:
+        if finding.code.value == code:
+            add_detail(f"{code}: {finding.message}")
+            return
+    codes = [finding.code.value for finding in view.findings]
+    raise CheckFailed(f"a pair with {code} was refused for {codes}")
 
 
-def _encrypted(key_pem: str) -> str:
+def _encrypt_key(key_pem: str) -> str:
     key = load_pem_private_key(key_pem.encode(), None)
-    return key.private_bytes(
+    encrypted = key.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")
-    ).decode()
+    )
+    return encrypted.decode()

@@ -1,4 +1,4 @@
-"""The story: a line and a time for each step; a check that does not hold ends it, loudly."""
+"""The story's lines and result: a line with a time for each step; a check that fails ends it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import Any
 
 
 class CheckFailed(Exception):
-    """What the demo says does not hold."""
+    """A statement of the demo does not hold."""
 
 
 def check(holds: object, otherwise: str) -> None:
-    """CheckFailed with ``otherwise`` unless it holds."""
+    """Raise CheckFailed with the text ``otherwise`` unless ``holds`` is true."""
     if not holds:
         raise CheckFailed(otherwise)
 
 
 @dataclass
-class Result:
-    """What ``--json`` prints. ``accepted_ms``, ``live_ms``: of the slowest submission, by the
-    client's clock, from publish to the verdict's event, and to the last node's real handshake that
-    serves the new certificate."""
+class DemoResult:
+    """The object that ``--json`` prints.
+
+    ``accepted_ms``, ``live_ms``: of the slowest submission, by the client's clock, from publishing
+    it to the event of the verdict, and to the last node's handshake that serves the new
+    certificate. ``leftovers``: places that still hold a part of a pair after the disable, -1 before
+    that was searched."""
 
     ok: bool = False
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -41,44 +44,50 @@ class Result:
     leftovers: int = -1
     failed: str | None = None
 
-    def json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def submitted(self, accepted_ms: float, live_ms: float) -> None:
+    def add_submission(self, accepted_ms: float, live_ms: float) -> None:
+        """Keep the times of the slowest submission."""
         self.accepted_ms = max(self.accepted_ms, round(accepted_ms, 1))
         self.live_ms = max(self.live_ms, round(live_ms, 1))
 
 
-class Story:
-    """``say`` gets the lines."""
+class DemoStory:
+    """Times the steps. ``on_line`` gets the lines for people, ``result`` the data for programs."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.result = Result()
-        self._say, self._began = say, time.monotonic()
+    def __init__(self, result: DemoResult, on_line: Callable[[str], None]) -> None:
+        self.result = result
+        self._on_line = on_line
+        self._began = time.monotonic()
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Times the step and says it when it is done; the yielded function says a detail of it."""
+        """Time a step and print it when it is done. The function that it yields adds a detail."""
         began = time.monotonic()
         details: list[str] = []
         try:
             yield details.append
         except BaseException:
-            self._tell(name, "FAILED", began, details)
+            self._print_step(name, "FAILED", began, details)
             raise
         self.result.steps.append({"name": name, "ms": round((time.monotonic() - began) * 1000, 1)})
-        self._tell(name, "ok", began, details)
+        self._print_step(name, "ok", began, details)
 
-    def _tell(self, name: str, end: str, began: float, details: list[str]) -> None:
+    def _print_step(self, name: str, end: str, began: float, details: list[str]) -> None:
         now = time.monotonic()
-        self._say(f"{now - self._began:6.1f} s  {end:<6} {name} ({_span(now - began)})")
+        duration = _format_seconds(now - began)
+        self._on_line(f"{now - self._began:6.1f} s  {end:<6} {name} ({duration})")
         for detail in details:
-            self._say(f"{'':18}{detail}")
+            self._on_line(f"{'':18}{detail}")
 
 
-def money(amount: Decimal) -> str:
+def format_money(amount: Decimal) -> str:
+    """Return the amount with all its decimals, without an exponent."""
     return format(amount, "f")
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+def _format_seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s"

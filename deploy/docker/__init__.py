@@ -1,1 +1,1 @@
-"""The platform in containers: what compose.yaml mounts."""
+"""The platform in containers: the files that compose.yaml mounts."""

@@ -1,7 +1,7 @@
 """``python -m deploy.docker.secrets``: every key, password and configuration that compose.yaml
 mounts.
 
-Written to ./deploy/secrets. Makes what is missing and keeps what is there. The fleet file in it
+It writes to ./deploy/secrets, makes what is missing and keeps what is there. The fleet file in it
 opens every customer's key: move it, and the operator's seed, to the operator's own machine before
 you go into production.
 """
@@ -37,12 +37,13 @@ _ACCESS: Final = """\
 local all all peer
 hostssl all all all scram-sha-256
 """
-_YEARS_10 = timedelta(days=3653)
+_VALID: Final = timedelta(days=3653)
 
 
 def write_all(folder: Path, now: datetime) -> None:
-    """Idempotent: existing keys and passwords stay. SettingsError where the fleet file is gone from
-    a folder that had one: a new one would have another operator key."""
+    """Write everything that is missing; existing keys and passwords stay.
+
+    SettingsError when the folder had a fleet file that is gone."""
     if (folder / "operator.pub").exists() and not fleet_path(folder).exists():
         raise SettingsError(
             f"{folder} was made before and its fleet file was moved away: run this beside the "
@@ -53,8 +54,8 @@ def write_all(folder: Path, now: datetime) -> None:
     keys = ensure_keys(folder, nats / EDGE_USERS_FILE, now, trust_roots=Path(certifi.where()))
     ensure_nodes(keys, list(NODES))
     _write_tls(nats, SERVERS, now)
+    inside = Path("/etc/nats")
     for server in SERVERS:
-        inside = Path("/etc/nats")
         place = ServerPlace(
             "0.0.0.0",  # noqa: S104 - a container's own address
             4222,
@@ -68,14 +69,14 @@ def write_all(folder: Path, now: datetime) -> None:
 
 
 def _write_tls(folder: Path, hosts: Sequence[str], now: datetime) -> None:
-    """A CA whose key is thrown away, and a certificate and key for each host, also as seen through
-    a local port."""
+    """Write a CA certificate, and a certificate with its key for each host."""
     if (folder / "ca.pem").exists():
         return
+    # The CA's key is never written: nobody can issue another certificate that the services accept.
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgetls {folder.name} CA")])
     ca = (
-        _certificate(ca_name, ca_name, ca_key.public_key(), now)
+        _certificate_builder(ca_name, ca_name, ca_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
@@ -83,27 +84,23 @@ def _write_tls(folder: Path, hosts: Sequence[str], now: datetime) -> None:
     for host in hosts:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        # 127.0.0.1 besides: operators reach the server through a local port.
         names = x509.SubjectAlternativeName(
             [x509.DNSName(host), x509.IPAddress(ip_address("127.0.0.1"))]
         )
-        made = _certificate(name, ca_name, key.public_key(), now).add_extension(
-            names, critical=False
+        builder = _certificate_builder(name, ca_name, key.public_key(), now)
+        certificate = builder.add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+        certificate_pem = certificate.public_bytes(serialization.Encoding.PEM)
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
-        write_private(
-            folder / f"{host}.pem",
-            made.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
-        )
-        write_private(
-            folder / f"{host}.key",
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ).decode(),
-        )
+        write_private(folder / f"{host}.pem", certificate_pem.decode())
+        write_private(folder / f"{host}.key", key_pem.decode())
 
 
-def _certificate(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime
 ) -> x509.CertificateBuilder:
     return (
@@ -112,14 +109,15 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
+        # A day back: the clocks of the machines need not agree.
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + _YEARS_10)
+        .not_valid_after(now + _VALID)
     )
 
 
 def _write_postgres(folder: Path, now: datetime) -> None:
-    """Init SQL with one role and database a service, TLS without which nobody gets in over the
-    network, and the DSNs for ``docker compose --env-file``."""
+    """Write the init SQL with one role and database for each service, the TLS files, and the DSNs
+    for ``docker compose --env-file``. Over the network, PostgreSQL accepts TLS only."""
     postgres = private_folder(folder / "postgres")
     tls = private_folder(postgres / "tls")
     _write_tls(tls, (POSTGRES,), now)
@@ -127,7 +125,8 @@ def _write_postgres(folder: Path, now: datetime) -> None:
     environment = folder / "compose.env"
     if environment.exists():
         return
-    statements, lines = [], []
+    statements: list[str] = []
+    lines: list[str] = []
     for name in DATABASES:
         password = secrets.token_hex(24)
         statements += [

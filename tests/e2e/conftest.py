@@ -15,10 +15,10 @@ import pytest
 
 from clients.platform import Platform as Client
 from clients.platform import connect
-from deploy.demo.handshakes import Endpoint
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.down import down
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.down import stop_platform
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint
 from tests.e2e.logins import Logins
 
 ACCOUNT = "e2e"
@@ -31,15 +31,15 @@ def outage_from_the_start(outage_in_the_background: None) -> None:
 
 
 @pytest.fixture(scope="session")
-async def platform(scratch: Path) -> AsyncIterator[Platform]:
-    running = Platform(scratch / "data", nodes=NODES)
+async def platform(scratch: Path) -> AsyncIterator[EmbeddedPlatform]:
+    running = EmbeddedPlatform(scratch / "data", nodes=NODES)
     await running.start()
     yield running
     await running.stop()
 
 
 @pytest.fixture
-async def customer(platform: Platform) -> AsyncIterator[Client]:
+async def customer(platform: EmbeddedPlatform) -> AsyncIterator[Client]:
     """Another platform service."""
     run = platform.run
     seed, key = Path(run["credentials"]["platform"]), Path(run["submission_key"])
@@ -48,19 +48,19 @@ async def customer(platform: Platform) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def login(platform: Platform) -> AsyncIterator[Logins]:
+async def login(platform: EmbeddedPlatform) -> AsyncIterator[Logins]:
     async with AsyncExitStack() as stack:
         yield Logins(platform, stack)
 
 
 @pytest.fixture
-def ca(platform: Platform) -> TestCa:
-    return TestCa.load(Path(platform.run["trust_roots"]).parent)
+def ca(platform: EmbeddedPlatform) -> DevCa:
+    return DevCa.load(Path(platform.run["trust_roots"]).parent)
 
 
 @pytest.fixture
-def nodes(platform: Platform) -> list[Endpoint]:
-    return [Endpoint.of(node["id"], node["https"]) for node in platform.run["nodes"]]
+def nodes(platform: EmbeddedPlatform) -> list[Endpoint]:
+    return [Endpoint.parse(node["id"], node["https"]) for node in platform.run["nodes"]]
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ async def other_data(scratch: Path) -> AsyncIterator[Path]:
     folder = scratch / "other"
     yield folder
     if folder.exists():
-        await asyncio.to_thread(down, folder)
+        await asyncio.to_thread(stop_platform, folder)
 
 
 @pytest.fixture
-def edgetls(platform: Platform) -> Edgetls:
+def edgetls(platform: EmbeddedPlatform) -> Edgetls:
     return Edgetls(platform.data)

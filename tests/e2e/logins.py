@@ -9,13 +9,13 @@ from nats.aio.client import Client
 from clients.fleet.keys import NODE_SEED
 from deploy.embedded import nats
 from deploy.embedded.keys import seed_file
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 
 
 class Logins:
     """Clients as any user of the platform, closed at the end."""
 
-    def __init__(self, platform: Platform, stack: AsyncExitStack) -> None:
+    def __init__(self, platform: EmbeddedPlatform, stack: AsyncExitStack) -> None:
         self._platform, self._stack = platform, stack
         self._known: dict[str, Client] = {}
 

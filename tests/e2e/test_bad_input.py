@@ -16,10 +16,9 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from clients.platform import Platform as Client
-from deploy.demo.handshakes import Endpoint, handshake, verifying
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.domains import Outcome
@@ -70,14 +69,14 @@ SEALED = {
 
 
 @pytest.fixture
-async def live(customer: Client, ca: TestCa) -> AsyncIterator[tuple[str, Pair]]:
+async def live(customer: Client, ca: DevCa) -> AsyncIterator[tuple[str, CertificatePair]]:
     """A domain with its own name, and the pair that every node serves it with."""
     domain = f"www.bad-{secrets.token_hex(3)}.test"
     await _applied(
         customer,
         (await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")).command_id,
     )
-    pair = Pair(*ca.issue([domain], "ecdsa"))
+    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
     await _live(customer, domain, pair)
     yield domain, pair
     await _applied(customer, (await customer.disable(domain, ACCOUNT)).command_id)
@@ -89,22 +88,22 @@ async def _applied(customer: Client, command_id: str) -> int:
     return settled.revision or 0
 
 
-async def _live(customer: Client, domain: str, pair: Pair) -> None:
+async def _live(customer: Client, domain: str, pair: CertificatePair) -> None:
     ordered = await customer.submit(domain, ACCOUNT, pair.chain, pair.key)
     await customer.converged(domain, await _applied(customer, ordered.command_id), limit=20)
 
 
 async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_else_is_lost(
-    platform: Platform,
+    platform: EmbeddedPlatform,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     login: Logins,
-    live: tuple[str, Pair],
+    live: tuple[str, CertificatePair],
     nodes: list[Endpoint],
 ) -> None:
     domain, _ = live
     sent: dict[str, tuple[str, str, bytes]] = {}
-    pairs = [Pair(*ca.issue([domain], "ecdsa")) for _ in range(3)]
+    pairs = [CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(3)]
     requests = _requests(domain, 100)
     total, usage = len(requests), (await login("platform")).jetstream(timeout=10)
 
@@ -149,7 +148,7 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
         assert letter.body == (None if subject in SEALED else body.decode(errors="replace"))
     await until(lambda: _all_taken(login), "every stream is worked off to its end", limit=20)
     served = {
-        await handshake(node, domain, verifying(Path(platform.run["trust_roots"])))
+        await fetch_leaf(node, domain, verifying_context(Path(platform.run["trust_roots"])))
         for node in nodes
     }
     assert served == {pairs[-1].leaf}
@@ -191,7 +190,7 @@ async def _counted(customer: Client, domain: str, total: int) -> bool:
     return counted == total
 
 
-async def _label(platform: Platform, operator: Connection, labels: dict[str, str]) -> None:
+async def _label(platform: EmbeddedPlatform, operator: Connection, labels: dict[str, str]) -> None:
     """Returns when edge_sync shows them: what is ordered of the fleet still arrives."""
     fleet, now = FleetFile.read(Path(platform.run["fleet_file"])), datetime.now(UTC)
     await send(operator, [commands.label(fleet, NODE, labels, now)], now)
@@ -253,7 +252,7 @@ async def test_a_command_that_nobody_knows_is_not_taken(login: Logins) -> None:
 
 
 async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
-    customer: Client, login: Logins, live: tuple[str, Pair]
+    customer: Client, login: Logins, live: tuple[str, CertificatePair]
 ) -> None:
     domain, _ = live
     js = (await login("platform")).jetstream(timeout=10)
@@ -287,12 +286,16 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
 
 
 async def test_a_refused_upload_leaves_the_live_certificate_untouched(
-    platform: Platform, customer: Client, ca: TestCa, live: tuple[str, Pair], nodes: list[Endpoint]
+    platform: EmbeddedPlatform,
+    customer: Client,
+    ca: DevCa,
+    live: tuple[str, CertificatePair],
+    nodes: list[Endpoint],
 ) -> None:
     domain, pair = live
-    context = verifying(Path(platform.run["trust_roots"]))
+    context = verifying_context(Path(platform.run["trust_roots"]))
     before = await customer.show(domain, ACCOUNT)
-    fresh, other = (Pair(*ca.issue([domain], "ecdsa")) for _ in range(2))
+    fresh, other = (CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(2))
     old = datetime.now(UTC) - timedelta(days=9)
     refused = {
         "key.mismatch": (fresh.chain, other.key),
@@ -305,6 +308,6 @@ async def test_a_refused_upload_leaves_the_live_certificate_untouched(
         ordered = await customer.submit(domain, ACCOUNT, chain, key)
         settled = await customer.settled(ordered.command_id)
         assert settled.outcome is Outcome.REFUSED and code in settled.codes, f"{code}: {settled}"
-        assert {await handshake(node, domain, context) for node in nodes} == {pair.leaf}, code
+        assert {await fetch_leaf(node, domain, context) for node in nodes} == {pair.leaf}, code
     after = await customer.show(domain, ACCOUNT)
     assert (after.revision, after.certificates) == (before.revision, before.certificates)

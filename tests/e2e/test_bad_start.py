@@ -12,10 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded.environment import DATABASES, SERVICES, Children, Node
+from deploy.embedded.environment import DATABASES, SERVICES, LocalNode, SpecBuilder
 from deploy.embedded.keys import ensure_keys
-from deploy.embedded.platform import Platform
-from deploy.embedded.supervisor import Spec
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.embedded.supervisor import ProcessSpec
 
 AGENT, NGINX = "agent", "nginx"
 PROGRAMS = [*SERVICES, AGENT]
@@ -30,18 +30,18 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def programs(platform: Platform, scratch: Path) -> dict[str, Spec]:
+def programs(platform: EmbeddedPlatform, scratch: Path) -> dict[str, ProcessSpec]:
     """How each program is started, as the platform does it; the node is a fresh one that holds
     nothing yet."""
     data, run = platform.data, platform.run
     keys = ensure_keys(data, data / "nats" / "unused", datetime.now(UTC))
-    children = Children(data, keys, run["nats_url"], run["postgres"], "info")
-    fresh = Children(scratch / "fresh", keys, run["nats_url"], run["postgres"], "info")
+    builder = SpecBuilder(data, keys, run["nats_url"], run["postgres"], "info")
+    fresh = SpecBuilder(scratch / "fresh", keys, run["nats_url"], run["postgres"], "info")
     (scratch / "fresh").mkdir(mode=0o700)
     with free() as https, free() as http:
-        node = Node("node-1", https.getsockname()[1], http.getsockname()[1])
-    nginx, agent = fresh.node(node)
-    found = {service: children.service(service, service, 0) for service in SERVICES}
+        node = LocalNode("node-1", https.getsockname()[1], http.getsockname()[1])
+    nginx, agent = fresh.node_specs(node)
+    found = {service: builder.service_spec(service, service, 0) for service in SERVICES}
     return found | {AGENT: agent, NGINX: nginx}
 
 
@@ -58,7 +58,7 @@ def busy() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-async def _line(spec: Spec, environment: Mapping[str, str], limit: float = 15) -> str:
+async def _line(spec: ProcessSpec, environment: Mapping[str, str], limit: float = 15) -> str:
     """What it says before it ends with a fault."""
     process = await asyncio.create_subprocess_exec(
         *spec.argv,
@@ -82,7 +82,7 @@ async def _line(spec: Spec, environment: Mapping[str, str], limit: float = 15) -
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_a_missing_setting_is_named(program: str, programs: dict[str, Spec]) -> None:
+async def test_a_missing_setting_is_named(program: str, programs: dict[str, ProcessSpec]) -> None:
     spec = programs[program]
     needed = {f"EDGETLS_{name}" for name in NEEDED | OWN[program]}
     assert needed <= spec.env.keys()
@@ -99,7 +99,7 @@ async def test_a_missing_setting_is_named(program: str, programs: dict[str, Spec
 
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_file_that_is_not_there_is_named(
-    program: str, programs: dict[str, Spec], tmp_path: Path
+    program: str, programs: dict[str, ProcessSpec], tmp_path: Path
 ) -> None:
     spec = programs[program]
     for name in sorted(
@@ -111,7 +111,7 @@ async def test_a_file_that_is_not_there_is_named(
 
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_busy_health_port_is_named(
-    program: str, programs: dict[str, Spec], busy: int
+    program: str, programs: dict[str, ProcessSpec], busy: int
 ) -> None:
     spec = programs[program]
     line = await _line(spec, {**spec.env, "EDGETLS_HEALTH_PORT": str(busy)})
@@ -120,7 +120,7 @@ async def test_a_busy_health_port_is_named(
 
 @pytest.mark.parametrize("port", ["HTTPS", "HTTP"])
 async def test_a_busy_port_of_nginx_is_named(
-    port: str, programs: dict[str, Spec], busy: int
+    port: str, programs: dict[str, ProcessSpec], busy: int
 ) -> None:
     spec = programs[NGINX]
     line = await _line(spec, {**spec.env, f"EDGETLS_NODE_{port}": f"127.0.0.1:{busy}"})
@@ -129,7 +129,7 @@ async def test_a_busy_port_of_nginx_is_named(
 
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_setting_that_can_never_be_right_is_named(
-    program: str, programs: dict[str, Spec], tmp_path: Path
+    program: str, programs: dict[str, ProcessSpec], tmp_path: Path
 ) -> None:
     spec, garbage = programs[program], tmp_path / "garbage"
     garbage.write_text("garbage")
@@ -145,7 +145,7 @@ async def test_a_setting_that_can_never_be_right_is_named(
 
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_refused_login_at_nats_is_named(
-    program: str, programs: dict[str, Spec], tmp_path: Path
+    program: str, programs: dict[str, ProcessSpec], tmp_path: Path
 ) -> None:
     stranger = tmp_path / "stranger.nk"
     ensure_nkey(stranger)
@@ -157,7 +157,7 @@ async def test_a_refused_login_at_nats_is_named(
 
 @pytest.mark.parametrize("program", DATABASES)
 async def test_a_refused_login_at_postgresql_is_named(
-    program: str, programs: dict[str, Spec]
+    program: str, programs: dict[str, ProcessSpec]
 ) -> None:
     spec, name = programs[program], f"EDGETLS_{program.upper()}_DSN"
     dsn = urlsplit(spec.env[name])

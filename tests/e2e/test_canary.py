@@ -24,11 +24,16 @@ from clients.edge_node.nginx.entry import NginxEntry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform import connect
-from deploy.demo.handshakes import Endpoint, Watches, believing, is_refused, verifying
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
-from deploy.residue.residue_scan import leftovers as search
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.residue.residue_scan import find_residue as search
+from deploy.visitors.handshakes import (
+    Endpoint,
+    FleetHandshakes,
+    is_refused,
+    unverified_context,
+    verifying_context,
+)
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey
@@ -53,24 +58,24 @@ NODES = ["node-1", "node-2"]
 class Cage:
     """A platform of its own, and the two keys. ``rsa`` and ``ecdsa``: pairs for DOMAIN."""
 
-    platform: Platform
+    platform: EmbeddedPlatform
     customer: Client
     login: Logins
-    ca: TestCa
+    ca: DevCa
     keys: dict[str, canary.PrivateKey]
-    rsa: Pair
-    ecdsa: Pair
+    rsa: CertificatePair
+    ecdsa: CertificatePair
 
     @property
     def nodes(self) -> list[Endpoint]:
-        return [Endpoint.of(node["id"], node["https"]) for node in self.platform.run["nodes"]]
+        return [Endpoint.parse(node["id"], node["https"]) for node in self.platform.run["nodes"]]
 
     async def submit(self, chain: str, key: str) -> tuple[Outcome, list[str], int]:
         ordered = await self.customer.submit(DOMAIN, ACCOUNT, chain, key)
         settled = await self.customer.settled(ordered.command_id, limit=60)
         return settled.outcome, settled.codes, settled.revision or 0
 
-    async def live(self, pair: Pair) -> None:
+    async def live(self, pair: CertificatePair) -> None:
         outcome, codes, revision = await self.submit(pair.chain, pair.key)
         assert outcome is Outcome.APPLIED, codes
         await self.customer.converged(DOMAIN, revision, limit=60)
@@ -96,7 +101,7 @@ async def cage(scratch: Path, dumping: None) -> AsyncIterator[Cage]:
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGETLS_LOG_LEVEL", "debug")
-            platform = Platform(scratch / "canary", nodes=len(NODES))
+            platform = EmbeddedPlatform(scratch / "canary", nodes=len(NODES))
         stack.push_async_callback(platform.stop)
         await platform.start()
         run = platform.run
@@ -105,12 +110,12 @@ async def cage(scratch: Path, dumping: None) -> AsyncIterator[Cage]:
                 run["nats_url"], Path(run["credentials"]["platform"]), Path(run["submission_key"])
             )
         )
-        ca = TestCa.load(Path(run["trust_roots"]).parent)
+        ca = DevCa.load(Path(run["trust_roots"]).parent)
         keys: dict[str, canary.PrivateKey] = {
             "RSA": await asyncio.to_thread(rsa.generate_private_key, 65537, 2048),
             "ECDSA": ec.generate_private_key(ec.SECP256R1()),
         }
-        pairs = [Pair(*ca.issue([DOMAIN], key)) for key in keys.values()]
+        pairs = [CertificatePair(*ca.issue([DOMAIN], key)) for key in keys.values()]
         yield Cage(platform, customer, Logins(platform, stack), ca, keys, *pairs)
 
 
@@ -160,8 +165,8 @@ async def _refusals(cage: Cage) -> None:
 
 
 async def _replace_under_load(cage: Cage) -> None:
-    async with Watches(
-        cage.nodes, DOMAIN, verifying(Path(cage.platform.run["trust_roots"]))
+    async with FleetHandshakes(
+        cage.nodes, DOMAIN, verifying_context(Path(cage.platform.run["trust_roots"]))
     ) as watches:
         for pair in (cage.ecdsa, cage.rsa, cage.ecdsa):
             await cage.live(pair)
@@ -172,7 +177,7 @@ async def _replace_under_load(cage: Cage) -> None:
 async def _unloadable(cage: Cage) -> None:
     """A certificate with another's key: properly attested, sealed and signed, so that only the node
     can refuse it; and then put into nginx itself, past the agent's check, and asked for."""
-    pair = Pair(cage.ca.issue([UNLOADABLE], cage.keys["RSA"])[0], cage.ecdsa.key)
+    pair = CertificatePair(cage.ca.issue([UNLOADABLE], cage.keys["RSA"])[0], cage.ecdsa.key)
     edge_sync = await cage.login("edge_sync")
     told: list[NodeStatus] = []
 
@@ -200,7 +205,7 @@ async def _unloadable(cage: Cage) -> None:
             entry = NginxEntry(UNLOADABLE, 1, "https", (pems,))  # type: ignore[arg-type]
             assert await plane.put_many([entry]) == {}
             for _ in range(5):
-                assert await is_refused(place, UNLOADABLE, believing())
+                assert await is_refused(place, UNLOADABLE, unverified_context())
         await plane.remove_many([UNLOADABLE])
     # edge_sync keeps what it signed and config does not know: it is taken back as it came.
     await bucket.publish(subject, _bundle(cage, None))
@@ -353,7 +358,7 @@ def _base64(body: bytes) -> str:
     return base64.b64encode(body).decode()
 
 
-def _bundle(cage: Cage, pair: Pair | None) -> bytes:
+def _bundle(cage: Cage, pair: CertificatePair | None) -> bytes:
     """As edge_sync would publish it, made with the platform's own keys; None: a tombstone."""
     fleet = FleetFile.read(Path(cage.platform.run["fleet_file"]))
     edge_sync = read_signer(cage.platform.data / "keys" / "edge_sync.ed25519", "edge_sync")
@@ -370,7 +375,7 @@ def _bundle(cage: Cage, pair: Pair | None) -> bytes:
     return edge_sync.sign(Purpose.BUNDLE, bundle).encode()
 
 
-def _bundle_pair(cage: Cage, fleet: FleetFile, pair: Pair) -> BundlePair:
+def _bundle_pair(cage: Cage, fleet: FleetFile, pair: CertificatePair) -> BundlePair:
     validator = read_signer(cage.platform.data / "keys" / "validator.ed25519", "validator")
     epoch = SealingKey(fleet.epochs[fleet.epoch]).public()
     pair_id = "unloadable-pair"

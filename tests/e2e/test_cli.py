@@ -13,10 +13,9 @@ import pytest
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform.connection import Reach
-from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from shared import catalogue
 from shared.errors import SettingsError
 from tests.e2e.conftest import ACCOUNT, NODES, Edgetls
@@ -25,7 +24,7 @@ from tests.support.waiting import until
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
 
 
-def written(folder: Path, pair: Pair) -> list[str]:
+def written(folder: Path, pair: CertificatePair) -> list[str]:
     """The options that name the pair's two files."""
     name = secrets.token_hex(4)
     (folder / f"{name}.pem").write_text(pair.chain)
@@ -76,28 +75,28 @@ async def test_a_service_type_that_has_no_https_is_refused_with_its_code(edgetls
 
 
 async def test_a_pair_is_submitted_replaced_and_disabled(
-    edgetls: Edgetls, ca: TestCa, files: Path, nodes: list[Endpoint], platform: Platform
+    edgetls: Edgetls, ca: DevCa, files: Path, nodes: list[Endpoint], platform: EmbeddedPlatform
 ) -> None:
     domain = await registered(edgetls, "pair.example.test")
-    first, second = (Pair(*ca.issue([domain], "ecdsa")) for _ in range(2))
-    trusting = verifying(Path(platform.run["trust_roots"]))
+    first, second = (CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(2))
+    trusting = verifying_context(Path(platform.run["trust_roots"]))
 
     told = await edgetls("submit", domain, *written(files, first), "--wait")
     assert told.code == 0, told.err
     assert "live everywhere: revision" in told.out and f"on {NODES} nodes" in told.out
-    assert {await handshake(place, domain, trusting) for place in nodes} == {first.leaf}
+    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {first.leaf}
 
     refused = await edgetls(
-        "submit", domain, *written(files, Pair(first.chain, second.key)), "--json"
+        "submit", domain, *written(files, CertificatePair(first.chain, second.key)), "--json"
     )
     assert refused.code == 1
     assert "key.mismatch" in [one["code"] for one in refused.json["refusal"]]
-    assert {await handshake(place, domain, trusting) for place in nodes} == {first.leaf}
+    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {first.leaf}
 
     done = await edgetls("submit", domain, *written(files, second), "--wait", "--json")
     assert done.json["outcome"] == "applied" and done.json["nodes"] == NODES
     assert 0 < done.json["accepted_ms"] <= done.json["live_ms"]
-    assert {await handshake(place, domain, trusting) for place in nodes} == {second.leaf}
+    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {second.leaf}
 
     off = await edgetls("disable", domain, "--wait", "--json")
     assert off.code == 0, off.err
@@ -115,12 +114,12 @@ async def test_a_pair_is_submitted_replaced_and_disabled(
 
 
 async def test_the_dry_run_finds_what_a_submission_would_and_changes_nothing(
-    edgetls: Edgetls, ca: TestCa, files: Path
+    edgetls: Edgetls, ca: DevCa, files: Path
 ) -> None:
     domain = await registered(edgetls, "dry.example.test")
     good, other = (
-        Pair(*ca.issue([domain], "ecdsa")),
-        Pair(*ca.issue(["other.example.test"], "ecdsa")),
+        CertificatePair(*ca.issue([domain], "ecdsa")),
+        CertificatePair(*ca.issue(["other.example.test"], "ecdsa")),
     )
     assert (await edgetls("check", domain, *written(files, good))).code == 0
     wrong = await edgetls("check", domain, *written(files, other))
@@ -130,13 +129,13 @@ async def test_the_dry_run_finds_what_a_submission_would_and_changes_nothing(
 
 
 async def test_a_der_file_is_told_how_to_become_pem(
-    edgetls: Edgetls, ca: TestCa, files: Path
+    edgetls: Edgetls, ca: DevCa, files: Path
 ) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
     domain = await registered(edgetls, "der.example.test")
-    pair = Pair(*ca.issue([domain], "ecdsa"))
+    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
     options = written(files, pair)
     der = x509.load_pem_x509_certificate(pair.chain.encode()).public_bytes(Encoding.DER)
     Path(options[1]).write_bytes(der)
@@ -147,12 +146,12 @@ async def test_a_der_file_is_told_how_to_become_pem(
 
 
 async def test_a_redirect_needs_https_and_is_set_by_name(
-    edgetls: Edgetls, ca: TestCa, files: Path
+    edgetls: Edgetls, ca: DevCa, files: Path
 ) -> None:
     domain = await registered(edgetls, "settings.example.test")
     early = await edgetls("settings", domain, "--redirect", "to_https", "--json")
     assert [one["code"] for one in early.json["refusal"]] == ["https.not_enabled"]
-    await edgetls("submit", domain, *written(files, Pair(*ca.issue([domain], "ecdsa"))))
+    await edgetls("submit", domain, *written(files, CertificatePair(*ca.issue([domain], "ecdsa"))))
     done = await edgetls("settings", domain, "--redirect", "to_https", "--status", "308")
     assert done.code == 0, done.err
     shown = (await edgetls("domain", "show", domain, "--json")).json
@@ -188,7 +187,7 @@ async def test_money_is_credited_once_a_reference_and_shown(edgetls: Edgetls) ->
 
 
 async def test_a_node_is_labelled_in_the_fleets_view_and_in_the_fleet_file(
-    edgetls: Edgetls, platform: Platform
+    edgetls: Edgetls, platform: EmbeddedPlatform
 ) -> None:
     async def labels() -> dict[str, str]:
         view = (await edgetls("fleet", "show", "--json")).json
@@ -228,10 +227,10 @@ async def test_the_fleet_is_shown_and_a_node_is_drained_and_returned(edgetls: Ed
 
 
 async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
-    edgetls: Edgetls, ca: TestCa, files: Path, nodes: list[Endpoint], platform: Platform
+    edgetls: Edgetls, ca: DevCa, files: Path, nodes: list[Endpoint], platform: EmbeddedPlatform
 ) -> None:
     domain = await registered(edgetls, "rotate.example.test")
-    pair = Pair(*ca.issue([domain], "ecdsa"))
+    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
     assert (await edgetls("submit", domain, *written(files, pair), "--wait")).code == 0
     folder = files / "extra"
     enrolled = await edgetls(
@@ -256,11 +255,11 @@ async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
     await until(lambda: _not(may_log_in), "the removed node may no longer log in")
     view = (await edgetls("fleet", "show", "--json")).json
     assert view["epoch"] == told["epoch"]
-    trusting = verifying(Path(platform.run["trust_roots"]))
-    assert {await handshake(place, domain, trusting) for place in nodes} == {pair.leaf}
-    after = Pair(*ca.issue([domain], "ecdsa"))
+    trusting = verifying_context(Path(platform.run["trust_roots"]))
+    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {pair.leaf}
+    after = CertificatePair(*ca.issue([domain], "ecdsa"))
     assert (await edgetls("submit", domain, *written(files, after), "--wait")).code == 0
-    assert {await handshake(place, domain, trusting) for place in nodes} == {after.leaf}
+    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {after.leaf}
 
 
 async def _not(holds: object) -> bool:
@@ -315,7 +314,7 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(
 
 
 async def test_a_login_that_is_refused_is_one_line(
-    edgetls: Edgetls, files: Path, platform: Platform
+    edgetls: Edgetls, files: Path, platform: EmbeddedPlatform
 ) -> None:
     from clients.fleet.keys import ensure_nkey
 
@@ -333,7 +332,7 @@ async def test_a_login_that_is_refused_is_one_line(
 
 
 async def test_finance_reads_balances_and_orders_nothing(
-    edgetls: Edgetls, platform: Platform
+    edgetls: Edgetls, platform: EmbeddedPlatform
 ) -> None:
     as_finance = (
         "--nats-url",

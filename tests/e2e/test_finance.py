@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clients.platform.connection import Reach
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
@@ -29,12 +29,12 @@ COST = Decimal("0.0002")
 
 
 @pytest.fixture(scope="module")
-def money(platform: Platform) -> Edgetls:
+def money(platform: EmbeddedPlatform) -> Edgetls:
     return Edgetls(platform.data, MONEY)
 
 
 @pytest.fixture(scope="module")
-async def hour(platform: Platform, money: Edgetls) -> AsyncIterator[datetime]:
+async def hour(platform: EmbeddedPlatform, money: Edgetls) -> AsyncIterator[datetime]:
     """The hour of REQUESTS requests that are charged to MONEY, which was credited 5; one more of
     nobody's domain."""
     done = await money(
@@ -92,7 +92,7 @@ def since(hour: datetime) -> list[str]:
 
 
 async def test_usage_charges_statement_and_views_say_the_same(
-    platform: Platform, money: Edgetls, hour: datetime
+    platform: EmbeddedPlatform, money: Edgetls, hour: datetime
 ) -> None:
     usage = (
         await money(
@@ -172,7 +172,7 @@ async def test_usage_of_a_domain_that_nobody_registered_is_shown_as_such(
 
 
 async def test_finance_may_take_it_all_with_its_own_login(
-    platform: Platform, money: Edgetls, hour: datetime
+    platform: EmbeddedPlatform, money: Edgetls, hour: datetime
 ) -> None:
     login = (
         "--nats-url",

@@ -21,7 +21,7 @@ from tests.e2e.conftest import Edgetls
 from tests.support.waiting import until
 
 
-async def _nobody(*_: Any) -> list[str]:
+async def _enrol_nothing(*_: Any) -> list[str]:
     return []
 
 
@@ -31,9 +31,9 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
     data = (
         scratch / "first"
     )  # of no other test: a fleet file that was used before would start another epoch
-    monkeypatch.setattr(embedded, "announce", _nobody)
-    monkeypatch.setattr(embedded, "repeat", _nobody)
-    running = embedded.Platform(data, nodes=1, start_seconds=120)
+    monkeypatch.setattr(embedded, "enrol_fleet", _enrol_nothing)
+    monkeypatch.setattr(embedded, "enrol_missing", _enrol_nothing)
+    running = embedded.EmbeddedPlatform(data, nodes=1, start_seconds=120)
     started = asyncio.create_task(running.start())
     edgetls = Edgetls(data)
 
@@ -62,7 +62,7 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
         await running.stop()
 
 
-async def _published_trust(running: embedded.Platform) -> Signed | None:
+async def _published_trust(running: embedded.EmbeddedPlatform) -> Signed | None:
     """What the bucket gives to the nodes."""
     client = await login(running.run["nats_url"], "edge_sync", seed_file(running.data, "edge_sync"))
     bucket = s.BUCKET_KEYRINGS

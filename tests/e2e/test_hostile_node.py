@@ -14,11 +14,11 @@ from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 
 from clients.platform import Platform as Client
-from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
-from deploy.demo.stage import Pair
-from deploy.demo.traffic import Origin, send_requests
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
+from deploy.visitors.http_requests import send_requests
+from deploy.visitors.origin_server import OriginServer
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.base import Signed
@@ -42,17 +42,17 @@ class Scene:
 
     def __init__(
         self,
-        platform: Platform,
+        platform: EmbeddedPlatform,
         customer: Client,
         login: Logins,
         domain: str,
         other: str,
-        pair: Pair,
+        pair: CertificatePair,
     ) -> None:
         self.platform, self.customer, self.login = platform, customer, login
         self.domain, self.other, self.pair = domain, other, pair
-        self.context = verifying(Path(platform.run["trust_roots"]))
-        self.nodes = [Endpoint.of(node["id"], node["https"]) for node in platform.run["nodes"]]
+        self.context = verifying_context(Path(platform.run["trust_roots"]))
+        self.nodes = [Endpoint.parse(node["id"], node["https"]) for node in platform.run["nodes"]]
         self.victim = next(node for node in self.nodes if node.node == VICTIM)
 
     @property
@@ -76,7 +76,7 @@ class Scene:
     async def serves_on(self) -> None:
         """The victim serves what it served, is in sync, and counts to the last request what it is
         asked now."""
-        assert await handshake(self.victim, self.domain, self.context) == self.pair.leaf
+        assert await fetch_leaf(self.victim, self.domain, self.context) == self.pair.leaf
         assert await is_refused(self.victim, "evil.test")
         before = await self._counted()
         assert await send_requests([self.victim], [self.domain], self.context, 40) == []
@@ -122,7 +122,7 @@ class Scene:
             await heard(await self.login("edge_sync"), catalogue.EDGE_STATUS.for_node(VICTIM)),
         )
 
-    async def uploads(self, pair: Pair) -> None:
+    async def uploads(self, pair: CertificatePair) -> None:
         ordered = await self.customer.submit(self.domain, ACCOUNT, pair.chain, pair.key)
         settled = await self.customer.settled(ordered.command_id)
         assert settled.outcome is Outcome.APPLIED, settled
@@ -146,20 +146,22 @@ async def heard(client: Connection, subject: str) -> bytes:
 
 @pytest.fixture
 async def scene(
-    platform: Platform, customer: Client, ca: TestCa, login: Logins
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, login: Logins
 ) -> AsyncIterator[Scene]:
     tag = secrets.token_hex(3)
     domain, other = f"www.victim-{tag}.test", f"www.other-{tag}.test"
-    async with Origin() as origin:
+    async with OriginServer() as origin:
         for name in (domain, other):
             ordered = await customer.register(
                 name, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}"
             )
             assert (await customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
-        made = Scene(platform, customer, login, other, domain, Pair(*ca.issue([other], "ecdsa")))
+        made = Scene(
+            platform, customer, login, other, domain, CertificatePair(*ca.issue([other], "ecdsa"))
+        )
         await made.uploads(made.pair)
         made.domain, made.other = domain, other
-        await made.uploads(Pair(*ca.issue([domain], "ecdsa")))
+        await made.uploads(CertificatePair(*ca.issue([domain], "ecdsa")))
         yield made
 
 
@@ -220,7 +222,7 @@ DROPPED = (
 
 
 async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_stream(
-    scene: Scene, ca: TestCa
+    scene: Scene, ca: DevCa
 ) -> None:
     """What stands in another bucket, at just the places that come next in that of the bundles: the
     trust document, and the sealing word where edge_sync said it meanwhile."""
@@ -261,7 +263,7 @@ async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_st
             await until(lambda place=place: place in arrived, "the reply comes to the victim")
     assert arrived >= set(range(end + 1, end + 21))
     assert await _stands_at(scene, end)
-    await scene.uploads(Pair(*ca.issue([scene.domain], "ecdsa")))
+    await scene.uploads(CertificatePair(*ca.issue([scene.domain], "ecdsa")))
     await scene.serves_on()
 
 
@@ -297,7 +299,7 @@ async def test_a_hostile_node_speaks_on_no_subject_of_others(scene: Scene) -> No
 
 
 async def test_who_holds_the_broker_makes_a_node_take_nothing(
-    scene: Scene, ca: TestCa, nodes: list[Endpoint]
+    scene: Scene, ca: DevCa, nodes: list[Endpoint]
 ) -> None:
     """With the logins of edge_sync and billing, but not their signing keys."""
     edge_sync, billing = await scene.login("edge_sync"), await scene.login("billing")
@@ -343,10 +345,10 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
             f"the victim drops at least three: {event} {what}",
         )
     for node in nodes:
-        assert await handshake(node, scene.domain, scene.context) == scene.pair.leaf
+        assert await fetch_leaf(node, scene.domain, scene.context) == scene.pair.leaf
     # The bucket holds a forgery now: what is truly signed next, at its own revision, is taken all
     # the same.
-    await scene.uploads(Pair(*ca.issue([scene.domain], "ecdsa")))
+    await scene.uploads(CertificatePair(*ca.issue([scene.domain], "ecdsa")))
     await scene.serves_on()
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from clients.platform.connection import Reach
-from deploy.demo.handshakes import Endpoint, handshake, verifying
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from shared import catalogue
 from shared.contracts.queries import Nothing, PageSealed
 from tests.e2e.conftest import Edgetls
@@ -28,7 +27,7 @@ def files(scratch: Path) -> Path:
     return folder
 
 
-def written(folder: Path, pair: Pair) -> list[str]:
+def written(folder: Path, pair: CertificatePair) -> list[str]:
     name = secrets.token_hex(4)
     (folder / f"{name}.pem").write_text(pair.chain)
     (folder / f"{name}.key").write_text(pair.key)
@@ -40,18 +39,20 @@ def _as_openssl(view: dict[str, Any]) -> str:
     return bytes.fromhex(view["certificates"][0]["fingerprint"]).hex(":").upper()
 
 
-async def serve(platform: Platform, nodes: list[Endpoint], domain: str, pair: Pair) -> None:
-    context = verifying(Path(platform.run["trust_roots"]))
-    assert {await handshake(place, domain, context) for place in nodes} == {pair.leaf}
+async def serve(
+    platform: EmbeddedPlatform, nodes: list[Endpoint], domain: str, pair: CertificatePair
+) -> None:
+    context = verifying_context(Path(platform.run["trust_roots"]))
+    assert {await fetch_leaf(place, domain, context) for place in nodes} == {pair.leaf}
 
 
 async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted(
-    edgetls: Edgetls, platform: Platform, nodes: list[Endpoint], ca: TestCa, files: Path
+    edgetls: Edgetls, platform: EmbeddedPlatform, nodes: list[Endpoint], ca: DevCa, files: Path
 ) -> None:
     domains = ["a.lib.example.test", "b.lib.example.test"]
     for domain in domains:
         assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
-    first, second = (Pair(*ca.issue(["*.lib.example.test"], "ecdsa")) for _ in range(2))
+    first, second = (CertificatePair(*ca.issue(["*.lib.example.test"], "ecdsa")) for _ in range(2))
     done = await edgetls("cert", "store", "wild", *written(files, first), "--json")
     assert done.code == 0 and done.json["outcome"] == "applied", done.err
     assert "BEGIN" not in done.out
@@ -103,9 +104,9 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
 
 
 async def test_a_rotation_seals_stored_pairs_anew_too(
-    edgetls: Edgetls, platform: Platform, ca: TestCa, files: Path
+    edgetls: Edgetls, platform: EmbeddedPlatform, ca: DevCa, files: Path
 ) -> None:
-    pair = Pair(*ca.issue(["*.rotated.example.test"], "ecdsa"))
+    pair = CertificatePair(*ca.issue(["*.rotated.example.test"], "ecdsa"))
     assert (await edgetls("cert", "store", "rotated", *written(files, pair))).code == 0
     done = await edgetls("fleet", "rotate", "--json", limit=90)
     assert done.code == 0, done.err
@@ -123,11 +124,14 @@ async def test_a_rotation_seals_stored_pairs_anew_too(
 
 
 async def test_own_roots_make_a_private_chain_good(
-    edgetls: Edgetls, platform: Platform, nodes: list[Endpoint], scratch: Path, files: Path
+    edgetls: Edgetls, platform: EmbeddedPlatform, nodes: list[Endpoint], scratch: Path, files: Path
 ) -> None:
-    own = TestCa.ensure(scratch / "own-ca", datetime.now(UTC))
+    own = DevCa.ensure(scratch / "own-ca", datetime.now(UTC))
     roots = own.root_file
-    pair, domain = Pair(*own.issue(["private.example.test"], "ecdsa")), "private.example.test"
+    pair, domain = (
+        CertificatePair(*own.issue(["private.example.test"], "ecdsa")),
+        "private.example.test",
+    )
     assert (await edgetls("domain", "register", domain, *ORIGIN, "--trust", "private")).code == 0
     refused = await edgetls("submit", domain, *written(files, pair), "--json")
     assert refused.code == 1
@@ -136,16 +140,18 @@ async def test_own_roots_make_a_private_chain_good(
     done = await edgetls("submit", domain, *written(files, pair), "--name", "private-1", "--wait")
     assert done.code == 0, done.err
     assert "private-1 (custom)" in (await edgetls("domain", "show", domain)).out
-    assert {await handshake(place, domain, verifying(roots)) for place in nodes} == {pair.leaf}
+    assert {await fetch_leaf(place, domain, verifying_context(roots)) for place in nodes} == {
+        pair.leaf
+    }
     assert (await edgetls("roots", "set", "--none")).code == 0
 
 
 async def test_settings_are_previewed_and_changed_from_the_command_line(
-    edgetls: Edgetls, platform: Platform, ca: TestCa, files: Path
+    edgetls: Edgetls, platform: EmbeddedPlatform, ca: DevCa, files: Path
 ) -> None:
     domain = "cli-settings.example.test"
     assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
-    pair = Pair(*ca.issue([domain], "ecdsa"))
+    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
     assert (await edgetls("submit", domain, *written(files, pair))).code == 0
     words = (
         "settings",

@@ -9,9 +9,8 @@ import pytest
 
 from clients.platform import Event, Progressed, SettingsError, Unreachable, connect, findings_of
 from clients.platform import Platform as Client
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.contracts.domains import Outcome
 from tests.e2e.conftest import ACCOUNT, NODES
@@ -25,7 +24,7 @@ async def _applied(customer: Client, domain: str) -> None:
 
 
 async def test_who_missed_the_event_is_told_by_config(
-    platform: Platform, customer: Client, ca: TestCa
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa
 ) -> None:
     await _applied(customer, "missed.example.test")
     chain, key = ca.issue(["missed.example.test"], "ecdsa")
@@ -77,9 +76,9 @@ async def test_a_refusal_carries_codes_with_sentences(customer: Client) -> None:
     assert [one.code.value for one in findings_of(settled)] == ["domain.unknown"]
 
 
-async def test_progress_is_told_until_every_node_serves(customer: Client, ca: TestCa) -> None:
+async def test_progress_is_told_until_every_node_serves(customer: Client, ca: DevCa) -> None:
     await _applied(customer, "progress.example.test")
-    pair = Pair(*ca.issue(["progress.example.test"], "ecdsa"))
+    pair = CertificatePair(*ca.issue(["progress.example.test"], "ecdsa"))
     told: list[Progressed] = []
     ordered = await customer.submit("progress.example.test", ACCOUNT, pair.chain, pair.key)
     settled = await customer.settled(ordered.command_id)
@@ -135,7 +134,7 @@ async def test_from_now_on_means_what_comes_after(customer: Client) -> None:
 
 
 async def test_a_key_in_clear_never_leaves(
-    customer: Client, ca: TestCa, monkeypatch: pytest.MonkeyPatch
+    customer: Client, ca: DevCa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
     publish = customer._reach.client.publish
@@ -154,7 +153,7 @@ async def test_a_key_in_clear_never_leaves(
         assert secret not in payload.replace(b"\\n", b"").replace(b"\n", b"")
 
 
-async def test_sealing_needs_the_submission_key(platform: Platform) -> None:
+async def test_sealing_needs_the_submission_key(platform: EmbeddedPlatform) -> None:
     run = platform.run
     async with await connect(run["nats_url"], Path(run["credentials"]["platform"])) as blind:
         with pytest.raises(SettingsError, match="submission key"):

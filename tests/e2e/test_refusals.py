@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.e2e.conftest import Edgetls
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
@@ -20,13 +19,13 @@ KEPT = "kept-for-refusals"
 
 
 @pytest.fixture(scope="module")
-def files(scratch: Path, platform: Platform) -> Path:
+def files(scratch: Path, platform: EmbeddedPlatform) -> Path:
     """A good pair, one for another name, and texts that are neither."""
-    ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
+    ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
     folder = scratch / "refusals"
     folder.mkdir()
     for name, names in (("good", ["*.refusals.test"]), ("other", ["*.unrelated.test"])):
-        pair = Pair(*ca.issue(names, "ecdsa"))
+        pair = CertificatePair(*ca.issue(names, "ecdsa"))
         (folder / f"{name}.pem").write_text(pair.chain)
         (folder / f"{name}.key").write_text(pair.key)
     (folder / "junk").write_text("neither PEM nor a price book")
@@ -48,7 +47,7 @@ def files(scratch: Path, platform: Platform) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def lived(platform: Platform, files: Path) -> None:
+async def lived(platform: EmbeddedPlatform, files: Path) -> None:
     """A domain with HTTPS by a stored certificate, one without, and one that the certificate does
     not cover."""
     edgetls = Edgetls(platform.data)

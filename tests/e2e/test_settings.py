@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.demo.handshakes import REFUSED, Agreed, Endpoint, agree, verifying
-from deploy.demo.traffic import Visitor
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import (
+    HANDSHAKE_REFUSED,
+    Endpoint,
+    NegotiatedTls,
+    negotiate_tls,
+    verifying_context,
+)
+from deploy.visitors.http_requests import VisitorConnection
 from shared.contracts.domains import CommandSettled, Hsts, Outcome
 
 ACCOUNT = "e2e-settings"
@@ -65,8 +71,8 @@ async def origin() -> AsyncIterator[Recorder]:
 
 
 @pytest.fixture
-def http_nodes(platform: Platform) -> list[Endpoint]:
-    return [Endpoint.of(node["id"], node["http"]) for node in platform.run["nodes"]]
+def http_nodes(platform: EmbeddedPlatform) -> list[Endpoint]:
+    return [Endpoint.parse(node["id"], node["http"]) for node in platform.run["nodes"]]
 
 
 async def live(customer: Client, command_id: str) -> CommandSettled:
@@ -76,7 +82,7 @@ async def live(customer: Client, command_id: str) -> CommandSettled:
     return settled
 
 
-async def enabled(customer: Client, ca: TestCa, domain: str, port: int = 9) -> None:
+async def enabled(customer: Client, ca: DevCa, domain: str, port: int = 9) -> None:
     await customer.settled(
         (await customer.register(domain, ACCOUNT, "video", f"http://127.0.0.1:{port}")).command_id
     )
@@ -86,20 +92,24 @@ async def enabled(customer: Client, ca: TestCa, domain: str, port: int = 9) -> N
 
 
 async def spoken(
-    platform: Platform, place: Endpoint, domain: str, low: ssl.TLSVersion, high: ssl.TLSVersion
-) -> Agreed | None:
+    platform: EmbeddedPlatform,
+    place: Endpoint,
+    domain: str,
+    low: ssl.TLSVersion,
+    high: ssl.TLSVersion,
+) -> NegotiatedTls | None:
     """What a client agrees on that offers from ``low`` to ``high``; None where it is refused."""
-    context = verifying(Path(platform.run["trust_roots"]))
+    context = verifying_context(Path(platform.run["trust_roots"]))
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     context.minimum_version, context.maximum_version = low, high
     context.set_alpn_protocols(["h2", "http/1.1"])
     try:
-        return await agree(place, domain, context)
-    except REFUSED:
+        return await negotiate_tls(place, domain, context)
+    except HANDSHAKE_REFUSED:
         return None
 
 
-def workers(platform: Platform) -> set[int]:
+def workers(platform: EmbeddedPlatform) -> set[int]:
     """Pids of the nginx processes of every node: a reload would make new ones."""
     found: set[int] = set()
     for pid_file in (platform.data / "nodes").rglob("nginx.pid"):
@@ -110,7 +120,7 @@ def workers(platform: Platform) -> set[int]:
 
 
 async def test_a_range_of_tls_versions_is_a_domains_own_and_changes_without_a_reload(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint]
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[Endpoint]
 ) -> None:
     only12, only13 = "only12.example.test", "only13.example.test"
     await asyncio.gather(enabled(customer, ca, only12), enabled(customer, ca, only13))
@@ -137,7 +147,7 @@ async def test_a_range_of_tls_versions_is_a_domains_own_and_changes_without_a_re
 
 
 async def test_http2_is_negotiated_where_it_is_on(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint]
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[Endpoint]
 ) -> None:
     domain = "h2.example.test"
     await enabled(customer, ca, domain)
@@ -149,7 +159,7 @@ async def test_http2_is_negotiated_where_it_is_on(
 
 
 async def test_hsts_is_sent_while_it_is_on(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint], origin: Recorder
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[Endpoint], origin: Recorder
 ) -> None:
     domain = "hsts.example.test"
     await enabled(customer, ca, domain, origin.port)
@@ -162,18 +172,20 @@ async def test_hsts_is_sent_while_it_is_on(
     assert await _hsts(platform, nodes[0], domain) is None
 
 
-async def _hsts(platform: Platform, place: Endpoint, domain: str) -> str | None:
-    visitor = await Visitor.arrive(place, domain, verifying(Path(platform.run["trust_roots"])))
+async def _hsts(platform: EmbeddedPlatform, place: Endpoint, domain: str) -> str | None:
+    visitor = await VisitorConnection.open(
+        place, domain, verifying_context(Path(platform.run["trust_roots"]))
+    )
     try:
         return (await visitor.get("/")).headers.get("strict-transport-security")
     finally:
-        visitor.leave()
+        visitor.close()
 
 
 async def test_a_post_survives_a_redirect_with_308(
-    platform: Platform,
+    platform: EmbeddedPlatform,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     nodes: list[Endpoint],
     http_nodes: list[Endpoint],
     origin: Recorder,
@@ -188,7 +200,7 @@ async def test_a_post_survives_a_redirect_with_308(
     status, location = await _post(http_nodes[0], domain, None)
     assert status == 308 and location.startswith(f"https://{domain}") and location.endswith("/form")
     assert origin.requests == []
-    status, _ = await _post(nodes[0], domain, verifying(Path(platform.run["trust_roots"])))
+    status, _ = await _post(nodes[0], domain, verifying_context(Path(platform.run["trust_roots"])))
     assert status == 200 and origin.requests == [("POST", b"name=value")]
 
 
@@ -212,10 +224,10 @@ async def _post(place: Endpoint, domain: str, context: ssl.SSLContext | None) ->
 
 async def test_a_new_origin_is_fetched_from_at_once_with_https_on_or_off(
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     nodes: list[Endpoint],
     http_nodes: list[Endpoint],
-    platform: Platform,
+    platform: EmbeddedPlatform,
     origin: Recorder,
 ) -> None:
     domain = "moved.example.test"
@@ -225,12 +237,12 @@ async def test_a_new_origin_is_fetched_from_at_once_with_https_on_or_off(
         domain, ACCOUNT, origin=f"http://127.0.0.1:{origin.port}"
     )
     await live(customer, change.command_id)
-    visitor = await Visitor.arrive(http_nodes[0], domain, None)
+    visitor = await VisitorConnection.open(http_nodes[0], domain, None)
     assert (await visitor.get("/")).body == b"ok"
-    visitor.leave()
+    visitor.close()
 
 
-async def test_settings_that_exclude_each_other_are_refused(customer: Client, ca: TestCa) -> None:
+async def test_settings_that_exclude_each_other_are_refused(customer: Client, ca: DevCa) -> None:
     domain = "conflict.example.test"
     await enabled(customer, ca, domain)
     await live(

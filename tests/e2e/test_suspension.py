@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from clients.platform import Platform as Client
-from deploy.demo.handshakes import Endpoint, handshake, is_refused, verifying
 from deploy.embedded import nats
-from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.dev_ca import DevCa
 from deploy.embedded.keys import seed_file
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from shared import catalogue
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome
@@ -23,7 +23,9 @@ from tests.support.waiting import until
 OWNER, DOMAIN = "overdue", "www.overdue.test"
 
 
-async def tell(platform: Platform, change: Literal["overdue", "settled"], crossing: int) -> None:
+async def tell(
+    platform: EmbeddedPlatform, change: Literal["overdue", "settled"], crossing: int
+) -> None:
     """As billing does."""
     subject = (
         catalogue.EVENT_BALANCE_OVERDUE if change == "overdue" else catalogue.EVENT_BALANCE_SETTLED
@@ -50,7 +52,7 @@ async def tell(platform: Platform, change: Literal["overdue", "settled"], crossi
 
 
 async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[Endpoint]
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[Endpoint]
 ) -> None:
     await customer.settled(
         (await customer.register(DOMAIN, OWNER, "video", "http://127.0.0.1:9")).command_id
@@ -60,8 +62,8 @@ async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
     )
     assert settled.outcome is Outcome.APPLIED
     await customer.converged(DOMAIN, settled.revision or 0)
-    context = verifying(Path(platform.run["trust_roots"]))
-    leaf = await handshake(nodes[0], DOMAIN, context)
+    context = verifying_context(Path(platform.run["trust_roots"]))
+    leaf = await fetch_leaf(nodes[0], DOMAIN, context)
 
     await tell(platform, "overdue", 1)
     suspended = await _until_state(customer, DomainState.SUSPENDED, settled.revision or 0)
@@ -75,7 +77,7 @@ async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
 
     await tell(platform, "settled", 2)
     await customer.converged(DOMAIN, await _until_state(customer, DomainState.ENABLED, suspended))
-    assert [await handshake(node, DOMAIN, context) for node in nodes] == [leaf for _ in nodes]
+    assert [await fetch_leaf(node, DOMAIN, context) for node in nodes] == [leaf for _ in nodes]
     await customer.settled((await customer.remove(DOMAIN, OWNER)).command_id)
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.demo.handshakes import Endpoint
-from deploy.demo.stage import Pair
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import Endpoint
 from tests.e2e.conftest import ACCOUNT, Edgetls
 from tests.e2e.test_cli import files, registered, written
 from tests.support.pki import Authority
@@ -41,14 +40,14 @@ async def served(place: Endpoint, domain: str, roots: Path, ciphers: str) -> str
 @pytest.mark.parametrize("order", [("rsa", "ecdsa"), ("ecdsa", "rsa")])
 async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
     edgetls: Edgetls,
-    ca: TestCa,
+    ca: DevCa,
     files: Path,
     nodes: list[Endpoint],
-    platform: Platform,
+    platform: EmbeddedPlatform,
     order: tuple[str, str],
 ) -> None:
     domain = await registered(edgetls, f"{order[0]}-first.example.test")
-    pairs = {kind: Pair(*ca.issue([domain], kind)) for kind in order}  # type: ignore[arg-type]
+    pairs = {kind: CertificatePair(*ca.issue([domain], kind)) for kind in order}  # type: ignore[arg-type]
     both = [option for kind in order for option in written(files, pairs[kind])]
     assert (await edgetls("check", domain, *both)).code == 0
     done = await edgetls("submit", domain, *both, "--wait", "--json")
@@ -68,11 +67,13 @@ async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
 
 
 async def test_two_pairs_of_one_kind_or_a_key_too_few_are_refused(
-    edgetls: Edgetls, ca: TestCa, files: Path
+    edgetls: Edgetls, ca: DevCa, files: Path
 ) -> None:
     domain = await registered(edgetls, "same-kind.example.test")
     two = [
-        option for _ in range(2) for option in written(files, Pair(*ca.issue([domain], "ecdsa")))
+        option
+        for _ in range(2)
+        for option in written(files, CertificatePair(*ca.issue([domain], "ecdsa")))
     ]
     done = await edgetls("submit", domain, *two, "--json")
     assert "pair.same_kind" in [one["code"] for one in done.json["refusal"]]
@@ -89,7 +90,7 @@ async def test_the_dry_run_judges_by_the_accounts_own_roots_when_it_is_told_to(
     leaf = own.issue(
         ["own.example.test"], not_before=now - timedelta(days=1), not_after=now + timedelta(days=60)
     )
-    options = written(files, Pair(leaf.chain_pem, leaf.key_pem))
+    options = written(files, CertificatePair(leaf.chain_pem, leaf.key_pem))
     public = await edgetls("check", "own.example.test", *options, "--json")
     assert [one["code"] for one in public.json["refusal"]] == ["chain.incomplete"]
     ordered = await customer.set_roots(ACCOUNT, own.pem)

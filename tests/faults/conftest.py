@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.faults.story import Story
 
 
@@ -17,14 +17,14 @@ def outage_from_the_start(outage_in_the_background: None) -> None:
 
 
 @pytest.fixture(scope="session")
-async def platform(scratch: Path) -> AsyncIterator[Platform]:
-    running = Platform(scratch / "killed", nodes=2, replicas={"config": 2})
+async def platform(scratch: Path) -> AsyncIterator[EmbeddedPlatform]:
+    running = EmbeddedPlatform(scratch / "killed", nodes=2, replicas={"config": 2})
     await running.start()
     yield running
     await running.stop()
 
 
 @pytest.fixture(scope="session")
-async def story(platform: Platform) -> AsyncIterator[Story]:
+async def story(platform: EmbeddedPlatform) -> AsyncIterator[Story]:
     async with Story.on(platform, [f"www.fault-{number}.test" for number in range(3)]) as story:
         yield story

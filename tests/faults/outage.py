@@ -15,7 +15,7 @@ import pytest
 from deploy.embedded import nats
 from deploy.embedded.keys import ensure_keys, ensure_nodes, seed_file
 from deploy.embedded.lock import DataLock
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from deploy.embedded.ports import HOST, Ports
 from deploy.embedded.supervisor import Supervisor
 from shared.private_files import private_folder
@@ -32,7 +32,7 @@ class Outage:
     """``pids`` and ``used`` (processor seconds) by process, from before the cut; ``began``:
     monotonic."""
 
-    platform: Platform
+    platform: EmbeddedPlatform
     proxy: CuttableProxy
     story: Story
     pids: dict[str, int | None] = field(default_factory=dict)
@@ -58,17 +58,17 @@ class Outage:
 
 
 @asynccontextmanager
-async def behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttableProxy]]:
+async def behind_proxy(folder: Path) -> AsyncIterator[tuple[EmbeddedPlatform, CuttableProxy]]:
     """Services and nodes reach a broker of its own through a proxy, by EDGETLS_NATS_URL."""
     data = folder / "data"
     ports = Ports(folder / "ports.json")
-    broker = nats.Broker(private_folder(data) / "nats", ports.pick("nats"), {})
+    broker = nats.EmbeddedBroker(private_folder(data) / "nats", ports.pick("nats"), {})
     lock = DataLock(data)
-    lock.take()
+    lock.acquire()
     keys = ensure_keys(data, broker.users_file, datetime.now(UTC))
-    spec = nats.Broker(broker.folder, broker.port, keys.users).prepare()
+    spec = nats.EmbeddedBroker(broker.folder, broker.port, keys.users).prepare()
     ensure_nodes(keys, NODES)
-    lock.drop()
+    lock.release()
     async with AsyncExitStack() as stack:
         supervisor = Supervisor(private_folder(folder / "broker"))
         stack.push_async_callback(supervisor.stop)
@@ -80,7 +80,7 @@ async def behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttablePr
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGETLS_NATS_URL", f"nats://{proxy.host}:{proxy.port}")
-            platform = Platform(data, nodes=len(NODES))
+            platform = EmbeddedPlatform(data, nodes=len(NODES))
         stack.push_async_callback(platform.stop)
         await platform.start()
         yield platform, proxy

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from clients.platform import Platform as Client
 from clients.platform import connect
-from deploy.demo.handshakes import REFUSED, Endpoint, handshake, verifying
-from deploy.demo.stage import Pair
-from deploy.demo.traffic import BODY, Origin, Visitor
 from deploy.embedded import nats
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.visitors.handshakes import HANDSHAKE_REFUSED, Endpoint, fetch_leaf, verifying_context
+from deploy.visitors.http_requests import VisitorConnection
+from deploy.visitors.origin_server import ORIGIN_BODY, OriginServer
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.domains import CommandSettled, Outcome
@@ -62,10 +62,10 @@ class Story:
     """Uploads and usage on one platform, on and off. ``since``: the event stream's sequence when it
     began."""
 
-    platform: Platform
+    platform: EmbeddedPlatform
     customer: Client
     domains: list[str]
-    ca: TestCa
+    ca: DevCa
     since: int
     uploads: list[Upload] = field(default_factory=list)
     visits: Visits = field(default_factory=Visits)
@@ -76,7 +76,7 @@ class Story:
 
     @classmethod
     @asynccontextmanager
-    async def on(cls, platform: Platform, domains: Iterable[str]) -> AsyncIterator[Story]:
+    async def on(cls, platform: EmbeddedPlatform, domains: Iterable[str]) -> AsyncIterator[Story]:
         """Registers the domains and gives each its first certificate."""
         run = platform.run
         async with AsyncExitStack() as stack:
@@ -84,8 +84,8 @@ class Story:
             customer = await stack.enter_async_context(
                 await connect(run["nats_url"], seed, key, patience=PATIENCE)
             )
-            origin = await stack.enter_async_context(Origin())
-            ca = TestCa.load(Path(run["trust_roots"]).parent)
+            origin = await stack.enter_async_context(OriginServer())
+            ca = DevCa.load(Path(run["trust_roots"]).parent)
             story = cls(platform, customer, list(domains), ca, await customer.last_event())
             for domain in story.domains:
                 ordered = await customer.register(
@@ -97,11 +97,11 @@ class Story:
 
     @property
     def nodes(self) -> list[Endpoint]:
-        return [Endpoint.of(node["id"], node["https"]) for node in self.platform.run["nodes"]]
+        return [Endpoint.parse(node["id"], node["https"]) for node in self.platform.run["nodes"]]
 
     async def upload(self, domain: str) -> Upload:
         """Returns when it is stored."""
-        pair = Pair(*self.ca.issue([domain], "ecdsa"))
+        pair = CertificatePair(*self.ca.issue([domain], "ecdsa"))
         upload = Upload(f"upload-{secrets.token_hex(8)}", domain, pair.leaf)
         await self.customer.submit(
             domain, ACCOUNT, pair.chain, pair.key, command_id=upload.command_id
@@ -160,30 +160,32 @@ class Story:
             await asyncio.sleep(_BETWEEN_UPLOADS)
 
     async def _keep_visiting(self, node: Endpoint, domain: str, over: asyncio.Event) -> None:
-        context = verifying(Path(self.platform.run["trust_roots"]))
+        context = verifying_context(Path(self.platform.run["trust_roots"]))
         while not over.is_set():
             visitor = None
             try:
-                visitor = await Visitor.arrive(node, domain, context)
+                visitor = await VisitorConnection.open(node, domain, context)
                 for _ in range(_PER_CONNECTION):
                     answer = await visitor.get("/file")
                     self.visits.answered[node.node] += 1
-                    if answer.status != 200 or answer.body != BODY:
+                    if answer.status != 200 or answer.body != ORIGIN_BODY:
                         self.visits.wrong.append(
                             f"{node.node} answered {answer.status} for {domain}"
                         )
                     await asyncio.sleep(_PAUSE)
                     if over.is_set():
                         break
-            except (*REFUSED, OSError, TimeoutError) as error:
+            except (*HANDSHAKE_REFUSED, OSError, TimeoutError) as error:
                 self.visits.broken[node.node] += 1
                 self.visits.wrong += (
-                    [] if isinstance(error, (*REFUSED, OSError)) else [f"{node.node} hung"]
+                    []
+                    if isinstance(error, (*HANDSHAKE_REFUSED, OSError))
+                    else [f"{node.node} hung"]
                 )
                 await asyncio.sleep(_PAUSE)
             finally:
                 if visitor is not None:
-                    visitor.leave()
+                    visitor.close()
 
     async def requests(self, more: int) -> None:
         """Until so many more were answered: the clock of this story."""
@@ -245,9 +247,9 @@ class Story:
         return {domain: leaf for domain, (_, leaf) in last.items()}
 
     async def _served_everywhere(self, expected: dict[str, str]) -> None:
-        context = verifying(Path(self.platform.run["trust_roots"]))
+        context = verifying_context(Path(self.platform.run["trust_roots"]))
         for node in self.nodes:
-            served = {domain: await handshake(node, domain, context) for domain in self.domains}
+            served = {domain: await fetch_leaf(node, domain, context) for domain in self.domains}
             assert served == expected, f"{node.node} does not serve the last certificates"
 
     async def _billed_is_logged(self) -> tuple[int, int]:

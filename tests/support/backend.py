@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded.nats import Broker, serves_jetstream
+from deploy.embedded.nats import EmbeddedBroker, serves_jetstream
 from deploy.embedded.ports import Ports
-from deploy.embedded.postgres import Postgres
+from deploy.embedded.postgres import EmbeddedPostgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
 from shared.messaging.connection import connect
@@ -63,7 +63,7 @@ async def backend(
     keys = private_folder(folder / "keys")
     names = [user.name for user in topology.USERS] + [f"node-{node}" for node in nodes]
     public = {name: ensure_nkey(keys / f"{name}.nk") for name in names}
-    broker = Broker(
+    broker = EmbeddedBroker(
         folder / "nats",
         Ports(folder / "ports.json").pick("nats"),
         with_storekeeper(public, keys / "storekeeper.nk"),
@@ -77,7 +77,7 @@ async def backend(
     await supervisor.start(spec)
     dsns: dict[str, str] = {}
     if databases:
-        postgres = Postgres(folder, databases)
+        postgres = EmbeddedPostgres(folder, databases)
         await supervisor.start(postgres.prepare())
         await until(postgres.ready, "PostgreSQL answers", limit=30)
         dsns = await postgres.provision()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from deploy.residue.residue_patterns import Needles
+from deploy.residue.residue_patterns import ResiduePatterns
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _PART = 16
@@ -59,9 +59,11 @@ def pem(key: PrivateKey) -> dict[str, str]:
 _FORMATS = {"PKCS8": PrivateFormat.PKCS8, "traditional": PrivateFormat.TraditionalOpenSSL}
 
 
-def needles(key: PrivateKey) -> Needles:
-    """For deploy.embedded.orphans, and for ``found_in_file``."""
-    return Needles(tuple(dict.fromkeys(_texts(key))), tuple(dict.fromkeys(_folded(key))), ())
+def needles(key: PrivateKey) -> ResiduePatterns:
+    """For deploy.residue.residue_scan, and for ``found_in_file``."""
+    return ResiduePatterns(
+        tuple(dict.fromkeys(_texts(key))), tuple(dict.fromkeys(_folded(key))), ()
+    )
 
 
 def _texts(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
@@ -86,7 +88,7 @@ def _folded(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
             yield f"{name} hex", part.hex(":").encode()
 
 
-def found_in_file(wanted: Needles, path: Path) -> list[str]:
+def found_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
     """By name; [] when it is clean, empty, or gone."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as hay:

@@ -17,9 +17,10 @@ import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from deploy.embedded.launch import base_environment, python_command
 from deploy.embedded.ports import Ports
 from deploy.embedded.ready import service_fault
-from deploy.embedded.supervisor import Spec, base_environment, python
+from deploy.embedded.supervisor import ProcessSpec
 from shared import catalogue
 from shared import subjects as s
 from shared.catalogue_row import AnswerT, Query, QuestionT
@@ -211,7 +212,7 @@ class Stage:
     async def _healthy(self, port: int) -> bool:
         return await service_fault(HOST, port) is None
 
-    def _spec(self, name: str) -> Spec:
+    def _spec(self, name: str) -> ProcessSpec:
         keys = self.backend.folder / "keys"
         port = self.ports_of[name] = self.ports.pick(name)
         own = {
@@ -232,7 +233,9 @@ class Stage:
             **base_environment(),
             **{f"EDGETLS_{key}": str(value) for key, value in own.items()},
         }
-        return Spec(name, python("services.billing"), environment, self.backend.folder, rank=2)
+        return ProcessSpec(
+            name, python_command("services.billing"), environment, self.backend.folder, rank=2
+        )
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.docker.secrets import SERVERS, write_all
-from deploy.embedded.nats import find_binary
+from deploy.embedded.nats import find_nats_server
 from deploy.embedded.ports import Ports
 from shared import catalogue, topology
 from shared.contracts.commands import DisableHttps
@@ -53,7 +53,7 @@ class Cluster:
 
     def start(self, server: str) -> None:
         command = [
-            str(find_binary()),
+            str(find_nats_server()),
             "-c",
             str(self.folder / "nats" / f"{server}.conf"),
             "-l",

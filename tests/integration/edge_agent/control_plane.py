@@ -16,7 +16,7 @@ from pathlib import Path
 from nats.aio.msg import Msg
 
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded.nats import Broker, find_binary, login, serves_jetstream
+from deploy.embedded.nats import EmbeddedBroker, find_nats_server, login, serves_jetstream
 from deploy.embedded.ports import Ports
 from shared import catalogue
 from shared import subjects as s
@@ -42,14 +42,14 @@ CHECKPOINT_SECONDS = 0.1
 class BrokerProcess:
     """A nats-server with every user of the topology and the given nodes."""
 
-    broker: Broker
+    broker: EmbeddedBroker
     seeds: Path
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def create(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
         keys = {user.name: ensure_nkey(folder / f"{user.name}.nk") for user in t.USERS}
-        broker = Broker(
+        broker = EmbeddedBroker(
             folder / "nats",
             Ports(folder / "ports.json").pick("nats"),
             with_storekeeper(keys, folder / "storekeeper.nk"),
@@ -70,7 +70,7 @@ class BrokerProcess:
     def _launch(self) -> None:
         with (self.seeds / "nats.log").open("ab") as log:
             config = str(self.broker.folder / "nats.conf")
-            self.process = subprocess.Popen([str(find_binary()), "-c", config], stderr=log)
+            self.process = subprocess.Popen([str(find_nats_server()), "-c", config], stderr=log)
 
     def stop(self) -> None:
         if self.process is not None:

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from clients.fleet.keys import ensure_node
-from deploy.embedded.nats import find_binary
+from deploy.embedded.nats import find_nats_server
 from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.errors import BrokerAway
@@ -30,7 +30,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[Client]:
     """Return a client of a nats-server without accounts: any client can answer as JetStream."""
     port = Ports(tmp_path / "ports.json").pick("nats")
     process = await asyncio.create_subprocess_exec(
-        str(find_binary()), "-a", HOST, "-p", str(port), stderr=asyncio.subprocess.DEVNULL
+        str(find_nats_server()), "-a", HOST, "-p", str(port), stderr=asyncio.subprocess.DEVNULL
     )
     client = Client()
 

@@ -13,10 +13,10 @@ from nats.js.errors import NotFoundError
 
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.keys import NODE_SEED
-from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
-from deploy.embedded.nats import Broker, serves_jetstream
+from deploy.embedded.keys import PlatformKeys, ensure_keys, ensure_nodes
+from deploy.embedded.nats import EmbeddedBroker, serves_jetstream
 from deploy.embedded.ports import Ports
-from deploy.embedded.postgres import Postgres
+from deploy.embedded.postgres import EmbeddedPostgres
 from deploy.embedded.supervisor import Supervisor
 from shared import topology
 from shared.messaging.connection import connect
@@ -32,9 +32,9 @@ class Ground:
     """Broker and database, shared by the tests; everything in them is made anew for each."""
 
     data: Path
-    keys: Keys
-    broker: Broker
-    postgres: Postgres
+    keys: PlatformKeys
+    broker: EmbeddedBroker
+    postgres: EmbeddedPostgres
     supervisor: Supervisor
     ports: Ports
 
@@ -47,13 +47,13 @@ class Ground:
         ground = cls(
             data,
             keys,
-            Broker(
+            EmbeddedBroker(
                 data / "nats",
                 ports.pick("nats"),
                 with_storekeeper(keys.users, keys.seed("storekeeper")),
                 (STOREKEEPER,),
             ),
-            Postgres(data, ["edge_sync"]),
+            EmbeddedPostgres(data, ["edge_sync"]),
             Supervisor(data),
             ports,
         )

@@ -20,8 +20,8 @@ from nats.aio.msg import Msg
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
+from deploy.embedded.launch import base_environment
 from deploy.embedded.ports import HOST
-from deploy.embedded.supervisor import base_environment
 from services.edge_sync.store.bucket import Bucket
 from shared import catalogue
 from shared import subjects as s

@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from deploy.embedded.launch import wrapped
+from deploy.embedded.launch import base_environment, wrap_command
 from deploy.embedded.lock import DataLock
-from deploy.embedded.supervisor import Spec, Supervisor, base_environment
+from deploy.embedded.supervisor import ProcessSpec, Supervisor
 from shared.private_files import private_folder
 
 PARENT = """\
@@ -24,14 +24,14 @@ time.sleep(600)
 
 def spec(
     data: Path, name: str, program: str = PARENT, *arguments: str, rank: int = 0, stop: float = 5
-) -> Spec:
-    argv = wrapped((sys.executable, "-c", program, *arguments))
-    return Spec(name, argv, base_environment(), data, rank, stop_seconds=stop)
+) -> ProcessSpec:
+    argv = wrap_command((sys.executable, "-c", program, *arguments))
+    return ProcessSpec(name, argv, base_environment(), data, rank, stop_seconds=stop)
 
 
 async def main(data: Path) -> None:
     lock = DataLock(private_folder(data))
-    lock.take()
+    lock.acquire()
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     supervisor = Supervisor(data)
@@ -41,7 +41,7 @@ async def main(data: Path) -> None:
     (data / "started").touch()
     await asked.wait()
     await supervisor.stop()
-    lock.drop()
+    lock.release()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from clients.fleet.keys import ensure_nkey
 from deploy.embedded import launch, nats, orphans, postgres
 from deploy.embedded.environment import DATABASES
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
+from deploy.embedded.keys import PlatformKeys, ensure_keys, ensure_nodes
+from deploy.embedded.launch import base_environment
 from deploy.embedded.ports import Ports
-from deploy.embedded.supervisor import Supervisor, base_environment
+from deploy.embedded.supervisor import Supervisor
 from shared import catalogue, subjects, topology
 from shared.errors import BrokerAway, SettingsError
 from shared.private_files import private_folder
@@ -33,10 +34,10 @@ class Servers:
     def __init__(self, data: Path) -> None:
         self.data = private_folder(data)
         self.supervisor = Supervisor(data)
-        broker = nats.Broker(data / "nats", Ports(data / "ports.json").pick("nats"), {})
-        self.keys: Keys = ensure_keys(data, broker.users_file, datetime.now(UTC))
+        broker = nats.EmbeddedBroker(data / "nats", Ports(data / "ports.json").pick("nats"), {})
+        self.keys: PlatformKeys = ensure_keys(data, broker.users_file, datetime.now(UTC))
         self.broker = replace(broker, public_keys=self.keys.users)
-        self.postgres = postgres.Postgres(data, DATABASES)
+        self.postgres = postgres.EmbeddedPostgres(data, DATABASES)
 
     async def start_broker(self) -> None:
         ensure_nodes(self.keys, ["node-1"])
@@ -65,7 +66,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     running = Servers(tmp_path / "data")
     yield running
     await running.supervisor.stop()
-    assert orphans.find(running.data) == []
+    assert orphans.find_orphans(running.data) == []
 
 
 async def query(dsn: str, sql: str) -> object:
@@ -198,7 +199,7 @@ async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_f
     servers: Servers,
 ) -> None:
     await servers.start_postgres()
-    owner = launch.other_than_root()
+    owner = launch.unprivileged_user()
     expected = os.geteuid() if owner is None else owner.uid
     assert expected != 0
     assert Path(f"/proc/{servers.supervisor.pid(postgres.NAME)}").stat().st_uid == expected
@@ -206,7 +207,7 @@ async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_f
 
 def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
     """Root becomes a system user for it; an ordinary user is one already."""
-    owner = launch.other_than_root()
+    owner = launch.unprivileged_user()
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
     if owner is not None:
@@ -224,7 +225,7 @@ def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
         tests,
     )
     done = subprocess.run(
-        launch.wrapped(argv, owner, (Path(sys.executable), Path(__file__), folder)),
+        launch.wrap_command(argv, owner, (Path(sys.executable), Path(__file__), folder)),
         text=True,
         capture_output=True,
         env={**base_environment(), "HOME": str(folder)},
@@ -279,4 +280,4 @@ def test_an_old_nats_server_is_refused_with_its_version(
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(PlatformError, match=r"v2\.10\.4: version 2\.12 or later is needed"):
-        nats.find_binary()
+        nats.find_nats_server()

@@ -17,9 +17,9 @@ from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import ensure_node
 from deploy.embedded import nats, orphans
 from deploy.embedded import platform as platform_module
-from deploy.embedded.down import down
+from deploy.embedded.down import stop_platform
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from deploy.embedded.ports import Ports
 from shared.errors import BrokerAway, SettingsError
 from tests.support.waiting import until
@@ -37,7 +37,7 @@ KEYS = {
     "submission_key",
     "pid",
 }
-Make = Callable[..., Platform]
+Make = Callable[..., EmbeddedPlatform]
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +52,16 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     """Builds platforms without nodes, in ``tmp_path / "data"`` unless named, and stops them all."""
-    made: list[Platform] = []
+    made: list[EmbeddedPlatform] = []
 
-    def build(data: Path = tmp_path / "data", **options: object) -> Platform:
-        made.append(Platform(data, nodes=0, **options))  # type: ignore[arg-type]
+    def build(data: Path = tmp_path / "data", **options: object) -> EmbeddedPlatform:
+        made.append(EmbeddedPlatform(data, nodes=0, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield build
     for one in made:
         await one.stop()
-        assert orphans.find(one.data) == []
+        assert orphans.find_orphans(one.data) == []
 
 
 def busy() -> socket.socket:
@@ -147,7 +147,7 @@ async def test_a_service_that_cannot_run_is_named_with_its_last_words_and_all_is
         PlatformError, match=r"phantom cannot run: .*No module named .*logs/phantom\.log"
     ):
         await platform.start()
-    assert orphans.find(platform.data) == []
+    assert orphans.find_orphans(platform.data) == []
 
 
 async def test_a_service_that_never_gets_ready_is_named_after_the_limit(
@@ -224,4 +224,4 @@ async def test_whatever_was_killed_answers_again_and_down_from_elsewhere_is_told
         )
     await platform.wait_ready()
     await platform.stop()
-    assert await asyncio.to_thread(down, platform.data) == "nothing was running"
+    assert await asyncio.to_thread(stop_platform, platform.data) == "nothing was running"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from deploy.embedded import orphans
-from deploy.embedded.down import down
+from deploy.embedded.down import stop_platform
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.lock import DataLock, holder
+from deploy.embedded.lock import DataLock, lock_holder
 from deploy.embedded.supervisor import Supervisor
 from tests.integration.embedded.holder import spec
 from tests.support.waiting import until
@@ -40,7 +40,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     running = Supervisor(tmp_path, lines.append)
     yield running
     await running.stop()
-    assert orphans.find(tmp_path) == []
+    assert orphans.find_orphans(tmp_path) == []
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def holding(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(argv, cwd=Path(__file__).parents[3]) as process:
         yield process
         process.kill()
-    orphans.end(tmp_path / "data")
+    orphans.end_orphans(tmp_path / "data")
 
 
 async def members(data: Path, count: int) -> list[int]:
     """The pids of all its processes, once there are ``count``."""
     await until((data / "started").exists, "the supervisor has started its children")
-    await until(lambda: len(orphans.find(data)) >= count, f"{count} processes run")
-    return orphans.find(data)
+    await until(lambda: len(orphans.find_orphans(data)) >= count, f"{count} processes run")
+    return orphans.find_orphans(data)
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if orphans.stamp(pid)]
+    return [pid for pid in pids if orphans.read_stamp(pid)]
 
 
 async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_outlive_it(
@@ -70,7 +70,7 @@ async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_o
     await supervisor.start(spec(tmp_path, "one"))
     await until(lambda: "up" in supervisor.log("one").read_text(), "it has started its own child")
     first = supervisor.pid("one")
-    family = [pid for pid in orphans.find(tmp_path) if os.getsid(pid) == first]
+    family = [pid for pid in orphans.find_orphans(tmp_path) if os.getsid(pid) == first]
     assert len(family) == 2
     supervisor.kill("one")
     await until(lambda: supervisor.pid("one") not in (None, first), "it is started again", limit=5)
@@ -116,7 +116,7 @@ async def test_one_that_ignores_sigterm_is_killed_after_its_limit(tmp_path: Path
     await until(lambda: "up" in supervisor.log("stubborn").read_text(), "it ignores SIGTERM")
     await supervisor.stop()
     assert said == ["stubborn did not stop in 0.2 s and is killed"]
-    assert orphans.find(tmp_path) == []
+    assert orphans.find_orphans(tmp_path) == []
 
 
 async def test_a_stopped_process_is_ended_too(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -157,15 +157,15 @@ async def test_what_supervisor_and_warden_leave_is_ended_by_the_next_start(
 ) -> None:
     data = tmp_path / "data"
     found = await members(data, 5)
-    os.kill(orphans.recorded(data)["warden"].pid, signal.SIGKILL)
+    os.kill(orphans.recorded_processes(data)["warden"].pid, signal.SIGKILL)
     holding.kill()
     holding.wait()
     await until(
         lambda: len(alive(found)) == 2, "the kernel has ended the direct children, not theirs"
     )
-    assert "ended 2 processes" in await asyncio.to_thread(down, data)
+    assert "ended 2 processes" in await asyncio.to_thread(stop_platform, data)
     assert alive(found) == []
-    assert down(data) == "nothing was running"
+    assert stop_platform(data) == "nothing was running"
 
 
 async def test_down_stops_a_running_supervisor(
@@ -173,8 +173,8 @@ async def test_down_stops_a_running_supervisor(
 ) -> None:
     data = tmp_path / "data"
     found = await members(data, 5)
-    assert holder(data) == holding.pid
-    assert "stopped" in await asyncio.to_thread(down, data)
+    assert lock_holder(data) == holding.pid
+    assert "stopped" in await asyncio.to_thread(stop_platform, data)
     assert alive(found) == []
     assert holding.wait() == 0
 
@@ -185,7 +185,7 @@ async def test_down_kills_a_supervisor_that_hangs(
     data = tmp_path / "data"
     found = await members(data, 5)
     holding.send_signal(signal.SIGSTOP)
-    assert "was killed" in await asyncio.to_thread(down, data, 0.3)
+    assert "was killed" in await asyncio.to_thread(stop_platform, data, 0.3)
     assert alive(found) == []
 
 
@@ -193,27 +193,29 @@ def test_numbers_that_mean_other_processes_now_are_left_alone(tmp_path: Path) ->
     with subprocess.Popen(
         (sys.executable, "-c", "import time; time.sleep(600)"), start_new_session=True
     ) as other:
-        found = orphans.stamp(other.pid)
+        found = orphans.read_stamp(other.pid)
         assert found is not None
-        orphans.record(tmp_path, {"one": orphans.Stamp(found.pid, found.started - 1)})
-        assert orphans.end(tmp_path) == []
-        orphans.record(tmp_path, {"one": found})
-        assert orphans.end(tmp_path) == [other.pid]
+        orphans.record_processes(
+            tmp_path, {"one": orphans.ProcessStamp(found.pid, found.started - 1)}
+        )
+        assert orphans.end_orphans(tmp_path) == []
+        orphans.record_processes(tmp_path, {"one": found})
+        assert orphans.end_orphans(tmp_path) == [other.pid]
 
 
 def test_one_supervisor_a_folder(tmp_path: Path) -> None:
     lock, second = DataLock(tmp_path), DataLock(tmp_path)
-    lock.take()
+    lock.acquire()
     with pytest.raises(
         PlatformError, match=f"in use by process {os.getpid()}: run 'edgetls down' first"
     ):
-        second.take()
-    lock.drop()
-    second.take()
-    second.drop()
-    assert holder(tmp_path) is None
+        second.acquire()
+    lock.release()
+    second.acquire()
+    second.release()
+    assert lock_holder(tmp_path) is None
 
 
 def test_down_without_a_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="there is no data folder"):
-        down(tmp_path / "none")
+        stop_platform(tmp_path / "none")

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from clients.fleet.keys import ensure_nkey
-from deploy.embedded.nats import Broker, find_binary
+from deploy.embedded.nats import EmbeddedBroker, find_nats_server
 from deploy.embedded.ports import Ports
 from shared import catalogue
 from shared import subjects as s
@@ -131,7 +131,7 @@ async def _login(url: str, name: str, seed: Path) -> Client:
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     names = [user.name for user in EVERYONE] + ["spy"]
     keys = {name: ensure_nkey(tmp_path / f"{name}.nk") for name in names}
-    broker = Broker(tmp_path / "nats", Ports(tmp_path / "ports.json").pick("nats"), keys)
+    broker = EmbeddedBroker(tmp_path / "nats", Ports(tmp_path / "ports.json").pick("nats"), keys)
     broker.prepare()
     config = broker.folder / "nats.conf"
     users = "   jetstream: enabled\n   users: [\n"
@@ -143,7 +143,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         render_edge_users({node: keys[t.node_user(node).name] for node in NODES})
     )
     with (tmp_path / "nats.log").open("wb") as log:
-        process = subprocess.Popen([str(find_binary()), "-c", str(config)], stderr=log)
+        process = subprocess.Popen([str(find_nats_server()), "-c", str(config)], stderr=log)
     try:
         yield broker.url, tmp_path
     finally:

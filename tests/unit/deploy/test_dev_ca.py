@@ -1,4 +1,4 @@
-"""The test CA issues what a browser would accept."""
+"""The development CA issues certificates that a browser would accept."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import verification
 
-from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.dev_ca import DevCa
 
 NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def ca(tmp_path: Path) -> TestCa:
-    return TestCa.ensure(tmp_path / "test-ca", NOW)
+def ca(tmp_path: Path) -> DevCa:
+    return DevCa.ensure(tmp_path / "test-ca", NOW)
 
 
-def verified(ca: TestCa, chain: str, name: str) -> list[x509.Certificate]:
+def verified(ca: DevCa, chain: str, name: str) -> list[x509.Certificate]:
     leaf, *others = x509.load_pem_x509_certificates(chain.encode())
     store = verification.Store(x509.load_pem_x509_certificates(ca.root_file.read_bytes()))
     verifier = verification.PolicyBuilder().store(store).build_server_verifier(x509.DNSName(name))
@@ -28,7 +28,7 @@ def verified(ca: TestCa, chain: str, name: str) -> list[x509.Certificate]:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
-def test_a_leaf_verifies_to_the_root_and_belongs_to_its_key(ca: TestCa, kind: str) -> None:
+def test_a_leaf_verifies_to_the_root_and_belongs_to_its_key(ca: DevCa, kind: str) -> None:
     chain, key = ca.issue(["www.example.test", "*.img.example.test"], key=kind)  # type: ignore[arg-type]
     path = verified(ca, chain, "a.img.example.test")
     assert [one.subject.rfc4514_string() for one in path[1:]] == [
@@ -39,7 +39,7 @@ def test_a_leaf_verifies_to_the_root_and_belongs_to_its_key(ca: TestCa, kind: st
     assert private.public_key() == path[0].public_key()
 
 
-def test_a_leaf_may_be_expired_lack_its_intermediate_or_reuse_a_key(ca: TestCa) -> None:
+def test_a_leaf_may_be_expired_lack_its_intermediate_or_reuse_a_key(ca: DevCa) -> None:
     chain, _ = ca.issue(["a.test"], "ecdsa", NOW - timedelta(days=9), NOW - timedelta(days=1))
     with pytest.raises(verification.VerificationError):
         verified(ca, chain, "a.test")
@@ -49,8 +49,8 @@ def test_a_leaf_may_be_expired_lack_its_intermediate_or_reuse_a_key(ca: TestCa) 
     assert same == key and verified(ca, again, "a.test")
 
 
-def test_a_second_call_reads_the_same_ca(ca: TestCa) -> None:
-    again = TestCa.ensure(ca.folder, NOW + timedelta(days=1))
+def test_a_second_call_reads_the_same_ca(ca: DevCa) -> None:
+    again = DevCa.ensure(ca.folder, NOW + timedelta(days=1))
     assert (again.root, again.intermediate) == (ca.root, ca.intermediate)
-    assert verified(TestCa.load(ca.folder), again.issue(["a.test"], "ecdsa")[0], "a.test")
+    assert verified(DevCa.load(ca.folder), again.issue(["a.test"], "ecdsa")[0], "a.test")
     assert (ca.folder / "intermediate.key").stat().st_mode & 0o777 == 0o600

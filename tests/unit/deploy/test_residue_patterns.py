@@ -1,5 +1,5 @@
-"""A pair is found in whatever form it is left behind, and another pair of the same CA is not taken
-for it."""
+"""A pair is found in every form in which a part of it could be left, and another pair of the same
+CA is not taken for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.residue.residue_patterns import Needles, needles_of
+from deploy.residue.residue_patterns import ResiduePatterns, patterns_of_pair
 from tests.support.pki import Authority, rsa_key
 
 ISSUING = Authority.create("Test Root").intermediate("Test Issuing CA")
@@ -30,9 +30,9 @@ PAIRS = {"RSA": RSA, "ECDSA": ECDSA}
 REGISTERED = {"www.example.com"}
 
 
-def needles(kind: str) -> Needles:
+def pair_patterns(kind: str) -> ResiduePatterns:
     pair = PAIRS[kind]
-    return needles_of(pair.chain_pem, pair.key_pem, registered=REGISTERED)
+    return patterns_of_pair(pair.chain_pem, pair.key_pem, registered=REGISTERED)
 
 
 def der(kind: str) -> bytes:
@@ -76,12 +76,12 @@ LEFT: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("what", LEFT)
 def test_a_pair_is_found_in_every_form_that_could_be_left_of_it(kind: str, what: str) -> None:
-    assert needles(kind).found_in(b"before " + LEFT[what](kind) + b" after")
+    assert pair_patterns(kind).found_in(b"before " + LEFT[what](kind) + b" after")
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_another_pair_of_the_same_ca_and_name_is_not_it(kind: str) -> None:
-    assert needles(kind).found_in((OTHER.chain_pem + OTHER.key_pem).encode()) == []
+    assert pair_patterns(kind).found_in((OTHER.chain_pem + OTHER.key_pem).encode()) == []
 
 
 @given(before=st.binary(max_size=7), url_safe=st.booleans(), kind=st.sampled_from(sorted(PAIRS)))
@@ -93,7 +93,7 @@ def test_a_pair_is_found_in_base64_at_every_alignment(
     assert FOUND[kind].found_in(encode(before + key_der(kind, PrivateFormat.PKCS8)))
 
 
-FOUND = {kind: needles(kind) for kind in PAIRS}
+FOUND = {kind: pair_patterns(kind) for kind in PAIRS}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,6 @@ def test_its_names_are_found_whole_unless_they_are_registered(text: str, found: 
 
 def test_a_known_box_of_its_key_is_found() -> None:
     box = base64.b64encode(bytes(range(256)) * 5).decode()
-    sealed = needles_of(RSA.chain_pem, RSA.key_pem, registered=REGISTERED, sealed=[box])
+    sealed = patterns_of_pair(RSA.chain_pem, RSA.key_pem, registered=REGISTERED, sealed=[box])
     assert sealed.found_in(json.dumps({"box": box}).encode())
     assert sealed.found_in(b"x" + base64.b64decode(box))
