@@ -87,8 +87,9 @@ async def _find_places(context: DemoContext) -> list[str]:
         patterns[f"pair {number}"] = patterns_of_pair(
             pair.chain, pair.key, registered={WWW, IMAGES}, sealed=boxes
         )
+    databases = dict(context.run["postgres"])
     # Finance's role sees views of billing's tables, which are searched as billing.
-    databases = {name: dsn for name, dsn in context.run["postgres"].items() if name != "finance"}
+    databases.pop("finance", None)
     return await find_residue(patterns, databases, context.searcher, context.node_folders)
 
 

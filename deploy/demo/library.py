@@ -43,9 +43,9 @@ async def deploy_to_many(context: DemoContext) -> None:
         f"store *.{FAMILY} and put it on {len(DOMAINS)} domains in one command"
     ) as add_detail:
         origin = f"http://127.0.0.1:{context.origin.port}"
-        registrations = [
-            customer.register(domain, ACCOUNT, "image_small_file", origin) for domain in DOMAINS
-        ]
+        registrations = []
+        for domain in DOMAINS:
+            registrations.append(customer.register(domain, ACCOUNT, "image_small_file", origin))
         for ordered in await asyncio.gather(*registrations):
             await context.wait_applied(ordered.command_id)
         pair = await context.issue_pair([f"*.{FAMILY}"], "ecdsa")

@@ -93,16 +93,16 @@ async def _open_context(
     stack: AsyncExitStack, story: DemoStory, platform: EmbeddedPlatform
 ) -> DemoContext:
     run = platform.run
-    seeds = {user: Path(path) for user, path in run["credentials"].items()}
+    seeds = run["credentials"]
     url = run["nats_url"]
     submission_key = Path(run["submission_key"])
     customer = await stack.enter_async_context(
-        await connect(url, seeds["platform"], submission_key, source="demo")
+        await connect(url, Path(seeds["platform"]), submission_key, source="demo")
     )
     operator = await stack.enter_async_context(
-        await connect(url, seeds["operator"], user="operator")
+        await connect(url, Path(seeds["operator"]), user="operator")
     )
-    searcher = await Reach.open(url, seeds["searcher"], "searcher", _PATIENCE_SECONDS)
+    searcher = await Reach.open(url, Path(seeds["searcher"]), "searcher", _PATIENCE_SECONDS)
     stack.push_async_callback(searcher.close)
     context = DemoContext(
         story=story,

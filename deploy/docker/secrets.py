@@ -72,7 +72,7 @@ def _write_tls(folder: Path, hosts: Sequence[str], now: datetime) -> None:
     """Write a CA certificate, and a certificate with its key for each host."""
     if (folder / "ca.pem").exists():
         return
-    # The CA's key is never written: nobody can issue another certificate that the services accept.
+    # The CA's key is never written: no further certificate of this CA can be issued.
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edgetls {folder.name} CA")])
     ca = (

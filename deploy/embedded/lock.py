@@ -53,8 +53,8 @@ def lock_holder(data: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        # The pid in the file says nothing: its process may have died and the number may belong to
-        # another one. Only a lock that cannot be taken proves a living holder.
+        # The pid in the file proves nothing: its process may have died, and another one may have
+        # its number. Only a lock that cannot be taken proves a living holder.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.read(descriptor, 20).decode().strip()

@@ -22,8 +22,8 @@ from shared.private_files import write_private
 #   supervisor died before it wrote ``pids.json``.
 # - By its program and its working folder: PostgreSQL overwrites its environment, and each of its
 #   backends makes a session of its own.
-# A pid alone is never believed: after a reboot, or after enough new processes, the number belongs
-# to somebody else. The start time tells the two apart.
+# A pid alone proves nothing: after a reboot, or after enough new processes, another process has the
+# number. The start time distinguishes the two.
 MARK: Final = "EDGETLS_EMBEDDED_DATA"
 PIDS_FILE: Final = "pids.json"
 POSTGRES_DATA: Final = Path("postgres", "data")
@@ -126,8 +126,8 @@ def _live_sessions(processes: Sequence[_ProcessEntry], leaders: Iterable[Process
     started = {one.pid: one.started for one in processes}
     sessions: set[int] = set()
     for leader in leaders:
-        # A leader that is gone counts: the kernel gives its number to nobody while its session has
-        # a process. A number with another start time was given away, so the session had ended.
+        # A leader that is gone counts: the kernel does not reuse its number while its session has a
+        # process. A number with another start time was reused, so that session had ended.
         if started.get(leader.pid, leader.started) == leader.started:
             sessions.add(leader.pid)
     return sessions

@@ -37,7 +37,7 @@ declare function regprocedure;
 begin
     for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
       and proname ~
-        '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
+      '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
     loop
         execute format('revoke execute on function %s from public', function);
     end loop;
@@ -243,9 +243,8 @@ class EmbeddedPostgres:
         finally:
             password.unlink(missing_ok=True)
         if done.returncode != 0:
-            raise PlatformError(
-                f"initdb in {fresh} failed: {done.stderr.strip().splitlines()[-1:]}"
-            )
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise PlatformError(f"initdb in {fresh} failed: {reason}")
         fresh.rename(self.folder)
 
     def _write_settings(self, owner: SystemUser | None) -> None:

@@ -21,7 +21,7 @@ it."""
 
 
 def main() -> None:
-    """Wait for the supervisor's end; kill what it left unless it said ``done``."""
+    """Wait for the supervisor's end; kill what it left unless it wrote ``done``."""
     # Why this process exists: the kernel's parent-death signal reaches the supervisor's direct
     # children alone. What they started, nginx's workers for example, would run on.
     #
