@@ -1,4 +1,4 @@
-"""What a bench gives: a list of results, as a table or as JSON."""
+"""The results of a bench, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Result:
-    """``raw``: the limit or the peer measured in the same run; ``ratio`` = value / raw; ``goal``:
-    what was promised, None where the figure is shown only; ``met``: whether it holds."""
+    """A figure and what it is compared with.
+
+    ``raw``: the limit, or the peer measured in the same run; ``ratio``: value / raw; ``goal``: what
+    was promised, None where the figure is only shown; ``met``: whether the goal is reached."""
 
     bench: str
     metric: str
@@ -39,14 +41,30 @@ class Result:
         at_most: float | None = None,
         at_least: float | None = None,
     ) -> Result:
-        met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+        """Return a rounded result. ``at_most`` or ``at_least`` is its goal."""
         goal = at_most if at_most is not None else at_least
-        ratio = round(value / raw, 3) if raw else 0.0
-        return cls(bench, metric, round(value, 3), unit, round(raw, 3), ratio, goal, met)
+        met = True
+        if at_most is not None:
+            met = value <= at_most
+        if at_least is not None:
+            met = met and value >= at_least
+        ratio = 0.0
+        if raw:
+            ratio = round(value / raw, 3)
+        return cls(
+            bench=bench,
+            metric=metric,
+            value=round(value, 3),
+            unit=unit,
+            raw=round(raw, 3),
+            ratio=ratio,
+            goal=goal,
+            met=met,
+        )
 
 
 def main(doc: str | None, measure: Callable[[bool], Awaitable[Sequence[Result]]]) -> None:
-    """The command line of one bench: ``[--quick] [--json] [--full-size]``."""
+    """Run the command line of one bench: ``[--quick] [--json] [--full-size]``."""
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="fewer runs, under 40 s")
     parser.add_argument("--json", action="store_true", help="a list of results on stdout")
@@ -54,39 +72,39 @@ def main(doc: str | None, measure: Callable[[bool], Awaitable[Sequence[Result]]]
         "--full-size", action="store_true", help="usage_ingest: 100 million stored events"
     )
     options = parser.parse_args()
-    results = asyncio.run(_run(measure, options.quick))
+
+    async def run_bench() -> Sequence[Result]:
+        return await measure(options.quick)
+
+    results = asyncio.run(run_bench())
     if options.json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     else:
-        show(results)
+        print_table(results)
 
 
-async def _run(
-    measure: Callable[[bool], Awaitable[Sequence[Result]]], quick: bool
-) -> Sequence[Result]:
-    return await measure(quick)
+def format_figure(value: float) -> str:
+    """Return the value with as many digits as mean something."""
+    if abs(value) < 10:
+        return f"{value:,.2f}"
+    if abs(value) < 100:
+        return f"{value:,.1f}"
+    return f"{value:,.0f}"
 
 
-def figure(value: float) -> str:
-    """With as many digits as mean something."""
-    return (
-        f"{value:,.2f}"
-        if abs(value) < 10
-        else f"{value:,.1f}"
-        if abs(value) < 100
-        else f"{value:,.0f}"
-    )
-
-
-def show(results: Sequence[Result]) -> None:
+def print_table(results: Sequence[Result]) -> None:
+    """Print the results for people."""
     table = Table("what", "measured", "beside (same run)", "ratio", "goal", "met")
     for result in results:
+        goal = ""
+        if result.goal is not None:
+            goal = format_figure(result.goal)
         table.add_row(
             result.metric,
-            f"{figure(result.value)} {result.unit}",
-            f"{figure(result.raw)} {result.unit}",
+            f"{format_figure(result.value)} {result.unit}",
+            f"{format_figure(result.raw)} {result.unit}",
             f"{result.ratio:.2f}",
-            "" if result.goal is None else figure(result.goal),
+            goal,
             "yes" if result.met else "NO",
         )
     Console().print(table)

@@ -6,5 +6,5 @@ from bench import __main__ as bench
 
 
 def test_the_table_names_the_command_that_measured() -> None:
-    assert bench._command([]) == "make bench"
-    assert bench._command(["--quick"]) == "python -m bench --quick"
+    assert bench._command_text([]) == "make bench"
+    assert bench._command_text(["--quick"]) == "python -m bench --quick"
