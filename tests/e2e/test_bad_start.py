@@ -1,4 +1,4 @@
-"""What cannot run says why in one clear line on stderr, and ends with a code that is not zero."""
+"""A program that cannot run says why in one clear line on stderr, and its exit code is not zero."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ OWN = {
 
 @pytest.fixture(scope="module")
 def programs(platform: EmbeddedPlatform, scratch: Path) -> dict[str, ProcessSpec]:
-    """How each program is started, as the platform does it; the node is a fresh one that holds
-    nothing yet."""
+    """Return how the platform starts each program. The node is a new one without any data."""
     data, run = platform.data, platform.run
     keys = ensure_keys(data, data / "nats" / "unused", datetime.now(UTC))
     builder = SpecBuilder(data, keys, run["nats_url"], run["postgres"], "info")
     fresh = SpecBuilder(scratch / "fresh", keys, run["nats_url"], run["postgres"], "info")
     (scratch / "fresh").mkdir(mode=0o700)
-    with free() as https, free() as http:
+    with bound_socket() as https, bound_socket() as http:
         node = LocalNode("node-1", https.getsockname()[1], http.getsockname()[1])
     nginx, agent = fresh.node_specs(node)
     found = {service: builder.service_spec(service, service, 0) for service in SERVICES}
     return found | {AGENT: agent, NGINX: nginx}
 
 
-def free() -> socket.socket:
+def bound_socket() -> socket.socket:
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     return taken
@@ -53,13 +52,13 @@ def free() -> socket.socket:
 
 @pytest.fixture
 def busy() -> Iterator[int]:
-    with free() as taken:
+    with bound_socket() as taken:
         taken.listen()
         yield taken.getsockname()[1]
 
 
-async def _line(spec: ProcessSpec, environment: Mapping[str, str], limit: float = 15) -> str:
-    """What it says before it ends with a fault."""
+async def run_to_fault(spec: ProcessSpec, environment: Mapping[str, str], limit: float = 15) -> str:
+    """Run a program that must end with a fault; return the one line that says which."""
     process = await asyncio.create_subprocess_exec(
         *spec.argv,
         env=dict(environment),
@@ -74,7 +73,7 @@ async def _line(spec: ProcessSpec, environment: Mapping[str, str], limit: float 
         process.kill()
         raise AssertionError(f"it runs on: {(await process.communicate())[1].decode()}") from None
     assert process.returncode not in (0, None), err.decode()
-    # Its log, one JSON object a line, is not for people; what it says at level info is no fault.
+    # Its log is one JSON object a line and not for people; lines of level info are no faults.
     lines = [line for line in (out + err).decode().splitlines() if '"level": "info"' not in line]
     assert len(lines) == 1, f"{len(lines)} lines instead of one: {lines}"
     assert lines[0].startswith("edgetls ") and "Traceback" not in lines[0], lines[0]
@@ -87,11 +86,11 @@ async def test_a_missing_setting_is_named(program: str, programs: dict[str, Proc
     needed = {f"EDGETLS_{name}" for name in NEEDED | OWN[program]}
     assert needed <= spec.env.keys()
     for missing in sorted(needed):
-        line = await _line(
+        line = await run_to_fault(
             spec, {name: value for name, value in spec.env.items() if name != missing}
         )
         assert f"{missing} is not set" in line
-    line = await _line(
+    line = await run_to_fault(
         spec, {name: value for name, value in spec.env.items() if not name.startswith("EDGETLS_")}
     )
     assert all(f"{name} is not set" in line for name in needed)
@@ -105,7 +104,7 @@ async def test_a_file_that_is_not_there_is_named(
     for name in sorted(
         name for name in spec.env if name.startswith("EDGETLS_") and name.endswith("_FILE")
     ):
-        line = await _line(spec, {**spec.env, name: str(tmp_path / "missing")})
+        line = await run_to_fault(spec, {**spec.env, name: str(tmp_path / "missing")})
         assert str(tmp_path / "missing") in line, f"{name}: {line}"
 
 
@@ -114,7 +113,7 @@ async def test_a_busy_health_port_is_named(
     program: str, programs: dict[str, ProcessSpec], busy: int
 ) -> None:
     spec = programs[program]
-    line = await _line(spec, {**spec.env, "EDGETLS_HEALTH_PORT": str(busy)})
+    line = await run_to_fault(spec, {**spec.env, "EDGETLS_HEALTH_PORT": str(busy)})
     assert str(busy) in line and "in use" in line
 
 
@@ -123,7 +122,7 @@ async def test_a_busy_port_of_nginx_is_named(
     port: str, programs: dict[str, ProcessSpec], busy: int
 ) -> None:
     spec = programs[NGINX]
-    line = await _line(spec, {**spec.env, f"EDGETLS_NODE_{port}": f"127.0.0.1:{busy}"})
+    line = await run_to_fault(spec, {**spec.env, f"EDGETLS_NODE_{port}": f"127.0.0.1:{busy}"})
     assert str(busy) in line and "in use" in line
 
 
@@ -139,7 +138,7 @@ async def test_a_setting_that_can_never_be_right_is_named(
         ("NATS_CA_FILE", str(garbage), f"{garbage} holds no certificates"),
         ("LOG_LEVEL", "verbose", "not one of debug, info, warning, error, critical"),
     ):
-        line = await _line(spec, {**spec.env, f"EDGETLS_{name}": value})
+        line = await run_to_fault(spec, {**spec.env, f"EDGETLS_{name}": value})
         assert f"EDGETLS_{name}" in line and why in line
 
 
@@ -150,7 +149,7 @@ async def test_a_refused_login_at_nats_is_named(
     stranger = tmp_path / "stranger.nk"
     ensure_nkey(stranger)
     spec = programs[program]
-    line = await _line(spec, {**spec.env, "EDGETLS_NATS_SEED_FILE": str(stranger)})
+    line = await run_to_fault(spec, {**spec.env, "EDGETLS_NATS_SEED_FILE": str(stranger)})
     assert "refused the login" in line and str(stranger) in line
     assert stranger.read_text().strip() not in line
 
@@ -163,6 +162,6 @@ async def test_a_refused_login_at_postgresql_is_named(
     dsn = urlsplit(spec.env[name])
     password = dsn.password or ""
     wrong = urlunsplit(dsn._replace(netloc=dsn.netloc.replace(password, "not-the-password")))
-    line = await _line(spec, {**spec.env, name: wrong})
+    line = await run_to_fault(spec, {**spec.env, name: wrong})
     assert "PostgreSQL refused" in line and program in line
     assert "not-the-password" not in line and password not in line

@@ -1,5 +1,5 @@
-"""The first start in production, with the commands of docs/operations.md: nothing but the operator
-makes the fleet."""
+"""The first start in production, by the commands of docs/operations.md: the operator alone makes
+the fleet."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ async def _enrol_nothing(*_: Any) -> list[str]:
 async def test_the_operators_commands_alone_bring_a_fleet_to_life(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = (
-        scratch / "first"
-    )  # of no other test: a fleet file that was used before would start another epoch
+    # Of no other test: a fleet file that was used before would start another epoch.
+    data = scratch / "first"
     monkeypatch.setattr(embedded, "enrol_fleet", _enrol_nothing)
     monkeypatch.setattr(embedded, "enrol_missing", _enrol_nothing)
     running = embedded.EmbeddedPlatform(data, nodes=1, start_seconds=120)
     started = asyncio.create_task(running.start())
     edgetls = Edgetls(data)
 
-    async def is_asked_for() -> bool:
+    async def edge_sync_answers() -> bool:
         return started.done() or (await edgetls("fleet", "show", "--patience", "1")).code == 0
 
-    await until(is_asked_for, "edge_sync answers", limit=60, every=0.5)
+    await until(edge_sync_answers, "edge_sync answers", limit=60, every=0.5)
     try:
         trust = await edgetls("fleet", "trust", "--json")
         assert trust.code == 0, trust.err
@@ -63,7 +62,7 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
 
 
 async def _published_trust(running: embedded.EmbeddedPlatform) -> Signed | None:
-    """What the bucket gives to the nodes."""
+    """Return the trust document that the bucket gives to the nodes."""
     client = await login(running.run["nats_url"], "edge_sync", seed_file(running.data, "edge_sync"))
     bucket = s.BUCKET_KEYRINGS
     found = await get_last(client, s.kv_stream(bucket), s.kv_subject(bucket, s.KEYRING_TRUST))

@@ -1,4 +1,4 @@
-"""``edgetls up`` and ``edgetls down`` as processes."""
+"""``edgetls up`` and ``edgetls down``, run as a person runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import Edgetls
 
 
-async def _up(data: Path) -> asyncio.subprocess.Process:
+async def start_up(data: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -30,14 +30,14 @@ async def _up(data: Path) -> asyncio.subprocess.Process:
 
 
 async def test_what_up_started_is_used_and_ended_by_down(other_data: Path) -> None:
-    process = await _up(other_data)
+    process = await start_up(other_data)
     assert process.stdout is not None
     ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
     assert ready["event"] == "ready" and len(ready["nodes"]) == 1
     edgetls = Edgetls(other_data)
     listed = await edgetls("domain", "list", "--json")
     assert (listed.code, listed.json) == (0, [])
-    busy = await _up(other_data)
+    busy = await start_up(other_data)
     _, complaint = await asyncio.wait_for(busy.communicate(), 30)
     assert busy.returncode == 3 and b"in use" in complaint
     ended = await asyncio.create_subprocess_exec(
@@ -62,7 +62,7 @@ async def test_what_up_started_is_used_and_ended_by_down(other_data: Path) -> No
 async def test_up_ends_cleanly_while_it_is_still_starting(
     other_data: Path, number: signal.Signals
 ) -> None:
-    process = await _up(other_data)
+    process = await start_up(other_data)
     assert process.stderr is not None
     await asyncio.wait_for(process.stderr.readline(), 60)
     process.send_signal(number)

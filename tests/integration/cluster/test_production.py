@@ -1,5 +1,5 @@
-"""The configuration that compose.yaml mounts, run for real: three servers with TLS, replicated
-streams, one killed."""
+"""The configuration that compose.yaml mounts, run by real servers: three with TLS, replicated
+streams, one server killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.waiting import until
 
 
 class Cluster:
-    """Three servers of the mounted configuration on loopback ports."""
+    """Three servers with the mounted configuration, on loopback ports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,17 +38,17 @@ class Cluster:
         routes = {server: ports.pick(f"{server}-route") for server in SERVERS}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for server in SERVERS:
-            text = (folder / "nats" / f"{server}.conf").read_text()
-            text = text.replace("/etc/nats", str(folder / "nats")).replace(
-                '"/data"', f'"{folder / "data" / server}"'
-            )
-            text = text.replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}").replace(
-                '"0.0.0.0"', '"127.0.0.1"'
-            )
+            config = folder / "nats" / f"{server}.conf"
+            text = config.read_text()
+            # Only folders and addresses are changed: those of containers into those of this host.
+            text = text.replace("/etc/nats", str(folder / "nats"))
+            text = text.replace('"/data"', f'"{folder / "data" / server}"')
+            text = text.replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}")
+            text = text.replace('"0.0.0.0"', '"127.0.0.1"')
             for other in SERVERS:
                 text = text.replace(f"//{other}:6222", f"//127.0.0.1:{routes[other]}")
             text = text.replace("port: 4222", f"port: {self.clients[server]}")
-            (folder / "nats" / f"{server}.conf").write_text(text)
+            config.write_text(text)
             self.start(server)
 
     def start(self, server: str) -> None:
@@ -62,6 +62,7 @@ class Cluster:
         self.processes[server] = subprocess.Popen(command)
 
     def settings(self, user: str) -> BrokerSettings:
+        """Return the settings of a user who knows all three servers."""
         urls = ",".join(f"nats://127.0.0.1:{port}" for port in self.clients.values())
         return BrokerSettings(
             nats_url=urls,
@@ -83,7 +84,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-async def applied(cluster: Cluster) -> AsyncIterator[Cluster]:
+async def cluster_with_streams(cluster: Cluster) -> AsyncIterator[Cluster]:
     async def apply() -> bool:
         try:
             client = await connect(cluster.settings("topology"), "topology")
@@ -101,8 +102,8 @@ async def applied(cluster: Cluster) -> AsyncIterator[Cluster]:
     yield cluster
 
 
-async def test_every_stream_has_three_replicas(applied: Cluster) -> None:
-    client = await connect(applied.settings("topology"), "topology")
+async def test_every_stream_has_three_replicas(cluster_with_streams: Cluster) -> None:
+    client = await connect(cluster_with_streams.settings("topology"), "topology")
     for stream in topology.STREAMS:
         info = await client.jetstream(timeout=5).stream_info(stream.name)
         assert info.config.num_replicas == 3
@@ -112,19 +113,22 @@ async def test_every_stream_has_three_replicas(applied: Cluster) -> None:
 
 
 async def test_a_service_logs_in_over_tls_and_without_the_ca_it_is_refused(
-    applied: Cluster,
+    cluster_with_streams: Cluster,
 ) -> None:
-    broker, client = await service_broker(applied.settings("config"), "config")
+    broker, client = await service_broker(cluster_with_streams.settings("config"), "config")
     assert client.is_connected
     await broker.stop()
     with pytest.raises((BrokerAway, SettingsError)):
-        await probe(applied.settings("config").model_copy(update={"nats_ca_file": None}), "config")
+        await probe(
+            cluster_with_streams.settings("config").model_copy(update={"nats_ca_file": None}),
+            "config",
+        )
 
 
 async def test_the_command_line_applies_the_topology_over_tls_as_compose_runs_it(
-    applied: Cluster,
+    cluster_with_streams: Cluster,
 ) -> None:
-    settings = applied.settings("topology")
+    settings = cluster_with_streams.settings("topology")
     environment = os.environ | {
         "EDGETLS_NATS_URL": settings.nats_url,
         "EDGETLS_NATS_CA_FILE": str(settings.nats_ca_file),
@@ -149,20 +153,20 @@ async def test_the_command_line_applies_the_topology_over_tls_as_compose_runs_it
 
 
 async def test_a_ca_file_that_cannot_be_used_is_named_at_once(
-    applied: Cluster, tmp_path: Path
+    cluster_with_streams: Cluster, tmp_path: Path
 ) -> None:
     broken = tmp_path / "ca.pem"
     broken.write_text("not PEM")
     for file in (broken, tmp_path / "missing.pem"):
-        settings = applied.settings("config").model_copy(update={"nats_ca_file": file})
+        settings = cluster_with_streams.settings("config").model_copy(update={"nats_ca_file": file})
         with pytest.raises(SettingsError, match=rf"EDGETLS_NATS_CA_FILE.*{file.name}"):
             await connect(settings, "config")
 
 
-async def test_commands_are_stored_while_a_server_is_dead(applied: Cluster) -> None:
-    client = await connect(applied.settings("platform"), "platform")
+async def test_commands_are_stored_while_a_server_is_dead(cluster_with_streams: Cluster) -> None:
+    client = await connect(cluster_with_streams.settings("platform"), "platform")
     publisher = Publisher(client)
-    applied.processes[SERVERS[0]].send_signal(signal.SIGKILL)
+    cluster_with_streams.processes[SERVERS[0]].send_signal(signal.SIGKILL)
     for number in range(20):
         body = DisableHttps(domain="a.example", account="a")
         at = datetime.now(UTC)

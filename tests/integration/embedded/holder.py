@@ -1,5 +1,5 @@
-"""``python -m tests.integration.embedded.holder DATA``: a supervisor with children that have
-children, for tests that kill it. Stops at SIGTERM as the platform does."""
+"""``python -m tests.integration.embedded.holder DATA``: a supervisor whose children have children,
+for tests that kill it. It stops at SIGTERM as the platform does."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ time.sleep(600)
 """
 
 
-def spec(
+def child_spec(
     data: Path, name: str, program: str = PARENT, *arguments: str, rank: int = 0, stop: float = 5
 ) -> ProcessSpec:
+    """Return a child that runs a Python program, by default one that has a child itself."""
     argv = wrap_command((sys.executable, "-c", program, *arguments))
     return ProcessSpec(name, argv, base_environment(), data, rank, stop_seconds=stop)
 
 
 async def main(data: Path) -> None:
+    """Run the supervisor until SIGTERM."""
     lock = DataLock(private_folder(data))
     lock.acquire()
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    stop_requested = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop_requested.set)
     supervisor = Supervisor(data)
-    await supervisor.start(spec(data, "one"))
-    # Like nginx, which wipes its environment: it is known by its session alone.
-    await supervisor.start(spec(data, "two", PARENT, "bare"))
+    await supervisor.start(child_spec(data, "one"))
+    # As nginx, which overwrites its environment: only its session tells whose it is.
+    await supervisor.start(child_spec(data, "two", PARENT, "bare"))
     (data / "started").touch()
-    await asked.wait()
+    await stop_requested.wait()
     await supervisor.stop()
     lock.release()
 

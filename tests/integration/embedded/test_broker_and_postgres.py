@@ -1,4 +1,5 @@
-"""The real servers: their data outlives every kind of end, and each role reaches its own only."""
+"""The real servers: their data outlives every kind of end, and each role reaches its own database
+only."""
 
 from __future__ import annotations
 
@@ -42,9 +43,9 @@ class Servers:
     async def start_broker(self) -> None:
         ensure_nodes(self.keys, ["node-1"])
         await self.supervisor.start(self.broker.prepare())
-        await self.broker_up()
+        await self.wait_for_broker()
 
-    async def broker_up(self) -> None:
+    async def wait_for_broker(self) -> None:
         seed = self.keys.seed("topology")
         await until(lambda: nats.serves_jetstream(self.broker.url, seed), "JetStream answers")
 
@@ -53,7 +54,7 @@ class Servers:
         await until(self.postgres.ready, "PostgreSQL answers", limit=20)
         return await self.postgres.provision()
 
-    async def killed(self, name: str) -> None:
+    async def kill_and_wait(self, name: str) -> None:
         self.supervisor.kill(name)
         await until(
             lambda: self.supervisor.deaths(name) == 1 and self.supervisor.pid(name),
@@ -69,7 +70,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     assert orphans.find_orphans(running.data) == []
 
 
-async def query(dsn: str, sql: str) -> object:
+async def fetch_value(dsn: str, sql: str) -> object:
     connection = await asyncpg.connect(dsn, timeout=5)
     try:
         return await connection.fetchval(sql)
@@ -77,7 +78,8 @@ async def query(dsn: str, sql: str) -> object:
         await connection.close()
 
 
-async def stored(servers: Servers) -> int:
+async def count_stored(servers: Servers) -> int:
+    """Return the number of messages in the stream EVENTS."""
     client = await nats.login(servers.broker.url, "topology", servers.keys.seed("topology"))
     try:
         return (await client.jetstream().stream_info(subjects.STREAM_EVENTS)).state.messages
@@ -85,7 +87,7 @@ async def stored(servers: Servers) -> int:
         await client.close()
 
 
-async def publish(servers: Servers, number: int) -> None:
+async def publish_events(servers: Servers, number: int) -> None:
     client = await nats.login(servers.broker.url, "config", servers.keys.seed("config"))
     try:
         for _ in range(number):
@@ -105,10 +107,10 @@ async def apply_topology(servers: Servers) -> list[topology.Change]:
 async def test_a_killed_broker_comes_back_with_its_data(servers: Servers) -> None:
     await servers.start_broker()
     await apply_topology(servers)
-    await publish(servers, 20)
-    await servers.killed(nats.NAME)
-    await servers.broker_up()
-    assert await stored(servers) == 20
+    await publish_events(servers, 20)
+    await servers.kill_and_wait(nats.NAME)
+    await servers.wait_for_broker()
+    assert await count_stored(servers) == 20
     assert {change.action for change in await apply_topology(servers)} == {"same"}
 
 
@@ -116,8 +118,8 @@ async def test_a_second_start_continues_with_the_data_of_the_first(servers: Serv
     await servers.start_broker()
     dsns = await servers.start_postgres()
     await apply_topology(servers)
-    await publish(servers, 3)
-    await query(dsns["config"], "CREATE TABLE kept AS SELECT 7 AS number")
+    await publish_events(servers, 3)
+    await fetch_value(dsns["config"], "CREATE TABLE kept AS SELECT 7 AS number")
     await servers.supervisor.stop()
     again = Servers(servers.data)
     try:
@@ -125,19 +127,21 @@ async def test_a_second_start_continues_with_the_data_of_the_first(servers: Serv
         assert await again.start_postgres() == dsns
         assert again.broker.url == servers.broker.url
         assert again.keys.users == servers.keys.users
-        assert await stored(again) == 3
-        assert await query(dsns["config"], "SELECT number FROM kept") == 7
+        assert await count_stored(again) == 3
+        assert await fetch_value(dsns["config"], "SELECT number FROM kept") == 7
     finally:
         await again.supervisor.stop()
 
 
 async def test_a_killed_postgres_comes_back_with_what_was_committed(servers: Servers) -> None:
     dsns = await servers.start_postgres()
-    await query(dsns["billing"], "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number")
+    await fetch_value(
+        dsns["billing"], "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number"
+    )
     busy = await asyncpg.connect(dsns["billing"], timeout=5)
-    await servers.killed(postgres.NAME)
+    await servers.kill_and_wait(postgres.NAME)
     await until(servers.postgres.ready, "PostgreSQL answers again", limit=20)
-    assert await query(dsns["billing"], "SELECT count(*) FROM kept") == 1000
+    assert await fetch_value(dsns["billing"], "SELECT count(*) FROM kept") == 1000
     busy.terminate()
 
 
@@ -146,7 +150,7 @@ async def test_lock_files_that_name_a_living_process_do_not_keep_postgres_from_s
 ) -> None:
     await servers.start_postgres()
     await servers.supervisor.stop()
-    # As after a kill -9 and a reboot: the number belongs to somebody else by now.
+    # As after a kill -9 and a reboot: the pid belongs to another process by now.
     locks = (
         servers.postgres.folder / "postmaster.pid",
         servers.postgres.socket_folder / ".s.PGSQL.5432.lock",
@@ -165,20 +169,21 @@ async def test_every_role_reaches_its_own_database_only(servers: Servers) -> Non
     dsns = await servers.start_postgres()
     for role, dsn in dsns.items():
         assert (
-            await query(dsn, "SELECT current_user || '@' || current_database()") == f"{role}@{role}"
+            await fetch_value(dsn, "SELECT current_user || '@' || current_database()")
+            == f"{role}@{role}"
         )
         for other in {*DATABASES, "postgres", "template1"} - {role}:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await query(dsn.replace(f"@/{role}?", f"@/{other}?"), "SELECT 1")
+                await fetch_value(dsn.replace(f"@/{role}?", f"@/{other}?"), "SELECT 1")
         rights = (
             "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
         )
-        assert await query(dsn, rights) is False
+        assert await fetch_value(dsn, rights) is False
         with pytest.raises(asyncpg.InvalidPasswordError):
-            await query(
+            await fetch_value(
                 servers.postgres.dsn(role, role).replace(f"{role}:", f"{role}:x"), "SELECT 1"
             )
-    assert await query(servers.postgres.dsn("postgres", "postgres"), "SHOW fsync") == "on"
+    assert await fetch_value(servers.postgres.dsn("postgres", "postgres"), "SHOW fsync") == "on"
 
 
 async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path: Path) -> None:
@@ -187,7 +192,7 @@ async def test_a_data_folder_with_a_long_path_in_a_closed_folder_works(tmp_path:
     long = Servers(closed / ("with space " + "x" * 120))
     try:
         dsns = await long.start_postgres()
-        assert await query(dsns["config"], "SELECT 1") == 1
+        assert await fetch_value(dsns["config"], "SELECT 1") == 1
         assert len(os.fsencode(long.postgres.socket_folder / ".s.PGSQL.5432")) < 108
     finally:
         await long.supervisor.stop()
@@ -206,7 +211,7 @@ async def test_postgres_runs_as_a_system_user_for_root_and_as_an_ordinary_user_f
 
 
 def test_an_ordinary_user_can_run_both(tmp_path: Path) -> None:
-    """Root becomes a system user for it; an ordinary user is one already."""
+    """Root runs it as a system user; an ordinary user runs it as himself."""
     owner = launch.unprivileged_user()
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)

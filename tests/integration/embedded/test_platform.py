@@ -1,5 +1,5 @@
-"""The platform as a whole, without services and nodes where those do not matter: what it says,
-remembers and uses."""
+"""The platform without services and nodes: its files, its messages, and what it uses instead of its
+own servers."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ KEYS = {
     "submission_key",
     "pid",
 }
-Make = Callable[..., EmbeddedPlatform]
+BuildPlatform = Callable[..., EmbeddedPlatform]
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers alone, and nothing named by the environment of whoever runs the tests."""
+    """Start servers alone, without settings of the environment that the tests run in."""
     monkeypatch.setattr(platform_module, "SERVICES", ())
     for name in list(os.environ):
         if name.startswith("EDGETLS_"):
@@ -50,29 +50,30 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    """Builds platforms without nodes, in ``tmp_path / "data"`` unless named, and stops them all."""
-    made: list[EmbeddedPlatform] = []
+async def build(tmp_path: Path) -> AsyncIterator[BuildPlatform]:
+    """Return a function that builds platforms without nodes, by default in ``tmp_path / "data"``;
+    all are stopped at the end."""
+    built: list[EmbeddedPlatform] = []
 
-    def build(data: Path = tmp_path / "data", **options: object) -> EmbeddedPlatform:
-        made.append(EmbeddedPlatform(data, nodes=0, **options))  # type: ignore[arg-type]
-        return made[-1]
+    def build_one(data: Path = tmp_path / "data", **options: object) -> EmbeddedPlatform:
+        built.append(EmbeddedPlatform(data, nodes=0, **options))  # type: ignore[arg-type]
+        return built[-1]
 
-    yield build
-    for one in made:
-        await one.stop()
-        assert orphans.find_orphans(one.data) == []
+    yield build_one
+    for platform in built:
+        await platform.stop()
+        assert orphans.find_orphans(platform.data) == []
 
 
-def busy() -> socket.socket:
+def listening_socket() -> socket.socket:
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     taken.listen()
     return taken
 
 
-async def test_run_json_tells_where_everything_is_to_its_owner_only(make: Make) -> None:
-    platform = make()
+async def test_run_json_holds_all_addresses_for_its_owner_only(build: BuildPlatform) -> None:
+    platform = build()
     await platform.start()
     file = platform.data / "run.json"
     run = json.loads(file.read_text())
@@ -94,20 +95,20 @@ async def test_run_json_tells_where_everything_is_to_its_owner_only(make: Make) 
     assert stat.S_IMODE(platform.data.stat().st_mode) == 0o700
 
 
-async def test_a_second_start_uses_the_same_places_and_keys(make: Make) -> None:
-    first = make()
+async def test_a_second_start_uses_the_same_places_and_keys(build: BuildPlatform) -> None:
+    first = build()
     await first.start()
     await first.stop()
-    second = make()
+    second = build()
     await second.start()
     assert second.run == first.run
 
 
-async def test_a_busy_port_that_was_asked_for_is_one_clear_error(make: Make) -> None:
-    with busy() as taken:
+async def test_a_busy_port_that_was_asked_for_is_named(build: BuildPlatform) -> None:
+    with listening_socket() as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PlatformError) as caught:
-            await make(nats_port=port).start()
+            await build(nats_port=port).start()
     assert (
         str(caught.value) == f"port {port} for nats is busy on 127.0.0.1: free it or name another"
     )
@@ -125,24 +126,24 @@ def test_a_busy_port_that_was_only_remembered_is_replaced(tmp_path: Path) -> Non
 
 
 async def test_a_folder_in_use_and_a_folder_with_other_files_are_left_alone(
-    make: Make, tmp_path: Path
+    build: BuildPlatform, tmp_path: Path
 ) -> None:
-    await make().start()
+    await build().start()
     with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"):
-        await make().start()
+        await build().start()
     other = tmp_path / "other"
     other.mkdir(mode=0o755)
     (other / "thesis.txt").touch()
     with pytest.raises(PlatformError, match="holds other files"):
-        await make(other).start()
+        await build(other).start()
     assert stat.S_IMODE(other.stat().st_mode) == 0o755
 
 
-async def test_a_service_that_cannot_run_is_named_with_its_last_words_and_all_is_stopped(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+async def test_a_service_that_cannot_run_is_named_with_its_last_line_and_all_is_stopped(
+    build: BuildPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform_module, "SERVICES", ("phantom",))
-    platform = make()
+    platform = build()
     with pytest.raises(
         PlatformError, match=r"phantom cannot run: .*No module named .*logs/phantom\.log"
     ):
@@ -151,10 +152,10 @@ async def test_a_service_that_cannot_run_is_named_with_its_last_words_and_all_is
 
 
 async def test_a_service_that_never_gets_ready_is_named_after_the_limit(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    build: BuildPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform_module, "SERVICES", ("phantom",))
-    platform = make(start_seconds=0.5)
+    platform = build(start_seconds=0.5)
     with pytest.raises(
         PlatformError, match=r"not ready after 0\.5 s: phantom: http://\S+/readyz does not answer"
     ):
@@ -162,33 +163,33 @@ async def test_a_service_that_never_gets_ready_is_named_after_the_limit(
 
 
 async def test_databases_that_the_environment_names_are_used_instead_of_started(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: BuildPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = make()
+    first = build()
     await first.start()
     for name, dsn in first.run["postgres"].items():
         monkeypatch.setenv(f"EDGETLS_{name.upper()}_DSN", dsn)
-    second = make(tmp_path / "second")
+    second = build(tmp_path / "second")
     await second.start()
     assert second.names() == ["nats"]
     assert second.run["postgres"] == first.run["postgres"]
 
 
 async def test_a_broker_that_the_environment_names_is_used_instead_of_started(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: BuildPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with busy() as taken:
+    with listening_socket() as taken:
         monkeypatch.setenv("EDGETLS_NATS_URL", f"nats://127.0.0.1:{taken.getsockname()[1]}")
-        platform = make()
+        platform = build()
         with pytest.raises(BrokerAway, match="does not answer"):
             await platform.start()
     assert not (platform.data / "nats" / "store").exists()
 
 
 async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(
-    make: Make, tmp_path: Path
+    build: BuildPlatform, tmp_path: Path
 ) -> None:
-    platform = make()
+    platform = build()
     await platform.start()
     credentials = ensure_node(tmp_path / "paris-1")
     with FleetFile.edit(Path(platform.run["fleet_file"])) as fleet:
@@ -210,10 +211,10 @@ async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(
     await until(logs_in, "the new node logs in")
 
 
-async def test_whatever_was_killed_answers_again_and_down_from_elsewhere_is_told_of_nothing(
-    make: Make,
+async def test_killed_processes_answer_again_and_down_finds_nothing_after_the_stop(
+    build: BuildPlatform,
 ) -> None:
-    platform = make()
+    platform = build()
     await platform.start()
     for name in platform.names():
         first = platform.pid(name)
