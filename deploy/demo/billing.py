@@ -17,8 +17,8 @@ from deploy.demo.context import (
     wait_for,
 )
 from deploy.demo.story import check, format_money
-from deploy.visitors.http_requests import VisitorConnection, send_requests
-from deploy.visitors.origin_server import ORIGIN_BODY
+from deploy.demo.visitors.http_requests import VisitorConnection, send_requests
+from deploy.demo.visitors.origin_server import ORIGIN_BODY
 from shared import catalogue
 
 _USAGE_SECONDS: Final = 20.0

@@ -15,11 +15,11 @@ from nats.aio.client import Client
 
 from clients.platform import Platform, findings_of
 from deploy.demo.story import CheckFailed, DemoResult, DemoStory, check
+from deploy.demo.visitors.handshakes import Endpoint, verifying_context
+from deploy.demo.visitors.http_requests import VisitorConnection
+from deploy.demo.visitors.origin_server import DemoOrigin
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.ready import wait_until
-from deploy.visitors.handshakes import Endpoint, verifying_context
-from deploy.visitors.http_requests import VisitorConnection
-from deploy.visitors.origin_server import OriginServer
 from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.codec import parse
@@ -49,7 +49,7 @@ class DemoContext:
     customer: Platform
     operator: Platform
     searcher: Client
-    origin: OriginServer
+    origin: DemoOrigin
     ca: DevCa
     since: int = 0
     first_hour: datetime = field(default_factory=lambda: _this_hour())

@@ -18,9 +18,9 @@ from deploy.demo.context import (
     elapsed_ms,
 )
 from deploy.demo.story import check
+from deploy.demo.visitors.handshakes import TlsSession, is_refused
 from deploy.residue.residue_patterns import ResiduePatterns, patterns_of_pair
 from deploy.residue.residue_scan import find_residue
-from deploy.visitors.handshakes import TlsSession, is_refused
 from shared import subjects as s
 from shared.contracts.domains import DomainState
 

@@ -14,14 +14,14 @@ from typing import Final
 
 from deploy.demo.context import LIVE_SECONDS, DemoContext, elapsed_ms
 from deploy.demo.story import CheckFailed, check
-from deploy.embedded.dev_ca import CertificatePair
-from deploy.visitors.handshakes import (
+from deploy.demo.visitors.handshakes import (
     HANDSHAKE_REFUSED,
     Endpoint,
     NegotiatedTls,
     negotiate_tls,
 )
-from deploy.visitors.http_requests import VisitorConnection
+from deploy.demo.visitors.http_requests import VisitorConnection
+from deploy.embedded.dev_ca import CertificatePair
 from shared.contracts.domains import CommandSettled, Hsts, Outcome
 
 ACCOUNT: Final = "demo-library"

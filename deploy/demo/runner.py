@@ -17,10 +17,10 @@ from clients.platform.connection import Reach
 from deploy.demo import billing, disabling, library, serving
 from deploy.demo.context import DemoContext
 from deploy.demo.story import CheckFailed, DemoResult, DemoStory
+from deploy.demo.visitors.origin_server import DemoOrigin
 from deploy.embedded.dev_ca import DevCa
 from deploy.embedded.platform import EmbeddedPlatform
 from deploy.embedded.up_down import cancel_at_sigterm
-from deploy.visitors.origin_server import OriginServer
 from shared.errors import EdgetlsError, Refused, SettingsError
 from shared.faults import describe
 
@@ -111,7 +111,7 @@ async def _open_context(
         customer=customer,
         operator=operator,
         searcher=searcher.client,
-        origin=await stack.enter_async_context(OriginServer()),
+        origin=await stack.enter_async_context(DemoOrigin()),
         ca=DevCa.load(Path(run["trust_roots"]).parent),
     )
     context.since = await customer.last_event()

@@ -27,9 +27,9 @@ from deploy.demo.context import (
     wait_for,
 )
 from deploy.demo.story import CheckFailed, check
+from deploy.demo.visitors.handshakes import FleetHandshakes, is_refused
+from deploy.demo.visitors.http_requests import VisitorConnection
 from deploy.embedded.dev_ca import CertificatePair
-from deploy.visitors.handshakes import FleetHandshakes, is_refused
-from deploy.visitors.http_requests import VisitorConnection
 from shared.contracts.domains import Outcome, RedirectMode
 
 AddDetail = Callable[[str], None]

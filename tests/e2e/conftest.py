@@ -15,10 +15,10 @@ import pytest
 
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.demo.visitors.handshakes import Endpoint
 from deploy.embedded.dev_ca import DevCa
 from deploy.embedded.down import stop_platform
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint
 from tests.e2e.logins import Logins
 
 ACCOUNT = "e2e"

@@ -16,9 +16,9 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send
 from clients.platform import Platform as Client
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.domains import Outcome

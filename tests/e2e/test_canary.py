@@ -24,16 +24,16 @@ from clients.edge_node.nginx.entry import NginxEntry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform import connect
-from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.embedded.platform import EmbeddedPlatform
-from deploy.residue.residue_scan import find_residue as search
-from deploy.visitors.handshakes import (
+from deploy.demo.visitors.handshakes import (
     Endpoint,
     FleetHandshakes,
     is_refused,
     unverified_context,
     verifying_context,
 )
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.residue.residue_scan import find_residue as search
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey

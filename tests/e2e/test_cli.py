@@ -13,9 +13,9 @@ import pytest
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform.connection import Reach
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from shared import catalogue
 from shared.errors import SettingsError
 from tests.e2e.conftest import ACCOUNT, NODES, Edgetls

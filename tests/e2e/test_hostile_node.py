@@ -14,11 +14,11 @@ from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 
 from clients.platform import Platform as Client
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
+from deploy.demo.visitors.http_requests import send_requests
+from deploy.demo.visitors.origin_server import DemoOrigin
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
-from deploy.visitors.http_requests import send_requests
-from deploy.visitors.origin_server import OriginServer
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.base import Signed
@@ -150,7 +150,7 @@ async def scene(
 ) -> AsyncIterator[Scene]:
     tag = secrets.token_hex(3)
     domain, other = f"www.victim-{tag}.test", f"www.other-{tag}.test"
-    async with OriginServer() as origin:
+    async with DemoOrigin() as origin:
         for name in (domain, other):
             ordered = await customer.register(
                 name, ACCOUNT, "video", f"http://127.0.0.1:{origin.port}"

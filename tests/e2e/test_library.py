@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from clients.platform.connection import Reach
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from shared import catalogue
 from shared.contracts.queries import Nothing, PageSealed
 from tests.e2e.conftest import Edgetls

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import DevCa
-from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import (
+from deploy.demo.visitors.handshakes import (
     HANDSHAKE_REFUSED,
     Endpoint,
     NegotiatedTls,
     negotiate_tls,
     verifying_context,
 )
-from deploy.visitors.http_requests import VisitorConnection
+from deploy.demo.visitors.http_requests import VisitorConnection
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared.contracts.domains import CommandSettled, Hsts, Outcome
 
 ACCOUNT = "e2e-settings"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from clients.platform import Platform as Client
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from deploy.embedded import nats
 from deploy.embedded.dev_ca import DevCa
 from deploy.embedded.keys import seed_file
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from shared import catalogue
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.domains import DomainState, Outcome

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from clients.platform import Platform as Client
+from deploy.demo.visitors.handshakes import Endpoint
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import Endpoint
 from tests.e2e.conftest import ACCOUNT, Edgetls
 from tests.e2e.test_cli import files, registered, written
 from tests.support.pki import Authority

@@ -15,12 +15,17 @@ from pathlib import Path
 
 from clients.platform import Platform as Client
 from clients.platform import connect
+from deploy.demo.visitors.handshakes import (
+    HANDSHAKE_REFUSED,
+    Endpoint,
+    fetch_leaf,
+    verifying_context,
+)
+from deploy.demo.visitors.http_requests import VisitorConnection
+from deploy.demo.visitors.origin_server import ORIGIN_BODY, DemoOrigin
 from deploy.embedded import nats
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
-from deploy.visitors.handshakes import HANDSHAKE_REFUSED, Endpoint, fetch_leaf, verifying_context
-from deploy.visitors.http_requests import VisitorConnection
-from deploy.visitors.origin_server import ORIGIN_BODY, OriginServer
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.domains import CommandSettled, Outcome
@@ -84,7 +89,7 @@ class Story:
             customer = await stack.enter_async_context(
                 await connect(run["nats_url"], seed, key, patience=PATIENCE)
             )
-            origin = await stack.enter_async_context(OriginServer())
+            origin = await stack.enter_async_context(DemoOrigin())
             ca = DevCa.load(Path(run["trust_roots"]).parent)
             story = cls(platform, customer, list(domains), ca, await customer.last_event())
             for domain in story.domains:

@@ -11,9 +11,9 @@ from typing import Any
 
 import nats
 
+from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
+from deploy.demo.visitors.http_requests import send_requests
 from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
-from deploy.visitors.http_requests import send_requests
 from tests.support.waiting import until
 from tests.upgrade.releases import CommandLine, Finished
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.visitors.handshakes import Endpoint
-from deploy.visitors.origin_server import ORIGIN_BODY
+from deploy.demo.visitors.handshakes import Endpoint
+from deploy.demo.visitors.origin_server import ORIGIN_BODY
 
 _RESPONSE_SECONDS: Final = 10.0
 # nginx closes a connection after its thousandth request (keepalive_requests).

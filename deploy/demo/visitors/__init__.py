@@ -1,2 +1,2 @@
 """Visitors of the edge nodes: real TLS handshakes and HTTP requests, and the web server that the
-nodes fetch from. The demo and the tests use them."""
+nodes fetch from."""

@@ -12,13 +12,13 @@ _RESPONSE: Final = _HEAD % len(ORIGIN_BODY) + ORIGIN_BODY
 _END_OF_REQUEST: Final = b"\r\n\r\n"
 
 
-class OriginServer:
+class DemoOrigin:
     """A web server that answers every request with ``ORIGIN_BODY``; ``port`` is on 127.0.0.1."""
 
     port: int
     _server: asyncio.Server
 
-    async def __aenter__(self) -> OriginServer:
+    async def __aenter__(self) -> DemoOrigin:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(_OriginConnection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
