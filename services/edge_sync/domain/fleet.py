@@ -71,6 +71,7 @@ class EpochRecord:
 class FleetState:
     """The fleet in memory, equal to the database after each command."""
 
+    # Others keep a reference to ``nodes``: change the dictionary, never replace it.
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     epochs: dict[int, EpochRecord] = field(default_factory=dict)
 
@@ -84,6 +85,11 @@ class FleetState:
         """Return the epoch that pairs are sealed to: the highest one that was opened for it."""
         opened = [number for number, epoch in self.epochs.items() if epoch.sealing is not None]
         return self.epochs[max(opened)] if opened else None
+
+    @property
+    def newest_number(self) -> int:
+        """Return the number of the newest epoch, 0 without epochs."""
+        return max(self.epochs, default=0)
 
     def count_remaining(self) -> int:
         """Return the number of nodes that are not removed."""
@@ -133,7 +139,9 @@ def enrol_node(
         enrolment=signed,
         issued_at=command.issued_at,
     )
-    return NodeUpdate(renewed, "labelled" if command.labels != known.labels else None)
+    if command.labels != known.labels:
+        return NodeUpdate(renewed, "labelled")
+    return NodeUpdate(renewed, None)
 
 
 def drain_node(known: NodeRecord | None, command: DrainNode) -> NodeUpdate | None:
@@ -178,7 +186,9 @@ def _find_changeable(known: NodeRecord | None, node: str, issued_at: datetime) -
     """Return the node, None when it is removed or the command is older than its last one."""
     if known is None:
         raise Poison(f"there is no node {node!r}: enrol it first")
-    return None if known.removed or issued_at < known.issued_at else known
+    if known.removed or issued_at < known.issued_at:
+        return None
+    return known
 
 
 def start_epoch(

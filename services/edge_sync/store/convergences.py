@@ -33,6 +33,7 @@ class ConvergenceStore:
     async def open_revision(self, change: DomainChanged) -> PendingRevision | None:
         """Return the revision as pending, inserted at its first delivery. None when it has
         converged."""
+        # The update changes nothing: without it a row that exists would not be returned.
         row = await self._pool.fetchrow(
             "insert into convergences (domain, revision, account, command_id, submitted_at)"
             " values ($1, $2, $3, $4, $5)"
@@ -102,7 +103,9 @@ class ConvergenceStore:
             " where domain = $1 and converged_at is not null order by revision desc limit 1",
             domain,
         )
-        return None if row is None else LastConvergence(row["revision"], row["slowest_ms"])
+        if row is None:
+            return None
+        return LastConvergence(row["revision"], row["slowest_ms"])
 
     async def max_revision(self) -> int:
         """Return the highest revision of any row, 0 without rows."""

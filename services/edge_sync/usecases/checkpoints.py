@@ -41,13 +41,12 @@ class CheckpointPublisher:
         await self._publisher.publish_core(catalogue.EDGE_CHECKPOINT, signed.encode())
 
     def _build_checkpoint(self, index: BucketIndex) -> Checkpoint:
-        newest = self._fleet.newest_epoch
         return Checkpoint(
             incarnation=index.incarnation,
             sequence=index.sequence,
             root=index.root(),
             domains=len(index),
-            epoch=0 if newest is None else newest.epoch,
+            epoch=self._fleet.newest_number,
             time=self._clock.now(),
             flush_seconds=flush_seconds(self._fleet.count_remaining()),
         )

@@ -78,8 +78,7 @@ class ConvergenceTracker:
         return of_domain.setdefault(pending.revision, pending)
 
     def expect_bundle(self, desired: DesiredBundle) -> None:
-        """Note which certificates handshakes must show. To be called before the put: a node may
-        prove the revision before the PubAck arrives."""
+        """Note which certificates handshakes must show. To be called before the put."""
         if desired.domain in self._pending:
             self._expected.setdefault(desired.domain, {})[desired.revision] = desired.served
 
@@ -97,6 +96,8 @@ class ConvergenceTracker:
         health.status = status
         health.last_seen = at.wall
         self._unsaved.add(status.node)
+        # A digest that equals the bucket's at the node's own sequence shows that the node holds
+        # every bundle up to there, whatever statuses were lost before.
         if self._get_index().matches(status.incarnation, status.sequence, status.root):
             health.synced_sequence = status.sequence
             health.synced_at = at

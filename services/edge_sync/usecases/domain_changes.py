@@ -43,6 +43,7 @@ class DomainChanges:
             return
         if pending is not None:
             pending = self._tracker.track_revision(pending)
+        # Before the put: the fastest node proves the revision before the PubAck is here.
         self._tracker.expect_bundle(desired)
         stored = await self._writer.put_bundle(desired)
         if pending is not None:

@@ -79,6 +79,7 @@ class Leader:
         try:
             await self._load_state()
             self.is_leading = True
+            # All loops end together: one that goes on without the lease would be a second leader.
             settings = self._settings
             await run_together(
                 *[consume() for consume in self._consumers],

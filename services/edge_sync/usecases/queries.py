@@ -78,11 +78,10 @@ class EdgeQueries:
     async def show_fleet(self, question: Nothing) -> FleetView:
         """Return every node with its state and epochs."""
         index = self._writer.index
-        newest = self._fleet.newest_epoch
         sealing = self._fleet.sealing_epoch
         return FleetView(
             nodes=self._tracker.view_nodes(time.monotonic()),
-            epoch=0 if newest is None else newest.epoch,
+            epoch=self._fleet.newest_number,
             sealing_epoch=0 if sealing is None else sealing.epoch,
             sealing=self._keyrings.sealing_statement,
             sequence=index.sequence,

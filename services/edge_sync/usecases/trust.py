@@ -78,4 +78,6 @@ class CurrentTrust:
         if self._published is None:
             return pinned
         published = Trust.read(self._operator_key, self._published, self._clock.now())
-        return published if published.document.serial > pinned.document.serial else pinned
+        if published.document.serial > pinned.document.serial:
+            return published
+        return pinned
