@@ -12,8 +12,11 @@ from services.edge_sync.settings import Settings
 from services.edge_sync.store.bucket import KvBucket
 from services.edge_sync.store.convergences import ConvergenceStore
 from services.edge_sync.store.fleet import FleetStore
-from services.edge_sync.transport.consumers import consume_domain_changes, consume_fleet_commands
-from services.edge_sync.transport.dead_letters import edge_dead_letter_router
+from services.edge_sync.transport.consumers import (
+    CHANGES_SOURCE,
+    consume_domain_changes,
+    consume_fleet_commands,
+)
 from services.edge_sync.transport.queries import edge_router
 from services.edge_sync.usecases.bundle_writer import BundleWriter, ConfigClient
 from services.edge_sync.usecases.checkpoints import CheckpointPublisher
@@ -30,6 +33,7 @@ from shared import subjects
 from shared.contracts.base import Signed
 from shared.contracts.codec import parse
 from shared.crypto.signing import Signer
+from shared.messaging.dead_letter_service import DeadLetterService
 from shared.retry import every, retry
 from shared.runtime import Runtime, read_signer
 from shared.settings import read_secret
@@ -121,6 +125,7 @@ def _wire_leader(
         ],
     )
     queries = EdgeQueries(fleet, convergences, writer, keyrings, tracker)
-    runtime.broker.include_router(edge_router(leader, queries, tracker))
-    runtime.broker.include_router(edge_dead_letter_router(runtime, leader, changes))
+    # A replayed change is handled here: it is config's event, and edge_sync may not publish it.
+    dead_letters = DeadLetterService(client, publisher, NAME, {CHANGES_SOURCE: changes.handle})
+    runtime.broker.include_router(edge_router(leader, queries, tracker, dead_letters))
     return leader

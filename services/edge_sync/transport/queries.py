@@ -1,4 +1,4 @@
-"""Every subject of core NATS that edge_sync takes: the queries, and the statuses of nodes.
+"""Every subject of core NATS that edge_sync takes: queries and the statuses of nodes.
 
 Every replica hears each message, but only the leader knows the fleet's state. There is no queue
 group: it would hand half of the messages to a standby.
@@ -13,13 +13,19 @@ from faststream.nats import NatsMessage, NatsRouter
 from services.edge_sync.usecases.convergence_tracker import ConvergenceTracker, read_clocks
 from services.edge_sync.usecases.leader import Leader
 from services.edge_sync.usecases.queries import EdgeQueries
-from shared import catalogue
+from shared import catalogue, subjects
 from shared.contracts.edge import NodeStatus
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
 from shared.messaging.rpc import answer
 
 
-def edge_router(leader: Leader, queries: EdgeQueries, tracker: ConvergenceTracker) -> NatsRouter:
-    """Bind the queries and the statuses of nodes."""
+def edge_router(
+    leader: Leader,
+    queries: EdgeQueries,
+    tracker: ConvergenceTracker,
+    dead_letters: DeadLetterService,
+) -> NatsRouter:
+    """Bind the queries, the operator's questions about dead letters, and the statuses of nodes."""
 
     async def stay_silent_in_standby() -> None:
         # FastStream answers nothing after AckMessage, so that the leader's is the only answer.
@@ -39,4 +45,5 @@ def edge_router(leader: Leader, queries: EdgeQueries, tracker: ConvergenceTracke
     answer(router, catalogue.RPC_EDGE_DIGEST, queries.show_digest)
     answer(router, catalogue.RPC_EDGE_CONVERGENCE, queries.show_convergence)
     answer(router, catalogue.RPC_FLEET_SHOW, queries.show_fleet)
+    router.include_router(dead_letter_router(subjects.EDGE_SYNC, dead_letters))
     return router

@@ -29,11 +29,14 @@ from shared.contracts.queries import (
     DigestAnswer,
     DigestQuestion,
     FleetView,
+    ListDead,
     MaxRevision,
     Nothing,
+    OneDead,
     ShowConvergence,
 )
 from shared.crypto.digest import bucket_of
+from shared.messaging.dead_letter_service import DeadLetterService
 from shared.messaging.rpc import answer_refusals
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -43,6 +46,12 @@ QUESTIONS: dict[str, Contract] = {
     catalogue.RPC_EDGE_DIGEST: DigestQuestion(),
     catalogue.RPC_EDGE_CONVERGENCE: ShowConvergence(domain=DOMAIN),
     catalogue.RPC_FLEET_SHOW: Nothing(),
+}
+DEAD_LETTER_QUESTIONS: dict[str, Contract] = {
+    catalogue.RPC_DEAD_LIST["edge_sync"]: ListDead(),
+    catalogue.RPC_DEAD_SHOW["edge_sync"]: OneDead(sequence=1),
+    catalogue.RPC_DEAD_REPLAY["edge_sync"]: OneDead(sequence=1),
+    catalogue.RPC_DEAD_DROP["edge_sync"]: OneDead(sequence=1),
 }
 
 
@@ -83,7 +92,9 @@ class QueryStage:
         queries = EdgeQueries(fleet, store, writer, keyrings, self.tracker)
         self.answers: list[bytes] = []
         self.broker = NatsBroker(logger=None, middlewares=[answer_refusals()])
-        self.broker.include_router(edge_router(leader, queries, self.tracker))
+        away: Any = SimpleNamespace(jetstream=lambda **_: None)
+        dead_letters = DeadLetterService(away, away, "edge_sync")
+        self.broker.include_router(edge_router(leader, queries, self.tracker, dead_letters))
         self.broker.subscriber("answers")(self._keep_answer)
 
     async def _keep_answer(self, message: NatsMessage) -> None:
@@ -117,11 +128,23 @@ async def stage() -> AsyncIterator[QueryStage]:
         yield stage
 
 
-@pytest.mark.parametrize("subject", QUESTIONS)
-async def test_a_standby_answers_nothing(stage: QueryStage, subject: str) -> None:
+@pytest.mark.parametrize(
+    ("subject", "question"), [*QUESTIONS.items(), *DEAD_LETTER_QUESTIONS.items()]
+)
+async def test_a_standby_answers_nothing(
+    stage: QueryStage, subject: str, question: Contract
+) -> None:
     stage.leader.is_leading = False
-    await stage.ask(subject, QUESTIONS[subject])
+    await stage.ask(subject, question)
     assert stage.answers == []
+
+
+@pytest.mark.parametrize(("subject", "question"), DEAD_LETTER_QUESTIONS.items())
+async def test_the_leader_answers_that_it_is_busy_while_the_broker_is_away(
+    stage: QueryStage, subject: str, question: Contract
+) -> None:
+    await stage.ask(subject, question)
+    assert [one.code for one in parse(Refusal, stage.answers[0]).refusal] == [Code.SERVICE_BUSY]
 
 
 async def test_the_leader_answers_each_query_with_its_model(stage: QueryStage) -> None:
