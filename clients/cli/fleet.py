@@ -16,7 +16,7 @@ from clients.cli.rotation import Rotation, rotate
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import NodeCredentials, ensure_node
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from clients.platform.connection import Reach
 from shared import catalogue
 from shared.contracts.edge import NodeView
@@ -99,8 +99,8 @@ async def enrol(
             raise SettingsError(
                 f"{node} is not in the fleet file yet: name --folder, or --nkey and --public-key"
             )
-        credentials = named or fleet.node(node)
-        fleet.put(
+        credentials = named or fleet.find_node(node)
+        fleet.put_node(
             FleetNode(
                 node=node,
                 public_key=credentials.public_key,
@@ -110,15 +110,15 @@ async def enrol(
         )
         fleet.write_users()
     async with link.reach("operator") as reach:
-        await send(
+        await send_commands(
             reach.client,
-            [commands.enrol(FleetFile.read(fleet_file), node, now)],
+            [commands.enrol_node(FleetFile.read(fleet_file), node, now)],
             now,
-            patience=link.patience,
+            timeout=link.patience,
         )
         await _until(reach, node, _is("live", "silent"))
     with FleetFile.edit(fleet_file) as fleet:
-        fleet.mark(node, "enrolled")
+        fleet.mark_node(node, "enrolled")
     link.out.data({"node": node, "done": "enrolled"})
     link.out.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
 
@@ -131,14 +131,14 @@ async def enrol(
 async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> None:
     """Gives a node these labels instead of those that it had."""
     labels, now = _labels(label or []), datetime.now(UTC)
-    order = commands.label(FleetFile.read(link.place.fleet()), node, labels, now)
+    order = commands.label_node(FleetFile.read(link.place.fleet()), node, labels, now)
     async with link.reach("operator") as reach:
-        await send(reach.client, [order], now, patience=link.patience)
+        await send_commands(reach.client, [order], now, timeout=link.patience)
         await _until(reach, node, lambda found: found is not None and found.labels == labels)
     with FleetFile.edit(
         link.place.fleet()
     ) as fleet:  # or the next rotation would enrol it with the old ones
-        fleet.put(fleet.node(node).model_copy(update={"labels": labels}))
+        fleet.put_node(fleet.find_node(node).model_copy(update={"labels": labels}))
     link.out.data({"node": node, "done": "labelled", "labels": labels})
     link.out.line(f"{node} is labelled")
 
@@ -161,7 +161,7 @@ async def remove(link: Link, node: NodeArgument) -> None:
     """Takes a node out for good: its NATS user goes, a new epoch starts, every pair is sealed anew.
 
     The node keeps what it held: the domains to re-key are listed."""
-    FleetFile.read(link.place.fleet()).node(node)
+    FleetFile.read(link.place.fleet()).find_node(node)
     async with link.reach("operator") as reach:
         done = await rotate(reach, link.place.fleet(), link.out.note, without=node)
         await _until(reach, node, _is("removed"))
@@ -192,7 +192,7 @@ async def publish_trust(link: Link) -> None:
     fleet = FleetFile.read(link.place.fleet())
     order = commands.publish_trust(fleet)
     async with link.reach("operator") as reach:
-        await send(reach.client, [order], datetime.now(UTC), patience=link.patience)
+        await send_commands(reach.client, [order], datetime.now(UTC), timeout=link.patience)
     keys = [
         {"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
         for key in fleet.trust_keys
@@ -211,12 +211,12 @@ async def _drain(link: Link, node: str, *, drained: bool) -> None:
     fleet_file = link.place.fleet()
     now = datetime.now(UTC)
     fleet = FleetFile.read(fleet_file)
-    order = (commands.drain if drained else commands.bring_back)(fleet, node, now)
+    order = (commands.drain_node if drained else commands.return_node)(fleet, node, now)
     async with link.reach("operator") as reach:
-        await send(reach.client, [order], now, patience=link.patience)
+        await send_commands(reach.client, [order], now, timeout=link.patience)
         await _until(reach, node, _is("drained") if drained else _is("live", "silent"))
     with FleetFile.edit(fleet_file) as changed:
-        changed.mark(node, "drained" if drained else "enrolled")
+        changed.mark_node(node, "drained" if drained else "enrolled")
     done = "drained" if drained else "returned"
     link.out.data({"node": node, "done": done})
     link.out.line(f"{node} is {done}")

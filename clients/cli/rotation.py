@@ -13,7 +13,7 @@ from typing import Final
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from clients.platform.connection import Reach
 from shared import catalogue
 from shared.contracts.edge import SealingEpoch
@@ -54,28 +54,28 @@ async def rotate(
     edge_sync = _edge_sync(FleetFile.read(fleet_file), now)
     with FleetFile.edit(fleet_file) as fleet:
         if without is not None:
-            fleet.mark(without, "removed")
+            fleet.mark_node(without, "removed")
             fleet.write_users()
-        if without is not None or fleet.started >= fleet.epoch:
-            fleet.new_epoch()
+        if without is not None or fleet.started >= fleet.newest_epoch:
+            fleet.add_epoch()
     fleet = FleetFile.read(fleet_file)
-    orders = [commands.remove(fleet, without, now)] if without is not None else []
-    await send(
-        reach.client, [*orders, *commands.start_epoch(fleet, now)], now, patience=reach.patience
+    orders = [commands.remove_node(fleet, without, now)] if without is not None else []
+    await send_commands(
+        reach.client, [*orders, *commands.start_epoch(fleet, now)], now, timeout=reach.patience
     )
     with FleetFile.edit(fleet_file) as changed:
-        changed.started = max(changed.started, fleet.epoch)
-    tell(f"epoch {fleet.epoch} is started")
-    await _until_sealing(reach, edge_sync, fleet.epoch)
+        changed.started = max(changed.started, fleet.newest_epoch)
+    tell(f"epoch {fleet.newest_epoch} is started")
+    await _until_sealing(reach, edge_sync, fleet.newest_epoch)
     switched = time.monotonic()
-    tell(f"new pairs are sealed to epoch {fleet.epoch}")
-    done = Rotation(fleet.epoch)
+    tell(f"new pairs are sealed to epoch {fleet.newest_epoch}")
+    done = Rotation(fleet.newest_epoch)
     await _reseal_all(reach, fleet, done, tell)
     if not done.unopened:
         await asyncio.sleep(max(0.0, switched + _SETTLED_SECONDS - time.monotonic()))
         await _reseal_all(reach, fleet, done, tell)
         with FleetFile.edit(fleet_file) as changed:
-            done.destroyed = changed.forget_epochs(fleet.epoch)
+            done.destroyed = changed.destroy_epochs(fleet.newest_epoch)
     return done
 
 
@@ -85,7 +85,7 @@ def _edge_sync(fleet: FleetFile, at: datetime) -> Verifier:
             "the fleet file holds no trust document: edge_sync's word on the epoch cannot be "
             "checked"
         )
-    return Trust.read(fleet.operator().public_text(), fleet.trust, at).verifier("edge_sync")
+    return Trust.read(fleet.operator_signer().public_text(), fleet.trust, at).verifier("edge_sync")
 
 
 async def _until_sealing(reach: Reach, edge_sync: Verifier, epoch: int) -> None:
@@ -116,7 +116,7 @@ async def _reseal_all(reach: Reach, fleet: FleetFile, done: Rotation, tell: Tell
     fewest, moved_at = None, time.monotonic()
     while left := [
         pair
-        for pair in await _sealed_below(reach, fleet.epoch)
+        for pair in await _sealed_below(reach, fleet.newest_epoch)
         if pair.pair_id not in done.unopened
     ]:
         now = time.monotonic()
@@ -147,13 +147,13 @@ async def _reseal(reach: Reach, fleet: FleetFile, pairs: list[SealedPair], done:
     orders = []
     for pair in pairs:
         try:
-            orders.append(commands.reseal(fleet, pair))
+            orders.append(commands.reseal_pair(fleet, pair))
         except CannotOpen:
             done.unopened.add(pair.pair_id)
             continue
         done.domains.add(_holder(pair))
         done.pairs.add(pair.pair_id)
-    await send(reach.client, orders, datetime.now(UTC), patience=reach.patience)
+    await send_commands(reach.client, orders, datetime.now(UTC), timeout=reach.patience)
 
 
 def _holder(pair: SealedPair) -> str:

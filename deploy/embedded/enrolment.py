@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from shared.contracts.queries import FleetView
 
 
@@ -23,12 +23,12 @@ async def announce(client: Client, fleet_file: Path, now: datetime) -> list[str]
     there."""
     fleet = FleetFile.read(fleet_file)
     first = [commands.publish_trust(fleet)]
-    if fleet.started < fleet.epoch:
+    if fleet.started < fleet.newest_epoch:
         first += commands.start_epoch(fleet, now)
-    await send(client, first, now)
+    await send_commands(client, first, now)
     with FleetFile.edit(fleet_file) as changed:
-        changed.started = max(changed.started, fleet.epoch)
-    fresh = [node.node for node in fleet.remaining() if node.state == "made"]
+        changed.started = max(changed.started, fleet.newest_epoch)
+    fresh = [node.node for node in fleet.remaining_nodes() if node.state == "made"]
     await _enrol(client, fleet_file, fresh, now)
     return fresh
 
@@ -43,10 +43,10 @@ async def repeat(
     missing = [
         node
         for node in nodes
-        if node not in known and fleet.node(node).state in ("enrolled", "drained")
+        if node not in known and fleet.find_node(node).state in ("enrolled", "drained")
     ]
-    if view.epoch < fleet.epoch:
-        await send(client, commands.start_epoch(fleet, now), now)
+    if view.epoch < fleet.newest_epoch:
+        await send_commands(client, commands.start_epoch(fleet, now), now)
     await _enrol(client, fleet_file, missing, now)
     return missing
 
@@ -54,7 +54,7 @@ async def repeat(
 async def _enrol(client: Client, fleet_file: Path, nodes: Sequence[str], now: datetime) -> None:
     fleet = FleetFile.read(fleet_file)
     for node in nodes:
-        await send(client, [commands.enrol(fleet, node, now)], now)
+        await send_commands(client, [commands.enrol_node(fleet, node, now)], now)
         with FleetFile.edit(fleet_file) as changed:
-            if changed.node(node).state == "made":
-                changed.mark(node, "enrolled")
+            if changed.find_node(node).state == "made":
+                changed.mark_node(node, "enrolled")

@@ -81,7 +81,7 @@ def ensure_keys(
         FleetFile.create(keys.fleet_file, users_file)
     with FleetFile.edit(keys.fleet_file) as fleet:
         trust = commands.sign_trust(fleet, _trusted(keys, fleet.trust_keys, now), now)
-        _write_once(keys.operator_public, fleet.operator().public_text())
+        _write_once(keys.operator_public, fleet.operator_signer().public_text())
     _write_once(keys.submission_public, ensure_hpke(keys.submission_private).public().text)
     _write_once(keys.trust, trust.encode().decode())
     return keys
@@ -106,7 +106,7 @@ def ensure_nodes(keys: Keys, nodes: list[str]) -> None:
                 credentials.nkey,
                 credentials.public_key,
             ):
-                fleet.put(
+                fleet.put_node(
                     FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
                 )
         fleet.write_users()

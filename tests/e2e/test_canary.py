@@ -361,7 +361,7 @@ def _bundle(cage: Cage, pair: Pair | None) -> bytes:
         domain=UNLOADABLE,
         account=ACCOUNT,
         revision=1 if pair else 2,
-        epoch=fleet.epoch,
+        epoch=fleet.newest_epoch,
         settings=Settings(),
         kind=BundleKind.HTTPS if pair else BundleKind.REMOVED,
         origin=Origin(scheme="http", host="127.0.0.1", port=9) if pair else None,
@@ -372,7 +372,7 @@ def _bundle(cage: Cage, pair: Pair | None) -> bytes:
 
 def _bundle_pair(cage: Cage, fleet: FleetFile, pair: Pair) -> BundlePair:
     validator = read_signer(cage.platform.data / "keys" / "validator.ed25519", "validator")
-    epoch = SealingKey(fleet.epochs[fleet.epoch]).public()
+    epoch = SealingKey(fleet.epochs[fleet.newest_epoch]).public()
     pair_id = "unloadable-pair"
     attestation = Attestation(
         account=ACCOUNT,
@@ -385,7 +385,7 @@ def _bundle_pair(cage: Cage, fleet: FleetFile, pair: Pair) -> BundlePair:
     return BundlePair(
         pair_id=pair_id,
         chain=pair.chain,
-        sealed_key=SealedKey(epoch=fleet.epoch, box=box),
+        sealed_key=SealedKey(epoch=fleet.newest_epoch, box=box),
         attestation=validator.sign(Purpose.ATTESTATION, attestation),
     )
 

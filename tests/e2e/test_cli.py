@@ -202,7 +202,7 @@ async def test_a_node_is_labelled_in_the_fleets_view_and_in_the_fleet_file(
     )
     assert (done.code, done.json["labels"]) == (0, {"region": "eu", "city": "paris"})
     assert await labels() == {"region": "eu", "city": "paris"}
-    assert FleetFile.read(Path(platform.run["fleet_file"])).node("node-2").labels == {
+    assert FleetFile.read(Path(platform.run["fleet_file"])).find_node("node-2").labels == {
         "region": "eu",
         "city": "paris",
     }

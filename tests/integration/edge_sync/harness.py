@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from deploy.embedded.ports import HOST
 from deploy.embedded.supervisor import base_environment
 from services.edge_sync.store.bucket import KvBucket
@@ -177,7 +177,7 @@ class EdgeSyncStage:
 
     async def add_node(self, name: str, **options: Any) -> FakeNode:
         """Enrol a node, start it, and wait until it is live if it reports."""
-        await self.send_commands(commands.enrol(self.fleet, name, datetime.now(UTC)))
+        await self.send_commands(commands.enrol_node(self.fleet, name, datetime.now(UTC)))
         client = await self.infrastructure.login_node(name)
         node = FakeNode(name, client, self.trust.verifier("edge_sync"), **options)
         await node.start()
@@ -191,9 +191,9 @@ class EdgeSyncStage:
         """Return the operator's fleet file, read anew."""
         return FleetFile.read(self.infrastructure.keys.fleet_file)
 
-    async def send_commands(self, *fleet_commands: commands.Command) -> None:
+    async def send_commands(self, *fleet_commands: commands.FleetCommand) -> None:
         """Send commands as the operator."""
-        await send(self.clients["operator"], fleet_commands, datetime.now(UTC))
+        await send_commands(self.clients["operator"], fleet_commands, datetime.now(UTC))
 
     async def show_fleet(self, timeout: float = 2) -> FleetView:
         """Ask for the fleet as the operator."""

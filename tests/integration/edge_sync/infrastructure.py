@@ -94,7 +94,7 @@ class Infrastructure:
         await connection.close()
         fleet = FleetFile.read(self.keys.fleet_file)
         for node in NODES:
-            fleet.mark(node, "made")
+            fleet.mark_node(node, "made")
         fleet.epochs = {1: fleet.epochs[1]}
         fleet.save()
 

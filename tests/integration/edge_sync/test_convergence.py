@@ -30,7 +30,7 @@ async def test_a_revision_has_converged_when_every_live_node_has_proven_it(
     await stage.start_replica()
     for name in ("node-1", "node-2", "node-3"):
         await stage.add_node(name)
-    await stage.send_commands(commands.drain(stage.fleet, "node-3", datetime.now(UTC)))
+    await stage.send_commands(commands.drain_node(stage.fleet, "node-3", datetime.now(UTC)))
     await stage.wait_for_state("node-3", "drained")
     bundle = await stage.config.change_domain(DOMAIN)
     body = await stage.wait_for_event(catalogue.EVENT_EDGE_CONVERGED, revision=bundle.revision)
@@ -113,7 +113,7 @@ async def test_a_node_speaks_for_itself_only_and_when_it_is_enrolled(stage: Edge
     await stage.start_replica()
     node = await stage.add_node("node-1")
     stranger = await stage.add_node("node-2")
-    await stage.send_commands(commands.remove(stage.fleet, "node-2", datetime.now(UTC)))
+    await stage.send_commands(commands.remove_node(stage.fleet, "node-2", datetime.now(UTC)))
     await stage.wait_for_state("node-2", "removed")
     stranger.reports = False
     status = node.build_status().model_copy(update={"node": "node-1", "sequence": 999})

@@ -69,8 +69,8 @@ async def test_the_first_epoch_is_sealed_to_at_once_and_the_next_when_the_live_n
     await wait_for_sealing(stage, 1)
     node = await stage.add_node("node-1")
     with FleetFile.edit(stage.infrastructure.keys.fleet_file) as fleet:
-        fleet.mark("node-1", "enrolled")
-        assert fleet.new_epoch() == 2
+        fleet.mark_node("node-1", "enrolled")
+        assert fleet.add_epoch() == 2
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await node.wait_for_checkpoint(epoch=2)
     stored = await stage.keyrings.last(s.keyring_epoch(2))
@@ -99,10 +99,10 @@ async def test_an_unsigned_command_and_one_signed_by_somebody_else_are_refused(
     await stage.add_node("node-1")
     command = DrainNode(node="node-1", issued_at=datetime.now(UTC))
     impostor = Signer.generate("operator").sign(Purpose.DRAIN, command)
-    for_another_purpose = stage.fleet.operator().sign(Purpose.REMOVE, command)
+    for_another_purpose = stage.fleet.operator_signer().sign(Purpose.REMOVE, command)
     for body in (command, impostor, for_another_purpose):
         await stage.send_commands(
-            commands.Command(catalogue.CMD_NODE_DRAIN, body, "node-1", f"test-{id(body)}")
+            commands.FleetCommand(catalogue.CMD_NODE_DRAIN, body, "node-1", f"test-{id(body)}")
         )
 
     async def has_three_letters() -> bool:
@@ -118,14 +118,16 @@ async def test_a_replayed_command_changes_nothing(stage: EdgeSyncStage) -> None:
     await stage.start_replica()
     await stage.add_node("node-1")
     at = datetime.now(UTC)
-    drain = commands.drain(stage.fleet, "node-1", at)
+    drain = commands.drain_node(stage.fleet, "node-1", at)
     await stage.send_commands(drain)
     await stage.wait_for_state("node-1", "drained")
-    await stage.send_commands(commands.bring_back(stage.fleet, "node-1", at + timedelta(seconds=1)))
+    await stage.send_commands(
+        commands.return_node(stage.fleet, "node-1", at + timedelta(seconds=1))
+    )
     await stage.wait_for_event(catalogue.EVENT_NODE_RETURNED)
     await stage.send_commands(drain._replace(id="replayed"))
     await stage.send_commands(
-        commands.label(stage.fleet, "node-1", {"city": "x"}, at + timedelta(seconds=2))
+        commands.label_node(stage.fleet, "node-1", {"city": "x"}, at + timedelta(seconds=2))
     )
     await stage.wait_for_event(catalogue.EVENT_NODE_LABELLED)
     (view,) = (await stage.show_fleet()).nodes
@@ -138,9 +140,9 @@ async def test_a_removed_node_loses_its_keyring_and_an_old_enrolment_does_not_br
 ) -> None:
     await stage.start_replica()
     await stage.add_node("node-1")
-    old = commands.enrol(stage.fleet, "node-1", datetime.now(UTC))
+    old = commands.enrol_node(stage.fleet, "node-1", datetime.now(UTC))
     await stage.send_commands(old)
-    await stage.send_commands(commands.remove(stage.fleet, "node-1", datetime.now(UTC)))
+    await stage.send_commands(commands.remove_node(stage.fleet, "node-1", datetime.now(UTC)))
     await stage.wait_for_event(catalogue.EVENT_NODE_REMOVED, node="node-1")
     await until(lambda: _is_erased(stage, s.keyring_node("node-1")), "the keyring is erased")
     await stage.send_commands(old._replace(id="replayed"))
@@ -193,7 +195,7 @@ async def test_the_epoch_that_is_sealed_to_differs_from_the_newest_and_is_repeat
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await wait_for_sealing(stage, 1)
     with FleetFile.edit(stage.infrastructure.keys.fleet_file) as fleet:
-        assert fleet.new_epoch() == 2
+        assert fleet.add_epoch() == 2
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await node.wait_for_checkpoint(epoch=2)
     view = await stage.show_fleet()
