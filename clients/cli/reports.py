@@ -18,11 +18,11 @@ import typer
 from clients.cli.command import Link
 from clients.cli.files import parse_time
 from clients.cli.output import Out
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
-from clients.export.progress import followed
+from clients.export.progress import show_progress
 from clients.export.sheets import (
-    Sheet,
+    ExportSheet,
     Value,
     as_text,
     charges_sheet,
@@ -30,7 +30,7 @@ from clients.export.sheets import (
     time_text,
     usage_sheet,
 )
-from clients.export.writers import opened
+from clients.export.writers import open_writer
 from clients.platform import Platform
 from shared.contracts.ledger import Kind, LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.queries import QueryUsage
@@ -138,7 +138,7 @@ async def usage(
         return row.start
 
     async with link.platform() as platform:
-        rows = followed(
+        rows = show_progress(
             _noted(platform.usage_rows(question), counted),
             lambda r: r.start,
             (since, until),
@@ -182,7 +182,7 @@ async def charges(
     )
     async with link.platform() as platform:
         sheet = await _focus(platform, place, provider) if focus else charges_sheet()
-        rows = followed(
+        rows = show_progress(
             platform.ledger_rows(question), lambda row: row.booked_at, (since, until), progress
         )
         await _give(
@@ -258,7 +258,7 @@ def _write_statement(form: Form, output: Path | None, found: Statement, zone: Zo
         known: dict[str, Value] = {"start": at, "end": at, "kind": kind, "amount": amount}
         return [known.get(column.name) for column in sheet.columns]
 
-    with opened(form.value, output, sheet, zone) as writer:
+    with open_writer(form.value, output, sheet, zone) as writer:
         writer.write(balance("opening", found.start, found.totals.opening))
         for line in found.lines:
             writer.write(sheet.values(line))
@@ -309,7 +309,7 @@ async def _give(
     link: Link,
     form: Form,
     output: Path | None,
-    sheet: Sheet[RowT],
+    sheet: ExportSheet[RowT],
     rows: AsyncIterator[RowT],
     zone: ZoneInfo,
     empty: str,
@@ -319,7 +319,7 @@ async def _give(
         await _table(link, sheet, rows, zone, empty)
         return
     count = 0
-    with opened(chosen.value, output, sheet, zone) as writer:
+    with open_writer(chosen.value, output, sheet, zone) as writer:
         async for row in rows:
             writer.write(sheet.values(row))
             count += 1
@@ -329,7 +329,7 @@ async def _give(
 
 
 async def _table(
-    link: Link, sheet: Sheet[RowT], rows: AsyncIterator[RowT], zone: ZoneInfo, empty: str
+    link: Link, sheet: ExportSheet[RowT], rows: AsyncIterator[RowT], zone: ZoneInfo, empty: str
 ) -> None:
     cells: list[list[str]] = []
     more = 0
@@ -352,7 +352,7 @@ async def _table(
 _ALWAYS: Final = ("account", "kind", "amount")
 
 
-async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[LedgerRow]:
+async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> ExportSheet[LedgerRow]:
     """Without the price book the list price of a line is its own price, and that is said."""
     try:
         prices = ListPrices((await platform.price_book()).book)
@@ -362,7 +362,7 @@ async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[Led
             "charged\n"
         )
         prices = ListPrices(None)
-    return Focus(zone, prices, provider).sheet()
+    return FocusExport(zone, prices, provider).build_sheet()
 
 
 async def _noted(rows: AsyncIterator[RowT], note: Callable[[RowT], Any]) -> AsyncIterator[RowT]:

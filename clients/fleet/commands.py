@@ -125,6 +125,7 @@ def label_node(fleet: FleetFile, node: str, labels: dict[str, str], at: datetime
 def sign_trust(fleet: FleetFile, keys: Iterable[TrustedKey], at: datetime) -> Signed:
     """Sign the next trust document and keep it in the fleet file. Unchanged keys keep the document
     and its serial."""
+    # Nodes take a document of a higher serial only, so each change of a key raises it.
     wanted = list(keys)
     if fleet.trust is None or fleet.trust_keys != wanted:
         fleet.trust_serial += 1

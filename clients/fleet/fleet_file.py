@@ -67,6 +67,7 @@ class FleetFile(BaseModel):
         if path.exists():
             raise SettingsError(f"{path} is there already: a fleet file is never overwritten")
         operator = Signer.generate(OPERATOR_KEY_ID)
+        # Relative, so that the data folder may be moved as a whole.
         users = Path(os.path.relpath(users_file, path.parent))
         fleet = cls(
             operator_key=operator.text(), users_file=users, epochs={1: PrivateKey.generate().text()}
@@ -101,6 +102,8 @@ class FleetFile(BaseModel):
     def edit(cls, path: Path) -> Iterator[FleetFile]:
         """Read the file, and save it at the end of the block unless that raised. A lock admits one
         editor at a time on this machine."""
+        # The lock is a file of its own: the fleet file is replaced when it is saved, and a lock on
+        # the old one would keep nobody out. It is read under the lock, so that no edit is lost.
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             fleet = cls.read(path)
@@ -132,6 +135,7 @@ class FleetFile(BaseModel):
         """Make the key of a new epoch and return its number. ``commands.start_epoch`` gives it to
         the nodes."""
         number = self.newest_epoch + 1
+        # A new dictionary: pydantic validates assignments, not changes of a dictionary.
         self.epochs = {**self.epochs, number: PrivateKey.generate().text()}
         return number
 
@@ -166,8 +170,11 @@ class FleetFile(BaseModel):
 
     def remaining_nodes(self) -> list[FleetNode]:
         """Return every node that is not removed, in order of its id."""
-        nodes = (self.nodes[name] for name in sorted(self.nodes))
-        return [node for node in nodes if node.state != "removed"]
+        remaining = []
+        for name in sorted(self.nodes):
+            if self.nodes[name].state != "removed":
+                remaining.append(self.nodes[name])
+        return remaining
 
     def write_users(self) -> bool:
         """Write the NATS include with the users of nodes. Return False when it was equal.

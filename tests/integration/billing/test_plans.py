@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
 from clients.platform.connection import Reach
@@ -317,7 +317,7 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
     start = datetime.now(UTC) - timedelta(days=40)
     question = QueryLedger(account=account, start=start, end=start + timedelta(days=41))
     stream, place = io.StringIO(), ZoneInfo("UTC")
-    sheet = Focus(place, ListPrices((await queries.price_book()).book)).sheet()
+    sheet = FocusExport(place, ListPrices((await queries.price_book()).book)).build_sheet()
     writer = CsvWriter(stream, sheet, place)
     async for row in queries.ledger_rows(question):
         writer.write(sheet.values(row))

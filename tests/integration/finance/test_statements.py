@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 import pyarrow.parquet as pq
 import pytest
 
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
-from clients.export.sheets import Sheet, charges_sheet
-from clients.export.writers import opened
+from clients.export.sheets import ExportSheet, charges_sheet
+from clients.export.writers import open_writer
 from clients.platform.connection import Reach
 from clients.platform.queries import Queries
 from services.billing.domain.calendar import month_of
@@ -214,14 +214,14 @@ async def test_files_add_up_to_the_ledger_exactly(
     standard = PriceBook.model_validate(
         {"prices": [{"id": "l", "currency": "CNY", "tiers": [{"price": "0.05"}]}]}
     )
-    sheets: list[tuple[Sheet[LedgerRow], str]] = [
+    sheets: list[tuple[ExportSheet[LedgerRow], str]] = [
         (charges_sheet(), "amount"),
-        (Focus(place, ListPrices(standard)).sheet(), "BilledCost"),
+        (FocusExport(place, ListPrices(standard)).build_sheet(), "BilledCost"),
     ]
     for sheet, column in sheets:
         for form in ("csv", "parquet"):
             file = tmp_path / f"{sheet.name}.{form}"
-            with opened(form, file, sheet, place) as writer:
+            with open_writer(form, file, sheet, place) as writer:
                 async for row in queries.ledger_rows(question):
                     writer.write(sheet.values(row))
             assert -sum(amounts(file, column)) == totals.closing - totals.opening
