@@ -149,6 +149,7 @@ def reseal_pair(fleet: FleetFile, pair: SealedPair) -> FleetCommand:
     """Open a pair's key with its old epoch and seal it to the newest.
 
     CannotOpen when the box was not sealed for this pair and epoch."""
+    # The info is bound into the box: it opens only for the pair that the validator sealed it for.
     info = pair_info(pair.account, pair.pair_id, pair.leaf_fingerprint)
     plain = fleet.epoch_key(pair.sealed_key.epoch).open(pair.sealed_key.box, info)
     newest = fleet.newest_epoch

@@ -89,6 +89,7 @@ class FleetFile(BaseModel):
                 f"cannot read the fleet file {path}: {os.strerror(error.errno or 0)}"
             ) from None
         except ValidationError as error:
+            # Name the fields only: their values are private keys.
             fields = []
             for fault in error.errors(include_input=False)[:3]:
                 fields.append(".".join(map(str, fault["loc"])))

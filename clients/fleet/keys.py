@@ -42,6 +42,7 @@ def ensure_nkey(path: Path) -> str:
     if not path.exists():
         seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
         write_private(path, seed.decode() + "\n")
+    # The text of a fault could quote the seed: it is replaced, not chained.
     try:
         pair = nkeys.from_seed(bytearray(read_secret(path, "nkey seed").encode()))
     except (nkeys.NkeysError, ValueError):

@@ -21,6 +21,7 @@ async def send_commands(
     """Publish commands in order, each stored before the next is sent.
 
     BrokerAway when one was not stored within ``timeout`` seconds; those before it were."""
+    # The id is the command's own: sending it again after a lost answer stores it once.
     publisher = Publisher(client)
     for command in commands:
         message = outgoing(
