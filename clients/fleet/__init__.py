@@ -2,5 +2,5 @@
 
 Owns nothing online: it reads and writes files, and builds commands that ``publish.send_commands``
 hands to a broker. The fleet file holds the operator's signing key and the private key of every
-epoch: whoever has it owns the fleet.
+epoch: anyone with this file controls the fleet.
 """

@@ -104,7 +104,7 @@ class FleetFile(BaseModel):
         """Read the file, and save it at the end of the block unless that raised. A lock admits one
         editor at a time on this machine."""
         # The lock is a file of its own: the fleet file is replaced when it is saved, and a lock on
-        # the old one would keep nobody out. It is read under the lock, so that no edit is lost.
+        # the old one would not keep others out. It is read under the lock, so that no edit is lost.
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             fleet = cls.read(path)

@@ -197,7 +197,7 @@ def build_lagging(
 def build_progress(
     pending: PendingRevision, live: Sequence[str], last_node: str, at: ClockReading
 ) -> Progress:
-    """Return the message that tells on how many live nodes the revision is proven."""
+    """Return the message with the number of live nodes that have proven the revision."""
     return Progress(
         domain=pending.domain,
         revision=pending.revision,

@@ -100,7 +100,7 @@ class FleetState:
 class NodeUpdate:
     """The effect of a command on a node.
 
-    ``change``: what the event says, None when no event follows (a renewed keyring)."""
+    ``change``: published as an event; None when no event follows (a renewed keyring)."""
 
     node: NodeRecord
     change: NodeChange | None

@@ -119,6 +119,6 @@ class KvBucket:
 
     def _check_connected(self) -> None:
         # nats-py keeps what is sent while it is not connected and sends it later. By then the
-        # caller has given up, and a late put would be stored that nobody accounts for.
+        # caller has given up, and a put that is in no account would be stored late.
         if not self._client.is_connected:
             raise BrokerAway("NATS is away")
