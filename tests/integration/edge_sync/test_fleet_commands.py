@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clients.cli.rotation import _until_sealing
+from clients.cli.rotation import wait_until_sealing
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import Signed
@@ -197,9 +197,9 @@ async def test_the_epoch_that_is_sealed_to_is_told_apart_from_the_newest_and_sai
     view = await world.view()
     assert (view.epoch, view.sealing_epoch) == (2, 1)
 
-    reach = Reach(world.clients["operator"], "", "operator", 5)
+    connection = PlatformConnection(world.clients["operator"], "", "operator", 5)
     edge_sync = world.trust.verifier("edge_sync")
-    switch = asyncio.create_task(_until_sealing(reach, edge_sync, 2))
+    switch = asyncio.create_task(wait_until_sealing(connection, edge_sync, 2))
     first = await _word(world)
     await until(lambda: _newer(world, first), "it is said again")
     assert not switch.done(), "started is not sealed to"
@@ -208,7 +208,7 @@ async def test_the_epoch_that_is_sealed_to_is_told_apart_from_the_newest_and_sai
     view = await world.view()
     assert (view.epoch, view.sealing_epoch, await sealing(world)) == (2, 2, 2)
     with pytest.raises(Unsigned):
-        await _until_sealing(reach, world.trust.verifier("validator"), 2)
+        await wait_until_sealing(connection, world.trust.verifier("validator"), 2)
 
 
 async def test_a_lower_epoch_is_never_said_over_a_higher_one(world: World) -> None:
