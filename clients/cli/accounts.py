@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from clients.cli.command import Context, command
+from clients.cli.command_results import send_or_preview
 from clients.cli.domains import After, Limit, describe_suspension, show_history
-from clients.cli.outcomes import report_outcome
-from clients.cli.preview import DryRun, show_preview
+from clients.cli.preview import DryRun
 from shared.contracts.accounts import AccountView, ResumeAccount, Resumption, SetResumption
 
 account_app = typer.Typer(help="An account's HTTPS as a whole.", no_args_is_help=True)
@@ -31,12 +31,8 @@ async def show_account(context: Context) -> None:
 @command(account_app, "resume", examples=["edgetls account resume --account acme"])
 async def resume_account(context: Context, dry_run: DryRun = False) -> None:
     """End a suspension by hand. Refused while the balance is not above 0."""
-    async with context.platform() as platform:
-        if dry_run:
-            await show_preview(context, platform, ResumeAccount(account=context.account))
-            return
-        stored = await platform.resume_account(context.account)
-        await report_outcome(context, platform, stored, "resumed")
+    body = ResumeAccount(account=context.account)
+    await send_or_preview(context, body, "resumed", dry_run=dry_run)
 
 
 @command(account_app, "resumption", examples=["edgetls account resumption by_hand --account acme"])
@@ -51,14 +47,9 @@ async def set_resumption(
     dry_run: DryRun = False,
 ) -> None:
     """Set how the account's suspensions end."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = SetResumption(account=context.account, resumption=way)
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.set_resumption(context.account, way)
-        done = f"suspensions end {_RESUMPTION_TEXTS[way]}"
-        await report_outcome(context, platform, stored, done)
+    body = SetResumption(account=context.account, resumption=way)
+    done = f"suspensions end {_RESUMPTION_TEXTS[way]}"
+    await send_or_preview(context, body, done, dry_run=dry_run)
 
 
 @command(

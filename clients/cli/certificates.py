@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.command import Context, command
-from clients.cli.domains import CertOption, KeyOption, StrictOption, WaitOption, certificate_fields
-from clients.cli.files import read_pairs, read_text
-from clients.cli.outcomes import (
+from clients.cli.command_results import (
     describe_live,
     full_findings,
     raise_refusal,
-    report_outcome,
     result_of,
+    send_or_preview,
     wait_until_live,
 )
+from clients.cli.domains import CertOption, KeyOption, StrictOption, WaitOption, certificate_fields
+from clients.cli.files import read_pairs, read_text
 from clients.cli.output import format_date, format_second
 from clients.cli.preview import DryRun, show_preview
 from clients.platform import Platform, findings_of
@@ -78,6 +78,8 @@ async def store_certificate(
             strict=strict,
             trust=trust,
         )
+        # The library's outcome comes first. Where the pair is refused, no domain follows; where it
+        # is stored, each domain that uses the name is decided after it.
         own = await platform.settled(stored.command_id)
         findings = await full_findings(platform, own)
         raise_refusal(own, findings)
@@ -108,12 +110,12 @@ async def deploy_certificate(
     dry_run: DryRun = False,
 ) -> None:
     """Serve a stored certificate on up to fifty domains at once, each with its own result."""
+    body = DeployCertificate(name=name, account=context.account, domains=domains)
     async with context.platform() as platform:
         if dry_run:
-            body = DeployCertificate(name=name, account=context.account, domains=domains)
             await show_preview(context, platform, body)
             return
-        stored = await platform.deploy(name, context.account, domains)
+        stored = await platform.send_command(body)
         results = await platform.results(stored.command_id)
         summary = {"command_id": stored.command_id, "results": results}
         await _report_results(context, platform, results, summary, wait)
@@ -126,13 +128,8 @@ async def deploy_certificate(
 )
 async def delete_certificate(context: Context, name: NameArgument, dry_run: DryRun = False) -> None:
     """Delete a stored certificate. Refused while a domain uses it."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = DeleteCertificate(name=name, account=context.account)
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.delete_certificate(name, context.account)
-        await report_outcome(context, platform, stored, "deleted")
+    body = DeleteCertificate(name=name, account=context.account)
+    await send_or_preview(context, body, "deleted", dry_run=dry_run)
 
 
 @command(cert_app, "list", examples=["edgetls cert list", "edgetls cert list --json"])
@@ -213,12 +210,8 @@ async def set_roots(
         text = read_text(file, "the roots")
         if not text.strip():
             raise SettingsError(f"{file} holds nothing: clear the list with --none")
-    async with context.platform() as platform:
-        if dry_run:
-            await show_preview(context, platform, SetRoots(account=context.account, roots=text))
-            return
-        stored = await platform.set_roots(context.account, text)
-        await report_outcome(context, platform, stored, "set")
+    body = SetRoots(account=context.account, roots=text)
+    await send_or_preview(context, body, "set", dry_run=dry_run)
 
 
 @command(roots_app, "list", examples=["edgetls roots list"])

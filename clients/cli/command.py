@@ -244,6 +244,8 @@ def add_group(
 def _make_runner(action: Action[P]) -> Callable[..., None]:
     """Return the synchronous function that typer calls; it has the signature of ``action``."""
 
+    # Through ``wraps`` typer reads the parameters of ``action``, and passes the Context to the one
+    # that is annotated with it.
     @functools.wraps(action)
     def run(context: Context, *args: P.args, **given: P.kwargs) -> None:
         # Of a group with one of its commands: that one runs instead.
@@ -267,6 +269,8 @@ def run_action(
     """Run a command to its end and return the exit code.
 
     Every error is one line for people, and JSON for programs unless ``errors_as_json`` is off."""
+    # asyncio.run turns Ctrl-C into a cancellation, so that the command closes its connections, and
+    # raises KeyboardInterrupt when it has ended.
     silence_logs()
     if not errors_as_json:
         output = Output(as_json=False)

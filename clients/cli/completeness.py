@@ -36,19 +36,16 @@ async def list_gaps(
 
     The exit code is 0 with gaps, too: with --json, an empty list means that there are none."""
     gaps: list[Gap] = []
+    quarantined = 0
     question = QueryGaps(
         node=node,
         start=parse_time(start) if start else None,
         end=parse_time(end) if end else None,
-        after="",
     )
     async with context.connection("finance") as connection:
-        page = await connection.ask(catalogue.RPC_USAGE_GAPS, question)
-        gaps += page.gaps
-        while page.next is not None:
-            following = question.model_copy(update={"after": page.next})
-            page = await connection.ask(catalogue.RPC_USAGE_GAPS, following)
+        async for page in connection.ask_pages(catalogue.RPC_USAGE_GAPS, question):
             gaps += page.gaps
+            quarantined = page.parked_events
     context.output.show_list(
         gaps,
         {
@@ -63,9 +60,9 @@ async def list_gaps(
         },
         empty="no gaps: every byte that was read was received",
     )
-    if page.parked_events:
+    if quarantined:
         context.output.line(
-            f"{page.parked_events} single events or changes of owners wait in quarantine until a "
+            f"{quarantined} single events or changes of owners wait in quarantine until a "
             "fault of the platform is mended"
         )
 
@@ -80,6 +77,8 @@ async def audit_usage(context: Context, start: FromOption = None, end: ToOption 
     day_start, until = audit_period(start, end, hour)
     if end and until < parse_time(end):
         context.output.line(f"until {until:%Y-%m-%d %H:%M} UTC: later hours cannot be compared yet")
+    # Day by day: each answer shows that the audit goes on, and billing's work for one is bounded.
+    # rpc.ask and not connection.ask, which tries again after a few seconds without an answer.
     reports: list[AuditReport] = []
     async with context.connection("finance") as connection:
         while day_start < until:
@@ -116,6 +115,7 @@ def audit_period(start: str | None, end: str | None, hour: datetime) -> tuple[da
     """Return the start and end of an audit; ``hour``: the start of the current hour.
 
     SettingsError when they hold nothing to audit."""
+    # Up to the end of the current hour can be named: what has arrived of it is compared, too.
     until = hour
     if end:
         until = min(parse_time(end), hour + timedelta(hours=1))

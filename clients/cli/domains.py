@@ -9,17 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.command import Context, command
-from clients.cli.files import read_pairs
-from clients.cli.outcomes import (
+from clients.cli.command_results import (
     describe_live,
     full_findings,
     raise_refusal,
-    report_outcome,
     result_of,
+    send_or_preview,
     wait_until_live,
 )
+from clients.cli.files import read_pairs
 from clients.cli.output import format_milliseconds, format_second
-from clients.cli.preview import DryRun, show_preview
+from clients.cli.preview import DryRun
 from clients.platform.settings_change import parse_origin
 from shared.contracts.accounts import Suspension
 from shared.contracts.certificates import Trust
@@ -77,19 +77,14 @@ async def register_domain(
 ) -> None:
     """Register a domain for the account. HTTP is served at once, HTTPS after the first
     certificate."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = RegisterDomain(
-                domain=domain,
-                account=context.account,
-                service_type=service_type,
-                origin=parse_origin(origin),
-                trust=trust,
-            )
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.register(domain, context.account, service_type, origin, trust=trust)
-        await report_outcome(context, platform, stored, "registered")
+    body = RegisterDomain(
+        domain=domain,
+        account=context.account,
+        service_type=service_type,
+        origin=parse_origin(origin),
+        trust=trust,
+    )
+    await send_or_preview(context, body, "registered", dry_run=dry_run)
 
 
 @command(
@@ -102,13 +97,8 @@ async def register_domain(
 )
 async def remove_domain(context: Context, domain: DomainArgument, dry_run: DryRun = False) -> None:
     """Remove a domain and everything that belongs to it."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = RemoveDomain(domain=domain, account=context.account)
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.remove(domain, context.account)
-        await report_outcome(context, platform, stored, "removed")
+    body = RemoveDomain(domain=domain, account=context.account)
+    await send_or_preview(context, body, "removed", dry_run=dry_run)
 
 
 @command(
@@ -138,6 +128,8 @@ async def submit_certificate(
     one that it supports."""
     (chain, private_key), *more = read_pairs(cert, key)
     output = context.output
+    # accepted_ms ends with config's decision, live_ms with the last node's proof. Both begin before
+    # the command is sent, as a customer counts them.
     async with context.platform() as platform:
         started = time.monotonic()
         stored = await platform.submit(
@@ -179,6 +171,7 @@ async def check_certificate(
     """Show what a submission would find. Nothing is stored."""
     (chain, private_key), *more = read_pairs(cert, key)
     async with context.platform() as platform:
+        # A dry run names the roots itself: the validator stores nothing, also no account's roots.
         roots = None
         if trust == "private":
             roots = [root.pem for root in (await platform.roots(context.account)).roots]
@@ -202,13 +195,8 @@ async def disable_https(
 ) -> None:
     """Switch HTTPS off; nothing of the certificate or key is kept. Enabling it again needs a new
     upload."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = DisableHttps(domain=domain, account=context.account)
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.disable(domain, context.account)
-        await report_outcome(context, platform, stored, "disabled", wait=wait)
+    body = DisableHttps(domain=domain, account=context.account)
+    await send_or_preview(context, body, "disabled", dry_run=dry_run, wait=wait)
 
 
 async def show_domain_history(

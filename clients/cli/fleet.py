@@ -95,6 +95,9 @@ async def enrol_node(
     """Let a node into the fleet: add its NATS user, and seal every epoch's key to it.
 
     A node that is in the fleet file already needs its name only."""
+    # The fleet file knows the node before edge_sync does: else a rotation between the two would
+    # give the node no key of the new epoch. If the command then fails, the same call with the
+    # node's name alone completes it. The node is marked as enrolled only when edge_sync shows it.
     given = _read_credentials(folder, nkey, public_key)
     fleet_file = context.profile.find_fleet_file()
     now = datetime.now(UTC)
@@ -242,6 +245,8 @@ async def _send_and_wait(
     holds: Callable[[NodeView | None], bool],
 ) -> None:
     """Send a command and wait until edge_sync's view of the node shows that it was carried out."""
+    # The PubAck only confirms that the command is stored. Its event cannot be waited for: a command
+    # that changes nothing (the node is drained already) causes none. So its state is compared.
     async with context.connection("operator") as connection:
         await send(connection.client, [fleet_command], at, patience=context.timeout)
         await _wait_for_node(connection, node, holds)
@@ -250,7 +255,7 @@ async def _send_and_wait(
 async def _wait_for_node(
     connection: PlatformConnection, node: str, holds: Callable[[NodeView | None], bool]
 ) -> None:
-    """Poll edge_sync: it tells no event for a command that it dropped because of its signature."""
+    """Ask edge_sync until its view of the node holds; Unreachable when it does not in time."""
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while True:
         fleet = await connection.ask(catalogue.RPC_FLEET_SHOW, Nothing())

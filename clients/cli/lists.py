@@ -82,6 +82,7 @@ async def list_domains(
     }
     following = None
     async with context.platform() as platform:
+        # With --limit or --after programs get one page with its ``next``, otherwise the whole list.
         if limit is None and after is None:
             views = [view async for view in platform.all_domains(account, **filters)]
             context.output.data(views)
@@ -144,6 +145,7 @@ def add_to(_: typer.Typer) -> None:
 
 
 def _first_to_expire(view: DomainView) -> CertificateView | None:
+    # A domain may serve an RSA and an ECDSA pair; the first to expire is the one to act on.
     return min(view.certificates, key=lambda one: one.not_after, default=None)
 
 

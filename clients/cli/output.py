@@ -185,5 +185,6 @@ def _cell(value: object) -> str:
 
 
 def _console(stream: TextIO) -> Console:
+    # Without markup: "[red]" in a certificate's subject is text, not a colour.
     width = None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)

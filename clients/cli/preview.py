@@ -33,6 +33,7 @@ async def show_preview(context: Context, platform: Platform, command: Contract) 
             rows.append((*target, change.field, change.before or "-", change.after or "-"))
         if not effect.changes:
             rows.append((*target, "-", "-", "-"))
+    # A command on many domains may be refused on some and carried out on the others.
     if refused and refused == len(preview.effects):
         raise Refused(findings)
     context.output.data(preview)

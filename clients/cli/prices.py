@@ -100,6 +100,7 @@ async def apply_prices(
         if not (yes or context.output.as_json) and not typer.confirm("Apply it?"):
             raise SettingsError("nothing was applied")
         billing = BillingCommands(connection, "edgetls-operator")
+        # Billing refuses when another book was applied since the preview: ``base`` is its serial.
         event = await billing.apply_price_book(book, preview.base)
     context.output.data(event)
     if event.change == "refused":

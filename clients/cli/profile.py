@@ -59,6 +59,7 @@ class Profile:
 
         Unreachable when no platform was started in the data folder; SettingsError when an option is
         missing."""
+        # Without --user the user is named like the role, as in the credentials of 'edgetls up'.
         user = self.user or role
         if self.nats_url is None:
             run = self.read_run_file()

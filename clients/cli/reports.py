@@ -75,7 +75,7 @@ FocusOption = Annotated[
 AllOption = Annotated[
     bool, typer.Option("--all-accounts", help="Every account, not only --account.")
 ]
-ProviderOption = Annotated[str, typer.Option(help="Who sells and invoices, in FOCUS rows.")]
+ProviderOption = Annotated[str, typer.Option(help="Seller and invoice issuer in FOCUS rows.")]
 ProgressOption = Annotated[
     bool | None,
     typer.Option(
@@ -124,6 +124,8 @@ async def show_usage(
         nonlocal requests
         requests += row.https_requests
 
+    # The rows stream through: pages from billing, the counter, the progress bar, the writer. None
+    # of them keeps more than a page, so that a year of a large platform fits into memory.
     async with context.platform() as platform:
         rows = followed(
             _call_for_each(platform.usage_rows(question), count_requests),
@@ -166,6 +168,7 @@ async def show_charges(
         kinds=[] if credit_rows else _COSTS,
     )
     if focus and output_format == "table":
+        # FOCUS has more columns than a terminal.
         output_format = "csv"
     report = ReportWriter(context, output_format, output_file, zone_info)
     async with context.platform() as platform:
@@ -207,6 +210,7 @@ async def show_statement(
     async with context.platform() as platform:
         statement = await platform.statement(question)
         if focus:
+            # FOCUS has a row for each line of the ledger, where a statement sums them up.
             lines = platform.ledger_rows(
                 QueryLedger(
                     account=context.account, start=statement.start, end=statement.end, zone=zone

@@ -188,12 +188,9 @@ async def _pairs_to_reseal(
     """Return the pairs that are sealed to an epoch below ``epoch``, without those that cannot be
     opened."""
     pairs: list[SealedPair] = []
-    after: str | None = ""
-    while after is not None:
-        question = PageSealed(below=epoch, after=after)
-        page = await connection.ask(catalogue.RPC_PAIR_SEALED, question)
+    question = PageSealed(below=epoch)
+    async for page in connection.ask_pages(catalogue.RPC_PAIR_SEALED, question):
         for pair in page.pairs:
             if pair.pair_id not in unopened:
                 pairs.append(pair)
-        after = page.next
     return pairs

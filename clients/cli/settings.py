@@ -8,9 +8,9 @@ from typing import Annotated, Literal, cast
 import typer
 
 from clients.cli.command import Context, command
+from clients.cli.command_results import send_or_preview
 from clients.cli.domains import DomainArgument, WaitOption
-from clients.cli.outcomes import report_outcome
-from clients.cli.preview import DryRun, show_preview
+from clients.cli.preview import DryRun
 from clients.platform.settings_change import SettingsFields, build_settings_change
 from shared.contracts.certificates import RollbackCertificate, Trust
 from shared.contracts.commands import HstsChange
@@ -79,25 +79,15 @@ async def change_settings(
             "nothing to change: name --redirect, --status, --http2, --tls-min, --tls-max, "
             "--hsts, --hsts-subdomains, --hsts-preload, --origin or --trust"
         )
-    async with context.platform() as platform:
-        if dry_run:
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.change(body)
-        await report_outcome(context, platform, stored, "changed", wait=wait)
+    await send_or_preview(context, body, "changed", dry_run=dry_run, wait=wait)
 
 
 async def roll_back(
     context: Context, domain: DomainArgument, wait: WaitOption = False, dry_run: DryRun = False
 ) -> None:
     """Go back to the previous certificate; the two swap places. An expired one is refused."""
-    async with context.platform() as platform:
-        if dry_run:
-            body = RollbackCertificate(domain=domain, account=context.account)
-            await show_preview(context, platform, body)
-            return
-        stored = await platform.rollback(domain, context.account)
-        await report_outcome(context, platform, stored, "rolled back", wait=wait)
+    body = RollbackCertificate(domain=domain, account=context.account)
+    await send_or_preview(context, body, "rolled back", dry_run=dry_run, wait=wait)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -127,6 +117,7 @@ def add_to(app: typer.Typer) -> None:
 def _parse_hsts(
     text: str | None, subdomains: bool | None, preload: bool | None
 ) -> HstsChange | Literal["off"] | None:
+    # None stays as it is, so --hsts-subdomains alone changes nothing of max-age.
     has_flags = subdomains is not None or preload is not None
     if text == "off":
         if has_flags:

@@ -77,15 +77,14 @@ async def follow_events(
 @command(dead_app, "list", examples=["edgetls dead list", "edgetls dead list --json"])
 async def list_dead_letters(context: Context) -> None:
     """List the dead letters of all services."""
+    # Each service answers for the dead letters that it put there itself. All are in one stream, so
+    # the sequence puts them in order.
     letters: list[DeadLetter] = []
     async with context.connection("operator") as connection:
         for service in s.DEAD_OWNERS:
-            after: int | None = 0
-            while after is not None:
-                question = ListDead(after=after)
-                page = await connection.ask(catalogue.RPC_DEAD_LIST[service], question)
+            query = catalogue.RPC_DEAD_LIST[service]
+            async for page in connection.ask_pages(query, ListDead()):
                 letters += page.letters
-                after = page.next
     letters.sort(key=lambda letter: letter.sequence)
     context.output.show_list(
         letters,

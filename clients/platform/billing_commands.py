@@ -77,7 +77,7 @@ class BillingCommands:
             account=account, reference=reference, amount=Decimal(amount), currency=currency
         )
         message = self._build_message(catalogue.CMD_BALANCE_CREDIT, body, account)
-        # From the first event: a repeated reference was booked and told some time ago.
+        # From the first event: a repeated reference was booked some time ago.
         search = EventSearch(self._connection, _CREDIT_OUTCOMES, start=1)
         ask = _CreditSearch(search, message.id, account, reference).ask
         return await self._carry_out(message, _CREDIT_OUTCOMES, ask)
@@ -185,7 +185,7 @@ class BillingCommands:
 class _CreditSearch:
     """Finds the booking of a credit in the stream.
 
-    A repeated reference is booked and told once, by the event of an earlier command. That event
+    A repeated reference is booked once, and the event names the earlier command. That event
     counts at the second look only: a refusal of this command (because it names another amount) may
     still be on its way."""
 
@@ -200,8 +200,8 @@ class _CreditSearch:
 
     async def ask(self) -> BalanceEvent | None:
         """Return the outcome, or None while it is not certain."""
-        # A repeated command for the same amount books nothing and tells nothing; for another amount
-        # it is refused, and that is told. When the first look finds the earlier booking, billing
+        # A repeated command for the same amount books nothing and causes no event; for another
+        # amount it is refused by an event. When the first look finds the earlier booking, billing
         # may not have come to this command yet. The second look, one ask interval later, decides:
         # a refusal that is in the stream by then wins, otherwise the earlier booking is the answer.
         found_before = self._earlier

@@ -70,7 +70,7 @@ class Platform(AbstractAsyncContextManager["Platform"]):
         self.submit = commands.submit
         self.disable = commands.disable
         self.change_settings = commands.change_settings
-        self.change = commands.change
+        self.send_command = commands.send_command
         self.rollback = commands.rollback
         self.store = commands.store
         self.deploy = commands.deploy

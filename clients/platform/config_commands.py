@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal, Unpack
 
@@ -34,20 +34,37 @@ from shared.contracts.judging import CheckCertificate, CheckReport
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 
-_SUBJECTS: Final[dict[type[Contract], str]] = {
-    RegisterDomain: catalogue.CMD_DOMAIN_REGISTER,
-    RemoveDomain: catalogue.CMD_DOMAIN_REMOVE,
-    SubmitCertificate: catalogue.CMD_CERTIFICATE_SUBMIT,
-    DisableHttps: catalogue.CMD_HTTPS_DISABLE,
-    ChangeSettings: catalogue.CMD_SETTINGS_CHANGE,
-    StoreCertificate: catalogue.CMD_CERTIFICATE_STORE,
-    DeployCertificate: catalogue.CMD_CERTIFICATE_DEPLOY,
-    RollbackCertificate: catalogue.CMD_CERTIFICATE_ROLLBACK,
-    DeleteCertificate: catalogue.CMD_CERTIFICATE_DELETE,
-    SetRoots: catalogue.CMD_ROOTS_SET,
-    ResumeAccount: catalogue.CMD_ACCOUNT_RESUME,
-    SetResumption: catalogue.CMD_ACCOUNT_RESUMPTION,
+# What the history and the events name as the target of a command: a domain, a stored certificate,
+# or the account as a whole.
+_ROUTES: Final[Mapping[type[Contract], tuple[str, str]]] = {
+    RegisterDomain: (catalogue.CMD_DOMAIN_REGISTER, "domain"),
+    RemoveDomain: (catalogue.CMD_DOMAIN_REMOVE, "domain"),
+    SubmitCertificate: (catalogue.CMD_CERTIFICATE_SUBMIT, "domain"),
+    DisableHttps: (catalogue.CMD_HTTPS_DISABLE, "domain"),
+    ChangeSettings: (catalogue.CMD_SETTINGS_CHANGE, "domain"),
+    RollbackCertificate: (catalogue.CMD_CERTIFICATE_ROLLBACK, "domain"),
+    StoreCertificate: (catalogue.CMD_CERTIFICATE_STORE, "name"),
+    DeployCertificate: (catalogue.CMD_CERTIFICATE_DEPLOY, "name"),
+    DeleteCertificate: (catalogue.CMD_CERTIFICATE_DELETE, "name"),
+    SetRoots: (catalogue.CMD_ROOTS_SET, "account"),
+    ResumeAccount: (catalogue.CMD_ACCOUNT_RESUME, "account"),
+    SetResumption: (catalogue.CMD_ACCOUNT_RESUMPTION, "account"),
 }
+"""The subject of each command, and the field of its body that becomes ``ce-subject``."""
+CommandBody = (
+    RegisterDomain
+    | RemoveDomain
+    | SubmitCertificate
+    | DisableHttps
+    | ChangeSettings
+    | RollbackCertificate
+    | StoreCertificate
+    | DeployCertificate
+    | DeleteCertificate
+    | SetRoots
+    | ResumeAccount
+    | SetResumption
+)
 
 
 class ConfigCommands:
@@ -89,7 +106,7 @@ class ConfigCommands:
         body = RegisterDomain(
             domain=domain, account=account, service_type=service_type, origin=origin, trust=trust
         )
-        return await self._send_command(body, domain, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def remove(
         self, domain: str, account: str, *, command_id: str | None = None
@@ -98,7 +115,7 @@ class ConfigCommands:
 
         Refusal: domain.unknown."""
         body = RemoveDomain(domain=domain, account=account)
-        return await self._send_command(body, domain, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def submit(
         self,
@@ -128,14 +145,14 @@ class ConfigCommands:
             strict=strict,
             name=name,
         )
-        return await self._send_command(body, domain, account, submission_id)
+        return await self.send_command(body, command_id=submission_id)
 
     async def disable(
         self, domain: str, account: str, *, command_id: str | None = None
     ) -> StoredCommand:
         """Switch HTTPS off; nothing of the pair is kept anywhere."""
         body = DisableHttps(domain=domain, account=account)
-        return await self._send_command(body, domain, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def change_settings(
         self,
@@ -150,11 +167,7 @@ class ConfigCommands:
         ``redirect``: off, to_https or to_http. ``hsts``: all of it (Hsts), or only what an
         HstsChange names. ``origin`` and ``trust`` may change while HTTPS is off, too."""
         body = build_settings_change(domain, account, fields)
-        return await self.change(body, command_id=command_id)
-
-    async def change(self, body: ChangeSettings, *, command_id: str | None = None) -> StoredCommand:
-        """Send a change that ``build_settings_change`` made."""
-        return await self._send_command(body, body.domain, body.account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def rollback(
         self, domain: str, account: str, *, command_id: str | None = None
@@ -163,7 +176,7 @@ class ConfigCommands:
 
         An expired certificate is refused."""
         body = RollbackCertificate(domain=domain, account=account)
-        return await self._send_command(body, domain, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def store(
         self,
@@ -194,14 +207,14 @@ class ConfigCommands:
             overwrite=overwrite,
             strict=strict,
         )
-        return await self._send_command(body, name, account, submission_id)
+        return await self.send_command(body, command_id=submission_id)
 
     async def deploy(
         self, name: str, account: str, domains: Sequence[str], *, command_id: str | None = None
     ) -> StoredCommand:
         """Serve a stored certificate on 1 to 50 domains, each with its own result."""
         body = DeployCertificate(name=name, account=account, domains=list(domains))
-        return await self._send_command(body, name, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def delete_certificate(
         self, name: str, account: str, *, command_id: str | None = None
@@ -209,20 +222,19 @@ class ConfigCommands:
         """Delete a stored certificate. Refused while a domain uses it: ``certificate_usage`` lists
         them."""
         body = DeleteCertificate(name=name, account=account)
-        return await self._send_command(body, name, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def set_roots(
         self, account: str, roots: str, *, command_id: str | None = None
     ) -> StoredCommand:
         """Replace the account's own roots for private trust. ``roots``: PEM, empty for none."""
         body = SetRoots(account=account, roots=roots)
-        return await self._send_command(body, account, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def resume_account(self, account: str, *, command_id: str | None = None) -> StoredCommand:
         """End a suspension by hand; refused (account.overdue) while the balance is not above 0."""
-        return await self._send_command(
-            ResumeAccount(account=account), account, account, command_id
-        )
+        body = ResumeAccount(account=account)
+        return await self.send_command(body, command_id=command_id)
 
     async def set_resumption(
         self, account: str, resumption: Resumption, *, command_id: str | None = None
@@ -230,7 +242,7 @@ class ConfigCommands:
         """Set how the account's suspensions end: ``automatic`` (with a balance above 0) or
         ``by_hand``."""
         body = SetResumption(account=account, resumption=resumption)
-        return await self._send_command(body, account, account, command_id)
+        return await self.send_command(body, command_id=command_id)
 
     async def check(
         self,
@@ -264,21 +276,25 @@ class ConfigCommands:
         """Return what a command to config would change as things are now; nothing is changed.
 
         ``command``: its body. ValueError for a submission: ``check`` is for those."""
-        subject = _SUBJECTS.get(type(command))
-        if subject is None or isinstance(command, (SubmitCertificate, StoreCertificate)):
+        if type(command) not in _ROUTES or isinstance(
+            command, (SubmitCertificate, StoreCertificate)
+        ):
             raise ValueError(f"{type(command).__name__} has no preview")
+        subject, _ = _ROUTES[type(command)]
         question = PreviewCommand(command=subject, body=command.model_dump_json())
         return await self._connection.ask(catalogue.RPC_COMMAND_PREVIEW, question)
 
-    async def _send_command(
-        self, body: Contract, about: str, account: str, command_id: str | None
+    async def send_command(
+        self, body: CommandBody, *, command_id: str | None = None
     ) -> StoredCommand:
-        """Listen for the outcome, then publish: the other way round it could be missed."""
+        """Send a command by its body, as the other methods do with the bodies that they build."""
         command_id = command_id or new_id()
-        subject = _SUBJECTS[type(body)]
-        await self._outcomes.expect(command_id, account)
+        subject, about_field = _ROUTES[type(body)]
+        about = getattr(body, about_field)
+        # Listen, then publish: the other way round the outcome could be missed.
+        await self._outcomes.expect(command_id, body.account)
         message = outgoing(
             subject, body, source=self._source, about=about, at=datetime.now(UTC), id=command_id
         )
         sequence = await self._connection.publish(message)
-        return StoredCommand(command_id, subject, account, about, sequence)
+        return StoredCommand(command_id, subject, body.account, about, sequence)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from nats.aio.client import Client
 
@@ -46,6 +46,7 @@ class PlatformConnection:
         settings = BrokerSettings(nats_url=url, nats_seed_file=seed_file, nats_ca_file=ca_file)
 
         async def log_in() -> Client:
+            # A server that accepts the connection and stays silent would hold it for ever.
             try:
                 return await asyncio.wait_for(connection.connect(settings, user), _CONNECT_SECONDS)
             except TimeoutError:
@@ -89,6 +90,21 @@ class PlatformConnection:
             f"asking {query} at {self.url} as {self.user!r}",
         )
 
+    async def ask_pages(
+        self, query: Query[QuestionT, AnswerT], question: QuestionT
+    ) -> AsyncIterator[AnswerT]:
+        """Ask for one page after the other, each when the one before was taken, and yield them.
+
+        The ``next`` of a page is the ``after`` of the following question, None on the last."""
+        while True:
+            page = await self.ask(query, question)
+            yield page
+            # Every paged answer has the field; the catalogue's types do not say so.
+            following = cast(Any, page).next
+            if following is None:
+                return
+            question = question.model_copy(update={"after": following})
+
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
         if not self.client.is_closed:
@@ -104,6 +120,7 @@ async def retry_or_unreachable(
     within ``timeout`` seconds."""
     attempts = 0
 
+    # Refused with ``service.busy`` counts as a fault, every other refusal is an answer.
     async def count_and_try() -> ResultT:
         nonlocal attempts
         attempts += 1

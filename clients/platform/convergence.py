@@ -70,6 +70,7 @@ async def wait_converged(
     deadline = time.monotonic() + limit
     try:
         while (left := deadline - time.monotonic()) > 0:
+            # Asked before the first wait: the revision may have converged before this call.
             converged = await waiter.ask(connection)
             if converged is not None:
                 return converged

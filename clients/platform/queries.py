@@ -75,6 +75,7 @@ class PlatformQueries:
 
     def __init__(self, connection: PlatformConnection) -> None:
         self._ask = connection.ask
+        self._ask_pages = connection.ask_pages
 
     # Domains and certificates
 
@@ -104,12 +105,10 @@ class PlatformQueries:
         self, account: str | None = None, **filters: Unpack[DomainFilters]
     ) -> AsyncIterator[DomainView]:
         """Yield all domains of ``list_domains``, a page at a time."""
-        after: str | None = ""
-        while after is not None:
-            page = await self.list_domains(account, after=after, limit=_PAGE, **filters)
+        question = ListDomains.model_validate({"account": account, "limit": _PAGE, **filters})
+        async for page in self._ask_pages(catalogue.RPC_DOMAIN_LIST, question):
             for domain in page.domains:
                 yield domain
-            after = page.next
 
     async def account(self, account: str) -> AccountView:
         """Return whether the account is suspended and why, and its domains by state."""
@@ -154,29 +153,26 @@ class PlatformQueries:
 
     async def certificates(self, account: str) -> AsyncIterator[StoredView]:
         """Yield the whole library, in order of the names."""
-        after: str | None = ""
-        while after is not None:
-            question = ListCertificates(account=account, after=after)
-            page = await self._ask(catalogue.RPC_CERTIFICATE_LIST, question)
+        question = ListCertificates(account=account)
+        async for page in self._ask_pages(catalogue.RPC_CERTIFICATE_LIST, question):
             for certificate in page.certificates:
                 yield certificate
-            after = page.next
 
     async def certificate_usage(self, name: str, account: str) -> list[Use]:
         """Return the domains that a stored certificate serves or that keep it for a rollback, in
         order of their names."""
         uses: list[Use] = []
-        after: str | None = ""
-        while after is not None:
-            question = ShowUsage(name=name, account=account, after=after, limit=_PAGE)
-            page = await self._ask(catalogue.RPC_CERTIFICATE_USAGE, question)
+        question = ShowUsage(name=name, account=account, limit=_PAGE)
+        async for page in self._ask_pages(catalogue.RPC_CERTIFICATE_USAGE, question):
             uses += page.uses
-            after = page.next
         return uses
 
     async def certificate_fits(self, name: str, account: str) -> AsyncIterator[DomainView]:
         """Yield the account's domains that a stored certificate could serve: each of its pairs
         covers them."""
+        # Names that all pairs cover, with the wildcards among them, are asked for; config compares
+        # them with its domains. A domain can match a wildcard and its own name, and the names are
+        # asked for in parts, so a domain may come twice: it is yielded once.
         pairs = (await self.certificate(name, account)).certificates
         names = {san for pair in pairs for san in pair.sans}
         common = sorted(san for san in names if all(covered(pair.sans, san) for pair in pairs))
@@ -208,12 +204,8 @@ class PlatformQueries:
 
         A log is complete when ``stored_to`` equals ``read_to`` (bytes)."""
         logs: list[LogView] = []
-        after: str | None = ""
-        while after is not None:
-            question = QueryLogs(node=node, after=after)
-            page = await self._ask(catalogue.RPC_USAGE_LOGS, question)
+        async for page in self._ask_pages(catalogue.RPC_USAGE_LOGS, QueryLogs(node=node)):
             logs += page.logs
-            after = page.next
         return logs
 
     # Usage and money
@@ -248,23 +240,15 @@ class PlatformQueries:
 
     async def usage_rows(self, question: QueryUsage) -> AsyncIterator[UsageRow]:
         """Yield the rows of ``usage``, a page at a time."""
-        while True:
-            page = await self._ask(catalogue.RPC_USAGE_QUERY, question)
+        async for page in self._ask_pages(catalogue.RPC_USAGE_QUERY, question):
             for row in page.rows:
                 yield row
-            if page.next is None:
-                return
-            question = question.model_copy(update={"after": page.next})
 
     async def ledger_rows(self, question: QueryLedger) -> AsyncIterator[LedgerRow]:
         """Yield the ledger's lines of a period of bills in order of booking, a page at a time."""
-        while True:
-            page = await self._ask(catalogue.RPC_LEDGER_QUERY, question)
+        async for page in self._ask_pages(catalogue.RPC_LEDGER_QUERY, question):
             for row in page.rows:
                 yield row
-            if page.next is None:
-                return
-            question = question.model_copy(update={"after": page.next})
 
     async def statement(self, question: ShowStatement) -> Statement:
         """Return a month of an account with all its lines.
@@ -272,14 +256,10 @@ class PlatformQueries:
         A line may join a month that is not final between two pages. Then the totals of the pages
         differ, and reading starts over."""
         while True:
-            first = await self._ask(catalogue.RPC_STATEMENT_SHOW, question)
-            page = first
-            lines = list(first.lines)
-            while page.next is not None:
-                following = question.model_copy(update={"after": page.next})
-                page = await self._ask(catalogue.RPC_STATEMENT_SHOW, following)
-                lines += page.lines
-            if page.totals == first.totals:
+            pages = [page async for page in self._ask_pages(catalogue.RPC_STATEMENT_SHOW, question)]
+            first = pages[0]
+            if pages[-1].totals == first.totals:
+                lines = [line for page in pages for line in page.lines]
                 return first.model_copy(update={"lines": lines, "next": None})
 
     async def price_book(self) -> PriceBookView:
@@ -293,12 +273,9 @@ class PlatformQueries:
         10,000 requests."""
         rows: list[ChargeRow] = []
         question = QueryCharges(account=account, start=start, end=end)
-        while True:
-            page = await self._ask(catalogue.RPC_CHARGES_QUERY, question)
+        async for page in self._ask_pages(catalogue.RPC_CHARGES_QUERY, question):
             rows += page.rows
-            if page.next is None:
-                return rows
-            question = question.model_copy(update={"after": page.next})
+        return rows
 
     async def balance(self, account: str) -> BalanceView:
         """Return the balance (ledger - accrued) in the account's currency."""
@@ -308,10 +285,6 @@ class PlatformQueries:
         """Return the plans that the account bought, the first to expire first, and those that have
         ended."""
         plans: list[PlanView] = []
-        question = ListPlans(account=account)
-        while True:
-            page = await self._ask(catalogue.RPC_PLAN_LIST, question)
+        async for page in self._ask_pages(catalogue.RPC_PLAN_LIST, ListPlans(account=account)):
             plans += page.plans
-            if page.next is None:
-                return plans
-            question = question.model_copy(update={"after": page.next})
+        return plans

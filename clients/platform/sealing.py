@@ -41,6 +41,8 @@ class PairSealer:
             raise SettingsError("no submission key was given: it is needed to seal private keys")
         if isinstance(text, str):
             text = text.encode()
+        # The validator opens it with the same context only, so a box that is copied into a command
+        # of another account or submission stays closed.
         info = submission_info(account, submission_id)
         return SealedKey(epoch=0, box=self._submission_key.seal(text, info))
 

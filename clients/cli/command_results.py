@@ -6,6 +6,7 @@ from typing import Any
 
 from clients.cli.command import Context
 from clients.cli.output import ExitCode, format_milliseconds
+from clients.cli.preview import show_preview
 from clients.platform import (
     ConvergedRevision,
     ConvergenceProgress,
@@ -13,22 +14,32 @@ from clients.platform import (
     StoredCommand,
     findings_of,
 )
+from clients.platform.config_commands import CommandBody
 from shared.contracts.domains import CommandSettled, Outcome
 from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.errors import Refused, Unreachable
 
 
-async def report_outcome(
-    context: Context,
-    platform: Platform,
-    stored: StoredCommand,
-    done: str,
-    *,
-    wait: bool = False,
+async def send_or_preview(
+    context: Context, body: CommandBody, done: str, *, dry_run: bool, wait: bool = False
 ) -> None:
-    """Wait until the command ends and print its outcome, as ``done`` when it was carried out.
+    """Send a command and print its outcome; with ``dry_run`` print what it would change.
 
-    ``wait``: until every node serves the revision, too. Refused when it was not carried out."""
+    ``done``: printed when the command was carried out. ``wait``: until every node serves the
+    revision, too. Refused when it was not, or would not be, carried out."""
+    async with context.platform() as platform:
+        if dry_run:
+            await show_preview(context, platform, body)
+        else:
+            stored = await platform.send_command(body)
+            await _report_outcome(context, platform, stored, done, wait)
+
+
+async def _report_outcome(
+    context: Context, platform: Platform, stored: StoredCommand, done: str, wait: bool
+) -> None:
+    # A result is printed once, at the end: with --json stdout holds one value. People see the
+    # outcome at once, before the wait for the nodes.
     output = context.output
     settled = await platform.settled(stored.command_id)
     findings = await full_findings(platform, settled)
@@ -65,6 +76,8 @@ def raise_refusal(settled: CommandSettled, findings: list[Finding]) -> None:
     """Raise Refused unless the command was carried out."""
     if settled.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
         return
+    # A superseded or undecided submission may have findings that alone would not explain why it
+    # was not carried out.
     refusals = {one.code for one in findings if one.severity is Severity.REFUSAL}
     if settled.outcome is Outcome.SUPERSEDED and Code.SUBMISSION_SUPERSEDED not in refusals:
         findings = [*findings, finding(Code.SUBMISSION_SUPERSEDED)]
