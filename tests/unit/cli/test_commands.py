@@ -68,6 +68,7 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
         ["domain", "list", "--patience", "nan"],
         ["events", "--type", "foo bar"],
         ["events", "--type", "https.cmd.>"],
+        ["roots", "set"],
         ["up", "--data", "/dev/null"],
         ["domain", "list", "--nats-url", "nats://127.0.0.1:99999999", "--seed-file", "s.nk"],
         ["domain", "list", "--nats-url", "ftp://127.0.0.1", "--seed-file", "s.nk"],
