@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.command import epilog, run_action
-from clients.cli.output import Exit, Out
+from clients.cli.command import format_examples, run_action
+from clients.cli.output import ExitCode, Output
 
 
 def demo(
@@ -31,17 +31,17 @@ def demo(
     from deploy.demo.story import Result
     from deploy.demo.telling import tell
 
-    out = Out(as_json)
+    out = Output(as_json)
     outcome = Result()
     code = run_action(tell(nodes, requests, data, keep, out, outcome), out, errors_as_json=False)
     out.data(outcome.json())
-    raise typer.Exit(code or (Exit.DONE if outcome.ok else Exit.REFUSED))
+    raise typer.Exit(code or (ExitCode.DONE if outcome.ok else ExitCode.REFUSED))
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(
         "demo",
-        epilog=epilog(
+        epilog=format_examples(
             [
                 "edgetls demo",
                 "edgetls demo --nodes 5 --requests 20000 --json",

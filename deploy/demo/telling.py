@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from clients.cli.output import Out
+from clients.cli.output import Output
 from clients.platform import connect
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from deploy.demo import billing, leaving, library, serving
 from deploy.demo.stage import Stage
 from deploy.demo.story import CheckFailed, Result, Story
@@ -25,7 +25,7 @@ from shared.faults import describe
 
 
 async def tell(
-    nodes: int, requests: int, data: Path | None, keep: bool, out: Out, outcome: Result
+    nodes: int, requests: int, data: Path | None, keep: bool, out: Output, outcome: Result
 ) -> None:
     """``data``: None for a temporary folder. What went wrong is in ``outcome.failed``; errors of
     the platform are raised as well. SettingsError when ``data`` holds something."""
@@ -97,7 +97,7 @@ async def _set(stack: AsyncExitStack, platform: Platform, result: Result) -> Sta
     operator = await stack.enter_async_context(
         await connect(run["nats_url"], seeds["operator"], user="operator")
     )
-    searcher = await Reach.open(run["nats_url"], seeds["searcher"], "searcher", 10)
+    searcher = await PlatformConnection.open(run["nats_url"], seeds["searcher"], "searcher", 10)
     stack.push_async_callback(searcher.close)
     origin = await stack.enter_async_context(Origin())
     issue = TestCa.load(Path(run["trust_roots"]).parent).issue

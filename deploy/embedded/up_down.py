@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.command import epilog, run_action
-from clients.cli.output import Out
+from clients.cli.command import format_examples, run_action
+from clients.cli.output import Output
 from clients.cli.profile import DEFAULT_DATA, RUN_FILE
 from shared.errors import Unreachable
 
@@ -34,22 +34,24 @@ def up(
     Ctrl-C.
 
     A second start on the same folder continues with its data."""
-    raise typer.Exit(run_action(_up(data, nodes, port, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_up(data, nodes, port, Output(as_json)), Output(as_json)))
 
 
 def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
     """Stops what 'edgetls up' started on this folder, also when some of it died."""
-    raise typer.Exit(run_action(_down(data, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_down(data, Output(as_json)), Output(as_json)))
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("up", epilog=epilog(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]))(
-        up
-    )
-    app.command("down", epilog=epilog(["edgetls down", "edgetls down --data /var/tmp/edge"]))(down)
+    app.command(
+        "up", epilog=format_examples(["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"])
+    )(up)
+    app.command(
+        "down", epilog=format_examples(["edgetls down", "edgetls down --data /var/tmp/edge"])
+    )(down)
 
 
-async def _up(data: Path, nodes: int, port: int | None, out: Out) -> None:
+async def _up(data: Path, nodes: int, port: int | None, out: Output) -> None:
     # The embedded platform's wheels are an extra: every other command works without them.
     from deploy.embedded.platform import Platform
 
@@ -90,7 +92,7 @@ def ended_by_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _down(data: Path, out: Out) -> None:
+async def _down(data: Path, out: Output) -> None:
     from deploy.embedded.down import down as stop
 
     told = await asyncio.to_thread(stop, data)

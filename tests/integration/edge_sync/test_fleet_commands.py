@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clients.cli.rotation import _until_sealing
+from clients.cli.rotation import wait_until_sealing
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import Signed
@@ -201,9 +201,9 @@ async def test_the_epoch_that_is_sealed_to_differs_from_the_newest_and_is_repeat
     view = await stage.show_fleet()
     assert (view.epoch, view.sealing_epoch) == (2, 1)
 
-    reach = Reach(stage.clients["operator"], "", "operator", 5)
+    connection = PlatformConnection(stage.clients["operator"], "", "operator", 5)
     edge_sync = stage.trust.verifier("edge_sync")
-    switch = asyncio.create_task(_until_sealing(reach, edge_sync, 2))
+    switch = asyncio.create_task(wait_until_sealing(connection, edge_sync, 2))
     first = await read_sealing(stage)
     assert first is not None
 
@@ -219,7 +219,7 @@ async def test_the_epoch_that_is_sealed_to_differs_from_the_newest_and_is_repeat
     view = await stage.show_fleet()
     assert (view.epoch, view.sealing_epoch, await read_sealing_epoch(stage)) == (2, 2, 2)
     with pytest.raises(Unsigned):
-        await _until_sealing(reach, stage.trust.verifier("validator"), 2)
+        await wait_until_sealing(connection, stage.trust.verifier("validator"), 2)
 
 
 async def test_a_lower_epoch_never_replaces_a_higher_one(stage: EdgeSyncStage) -> None:

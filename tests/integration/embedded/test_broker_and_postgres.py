@@ -93,7 +93,7 @@ async def publish(servers: Servers, number: int) -> None:
         await client.close()
 
 
-async def apply_topology(servers: Servers) -> list[topology.Change]:
+async def apply_topology(servers: Servers) -> list[topology.TopologyChange]:
     client = await nats.login(servers.broker.url, "topology", servers.keys.seed("topology"))
     try:
         return await topology.apply(client.jetstream(timeout=10))

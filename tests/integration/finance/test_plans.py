@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
 from clients.export.writers import open_writer
-from clients.platform.connection import Reach
-from clients.platform.queries import Queries
+from clients.platform.connection import PlatformConnection
+from clients.platform.queries import PlatformQueries
 from shared import catalogue
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger, ShowStatement
@@ -41,7 +41,9 @@ HOUR = datetime.fromtimestamp(MINUTE // 60 * 3600, UTC)
 async def test_a_plan_is_billed_when_bought_and_effective_when_used(
     staged: Stage, tmp_path: Path
 ) -> None:
-    queries = Queries(Reach(staged.clients["finance"], staged.backend.url, "finance", 5))
+    queries = PlatformQueries(
+        PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
+    )
     domain, account = await owner(staged)
     await staged.send("operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
     await staged.credit(account, "10", "pay-1")
