@@ -37,7 +37,7 @@ declare function regprocedure;
 begin
     for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
       and proname ~
-        '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
+      '^(pg_(try_)?advisory_(xact_)?lock|lo_|loread$|lowrite$|pg_notify$|pg_logical_emit_message$)'
     loop
         execute format('revoke execute on function %s from public', function);
     end loop;
