@@ -1,23 +1,19 @@
-"""An account as a whole: whether its HTTPS is suspended and why."""
+"""The commands on an account as a whole: whether its HTTPS is suspended, and how that ends."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from clients.cli.command import Link, command
-from clients.cli.domains import After, Limit, report, show_history, why
-from clients.cli.preview import DryRun, show_preview
-from shared.contracts.accounts import AccountView, ResumeAccount, SetResumption
+from clients.cli.command import Context, command
+from clients.cli.command_results import send_or_preview
+from clients.cli.domains import After, Limit, describe_suspension, show_history
+from clients.cli.preview import DryRun
+from shared.contracts.accounts import AccountView, ResumeAccount, Resumption, SetResumption
 
 account_app = typer.Typer(help="An account's HTTPS as a whole.", no_args_is_help=True)
-
-
-class Way(StrEnum):
-    AUTOMATIC = "automatic"
-    BY_HAND = "by_hand"
+_RESUMPTION_TEXTS = {"automatic": "by themselves", "by_hand": "by hand"}
 
 
 @command(
@@ -25,49 +21,35 @@ class Way(StrEnum):
     "show",
     examples=["edgetls account show", "edgetls account show --account acme --json"],
 )
-async def show(link: Link) -> None:
-    """Whether the account is suspended and why, and its domains by state."""
-    async with link.platform() as platform:
-        view = await platform.account(link.account)
-    link.out.data(view)
-    link.out.table(("", ""), _rows(view))
+async def show_account(context: Context) -> None:
+    """Show whether the account is suspended and why, and its domains by state."""
+    async with context.platform() as platform:
+        view = await platform.account(context.account)
+    context.output.show_record(view, _account_fields(view))
 
 
 @command(account_app, "resume", examples=["edgetls account resume --account acme"])
-async def resume(link: Link, dry_run: DryRun = False) -> None:
-    """Ends a suspension by hand; refused while the balance is not above 0."""
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(link, platform, ResumeAccount(account=link.account))
-            return
-        await report(link, platform, await platform.resume_account(link.account), "resumed")
+async def resume_account(context: Context, dry_run: DryRun = False) -> None:
+    """End a suspension by hand. Refused while the balance is not above 0."""
+    body = ResumeAccount(account=context.account)
+    await send_or_preview(context, body, "resumed", dry_run=dry_run)
 
 
 @command(account_app, "resumption", examples=["edgetls account resumption by_hand --account acme"])
-async def resumption(
-    link: Link,
+async def set_resumption(
+    context: Context,
     way: Annotated[
-        Way,
+        Resumption,
         typer.Argument(
             help="automatic: once the balance is above 0; by_hand: with 'account resume'."
         ),
     ],
     dry_run: DryRun = False,
 ) -> None:
-    """Sets how the account's suspensions end."""
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(
-                link, platform, SetResumption(account=link.account, resumption=way.value)
-            )
-            return
-        ends = "by themselves" if way is Way.AUTOMATIC else "by hand"
-        await report(
-            link,
-            platform,
-            await platform.set_resumption(link.account, way.value),
-            f"suspensions end {ends}",
-        )
+    """Set how the account's suspensions end."""
+    body = SetResumption(account=context.account, resumption=way)
+    done = f"suspensions end {_RESUMPTION_TEXTS[way]}"
+    await send_or_preview(context, body, done, dry_run=dry_run)
 
 
 @command(
@@ -75,23 +57,24 @@ async def resumption(
     "history",
     examples=["edgetls account history", "edgetls account history --limit 10 --json"],
 )
-async def history(link: Link, limit: Limit = 50, after: After = None) -> None:
-    """Every command on the account's library, its roots and itself, and how it ended, newest
+async def show_account_history(context: Context, limit: Limit = 50, after: After = None) -> None:
+    """List the commands on the account's library, its roots and itself, and how they ended, newest
     first."""
-    async with link.platform() as platform:
-        found = await platform.history(None, link.account, before=after, limit=limit)
-    show_history(link, found)
+    async with context.platform() as platform:
+        history = await platform.history(None, context.account, before=after, limit=limit)
+    show_history(context, history)
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
     app.add_typer(account_app, name="account")
 
 
-def _rows(view: AccountView) -> list[tuple[str, object]]:
+def _account_fields(view: AccountView) -> list[tuple[str, object]]:
     return [
         ("account", view.account),
-        ("HTTPS", why(view.suspension)),
-        ("suspensions end", "by themselves" if view.resumption == "automatic" else "by hand"),
+        ("HTTPS", describe_suspension(view.suspension)),
+        ("suspensions end", _RESUMPTION_TEXTS[view.resumption]),
         ("domains", view.domains),
         ("  enabled", view.enabled),
         ("  disabled", view.disabled),

@@ -1,28 +1,32 @@
-"""Domains and their HTTPS: register, submit, check, disable, history."""
+"""The commands on domains and their HTTPS: register, submit, check, disable, history."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clients.cli.command import Link, command
+from clients.cli.command import Context, command
+from clients.cli.command_results import (
+    describe_live,
+    full_findings,
+    raise_refusal,
+    result_of,
+    send_or_preview,
+    wait_until_live,
+)
 from clients.cli.files import read_pairs
-from clients.cli.output import Exit, milliseconds
-from clients.cli.preview import DryRun, show_preview
-from clients.platform import Live, Ordered, Platform, Progressed, findings_of
-from clients.platform.client import parse_origin
+from clients.cli.output import format_milliseconds, format_second
+from clients.cli.preview import DryRun
+from clients.platform.settings_change import parse_origin
 from shared.contracts.accounts import Suspension
+from shared.contracts.certificates import Trust
 from shared.contracts.commands import DisableHttps, RegisterDomain, RemoveDomain
-from shared.contracts.domains import CertificateView, CommandSettled, DomainView, Hsts, Outcome
-from shared.contracts.findings import Code, Finding, Severity, finding
+from shared.contracts.domains import CertificateView, DomainView, Hsts
 from shared.contracts.queries import History
-from shared.errors import Refused, Unreachable
+from shared.errors import Refused
 
 domain_app = typer.Typer(
     help="Register, show, list and remove accelerated domains.", no_args_is_help=True
@@ -30,21 +34,20 @@ domain_app = typer.Typer(
 DomainArgument = Annotated[
     str, typer.Argument(help="www.example.com, or *.example.com.", metavar="DOMAIN")
 ]
-
-
+CertOption = Annotated[
+    list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")
+]
+KeyOption = Annotated[
+    list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse what would be normalised.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")]
+TrustOption = Annotated[
+    Trust, typer.Option(help="public (Mozilla's roots) or private (the account's own).")
+]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")]
 After = Annotated[
     int | None, typer.Option(min=1, help="Where the page begins: the `next` of the page before.")
-]
-
-
-class TrustOption(StrEnum):
-    PUBLIC = "public"
-    PRIVATE = "private"
-
-
-TrustChoice = Annotated[
-    TrustOption, typer.Option(help="public (Mozilla's roots) or private (the account's own).")
 ]
 
 
@@ -59,8 +62,8 @@ TrustChoice = Annotated[
         ),
     ],
 )
-async def register(
-    link: Link,
+async def register_domain(
+    context: Context,
     domain: DomainArgument,
     service_type: Annotated[
         str,
@@ -69,26 +72,19 @@ async def register(
         ),
     ],
     origin: Annotated[str, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")],
-    trust: TrustChoice = TrustOption.PUBLIC,
+    trust: TrustOption = "public",
     dry_run: DryRun = False,
 ) -> None:
-    """Registers a domain for the account; HTTP is served at once, HTTPS after the first
+    """Register a domain for the account. HTTP is served at once, HTTPS after the first
     certificate."""
-    async with link.platform() as platform:
-        if dry_run:
-            body = RegisterDomain(
-                domain=domain,
-                account=link.account,
-                service_type=service_type,
-                origin=parse_origin(origin),
-                trust=trust.value,
-            )
-            await show_preview(link, platform, body)
-            return
-        ordered = await platform.register(
-            domain, link.account, service_type, origin, trust=trust.value
-        )
-        await report(link, platform, ordered, "registered")
+    body = RegisterDomain(
+        domain=domain,
+        account=context.account,
+        service_type=service_type,
+        origin=parse_origin(origin),
+        trust=trust,
+    )
+    await send_or_preview(context, body, "registered", dry_run=dry_run)
 
 
 @command(
@@ -99,13 +95,10 @@ async def register(
         "edgetls domain remove www.example.com --dry-run",
     ],
 )
-async def remove(link: Link, domain: DomainArgument, dry_run: DryRun = False) -> None:
-    """Removes a domain and everything that belongs to it."""
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(link, platform, RemoveDomain(domain=domain, account=link.account))
-            return
-        await report(link, platform, await platform.remove(domain, link.account), "removed")
+async def remove_domain(context: Context, domain: DomainArgument, dry_run: DryRun = False) -> None:
+    """Remove a domain and everything that belongs to it."""
+    body = RemoveDomain(domain=domain, account=context.account)
+    await send_or_preview(context, body, "removed", dry_run=dry_run)
 
 
 @command(
@@ -113,151 +106,131 @@ async def remove(link: Link, domain: DomainArgument, dry_run: DryRun = False) ->
     "show",
     examples=["edgetls domain show www.example.com", "edgetls domain show www.example.com --json"],
 )
-async def show(link: Link, domain: DomainArgument) -> None:
-    """State, settings, certificate and the revision that every node serves."""
-    async with link.platform() as platform:
-        view = await platform.show(domain, link.account)
-    link.out.data(view)
-    link.out.table(("", ""), _view_rows(view))
+async def show_domain(context: Context, domain: DomainArgument) -> None:
+    """Show state, settings, certificate and the revision that every node serves."""
+    async with context.platform() as platform:
+        view = await platform.show(domain, context.account)
+    context.output.show_record(view, _domain_fields(view))
 
 
-async def submit(
-    link: Link,
+async def submit_certificate(
+    context: Context,
     domain: DomainArgument,
-    cert: Annotated[
-        list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")
-    ],
-    key: Annotated[
-        list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")
-    ],
+    cert: CertOption,
+    key: KeyOption,
     name: Annotated[
         str | None, typer.Option("--name", help="Name for the certificate; generated if omitted.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what would be normalised.")
-    ] = False,
+    wait: WaitOption = False,
+    strict: StrictOption = False,
 ) -> None:
-    """Enables HTTPS for a domain, or replaces its certificate; with two pairs each visitor gets
-    what it supports."""
-    (chain, private), *more = read_pairs(cert, key)
-    async with link.platform() as platform:
-        began = time.monotonic()
-        ordered = await platform.submit(
-            domain, link.account, chain, private, more=more, strict=strict, name=name
+    """Enable HTTPS for a domain, or replace its certificate. With two pairs each visitor gets the
+    one that it supports."""
+    (chain, private_key), *more = read_pairs(cert, key)
+    output = context.output
+    # accepted_ms ends with config's decision, live_ms with the last node's proof. Both begin before
+    # the command is sent, as a customer counts them.
+    async with context.platform() as platform:
+        started = time.monotonic()
+        stored = await platform.submit(
+            domain, context.account, chain, private_key, more=more, strict=strict, name=name
         )
-        settled = await platform.settled(ordered.command_id)
-        accepted_ms = (time.monotonic() - began) * 1000
-        findings = await findings_in_full(platform, settled)
-        refuse(settled, findings)
-        link.out.note(
+        settled = await platform.settled(stored.command_id)
+        accepted_ms = (time.monotonic() - started) * 1000
+        findings = await full_findings(platform, settled)
+        raise_refusal(settled, findings)
+        output.note(
             f"{settled.outcome.value}: revision {settled.revision} after "
-            f"{milliseconds(accepted_ms)}"
+            f"{format_milliseconds(accepted_ms)}"
         )
-        link.out.findings(findings)
-        result: dict[str, Any] = {
-            **result_of(settled, findings),
-            "accepted_ms": round(accepted_ms, 1),
-        }
+        output.show_findings(findings)
+        result: dict[str, Any] = result_of(settled, findings)
+        result["accepted_ms"] = round(accepted_ms, 1)
         if wait and settled.revision is not None:
-            with told_anyway(link, result):
-                live = await platform.converged(
-                    settled.domain or ordered.domain, settled.revision, teller(link)
-                )
-            live_ms = (time.monotonic() - began) * 1000
-            link.out.line(live_line(live, live_ms))
-            result |= {
-                "live_ms": round(live_ms, 1),
-                "nodes": live.nodes,
-                "slowest_node_ms": live.slowest_ms,
-            }
-    link.out.data(result)
+            live = await wait_until_live(
+                context, platform, settled.domain or stored.domain, settled.revision, result
+            )
+            live_ms = (time.monotonic() - started) * 1000
+            output.line(describe_live(live, live_ms))
+            result["live_ms"] = round(live_ms, 1)
+            result["nodes"] = live.nodes
+            result["slowest_node_ms"] = live.slowest_ms
+    output.data(result)
 
 
-async def check(
-    link: Link,
+async def check_certificate(
+    context: Context,
     domains: Annotated[
         list[str], typer.Argument(help="One to fifty domains that the pair should serve.")
     ],
-    cert: Annotated[
-        list[Path], typer.Option("--cert", help="PEM chain, leaf first; twice for RSA and ECDSA.")
-    ],
-    key: Annotated[
-        list[Path], typer.Option("--key", help="Its private key in PEM; sealed before it is sent.")
-    ],
-    trust: TrustChoice = TrustOption.PUBLIC,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what would be normalised.")
-    ] = False,
+    cert: CertOption,
+    key: KeyOption,
+    trust: TrustOption = "public",
+    strict: StrictOption = False,
 ) -> None:
-    """The dry run: what a submission would find. Nothing is stored."""
-    (chain, private), *more = read_pairs(cert, key)
-    async with link.platform() as platform:
+    """Show what a submission would find. Nothing is stored."""
+    (chain, private_key), *more = read_pairs(cert, key)
+    async with context.platform() as platform:
+        # A dry run names the roots itself: the validator stores nothing, also no account's roots.
         roots = None
-        if trust is TrustOption.PRIVATE:
-            roots = [root.pem for root in (await platform.roots(link.account)).roots]
+        if trust == "private":
+            roots = [root.pem for root in (await platform.roots(context.account)).roots]
         report = await platform.check(
-            domains, link.account, chain, private, more=more, roots=roots, strict=strict
+            domains, context.account, chain, private_key, more=more, roots=roots, strict=strict
         )
     if not all(report.accepted.values()):
         raise Refused(report.findings)
-    link.out.data(report)
-    link.out.findings(report.findings)
-    link.out.line(f"would be accepted for {', '.join(report.accepted)}")
+    context.output.data(report)
+    context.output.show_findings(report.findings)
+    context.output.line(f"would be accepted for {', '.join(report.accepted)}")
 
 
-async def disable(
-    link: Link,
+async def disable_https(
+    context: Context,
     domain: DomainArgument,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every node has dropped it.")
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Switches HTTPS off; nothing of the certificate or key is kept. Enabling again needs a new
+    """Switch HTTPS off; nothing of the certificate or key is kept. Enabling it again needs a new
     upload."""
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(link, platform, DisableHttps(domain=domain, account=link.account))
-            return
-        await report(
-            link, platform, await platform.disable(domain, link.account), "disabled", wait=wait
-        )
+    body = DisableHttps(domain=domain, account=context.account)
+    await send_or_preview(context, body, "disabled", dry_run=dry_run, wait=wait)
 
 
-async def history(
-    link: Link, domain: DomainArgument, limit: Limit = 50, after: After = None
+async def show_domain_history(
+    context: Context, domain: DomainArgument, limit: Limit = 50, after: After = None
 ) -> None:
-    """Every command for a domain and how it ended, newest first."""
-    async with link.platform() as platform:
-        found = await platform.history(domain, link.account, before=after, limit=limit)
-    show_history(link, found)
+    """List every command for a domain and how it ended, newest first."""
+    async with context.platform() as platform:
+        history = await platform.history(domain, context.account, before=after, limit=limit)
+    show_history(context, history)
 
 
-def show_history(link: Link, found: History) -> None:
-    link.out.data(found)
-    link.out.table(
-        ("received", "command", "outcome", "revision", "codes", "certificate", "by", "id"),
-        [
-            (
-                f"{e.received_at:%Y-%m-%d %H:%M:%S}",
-                e.command,
-                e.outcome,
-                e.revision or "-",
-                ", ".join(e.codes),
-                e.certificate or "-",
-                e.source,
-                e.command_id,
-            )
-            for e in found.entries
-        ],
+def show_history(context: Context, history: History) -> None:
+    """Print a page of commands and their outcomes."""
+    context.output.data(history)
+    context.output.show_table(
+        history.entries,
+        {
+            "received": lambda entry: format_second(entry.received_at),
+            "command": lambda entry: entry.command,
+            "outcome": lambda entry: entry.outcome,
+            "revision": lambda entry: entry.revision or "-",
+            "codes": lambda entry: ", ".join(entry.codes),
+            "certificate": lambda entry: entry.certificate or "-",
+            "by": lambda entry: entry.source,
+            "id": lambda entry: entry.command_id,
+        },
         empty="no commands yet",
     )
-    if found.next is not None:
-        link.out.note(f"more: --after {found.next}")
+    if history.next is not None:
+        context.output.note(f"more: --after {history.next}")
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
     app.add_typer(domain_app, name="domain")
     command(
         app,
@@ -270,10 +243,10 @@ def add_to(app: typer.Typer) -> None:
             ),
             "edgetls submit www.example.com --cert chain.pem --key key.pem --name www-2027 --json",
         ],
-    )(submit)
+    )(submit_certificate)
     command(
         app, "check", examples=["edgetls check www.example.com --cert chain.pem --key key.pem"]
-    )(check)
+    )(check_certificate)
     command(
         app,
         "disable",
@@ -281,7 +254,7 @@ def add_to(app: typer.Typer) -> None:
             "edgetls disable www.example.com --wait",
             "edgetls disable www.example.com --dry-run",
         ],
-    )(disable)
+    )(disable_https)
     command(
         app,
         "history",
@@ -289,120 +262,35 @@ def add_to(app: typer.Typer) -> None:
             "edgetls history www.example.com --limit 10",
             "edgetls history www.example.com --after 4711",
         ],
-    )(history)
+    )(show_domain_history)
 
 
-async def report(
-    link: Link, platform: Platform, ordered: Ordered, done: str, *, wait: bool = False
-) -> None:
-    """Waits for the command's end and says it; Refused when it was not carried out."""
-    settled = await platform.settled(ordered.command_id)
-    findings = await findings_in_full(platform, settled)
-    refuse(settled, findings)
-    what = done if settled.outcome is Outcome.APPLIED else settled.outcome.value
-    where = settled.domain or settled.certificate or settled.account
-    link.out.line(
-        f"{where}: {what}" + (f", revision {settled.revision}" if settled.revision else "")
-    )
-    link.out.findings(findings)
-    result = result_of(settled, findings)
-    if wait and settled.domain is not None and settled.revision is not None:
-        with told_anyway(link, result):
-            live = await platform.converged(settled.domain, settled.revision, teller(link))
-        link.out.line(live_line(live, live.slowest_ms))
-        result["nodes"] = live.nodes
-    link.out.data(result)
-
-
-async def findings_in_full(platform: Platform, settled: CommandSettled) -> list[Finding]:
-    """In full; the codes alone where a later disable took the detail away already."""
-    if not settled.codes:
-        return []
-    try:
-        view = await platform.command(settled.command_id, settled.account)
-    except Unreachable:
-        return findings_of(settled)
-    here = (settled.domain, settled.certificate)
-    return findings_of(
-        next((one for one in view.results if (one.domain, one.certificate) == here), settled)
-    )
-
-
-def refuse(settled: CommandSettled, findings: list[Finding]) -> None:
-    if settled.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
-        return
-    named = {one.code for one in findings if one.severity is Severity.REFUSAL}
-    if settled.outcome is Outcome.SUPERSEDED and Code.SUBMISSION_SUPERSEDED not in named:
-        findings = [*findings, finding(Code.SUBMISSION_SUPERSEDED)]
-    if settled.outcome is Outcome.UNDECIDED and Code.SUBMISSION_UNDECIDED not in named:
-        findings = [*findings, finding(Code.SUBMISSION_UNDECIDED)]
-    raise Refused(findings)
-
-
-def result_of(settled: CommandSettled, findings: list[Finding]) -> dict[str, Any]:
-    return {
-        "command_id": settled.command_id,
-        "domain": settled.domain,
-        "outcome": settled.outcome.value,
-        "revision": settled.revision,
-        "findings": findings,
-    }
-
-
-@contextmanager
-def told_anyway(link: Link, result: dict[str, Any]) -> Iterator[None]:
-    """What was carried out is told to programs although waiting for the nodes ends without them."""
-    try:
-        yield
-    except Unreachable as error:
-        link.out.data({**result, "error": str(error), "exit": int(Exit.UNREACHABLE)})
-        raise
-
-
-def teller(link: Link) -> Any:
-    def tell(progressed: Progressed) -> None:
-        link.out.note(
-            f"on {progressed.proven} of {progressed.nodes} nodes after "
-            f"{milliseconds(progressed.elapsed_ms)}"
-        )
-
-    return tell
-
-
-def live_line(live: Live, elapsed_ms: float | None) -> str:
-    after = "" if elapsed_ms is None else f" after {milliseconds(elapsed_ms)}"
-    return f"live everywhere: revision {live.revision} on {live.nodes} nodes{after}"
-
-
-def _view_rows(view: DomainView) -> list[tuple[str, object]]:
-    origin, redirect = view.origin, view.settings.redirect
-    rows: list[tuple[str, object]] = [
+def _domain_fields(view: DomainView) -> list[tuple[str, object]]:
+    origin = view.origin
+    settings = view.settings
+    http2 = "on" if settings.http2 else "off"
+    fields: list[tuple[str, object]] = [
         ("domain", view.domain),
         ("account", view.account),
         ("state", view.state.value),
         ("service type", view.service_type.value),
         ("origin", f"{origin.scheme}://{origin.host}:{origin.port}"),
-        ("redirect", f"{redirect.mode.value} ({redirect.status})"),
-        (
-            "TLS",
-            (
-                f"{view.settings.tls_min} to {view.settings.tls_max}, HTTP/2 "
-                f"{'on' if view.settings.http2 else 'off'}"
-            ),
-        ),
+        ("redirect", f"{settings.redirect.mode.value} ({settings.redirect.status})"),
+        ("TLS", f"{settings.tls_min} to {settings.tls_max}, HTTP/2 {http2}"),
         ("revision", f"{view.revision}, live everywhere: {view.live_revision or 'not yet'}"),
-        ("HSTS", hsts_text(view.settings.hsts)),
+        ("HSTS", describe_hsts(settings.hsts)),
         ("trust", view.trust),
         ("pending submission", view.pending_submission or "-"),
-        ("suspension", why(view.suspension)),
+        ("suspension", describe_suspension(view.suspension)),
     ]
-    for one in view.certificates:
-        rows += [("certificate name", f"{one.name or '-'} ({one.source})"), *certificate_rows(one)]
-    return rows
+    for certificate in view.certificates:
+        fields.append(("certificate name", f"{certificate.name or '-'} ({certificate.source})"))
+        fields += certificate_fields(certificate)
+    return fields
 
 
-def certificate_rows(one: CertificateView) -> list[tuple[str, object]]:
-    """What people look for in a certificate."""
+def certificate_fields(one: CertificateView) -> list[tuple[str, object]]:
+    """Return what people look for in a certificate."""
     return [
         ("certificate", f"{one.subject}, {one.key_type} {one.key_bits}, {one.status}"),
         ("  names", ", ".join(one.sans)),
@@ -412,26 +300,28 @@ def certificate_rows(one: CertificateView) -> list[tuple[str, object]]:
     ]
 
 
-def hsts_text(hsts: Hsts | None) -> str:
+def describe_hsts(hsts: Hsts | None) -> str:
+    """Return the HSTS settings in one line."""
     if hsts is None:
         return "off"
-    flags = [
-        text
-        for text, on in (("subdomains", hsts.include_subdomains), ("preload", hsts.preload))
-        if on
-    ]
-    return ", ".join([f"{hsts.max_age} s", *flags])
+    parts = [f"{hsts.max_age} s"]
+    if hsts.include_subdomains:
+        parts.append("subdomains")
+    if hsts.preload:
+        parts.append("preload")
+    return ", ".join(parts)
 
 
-def why(suspension: Suspension | None) -> str:
-    """A sentence: what holds, and what ends it."""
+def describe_suspension(suspension: Suspension | None) -> str:
+    """Return a sentence: what holds, and what ends it."""
     if suspension is None:
         return "not suspended"
-    ends = "when the balance is above 0 again"
-    if suspension.resumes == "by_hand":
-        ends = "by hand" + (
-            ", the balance is above 0" if suspension.settled else ", once the balance is above 0"
-        )
+    if suspension.resumes != "by_hand":
+        ends = "when the balance is above 0 again"
+    elif suspension.settled:
+        ends = "by hand, the balance is above 0"
+    else:
+        ends = "by hand, once the balance is above 0"
     return (
         f"suspended since {suspension.since:%Y-%m-%d %H:%M} UTC: {suspension.reason}; ends {ends}"
     )

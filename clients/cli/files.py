@@ -1,4 +1,4 @@
-"""Files and values that people name on the command line."""
+"""Reading the files and times that people name on the command line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _MOST_PAIRS: Final = 2
 
 
 def read_text(path: Path, what: str) -> str:
-    """A certificate or key file. One that is not text (DER, PKCS#12) is passed on as it is, a
-    character a byte, so that the validator can say what it is and how to convert it. SettingsError
-    when it cannot be read or is far too large."""
+    """Read a certificate or key file. SettingsError when it cannot be read or is far too large.
+
+    A file that is not text (DER, PKCS#12) is passed on byte by byte, one character each, so that
+    the validator can tell its format and how to convert it."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise SettingsError(
@@ -33,24 +34,25 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_pairs(certificates: Sequence[Path], keys: Sequence[Path]) -> list[tuple[str, str]]:
-    """The first --cert belongs to the first --key, the second to the second: RSA and ECDSA side by
-    side."""
+    """Read one or two pairs (RSA and ECDSA); the first --cert belongs to the first --key."""
     if len(certificates) != len(keys) or len(keys) > _MOST_PAIRS:
         raise SettingsError(
             "name one --cert with one --key, or two of each: the RSA pair and the ECDSA pair"
         )
-    return [
-        (read_text(certificate, "the certificate"), read_text(key, "the key"))
-        for certificate, key in zip(certificates, keys, strict=True)
-    ]
+    pairs = []
+    for certificate, key in zip(certificates, keys, strict=True):
+        pairs.append((read_text(certificate, "the certificate"), read_text(key, "the key")))
+    return pairs
 
 
 def parse_time(text: str, zone: tzinfo = UTC) -> datetime:
-    """RFC 3339, or a date or time of ``zone``; in UTC. SettingsError when it is neither."""
+    """Parse RFC 3339, or a date or time of ``zone``, to UTC; SettingsError when it is neither."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise SettingsError(
             f"{text!r} is not a time: write 2026-05-01T12:00:00Z or 2026-05-01"
         ) from None
-    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return moment.astimezone(UTC)

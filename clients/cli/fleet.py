@@ -1,4 +1,4 @@
-"""The fleet: nodes and epochs, by commands that the operator's fleet file signs."""
+"""The commands on the fleet: nodes, epochs and trust, signed with the operator's fleet file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Annotated, Final
 
 import typer
 
-from clients.cli.command import Link, command
-from clients.cli.rotation import Rotation, rotate
+from clients.cli.command import Context, command
+from clients.cli.output import format_date, format_second
+from clients.cli.rotation import EpochRotation, rotate_epoch
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile, FleetNode
 from clients.fleet.keys import NodeCredentials, ensure_node
-from clients.fleet.publish import send
-from clients.platform.connection import Reach
+from clients.fleet.publish import send_commands
+from clients.platform.connection import PlatformConnection
 from shared import catalogue
 from shared.contracts.edge import NodeView
 from shared.contracts.queries import Nothing
@@ -32,37 +33,40 @@ LabelOption = Annotated[list[str] | None, typer.Option(help="key=value; may be r
 NodeArgument = Annotated[
     str, typer.Argument(help="Its id: lower-case letters, digits, hyphens.", metavar="NODE")
 ]
-_KNOWN_SECONDS: Final = 15.0
-_RELOAD: Final = "Have nats-server read its users again (SIGHUP; 'edgetls up' does it by itself)"
+_VISIBLE_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.2
+_RELOAD: Final = (
+    "Make nats-server read its users again (SIGHUP; a platform of 'edgetls up' does it by itself)"
+)
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
     app.add_typer(fleet_app, name="fleet")
 
 
 @command(fleet_app, "show", examples=["edgetls fleet show", "edgetls fleet show --json"])
-async def show(link: Link) -> None:
-    """Every node: live or silent, in sync or behind, and its epochs."""
-    async with link.platform("operator") as platform:
+async def show_fleet(context: Context) -> None:
+    """Show every node: live or silent, in sync or behind, and its epochs."""
+    async with context.platform("operator") as platform:
         view = await platform.fleet()
-    link.out.data(view)
-    link.out.table(
-        ("node", "state", "in sync", "behind", "epochs", "last seen", "labels"),
-        [
-            (
-                n.node,
-                n.state,
-                "yes" if n.in_sync else "no",
-                "-" if n.behind is None else n.behind,
-                ", ".join(map(str, n.epochs)),
-                "never" if n.last_seen is None else f"{n.last_seen:%Y-%m-%d %H:%M:%S}",
-                ", ".join(f"{key}={value}" for key, value in sorted(n.labels.items())),
-            )
-            for n in view.nodes
-        ],
+    context.output.data(view)
+    context.output.show_table(
+        view.nodes,
+        {
+            "node": lambda node: node.node,
+            "state": lambda node: node.state,
+            "in sync": lambda node: "yes" if node.in_sync else "no",
+            "behind": lambda node: "-" if node.behind is None else node.behind,
+            "epochs": lambda node: ", ".join(map(str, node.epochs)),
+            "last seen": lambda node: format_second(node.last_seen, missing="never"),
+            "labels": _format_labels,
+        },
         empty="no nodes are enrolled",
     )
-    link.out.line(f"epoch {view.epoch}, {view.domains} domains, bucket sequence {view.sequence}")
+    context.output.line(
+        f"epoch {view.epoch}, {view.domains} domains, bucket sequence {view.sequence}"
+    )
 
 
 @command(
@@ -74,8 +78,8 @@ async def show(link: Link) -> None:
         "edgetls fleet enrol node-1",
     ],
 )
-async def enrol(
-    link: Link,
+async def enrol_node(
+    context: Context,
     node: NodeArgument,
     folder: Annotated[
         Path | None, typer.Option(help="Folder of its keys nats.nk, node.hpke; made if missing.")
@@ -88,39 +92,36 @@ async def enrol(
     ] = None,
     label: LabelOption = None,
 ) -> None:
-    """Lets a node into the fleet: a NATS user, and every epoch's key sealed to it.
+    """Let a node into the fleet: add its NATS user, and seal every epoch's key to it.
 
     A node that is in the fleet file already needs its name only."""
-    named = _credentials(folder, nkey, public_key)
-    fleet_file = link.place.fleet()
+    # The fleet file knows the node before edge_sync does: else a rotation between the two would
+    # give the node no key of the new epoch. If the command then fails, the same call with the
+    # node's name alone completes it. The node is marked as enrolled only when edge_sync shows it.
+    given = _read_credentials(folder, nkey, public_key)
+    fleet_file = context.profile.find_fleet_file()
     now = datetime.now(UTC)
     with FleetFile.edit(fleet_file) as fleet:
-        if named is None and node not in fleet.nodes:
+        if given is None and node not in fleet.nodes:
             raise SettingsError(
                 f"{node} is not in the fleet file yet: name --folder, or --nkey and --public-key"
             )
-        credentials = named or fleet.node(node)
-        fleet.put(
+        credentials = given or fleet.find_node(node)
+        fleet.put_node(
             FleetNode(
                 node=node,
                 public_key=credentials.public_key,
                 nkey=credentials.nkey,
-                labels=_labels(label or []),
+                labels=_parse_labels(label or []),
             )
         )
         fleet.write_users()
-    async with link.reach("operator") as reach:
-        await send(
-            reach.client,
-            [commands.enrol(FleetFile.read(fleet_file), node, now)],
-            now,
-            patience=link.patience,
-        )
-        await _until(reach, node, _is("live", "silent"))
+    enrolment = commands.enrol_node(FleetFile.read(fleet_file), node, now)
+    await _send_and_wait(context, enrolment, now, node, _is_enrolled)
     with FleetFile.edit(fleet_file) as fleet:
-        fleet.mark(node, "enrolled")
-    link.out.data({"node": node, "done": "enrolled"})
-    link.out.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
+        fleet.mark_node(node, "enrolled")
+    context.output.data({"node": node, "done": "enrolled"})
+    context.output.line(f"{node} is enrolled. {_RELOAD}; then start its agent")
 
 
 @command(
@@ -128,131 +129,172 @@ async def enrol(
     "label",
     examples=["edgetls fleet label paris-1 --label region=eu --label city=paris"],
 )
-async def relabel(link: Link, node: NodeArgument, label: LabelOption = None) -> None:
-    """Gives a node these labels instead of those that it had."""
-    labels, now = _labels(label or []), datetime.now(UTC)
-    order = commands.label(FleetFile.read(link.place.fleet()), node, labels, now)
-    async with link.reach("operator") as reach:
-        await send(reach.client, [order], now, patience=link.patience)
-        await _until(reach, node, lambda found: found is not None and found.labels == labels)
-    with FleetFile.edit(
-        link.place.fleet()
-    ) as fleet:  # or the next rotation would enrol it with the old ones
-        fleet.put(fleet.node(node).model_copy(update={"labels": labels}))
-    link.out.data({"node": node, "done": "labelled", "labels": labels})
-    link.out.line(f"{node} is labelled")
+async def label_node(context: Context, node: NodeArgument, label: LabelOption = None) -> None:
+    """Give a node these labels instead of those that it had."""
+    labels = _parse_labels(label or [])
+    now = datetime.now(UTC)
+    fleet_file = context.profile.find_fleet_file()
+
+    def has_labels(view: NodeView | None) -> bool:
+        return view is not None and view.labels == labels
+
+    relabel = commands.label_node(FleetFile.read(fleet_file), node, labels, now)
+    await _send_and_wait(context, relabel, now, node, has_labels)
+    # The next rotation enrols the nodes anew, with the labels of the fleet file.
+    with FleetFile.edit(fleet_file) as fleet:
+        fleet.put_node(fleet.find_node(node).model_copy(update={"labels": labels}))
+    context.output.data({"node": node, "done": "labelled", "labels": labels})
+    context.output.line(f"{node} is labelled")
 
 
 @command(fleet_app, "drain", examples=["edgetls fleet drain paris-1"])
-async def drain(link: Link, node: NodeArgument) -> None:
-    """The node no longer counts for 'live everywhere'; it goes on serving until it is taken out of
+async def drain_node(context: Context, node: NodeArgument) -> None:
+    """Stop counting a node for 'live everywhere'. It goes on serving until it is taken out of
     traffic."""
-    await _drain(link, node, drained=True)
+    fleet_file = context.profile.find_fleet_file()
+    now = datetime.now(UTC)
+    drain = commands.drain_node(FleetFile.read(fleet_file), node, now)
+    await _send_and_wait(context, drain, now, node, _is_drained)
+    with FleetFile.edit(fleet_file) as fleet:
+        fleet.mark_node(node, "drained")
+    context.output.data({"node": node, "done": "drained"})
+    context.output.line(f"{node} is drained")
 
 
 @command(fleet_app, "return", examples=["edgetls fleet return paris-1"])
-async def bring_back(link: Link, node: NodeArgument) -> None:
-    """A drained node counts again."""
-    await _drain(link, node, drained=False)
+async def return_node(context: Context, node: NodeArgument) -> None:
+    """Count a drained node again."""
+    fleet_file = context.profile.find_fleet_file()
+    now = datetime.now(UTC)
+    bring_back = commands.return_node(FleetFile.read(fleet_file), node, now)
+    await _send_and_wait(context, bring_back, now, node, _is_enrolled)
+    with FleetFile.edit(fleet_file) as fleet:
+        fleet.mark_node(node, "enrolled")
+    context.output.data({"node": node, "done": "returned"})
+    context.output.line(f"{node} is returned")
 
 
 @command(fleet_app, "remove", examples=["edgetls fleet remove paris-1"])
-async def remove(link: Link, node: NodeArgument) -> None:
-    """Takes a node out for good: its NATS user goes, a new epoch starts, every pair is sealed anew.
+async def remove_node(context: Context, node: NodeArgument) -> None:
+    """Take a node out for good: remove its NATS user, start a new epoch and seal every pair anew.
 
-    The node keeps what it held: the domains to re-key are listed."""
-    FleetFile.read(link.place.fleet()).node(node)
-    async with link.reach("operator") as reach:
-        done = await rotate(reach, link.place.fleet(), link.out.note, without=node)
-        await _until(reach, node, _is("removed"))
-    link.out.data({"node": node, "done": "removed", "rekey": sorted(done.domains), **_told(done)})
-    link.out.line(f"{node} is removed. {_RELOAD}")
-    _report(link, done)
-    link.out.table(
+    The node keeps the keys that it held: the domains to re-key are listed."""
+    fleet_file = context.profile.find_fleet_file()
+    # An unknown node ends the command here, before anything is changed.
+    FleetFile.read(fleet_file).find_node(node)
+    async with context.connection("operator") as connection:
+        rotation = await rotate_epoch(connection, fleet_file, context.output.note, without=node)
+        await _wait_for_node(connection, node, _is_removed)
+    rekey = sorted(rotation.domains)
+    context.output.data(
+        {"node": node, "done": "removed", "rekey": rekey, **_rotation_json(rotation)}
+    )
+    context.output.line(f"{node} is removed. {_RELOAD}")
+    _show_rotation(context, rotation)
+    context.output.show_rows(
         ("domains whose keys the node held (reissue their certificates)",),
-        [(d,) for d in sorted(done.domains)],
+        [(domain,) for domain in rekey],
         empty="the node held no keys",
     )
 
 
 @command(fleet_app, "rotate", examples=["edgetls fleet rotate"])
-async def rotate_epoch(link: Link) -> None:
-    """Starts a new epoch, seals every kept pair to it and destroys the old epoch's key."""
-    async with link.reach("operator") as reach:
-        done = await rotate(reach, link.place.fleet(), link.out.note)
-    link.out.data({"done": "rotated", **_told(done)})
-    _report(link, done)
+async def rotate_keys(context: Context) -> None:
+    """Start a new epoch, seal every kept pair to it and destroy the old epoch's key."""
+    fleet_file = context.profile.find_fleet_file()
+    async with context.connection("operator") as connection:
+        rotation = await rotate_epoch(connection, fleet_file, context.output.note)
+    context.output.data({"done": "rotated", **_rotation_json(rotation)})
+    _show_rotation(context, rotation)
 
 
 @command(fleet_app, "trust", examples=["edgetls fleet trust", "edgetls fleet trust --json"])
-async def publish_trust(link: Link) -> None:
-    """Publishes the fleet file's trust document: whose keys edge_sync and the nodes believe.
+async def publish_trust(context: Context) -> None:
+    """Publish the fleet file's trust document: the keys whose signatures edge_sync and the nodes
+    accept.
 
     A document that is not newer than theirs changes nothing."""
-    fleet = FleetFile.read(link.place.fleet())
-    order = commands.publish_trust(fleet)
-    async with link.reach("operator") as reach:
-        await send(reach.client, [order], datetime.now(UTC), patience=link.patience)
-    keys = [
-        {"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
-        for key in fleet.trust_keys
-    ]
-    link.out.data({"serial": fleet.trust_serial, "keys": keys, "done": "published"})
-    link.out.table(
-        ("purpose", "key", "until"),
-        [(key.purpose, key.key_id, f"{key.not_after:%Y-%m-%d}") for key in fleet.trust_keys],
+    fleet = FleetFile.read(context.profile.find_fleet_file())
+    document = commands.publish_trust(fleet)
+    async with context.connection("operator") as connection:
+        await send_commands(
+            connection.client, [document], datetime.now(UTC), timeout=context.timeout
+        )
+    keys = []
+    for key in fleet.trust_keys:
+        keys.append(
+            {"purpose": key.purpose, "key_id": key.key_id, "not_after": key.not_after.isoformat()}
+        )
+    context.output.data({"serial": fleet.trust_serial, "keys": keys, "done": "published"})
+    context.output.show_table(
+        fleet.trust_keys,
+        {
+            "purpose": lambda key: key.purpose,
+            "key": lambda key: key.key_id,
+            "until": lambda key: format_date(key.not_after),
+        },
     )
-    link.out.line(
+    context.output.line(
         f"trust document {fleet.trust_serial} is published: the nodes have it within seconds"
     )
 
 
-async def _drain(link: Link, node: str, *, drained: bool) -> None:
-    fleet_file = link.place.fleet()
-    now = datetime.now(UTC)
-    fleet = FleetFile.read(fleet_file)
-    order = (commands.drain if drained else commands.bring_back)(fleet, node, now)
-    async with link.reach("operator") as reach:
-        await send(reach.client, [order], now, patience=link.patience)
-        await _until(reach, node, _is("drained") if drained else _is("live", "silent"))
-    with FleetFile.edit(fleet_file) as changed:
-        changed.mark(node, "drained" if drained else "enrolled")
-    done = "drained" if drained else "returned"
-    link.out.data({"node": node, "done": done})
-    link.out.line(f"{node} is {done}")
+async def _send_and_wait(
+    context: Context,
+    fleet_command: commands.FleetCommand,
+    at: datetime,
+    node: str,
+    holds: Callable[[NodeView | None], bool],
+) -> None:
+    """Send a command and wait until edge_sync's view of the node shows that it was carried out."""
+    # The PubAck only confirms that the command is stored. Its event cannot be waited for: a command
+    # that changes nothing (the node is drained already) causes none. So its state is compared.
+    async with context.connection("operator") as connection:
+        await send_commands(connection.client, [fleet_command], at, timeout=context.timeout)
+        await _wait_for_node(connection, node, holds)
 
 
-def _is(*states: str) -> Callable[[NodeView | None], bool]:
-    return lambda found: _state(found) in states
-
-
-def _state(found: NodeView | None) -> str:
-    """A removed node may also be gone from edge_sync's view."""
-    return "removed" if found is None else found.state
-
-
-async def _until(reach: Reach, node: str, holds: Callable[[NodeView | None], bool]) -> None:
-    """Until edge_sync shows the node so."""
-    deadline = time.monotonic() + _KNOWN_SECONDS
+async def _wait_for_node(
+    connection: PlatformConnection, node: str, holds: Callable[[NodeView | None], bool]
+) -> None:
+    """Ask edge_sync until its view of the node holds; Unreachable when it does not in time."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
     while True:
-        view = await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())
-        found = next((one for one in view.nodes if one.node == node), None)
-        if holds(found):
+        fleet = await connection.ask(catalogue.RPC_FLEET_SHOW, Nothing())
+        view = next((one for one in fleet.nodes if one.node == node), None)
+        if holds(view):
             return
         if time.monotonic() > deadline:
             raise Unreachable(
-                f"the command is stored, but edge_sync shows {node} as {_state(found)} after "
-                f"{_KNOWN_SECONDS:g} s: see "
-                "its log and 'edgetls dead list' (a command that the operator's key did not "
-                "sign dies there)"
+                f"the command is stored, but edge_sync shows {node} as {_state_of(view)} after "
+                f"{_VISIBLE_SECONDS:g} s: see its log and 'edgetls dead list' (a command that the "
+                "operator's key did not sign becomes a dead letter)"
             )
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
-def _credentials(
+def _state_of(view: NodeView | None) -> str:
+    """A removed node can also be missing in edge_sync's view."""
+    return "removed" if view is None else view.state
+
+
+def _is_enrolled(view: NodeView | None) -> bool:
+    return _state_of(view) in ("live", "silent")
+
+
+def _is_drained(view: NodeView | None) -> bool:
+    return _state_of(view) == "drained"
+
+
+def _is_removed(view: NodeView | None) -> bool:
+    return _state_of(view) == "removed"
+
+
+def _read_credentials(
     folder: Path | None, nkey: str | None, public_key: str | None
 ) -> NodeCredentials | None:
-    """None when nothing was named."""
+    """Return the named credentials, None when none are named. A folder without keys gets new
+    ones."""
     if not (folder or nkey or public_key):
         return None
     if folder is not None and not (nkey or public_key):
@@ -262,34 +304,37 @@ def _credentials(
     raise SettingsError("name either --folder, or --nkey and --public-key")
 
 
-def _labels(texts: list[str]) -> dict[str, str]:
-    found = {}
+def _parse_labels(texts: list[str]) -> dict[str, str]:
+    labels = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise SettingsError(f"--label {text!r} is not key=value")
-        found[key] = value
-    return found
+        labels[key] = value
+    return labels
 
 
-def _told(done: Rotation) -> dict[str, object]:
+def _format_labels(node: NodeView) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+
+
+def _rotation_json(rotation: EpochRotation) -> dict[str, object]:
     return {
-        "epoch": done.epoch,
-        "resealed": len(done.pairs),
-        "unopened": sorted(done.unopened),
-        "destroyed_epochs": done.destroyed,
+        "epoch": rotation.epoch,
+        "resealed": len(rotation.pairs),
+        "unopened": sorted(rotation.unopened),
+        "destroyed_epochs": rotation.destroyed,
     }
 
 
-def _report(link: Link, done: Rotation) -> None:
-    destroyed = ", ".join(map(str, done.destroyed)) or "none"
-    link.out.line(
-        f"epoch {done.epoch}: {len(done.pairs)} pairs sealed anew; destroyed epoch keys: "
+def _show_rotation(context: Context, rotation: EpochRotation) -> None:
+    destroyed = ", ".join(map(str, rotation.destroyed)) or "none"
+    context.output.line(
+        f"epoch {rotation.epoch}: {len(rotation.pairs)} pairs sealed anew; destroyed epoch keys: "
         f"{destroyed}"
     )
-    if done.unopened:
-        link.out.line(
-            f"{len(done.unopened)} pairs open with no key of the fleet file, so the old keys "
-            "are kept: submit their "
-            "certificates again"
+    if rotation.unopened:
+        context.output.line(
+            f"{len(rotation.unopened)} pairs open with no key of the fleet file, so the old keys "
+            "are kept: submit their certificates again"
         )

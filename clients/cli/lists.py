@@ -1,16 +1,16 @@
-"""Lists and search: domains by what is asked of them."""
+"""The commands that search domains: ``domain list`` and ``cert fits``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import typer
 
 from clients.cli.certificates import NameArgument, cert_app
-from clients.cli.command import Link, command
+from clients.cli.command import Context, command
 from clients.cli.domains import domain_app
+from clients.cli.output import format_date
 from clients.platform.queries import DomainFilters
 from shared.contracts.domains import (
     CertificateStatus,
@@ -21,13 +21,8 @@ from shared.contracts.domains import (
 )
 
 
-class SourceOption(StrEnum):
-    CUSTOM = "custom"
-    STORED = "stored"
-
-
 async def list_domains(
-    link: Link,
+    context: Context,
     status: Annotated[DomainState | None, typer.Option(help="Only domains in this state.")] = None,
     certificate: Annotated[
         CertificateStatus | None, typer.Option(help="Only certificates with this status.")
@@ -39,7 +34,7 @@ async def list_domains(
         ),
     ] = None,
     source: Annotated[
-        SourceOption | None, typer.Option(help="Where the certificate comes from.")
+        Literal["custom", "stored"] | None, typer.Option(help="Where the certificate comes from.")
     ] = None,
     service_type: Annotated[
         ServiceType | None, typer.Option("--type", help="Only this service type.")
@@ -68,66 +63,72 @@ async def list_domains(
         bool, typer.Option("--all-accounts", help="Of every account, not of --account alone.")
     ] = False,
 ) -> None:
-    """The account's domains, by what is asked of them: all that is named must hold."""
-    account = None if every_account else link.account
+    """List the account's domains that meet all of the given conditions."""
+    account = None if every_account else context.account
+    if served_by is not None:
+        # As other tools print a fingerprint: in capitals, with colons.
+        served_by = served_by.replace(":", "").lower()
     filters: DomainFilters = {
-        "state": status.value if status else None,
-        "source": source.value if source else None,
-        "service_type": service_type.value if service_type else None,
+        "state": status,
+        "source": source,
+        "service_type": service_type,
         "expires_within": expires_within,
         "prefix": prefix,
         "suffix": suffix,
         "certificate": certificate,
-        "served_by": _fingerprint(served_by),
+        "served_by": served_by,
         "covered_by": covered_by or None,
         "order": "expiry" if by_expiry else "name",
     }
-    async with link.platform() as platform:
-        following = None
+    following = None
+    async with context.platform() as platform:
+        # With --limit or --after programs get one page with its ``next``, otherwise the whole list.
         if limit is None and after is None:
             views = [view async for view in platform.all_domains(account, **filters)]
-            link.out.data(views)
+            context.output.data(views)
         else:
             page = await platform.list_domains(
                 account, after=after or "", limit=limit or 100, **filters
             )
-            link.out.data(page)
-            views, following = page.domains, page.next
-    show_domains(link, views, every_account=every_account)
+            context.output.data(page)
+            views = page.domains
+            following = page.next
+    show_domains(context, views, every_account=every_account)
     if following:
-        link.out.note(f"more: --after {following!r}")
+        context.output.note(f"more: --after {following!r}")
 
 
-async def fits(link: Link, name: NameArgument) -> None:
-    """The account's domains that a stored certificate could serve."""
-    async with link.platform() as platform:
-        views = [view async for view in platform.certificate_fits(name, link.account)]
-    link.out.data(views)
-    show_domains(link, views)
+async def list_fitting_domains(context: Context, name: NameArgument) -> None:
+    """List the account's domains that a stored certificate could serve."""
+    async with context.platform() as platform:
+        views = [view async for view in platform.certificate_fits(name, context.account)]
+    context.output.data(views)
+    show_domains(context, views)
 
 
-def show_domains(link: Link, views: Sequence[DomainView], *, every_account: bool = False) -> None:
-    columns = (
-        "domain",
-        "state",
-        "type",
-        "certificate until",
-        "days left",
-        "source",
-        "revision",
-        "live",
-    )
-    link.out.table(
-        (*columns, "account") if every_account else columns,
-        [(*_row(view), view.account) if every_account else _row(view) for view in views],
-        empty="no such domains"
-        if every_account
-        else f"no such domains in the account {link.account}",
-    )
+def show_domains(
+    context: Context, views: Sequence[DomainView], *, every_account: bool = False
+) -> None:
+    """Print a table of domains, with their accounts when they belong to several."""
+    columns: dict[str, Callable[[DomainView], object]] = {
+        "domain": lambda view: view.domain,
+        "state": lambda view: view.state,
+        "type": lambda view: view.service_type,
+        "certificate until": _format_expiry,
+        "days left": _format_days_left,
+        "source": _format_source,
+        "revision": lambda view: view.revision,
+        "live": lambda view: view.live_revision or "-",
+    }
+    empty = f"no such domains in the account {context.account}"
+    if every_account:
+        columns["account"] = lambda view: view.account
+        empty = "no such domains"
+    context.output.show_table(views, columns, empty=empty)
 
 
 def add_to(_: typer.Typer) -> None:
-    """Beside the other commands on domains and certificates."""
+    """Register the commands beside the others on domains and certificates."""
     command(
         domain_app,
         "list",
@@ -140,28 +141,28 @@ def add_to(_: typer.Typer) -> None:
             "edgetls domain list --all-accounts --certificate expired",
         ],
     )(list_domains)
-    command(cert_app, "fits", examples=["edgetls cert fits wild-2026"])(fits)
+    command(cert_app, "fits", examples=["edgetls cert fits wild-2026"])(list_fitting_domains)
 
 
-def _fingerprint(text: str | None) -> str | None:
-    """As other tools write it, too: in capitals, with colons."""
-    return None if text is None else text.replace(":", "").lower()
+def _first_to_expire(view: DomainView) -> CertificateView | None:
+    # A domain may serve an RSA and an ECDSA pair; the first to expire is the one to act on.
+    return min(view.certificates, key=lambda one: one.not_after, default=None)
 
 
-def _row(view: DomainView) -> tuple[object, ...]:
-    first = min(view.certificates, key=lambda one: one.not_after, default=None)
-    return (
-        view.domain,
-        view.state,
-        view.service_type,
-        *_ends(first),
-        view.revision,
-        view.live_revision or "-",
-    )
+def _format_expiry(view: DomainView) -> str:
+    certificate = _first_to_expire(view)
+    return "-" if certificate is None else format_date(certificate.not_after)
 
 
-def _ends(certificate: CertificateView | None) -> tuple[object, object, object]:
+def _format_days_left(view: DomainView) -> str:
+    certificate = _first_to_expire(view)
     if certificate is None:
-        return "-", "-", "-"
-    left = "ended" if certificate.status == "expired" else certificate.days_left
-    return f"{certificate.not_after:%Y-%m-%d}", left, certificate.source
+        return "-"
+    if certificate.status == "expired":
+        return "ended"
+    return str(certificate.days_left)
+
+
+def _format_source(view: DomainView) -> str:
+    certificate = _first_to_expire(view)
+    return "-" if certificate is None else certificate.source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import Final
 
 import typer
 
@@ -18,10 +19,22 @@ from clients.cli import (
     watching,
 )
 
-PLUGINS = "edgetls.commands"
+PLUGINS: Final = "edgetls.commands"
 """Group of entry points. Each names a module with ``add_to(app)``: what is installed beside the
 command line, such as ``deploy`` with ``edgetls up``, adds its commands without being imported
 here."""
+# In the order of --help.
+_PARTS: Final = (
+    domains,
+    settings,
+    certificates,
+    lists,
+    accounts,
+    money,
+    prices,
+    fleet,
+    watching,
+)
 
 
 def command_line() -> typer.Typer:
@@ -37,21 +50,9 @@ def command_line() -> typer.Typer:
         ),
         epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 platform out of reach.",
     )
-    plugins = [
-        entry.load() for entry in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name)
-    ]
-    own = (
-        domains,
-        settings,
-        certificates,
-        lists,
-        accounts,
-        money,
-        prices,
-        fleet,
-        watching,
-    )
-    for part in (*plugins, *own):
+    for entry in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
+        entry.load().add_to(app)
+    for part in _PARTS:
         part.add_to(app)
     return app
 

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a command would change, told and not done."""
+"""``--dry-run``: show what a command would change."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.command import Link
+from clients.cli.command import Context
 from clients.platform import Platform
 from shared.contracts.base import Contract
 from shared.contracts.domains import Outcome
-from shared.contracts.findings import Finding
 from shared.errors import Refused
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 
 
-async def show_preview(link: Link, platform: Platform, command: Contract) -> None:
-    """Refused when the command would be refused somewhere; where it would be done in part, that is
-    told before."""
+async def show_preview(context: Context, platform: Platform, command: Contract) -> None:
+    """Print what the command would change.
+
+    Refused when it would be refused everywhere, and nothing is printed; Refused after the table
+    when it would be refused on a part."""
     preview = await platform.preview(command)
-    findings: list[Finding] = [found for effect in preview.effects for found in effect.findings]
-    refused = [
-        effect
-        for effect in preview.effects
-        if effect.outcome not in (Outcome.APPLIED, Outcome.UNCHANGED)
-    ]
-    if refused and len(refused) == len(preview.effects):
-        raise Refused(findings)
-    link.out.data(preview)
+    findings = []
+    refused = 0
     rows: list[tuple[str, ...]] = []
     for effect in preview.effects:
-        where, outcome = effect.domain or effect.certificate or "-", effect.outcome.value
-        rows += [
-            (where, outcome, one.field, one.before or "-", one.after or "-")
-            for one in effect.changes
-        ] or [(where, outcome, "-", "-", "-")]
-    link.out.table(
+        findings += effect.findings
+        if effect.outcome not in (Outcome.APPLIED, Outcome.UNCHANGED):
+            refused += 1
+        target = (effect.domain or effect.certificate or "-", effect.outcome.value)
+        for change in effect.changes:
+            rows.append((*target, change.field, change.before or "-", change.after or "-"))
+        if not effect.changes:
+            rows.append((*target, "-", "-", "-"))
+    # A command on many domains may be refused on some and carried out on the others.
+    if refused and refused == len(preview.effects):
+        raise Refused(findings)
+    context.output.data(preview)
+    context.output.show_rows(
         ("where", "would be", "field", "before", "after"), rows, empty="nothing would change"
     )
     if refused:
         raise Refused(findings)
-    link.out.findings(findings)
+    context.output.show_findings(findings)

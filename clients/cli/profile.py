@@ -1,9 +1,8 @@
-"""Which platform a command talks to: a data folder's run.json, or addresses and files by name."""
+"""Which platform a command talks to: that of a data folder, or one named by addresses and files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -18,8 +17,8 @@ DEFAULT_DATA: Final = Path(".edgetls")
 
 
 class RunFile(BaseModel):
-    """What a command needs of a running platform's run.json, which holds more. ``credentials``:
-    seeds by user."""
+    """The part of a running platform's run.json that commands need. ``credentials``: the seed files
+    by user."""
 
     nats_url: str
     credentials: dict[str, Path]
@@ -28,8 +27,24 @@ class RunFile(BaseModel):
 
 
 @dataclass(frozen=True)
-class Place:
-    """The options as given; None where they were not. ``nats_url`` wins over the data folder."""
+class BrokerLogin:
+    """Where to log in, and as which user.
+
+    ``submission_key``: the file of the key that private keys are sealed to, None when it was not
+    named. ``ca_file``: the CAs that verify the broker's certificate, None for the system's."""
+
+    url: str
+    seed_file: Path
+    user: str
+    submission_key: Path | None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The options that name a platform, None where they were not given.
+
+    ``nats_url`` wins over the data folder."""
 
     data: Path = DEFAULT_DATA
     nats_url: str | None = None
@@ -39,79 +54,67 @@ class Place:
     fleet_file: Path | None = None
     user: str | None = None
 
-    def login(self, role: Role) -> Login:
-        """Whom to log in as, and where. Unreachable without a platform; SettingsError when a part
-        is missing."""
+    def find_login(self, role: Role) -> BrokerLogin:
+        """Return the login for a command that ``role`` may run.
+
+        Unreachable when no platform was started in the data folder; SettingsError when an option is
+        missing."""
+        # Without --user the user is named like the role, as in the credentials of 'edgetls up'.
+        user = self.user or role
         if self.nats_url is None:
-            run, user = self.run(), self.user or role
-            seed = self.seed_file or self._seed(run.credentials, user)
-            return Login(
-                run.nats_url,
-                seed,
-                user,
-                self.submission_key_file or run.submission_key,
-                self.nats_ca_file,
+            run = self.read_run_file()
+            return BrokerLogin(
+                url=run.nats_url,
+                seed_file=self.seed_file or self._find_seed(run, user),
+                user=user,
+                submission_key=self.submission_key_file or run.submission_key,
+                ca_file=self.nats_ca_file,
             )
         if self.seed_file is None:
             raise SettingsError(
                 "--seed-file (EDGETLS_NATS_SEED_FILE) is needed with --nats-url: the nkey "
                 f"seed of the user {role!r}"
             )
-        return Login(
-            self.nats_url,
-            self.seed_file,
-            self.user or role,
-            self.submission_key_file,
-            self.nats_ca_file,
+        return BrokerLogin(
+            url=self.nats_url,
+            seed_file=self.seed_file,
+            user=user,
+            submission_key=self.submission_key_file,
+            ca_file=self.nats_ca_file,
         )
 
-    def fleet(self) -> Path:
+    def find_fleet_file(self) -> Path:
+        """Return the operator's fleet file; SettingsError when --nats-url came without it."""
         if self.fleet_file is not None:
             return self.fleet_file
         if self.nats_url is not None:
             raise SettingsError("--fleet-file (EDGETLS_FLEET_FILE) is needed with --nats-url")
-        return self.run().fleet_file
+        return self.read_run_file().fleet_file
 
-    @property
-    def run_file(self) -> Path:
-        return self.data / RUN_FILE
+    def read_run_file(self) -> RunFile:
+        """Read the data folder's run.json.
 
-    def run(self) -> RunFile:
+        Unreachable when there is none; SettingsError when it is damaged or cannot be read."""
+        path = self.data / RUN_FILE
         try:
-            return RunFile.model_validate_json(self.run_file.read_text())
+            return RunFile.model_validate_json(path.read_text())
         except FileNotFoundError:
             raise Unreachable(
-                f"no platform was started in {self.data}: there is no {self.run_file}. Start "
-                "one with 'edgetls up', "
-                "name its folder with --data (EDGETLS_DATA), or name its broker with "
-                "--nats-url (EDGETLS_NATS_URL)"
+                f"no platform was started in {self.data}: there is no {path}. Start "
+                "one with 'edgetls up', name its folder with --data (EDGETLS_DATA), or name its "
+                "broker with --nats-url (EDGETLS_NATS_URL)"
             ) from None
         except OSError as error:
-            raise SettingsError(
-                f"cannot read {self.run_file}: {os.strerror(error.errno or 0)}"
-            ) from None
+            raise SettingsError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
         except ValueError:
-            raise SettingsError(f"{self.run_file} is not the JSON of a running platform") from None
+            raise SettingsError(f"{path} is not the JSON of a running platform") from None
 
-    def _seed(self, credentials: Mapping[str, Path], user: str) -> Path:
-        if user not in credentials:
-            known = ", ".join(sorted(credentials))
+    def _find_seed(self, run: RunFile, user: str) -> Path:
+        if user not in run.credentials:
+            known = ", ".join(sorted(run.credentials))
             raise SettingsError(
-                f"{self.run_file} names no credentials of the user {user!r}, only of {known}: "
-                "choose one of them with "
-                "--user (EDGETLS_NATS_USER), or name a seed with --seed-file "
-                "(EDGETLS_NATS_SEED_FILE)"
+                f"{self.data / RUN_FILE} names no credentials of the user {user!r}, only of "
+                f"{known}: choose one of them with --user (EDGETLS_NATS_USER), or name a seed "
+                "with --seed-file (EDGETLS_NATS_SEED_FILE)"
             )
-        return credentials[user]
-
-
-@dataclass(frozen=True)
-class Login:
-    """``submission_key``: the file to seal private keys with, None when it was not given.
-    ``ca_file``: the CAs that the broker's certificate is verified by, None for the system's."""
-
-    url: str
-    seed_file: Path
-    user: str
-    submission_key: Path | None
-    ca_file: Path | None = None
+        return run.credentials[user]

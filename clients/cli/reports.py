@@ -1,5 +1,8 @@
-"""What finance takes away: usage, charges and statements, as a table or as a file in any of the
-forms of clients/export. Long ones stream: a page is asked for when the one before is written."""
+"""The reports for finance: usage, charges and statements, as a table or as a file in any format of
+clients/export.
+
+Long ones stream: a page is asked for when the one before is written.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,20 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 import typer
 
-from clients.cli.command import Link
+from clients.cli.command import Context
 from clients.cli.files import parse_time
-from clients.cli.output import Out
-from clients.export.focus import Focus
+from clients.cli.output import Output
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
-from clients.export.progress import followed
+from clients.export.progress import show_progress
 from clients.export.sheets import (
-    Sheet,
+    ExportSheet,
     Value,
     as_text,
     charges_sheet,
@@ -30,45 +32,29 @@ from clients.export.sheets import (
     time_text,
     usage_sheet,
 )
-from clients.export.writers import opened
+from clients.export.writers import open_writer
 from clients.platform import Platform
-from shared.contracts.ledger import Kind, LedgerRow, QueryLedger, ShowStatement, Statement
+from shared.contracts.ledger import (
+    Kind,
+    LedgerRow,
+    QueryLedger,
+    ShowStatement,
+    Statement,
+    StatementLine,
+)
 from shared.contracts.queries import QueryUsage
-from shared.contracts.usage import UsageRow
+from shared.contracts.usage import Granularity, GroupBy, UsageRow
 from shared.errors import SettingsError, Unreachable
 from shared.money import negated
 
 RowT = TypeVar("RowT")
+OutputFormat = Literal["table", "csv", "json", "parquet"]
 TABLE_ROWS: Final = 5000
-"""A table has to know all its rows to be drawn."""
+"""A table must know all of its rows to be drawn, so it has a limit."""
 _UTC: Final = ZoneInfo("UTC")
 _COSTS: Final[list[Kind]] = ["charge", "correction", "plan", "unused"]
-
-
-class Form(StrEnum):
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-    PARQUET = "parquet"
-
-
-class By(StrEnum):
-    ACCOUNT = "account"
-    DOMAIN = "domain"
-    NODE = "node"
-
-
-class Length(StrEnum):
-    FIVE_MINUTES = "5m"
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-
-
-class StatementBy(StrEnum):
-    DAY = "day"
-    HOUR = "hour"
-
+_ALWAYS_SHOWN: Final = ("account", "kind", "amount")
+"""Columns that a table has even if they are empty."""
 
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Start, inclusive: RFC 3339, or a date in the zone.")
@@ -79,7 +65,7 @@ ToOption = Annotated[
 ZoneOption = Annotated[
     str, typer.Option("--zone", envvar="EDGETLS_ZONE", help="Time zone of days, months and bills.")
 ]
-FormatOption = Annotated[Form, typer.Option("--format", help="Output format.")]
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")
 ]
@@ -89,7 +75,7 @@ FocusOption = Annotated[
 AllOption = Annotated[
     bool, typer.Option("--all-accounts", help="Every account, not only --account.")
 ]
-ProviderOption = Annotated[str, typer.Option(help="Who sells and invoices, in FOCUS rows.")]
+ProviderOption = Annotated[str, typer.Option(help="Seller and invoice issuer in FOCUS rows.")]
 ProgressOption = Annotated[
     bool | None,
     typer.Option(
@@ -98,12 +84,12 @@ ProgressOption = Annotated[
 ]
 
 
-async def usage(
-    link: Link,
+async def show_usage(
+    context: Context,
     start: FromOption = None,
     end: ToOption = None,
-    by: Annotated[By, typer.Option(help="What each row is about.")] = By.DOMAIN,
-    granularity: Annotated[Length, typer.Option(help="The period of each row.")] = Length.HOUR,
+    by: Annotated[GroupBy, typer.Option(help="What each row is about.")] = "domain",
+    granularity: Annotated[Granularity, typer.Option(help="The period of each row.")] = "hour",
     domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
     node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
     unattributed: Annotated[
@@ -111,48 +97,49 @@ async def usage(
     ] = False,
     every_account: AllOption = False,
     zone: ZoneOption = "UTC",
-    form: FormatOption = Form.TABLE,
-    output: OutputOption = None,
+    output_format: FormatOption = "table",
+    output_file: OutputOption = None,
     progress: ProgressOption = None,
 ) -> None:
-    """HTTPS and HTTP requests and bytes; only HTTPS requests are charged. Default: the last 24
+    """Show HTTPS and HTTP requests and bytes; only HTTPS requests are charged. Default: the last 24
     hours."""
-    place = _zone(zone)
-    since, until = period(start, end, timedelta(hours=24), place)
+    zone_info = _find_zone(zone)
+    since, until = report_period(start, end, timedelta(hours=24), zone_info)
+    account = None if every_account or unattributed else context.account
     question = QueryUsage(
         start=since,
         end=until,
-        granularity=granularity.value,
-        by=by.value,
+        granularity=granularity,
+        by=by,
         zone=zone,
         unattributed=unattributed,
-        account=None if every_account or unattributed else link.account,
+        account=account,
         domain=domain,
         node=node,
     )
+    report = ReportWriter(context, output_format, output_file, zone_info)
     requests = 0
 
-    def counted(row: UsageRow) -> datetime:
+    def count_requests(row: UsageRow) -> None:
         nonlocal requests
         requests += row.https_requests
-        return row.start
 
-    async with link.platform() as platform:
-        rows = followed(
-            _noted(platform.usage_rows(question), counted),
-            lambda r: r.start,
+    # The rows stream through: pages from billing, the counter, the progress bar, the writer. None
+    # of them keeps more than a page, so that a year of a large platform fits into memory.
+    async with context.platform() as platform:
+        rows = show_progress(
+            _call_for_each(platform.usage_rows(question), count_requests),
+            lambda row: row.start,
             (since, until),
             progress,
         )
-        await _give(
-            link, form, output, usage_sheet(by.value), rows, place, "no usage in this period"
-        )
-    if requests and _chosen(link, form, output) is Form.TABLE:
-        link.out.line(f"{requests} HTTPS requests")
+        await report.write(usage_sheet(by), rows, empty="no usage in this period")
+    if requests and report.format == "table":
+        context.output.line(f"{requests} HTTPS requests")
 
 
-async def charges(
-    link: Link,
+async def show_charges(
+    context: Context,
     start: FromOption = None,
     end: ToOption = None,
     every_account: AllOption = False,
@@ -162,135 +149,199 @@ async def charges(
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
-    form: FormatOption = Form.TABLE,
-    output: OutputOption = None,
+    output_format: FormatOption = "table",
+    output_file: OutputOption = None,
     progress: ProgressOption = None,
 ) -> None:
-    """What was charged: hours, corrections, plans; one row a line of the ledger. Default: the last
-    31 days.
+    """Show what was charged: hours, corrections, plans; one row a line of the ledger. Default: the
+    last 31 days.
 
-    A row belongs to the period of its hour of usage; what came after its month was settled, to that
-    of its booking."""
-    place = _zone(zone)
-    since, until = period(start, end, timedelta(days=31), place)
+    A row belongs to the period of its hour of usage. If it was booked after its month was settled,
+    it belongs to the period in which it was booked."""
+    zone_info = _find_zone(zone)
+    since, until = report_period(start, end, timedelta(days=31), zone_info)
     question = QueryLedger(
-        account=None if every_account else link.account,
+        account=None if every_account else context.account,
         start=since,
         end=until,
         zone=zone,
         kinds=[] if credit_rows else _COSTS,
     )
-    async with link.platform() as platform:
-        sheet = await _focus(platform, place, provider) if focus else charges_sheet()
-        rows = followed(
+    if focus and output_format == "table":
+        # FOCUS has more columns than a terminal.
+        output_format = "csv"
+    report = ReportWriter(context, output_format, output_file, zone_info)
+    async with context.platform() as platform:
+        sheet = charges_sheet()
+        if focus:
+            sheet = await _focus_sheet(platform, zone_info, provider)
+        rows = show_progress(
             platform.ledger_rows(question), lambda row: row.booked_at, (since, until), progress
         )
-        await _give(
-            link,
-            Form.CSV if focus and form is Form.TABLE else form,
-            output,
-            sheet,
-            rows,
-            place,
-            "no charges in this period",
-        )
+        await report.write(sheet, rows, empty="no charges in this period")
 
 
-async def statement(
-    link: Link,
+async def show_statement(
+    context: Context,
     month: Annotated[
-        str | None, typer.Argument(help="Like 2026-05; default: the running month of the zone.")
+        str | None, typer.Argument(help="Like 2026-05; default: the current month of the zone.")
     ] = None,
     by: Annotated[
-        StatementBy, typer.Option(help="Period that charges are summed over.")
-    ] = StatementBy.DAY,
+        Literal["day", "hour"], typer.Option(help="Period that charges are summed over.")
+    ] = "day",
     focus: FocusOption = False,
     provider: ProviderOption = "edgetls",
     zone: ZoneOption = "UTC",
-    form: FormatOption = Form.TABLE,
-    output: OutputOption = None,
+    output_format: FormatOption = "table",
+    output_file: OutputOption = None,
 ) -> None:
-    """A month of the account: opening balance, credits, plans, charges, corrections, closing
+    """Show a month of the account: opening balance, credits, plans, charges, corrections, closing
     balance."""
-    place = _zone(zone)
+    zone_info = _find_zone(zone)
     question = ShowStatement(
-        account=link.account, month=month or f"{datetime.now(place):%Y-%m}", zone=zone, by=by.value
+        account=context.account,
+        month=month or f"{datetime.now(zone_info):%Y-%m}",
+        zone=zone,
+        by=by,
     )
-    async with link.platform() as platform:
-        found = await platform.statement(question)
+    if focus and output_format == "table":
+        output_format = "csv"
+    report = ReportWriter(context, output_format, output_file, zone_info)
+    async with context.platform() as platform:
+        statement = await platform.statement(question)
         if focus:
+            # FOCUS has a row for each line of the ledger, where a statement sums them up.
             lines = platform.ledger_rows(
-                QueryLedger(account=link.account, start=found.start, end=found.end, zone=zone)
+                QueryLedger(
+                    account=context.account, start=statement.start, end=statement.end, zone=zone
+                )
             )
-            sheet = await _focus(platform, place, provider)
-            await _give(
-                link, Form.CSV if form is Form.TABLE else form, output, sheet, lines, place, ""
-            )
+            sheet = await _focus_sheet(platform, zone_info, provider)
+            await report.write(sheet, lines)
             return
-    chosen = _chosen(link, form, output)
-    if chosen is Form.JSON:
-        _write_json(link, output, found)
-    elif chosen is Form.TABLE:
-        _show(link, found, place)
+    if report.format == "json":
+        _write_json(context, output_file, statement)
+    elif report.format == "table":
+        _show_statement(context, statement, zone_info)
     else:
-        _write_statement(chosen, output, found, place)
-        if output is not None:
-            link.out.data({"file": str(output), "rows": len(found.lines) + 2})
+        _write_statement(report.format, output_file, statement, zone_info)
+        if output_file is not None:
+            # The balances are two rows more.
+            result = {"file": str(output_file), "rows": len(statement.lines) + 2}
+            context.output.data(result)
 
 
-def _write_json(link: Link, output: Path | None, found: Statement) -> None:
-    """The whole of it as one object."""
-    if output is None:
-        Out(as_json=True).data(found)
+class ReportWriter:
+    """Writes rows in the chosen format: to stdout, or to a file."""
+
+    def __init__(
+        self, context: Context, output_format: OutputFormat, file: Path | None, zone: ZoneInfo
+    ) -> None:
+        """``--json`` is the format json on stdout; a file is never a table."""
+        self._output = context.output
+        self._file = file
+        self._zone = zone
+        self.format = output_format
+        if output_format == "table" and file is not None:
+            self.format = "csv"
+        elif output_format == "table" and context.output.as_json:
+            self.format = "json"
+
+    async def write(
+        self, sheet: ExportSheet[RowT], rows: AsyncIterator[RowT], *, empty: str = ""
+    ) -> None:
+        """Write all rows as they come; ``empty``: the line of a table without rows."""
+        if self.format == "table":
+            await self._write_table(sheet, rows, empty)
+            return
+        count = 0
+        with open_writer(self.format, self._file, sheet, self._zone) as writer:
+            async for row in rows:
+                writer.write(sheet.values(row))
+                count += 1
+        if self._file is not None:
+            self._output.data({"file": str(self._file), "rows": count})
+            self._output.line(f"{count} rows in {self._file}")
+
+    async def _write_table(
+        self, sheet: ExportSheet[RowT], rows: AsyncIterator[RowT], empty: str
+    ) -> None:
+        cells: list[list[str]] = []
+        more = 0
+        async for row in rows:
+            if len(cells) < TABLE_ROWS:
+                cells.append([as_text(value, self._zone) for value in sheet.values(row)])
+            else:
+                more += 1
+        # Columns without a value are left out: a terminal is narrow.
+        shown = []
+        for i, column in enumerate(sheet.columns):
+            if column.name in _ALWAYS_SHOWN or any(row[i] for row in cells):
+                shown.append(i)
+        titles = [sheet.columns[i].name.replace("_", " ") for i in shown]
+        shown_cells = [[row[i] for i in shown] for row in cells]
+        self._output.show_rows(titles, shown_cells, empty=empty)
+        if more:
+            self._output.line(f"and {more} more rows: export them with --format csv")
+
+
+def _write_json(context: Context, file: Path | None, statement: Statement) -> None:
+    """Write a statement as one object."""
+    if file is None:
+        Output(as_json=True).data(statement)
         return
     try:
-        output.write_text(found.model_dump_json(indent=1) + "\n")
+        file.write_text(statement.model_dump_json(indent=1) + "\n")
     except OSError as error:
-        raise SettingsError(f"cannot write {output}: {os.strerror(error.errno or 0)}") from None
-    link.out.data({"file": str(output), "rows": len(found.lines)})
+        raise SettingsError(f"cannot write {file}: {os.strerror(error.errno or 0)}") from None
+    context.output.data({"file": str(file), "rows": len(statement.lines)})
 
 
-def _write_statement(form: Form, output: Path | None, found: Statement, zone: ZoneInfo) -> None:
-    """With the balances as first and last row: the rows between them add up to their difference."""
+def _write_statement(
+    output_format: OutputFormat, file: Path | None, statement: Statement, zone: ZoneInfo
+) -> None:
+    """Write the lines of a statement between its balances, the first and the last row: the lines
+    add up to the difference."""
     sheet = statement_sheet()
 
-    def balance(kind: str, at: datetime, amount: Decimal) -> list[Value]:
+    def balance_row(kind: str, at: datetime, amount: Decimal) -> list[Value]:
         known: dict[str, Value] = {"start": at, "end": at, "kind": kind, "amount": amount}
         return [known.get(column.name) for column in sheet.columns]
 
-    with opened(form.value, output, sheet, zone) as writer:
-        writer.write(balance("opening", found.start, found.totals.opening))
-        for line in found.lines:
+    with open_writer(output_format, file, sheet, zone) as writer:
+        writer.write(balance_row("opening", statement.start, statement.totals.opening))
+        for line in statement.lines:
             writer.write(sheet.values(line))
-        writer.write(balance("closing", found.end, found.totals.closing))
+        writer.write(balance_row("closing", statement.end, statement.totals.closing))
 
 
-def _show(link: Link, found: Statement, zone: ZoneInfo) -> None:
-    totals, money = found.totals, found.currency
-    link.out.line(
-        f"{found.account}, {found.month} ({found.zone}), "
-        f"{'final' if found.final else 'not final yet'}"
-    )
-    link.out.table(
-        ("from", "kind", "of", "requests", "price per 10,000", "exact", money),
-        [
-            (
-                f"{line.start.astimezone(zone):%Y-%m-%d %H:%M}",
-                line.kind,
-                line.reference
-                or line.plan
-                or (time_text(line.hour, zone) if line.hour else line.price_id),
-                line.requests,
-                None if line.price is None else f"{line.price:f}",
-                f"{line.amount:f}",
-                f"{line.rounded:.2f}",
-            )
-            for line in found.lines
-        ],
+def _show_statement(context: Context, statement: Statement, zone: ZoneInfo) -> None:
+    output = context.output
+    totals = statement.totals
+    state = "final" if statement.final else "not final yet"
+    output.line(f"{statement.account}, {statement.month} ({statement.zone}), {state}")
+
+    def describe_cause(line: StatementLine) -> object:
+        """What the line is of: a payment, a plan, an hour, or a price."""
+        if line.reference or line.plan:
+            return line.reference or line.plan
+        return time_text(line.hour, zone) if line.hour else line.price_id
+
+    output.show_table(
+        statement.lines,
+        {
+            "from": lambda line: f"{line.start.astimezone(zone):%Y-%m-%d %H:%M}",
+            "kind": lambda line: line.kind,
+            "of": describe_cause,
+            "requests": lambda line: line.requests,
+            "price per 10,000": lambda line: None if line.price is None else f"{line.price:f}",
+            "exact": lambda line: f"{line.amount:f}",
+            statement.currency: lambda line: f"{line.rounded:.2f}",
+        },
         empty="nothing was booked in this month",
     )
-    link.out.table(
-        ("", money),
+    output.show_rows(
+        ("", statement.currency),
         [
             ("opening balance", f"{totals.opening:f}"),
             ("credits", f"{totals.credits:f}"),
@@ -305,55 +356,10 @@ def _show(link: Link, found: Statement, zone: ZoneInfo) -> None:
     )
 
 
-async def _give(
-    link: Link,
-    form: Form,
-    output: Path | None,
-    sheet: Sheet[RowT],
-    rows: AsyncIterator[RowT],
-    zone: ZoneInfo,
-    empty: str,
-) -> None:
-    chosen = _chosen(link, form, output)
-    if chosen is Form.TABLE:
-        await _table(link, sheet, rows, zone, empty)
-        return
-    count = 0
-    with opened(chosen.value, output, sheet, zone) as writer:
-        async for row in rows:
-            writer.write(sheet.values(row))
-            count += 1
-    if output is not None:
-        link.out.data({"file": str(output), "rows": count})
-        link.out.line(f"{count} rows in {output}")
-
-
-async def _table(
-    link: Link, sheet: Sheet[RowT], rows: AsyncIterator[RowT], zone: ZoneInfo, empty: str
-) -> None:
-    cells: list[list[str]] = []
-    more = 0
-    async for row in rows:
-        if len(cells) < TABLE_ROWS:
-            cells.append([as_text(value, zone) for value in sheet.values(row)])
-        else:
-            more += 1
-    used = [
-        i
-        for i, column in enumerate(sheet.columns)
-        if column.name in _ALWAYS or any(row[i] for row in cells)
-    ]
-    names = [sheet.columns[i].name.replace("_", " ") for i in used]
-    link.out.table(names, [[row[i] for i in used] for row in cells], empty=empty)
-    if more:
-        link.out.line(f"and {more} more rows: export them with --format csv")
-
-
-_ALWAYS: Final = ("account", "kind", "amount")
-
-
-async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[LedgerRow]:
-    """Without the price book the list price of a line is its own price, and that is said."""
+async def _focus_sheet(platform: Platform, zone: ZoneInfo, provider: str) -> ExportSheet[LedgerRow]:
+    """Return the FOCUS sheet. Without the price book a line's list price is its own price, and a
+    warning says so."""
+    prices = ListPrices(None)
     try:
         prices = ListPrices((await platform.price_book()).book)
     except Unreachable:
@@ -361,24 +367,18 @@ async def _focus(platform: Platform, zone: ZoneInfo, provider: str) -> Sheet[Led
             "edgetls: the price book is out of reach: list prices are the prices that were "
             "charged\n"
         )
-        prices = ListPrices(None)
-    return Focus(zone, prices, provider).sheet()
+    return FocusExport(zone, prices, provider).build_sheet()
 
 
-async def _noted(rows: AsyncIterator[RowT], note: Callable[[RowT], Any]) -> AsyncIterator[RowT]:
+async def _call_for_each(
+    rows: AsyncIterator[RowT], call: Callable[[RowT], None]
+) -> AsyncIterator[RowT]:
     async for row in rows:
-        note(row)
+        call(row)
         yield row
 
 
-def _chosen(link: Link, form: Form, output: Path | None) -> Form:
-    """``--json`` is the form json on standard output; a file is never a table."""
-    if form is Form.TABLE and (link.out.as_json or output is not None):
-        return Form.CSV if output is not None else Form.JSON
-    return form
-
-
-def _zone(name: str) -> ZoneInfo:
+def _find_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
@@ -387,13 +387,16 @@ def _zone(name: str) -> ZoneInfo:
         ) from None
 
 
-def period(
+def report_period(
     start: str | None, end: str | None, default: timedelta, zone: ZoneInfo = _UTC
 ) -> tuple[datetime, datetime]:
-    """Whole hours: the default ends with the running one."""
-    until = (
-        parse_time(end, zone)
-        if end
-        else (datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1))
-    )
-    return (parse_time(start, zone) if start else until - default), until
+    """Return the start and end of a report. Without ``end`` it ends with the current hour; without
+    ``start`` it is ``default`` long."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    until = hour + timedelta(hours=1)
+    if end:
+        until = parse_time(end, zone)
+    since = until - default
+    if start:
+        since = parse_time(start, zone)
+    return since, until

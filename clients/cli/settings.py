@@ -1,52 +1,35 @@
-"""A domain's settings: redirect, HTTP/2, TLS versions, HSTS, origin and trust."""
+"""The commands on a domain's settings (redirect, HTTP/2, TLS versions, HSTS, origin, trust) and
+rollback."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Literal, cast
 
 import typer
 
-from clients.cli.command import Link, command
-from clients.cli.domains import DomainArgument, TrustOption, report
-from clients.cli.preview import DryRun, show_preview
-from clients.platform.client import settings_change
-from shared.contracts.certificates import RollbackCertificate
+from clients.cli.command import Context, command
+from clients.cli.command_results import send_or_preview
+from clients.cli.domains import DomainArgument, WaitOption
+from clients.cli.preview import DryRun
+from clients.platform.settings_change import SettingsFields, build_settings_change
+from shared.contracts.certificates import RollbackCertificate, Trust
 from shared.contracts.commands import HstsChange
 from shared.contracts.domains import RedirectMode, TlsVersion
 from shared.errors import SettingsError
 
 
-class StatusOption(StrEnum):
-    MOVED = "301"
-    FOUND = "302"
-    TEMPORARY = "307"
-    PERMANENT = "308"
-
-
-class Switch(StrEnum):
-    ON = "on"
-    OFF = "off"
-
-
-class TlsOption(StrEnum):
-    V10 = "1.0"
-    V11 = "1.1"
-    V12 = "1.2"
-    V13 = "1.3"
-
-
-async def settings(
-    link: Link,
+async def change_settings(
+    context: Context,
     domain: DomainArgument,
     redirect: Annotated[RedirectMode | None, typer.Option(help="Forcible redirect.")] = None,
     status: Annotated[
-        StatusOption | None, typer.Option(help="Status of the redirect; 307 and 308 keep POST.")
+        Literal["301", "302", "307", "308"] | None,
+        typer.Option(help="Status of the redirect; 307 and 308 keep POST."),
     ] = None,
-    http2: Annotated[Switch | None, typer.Option("--http2", help="HTTP/2.")] = None,
-    tls_min: Annotated[TlsOption | None, typer.Option(help="Lowest TLS version.")] = None,
+    http2: Annotated[Literal["on", "off"] | None, typer.Option("--http2", help="HTTP/2.")] = None,
+    tls_min: Annotated[TlsVersion | None, typer.Option(help="Lowest TLS version.")] = None,
     tls_max: Annotated[
-        TlsOption | None, typer.Option(help="Highest TLS version; the range is contiguous.")
+        TlsVersion | None, typer.Option(help="Highest TLS version; the range is contiguous.")
     ] = None,
     hsts: Annotated[
         str | None, typer.Option(help="max-age in seconds (0 to 63072000), or off.")
@@ -71,59 +54,44 @@ async def settings(
         str | None, typer.Option(help="Where nodes fetch content: http(s)://host[:port].")
     ] = None,
     trust: Annotated[
-        TrustOption | None, typer.Option(help="Roots to judge the next certificate by.")
+        Trust | None, typer.Option(help="Roots to judge the next certificate by.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until every node has it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Changes what is named; the rest stays. Origin and trust may change while HTTPS is off,
-    too."""
-    code = None if status is None else cast(Literal[301, 302, 307, 308], int(status.value))
-    header = _hsts(hsts, hsts_subdomains, hsts_preload)
-    body = settings_change(
-        domain,
-        link.account,
-        redirect=redirect,
-        redirect_status=code,
-        http2=None if http2 is None else http2 is Switch.ON,
-        tls_min=_tls(tls_min),
-        tls_max=_tls(tls_max),
-        hsts=header,
-        origin=origin,
-        trust=None if trust is None else trust.value,
-    )
+    """Change the named settings; the others stay as they are. Origin and trust may change while
+    HTTPS is off, too."""
+    fields: SettingsFields = {
+        "redirect": redirect,
+        "tls_min": tls_min,
+        "tls_max": tls_max,
+        "hsts": _parse_hsts(hsts, hsts_subdomains, hsts_preload),
+        "origin": origin,
+        "trust": trust,
+    }
+    if status is not None:
+        fields["redirect_status"] = cast(Literal[301, 302, 307, 308], int(status))
+    if http2 is not None:
+        fields["http2"] = http2 == "on"
+    body = build_settings_change(domain, context.account, fields)
     if not body.model_dump(exclude={"domain", "account"}, exclude_none=True):
         raise SettingsError(
             "nothing to change: name --redirect, --status, --http2, --tls-min, --tls-max, "
-            "--hsts, --hsts-subdomains, "
-            "--hsts-preload, --origin or --trust"
+            "--hsts, --hsts-subdomains, --hsts-preload, --origin or --trust"
         )
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(link, platform, body)
-            return
-        await report(link, platform, await platform.change(body), "changed", wait=wait)
+    await send_or_preview(context, body, "changed", dry_run=dry_run, wait=wait)
 
 
-async def rollback(
-    link: Link,
-    domain: DomainArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until every node serves it.")] = False,
-    dry_run: DryRun = False,
+async def roll_back(
+    context: Context, domain: DomainArgument, wait: WaitOption = False, dry_run: DryRun = False
 ) -> None:
-    """Back to the certificate before; the two swap places. An expired one is refused."""
-    async with link.platform() as platform:
-        if dry_run:
-            await show_preview(
-                link, platform, RollbackCertificate(domain=domain, account=link.account)
-            )
-            return
-        await report(
-            link, platform, await platform.rollback(domain, link.account), "rolled back", wait=wait
-        )
+    """Go back to the previous certificate; the two swap places. An expired one is refused."""
+    body = RollbackCertificate(domain=domain, account=context.account)
+    await send_or_preview(context, body, "rolled back", dry_run=dry_run, wait=wait)
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
     command(
         app,
         "settings",
@@ -135,7 +103,7 @@ def add_to(app: typer.Typer) -> None:
             "edgetls settings www.example.com --hsts off --dry-run",
             "edgetls settings www.example.com --origin https://origin.example.com",
         ],
-    )(settings)
+    )(change_settings)
     command(
         app,
         "rollback",
@@ -143,27 +111,25 @@ def add_to(app: typer.Typer) -> None:
             "edgetls rollback www.example.com --wait",
             "edgetls rollback www.example.com --dry-run",
         ],
-    )(rollback)
+    )(roll_back)
 
 
-def _tls(option: TlsOption | None) -> TlsVersion | None:
-    return None if option is None else option.value
-
-
-def _hsts(
+def _parse_hsts(
     text: str | None, subdomains: bool | None, preload: bool | None
 ) -> HstsChange | Literal["off"] | None:
-    flags = (subdomains, preload) != (None, None)
+    # None stays as it is, so --hsts-subdomains alone changes nothing of max-age.
+    has_flags = subdomains is not None or preload is not None
     if text == "off":
-        if flags:
+        if has_flags:
             raise SettingsError(
                 "--hsts off goes without --hsts-subdomains and --hsts-preload: they end with it"
             )
         return "off"
-    if text is not None and not (text.isascii() and text.isdecimal()):
-        raise SettingsError("--hsts is a number of seconds, or off")
-    if text is None and not flags:
+    if text is None and not has_flags:
         return None
-    return HstsChange(
-        max_age=None if text is None else int(text), include_subdomains=subdomains, preload=preload
-    )
+    max_age = None
+    if text is not None:
+        if not (text.isascii() and text.isdecimal()):
+            raise SettingsError("--hsts is a number of seconds, or off")
+        max_age = int(text)
+    return HstsChange(max_age=max_age, include_subdomains=subdomains, preload=preload)

@@ -1,4 +1,4 @@
-"""Events, dead letters, and the topology of streams and consumers."""
+"""The operators' commands: events, dead letters, and the topology of streams and consumers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from clients.cli.command import Link, command
-from clients.cli.output import plain
+from clients.cli.command import Context, command
+from clients.cli.output import format_second, printable
 from clients.platform import Event
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.catalogue_row import AnswerT, Query
@@ -20,7 +20,8 @@ from shared.contracts.queries import DeadDone, DeadLetter, ListDead, OneDead
 from shared.errors import Refused, SettingsError
 
 dead_app = typer.Typer(
-    help="What no service could handle: list, show, replay or drop.", no_args_is_help=True
+    help="Messages that no service could handle: list, show, replay or drop.",
+    no_args_is_help=True,
 )
 topology_app = typer.Typer(
     help="Streams, consumers and buckets: compare or apply.", no_args_is_help=True
@@ -28,13 +29,29 @@ topology_app = typer.Typer(
 SequenceArgument = Annotated[
     int, typer.Argument(min=1, help="Its number in 'edgetls dead list'.", metavar="SEQUENCE")
 ]
-_TYPE: Final = re.compile(
+ReplicasOption = Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")]
+_JETSTREAM_SECONDS: Final = 10
+_EVENT_TYPE: Final = re.compile(
     re.escape(s.EVENTS_ALL.removesuffix(".>")) + r"(\.[A-Za-z0-9_-]+|\.\*)*(\.>)?"
 )
+_SHOWN_FIELDS: Final = (
+    "outcome",
+    "change",
+    "revision",
+    "codes",
+    "days",
+    "not_after",
+    "nodes",
+    "slowest_ms",
+    "balance",
+    "currency",
+    "missing",
+)
+"""The fields of an event's body that its line shows, where they have a value."""
 
 
-async def events(
-    link: Link,
+async def follow_events(
+    context: Context,
     since: Annotated[
         int | None, typer.Option(min=1, help="Start at this sequence; 1: all that is kept.")
     ] = None,
@@ -45,84 +62,79 @@ async def events(
         str, typer.Option("--type", help="Only these events; wildcards allowed.")
     ] = s.EVENTS_ALL,
 ) -> None:
-    """Shows events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a
+    """Show events in order, none missed and none twice; Ctrl-C ends it. With --json, one object a
     line."""
-    if _TYPE.fullmatch(subject) is None:
+    if _EVENT_TYPE.fullmatch(subject) is None:
         raise SettingsError(
             f"--type {subject!r} names no events: write {s.EVENTS_ALL!r}, or one type of them"
         )
-    async with link.platform() as platform:
+    async with context.platform() as platform:
         async for event in platform.events(since, follow=follow, subject=subject):
-            link.out.each(_event_json(event))
-            link.out.line(_event_line(event))
+            context.output.data_line(_event_json(event))
+            context.output.line(_event_line(event))
 
 
 @command(dead_app, "list", examples=["edgetls dead list", "edgetls dead list --json"])
-async def dead_list(link: Link) -> None:
-    """Every dead letter, of all services."""
+async def list_dead_letters(context: Context) -> None:
+    """List the dead letters of all services."""
+    # Each service answers for the dead letters that it put there itself. All are in one stream, so
+    # the sequence puts them in order.
     letters: list[DeadLetter] = []
-    async with link.reach("operator") as reach:
+    async with context.connection("operator") as connection:
         for service in s.DEAD_OWNERS:
-            after: int | None = 0
-            while after is not None:
-                page = await reach.ask(catalogue.RPC_DEAD_LIST[service], ListDead(after=after))
+            query = catalogue.RPC_DEAD_LIST[service]
+            async for page in connection.ask_pages(query, ListDead()):
                 letters += page.letters
-                after = page.next
     letters.sort(key=lambda letter: letter.sequence)
-    link.out.data(letters)
-    link.out.table(
-        ("sequence", "time", "stream", "subject", "reason"),
-        [
-            (x.sequence, f"{x.time:%Y-%m-%d %H:%M:%S}", x.stream, x.subject, x.reason)
-            for x in letters
-        ],
+    context.output.show_list(
+        letters,
+        {
+            "sequence": lambda letter: letter.sequence,
+            "time": lambda letter: format_second(letter.time),
+            "stream": lambda letter: letter.stream,
+            "subject": lambda letter: letter.subject,
+            "reason": lambda letter: letter.reason,
+        },
         empty="no dead letters",
     )
 
 
 @command(dead_app, "show", examples=["edgetls dead show 17"])
-async def dead_show(link: Link, sequence: SequenceArgument) -> None:
-    """One dead letter: why it died, its headers, and its body (none where it carried a sealed
+async def show_dead_letter(context: Context, sequence: SequenceArgument) -> None:
+    """Show a dead letter: why it died, its headers, and its body (none where it carried a sealed
     key)."""
-    async with link.reach("operator") as reach:
-        letter = await _ask_owner(reach, catalogue.RPC_DEAD_SHOW, sequence)
-    link.out.data(letter)
-    rows = [
-        ("sequence", str(letter.sequence)),
+    async with context.connection("operator") as connection:
+        letter = await _ask_owner(connection, catalogue.RPC_DEAD_SHOW, sequence)
+    fields: list[tuple[str, object]] = [
+        ("sequence", letter.sequence),
         ("reason", letter.reason),
         ("subject", letter.subject),
         ("stream", letter.stream),
-        ("time", f"{letter.time:%Y-%m-%d %H:%M:%S}"),
+        ("time", format_second(letter.time)),
     ]
-    link.out.table(
-        ("", ""), [*rows, *sorted(letter.headers.items()), ("body", letter.body or "not kept")]
-    )
+    fields += sorted(letter.headers.items())
+    fields.append(("body", letter.body or "not kept"))
+    context.output.show_record(letter, fields)
 
 
 @command(dead_app, "replay", examples=["edgetls dead replay 17"])
-async def dead_replay(link: Link, sequence: SequenceArgument) -> None:
-    """Sends its message again, once the cause is fixed."""
-    await _settle_dead(link, catalogue.RPC_DEAD_REPLAY, sequence)
+async def replay_dead_letter(context: Context, sequence: SequenceArgument) -> None:
+    """Send the message of a dead letter again, once the cause is fixed."""
+    await _settle_dead_letter(context, catalogue.RPC_DEAD_REPLAY, sequence)
 
 
 @command(dead_app, "drop", examples=["edgetls dead drop 17"])
-async def dead_drop(link: Link, sequence: SequenceArgument) -> None:
-    """Deletes it for good."""
-    await _settle_dead(link, catalogue.RPC_DEAD_DROP, sequence)
+async def drop_dead_letter(context: Context, sequence: SequenceArgument) -> None:
+    """Delete a dead letter for good."""
+    await _settle_dead_letter(context, catalogue.RPC_DEAD_DROP, sequence)
 
 
 @command(topology_app, "plan", examples=["edgetls topology plan", "edgetls topology plan --json"])
-async def topology_plan(
-    link: Link,
-    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
-) -> None:
-    """What 'apply' would change: nothing is changed."""
-    async with link.reach("topology") as reach:
-        _show_changes(
-            link,
-            await topology.plan(reach.client.jetstream(timeout=10), replicas),
-            "would be changed",
-        )
+async def plan_topology(context: Context, replicas: ReplicasOption = 1) -> None:
+    """Show what 'apply' would change; change nothing."""
+    async with context.connection("topology") as connection:
+        jetstream = connection.client.jetstream(timeout=_JETSTREAM_SECONDS)
+        _show_changes(context, await topology.plan(jetstream, replicas), "would be changed")
 
 
 @command(
@@ -130,19 +142,16 @@ async def topology_plan(
     "apply",
     examples=["edgetls topology apply", "edgetls topology apply --replicas 3"],
 )
-async def topology_apply(
-    link: Link,
-    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
-) -> None:
-    """Makes streams, consumers and buckets what shared/topology.py says; a second call changes
-    nothing."""
-    async with link.reach("topology") as reach:
-        _show_changes(
-            link, await topology.apply(reach.client.jetstream(timeout=10), replicas), "changed"
-        )
+async def apply_topology(context: Context, replicas: ReplicasOption = 1) -> None:
+    """Create or change streams, consumers and buckets as this version needs them. A second call
+    changes nothing."""
+    async with context.connection("topology") as connection:
+        jetstream = connection.client.jetstream(timeout=_JETSTREAM_SECONDS)
+        _show_changes(context, await topology.apply(jetstream, replicas), "changed")
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
     command(
         app,
         "events",
@@ -151,42 +160,48 @@ def add_to(app: typer.Typer) -> None:
             "edgetls events --since 1 --no-follow --json",
             "edgetls events --type 'https.event.balance.>'",
         ],
-    )(events)
+    )(follow_events)
     app.add_typer(dead_app, name="dead")
     app.add_typer(topology_app, name="topology")
 
 
-async def _settle_dead(
-    link: Link, queries: Mapping[str, Query[OneDead, DeadDone]], sequence: int
+async def _settle_dead_letter(
+    context: Context, queries: Mapping[str, Query[OneDead, DeadDone]], sequence: int
 ) -> None:
-    async with link.reach("operator") as reach:
-        done = await _ask_owner(reach, queries, sequence)
-    link.out.data(done)
-    link.out.line(f"dead letter {done.sequence}: {done.done}")
+    async with context.connection("operator") as connection:
+        done = await _ask_owner(connection, queries, sequence)
+    context.output.data(done)
+    context.output.line(f"dead letter {done.sequence}: {done.done}")
 
 
 async def _ask_owner(
-    reach: Reach, queries: Mapping[str, Query[OneDead, AnswerT]], sequence: int
+    connection: PlatformConnection, queries: Mapping[str, Query[OneDead, AnswerT]], sequence: int
 ) -> AnswerT:
     """Ask the services one after the other: the sequence does not tell which of them put the
     dead letter there, and the others do not know it."""
     for query in queries.values():
         try:
-            return await reach.ask(query, OneDead(sequence=sequence))
+            return await connection.ask(query, OneDead(sequence=sequence))
         except Refused as refused:
             if [one.code for one in refused.findings] != [Code.DEAD_UNKNOWN]:
                 raise
     raise Refused([finding(Code.DEAD_UNKNOWN)])
 
 
-def _show_changes(link: Link, changes: list[topology.TopologyChange], done: str) -> None:
-    link.out.data([vars(change) for change in changes])
-    link.out.table(
-        ("kind", "name", "action", "detail"),
-        [(c.kind, c.name, c.action, c.detail) for c in changes if c.action != "same"],
+def _show_changes(context: Context, changes: list[topology.TopologyChange], done: str) -> None:
+    different = [change for change in changes if change.action != "same"]
+    context.output.data([vars(change) for change in changes])
+    context.output.show_table(
+        different,
+        {
+            "kind": lambda change: change.kind,
+            "name": lambda change: change.name,
+            "action": lambda change: change.action,
+            "detail": lambda change: change.detail,
+        },
         empty="nothing differs",
     )
-    link.out.line(f"{sum(c.action != 'same' for c in changes)} of {len(changes)} {done}")
+    context.output.line(f"{len(different)} of {len(changes)} {done}")
 
 
 def _event_json(event: Event) -> dict[str, Any]:
@@ -203,23 +218,12 @@ def _event_json(event: Event) -> dict[str, Any]:
 
 
 def _event_line(event: Event) -> str:
-    what = event.type.removeprefix(s.EVENTS_ALL.removesuffix(">")).removesuffix(".v1")
-    told = (
-        "outcome",
-        "change",
-        "revision",
-        "codes",
-        "days",
-        "not_after",
-        "nodes",
-        "slowest_ms",
-        "balance",
-        "currency",
-        "missing",
-    )
-    detail = " ".join(
-        f"{key}={event.body[key]}" for key in told if event.body.get(key) not in (None, [], "")
-    )
-    return plain(
-        f"{event.sequence:>6} {event.time:%H:%M:%S.%f}"[:-3] + f" {what:<18} {event.about} {detail}"
-    )
+    name = event.type.removeprefix(s.EVENTS_ALL.removesuffix(">")).removesuffix(".v1")
+    details = []
+    for field in _SHOWN_FIELDS:
+        value = event.body.get(field)
+        if value not in (None, [], ""):
+            details.append(f"{field}={value}")
+    # Milliseconds: three of the six decimals.
+    time = f"{event.time:%H:%M:%S.%f}"[:-3]
+    return printable(f"{event.sequence:>6} {time} {name:<18} {event.about} {' '.join(details)}")

@@ -1,25 +1,25 @@
-"""Rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification: one row for one line of the
-ledger, so that the sum of ``BilledCost`` is the ledger's sum with the other sign, to the last
-digit. Pure.
+"""Rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification. Pure.
+
+One line of the ledger is one row, so that the sum of ``BilledCost`` is the ledger's sum with the
+other sign, to the last digit.
 
 Source: FOCUS 1.2 (focus.finops.org/focus-specification/v1-2), "Columns". Where it leaves a choice:
-- BilledCost, EffectiveCost: what a plan prepaid is billed with its purchase and effective with its
-  use. EffectiveCost is 0 on the purchase ("Effective Cost"), BilledCost 0 on the use ("Billed
-  Cost").
-- ChargeCategory: a top-up of the balance is a Credit, the only value for money that comes in
-  ("Charge Category"); leave those rows out where cost alone is wanted.
+- BilledCost, EffectiveCost: a plan is billed with its purchase and takes effect with its use.
+  EffectiveCost is 0 on the purchase ("Effective Cost"), BilledCost is 0 on the use ("Billed Cost").
+- ChargeCategory: a top-up of the balance is a Credit, the only value for incoming money ("Charge
+  Category"). Leave those rows out if only costs are wanted.
 - ChargeClass is Correction only for usage of a month that was settled before ("Charge Class": a
   correction within the current billing period has none). The charge period of such a row is the
   hour that it corrects.
-- A plan is a commitment discount on usage ("Commitment Discount ID" and the columns after it). What
-  was left of it at its end is a row with the status Unused, so that EffectiveCost over its term is
-  what it was billed ("Effective Cost").
-- Contracted prices are the account's own and know no commitment discount, list prices neither
-  ("Contracted Unit Price", "List Unit Price"); both costs are the price times PricingQuantity, in
-  units of 10,000 requests ("Unit Format").
-- InvoiceId is null: invoices are written elsewhere, from statements ("Invoice ID").
-- Columns that do not apply (regions, resources, sub accounts, tags) are there and null, for readers
-  of older versions.
+- A plan is a commitment discount on usage ("Commitment Discount ID" and the columns after it). The
+  rest of a plan at its end is a row with the status Unused, so that the sum of EffectiveCost over
+  the plan's term equals its billed cost ("Effective Cost").
+- Contracted prices are the account's own. Neither they nor list prices contain a commitment
+  discount ("Contracted Unit Price", "List Unit Price"). Both costs are the price times
+  PricingQuantity, in units of 10,000 requests ("Unit Format").
+- InvoiceId is null: invoices are made elsewhere, from statements ("Invoice ID").
+- Columns that do not apply (regions, resources, sub accounts, tags) are present and null, for
+  readers of older versions.
 - Own columns begin with ``x_`` ("Column Naming and Ordering").
 """
 
@@ -32,94 +32,97 @@ from decimal import Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from clients.export.sheets import Column, Sheet, Value
+from clients.export.sheets import ExportSheet, SheetColumn, Value
 from shared.contracts.ledger import LedgerRow
 from shared.money import negated, plus, times
 
 UNIT: Final = 10_000
-"""Requests that a price is for: ten to the fourth."""
+"""Number of requests that a price is for."""
 SERVICE: Final = "HTTPS Secure Acceleration"
 COLUMNS: Final = (
-    Column("AvailabilityZone"),
-    Column("BilledCost", "decimal"),
-    Column("BillingAccountId"),
-    Column("BillingAccountName"),
-    Column("BillingAccountType"),
-    Column("BillingCurrency"),
-    Column("BillingPeriodEnd", "time"),
-    Column("BillingPeriodStart", "time"),
-    Column("ChargeCategory"),
-    Column("ChargeClass"),
-    Column("ChargeDescription"),
-    Column("ChargeFrequency"),
-    Column("ChargePeriodEnd", "time"),
-    Column("ChargePeriodStart", "time"),
-    Column("CommitmentDiscountCategory"),
-    Column("CommitmentDiscountId"),
-    Column("CommitmentDiscountName"),
-    Column("CommitmentDiscountQuantity", "decimal"),
-    Column("CommitmentDiscountStatus"),
-    Column("CommitmentDiscountType"),
-    Column("CommitmentDiscountUnit"),
-    Column("ConsumedQuantity", "decimal"),
-    Column("ConsumedUnit"),
-    Column("ContractedCost", "decimal"),
-    Column("ContractedUnitPrice", "decimal"),
-    Column("EffectiveCost", "decimal"),
-    Column("InvoiceId"),
-    Column("InvoiceIssuerName"),
-    Column("ListCost", "decimal"),
-    Column("ListUnitPrice", "decimal"),
-    Column("PricingCategory"),
-    Column("PricingQuantity", "decimal"),
-    Column("PricingUnit"),
-    Column("ProviderName"),
-    Column("PublisherName"),
-    Column("RegionId"),
-    Column("RegionName"),
-    Column("ResourceId"),
-    Column("ResourceName"),
-    Column("ResourceType"),
-    Column("ServiceCategory"),
-    Column("ServiceName"),
-    Column("ServiceSubcategory"),
-    Column("SkuId"),
-    Column("SkuMeter"),
-    Column("SkuPriceDetails"),
-    Column("SkuPriceId"),
-    Column("SubAccountId"),
-    Column("SubAccountName"),
-    Column("SubAccountType"),
-    Column("Tags"),
-    Column("x_BookedAt", "time"),
-    Column("x_LedgerId", "integer"),
-    Column("x_LedgerKind"),
-    Column("x_Reference"),
+    SheetColumn("AvailabilityZone"),
+    SheetColumn("BilledCost", "decimal"),
+    SheetColumn("BillingAccountId"),
+    SheetColumn("BillingAccountName"),
+    SheetColumn("BillingAccountType"),
+    SheetColumn("BillingCurrency"),
+    SheetColumn("BillingPeriodEnd", "time"),
+    SheetColumn("BillingPeriodStart", "time"),
+    SheetColumn("ChargeCategory"),
+    SheetColumn("ChargeClass"),
+    SheetColumn("ChargeDescription"),
+    SheetColumn("ChargeFrequency"),
+    SheetColumn("ChargePeriodEnd", "time"),
+    SheetColumn("ChargePeriodStart", "time"),
+    SheetColumn("CommitmentDiscountCategory"),
+    SheetColumn("CommitmentDiscountId"),
+    SheetColumn("CommitmentDiscountName"),
+    SheetColumn("CommitmentDiscountQuantity", "decimal"),
+    SheetColumn("CommitmentDiscountStatus"),
+    SheetColumn("CommitmentDiscountType"),
+    SheetColumn("CommitmentDiscountUnit"),
+    SheetColumn("ConsumedQuantity", "decimal"),
+    SheetColumn("ConsumedUnit"),
+    SheetColumn("ContractedCost", "decimal"),
+    SheetColumn("ContractedUnitPrice", "decimal"),
+    SheetColumn("EffectiveCost", "decimal"),
+    SheetColumn("InvoiceId"),
+    SheetColumn("InvoiceIssuerName"),
+    SheetColumn("ListCost", "decimal"),
+    SheetColumn("ListUnitPrice", "decimal"),
+    SheetColumn("PricingCategory"),
+    SheetColumn("PricingQuantity", "decimal"),
+    SheetColumn("PricingUnit"),
+    SheetColumn("ProviderName"),
+    SheetColumn("PublisherName"),
+    SheetColumn("RegionId"),
+    SheetColumn("RegionName"),
+    SheetColumn("ResourceId"),
+    SheetColumn("ResourceName"),
+    SheetColumn("ResourceType"),
+    SheetColumn("ServiceCategory"),
+    SheetColumn("ServiceName"),
+    SheetColumn("ServiceSubcategory"),
+    SheetColumn("SkuId"),
+    SheetColumn("SkuMeter"),
+    SheetColumn("SkuPriceDetails"),
+    SheetColumn("SkuPriceId"),
+    SheetColumn("SubAccountId"),
+    SheetColumn("SubAccountName"),
+    SheetColumn("SubAccountType"),
+    SheetColumn("Tags"),
+    SheetColumn("x_BookedAt", "time"),
+    SheetColumn("x_LedgerId", "integer"),
+    SheetColumn("x_LedgerKind"),
+    SheetColumn("x_Reference"),
 )
 ListPrice = Callable[[LedgerRow], Decimal]
-"""The published price of 10,000 requests for the usage of a line, in its currency."""
+"""Returns the published price of 10,000 requests for the usage of a line, in its currency."""
 
 
 @dataclass(frozen=True)
-class Focus:
-    """``zone``: of the bill, whose months are the billing periods; ``provider``: who sells,
-    publishes and invoices."""
+class FocusExport:
+    """Makes the sheet of FOCUS rows.
+
+    ``zone``: the time zone of the bill; its months are the billing periods. ``provider``: the name
+    of the seller, publisher and invoice issuer."""
 
     zone: ZoneInfo
     list_price: ListPrice
     provider: str = "edgetls"
 
-    def sheet(self) -> Sheet[LedgerRow]:
-        return Sheet("focus", COLUMNS, self._values, utc=True)
+    def build_sheet(self) -> ExportSheet[LedgerRow]:
+        """Return the sheet of ledger lines as FOCUS rows."""
 
-    def _values(self, line: LedgerRow) -> Sequence[Value]:
-        row = self.row(line)
-        return [row.get(column.name) for column in COLUMNS]
+        def values(line: LedgerRow) -> Sequence[Value]:
+            row = self.build_row(line)
+            return [row.get(column.name) for column in COLUMNS]
 
-    def row(self, line: LedgerRow) -> Mapping[str, Value]:
-        """Columns that are not in it are null."""
-        start, end = _month(line.billed_at, self.zone)
-        own = {"credit": _credit, "plan": _purchase, "unused": self._unused}.get(line.kind)
+        return ExportSheet("focus", COLUMNS, values, utc=True)
+
+    def build_row(self, line: LedgerRow) -> Mapping[str, Value]:
+        """Return the columns of one line; those that are missing are null."""
+        start, end = _billing_period(line.billed_at, self.zone)
         return {
             "BillingAccountId": line.account,
             "BillingAccountName": line.account,
@@ -135,45 +138,65 @@ class Focus:
             "ServiceName": SERVICE,
             "ServiceSubcategory": "Content Delivery",
             "ChargeClass": "Correction" if line.late else None,
-            "x_BookedAt": _second(line.booked_at),
+            # FOCUS allows no fractions of a second ("Date/Time Format").
+            "x_BookedAt": line.booked_at.replace(microsecond=0),
             "x_LedgerId": line.id,
             "x_LedgerKind": line.kind,
             "x_Reference": line.reference,
-            **(own(line) if own else _usage(line, self.list_price(line))),
+            **self._build_charge(line),
         }
 
-    def _unused(self, line: LedgerRow) -> Mapping[str, Value]:
-        """Nothing was consumed or priced: its quantities are none and 0, its cost is effective all
-        the same."""
-        usage = dict(_usage(line.model_copy(update={"requests": 0}), self.list_price(line)))
-        left = f"Left unused of plan {line.plan}: {line.requests} requests"
-        return usage | {
-            "ChargeDescription": left,
-            "ConsumedQuantity": None,
-            "ConsumedUnit": None,
-            **_commitment(line, line.requests or 0, "Unused"),
-        }
+    def _build_charge(self, line: LedgerRow) -> Mapping[str, Value]:
+        """Return the columns that depend on the kind of the line."""
+        match line.kind:
+            case "credit":
+                return _build_credit(line)
+            case "plan":
+                return _build_purchase(line)
+            case "unused":
+                return _build_unused(line, self.list_price(line))
+            case _:
+                return _build_usage(line, self.list_price(line))
 
 
-def _usage(line: LedgerRow, list_price: Decimal) -> Mapping[str, Value]:
-    requests, price, hour = (
-        line.requests or 0,
-        line.price or Decimal(0),
-        line.hour or line.billed_at,
-    )
+def _build_unused(line: LedgerRow, list_price: Decimal) -> Mapping[str, Value]:
+    """Describe the rest of a plan at its end. Nothing was consumed, but its cost takes effect."""
+    usage = _build_usage(line.model_copy(update={"requests": 0}), list_price)
+    return {
+        **usage,
+        "ChargeDescription": f"Left unused of plan {line.plan}: {line.requests} requests",
+        "ConsumedQuantity": None,
+        "ConsumedUnit": None,
+        **_describe_commitment(line, line.requests or 0, "Unused"),
+    }
+
+
+def _build_usage(line: LedgerRow, list_price: Decimal) -> Mapping[str, Value]:
+    """Describe a charge of usage or its correction."""
+    requests = line.requests or 0
+    price = line.price or Decimal(0)
+    hour = line.hour or line.billed_at
+    # Prices are for 10,000 requests. Shifting the point is exact, a division might not be.
     quantity = Decimal(requests).scaleb(-4)
-    contracted = list_price if line.plan else price
+    category = "Standard"
+    contracted = price
+    commitment: Mapping[str, Value] = {}
+    # What a plan covers is priced at the list price and costs 0: the plan has been paid for.
+    if line.plan:
+        category = "Committed"
+        contracted = list_price
+        commitment = _describe_commitment(line, requests, "Used")
     return {
         "ChargeCategory": "Usage",
         "ChargeFrequency": "Usage-Based",
         "ChargePeriodStart": hour,
         "ChargePeriodEnd": hour + timedelta(hours=1),
-        "ChargeDescription": _described(line, hour, requests, price),
+        "ChargeDescription": _describe_usage(line, hour, requests, price),
         "ConsumedQuantity": Decimal(requests),
         "ConsumedUnit": "Requests",
         "PricingQuantity": quantity,
         "PricingUnit": f"{UNIT} Requests",
-        "PricingCategory": "Committed" if line.plan else "Standard",
+        "PricingCategory": category,
         "ListUnitPrice": list_price,
         "ListCost": times(list_price, quantity),
         "ContractedUnitPrice": contracted,
@@ -182,19 +205,19 @@ def _usage(line: LedgerRow, list_price: Decimal) -> Mapping[str, Value]:
         "SkuId": "https-requests",
         "SkuMeter": "HTTPS Requests",
         "SkuPriceId": line.price_id or "list",
-        **(_commitment(line, requests, "Used") if line.plan else {}),
+        **commitment,
     }
 
 
-def _purchase(line: LedgerRow) -> Mapping[str, Value]:
+def _build_purchase(line: LedgerRow) -> Mapping[str, Value]:
+    """Describe the purchase of a plan."""
     cost = negated(line.amount)
+    plan = line.price_id or line.reference
     return {
         "ChargeCategory": "Purchase",
         "ChargeFrequency": "One-Time",
-        **_moment(line.billed_at),
-        "ChargeDescription": (
-            f"Request plan {line.price_id or line.reference}, bought as {line.reference}"
-        ),
+        **_build_charge_period(line.billed_at),
+        "ChargeDescription": f"Request plan {plan}, bought as {line.reference}",
         "PricingCategory": "Standard",
         "PricingQuantity": Decimal(1),
         "PricingUnit": "Plans",
@@ -203,19 +226,20 @@ def _purchase(line: LedgerRow) -> Mapping[str, Value]:
         "ContractedUnitPrice": cost,
         "ContractedCost": cost,
         "EffectiveCost": Decimal(0),
-        "SkuId": f"request-plan/{line.price_id or line.reference}",
+        "SkuId": f"request-plan/{plan}",
         "SkuMeter": "Request Plans",
-        "SkuPriceId": f"request-plan/{line.price_id or line.reference}/{line.currency}",
-        **_commitment(line, line.requests or 0, None),
+        "SkuPriceId": f"request-plan/{plan}/{line.currency}",
+        **_describe_commitment(line, line.requests or 0, None),
     }
 
 
-def _credit(line: LedgerRow) -> Mapping[str, Value]:
+def _build_credit(line: LedgerRow) -> Mapping[str, Value]:
+    """Describe a top-up of the balance."""
     cost = negated(line.amount)
     return {
         "ChargeCategory": "Credit",
         "ChargeFrequency": "One-Time",
-        **_moment(line.billed_at),
+        **_build_charge_period(line.billed_at),
         "ChargeDescription": f"Credit {line.reference}",
         "ListCost": cost,
         "ContractedCost": cost,
@@ -223,7 +247,7 @@ def _credit(line: LedgerRow) -> Mapping[str, Value]:
     }
 
 
-def _commitment(line: LedgerRow, requests: int, status: str | None) -> Mapping[str, Value]:
+def _describe_commitment(line: LedgerRow, requests: int, status: str | None) -> Mapping[str, Value]:
     identity = line.plan or line.reference
     return {
         "CommitmentDiscountId": f"{line.account}/{identity}",
@@ -236,26 +260,24 @@ def _commitment(line: LedgerRow, requests: int, status: str | None) -> Mapping[s
     }
 
 
-def _described(line: LedgerRow, hour: datetime, requests: int, price: Decimal) -> str:
-    kind = {"charge": "HTTPS requests", "correction": "Correction of HTTPS requests"}.get(
-        line.kind, line.kind
-    )
-    by = f"from plan {line.plan}" if line.plan else f"at {price:f} {line.currency} for {UNIT}"
-    return f"{kind} of {hour:%Y-%m-%d %H:%M} UTC: {requests} {by}"
+def _describe_usage(line: LedgerRow, hour: datetime, requests: int, price: Decimal) -> str:
+    names = {"charge": "HTTPS requests", "correction": "Correction of HTTPS requests"}
+    kind = names.get(line.kind, line.kind)
+    rate = f"at {price:f} {line.currency} for {UNIT}"
+    if line.plan:
+        rate = f"from plan {line.plan}"
+    return f"{kind} of {hour:%Y-%m-%d %H:%M} UTC: {requests} {rate}"
 
 
-def _moment(at: datetime) -> Mapping[str, Value]:
-    """The charge period of what has none: the hour that it was booked in."""
+def _build_charge_period(at: datetime) -> Mapping[str, Value]:
+    """Return the hour of booking, as the charge period of a line without one."""
     start = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     return {"ChargePeriodStart": start, "ChargePeriodEnd": start + timedelta(hours=1)}
 
 
-def _month(at: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def _billing_period(at: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """Return start and exclusive end of the month in ``zone`` that ``at`` lies in, in UTC."""
+    # ``fold``: the first of two equal hours, should the month begin when clocks are set back.
     first = at.astimezone(zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0, fold=0)
     following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
     return first.astimezone(UTC), following.astimezone(UTC)
-
-
-def _second(at: datetime) -> datetime:
-    """The date format of FOCUS knows no fractions ("Date/Time Format")."""
-    return at.replace(microsecond=0)

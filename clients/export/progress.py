@@ -1,4 +1,4 @@
-"""How far a long export is: on stderr, on a terminal, so that the rows on stdout stay alone."""
+"""Show on stderr how far a long export is, so that stdout has the rows alone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 RowT = TypeVar("RowT")
+UPDATE_EVERY = 100
 
 
-async def followed(
+async def show_progress(
     rows: AsyncIterator[RowT],
     at: Callable[[RowT], datetime],
     period: tuple[datetime, datetime],
     shown: bool | None,
 ) -> AsyncIterator[RowT]:
-    """``rows`` as they are. ``at``: where in ``period`` a row lies, which is how far the export is.
+    """Yield ``rows`` unchanged and show a progress bar.
 
-    ``shown`` None: where stderr is a terminal and stdout is not, for rows on a terminal are
-    progress enough."""
+    ``at`` returns a row's time: its place in ``period`` is how far the export is. ``shown`` None:
+    only if stderr is a terminal and stdout is not, because rows on a terminal show progress
+    enough."""
     if shown is None:
         shown = sys.stderr.isatty() and not sys.stdout.isatty()
     if not shown:
@@ -44,7 +46,8 @@ async def followed(
         count = 0
         async for row in rows:
             count += 1
-            if count % 100 == 0:
+            # Drawing the bar costs more than writing a row.
+            if count % UPDATE_EVERY == 0:
                 done = (at(row) - start).total_seconds()
                 progress.update(
                     task, completed=done, rows=count, through=f"{at(row):%Y-%m-%d %H:%M}"

@@ -1,5 +1,4 @@
-"""What the columns of an export are: a name, a kind, and how a row of the wire becomes one of the
-file."""
+"""The sheets of an export: their columns, and the values that a row has in them."""
 
 from __future__ import annotations
 
@@ -19,111 +18,121 @@ Value = str | int | bool | Decimal | datetime | None
 
 
 @dataclass(frozen=True)
-class Column:
-    """``time``: an instant; ``decimal``: exact, at most 38 digits, 18 of them after the point."""
+class SheetColumn:
+    """A column. ``time``: an instant. ``decimal``: exact, at most 38 digits, 18 of them after the
+    point."""
 
     name: str
     kind: Literal["text", "time", "integer", "decimal", "flag"] = "text"
 
 
 @dataclass(frozen=True)
-class Sheet(Generic[RowT]):
-    """``values`` gives one value for each column; ``utc``: times are written in UTC whatever the
-    zone (FOCUS)."""
+class ExportSheet(Generic[RowT]):
+    """A sheet. ``values`` returns a row's value for each column. ``utc``: times are written in UTC,
+    whatever zone was asked for (FOCUS)."""
 
     name: str
-    columns: Sequence[Column]
+    columns: Sequence[SheetColumn]
     values: Callable[[RowT], Sequence[Value]]
     utc: bool = False
 
 
 _LEDGER: Final = (
-    Column("id", "integer"),
-    Column("account"),
-    Column("kind"),
-    Column("late", "flag"),
-    Column("booked_at", "time"),
-    Column("billed_at", "time"),
-    Column("hour", "time"),
-    Column("requests", "integer"),
-    Column("price", "decimal"),
-    Column("price_id"),
-    Column("plan"),
-    Column("plan_cost", "decimal"),
-    Column("amount", "decimal"),
-    Column("currency"),
-    Column("reference"),
+    SheetColumn("id", "integer"),
+    SheetColumn("account"),
+    SheetColumn("kind"),
+    SheetColumn("late", "flag"),
+    SheetColumn("booked_at", "time"),
+    SheetColumn("billed_at", "time"),
+    SheetColumn("hour", "time"),
+    SheetColumn("requests", "integer"),
+    SheetColumn("price", "decimal"),
+    SheetColumn("price_id"),
+    SheetColumn("plan"),
+    SheetColumn("plan_cost", "decimal"),
+    SheetColumn("amount", "decimal"),
+    SheetColumn("currency"),
+    SheetColumn("reference"),
 )
 _STATEMENT: Final = (
-    Column("start", "time"),
-    Column("end", "time"),
-    Column("kind"),
-    Column("hour", "time"),
-    Column("reference"),
-    Column("requests", "integer"),
-    Column("price", "decimal"),
-    Column("price_id"),
-    Column("plan"),
-    Column("amount", "decimal"),
-    Column("rounded", "decimal"),
-    Column("lines", "integer"),
+    SheetColumn("start", "time"),
+    SheetColumn("end", "time"),
+    SheetColumn("kind"),
+    SheetColumn("hour", "time"),
+    SheetColumn("reference"),
+    SheetColumn("requests", "integer"),
+    SheetColumn("price", "decimal"),
+    SheetColumn("price_id"),
+    SheetColumn("plan"),
+    SheetColumn("amount", "decimal"),
+    SheetColumn("rounded", "decimal"),
+    SheetColumn("lines", "integer"),
 )
+_LEDGER_FIELDS: Final = tuple(column.name for column in _LEDGER)
+_STATEMENT_FIELDS: Final = tuple(column.name for column in _STATEMENT)
 _COUNTS: Final = ("https_requests", "https_bytes", "http_requests", "http_bytes")
 
 
-def usage_sheet(by: str) -> Sheet[UsageRow]:
-    """The same columns whatever ``by`` is (account, domain or node): ``key`` is one of it."""
+def usage_sheet(by: str) -> ExportSheet[UsageRow]:
+    """Return the sheet of usage. ``by``: account, domain or node; the column ``key`` names which
+    one."""
     columns = (
-        Column("start", "time"),
-        Column("end", "time"),
-        Column("by"),
-        Column("key"),
-        *(Column(count, "integer") for count in _COUNTS),
-    )
-    return Sheet(
-        "usage",
-        columns,
-        lambda row: [row.start, row.end, by, row.key, *(getattr(row, count) for count in _COUNTS)],
+        SheetColumn("start", "time"),
+        SheetColumn("end", "time"),
+        SheetColumn("by"),
+        SheetColumn("key"),
+        *(SheetColumn(count, "integer") for count in _COUNTS),
     )
 
+    def values(row: UsageRow) -> list[Value]:
+        return [row.start, row.end, by, row.key, *_read_fields(row, _COUNTS)]
 
-def charges_sheet() -> Sheet[LedgerRow]:
-    """As the ledger has them, but ``amount`` is what they cost: the ledger's with the other
+    return ExportSheet("usage", columns, values)
+
+
+def charges_sheet() -> ExportSheet[LedgerRow]:
+    """Return the sheet of ledger lines. ``amount`` is the cost: the ledger's amount with the other
     sign."""
-    return Sheet(
-        "charges",
-        _LEDGER,
-        lambda row: _ledger_values(row.model_copy(update={"amount": negated(row.amount)})),
-    )
+
+    def values(row: LedgerRow) -> list[Value]:
+        costs = row.model_copy(update={"amount": negated(row.amount)})
+        return _read_fields(costs, _LEDGER_FIELDS)
+
+    return ExportSheet("charges", _LEDGER, values)
 
 
-def statement_sheet() -> Sheet[StatementLine]:
-    """``amount``: what a line does to the balance, as on a bank's statement."""
-    return Sheet(
-        "statement", _STATEMENT, lambda line: [getattr(line, column.name) for column in _STATEMENT]
-    )
+def statement_sheet() -> ExportSheet[StatementLine]:
+    """Return the sheet of a statement. ``amount`` is what a line does to the balance."""
+    return ExportSheet("statement", _STATEMENT, lambda line: _read_fields(line, _STATEMENT_FIELDS))
 
 
-def _ledger_values(row: LedgerRow) -> list[Value]:
-    return [getattr(row, column.name) for column in _LEDGER]
+def _read_fields(row: object, names: Sequence[str]) -> list[Value]:
+    return [getattr(row, name) for name in names]
 
 
 def as_text(value: Value, zone: ZoneInfo) -> str:
-    """Nothing for None; decimals in full, never with an exponent; times as RFC 3339 of ``zone``."""
+    """Return a value as text: empty for None, decimals in full without an exponent, times as
+    RFC 3339 in ``zone``."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Decimal):
         return format(value, "f")
-    return time_text(value, zone) if isinstance(value, datetime) else str(value)
+    if isinstance(value, datetime):
+        return time_text(value, zone)
+    return str(value)
 
 
 def as_json(value: Value, zone: ZoneInfo) -> Any:
-    """Decimals as strings: a number of JSON is read as binary floating point."""
-    return as_text(value, zone) if isinstance(value, Decimal | datetime) else value
+    """Return a value for JSON."""
+    # Decimals are strings: readers take a number of JSON for a binary floating point number, and
+    # lose digits.
+    if isinstance(value, Decimal | datetime):
+        return as_text(value, zone)
+    return value
 
 
 def time_text(at: datetime, zone: ZoneInfo) -> str:
-    """``Z`` for UTC."""
+    """Return a time as RFC 3339 in ``zone``, with ``Z`` for UTC."""
     return at.astimezone(zone).isoformat().replace("+00:00", "Z")

@@ -1,5 +1,5 @@
-"""The forms of a file: CSV (RFC 4180), JSON, Parquet. Each takes rows one by one and keeps none but
-a batch."""
+"""Writers of files: CSV (RFC 4180), JSON, Parquet. Each takes rows one by one and keeps at most a
+batch of them."""
 
 from __future__ import annotations
 
@@ -11,75 +11,83 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, TextIO
+from typing import IO, Any, BinaryIO, Final, Protocol, TextIO
 from zoneinfo import ZoneInfo
 
-from clients.export.sheets import Sheet, Value, as_json, as_text
+from clients.export.sheets import ExportSheet, Value, as_json, as_text
 from shared.errors import SettingsError
 
-BATCH: Final = 8192
+BATCH_ROWS: Final = 8192
 """Rows of one Parquet row group."""
 _UTC: Final = ZoneInfo("UTC")
 
 
-class Writer(Protocol):
-    def write(self, values: Sequence[Value]) -> None: ...
+class RowWriter(Protocol):
+    """Writes rows to a stream in one form."""
+
+    def write(self, values: Sequence[Value]) -> None:
+        """Write one row: a value for each column of the sheet."""
 
     def close(self) -> None:
-        """Writes what the form has at its end; only after the last row."""
+        """Write the end of the file, after the last row."""
 
     def abandon(self) -> None:
-        """Instead of close(), after an exception: lets go of the stream."""
+        """Release the stream after an exception, in place of ``close``."""
 
 
 class CsvWriter:
-    def __init__(self, stream: TextIO, sheet: Sheet[Any], zone: ZoneInfo) -> None:
+    """Writes CSV with a header."""
+
+    def __init__(self, stream: TextIO, sheet: ExportSheet[Any], zone: ZoneInfo) -> None:
         self._rows = csv.writer(stream, lineterminator="\n")
         self._zone = _UTC if sheet.utc else zone
-        self._rows.writerow([column.name for column in sheet.columns])
+        self._rows.writerow(_read_names(sheet))
 
     def write(self, values: Sequence[Value]) -> None:
+        """Write one row."""
         self._rows.writerow([as_text(value, self._zone) for value in values])
 
     def close(self) -> None:
-        """CSV ends with its last row."""
+        """Do nothing: CSV ends with its last row."""
 
     def abandon(self) -> None:
-        """It holds nothing."""
+        """Do nothing: there is nothing to release."""
 
 
 class JsonWriter:
-    """One array, a row a line."""
+    """Writes one array, a row on each line."""
 
-    def __init__(self, stream: TextIO, sheet: Sheet[Any], zone: ZoneInfo) -> None:
-        self._stream, self._names, self._before = (
-            stream,
-            [column.name for column in sheet.columns],
-            "[",
-        )
+    def __init__(self, stream: TextIO, sheet: ExportSheet[Any], zone: ZoneInfo) -> None:
+        self._stream = stream
+        self._names = _read_names(sheet)
+        # What goes before the next row: the start of the array, then the end of the row before.
+        self._separator = "["
         self._zone = _UTC if sheet.utc else zone
 
     def write(self, values: Sequence[Value]) -> None:
-        row = {
-            name: as_json(value, self._zone)
-            for name, value in zip(self._names, values, strict=True)
-        }
-        self._stream.write(self._before + json.dumps(row, ensure_ascii=False))
-        self._before = ",\n"
+        """Write one row as an object."""
+        row = {}
+        for name, value in zip(self._names, values, strict=True):
+            row[name] = as_json(value, self._zone)
+        self._stream.write(self._separator + json.dumps(row, ensure_ascii=False))
+        self._separator = ",\n"
 
     def close(self) -> None:
-        self._stream.write("[]\n" if self._before == "[" else "]\n")
+        """Close the array; without rows it is empty."""
+        if self._separator == "[":
+            self._stream.write("[")
+        self._stream.write("]\n")
 
     def abandon(self) -> None:
-        """It holds nothing."""
+        """Do nothing: there is nothing to release."""
 
 
 class ParquetWriter:
-    """Times are instants (UTC, microseconds), decimals decimal128(38, 18): exact to the ledger's
-    last digit."""
+    """Writes Parquet. Times are instants (UTC, microseconds). Decimals are decimal128(38, 18):
+    exact to the ledger's last digit."""
 
-    def __init__(self, stream: BinaryIO, sheet: Sheet[Any]) -> None:
-        self._arrow, parquet = _pyarrow()
+    def __init__(self, stream: BinaryIO, sheet: ExportSheet[Any]) -> None:
+        self._arrow, parquet = _import_pyarrow()
         types = {
             "text": self._arrow.string(),
             "integer": self._arrow.int64(),
@@ -87,71 +95,86 @@ class ParquetWriter:
             "time": self._arrow.timestamp("us", tz="UTC"),
             "decimal": self._arrow.decimal128(38, 18),
         }
-        self._schema = self._arrow.schema(
-            [(column.name, types[column.kind]) for column in sheet.columns]
-        )
+        fields = [(column.name, types[column.kind]) for column in sheet.columns]
+        self._schema = self._arrow.schema(fields)
         self._file = parquet.ParquetWriter(stream, self._schema, compression="zstd")
         self._batch: list[Sequence[Value]] = []
 
     def write(self, values: Sequence[Value]) -> None:
+        """Keep one row, and write the batch when it is full."""
         self._batch.append(values)
-        if len(self._batch) == BATCH:
-            self._flush()
+        if len(self._batch) == BATCH_ROWS:
+            self._write_batch()
 
     def close(self) -> None:
-        self._flush()
+        """Write the last batch and the footer."""
+        self._write_batch()
         self._file.close()
 
     def abandon(self) -> None:
-        """Closed, or its finaliser would write to a stream that is closed by then."""
+        """Close the file: its finaliser would write to a stream that is closed by then."""
         self._file.close()
 
-    def _flush(self) -> None:
-        if self._batch:
-            columns = list(zip(*self._batch, strict=True))
-            arrays = [
-                self._arrow.array(c, field.type)
-                for c, field in zip(columns, self._schema, strict=True)
-            ]
-            self._file.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
-            self._batch.clear()
+    def _write_batch(self) -> None:
+        if not self._batch:
+            return
+        arrays = []
+        columns = zip(*self._batch, strict=True)
+        for column, field in zip(columns, self._schema, strict=True):
+            arrays.append(self._arrow.array(column, field.type))
+        self._file.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
+        self._batch.clear()
+
+
+def _read_names(sheet: ExportSheet[Any]) -> list[str]:
+    return [column.name for column in sheet.columns]
 
 
 @contextmanager
-def opened(form: str, output: Path | None, sheet: Sheet[Any], zone: ZoneInfo) -> Iterator[Writer]:
-    """A writer of ``form`` (csv, json, parquet) to a file, or to standard output. The file gets its
-    name at the end; after an exception nothing is left of it. SettingsError when it cannot be
-    written."""
-    if form == "parquet" and output is None and sys.stdout.isatty():
-        raise SettingsError("Parquet is not for a terminal: name a file with --output")
+def open_writer(
+    form: str, output: Path | None, sheet: ExportSheet[Any], zone: ZoneInfo
+) -> Iterator[RowWriter]:
+    """Open a writer of ``form`` (csv, json, parquet) to a file, or to standard output for None.
+
+    SettingsError when the file cannot be written, or Parquet is not possible."""
     if form == "parquet":
-        _pyarrow()
+        if output is None and sys.stdout.isatty():
+            raise SettingsError("Parquet is not for a terminal: name a file with --output")
+        _import_pyarrow()
     if output is None:
         sys.stdout.flush()
-        with _closing(
-            _writer(form, sys.stdout.buffer if form == "parquet" else sys.stdout, sheet, zone)
-        ) as writer:
+        with _close_or_abandon(_make_writer(form, _choose_stdout(form), sheet, zone)) as writer:
             yield writer
         sys.stdout.flush()
         return
-    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    # The rows go to a file beside it, which gets the name when it is complete. After an exception
+    # nothing is left of it, and a file of that name from before stays as it was.
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with (
-            beside.open("wb")
-            if form == "parquet"
-            else beside.open("w", encoding="utf-8", newline="") as stream,
-            _closing(_writer(form, stream, sheet, zone)) as writer,
+            _open_stream(form, partial) as stream,
+            _close_or_abandon(_make_writer(form, stream, sheet, zone)) as writer,
         ):
             yield writer
-        beside.replace(output)
+        partial.replace(output)
     except OSError as error:
         raise SettingsError(f"cannot write {output}: {os.strerror(error.errno or 0)}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def _choose_stdout(form: str) -> Any:
+    return sys.stdout.buffer if form == "parquet" else sys.stdout
+
+
+def _open_stream(form: str, path: Path) -> IO[Any]:
+    if form == "parquet":
+        return path.open("wb")
+    return path.open("w", encoding="utf-8", newline="")
 
 
 @contextmanager
-def _closing(writer: Writer) -> Iterator[Writer]:
+def _close_or_abandon(writer: RowWriter) -> Iterator[RowWriter]:
     try:
         yield writer
     except BaseException:
@@ -160,14 +183,16 @@ def _closing(writer: Writer) -> Iterator[Writer]:
     writer.close()
 
 
-def _writer(form: str, stream: Any, sheet: Sheet[Any], zone: ZoneInfo) -> Writer:
+def _make_writer(form: str, stream: Any, sheet: ExportSheet[Any], zone: ZoneInfo) -> RowWriter:
     if form == "parquet":
         return ParquetWriter(stream, sheet)
-    return CsvWriter(stream, sheet, zone) if form == "csv" else JsonWriter(stream, sheet, zone)
+    if form == "csv":
+        return CsvWriter(stream, sheet, zone)
+    return JsonWriter(stream, sheet, zone)
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    """Only who writes Parquet needs it: it is large, and an extra of this distribution."""
+def _import_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow at its first use: it is large, and an extra of this distribution."""
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:

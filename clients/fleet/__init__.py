@@ -1,7 +1,6 @@
-"""The operator's side of the fleet: the fleet file, node credentials, and the signed commands that
-change the fleet.
+"""The operator's side of the fleet: the fleet file, credentials of nodes, and signed commands.
 
-Owns nothing online: it reads and writes files, and builds commands that ``publish.send`` hands to a
-broker. The fleet file holds the operator's signing key and every epoch's private key: whoever has
-it owns the fleet.
+Owns nothing online: it reads and writes files, and builds commands that ``publish.send_commands``
+hands to a broker. The fleet file holds the operator's signing key and the private key of every
+epoch: anyone with this file controls the fleet.
 """

@@ -1,7 +1,7 @@
-"""Builds the commands that change the fleet: pure, signed by the operator where edge_sync must
-check who speaks.
+"""Build the commands that change the fleet, signed with the operator's key. Pure.
 
-A command may be sent again with the same id until the broker has stored it.
+Only resealed pairs are not signed: config takes them from the operator's login. A command may be
+sent again with the same id until the broker has stored it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from shared.crypto.signing import Purpose
 from shared.errors import SettingsError
 from shared.ids import new_id
 
-KEYRINGS_BYTES: Final = 400_000
-"""How much of a StartEpoch may be keyrings: JSON inside JSON stays well under the broker's 1
-MiB."""
+MAX_KEYRINGS_BYTES: Final = 400_000
+"""Limit of the keyrings inside a StartEpoch. They are JSON inside JSON, and the message stays well
+under the broker's 1 MiB."""
 
 
-class Command(NamedTuple):
-    """``about``: the node, domain or ``fleet`` (ce-subject). ``id``: its ce-id."""
+class FleetCommand(NamedTuple):
+    """A command to publish. ``about``: the node, the domain or ``fleet`` (ce-subject). ``id``: its
+    ce-id."""
 
     subject: str
     body: Contract
@@ -45,24 +46,21 @@ class Command(NamedTuple):
     id: str
 
 
-def enrol(fleet: FleetFile, node: str, at: datetime) -> Command:
-    """The node with every kept epoch key sealed to it; sent again later, it replaces the node's
-    keyring."""
-    return _signed(
-        fleet, catalogue.CMD_NODE_ENROL, Purpose.ENROL, enrolment(fleet, fleet.node(node), at), node
-    )
+def enrol_node(fleet: FleetFile, node: str, at: datetime) -> FleetCommand:
+    """Enrol a node, or renew its keyring when it is enrolled already."""
+    body = build_enrolment(fleet, fleet.find_node(node), at)
+    return _sign_command(fleet, catalogue.CMD_NODE_ENROL, Purpose.ENROL, body, node)
 
 
-def enrolment(fleet: FleetFile, node: FleetNode, at: datetime) -> EnrolNode:
-    """The body of an enrolment: every kept epoch's private key, sealed to the node's own.
-    CannotOpen when that is no HPKE public key."""
+def build_enrolment(fleet: FleetFile, node: FleetNode, at: datetime) -> EnrolNode:
+    """Return the body of an enrolment: the private key of every kept epoch, sealed to the node.
+
+    CannotOpen when the node's key is no HPKE public key."""
     key = PublicKey(node.public_key)
-    keyring = [
-        SealedEpochKey(
-            epoch=epoch, box=key.seal(fleet.epochs[epoch].encode(), epoch_info(node.node, epoch))
-        )
-        for epoch in sorted(fleet.epochs)
-    ]
+    keyring = []
+    for epoch in sorted(fleet.epochs):
+        box = key.seal(fleet.epochs[epoch].encode(), epoch_info(node.node, epoch))
+        keyring.append(SealedEpochKey(epoch=epoch, box=box))
     return EnrolNode(
         node=node.node,
         public_key=node.public_key,
@@ -73,95 +71,100 @@ def enrolment(fleet: FleetFile, node: FleetNode, at: datetime) -> EnrolNode:
     )
 
 
-def start_epoch(fleet: FleetFile, at: datetime) -> list[Command]:
-    """Starts the fleet's newest epoch, to be sent in this order.
-
-    The keyrings of the remaining nodes travel inside the StartEpoch as far as they fit a message;
-    those of a larger fleet go before it, each as an enrolment of its own: a rotation costs at most
-    one message a node."""
+def start_epoch(fleet: FleetFile, at: datetime) -> list[FleetCommand]:
+    """Start the fleet's newest epoch. The commands must be sent in this order."""
+    # Every remaining node needs its renewed keyring. Keyrings travel inside the StartEpoch as far
+    # as a message holds them. Those that do not fit are enrolments of their own and go first, so
+    # that all nodes have the key before the epoch starts. A rotation costs at most one message a
+    # node. A node that was only made has no enrolment to renew: its first one has every epoch.
     inside: list[Signed] = []
-    before: list[Command] = []
+    before: list[FleetCommand] = []
     size = 0
-    for node in fleet.remaining():
+    for node in fleet.remaining_nodes():
         if node.state == "made":
             continue
-        one = fleet.operator().sign(Purpose.ENROL, enrolment(fleet, node, at))
-        size += len(one.encode())
-        if size <= KEYRINGS_BYTES:
-            inside.append(one)
+        enrolment = fleet.operator_signer().sign(Purpose.ENROL, build_enrolment(fleet, node, at))
+        size += len(enrolment.encode())
+        if size <= MAX_KEYRINGS_BYTES:
+            inside.append(enrolment)
         else:
-            before.append(Command(catalogue.CMD_NODE_ENROL, one, node.node, new_id()))
-    key = EpochKey(
-        epoch=fleet.epoch, public_key=fleet.epoch_key(fleet.epoch).public().text, issued_at=at
-    )
-    signature = fleet.operator().sign(Purpose.EPOCH, key).signature
-    start = StartEpoch(key=key, key_signature=signature, keyrings=inside, issued_at=at)
-    return [*before, _signed(fleet, catalogue.CMD_EPOCH_START, Purpose.EPOCH_START, start, "fleet")]
+            command = FleetCommand(catalogue.CMD_NODE_ENROL, enrolment, node.node, new_id())
+            before.append(command)
+    newest = fleet.newest_epoch
+    key = EpochKey(epoch=newest, public_key=fleet.epoch_key(newest).public().text, issued_at=at)
+    signature = fleet.operator_signer().sign(Purpose.EPOCH, key).signature
+    body = StartEpoch(key=key, key_signature=signature, keyrings=inside, issued_at=at)
+    start = _sign_command(fleet, catalogue.CMD_EPOCH_START, Purpose.EPOCH_START, body, "fleet")
+    return [*before, start]
 
 
-def drain(fleet: FleetFile, node: str, at: datetime) -> Command:
-    """It no longer counts for convergence."""
-    body = DrainNode(node=fleet.node(node).node, drained=True, issued_at=at)
-    return _signed(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
+def drain_node(fleet: FleetFile, node: str, at: datetime) -> FleetCommand:
+    """Drain a node: no revision waits for it any more."""
+    body = DrainNode(node=fleet.find_node(node).node, drained=True, issued_at=at)
+    return _sign_command(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
 
 
-def bring_back(fleet: FleetFile, node: str, at: datetime) -> Command:
-    """The return of a drained node."""
-    body = DrainNode(node=fleet.node(node).node, drained=False, issued_at=at)
-    return _signed(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
+def return_node(fleet: FleetFile, node: str, at: datetime) -> FleetCommand:
+    """Bring a drained node back."""
+    body = DrainNode(node=fleet.find_node(node).node, drained=False, issued_at=at)
+    return _sign_command(fleet, catalogue.CMD_NODE_DRAIN, Purpose.DRAIN, body, node)
 
 
-def remove(fleet: FleetFile, node: str, at: datetime) -> Command:
-    """What it held stays known to it: start a new epoch and re-key its domains after it."""
-    body = RemoveNode(node=fleet.node(node).node, issued_at=at)
-    return _signed(fleet, catalogue.CMD_NODE_REMOVE, Purpose.REMOVE, body, node)
+def remove_node(fleet: FleetFile, node: str, at: datetime) -> FleetCommand:
+    """Remove a node. It still knows the keys that it held: start a new epoch after it."""
+    body = RemoveNode(node=fleet.find_node(node).node, issued_at=at)
+    return _sign_command(fleet, catalogue.CMD_NODE_REMOVE, Purpose.REMOVE, body, node)
 
 
-def label(fleet: FleetFile, node: str, labels: dict[str, str], at: datetime) -> Command:
-    body = LabelNode(node=fleet.node(node).node, labels=labels, issued_at=at)
-    return _signed(fleet, catalogue.CMD_NODE_LABEL, Purpose.LABEL, body, node)
+def label_node(fleet: FleetFile, node: str, labels: dict[str, str], at: datetime) -> FleetCommand:
+    """Replace a node's labels."""
+    body = LabelNode(node=fleet.find_node(node).node, labels=labels, issued_at=at)
+    return _sign_command(fleet, catalogue.CMD_NODE_LABEL, Purpose.LABEL, body, node)
 
 
 def sign_trust(fleet: FleetFile, keys: Iterable[TrustedKey], at: datetime) -> Signed:
-    """The next trust document, kept in the fleet; unchanged keys keep the document and its
-    serial."""
+    """Sign the next trust document and keep it in the fleet file. Unchanged keys keep the document
+    and its serial."""
+    # Nodes take a document of a higher serial only, so each change of a key raises it.
     wanted = list(keys)
     if fleet.trust is None or fleet.trust_keys != wanted:
         fleet.trust_serial += 1
         fleet.trust_keys = wanted
         document = TrustDocument(serial=fleet.trust_serial, keys=wanted, issued_at=at)
-        fleet.trust = fleet.operator().sign(Purpose.TRUST, document)
+        fleet.trust = fleet.operator_signer().sign(Purpose.TRUST, document)
     return fleet.trust
 
 
-def publish_trust(fleet: FleetFile) -> Command:
-    """The trust document as it was signed. SettingsError when none was."""
+def publish_trust(fleet: FleetFile) -> FleetCommand:
+    """Publish the trust document as it was signed. SettingsError when the fleet file has none."""
     if fleet.trust is None:
         raise SettingsError(
             "the fleet file holds no trust document yet: 'python -m deploy.docker.secrets' "
             "beside it signs one"
         )
-    return Command(catalogue.CMD_TRUST_PUBLISH, fleet.trust, "fleet", new_id())
+    return FleetCommand(catalogue.CMD_TRUST_PUBLISH, fleet.trust, "fleet", new_id())
 
 
-def reseal(fleet: FleetFile, pair: SealedPair) -> Command:
-    """The pair's key, opened with its old epoch and sealed to the newest. CannotOpen when the box
-    is not for it."""
+def reseal_pair(fleet: FleetFile, pair: SealedPair) -> FleetCommand:
+    """Open a pair's key with its old epoch and seal it to the newest.
+
+    CannotOpen when the box was not sealed for this pair and epoch."""
+    # The info is bound into the box: it opens only for the pair that the validator sealed it for.
     info = pair_info(pair.account, pair.pair_id, pair.leaf_fingerprint)
     plain = fleet.epoch_key(pair.sealed_key.epoch).open(pair.sealed_key.box, info)
-    box = fleet.epoch_key(fleet.epoch).public().seal(plain, info)
+    newest = fleet.newest_epoch
     body = ResealPair(
         domain=pair.domain,
         certificate=pair.certificate,
         account=pair.account,
         pair_id=pair.pair_id,
         old_epoch=pair.sealed_key.epoch,
-        sealed_key=SealedKey(epoch=fleet.epoch, box=box),
+        sealed_key=SealedKey(epoch=newest, box=fleet.epoch_key(newest).public().seal(plain, info)),
     )
-    return Command(catalogue.CMD_PAIR_RESEAL, body, pair.domain or pair.account, new_id())
+    return FleetCommand(catalogue.CMD_PAIR_RESEAL, body, pair.domain or pair.account, new_id())
 
 
-def _signed(
+def _sign_command(
     fleet: FleetFile, subject: str, purpose: Purpose, body: Contract, about: str
-) -> Command:
-    return Command(subject, fleet.operator().sign(purpose, body), about, new_id())
+) -> FleetCommand:
+    return FleetCommand(subject, fleet.operator_signer().sign(purpose, body), about, new_id())

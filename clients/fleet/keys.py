@@ -1,4 +1,4 @@
-"""Keys in files of mode 0600. Every ``ensure_*`` makes the file on its first call and only reads it
+"""Keys in files of mode 0600. Every ``ensure_*`` makes its file on the first call and only reads it
 later."""
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ NODE_KEY = "node.hpke"
 
 @dataclass(frozen=True)
 class NodeCredentials:
-    """What the fleet must know of a node: its NATS user (``U…``) and its HPKE public key
-    (base64)."""
+    """The public half of a node's keys: its NATS user (``U…``) and its HPKE public key (base64)."""
 
     nkey: str
     public_key: str
 
 
 def ensure_node(folder: Path) -> NodeCredentials:
-    """``nats.nk`` (nkey seed) and ``node.hpke`` (private key) in ``folder``; they never leave the
-    node."""
+    """Make a node's two private keys in ``folder``; they never leave the node.
+
+    ``nats.nk``: the nkey seed. ``node.hpke``: the HPKE private key."""
     private_folder(folder)
-    return NodeCredentials(
-        ensure_nkey(folder / NODE_SEED), ensure_hpke(folder / NODE_KEY).public().text
-    )
+    nkey = ensure_nkey(folder / NODE_SEED)
+    public_key = ensure_hpke(folder / NODE_KEY).public().text
+    return NodeCredentials(nkey=nkey, public_key=public_key)
 
 
 def ensure_nkey(path: Path) -> str:
-    """The public nkey of the user seed in ``path``."""
+    """Return the public nkey of the user seed in ``path``."""
     if not path.exists():
         seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
         write_private(path, seed.decode() + "\n")
+    # The text of a fault could quote the seed: it is replaced, not chained.
     try:
         pair = nkeys.from_seed(bytearray(read_secret(path, "nkey seed").encode()))
     except (nkeys.NkeysError, ValueError):
@@ -52,14 +53,16 @@ def ensure_nkey(path: Path) -> str:
 
 
 def ensure_hpke(path: Path) -> PrivateKey:
-    """The HPKE private key in ``path`` (base64 text)."""
+    """Return the HPKE private key in ``path`` (base64 text)."""
     if not path.exists():
         write_private(path, PrivateKey.generate().text() + "\n")
     return PrivateKey(read_secret(path, "HPKE private key"))
 
 
 def ensure_signer(path: Path, key_id: str) -> Signer:
-    """The Ed25519 key in ``path``: ``<key id> <base64>``; ``key_id`` names it when it is made."""
+    """Return the Ed25519 key in ``path``, which holds ``<key id> <base64>``.
+
+    ``key_id`` names the key when it is made; a key that exists keeps its own id."""
     if not path.exists():
         signer = Signer.generate(key_id)
         write_private(path, f"{signer.key_id} {signer.text()}\n")

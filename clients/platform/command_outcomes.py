@@ -1,36 +1,37 @@
-"""How a command ended: told by its event, and asked for where the event was missed.
-
-Core events are not kept for who is away for a moment: a waiter also asks config, so that it never
-hangs.
-"""
+"""How the commands to config end: on one domain or on many."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from nats.aio.msg import Msg
-
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
+from clients.platform.outcome_events import (
+    ASK_SECONDS,
+    OutcomeWaiter,
+    PendingOutcome,
+    forget_oldest,
+)
 from shared import catalogue
 from shared.contracts.certificates import CommandResult, CommandView, ShowCommand
-from shared.contracts.codec import parse
 from shared.contracts.domains import CommandSettled
 from shared.contracts.findings import Finding, findings_from
-from shared.errors import Malformed, Refused, Unreachable
+from shared.errors import Refused, Unreachable
+from shared.retry import retry
 
-_ASK_SECONDS: Final = 1.0
-_FIRST_LOOK: Final = 0.02
-_LONGEST_LOOK: Final = 0.25
-_KEPT: Final = 10_000
+SETTLED_SECONDS: Final = 20.0
+_FIRST_DELAY: Final = 0.02
+_LONGEST_DELAY: Final = 0.25
+_SETTLED: Final[Mapping[str, type[CommandSettled]]] = {
+    catalogue.EVENT_COMMAND_SETTLED: CommandSettled
+}
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """A stored command. ``sequence``: its place in the command stream; ``command_id``: what to wait
+class StoredCommand:
+    """A command that its stream holds. ``sequence``: its place there; ``command_id``: what to wait
     for."""
 
     command_id: str
@@ -41,117 +42,107 @@ class Ordered:
 
 
 def findings_of(settled: CommandSettled) -> list[Finding]:
-    """What was found, in full where it is a CommandResult; else, and after a disable, the codes
-    with their sentences and hints."""
-    return (settled.findings if isinstance(settled, CommandResult) else []) or findings_from(
-        settled.codes
-    )
+    """Return the findings of an outcome.
+
+    In full where it is a CommandResult. Otherwise, and after a disable, the codes with their
+    standard sentences and hints."""
+    if isinstance(settled, CommandResult) and settled.findings:
+        return settled.findings
+    return findings_from(settled.codes)
 
 
-class Settlements:
-    """Hears how commands end. ``listen`` before a command is published, or its end can be
-    missed."""
+class CommandOutcomes:
+    """Waits for the outcomes of commands to config."""
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
-        self._waiting: dict[str, asyncio.Future[CommandSettled]] = {}
+    def __init__(self, connection: PlatformConnection) -> None:
+        self._connection = connection
+        self._waiter = OutcomeWaiter(connection)
         self._accounts: dict[str, str] = {}
-        self._listening: asyncio.Task[None] | None = None
 
-    async def listen(self) -> None:
-        """Subscribed when it returns; safe to call before every command."""
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._subscribe())
-        await asyncio.shield(self._listening)
-
-    async def expect(self, command_id: str, account: str) -> None:
-        await self.listen()
-        self._future(command_id)
+    async def expect(self, command_id: str, account: str) -> PendingOutcome[CommandSettled]:
+        """Begin to listen; call it before the command is published."""
+        forget_oldest(self._accounts)
         self._accounts[command_id] = account
+        return await self._waiter.expect(command_id, _SETTLED)
 
-    async def settled(self, command_id: str, limit: float) -> CommandSettled:
-        """Unreachable when it is not settled within ``limit`` seconds."""
-        await self.listen()
-        future = self._future(command_id)
-        deadline = time.monotonic() + limit
+    async def settled(self, command_id: str, *, limit: float = SETTLED_SECONDS) -> CommandSettled:
+        """Return how a command to config ended.
+
+        A refusal is returned, not raised: look at ``outcome``; ``results`` has the findings in
+        full. Of a command on several domains, the first outcome is returned: ``results`` waits for
+        all. Unreachable when it did not end within ``limit`` seconds."""
+        # A command that was sent from here is expected already, and its event may have come.
+        pending = await self._waiter.expect(command_id, _SETTLED)
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                done, _ = await asyncio.wait({future}, timeout=min(_ASK_SECONDS, left))
-                if done:
-                    return future.result()
-                if found := await self._asked(command_id):
-                    return found
+            settled = await pending.wait(partial(self._ask_config, command_id), limit)
         finally:
-            self._waiting.pop(command_id, None)
-            self._accounts.pop(command_id, None)
-        raise Unreachable(
-            f"the command {command_id} was not settled within {limit:g} s: neither its event "
-            "came nor does config "
-            f"know its end. Tried at {self._reach.url} as {self._reach.user!r}; it may still "
-            "be carried out"
-        )
+            self._waiter.forget(command_id)
+        if settled is None:
+            raise Unreachable(
+                f"the command {command_id} was not settled within {limit:g} s: no event came, and "
+                "config does not know its outcome. "
+                f"Tried at {self._connection.url} as {self._connection.user!r}; it may still be "
+                "carried out"
+            )
+        return settled
 
-    def _future(self, command_id: str) -> asyncio.Future[CommandSettled]:
-        if command_id not in self._waiting:
-            if len(self._waiting) >= _KEPT:
-                # Nobody asked for the oldest: config still answers for it.
-                oldest = next(iter(self._waiting))
-                self._waiting.pop(oldest)
-                self._accounts.pop(oldest, None)
-            self._waiting[command_id] = asyncio.get_running_loop().create_future()
-        return self._waiting[command_id]
+    async def results(
+        self, command_id: str, *, limit: float = SETTLED_SECONDS
+    ) -> list[CommandResult]:
+        """Return how a command to config ended on each of its domains (``domain`` None: in the
+        library), with the findings in full.
 
-    async def _subscribe(self) -> None:
-        client = self._reach.client
-        await client.subscribe(catalogue.EVENT_COMMAND_SETTLED, cb=self._hear_settled)
-        await client.flush(timeout=int(max(self._reach.patience, 1)))
-
-    async def _hear_settled(self, message: Msg) -> None:
+        Unreachable, with the domains that are missing, when it did not end on all of them within
+        ``limit`` seconds."""
+        # The events do not tell on how many domains a command ends, config does: it is asked until
+        # no domain is missing. The first delay is short, because most commands end within 50 ms.
         try:
-            settled = parse(CommandSettled, message.data)
-        except Malformed:
-            return
-        future = self._waiting.get(settled.command_id)
-        if future is not None and not future.done():
-            future.set_result(settled)
+            return await retry(
+                partial(self._ask_when_finished, command_id),
+                retry_on=_can_still_finish,
+                deadline_seconds=limit,
+                first_delay=_FIRST_DELAY,
+                longest_delay=_LONGEST_DELAY,
+            )
+        except (Refused, Unreachable, _NotFinished) as error:
+            reason = "config does not answer"
+            if isinstance(error, _NotFinished):
+                reason = str(error)
+            raise Unreachable(
+                f"the command {command_id} has not ended everywhere within {limit:g} s: {reason}"
+            ) from None
 
-    async def results(self, command_id: str, limit: float) -> list[CommandResult]:
-        """Every end of a command; Unreachable when it has not come to all of them within ``limit``
-        seconds."""
-        deadline = time.monotonic() + limit
-        waiting = "config does not know it yet"
-        delay = _FIRST_LOOK
-        while (left := deadline - time.monotonic()) > 0:
-            with suppress(Refused, Unreachable):
-                view = await self._show(command_id)
-                if view.results and not view.waiting:
-                    return [*view.results, *await self._following(command_id, view.next)]
-                waiting = f"waiting for {', '.join(view.waiting[:10])}" if view.waiting else waiting
-            await asyncio.sleep(min(delay, left))
-            delay = min(delay * 1.5, _LONGEST_LOOK)
-        raise Unreachable(
-            f"the command {command_id} has not come to its end within {limit:g} s: {waiting}"
-        )
+    async def _ask_when_finished(self, command_id: str) -> list[CommandResult]:
+        """Return all results, page by page, once no domain is missing; else raise _NotFinished."""
+        view = await self._show_command(command_id)
+        if view.waiting:
+            raise _NotFinished(f"waiting for {', '.join(view.waiting[:10])}")
+        if not view.results:
+            raise _NotFinished("config does not know it yet")
+        results = list(view.results)
+        while view.next is not None:
+            view = await self._show_command(command_id, view.next)
+            results += view.results
+        return results
 
-    async def _following(self, command_id: str, after: int | None) -> list[CommandResult]:
-        """The pages that come after the first."""
-        found: list[CommandResult] = []
-        while after is not None:
-            page = await self._show(command_id, after)
-            found += page.results
-            after = page.next
-        return found
-
-    async def _asked(self, command_id: str) -> CommandSettled | None:
-        """What config says of it; None while it is not settled, unknown, or config is away."""
+    async def _ask_config(self, command_id: str) -> CommandSettled | None:
+        """Return None while the command is not settled or not known, or config is away."""
         try:
-            view = await self._show(command_id)
+            view = await self._show_command(command_id)
         except (Refused, Unreachable):
             return None
         return view.results[0] if view.results else None
 
-    async def _show(self, command_id: str, after: int = 0) -> CommandView:
+    async def _show_command(self, command_id: str, after: int = 0) -> CommandView:
         question = ShowCommand(
             command_id=command_id, account=self._accounts.get(command_id), after=after
         )
-        return await self._reach.ask(catalogue.RPC_COMMAND_SHOW, question, patience=_ASK_SECONDS)
+        return await self._connection.ask(catalogue.RPC_COMMAND_SHOW, question, timeout=ASK_SECONDS)
+
+
+class _NotFinished(Exception):
+    """The command has not ended on all of its domains."""
+
+
+def _can_still_finish(error: Exception) -> bool:
+    return isinstance(error, (Refused, Unreachable, _NotFinished))

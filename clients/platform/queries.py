@@ -1,5 +1,4 @@
-"""The questions: domains, submissions, the fleet, usage and money. Each raises Refused or
-Unreachable."""
+"""What a platform service can read. Lists come in pages from the services and whole from here."""
 
 from __future__ import annotations
 
@@ -7,13 +6,25 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Final, Literal, TypedDict, Unpack
 
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from shared import catalogue
 from shared.contracts.accounts import AccountView, ShowAccount
 from shared.contracts.balance import BalanceView
-from shared.contracts.domains import CertificateStatus, DomainView
+from shared.contracts.certificates import (
+    CommandView,
+    ListCertificates,
+    RootsView,
+    ShowCertificate,
+    ShowCommand,
+    ShowRoots,
+    ShowUsage,
+    StoredView,
+    Use,
+)
+from shared.contracts.domains import CertificateStatus, DomainState, DomainView, ServiceType
 from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
-from shared.contracts.prices import PriceBookView
+from shared.contracts.names import covered
+from shared.contracts.prices import ListPlans, PlanView, PriceBookView
 from shared.contracts.queries import (
     ConvergenceView,
     DomainList,
@@ -34,12 +45,20 @@ from shared.contracts.queries import (
 )
 from shared.contracts.usage import ChargeRow, Granularity, GroupBy, UsageRow
 
+_PAGE: Final = 500
+_MOST_NAMES: Final = 1000
+"""Names that one question about covered domains may hold."""
+_PRICE_BOOK_SECONDS: Final = 2.0
+
 
 class DomainFilters(TypedDict, total=False):
-    """What must hold of a listed domain, all of it: see shared.contracts.queries.ListDomains."""
+    """Conditions on listed domains; all that are given must hold. See
+    shared.contracts.queries.ListDomains."""
 
-    state: Literal["disabled", "enabled", "suspended"] | None
-    service_type: Literal["image_small_file", "download", "video", "live_streaming"] | None
+    state: DomainState | Literal["disabled", "enabled", "suspended"] | None
+    service_type: (
+        ServiceType | Literal["image_small_file", "download", "video", "live_streaming"] | None
+    )
     source: Literal["custom", "stored"] | None
     certificate: CertificateStatus | None
     expires_within: int | None
@@ -50,21 +69,20 @@ class DomainFilters(TypedDict, total=False):
     order: Literal["name", "expiry"]
 
 
-_SOON_SECONDS: Final = 2.0
+class PlatformQueries:
+    """Every question to the services. Refused with findings; Unreachable when no answer came. No
+    answer has a field for a private key."""
 
+    def __init__(self, connection: PlatformConnection) -> None:
+        self._ask = connection.ask
+        self._ask_pages = connection.ask_pages
 
-class Queries:
-    """What can be read. Lists come page by page from the platform and whole from here."""
-
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    # Domains and certificates
 
     async def show(self, domain: str, account: str | None = None) -> DomainView:
-        """Refused (domain.unknown) when there is none in this account. No field ever holds a
-        key."""
-        return await self._reach.ask(
-            catalogue.RPC_DOMAIN_SHOW, ShowDomain(domain=domain, account=account)
-        )
+        """Return a domain; Refused (domain.unknown) when the account has none of this name."""
+        question = ShowDomain(domain=domain, account=account)
+        return await self._ask(catalogue.RPC_DOMAIN_SHOW, question)
 
     async def list_domains(
         self,
@@ -74,27 +92,27 @@ class Queries:
         limit: int = 100,
         **filters: Unpack[DomainFilters],
     ) -> DomainList:
-        """One page of at most 500; ``next`` is the ``after`` of the next page with the same
-        filters. Certificates come without their chains: ask ``show`` for one."""
+        """Return one page of at most 500 domains.
+
+        ``next`` is the ``after`` of the next page with the same filters. Certificates come without
+        their chains: ask ``show`` for one."""
         question = ListDomains.model_validate(
             {"account": account, "after": after, "limit": limit, **filters}
         )
-        return await self._reach.ask(catalogue.RPC_DOMAIN_LIST, question)
+        return await self._ask(catalogue.RPC_DOMAIN_LIST, question)
 
     async def all_domains(
         self, account: str | None = None, **filters: Unpack[DomainFilters]
     ) -> AsyncIterator[DomainView]:
-        """As list_domains(), all of them, a page at a time."""
-        after: str | None = ""
-        while after is not None:
-            page = await self.list_domains(account, after=after, limit=500, **filters)
+        """Yield all domains of ``list_domains``, a page at a time."""
+        question = ListDomains.model_validate({"account": account, "limit": _PAGE, **filters})
+        async for page in self._ask_pages(catalogue.RPC_DOMAIN_LIST, question):
             for domain in page.domains:
                 yield domain
-            after = page.next
 
     async def account(self, account: str) -> AccountView:
-        """Whether the account is suspended and why, and its domains by state."""
-        return await self._reach.ask(catalogue.RPC_ACCOUNT_SHOW, ShowAccount(account=account))
+        """Return whether the account is suspended and why, and its domains by state."""
+        return await self._ask(catalogue.RPC_ACCOUNT_SHOW, ShowAccount(account=account))
 
     async def history(
         self,
@@ -104,25 +122,93 @@ class Queries:
         before: int | None = None,
         limit: int = 100,
     ) -> History:
-        """Every command and its outcome, newest first; ``domain`` None: those on the account's
-        library, its roots and itself. ``next`` is the ``before`` of the next page."""
+        """Return the commands and their outcomes, newest first.
+
+        ``domain`` None: those on the account's library, its roots and itself. ``next`` is the
+        ``before`` of the next page."""
         question = ShowHistory(domain=domain, account=account, before=before, limit=limit)
-        return await self._reach.ask(catalogue.RPC_DOMAIN_HISTORY, question)
+        return await self._ask(catalogue.RPC_DOMAIN_HISTORY, question)
 
     async def submission(self, submission_id: str, account: str | None = None) -> SubmissionView:
-        """A submission's findings in full; ``outcome`` None while it is judged. They are gone after
-        a disable."""
+        """Return a submission with its findings in full.
+
+        ``outcome`` is None while it is judged. The findings are gone after a disable."""
         question = ShowSubmission(submission_id=submission_id, account=account)
-        return await self._reach.ask(catalogue.RPC_SUBMISSION_SHOW, question)
+        return await self._ask(catalogue.RPC_SUBMISSION_SHOW, question)
+
+    async def command(
+        self, command_id: str, account: str | None = None, *, after: int = 0
+    ) -> CommandView:
+        """Return how a command ended so far on each of its domains, and which are missing.
+
+        ``next`` is the ``after`` of the next page."""
+        question = ShowCommand(command_id=command_id, account=account, after=after)
+        return await self._ask(catalogue.RPC_COMMAND_SHOW, question)
+
+    async def certificate(self, name: str, account: str) -> StoredView:
+        """Return a stored certificate; Refused (certificate.unknown) when the library has none of
+        this name."""
+        question = ShowCertificate(name=name, account=account)
+        return await self._ask(catalogue.RPC_CERTIFICATE_SHOW, question)
+
+    async def certificates(self, account: str) -> AsyncIterator[StoredView]:
+        """Yield the whole library, in order of the names."""
+        question = ListCertificates(account=account)
+        async for page in self._ask_pages(catalogue.RPC_CERTIFICATE_LIST, question):
+            for certificate in page.certificates:
+                yield certificate
+
+    async def certificate_usage(self, name: str, account: str) -> list[Use]:
+        """Return the domains that a stored certificate serves or that keep it for a rollback, in
+        order of their names."""
+        uses: list[Use] = []
+        question = ShowUsage(name=name, account=account, limit=_PAGE)
+        async for page in self._ask_pages(catalogue.RPC_CERTIFICATE_USAGE, question):
+            uses += page.uses
+        return uses
+
+    async def certificate_fits(self, name: str, account: str) -> AsyncIterator[DomainView]:
+        """Yield the account's domains that a stored certificate could serve: each of its pairs
+        covers them."""
+        # Names that all pairs cover, with the wildcards among them, are asked for; config compares
+        # them with its domains. A domain can match a wildcard and its own name, and the names are
+        # asked for in parts, so a domain may come twice: it is yielded once.
+        pairs = (await self.certificate(name, account)).certificates
+        names = {san for pair in pairs for san in pair.sans}
+        common = sorted(san for san in names if all(covered(pair.sans, san) for pair in pairs))
+        yielded: set[str] = set()
+        for start in range(0, len(common), _MOST_NAMES):
+            part = common[start : start + _MOST_NAMES]
+            async for view in self.all_domains(account, covered_by=part):
+                if view.domain not in yielded:
+                    yield view
+                yielded.add(view.domain)
+
+    async def roots(self, account: str) -> RootsView:
+        """Return the account's own roots."""
+        return await self._ask(catalogue.RPC_ROOTS_SHOW, ShowRoots(account=account))
+
+    # The fleet
 
     async def convergence(self, domain: str) -> ConvergenceView:
-        """Which nodes have proven the domain's newest revision."""
-        return await self._reach.ask(catalogue.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain))
+        """Return which nodes have proven the domain's newest revision."""
+        return await self._ask(catalogue.RPC_EDGE_CONVERGENCE, ShowConvergence(domain=domain))
 
     async def fleet(self) -> FleetView:
-        """Every node with its state and epochs, the sealing epoch, and how many domains the bucket
-        holds."""
-        return await self._reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())
+        """Return every node with its state and epochs, the sealing epoch, and the number of domains
+        in the bucket."""
+        return await self._ask(catalogue.RPC_FLEET_SHOW, Nothing())
+
+    async def logs(self, node: str | None = None) -> list[LogView]:
+        """Return how far each log of the nodes was received.
+
+        A log is complete when ``stored_to`` equals ``read_to`` (bytes)."""
+        logs: list[LogView] = []
+        async for page in self._ask_pages(catalogue.RPC_USAGE_LOGS, QueryLogs(node=node)):
+            logs += page.logs
+        return logs
+
+    # Usage and money
 
     async def usage(
         self,
@@ -136,8 +222,10 @@ class Queries:
         node: str | None = None,
         zone: str = "UTC",
     ) -> list[UsageRow]:
-        """Requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), by account, domain
-        or node, in periods of ``zone``. For what may be long: usage_rows()."""
+        """Return requests and bytes from ``start`` (inclusive) to ``end`` (exclusive), by account,
+        domain or node, in periods of ``zone``.
+
+        ``usage_rows`` is better for what may be long."""
         question = QueryUsage(
             start=start,
             end=end,
@@ -151,70 +239,52 @@ class Queries:
         return [row async for row in self.usage_rows(question)]
 
     async def usage_rows(self, question: QueryUsage) -> AsyncIterator[UsageRow]:
-        """However many there are, a page at a time."""
-        while True:
-            page = await self._reach.ask(catalogue.RPC_USAGE_QUERY, question)
+        """Yield the rows of ``usage``, a page at a time."""
+        async for page in self._ask_pages(catalogue.RPC_USAGE_QUERY, question):
             for row in page.rows:
                 yield row
-            if page.next is None:
-                return
-            question = question.model_copy(update={"after": page.next})
 
     async def ledger_rows(self, question: QueryLedger) -> AsyncIterator[LedgerRow]:
-        """The ledger's lines of a period of bills, in order of booking, a page at a time."""
-        while True:
-            page = await self._reach.ask(catalogue.RPC_LEDGER_QUERY, question)
+        """Yield the ledger's lines of a period of bills in order of booking, a page at a time."""
+        async for page in self._ask_pages(catalogue.RPC_LEDGER_QUERY, question):
             for row in page.rows:
                 yield row
-            if page.next is None:
-                return
-            question = question.model_copy(update={"after": page.next})
 
     async def statement(self, question: ShowStatement) -> Statement:
-        """A month of an account with all its lines. A line that joins a month that is not final
-        yet, between two pages, starts it over."""
+        """Return a month of an account with all its lines.
+
+        A line may join a month that is not final between two pages. Then the totals of the pages
+        differ, and reading starts over."""
         while True:
-            whole = page = await self._reach.ask(catalogue.RPC_STATEMENT_SHOW, question)
-            lines = list(page.lines)
-            while page.next is not None:
-                following = question.model_copy(update={"after": page.next})
-                page = await self._reach.ask(catalogue.RPC_STATEMENT_SHOW, following)
-                lines += page.lines
-            if page.totals == whole.totals:
-                return whole.model_copy(update={"lines": lines, "next": None})
+            pages = [page async for page in self._ask_pages(catalogue.RPC_STATEMENT_SHOW, question)]
+            first = pages[0]
+            if pages[-1].totals == first.totals:
+                lines = [line for page in pages for line in page.lines]
+                return first.model_copy(update={"lines": lines, "next": None})
 
     async def price_book(self) -> PriceBookView:
-        """What is current; Unreachable soon when nobody answers."""
-        return await self._reach.ask(
-            catalogue.RPC_PRICE_BOOK_SHOW, Nothing(), patience=_SOON_SECONDS
+        """Return the current price book; Unreachable after 2 seconds without an answer."""
+        return await self._ask(
+            catalogue.RPC_PRICE_BOOK_SHOW, Nothing(), timeout=_PRICE_BOOK_SECONDS
         )
 
     async def charges(self, account: str, start: datetime, end: datetime) -> list[ChargeRow]:
-        """The ledger's charges of the hours from ``start`` to ``end``: ``price`` is for 10,000
-        requests."""
+        """Return the ledger's charges of the hours from ``start`` to ``end``; ``price`` is for
+        10,000 requests."""
         rows: list[ChargeRow] = []
-        after: str | None = None
-        while True:
-            question = QueryCharges(account=account, start=start, end=end, after=after)
-            page = await self._reach.ask(catalogue.RPC_CHARGES_QUERY, question)
+        question = QueryCharges(account=account, start=start, end=end)
+        async for page in self._ask_pages(catalogue.RPC_CHARGES_QUERY, question):
             rows += page.rows
-            if page.next is None:
-                return rows
-            after = page.next
+        return rows
 
     async def balance(self, account: str) -> BalanceView:
-        """balance = ledger - accrued, in the account's currency."""
-        return await self._reach.ask(catalogue.RPC_BALANCE_SHOW, ShowBalance(account=account))
+        """Return the balance (ledger - accrued) in the account's currency."""
+        return await self._ask(catalogue.RPC_BALANCE_SHOW, ShowBalance(account=account))
 
-    async def logs(self, node: str | None = None) -> list[LogView]:
-        """How far each log of the nodes is in: complete when ``stored_to`` equals ``read_to``
-        (bytes)."""
-        found: list[LogView] = []
-        after: str | None = ""
-        while after is not None:
-            page = await self._reach.ask(
-                catalogue.RPC_USAGE_LOGS, QueryLogs(node=node, after=after)
-            )
-            found += page.logs
-            after = page.next
-        return found
+    async def plans(self, account: str) -> list[PlanView]:
+        """Return the plans that the account bought, the first to expire first, and those that have
+        ended."""
+        plans: list[PlanView] = []
+        async for page in self._ask_pages(catalogue.RPC_PLAN_LIST, ListPlans(account=account)):
+            plans += page.plans
+        return plans

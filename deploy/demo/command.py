@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.command import epilog, run_action
-from clients.cli.output import Exit, Out
+from clients.cli.command import format_examples, run_action
+from clients.cli.output import ExitCode, Output
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
         "edgetls demo --nodes 5 --requests 20000 --json",
         "edgetls demo --keep --data /var/tmp/edge-demo",
     ]
-    app.command("demo", epilog=epilog(examples))(demo)
+    app.command("demo", epilog=format_examples(examples))(demo)
 
 
 def demo(
@@ -41,9 +41,9 @@ def demo(
     from deploy.demo.runner import run_demo
     from deploy.demo.story import DemoResult
 
-    out = Out(as_json)
+    out = Output(as_json)
     result = DemoResult()
     action = run_demo(nodes, requests, data, keep, out, result)
     code = run_action(action, out, errors_as_json=False)
     out.data(result.as_json())
-    raise typer.Exit(code or (Exit.DONE if result.ok else Exit.REFUSED))
+    raise typer.Exit(code or (ExitCode.DONE if result.ok else ExitCode.REFUSED))

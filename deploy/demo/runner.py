@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-from clients.cli.output import Out
+from clients.cli.output import Output
 from clients.platform import connect
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from deploy.demo import billing, disabling, library, serving
 from deploy.demo.context import DemoContext
 from deploy.demo.story import CheckFailed, DemoResult, DemoStory
@@ -28,7 +28,7 @@ _PATIENCE_SECONDS: Final = 10
 
 
 async def run_demo(
-    nodes: int, requests: int, data: Path | None, keep: bool, out: Out, result: DemoResult
+    nodes: int, requests: int, data: Path | None, keep: bool, out: Output, result: DemoResult
 ) -> None:
     """Run the demo and fill ``result``. ``data``: None for a temporary folder.
 
@@ -102,7 +102,9 @@ async def _open_context(
     operator = await stack.enter_async_context(
         await connect(url, Path(seeds["operator"]), user="operator")
     )
-    searcher = await Reach.open(url, Path(seeds["searcher"]), "searcher", _PATIENCE_SECONDS)
+    searcher = await PlatformConnection.open(
+        url, Path(seeds["searcher"]), "searcher", _PATIENCE_SECONDS
+    )
     stack.push_async_callback(searcher.close)
     context = DemoContext(
         story=story,

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from shared.contracts.queries import FleetView
 
 
@@ -24,12 +24,12 @@ async def enrol_fleet(client: Client, fleet_file: Path, now: datetime) -> list[s
     # only sends that message again.
     fleet = FleetFile.read(fleet_file)
     messages = [commands.publish_trust(fleet)]
-    if fleet.started < fleet.epoch:
+    if fleet.started < fleet.newest_epoch:
         messages += commands.start_epoch(fleet, now)
-    await send(client, messages, now)
+    await send_commands(client, messages, now)
     with FleetFile.edit(fleet_file) as changed:
-        changed.started = max(changed.started, fleet.epoch)
-    fresh = [node.node for node in fleet.remaining() if node.state == "made"]
+        changed.started = max(changed.started, fleet.newest_epoch)
+    fresh = [node.node for node in fleet.remaining_nodes() if node.state == "made"]
     await _enrol_nodes(client, fleet_file, fresh, now)
     return fresh
 
@@ -43,10 +43,10 @@ async def enrol_missing(
     known = {node.node for node in view.nodes}
     missing: list[str] = []
     for node in nodes:
-        if node not in known and fleet.node(node).state in ("enrolled", "drained"):
+        if node not in known and fleet.find_node(node).state in ("enrolled", "drained"):
             missing.append(node)
-    if view.epoch < fleet.epoch:
-        await send(client, commands.start_epoch(fleet, now), now)
+    if view.epoch < fleet.newest_epoch:
+        await send_commands(client, commands.start_epoch(fleet, now), now)
     await _enrol_nodes(client, fleet_file, missing, now)
     return missing
 
@@ -56,7 +56,7 @@ async def _enrol_nodes(
 ) -> None:
     fleet = FleetFile.read(fleet_file)
     for node in nodes:
-        await send(client, [commands.enrol(fleet, node, now)], now)
+        await send_commands(client, [commands.enrol_node(fleet, node, now)], now)
         with FleetFile.edit(fleet_file) as changed:
-            if changed.node(node).state == "made":
-                changed.mark(node, "enrolled")
+            if changed.find_node(node).state == "made":
+                changed.mark_node(node, "enrolled")

@@ -90,7 +90,7 @@ def ensure_keys(
         FleetFile.create(keys.fleet_file, users_file)
     with FleetFile.edit(keys.fleet_file) as fleet:
         trust = commands.sign_trust(fleet, _trusted_keys(keys, fleet.trust_keys, now), now)
-        _write_if_changed(keys.operator_public, fleet.operator().public_text())
+        _write_if_changed(keys.operator_public, fleet.operator_signer().public_text())
     _write_if_changed(keys.submission_public, ensure_hpke(keys.submission_private).public().text)
     _write_if_changed(keys.trust, trust.encode().decode())
     return keys
@@ -118,7 +118,7 @@ def ensure_nodes(keys: PlatformKeys, nodes: Sequence[str]) -> None:
             found = FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
             known = fleet.nodes.get(node)
             if known is None or known.public_key != found.public_key or known.nkey != found.nkey:
-                fleet.put(found)
+                fleet.put_node(found)
         fleet.write_users()
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.command import epilog, run_action
-from clients.cli.output import Out
+from clients.cli.command import format_examples, run_action
+from clients.cli.output import Output
 from clients.cli.profile import DEFAULT_DATA, RUN_FILE
 from shared.errors import Unreachable
 
@@ -26,8 +26,8 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     up_examples = ["edgetls up", "edgetls up --data /var/tmp/edge --nodes 5"]
     down_examples = ["edgetls down", "edgetls down --data /var/tmp/edge"]
-    app.command("up", epilog=epilog(up_examples))(up)
-    app.command("down", epilog=epilog(down_examples))(down)
+    app.command("up", epilog=format_examples(up_examples))(up)
+    app.command("down", epilog=format_examples(down_examples))(down)
 
 
 def up(
@@ -42,15 +42,15 @@ def up(
     Ctrl-C.
 
     A second start on the same folder continues with its data."""
-    raise typer.Exit(run_action(_run_platform(data, nodes, port, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_run_platform(data, nodes, port, Output(as_json)), Output(as_json)))
 
 
 def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
     """Stops what 'edgetls up' started on this folder, also when some of it died."""
-    raise typer.Exit(run_action(_stop_platform(data, Out(as_json)), Out(as_json)))
+    raise typer.Exit(run_action(_stop_platform(data, Output(as_json)), Output(as_json)))
 
 
-async def _run_platform(data: Path, nodes: int, port: int | None, out: Out) -> None:
+async def _run_platform(data: Path, nodes: int, port: int | None, out: Output) -> None:
     # The embedded platform's wheels are an extra: every other command works without them.
     from deploy.embedded.platform import EmbeddedPlatform
 
@@ -92,7 +92,7 @@ def cancel_at_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _stop_platform(data: Path, out: Out) -> None:
+async def _stop_platform(data: Path, out: Output) -> None:
     from deploy.embedded.down import stop_platform
 
     done = await asyncio.to_thread(stop_platform, data)

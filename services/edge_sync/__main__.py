@@ -1,4 +1,4 @@
-"""``python -m services.edge_sync``"""
+"""Run ``python -m services.edge_sync``."""
 
 from services.edge_sync.app import run
 

@@ -1,4 +1,4 @@
-"""What edge_sync reads from the environment."""
+"""Settings of edge_sync, from the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """Of edge_sync alone."""
+    """Settings that only edge_sync reads."""
 
     edge_sync_dsn: SecretStr = Field(
         description="its database: postgresql://user:password@host/database"

@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
-from clients.fleet.publish import send
+from clients.fleet.publish import send_commands
 from clients.platform import Platform as Client
 from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
@@ -193,7 +193,7 @@ async def _counted(customer: Client, domain: str, total: int) -> bool:
 async def _label(platform: EmbeddedPlatform, operator: Connection, labels: dict[str, str]) -> None:
     """Returns when edge_sync shows them: what is ordered of the fleet still arrives."""
     fleet, now = FleetFile.read(Path(platform.run["fleet_file"])), datetime.now(UTC)
-    await send(operator, [commands.label(fleet, NODE, labels, now)], now)
+    await send_commands(operator, [commands.label_node(fleet, NODE, labels, now)], now)
 
     async def shown() -> bool:
         view = await ask(operator, catalogue.RPC_FLEET_SHOW, Nothing())

@@ -366,7 +366,7 @@ def _bundle(cage: Cage, pair: CertificatePair | None) -> bytes:
         domain=UNLOADABLE,
         account=ACCOUNT,
         revision=1 if pair else 2,
-        epoch=fleet.epoch,
+        epoch=fleet.newest_epoch,
         settings=Settings(),
         kind=BundleKind.HTTPS if pair else BundleKind.REMOVED,
         origin=Origin(scheme="http", host="127.0.0.1", port=9) if pair else None,
@@ -377,7 +377,7 @@ def _bundle(cage: Cage, pair: CertificatePair | None) -> bytes:
 
 def _bundle_pair(cage: Cage, fleet: FleetFile, pair: CertificatePair) -> BundlePair:
     validator = read_signer(cage.platform.data / "keys" / "validator.ed25519", "validator")
-    epoch = SealingKey(fleet.epochs[fleet.epoch]).public()
+    epoch = SealingKey(fleet.epochs[fleet.newest_epoch]).public()
     pair_id = "unloadable-pair"
     attestation = Attestation(
         account=ACCOUNT,
@@ -390,7 +390,7 @@ def _bundle_pair(cage: Cage, fleet: FleetFile, pair: CertificatePair) -> BundleP
     return BundlePair(
         pair_id=pair_id,
         chain=pair.chain,
-        sealed_key=SealedKey(epoch=fleet.epoch, box=box),
+        sealed_key=SealedKey(epoch=fleet.newest_epoch, box=box),
         attestation=validator.sign(Purpose.ATTESTATION, attestation),
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
@@ -201,7 +201,7 @@ async def test_a_node_is_labelled_in_the_fleets_view_and_in_the_fleet_file(
     )
     assert (done.code, done.json["labels"]) == (0, {"region": "eu", "city": "paris"})
     assert await labels() == {"region": "eu", "city": "paris"}
-    assert FleetFile.read(Path(platform.run["fleet_file"])).node("node-2").labels == {
+    assert FleetFile.read(Path(platform.run["fleet_file"])).find_node("node-2").labels == {
         "region": "eu",
         "city": "paris",
     }
@@ -241,7 +241,7 @@ async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
 
     async def may_log_in() -> bool:
         try:
-            await (await Reach.open(url, folder / "nats.nk", "node-extra", 1)).close()
+            await (await PlatformConnection.open(url, folder / "nats.nk", "node-extra", 1)).close()
         except SettingsError:
             return False
         return True
@@ -288,7 +288,7 @@ async def test_events_come_in_order_as_lines_of_json(edgetls: Edgetls) -> None:
 async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(
     edgetls: Edgetls, customer: Client
 ) -> None:
-    await customer._reach.client.jetstream().publish(
+    await customer.connection.client.jetstream().publish(
         catalogue.CMD_HTTPS_DISABLE,
         b'{"domain": 1}',
         headers={"ce-id": "broken-1", "ce-source": "test"},

@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow.parquet as pq
 import pytest
 
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest
@@ -43,7 +43,7 @@ async def hour(platform: EmbeddedPlatform, money: Edgetls) -> AsyncIterator[date
     assert done.code == 0, done.err
     assert (await money("balance", "credit", "5", "--reference", "top-up-1")).code == 0
     at = datetime.now(UTC) + timedelta(minutes=2)  # past the minute that the owner begins with
-    reach = await Reach.open(
+    reach = await PlatformConnection.open(
         platform.run["nats_url"], Path(platform.run["credentials"]["platform"]), "platform", 10
     )
     for number in range(REQUESTS + 1):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clients.platform.connection import Reach
+from clients.platform.connection import PlatformConnection
 from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
@@ -111,7 +111,9 @@ async def test_a_rotation_seals_stored_pairs_anew_too(
     done = await edgetls("fleet", "rotate", "--json", limit=90)
     assert done.code == 0, done.err
     run = platform.run
-    reach = await Reach.open(run["nats_url"], Path(run["credentials"]["operator"]), "operator", 10)
+    reach = await PlatformConnection.open(
+        run["nats_url"], Path(run["credentials"]["operator"]), "operator", 10
+    )
     try:
         epoch = (await reach.ask(catalogue.RPC_FLEET_SHOW, Nothing())).epoch
         page = await reach.ask(catalogue.RPC_PAIR_SEALED, PageSealed(below=epoch))

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from clients.platform import Event, Progressed, SettingsError, Unreachable, connect, findings_of
+from clients.platform import (
+    ConvergenceProgress,
+    Event,
+    SettingsError,
+    Unreachable,
+    connect,
+    findings_of,
+)
 from clients.platform import Platform as Client
+from clients.platform.outcome_events import PendingOutcome
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
@@ -43,10 +51,10 @@ async def test_who_missed_the_event_is_told_by_config(
 async def test_every_kind_of_command_can_be_asked_for_when_its_event_is_lost(
     customer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(_: object) -> None:
+    def lose_event(*_: object) -> None:
         """A core event that never came."""
 
-    monkeypatch.setattr(customer._settlements, "_hear_settled", deaf)
+    monkeypatch.setattr(PendingOutcome, "take_event", lose_event)
     ordered = await customer.register("deaf.example.test", ACCOUNT, "video", ORIGIN)
     settled = await customer.settled(ordered.command_id)
     assert (settled.outcome, settled.domain) == (Outcome.APPLIED, "deaf.example.test")
@@ -79,7 +87,7 @@ async def test_a_refusal_carries_codes_with_sentences(customer: Client) -> None:
 async def test_progress_is_told_until_every_node_serves(customer: Client, ca: DevCa) -> None:
     await _applied(customer, "progress.example.test")
     pair = CertificatePair(*ca.issue(["progress.example.test"], "ecdsa"))
-    told: list[Progressed] = []
+    told: list[ConvergenceProgress] = []
     ordered = await customer.submit("progress.example.test", ACCOUNT, pair.chain, pair.key)
     settled = await customer.settled(ordered.command_id)
     live = await customer.converged(settled.domain, settled.revision or 0, told.append, limit=20)
@@ -137,13 +145,13 @@ async def test_a_key_in_clear_never_leaves(
     customer: Client, ca: DevCa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    publish = customer._reach.client.publish
+    publish = customer.connection.client.publish
 
     async def spy(subject: str, payload: bytes = b"", *args: object, **more: object) -> None:
         sent.append(payload)
         await publish(subject, payload, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(customer._reach.client, "publish", spy)
+    monkeypatch.setattr(customer.connection.client, "publish", spy)
     chain, key = ca.issue(["sealed.example.test"], "rsa")
     await customer.check(["sealed.example.test"], ACCOUNT, chain, key)
     await customer.submit("sealed.example.test", ACCOUNT, chain, key)

@@ -87,7 +87,7 @@ class Story:
         async with AsyncExitStack() as stack:
             seed, key = Path(run["credentials"]["platform"]), Path(run["submission_key"])
             customer = await stack.enter_async_context(
-                await connect(run["nats_url"], seed, key, patience=PATIENCE)
+                await connect(run["nats_url"], seed, key, timeout=PATIENCE)
             )
             origin = await stack.enter_async_context(DemoOrigin())
             ca = DevCa.load(Path(run["trust_roots"]).parent)

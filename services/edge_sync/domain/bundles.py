@@ -1,5 +1,5 @@
-"""What a bundle is worth and what to do with it: pure. What comes from config is judged before it
-is signed."""
+"""Bundles: checked before they are signed, read back from the bucket, compared with what is there.
+Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ INVALID_REVISION = -1
 
 
 @dataclass(frozen=True)
-class Desired:
-    """A bundle fit to be signed. ``served``: the leaf fingerprints of which a handshake must show
-    one; none without HTTPS."""
+class DesiredBundle:
+    """A bundle that passed ``check_bundle`` and may be signed.
+
+    ``served``: leaf fingerprints; a handshake must show one of them. Empty without HTTPS."""
 
     domain: str
     revision: int
@@ -30,13 +31,21 @@ class Desired:
     payload: bytes
     hash: str
 
-    def at(self, sequence: int) -> Held:
-        return Held(self.revision, self.epoch, self.kind, self.served, self.hash, sequence)
+    def stored_at(self, sequence: int) -> StoredBundle:
+        """Return this bundle as the bucket holds it at ``sequence``."""
+        return StoredBundle(
+            revision=self.revision,
+            epoch=self.epoch,
+            kind=self.kind,
+            served=self.served,
+            hash=self.hash,
+            sequence=sequence,
+        )
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the bucket holds of a domain, at ``sequence``."""
+class StoredBundle:
+    """The bundle that the bucket holds for a domain, at ``sequence``."""
 
     revision: int
     epoch: int
@@ -47,99 +56,109 @@ class Held:
 
     @property
     def valid(self) -> bool:
-        """Whether it is a bundle that edge_sync signed; what else stands there is replaced by
-        whatever is desired."""
+        """Return whether edge_sync signed it. Any desired bundle replaces an invalid one."""
         return self.revision != INVALID_REVISION
 
     @classmethod
-    def invalid(cls, sequence: int) -> Held:
-        return cls(INVALID_REVISION, 0, BundleKind.REMOVED, frozenset(), "", sequence)
+    def invalid(cls, sequence: int) -> StoredBundle:
+        """Return the entry for a message that edge_sync did not sign."""
+        return cls(
+            revision=INVALID_REVISION,
+            epoch=0,
+            kind=BundleKind.REMOVED,
+            served=frozenset(),
+            hash="",
+            sequence=sequence,
+        )
 
 
-class Step(Enum):
-    """What to do with a desired bundle. ERASE_THEN_PUT: the bytes of the pair that it takes away go
-    first."""
+class PutAction(Enum):
+    """What to do with a desired bundle.
 
-    SAME = auto()
-    STALE = auto()
+    ERASE_THEN_PUT: the new bundle takes a pair away, so the pair's bytes are erased first."""
+
+    KEEP_SAME = auto()
+    KEEP_NEWER = auto()
     PUT = auto()
     ERASE_THEN_PUT = auto()
 
 
-def decide(held: Held | None, desired: Desired) -> Step:
-    """Never to a lower (revision, epoch)."""
-    if held is None:
-        return Step.PUT
-    if (desired.revision, desired.epoch) < (held.revision, held.epoch):
-        return Step.STALE
-    if desired.hash == held.hash:
-        return Step.SAME
-    if held.served and not desired.served:
-        return Step.ERASE_THEN_PUT
-    return Step.PUT
+def choose_action(stored: StoredBundle | None, desired: DesiredBundle) -> PutAction:
+    """Compare what the bucket holds with what config wants; (revision, epoch) never goes down."""
+    if stored is None:
+        return PutAction.PUT
+    if (desired.revision, desired.epoch) < (stored.revision, stored.epoch):
+        return PutAction.KEEP_NEWER
+    if desired.hash == stored.hash:
+        return PutAction.KEEP_SAME
+    if stored.served and not desired.served:
+        return PutAction.ERASE_THEN_PUT
+    return PutAction.PUT
 
 
-def differs(held: Held | None, row: BundlePage) -> bool:
-    """Whether config's page shows something that the bucket should hold and does not."""
-    if held is None:
+def needs_put(stored: StoredBundle | None, row: BundlePage) -> bool:
+    """Return whether config's row is missing in the bucket, newer, or of the same revision with
+    other bytes."""
+    if stored is None or row.revision > stored.revision:
         return True
-    return row.revision > held.revision or (row.revision == held.revision and row.hash != held.hash)
+    return row.revision == stored.revision and row.hash != stored.hash
 
 
-def examine(payload: str, domain: str, validator: Verifier) -> Desired:
-    """Config's bundle of ``domain``; Poison when it is not one that a node may be made to serve."""
+def check_bundle(payload: str, domain: str, validator: Verifier) -> DesiredBundle:
+    """Check config's bundle of ``domain`` before edge_sync signs it.
+
+    Poison when no node may serve it: another domain, pairs that do not fit the kind, or an
+    attestation that the validator did not sign for this account, domain, pair and chain."""
     body = payload.encode()
     bundle = parse(Bundle, body)
     if bundle.domain != domain:
         raise Malformed(f"asked for {domain}, got the bundle of {bundle.domain}")
     if (bundle.kind is BundleKind.HTTPS) != bool(bundle.pairs):
         raise Malformed(f"a bundle of kind {bundle.kind.value} with {len(bundle.pairs)} pairs")
-    return _desired(
-        bundle, body, frozenset(_attested(bundle, pair, validator) for pair in bundle.pairs)
-    )
+    served = frozenset(_check_attestation(bundle, pair, validator) for pair in bundle.pairs)
+    return _describe(bundle, body, served)
 
 
-def reopen(body: bytes, domain: str, own: Verifier, sequence: int) -> Held:
-    """What the bucket holds under ``domain``; invalid where edge_sync did not sign it for that
-    domain."""
+def read_stored(body: bytes, domain: str, own: Verifier, sequence: int) -> StoredBundle:
+    """Read a message of the bucket. The result is invalid unless edge_sync signed the bundle for
+    ``domain``."""
     try:
         signed = parse(Signed, body)
         bundle = own.open(Purpose.BUNDLE, signed, Bundle)
-        served = frozenset(
-            parse(Attestation, p.attestation.payload.encode()).leaf_fingerprint
-            for p in bundle.pairs
-        )
+        served = set()
+        for pair in bundle.pairs:
+            attestation = parse(Attestation, pair.attestation.payload.encode())
+            served.add(attestation.leaf_fingerprint)
     except Poison:
-        return Held.invalid(sequence)
+        return StoredBundle.invalid(sequence)
     if bundle.domain != domain:
-        return Held.invalid(sequence)
-    return _desired(bundle, signed.payload.encode(), served).at(sequence)
+        return StoredBundle.invalid(sequence)
+    return _describe(bundle, signed.payload.encode(), frozenset(served)).stored_at(sequence)
 
 
-def _desired(bundle: Bundle, body: bytes, served: frozenset[str]) -> Desired:
-    return Desired(
-        bundle.domain,
-        bundle.revision,
-        bundle.epoch,
-        bundle.kind,
-        served,
-        body,
-        sha256(body).hexdigest(),
+def _describe(bundle: Bundle, body: bytes, served: frozenset[str]) -> DesiredBundle:
+    return DesiredBundle(
+        domain=bundle.domain,
+        revision=bundle.revision,
+        epoch=bundle.epoch,
+        kind=bundle.kind,
+        served=served,
+        payload=body,
+        hash=sha256(body).hexdigest(),
     )
 
 
-def _attested(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str:
-    """The leaf fingerprint of a pair that the validator vouches for, for this account and
-    domain."""
-    word = validator.open(Purpose.ATTESTATION, pair.attestation, Attestation)
+def _check_attestation(bundle: Bundle, pair: BundlePair, validator: Verifier) -> str:
+    """Return the leaf fingerprint that the validator attests for this account, domain and pair."""
+    attestation = validator.open(Purpose.ATTESTATION, pair.attestation, Attestation)
     fits = (
-        word.account == bundle.account
-        and word.covers(bundle.domain)
-        and word.pair_id == pair.pair_id
-        and word.chain_hash == sha256(pair.chain.encode()).hexdigest()
+        attestation.account == bundle.account
+        and attestation.covers(bundle.domain)
+        and attestation.pair_id == pair.pair_id
+        and attestation.chain_hash == sha256(pair.chain.encode()).hexdigest()
     )
     if not fits:
         raise Unsigned(
             f"the attestation of pair {pair.pair_id} is for another account, domain, pair or chain"
         )
-    return word.leaf_fingerprint
+    return attestation.leaf_fingerprint

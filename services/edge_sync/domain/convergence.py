@@ -1,4 +1,13 @@
-"""Who has proven a revision, how long it took, who lags: pure."""
+"""Convergence: a revision has converged when every live node has proven it. Pure.
+
+Every live node: enrolled, not drained, status within the last 5 s (the setting
+EDGETLS_EDGE_SYNC_LIVE_SECONDS). The event names the other enrolled nodes, but nothing waits for
+them. With no live node nothing converges.
+
+A node proves a revision by the certificate that a real local handshake showed, or, when that proof
+was lost, by a digest that equals the bucket's. A proof of a later revision proves the earlier ones
+as well: they were overtaken. Times are by edge_sync's receipt.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +17,32 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from services.edge_sync.domain.fleet import Node
+from services.edge_sync.domain.fleet import NodeRecord
 from shared.contracts.edge import Converged, Lagging, NodeStatus, Progress, Proof
 
-MOST_NAMES = 2000
-MOST_FAULTS = 50
-"""What an event names of a large fleet: a thousand faults of 500 characters would be more than a
+MAX_NAMES = 2000
+MAX_FAULTS = 50
+"""Limits of an event about a large fleet: a thousand faults of 500 characters would be more than a
 stream takes."""
 
 
-class Moment(NamedTuple):
-    """``wall``: for the time since a submission (a stream's time, so without a test's offset);
-    ``mono``: seconds that never jump, for who is silent."""
+class ClockReading(NamedTuple):
+    """One moment on two clocks.
+
+    ``wall`` measures the time since a submission, which is a stream's time: it has no test's
+    offset. ``monotonic`` is in seconds and never jumps: it measures silence."""
 
     wall: datetime
-    mono: float
+    monotonic: float
 
 
 @dataclass
-class Watch:
-    """A revision on its way. ``sequence``: where in the bucket it (or a later one) stands, None
-    until it was put;
-    ``since``: when that was; ``proven``: milliseconds from submission to each node's proof."""
+class PendingRevision:
+    """A revision on its way to the nodes.
+
+    ``sequence``: where it (or a later revision) stands in the bucket, None until it was put.
+    ``put_at``: monotonic time of the put. ``proven_ms``: milliseconds from submission to each
+    node's proof. ``faults``: the last failed proof of each node that has not proven it."""
 
     domain: str
     account: str
@@ -38,147 +51,167 @@ class Watch:
     submitted_at: datetime
     lagging: bool = False
     sequence: int | None = None
-    since: float = 0.0
-    proven: dict[str, float] = field(default_factory=dict)
+    put_at: float = 0.0
+    proven_ms: dict[str, float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
-    def elapsed_ms(self, at: Moment) -> float:
+    def elapsed_ms(self, at: ClockReading) -> float:
+        """Return the milliseconds since the submission."""
         return max(0.0, (at.wall - self.submitted_at).total_seconds() * 1000)
 
-    def stands_at(self, sequence: int, mono: float) -> None:
+    def note_put(self, sequence: int, monotonic: float) -> None:
+        """Note where the revision stands in the bucket; the first call counts."""
         if self.sequence is None:
-            self.sequence, self.since = sequence, mono
+            self.sequence = sequence
+            self.put_at = monotonic
 
 
 @dataclass
-class Seen:
-    """A node as last heard. ``synced``: the highest sequence at which its digest was ours, and when
-    it said so."""
+class NodeHealth:
+    """The last reports of a node.
 
-    heard: float
+    ``heard_at``: monotonic time of the last status. ``synced_sequence``: the highest sequence at
+    which the node's digest equalled the bucket's, -1 for none. ``synced_at``: when it said so."""
+
+    heard_at: float
     status: NodeStatus | None = None
     last_seen: datetime | None = None
-    synced: int = -1
-    synced_at: Moment | None = None
+    synced_sequence: int = -1
+    synced_at: ClockReading | None = None
 
 
-def live_nodes(
-    nodes: Mapping[str, Node], seen: Mapping[str, Seen], mono: float, within: float
+def find_live_nodes(
+    nodes: Mapping[str, NodeRecord],
+    health: Mapping[str, NodeHealth],
+    monotonic: float,
+    live_seconds: float,
 ) -> list[str]:
-    """Enrolled, not drained, heard within ``within`` seconds."""
-    return [
-        name
-        for name, node in nodes.items()
-        if node.counts and name in seen and mono - seen[name].heard <= within
-    ]
+    """Return the names of nodes that are enrolled, not drained, and heard within
+    ``live_seconds``."""
+    live = []
+    for name, node in nodes.items():
+        heard = health.get(name)
+        if node.must_prove and heard is not None and monotonic - heard.heard_at <= live_seconds:
+            live.append(name)
+    return live
 
 
 def take_proof(
-    watch: Watch, node: str, proof: Proof, expected: Collection[str], at: Moment
+    pending: PendingRevision, node: str, proof: Proof, expected: Collection[str], at: ClockReading
 ) -> bool:
-    """Whether the proof, of the watched revision or a later one, proves it for the first time.
+    """Note a proof of the pending revision or of a later one.
 
-    ``expected``: the leaf fingerprints of which the handshake must have shown one; empty when it
-    must have failed."""
-    if node in watch.proven:
+    Return whether the node proves the pending revision by it for the first time. ``expected``: leaf
+    fingerprints of which the handshake must have shown one; empty when it must have failed."""
+    if node in pending.proven_ms:
         return False
+    fault = _find_fault(proof, expected)
+    if fault is not None:
+        pending.faults[node] = fault
+        return False
+    pending.faults.pop(node, None)
+    pending.proven_ms[node] = pending.elapsed_ms(at)
+    return True
+
+
+def _find_fault(proof: Proof, expected: Collection[str]) -> str | None:
     if proof.fault is not None:
-        watch.faults[node] = proof.fault
-    elif proof.served is None if not expected else proof.served in expected:
-        watch.faults.pop(node, None)
-        watch.proven[node] = watch.elapsed_ms(at)
-        return True
-    else:
-        watch.faults[node] = (
-            "a handshake was refused"
-            if proof.served is None
-            else "a handshake served something else"
-        )
-    return False
+        return proof.fault
+    if proof.served is None:
+        return "a handshake was refused" if expected else None
+    return None if proof.served in expected else "a handshake served something else"
 
 
 def prove_by_digest(
-    watch: Watch, live: Iterable[str], seen: Mapping[str, Seen], patience: float
+    pending: PendingRevision,
+    live: Iterable[str],
+    health: Mapping[str, NodeHealth],
+    digest_seconds: float,
 ) -> list[str]:
-    """The nodes whose proof was lost but whose digest agrees, ``patience`` seconds after the put:
-    until then a node may hold a bundle and not have served it yet."""
+    """Note as proven, and return, the live nodes whose proof was lost but whose digest agrees.
+
+    The digest shows that a node holds the bundle, not that it has served it yet. So it counts only
+    ``digest_seconds`` after the put, and never against a fault that the node has reported."""
+    if pending.sequence is None:
+        return []
     found = []
     for node in live:
-        view = seen[node]
-        if (
-            watch.sequence is None
-            or node in watch.proven
-            or node in watch.faults
-            or view.synced_at is None
-        ):
+        if node in pending.proven_ms or node in pending.faults:
             continue
-        if view.synced >= watch.sequence and view.synced_at.mono >= watch.since + patience:
-            watch.proven[node] = watch.elapsed_ms(view.synced_at)
+        synced_at = health[node].synced_at
+        if synced_at is None or health[node].synced_sequence < pending.sequence:
+            continue
+        if synced_at.monotonic >= pending.put_at + digest_seconds:
+            pending.proven_ms[node] = pending.elapsed_ms(synced_at)
             found.append(node)
     return found
 
 
-def converged(watch: Watch, live: Sequence[str], nodes: Mapping[str, Node]) -> Converged | None:
-    """The event once every live node has proven the revision; with no live node nothing
-    converges."""
-    if not live or any(node not in watch.proven for node in live):
+def build_converged(
+    pending: PendingRevision, live: Sequence[str], nodes: Mapping[str, NodeRecord]
+) -> Converged | None:
+    """Return the event when every live node has proven the revision, None before that or without
+    a live node."""
+    if not live or any(node not in pending.proven_ms for node in live):
         return None
-    times = {node: watch.proven[node] for node in live}
+    times = {node: pending.proven_ms[node] for node in live}
     slowest = max(times, key=lambda node: (times[node], node))
+    others = sorted(name for name, node in nodes.items() if not node.removed and name not in times)
     return Converged(
-        domain=watch.domain,
-        account=watch.account,
-        revision=watch.revision,
-        command_id=watch.command_id,
+        domain=pending.domain,
+        account=pending.account,
+        revision=pending.revision,
+        command_id=pending.command_id,
         nodes=len(live),
-        p50_ms=percentile(times.values(), 50),
-        p99_ms=percentile(times.values(), 99),
+        p50_ms=nearest_rank(times.values(), 50),
+        p99_ms=nearest_rank(times.values(), 99),
         slowest=slowest,
         slowest_ms=round(times[slowest], 3),
-        others=_others(live, nodes),
+        others=others[:MAX_NAMES],
     )
 
 
-def lagging(watch: Watch, live: Sequence[str], nodes: Mapping[str, Node]) -> Lagging | None:
-    """Who is missing: live nodes without a proof, or, when none is live, all that should be. None
-    without any."""
-    missing = [node for node in live if node not in watch.proven]
-    if not live:
-        missing = [name for name, node in nodes.items() if node.counts]
+def build_lagging(
+    pending: PendingRevision, live: Sequence[str], nodes: Mapping[str, NodeRecord]
+) -> Lagging | None:
+    """Return the event that names the live nodes without a proof.
+
+    When no node is live, it names all that should be. None when there is none to name."""
+    if live:
+        missing = sorted(node for node in live if node not in pending.proven_ms)
+    else:
+        missing = sorted(name for name, node in nodes.items() if node.must_prove)
     if not missing:
         return None
-    missing.sort()
-    at_fault = [node for node in missing if node in watch.faults]
+    at_fault = [node for node in missing if node in pending.faults]
     return Lagging(
-        domain=watch.domain,
-        account=watch.account,
-        revision=watch.revision,
-        command_id=watch.command_id,
-        missing=missing[:MOST_NAMES],
-        faults={node: watch.faults[node] for node in at_fault[:MOST_FAULTS]},
+        domain=pending.domain,
+        account=pending.account,
+        revision=pending.revision,
+        command_id=pending.command_id,
+        missing=missing[:MAX_NAMES],
+        faults={node: pending.faults[node] for node in at_fault[:MAX_FAULTS]},
     )
 
 
-def progress(watch: Watch, live: Sequence[str], node: str | None, at: Moment) -> Progress:
+def build_progress(
+    pending: PendingRevision, live: Sequence[str], last_node: str, at: ClockReading
+) -> Progress:
+    """Return the message with the number of live nodes that have proven the revision."""
     return Progress(
-        domain=watch.domain,
-        revision=watch.revision,
+        domain=pending.domain,
+        revision=pending.revision,
         nodes=len(live),
-        proven=sum(one in watch.proven for one in live),
-        last_node=node,
-        elapsed_ms=round(watch.elapsed_ms(at), 3),
+        proven=sum(node in pending.proven_ms for node in live),
+        last_node=last_node,
+        elapsed_ms=round(pending.elapsed_ms(at), 3),
     )
 
 
-def percentile(values: Iterable[float], percent: int) -> float:
-    """Nearest rank; of no values: ValueError."""
+def nearest_rank(values: Iterable[float], percent: int) -> float:
+    """Return the percentile by the nearest rank, to three decimals. ValueError without values."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no values")
-    return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 3)
-
-
-def _others(live: Sequence[str], nodes: Mapping[str, Node]) -> list[str]:
-    return sorted(name for name, node in nodes.items() if not node.removed and name not in live)[
-        :MOST_NAMES
-    ]
+    rank = math.ceil(len(ordered) * percent / 100)
+    return round(ordered[max(0, rank - 1)], 3)

@@ -1,70 +1,49 @@
-"""What arrives on core NATS: the nodes' statuses and the queries. Every replica hears them, the one
-that works answers.
+"""Every subject of core NATS that edge_sync takes: queries and the statuses of nodes.
 
-No queue group: it would hand half of them to a replica that knows nothing."""
+Every replica hears each message, but only the leader knows the fleet's state. There is no queue
+group: it would hand half of the messages to a standby.
+"""
 
 from __future__ import annotations
 
+from faststream import Depends
 from faststream.exceptions import AckMessage
 from faststream.nats import NatsMessage, NatsRouter
 
-from services.edge_sync.usecases.convergence_tracker import Observer
-from services.edge_sync.usecases.leader import Term
-from shared import catalogue
+from services.edge_sync.usecases.convergence_tracker import ConvergenceTracker, read_clocks
+from services.edge_sync.usecases.leader import Leader
+from services.edge_sync.usecases.queries import EdgeQueries
+from shared import catalogue, subjects
 from shared.contracts.edge import NodeStatus
-from shared.contracts.queries import (
-    ConvergenceView,
-    DigestAnswer,
-    DigestQuestion,
-    FleetView,
-    MaxRevision,
-    Nothing,
-    ShowConvergence,
-)
+from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
+from shared.messaging.rpc import answer
 
 
-class Desk:
-    """Who works at the moment: ``term`` is None in a standby."""
+def edge_router(
+    leader: Leader,
+    queries: EdgeQueries,
+    tracker: ConvergenceTracker,
+    dead_letters: DeadLetterService,
+) -> NatsRouter:
+    """Bind the queries, the operator's questions about dead letters, and the statuses of nodes."""
 
-    term: Term | None = None
-
-    def working(self) -> tuple[Term, Observer]:
-        """AckMessage in a standby: it stays silent, because another answers."""
-        if self.term is None or self.term.observer is None:
+    async def stay_silent_in_standby() -> None:
+        # FastStream answers nothing after AckMessage, so that the leader's is the only answer.
+        if not leader.is_leading:
             raise AckMessage
-        return self.term, self.term.observer
 
+    async def take_status(status: NodeStatus, message: NatsMessage) -> None:
+        # The last token of the subject is the only node that may publish on it. A node speaks for
+        # itself only.
+        node = message.raw_message.subject.rpartition(".")[2]
+        if status.node == node:
+            tracker.take_status(status, read_clocks())
 
-def edge_router(desk: Desk) -> NatsRouter:
-    """The replica that works answers; the others are silent."""
-    router = NatsRouter()
-
-    @router.subscriber(catalogue.EDGE_STATUS)
-    async def edge_status(status: NodeStatus, message: NatsMessage) -> None:
-        """What a node has applied and proven; the node is the last token of the subject."""
-        desk.working()[0].heard(message.raw_message.subject.rpartition(".")[2], status)
-
-    @router.subscriber(catalogue.RPC_EDGE_MAX_REVISION)
-    async def edge_max_revision(question: Nothing) -> MaxRevision:
-        """The highest revision that the fleet was ever given, for config's start."""
-        return await desk.working()[0].max_revision()
-
-    @router.subscriber(catalogue.RPC_EDGE_DIGEST)
-    async def edge_digest(question: DigestQuestion) -> DigestAnswer:
-        """The digest of every bucket, or the members of one: they tell a node which of its bundles
-        differ."""
-        return desk.working()[0].digest(question.bucket)
-
-    @router.subscriber(catalogue.RPC_EDGE_CONVERGENCE)
-    async def edge_convergence(question: ShowConvergence) -> ConvergenceView:
-        """Which nodes have proven a domain's newest revision."""
-        term, observer = desk.working()
-        return await term.convergence(question.domain, observer)
-
-    @router.subscriber(catalogue.RPC_FLEET_SHOW)
-    async def fleet_show(question: Nothing) -> FleetView:
-        """Every node with its state and epochs."""
-        term, observer = desk.working()
-        return term.fleet(observer)
-
+    router = NatsRouter(dependencies=[Depends(stay_silent_in_standby)])
+    router.subscriber(catalogue.EDGE_STATUS)(take_status)
+    answer(router, catalogue.RPC_EDGE_MAX_REVISION, queries.show_max_revision)
+    answer(router, catalogue.RPC_EDGE_DIGEST, queries.show_digest)
+    answer(router, catalogue.RPC_EDGE_CONVERGENCE, queries.show_convergence)
+    answer(router, catalogue.RPC_FLEET_SHOW, queries.show_fleet)
+    router.include_router(dead_letter_router(subjects.EDGE_SYNC, dead_letters))
     return router

@@ -1,241 +1,283 @@
-"""Observed state in: what the nodes report, who has proven what, what is told of it. In memory of
-the one that works.
+"""Track which nodes have proven which revision, in the memory of the leader.
 
-A restart loses nothing but time: pending revisions are rows, and a node's digest proves again what
-its lost proof did.
+A restart loses nothing but time: pending revisions are rows of the database, and a node's digest
+proves again what a lost proof did.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
-from services.edge_sync.domain.bucket_index import Index
-from services.edge_sync.domain.bundles import Desired
+from services.edge_sync.domain.bucket_index import BucketIndex
+from services.edge_sync.domain.bundles import DesiredBundle
 from services.edge_sync.domain.convergence import (
-    Moment,
-    Seen,
-    Watch,
-    converged,
-    lagging,
-    live_nodes,
-    progress,
+    ClockReading,
+    NodeHealth,
+    PendingRevision,
+    build_converged,
+    build_lagging,
+    build_progress,
+    find_live_nodes,
     prove_by_digest,
     take_proof,
 )
-from services.edge_sync.domain.fleet import Node
+from services.edge_sync.domain.fleet import NodeRecord
 from services.edge_sync.settings import Settings
+from services.edge_sync.store.fleet import LastSeen
+from shared.clock import Clock
 from shared.contracts.edge import Converged, Lagging, NodeStatus, NodeView, Progress, Proof
 
 GRACE_SECONDS = 5.0
+_NodeState = Literal["live", "silent", "drained", "removed"]
 
 
-class Observer:
-    """``nodes``: the fleet, shared with who changes it; ``index``: what the bucket holds now.
+class ConvergenceTracker:
+    """Takes the nodes' statuses and decides when revisions have converged or lag.
 
-    ``settled``: converged or lagging revisions, to be recorded; ``progress``: the latest of each,
-    to be told."""
+    ``nodes``: the fleet, which fleet commands change. ``get_index``: returns the current index of
+    the bucket. ``settled``: events of converged and lagging revisions, to be recorded.
+    ``progress``: the latest progress of each revision, to be published when ``has_progress`` is
+    set."""
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
-        index: Callable[[], Index],
+        nodes: Mapping[str, NodeRecord],
+        get_index: Callable[[], BucketIndex],
         settings: Settings,
-        started: float,
     ) -> None:
-        self._nodes, self._index, self._settings, self._started = nodes, index, settings, started
-        # Whoever was enrolled before this replica took over has a moment to be heard: else the
-        # first status alone would be "every node".
-        self._seen = {name: Seen(started) for name, node in nodes.items() if not node.removed}
-        self._watches: dict[str, dict[int, Watch]] = {}
+        self._nodes = nodes
+        self._get_index = get_index
+        self._settings = settings
+        self.start_term([], 0.0)
+
+    def start_term(self, pending: Iterable[PendingRevision], monotonic: float) -> None:
+        """Start anew as leader: with the pending revisions of the database, and nothing heard."""
+        self._started_at = monotonic
+        self._incarnation = self._get_index().incarnation
+        self._pending: dict[str, dict[int, PendingRevision]] = {}
         self._expected: dict[str, dict[int, frozenset[str]]] = {}
         self._unsaved: set[str] = set()
-        self._incarnation = index().incarnation
         self.settled: asyncio.Queue[Converged | Lagging] = asyncio.Queue()
         self.progress: dict[tuple[str, int], Progress] = {}
-        self.progressed = asyncio.Event()
+        self.has_progress = asyncio.Event()
+        # Nodes that were enrolled before this term get a moment to report. Otherwise the first
+        # status alone would be "every live node".
+        self._health: dict[str, NodeHealth] = {}
+        for name, node in self._nodes.items():
+            if not node.removed:
+                self._health[name] = NodeHealth(monotonic)
+        for revision in pending:
+            self.track_revision(revision)
 
-    # What is on its way
+    def track_revision(self, pending: PendingRevision) -> PendingRevision:
+        """Track a revision; return the one tracked already when its event is delivered again."""
+        of_domain = self._pending.setdefault(pending.domain, {})
+        return of_domain.setdefault(pending.revision, pending)
 
-    def watch(self, watch: Watch) -> Watch:
-        """The same watch for the same revision, however often its event is delivered."""
-        return self._watches.setdefault(watch.domain, {}).setdefault(watch.revision, watch)
-
-    def expect(self, desired: Desired) -> None:
-        """Before the put: a node may prove it sooner than the PubAck arrives."""
-        if desired.domain in self._watches:
+    def expect_bundle(self, desired: DesiredBundle) -> None:
+        """Note which certificates handshakes must show. To be called before the put."""
+        if desired.domain in self._pending:
             self._expected.setdefault(desired.domain, {})[desired.revision] = desired.served
 
-    def unwatch(self, domain: str, revision: int) -> None:
-        watches = self._watches.get(domain, {})
-        watches.pop(revision, None)
-        if not watches:
-            self._watches.pop(domain, None)
-            self._expected.pop(domain, None)
+    def count_pending(self) -> int:
+        """Return the number of revisions that have not converged."""
+        return sum(len(of_domain) for of_domain in self._pending.values())
 
-    def resume(self, watches: list[Watch]) -> None:
-        """After a takeover: the rows that are pending."""
-        for pending in watches:
-            self.watch(pending)
-
-    @property
-    def pending(self) -> int:
-        return sum(map(len, self._watches.values()))
-
-    # What arrives
-
-    def heard(self, status: NodeStatus, at: Moment) -> None:
-        """Of an enrolled node; anyone else's is ignored."""
+    def take_status(self, status: NodeStatus, at: ClockReading) -> None:
+        """Take a status with its proofs. One of a node that is not enrolled is ignored."""
         node = self._nodes.get(status.node)
         if node is None or node.removed:
             return
-        seen = self._seen.setdefault(status.node, Seen(at.mono))
-        seen.heard, seen.status, seen.last_seen = at.mono, status, at.wall
+        health = self._health.setdefault(status.node, NodeHealth(at.monotonic))
+        health.heard_at = at.monotonic
+        health.status = status
+        health.last_seen = at.wall
         self._unsaved.add(status.node)
-        if self._index().agrees(status.incarnation, status.sequence, status.root):
-            seen.synced, seen.synced_at = status.sequence, at
+        # A digest that equals the bucket's at the node's own sequence shows that the node holds
+        # every bundle up to there, whatever statuses were lost before.
+        if self._get_index().matches(status.incarnation, status.sequence, status.root):
+            health.synced_sequence = status.sequence
+            health.synced_at = at
         for proof in status.proofs:
-            self._prove(status.node, proof, at)
+            self._take_proof(status.node, proof, at)
 
-    def tick(self, at: Moment) -> None:
-        """What only time brings: digests in place of lost proofs, nodes that fell silent,
-        lagging."""
-        live = self.live(at.mono)
+    def check_pending(self, at: ClockReading) -> None:
+        """Apply what time alone brings: digests in place of lost proofs, silent nodes, lagging
+        revisions."""
+        live = self.live_nodes(at.monotonic)
         self._follow_incarnation()
-        for watch in [
-            watch for of_domain in self._watches.values() for watch in of_domain.values()
-        ]:
-            self._place(watch, at)
-            for node in prove_by_digest(
-                watch, live, self._seen, self._settings.edge_sync_digest_seconds
-            ):
-                self._tell(watch, live, node, at)
-            if not self._settle(watch, live) and self._lags(watch, at):
-                body = lagging(watch, live, self._nodes)
-                if body is not None:
-                    watch.lagging = True
-                    self.settled.put_nowait(body)
+        digest_seconds = self._settings.edge_sync_digest_seconds
+        for pending in list(self._iterate_pending()):
+            # The repair may have put this revision, or the leader before this one.
+            stored = self._get_index().get(pending.domain)
+            if stored is not None and stored.revision >= pending.revision:
+                pending.note_put(stored.sequence, at.monotonic)
+            for node in prove_by_digest(pending, live, self._health, digest_seconds):
+                self._note_progress(pending, live, node, at)
+            if self._settle_if_converged(pending, live) or not self._is_overdue(pending, at):
+                continue
+            lagging = build_lagging(pending, live, self._nodes)
+            if lagging is not None:
+                pending.lagging = True
+                self.settled.put_nowait(lagging)
 
-    def _follow_incarnation(self) -> None:
-        """Sequences of a bucket that was lost mean nothing in its successor."""
-        incarnation = self._index().incarnation
-        if incarnation != self._incarnation:
-            self._incarnation = incarnation
-            for seen in self._seen.values():
-                seen.synced, seen.synced_at = -1, None
-            for of_domain in self._watches.values():
-                for watch in of_domain.values():
-                    watch.sequence = None
+    def live_nodes(self, monotonic: float) -> list[str]:
+        """Return the nodes that a revision must wait for now."""
+        live_seconds = self._settings.edge_sync_live_seconds
+        return find_live_nodes(self._nodes, self._health, monotonic, live_seconds)
 
-    def _place(self, watch: Watch, at: Moment) -> None:
-        """Where its revision stands, when the repair put it, or the replica before this one."""
-        held = self._index().get(watch.domain)
-        if held is not None and held.revision >= watch.revision:
-            watch.stands_at(held.sequence, at.mono)
+    def live_epochs(self, monotonic: float) -> dict[str, frozenset[int]]:
+        """Return the epochs that each live node reports to have the key of."""
+        epochs = {}
+        for node in self.live_nodes(monotonic):
+            status = self._health[node].status
+            epochs[node] = frozenset(status.epochs) if status else frozenset()
+        return epochs
 
-    def live(self, mono: float) -> list[str]:
-        return live_nodes(self._nodes, self._seen, mono, self._settings.edge_sync_live_seconds)
+    def forget_node(self, node: str) -> None:
+        """Forget what a node reported: it left the fleet, or comes back to it."""
+        self._health.pop(node, None)
 
-    def epochs(self, mono: float) -> dict[str, frozenset[int]]:
-        """The epochs that each live node says it can open."""
-        return {node: _epochs(self._seen[node]) for node in self.live(mono)}
+    def take_unsaved(self) -> list[LastSeen]:
+        """Return the nodes that were heard since the last call."""
+        names = sorted(self._unsaved)
+        self._unsaved = set()
+        rows = []
+        for name in names:
+            health = self._health.get(name)
+            if health is not None and health.last_seen and health.status:
+                rows.append(LastSeen(name, health.last_seen, health.status.sequence))
+        return rows
 
-    def forget(self, node: str) -> None:
-        """A removed node, should it be enrolled again."""
-        self._seen.pop(node, None)
+    def find_proven(self, domain: str, monotonic: float) -> tuple[list[str], list[str]]:
+        """Return the live nodes that serve a domain's newest revision, and those that do not."""
+        revisions = self._pending.get(domain)
+        stored = self._get_index().get(domain)
+        needed = 0 if stored is None else stored.sequence
+        proven = []
+        missing = []
+        for node in sorted(self.live_nodes(monotonic)):
+            if revisions:
+                serves = node in revisions[max(revisions)].proven_ms
+            else:
+                serves = self._health[node].synced_sequence >= needed
+            if serves:
+                proven.append(node)
+            else:
+                missing.append(node)
+        return proven, missing
 
-    # What is asked
+    def view_nodes(self, monotonic: float) -> list[NodeView]:
+        """Return every node with its state, also removed ones."""
+        live = set(self.live_nodes(monotonic))
+        return [self._view_node(node, node.node in live) for node in self._nodes.values()]
 
-    def unsaved(self) -> list[tuple[str, datetime, int]]:
-        """(node, last seen, sequence) of nodes heard since the last call."""
-        names, self._unsaved = self._unsaved, set()
-        views = ((name, self._seen[name]) for name in sorted(names) if name in self._seen)
-        return [(n, v.last_seen, v.status.sequence) for n, v in views if v.last_seen and v.status]
-
-    def proof_of(self, domain: str, mono: float) -> tuple[list[str], list[str]]:
-        """Live nodes that serve the newest revision, and those that do not (yet)."""
-        live = sorted(self.live(mono))
-        watches = self._watches.get(domain)
-        if watches:
-            proven = watches[max(watches)].proven
-            return [n for n in live if n in proven], [n for n in live if n not in proven]
-        held = self._index().get(domain)
-        needed = 0 if held is None else held.sequence
-        return [n for n in live if self._seen[n].synced >= needed], [
-            n for n in live if self._seen[n].synced < needed
-        ]
-
-    def views(self, mono: float) -> list[NodeView]:
-        live = set(self.live(mono))
-        return [self._view(node, node.node in live) for node in self._nodes.values()]
-
-    def _view(self, node: Node, live: bool) -> NodeView:
-        seen, index = self._seen.get(node.node), self._index()
-        status = seen.status if seen else None
-        sequence = status.sequence if status else node.sequence
-        agrees = status is not None and index.agrees(
-            status.incarnation, status.sequence, status.root
-        )
-        live = live and status is not None
+    def _view_node(self, node: NodeRecord, live: bool) -> NodeView:
+        health = self._health.get(node.node)
+        index = self._get_index()
+        status = None if health is None else health.status
+        last_seen = node.last_seen
+        sequence = node.sequence
+        in_sync = False
+        epochs: list[int] = []
+        if health is not None and status is not None:
+            last_seen = health.last_seen
+            sequence = status.sequence
+            epochs = list(status.epochs)
+            in_sync = sequence == index.sequence and index.matches(
+                status.incarnation, sequence, status.root
+            )
         return NodeView(
             node=node.node,
             labels=node.labels,
             enrolled_at=node.enrolled_at,
-            state="removed"
-            if node.removed
-            else "drained"
-            if node.drained
-            else "live"
-            if live
-            else "silent",
-            last_seen=(seen.last_seen if seen else None) or node.last_seen,
+            state=_find_state(node, live and status is not None),
+            last_seen=last_seen,
             sequence=sequence,
             behind=None if sequence is None else max(0, index.sequence - sequence),
-            in_sync=agrees and sequence == index.sequence,
-            epochs=list(status.epochs) if status else [],
+            in_sync=in_sync,
+            epochs=epochs,
         )
 
-    def _prove(self, node: str, proof: Proof, at: Moment) -> None:
-        watches = self._watches.get(proof.domain)
-        expected = self._expected_of(proof)
-        if not watches or expected is None:
+    def _iterate_pending(self) -> Iterator[PendingRevision]:
+        for of_domain in self._pending.values():
+            yield from of_domain.values()
+
+    def _follow_incarnation(self) -> None:
+        """Forget sequences when the bucket was lost: they mean nothing in its successor."""
+        incarnation = self._get_index().incarnation
+        if incarnation == self._incarnation:
             return
-        live = self.live(at.mono)
-        for watch in [watch for revision, watch in watches.items() if revision <= proof.revision]:
-            if take_proof(watch, node, proof, expected, at):
-                self._tell(watch, live, node, at)
-                self._settle(watch, live)
+        self._incarnation = incarnation
+        for health in self._health.values():
+            health.synced_sequence = -1
+            health.synced_at = None
+        for pending in self._iterate_pending():
+            pending.sequence = None
 
-    def _expected_of(self, proof: Proof) -> frozenset[str] | None:
-        """What the handshake of that revision must have shown; None for one that was never put."""
+    def _take_proof(self, node: str, proof: Proof, at: ClockReading) -> None:
+        # A proof of a revision proves the earlier pending ones of the domain as well.
+        expected = self._find_expected(proof)
+        if expected is None or proof.domain not in self._pending:
+            return
+        live = self.live_nodes(at.monotonic)
+        for pending in list(self._pending[proof.domain].values()):
+            if pending.revision > proof.revision:
+                continue
+            if take_proof(pending, node, proof, expected, at):
+                self._note_progress(pending, live, node, at)
+                self._settle_if_converged(pending, live)
+
+    def _find_expected(self, proof: Proof) -> frozenset[str] | None:
+        """Return what the handshake of that revision must have shown, None when it was never
+        put."""
         expected = self._expected.get(proof.domain, {}).get(proof.revision)
-        if expected is None:
-            held = self._index().get(proof.domain)
-            expected = held.served if held is not None and held.revision == proof.revision else None
-        return expected
+        if expected is not None:
+            return expected
+        stored = self._get_index().get(proof.domain)
+        if stored is not None and stored.revision == proof.revision:
+            return stored.served
+        return None
 
-    def _settle(self, watch: Watch, live: list[str]) -> bool:
-        body = converged(watch, live, self._nodes)
-        if body is None:
+    def _settle_if_converged(self, pending: PendingRevision, live: Sequence[str]) -> bool:
+        converged = build_converged(pending, live, self._nodes)
+        if converged is None:
             return False
-        self.unwatch(watch.domain, watch.revision)
-        self.settled.put_nowait(body)
+        of_domain = self._pending.get(pending.domain, {})
+        of_domain.pop(pending.revision, None)
+        if not of_domain:
+            self._pending.pop(pending.domain, None)
+            self._expected.pop(pending.domain, None)
+        self.settled.put_nowait(converged)
         return True
 
-    def _lags(self, watch: Watch, at: Moment) -> bool:
-        """Past its time, and this replica has watched for long enough to have heard everybody."""
-        return (
-            not watch.lagging
-            and watch.elapsed_ms(at) > self._settings.edge_sync_lagging_seconds * 1000
-            and at.mono - self._started
-            > min(GRACE_SECONDS, self._settings.edge_sync_lagging_seconds)
-        )
+    def _is_overdue(self, pending: PendingRevision, at: ClockReading) -> bool:
+        """Return whether a revision lags, and this leader has listened for long enough to have
+        heard every node."""
+        lagging_seconds = self._settings.edge_sync_lagging_seconds
+        if pending.lagging or pending.elapsed_ms(at) <= lagging_seconds * 1000:
+            return False
+        return at.monotonic - self._started_at > min(GRACE_SECONDS, lagging_seconds)
 
-    def _tell(self, watch: Watch, live: list[str], node: str, at: Moment) -> None:
-        self.progress[(watch.domain, watch.revision)] = progress(watch, live, node, at)
-        self.progressed.set()
+    def _note_progress(
+        self, pending: PendingRevision, live: Sequence[str], node: str, at: ClockReading
+    ) -> None:
+        key = (pending.domain, pending.revision)
+        self.progress[key] = build_progress(pending, live, node, at)
+        self.has_progress.set()
 
 
-def _epochs(seen: Seen) -> frozenset[int]:
-    return frozenset(seen.status.epochs) if seen.status else frozenset()
+def _find_state(node: NodeRecord, live: bool) -> _NodeState:
+    if node.removed:
+        return "removed"
+    if node.drained:
+        return "drained"
+    return "live" if live else "silent"
+
+
+def read_clocks() -> ClockReading:
+    """Return the present moment, without a test's offset: it is compared with streams' times."""
+    return ClockReading(Clock().now(), time.monotonic())

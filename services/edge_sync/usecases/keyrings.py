@@ -1,261 +1,175 @@
-"""The operator's word: fleet commands in, the bucket edge_keyrings out, rebuilt from PostgreSQL
-whenever it differs."""
+"""Write the bucket of keyrings: what nodes and the validator need to know of keys.
+
+It holds the operator's Signed enrolment of each node (``node.<id>``), the public key of each epoch
+(``epoch.<n>``), the trust document (``trust``), all as the operator signed them, and the epoch to
+seal to (``sealing``), signed by edge_sync. PostgreSQL is the truth: the bucket is made equal to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.edge_sync.domain import fleet
-from services.edge_sync.domain.fleet import Change, Epoch, Node
-from services.edge_sync.store.bucket import Bucket, Moved
-from services.edge_sync.store.database import Store
-from services.edge_sync.usecases.trust import Trusted
-from shared import catalogue
-from shared import subjects as s
+from services.edge_sync.domain.fleet import EpochRecord, FleetState, may_seal
+from services.edge_sync.store.bucket import KvBucket, WriteConflict
+from services.edge_sync.store.fleet import FleetStore
+from services.edge_sync.usecases.trust import CurrentTrust
+from shared import subjects
 from shared.clock import Clock
 from shared.contracts.base import Signed
-from shared.contracts.codec import parse
-from shared.contracts.commands import (
-    DrainNode,
-    EnrolNode,
-    EpochKey,
-    LabelNode,
-    RemoveNode,
-    StartEpoch,
-    TrustDocument,
-)
 from shared.contracts.edge import SealingEpoch
-from shared.crypto.signing import OPERATOR_KEY_ID, Purpose, Signer
-from shared.errors import BrokerAway, Malformed, Poison
-from shared.ids import derived_id
-from shared.messages import Outgoing
-from shared.messaging.cloudevents import outgoing
-from shared.messaging.delivery import Delivery
+from shared.crypto.signing import Purpose, Signer
+from shared.errors import BrokerAway, Poison
 from shared.messaging.direct_get import StoredMessage
 
 log = structlog.get_logger()
-SOURCE = "edge_sync"
+REPEAT_SECONDS = 3.0
+LiveEpochs = Callable[[], Mapping[str, frozenset[int]]]
 
 
-class Keyrings:
-    """``nodes`` and ``epochs``: the fleet in memory, equal to the database after each command.
-    ``sealing_word``: the last that was said about the epoch to seal to."""
+class KeyringWriter:
+    """The only writer of the bucket of keyrings.
+
+    ``longest_wait_seconds``: how long a new epoch waits for the live nodes to confirm it.
+    ``sealing_statement``: the last ``sealing`` that this leader published."""
 
     def __init__(
         self,
-        store: Store,
-        bucket: Bucket,
-        trusted: Trusted,
+        fleet: FleetState,
+        store: FleetStore,
+        bucket: KvBucket,
+        trust: CurrentTrust,
         signer: Signer,
         clock: Clock,
-        removed: Callable[[str], None],
+        longest_wait_seconds: float,
     ) -> None:
-        self._store, self._bucket, self._trusted, self._signer = store, bucket, trusted, signer
-        self._clock, self._removed = clock, removed
-        self.nodes: dict[str, Node] = {}
-        self.epochs: dict[int, Epoch] = {}
-        self.sealing_word: Signed | None = None
-        self._handlers: dict[str, Callable[[Delivery], Awaitable[None]]] = {
-            catalogue.CMD_NODE_ENROL: self._enrol,
-            catalogue.CMD_NODE_DRAIN: self._drain,
-            catalogue.CMD_NODE_REMOVE: self._remove,
-            catalogue.CMD_NODE_LABEL: self._label,
-            catalogue.CMD_EPOCH_START: self._start,
-            catalogue.CMD_TRUST_PUBLISH: self._publish_trust,
-        }
+        self._fleet = fleet
+        self._store = store
+        self._bucket = bucket
+        self._trust = trust
+        self._signer = signer
+        self._clock = clock
+        self._longest_wait_seconds = longest_wait_seconds
+        self._published_at = -math.inf
+        self.sealing_statement: Signed | None = None
 
-    async def load(self) -> None:
-        self.nodes.clear()
-        self.nodes.update(await self._store.nodes())
-        self.epochs = await self._store.epochs()
-        document = await self._store.trust()
+    def start_term(self) -> None:
+        """Forget what this replica published when it was leader before."""
+        self._published_at = -math.inf
+        self.sealing_statement = None
+
+    async def repair_bucket(self) -> None:
+        """Make the bucket equal to the database, and erase the keyrings of removed nodes."""
+        stored: dict[str, StoredMessage] = {}
+        async for batch in self._bucket.read_from(1):
+            for message in batch:
+                stored[self._bucket.key_of(message)] = message
+        for key, body in (await self._build_wanted()).items():
+            message_before = stored.get(key)
+            if message_before is None or message_before.body != body:
+                await self._put(key, body, message_before)
+        for node in self._fleet.nodes.values():
+            leftover = stored.get(subjects.keyring_node(node.node))
+            if node.removed and leftover is not None:
+                await self._bucket.erase(leftover.sequence)
+
+    async def write_node(self, node: str) -> None:
+        """Put one node's keyring, or erase it when the node is removed."""
+        known = self._fleet.nodes.get(node)
+        if known is None:
+            return
+        key = subjects.keyring_node(node)
+        if known.enrolment is not None:
+            await self._write(key, known.enrolment)
+            return
+        stored = await self._bucket.last(key)
+        if stored is not None:
+            await self._bucket.erase(stored.sequence)
+
+    async def write_epoch(self, epoch: EpochRecord) -> None:
+        """Put one epoch's public key."""
+        await self._write(subjects.keyring_epoch(epoch.epoch), epoch.key)
+
+    async def write_trust(self) -> None:
+        """Put the newest trust document."""
+        document = await self._store.load_trust()
         if document is not None:
-            self._trusted.publish(parse(Signed, document))
+            await self._write(subjects.KEYRING_TRUST, document)
 
-    async def handle(self, delivery: Delivery) -> None:
-        """A command of FLEET: effect committed and in the bucket when it returns. Poison when it is
-        not signed by the operator for what it asks."""
-        handler = self._handlers.get(delivery.subject)
-        if handler is None:
-            raise Malformed(f"{delivery.subject} is no fleet command")
-        await handler(delivery)
+    async def update_sealing(self, live_epochs: LiveEpochs) -> None:
+        """Move ``sealing`` to the newest epoch once pairs may be sealed to it. Repeat it every 3 s.
 
-    async def reconcile(self) -> None:
-        """Makes the bucket what the database says; keyrings of removed nodes are erased."""
-        found: dict[str, StoredMessage] = {}
-        async for batch in self._bucket.read(1):
-            found |= {self._bucket.key_of(message): message for message in batch}
-        for key, body in (await self._desired()).items():
-            held = found.get(key)
-            if held is None or held.body != body:
-                await self._put(key, body, held)
-        for node in self.nodes.values():
-            left = found.get(s.keyring_node(node.node))
-            if node.removed and left is not None:
-                await self._bucket.erase(left.sequence)
+        To be called often. ``live_epochs`` returns the epochs that each live node has
+        confirmed."""
+        newest = self._fleet.newest_epoch
+        if newest is not None and newest.sealing is None and self._may_move(newest, live_epochs):
+            await self._move_sealing(newest)
+        if time.monotonic() - self._published_at >= REPEAT_SECONDS:
+            await self._publish_sealing()
 
-    @property
-    def newest(self) -> Epoch | None:
-        return self.epochs[max(self.epochs)] if self.epochs else None
+    def _may_move(self, newest: EpochRecord, live_epochs: LiveEpochs) -> bool:
+        now = self._clock.now()
+        return may_seal(newest, live_epochs(), now, self._longest_wait_seconds)
 
-    @property
-    def sealing(self) -> Epoch | None:
-        """The epoch that pairs are sealed to."""
-        return max(
-            (e for e in self.epochs.values() if e.sealing is not None),
-            key=lambda e: e.epoch,
-            default=None,
-        )
+    async def _move_sealing(self, newest: EpochRecord) -> None:
+        await self._store.save_sealing(newest.epoch, self._sign_sealing(newest).encode())
+        self._fleet.epochs = await self._store.load_epochs()
+        await self._publish_sealing()
+        log.info("epoch.sealing", epoch=newest.epoch)
 
-    async def seal_to(self, epoch: Epoch) -> None:
-        """From now on the validator seals to ``epoch``."""
-        await self._store.save_sealing(epoch.epoch, self._word(epoch).encode())
-        self.epochs = await self._store.epochs()
-        await self.say_sealing()
-        log.info("epoch.sealing", epoch=epoch.epoch)
+    async def _publish_sealing(self) -> None:
+        """Publish the signed sealing epoch with the current time. Refuse to publish a lower epoch
+        than the bucket holds."""
+        # The validator takes no statement that is older than a minute, so this one is repeated
+        # (decision 0009). The database may name a lower epoch than the bucket: this replica was
+        # stopped for a while, or the database was restored from a copy. The operator may have
+        # destroyed the key of that lower epoch, and what is sealed to it would be lost.
+        epoch = self._fleet.sealing_epoch
+        if epoch is not None:
+            stored = await self._bucket.last(subjects.KEYRING_SEALING)
+            if stored is not None and self._read_sealing(stored.body) > epoch.epoch:
+                self._fleet.epochs = await self._store.load_epochs()
+                log.error("epoch.behind", epoch=epoch.epoch, do="edgetls fleet rotate, if it stays")
+            else:
+                self.sealing_statement = self._sign_sealing(epoch)
+                await self._put(subjects.KEYRING_SEALING, self.sealing_statement.encode(), stored)
+        self._published_at = time.monotonic()
 
-    async def say_sealing(self) -> None:
-        """The word on the epoch to seal to, with the time: the validator takes no old one. Never a
-        lower epoch than stands there, by a replica that was stopped or a database that was brought
-        back from a copy."""
-        epoch = self.sealing
-        if epoch is None:
-            return
-        held = await self._bucket.last(s.KEYRING_SEALING)
-        if held is not None and self._epoch_in(held.body) > epoch.epoch:
-            self.epochs = await self._store.epochs()
-            log.error("epoch.behind", epoch=epoch.epoch, do="edgetls fleet rotate, if this stays")
-            return
-        self.sealing_word = self._word(epoch)
-        await self._put(s.KEYRING_SEALING, self.sealing_word.encode(), held)
-
-    def _word(self, epoch: Epoch) -> Signed:
+    def _sign_sealing(self, epoch: EpochRecord) -> Signed:
         # Plain time, without a test's offset: the validator compares it with its own.
-        return self._signer.sign(Purpose.SEALING, SealingEpoch(epoch=epoch.epoch, at=Clock().now()))
+        body = SealingEpoch(epoch=epoch.epoch, at=Clock().now())
+        return self._signer.sign(Purpose.SEALING, body)
 
-    def _epoch_in(self, body: bytes) -> int:
-        """0 in what edge_sync did not sign."""
+    def _read_sealing(self, body: bytes) -> int:
+        """Return the epoch of a sealing statement, 0 when edge_sync did not sign it."""
         try:
-            return self._trusted.own.open_bytes(Purpose.SEALING, body, SealingEpoch).epoch
+            return self._trust.edge_sync.open_bytes(Purpose.SEALING, body, SealingEpoch).epoch
         except Poison:
             return 0
 
-    # The commands
-
-    async def _enrol(self, delivery: Delivery) -> None:
-        await self._enrol_one(delivery.body, delivery.id)
-
-    async def _enrol_one(self, received: bytes, cause: str) -> None:
-        order = self._trusted.operator.open_bytes(Purpose.ENROL, received, EnrolNode)
-        at = self._clock.now()
-        await self._change(order.node, cause, lambda held: fleet.enrol(held, order, received, at))
-        await self._sync_node(order.node)
-
-    async def _drain(self, delivery: Delivery) -> None:
-        order = self._trusted.operator.open_bytes(Purpose.DRAIN, delivery.body, DrainNode)
-        await self._change(order.node, delivery.id, lambda held: fleet.drain(held, order))
-
-    async def _label(self, delivery: Delivery) -> None:
-        order = self._trusted.operator.open_bytes(Purpose.LABEL, delivery.body, LabelNode)
-        await self._change(order.node, delivery.id, lambda held: fleet.label(held, order))
-
-    async def _remove(self, delivery: Delivery) -> None:
-        order = self._trusted.operator.open_bytes(Purpose.REMOVE, delivery.body, RemoveNode)
-        await self._change(order.node, delivery.id, lambda held: fleet.remove(held, order))
-        await self._sync_node(order.node)
-
-    async def _start(self, delivery: Delivery) -> None:
-        """The epoch's public key and every keyring; ``sealing`` follows once the live nodes
-        confirmed it."""
-        order = self._trusted.operator.open_bytes(Purpose.EPOCH_START, delivery.body, StartEpoch)
-        signed = Signed(
-            key_id=OPERATOR_KEY_ID,
-            payload=order.key.encode().decode(),
-            signature=order.key_signature,
-        )
-        key = self._trusted.operator.open(Purpose.EPOCH, signed, EpochKey)
-        for keyring in order.keyrings:
-            self._trusted.operator.open(Purpose.ENROL, keyring, EnrolNode)
-        fresh = fleet.start(self.epochs, key, signed.encode(), self._clock.now())
-        if fresh is not None:
-            async with self._store.transaction() as connection:
-                await self._store.save_epoch(connection, fresh)
-            self.epochs = await self._store.epochs()
-        if key.epoch in self.epochs:
-            await self._sync(s.keyring_epoch(key.epoch), self.epochs[key.epoch].key)
-        for keyring in order.keyrings:
-            await self._enrol_one(keyring.encode(), delivery.id)
-
-    async def _publish_trust(self, delivery: Delivery) -> None:
-        signed = parse(Signed, delivery.body)
-        document = self._trusted.operator.open(Purpose.TRUST, signed, TrustDocument)
-        if await self._store.save_trust(document.serial, delivery.body, document.issued_at):
-            self._trusted.publish(signed)
-        newest = await self._store.trust()
-        if newest is not None:
-            await self._sync(s.KEYRING_TRUST, newest)
-
-    async def _change(
-        self, node: str, cause: str, decide: Callable[[Node | None], Change | None]
-    ) -> None:
-        async with self._store.transaction() as connection:
-            change = decide(await self._store.node(connection, node))
-            if change is None:
-                return
-            await self._store.save_node(connection, change.node, self._events(change, cause))
-        self.nodes[node] = change.node
-        if change.word is not None:
-            log.info("fleet.changed", node=node, change=change.word)
-        if change.node.removed or change.word == "enrolled":
-            self._removed(node)
-
-    def _events(self, change: Change, cause: str) -> list[Outgoing]:
-        at = self._clock.now()
-        event = change.event(at)
-        if event is None:
-            return []
-        subject, body = event
-        identity = derived_id(subject, change.node.node, change.node.issued_at.isoformat())
-        return [
-            outgoing(
-                subject,
-                body,
-                source=SOURCE,
-                about=change.node.node,
-                at=at,
-                id=identity,
-                cause=cause,
-            )
-        ]
-
-    # The bucket
-
-    async def _desired(self) -> dict[str, bytes]:
-        desired = {s.keyring_epoch(epoch.epoch): epoch.key for epoch in self.epochs.values()}
-        for node in self.nodes.values():
+    async def _build_wanted(self) -> dict[str, bytes]:
+        """Return every key with its value, except for ``sealing``, which is repeated anyway."""
+        wanted: dict[str, bytes] = {}
+        for epoch in self._fleet.epochs.values():
+            wanted[subjects.keyring_epoch(epoch.epoch)] = epoch.key
+        for node in self._fleet.nodes.values():
             if node.enrolment is not None:
-                desired[s.keyring_node(node.node)] = node.enrolment
-        document = await self._store.trust()
-        return desired if document is None else desired | {s.KEYRING_TRUST: document}
+                wanted[subjects.keyring_node(node.node)] = node.enrolment
+        document = await self._store.load_trust()
+        if document is not None:
+            wanted[subjects.KEYRING_TRUST] = document
+        return wanted
 
-    async def _sync_node(self, node: str) -> None:
-        known = self.nodes.get(node)
-        if known is not None:
-            await self._sync(s.keyring_node(node), known.enrolment)
+    async def _write(self, key: str, body: bytes) -> None:
+        stored = await self._bucket.last(key)
+        if stored is None or stored.body != body:
+            await self._put(key, body, stored)
 
-    async def _sync(self, key: str, body: bytes | None) -> None:
-        """One key, put or (None) erased, where it differs."""
-        held = await self._bucket.last(key)
-        if body is None:
-            if held is not None:
-                await self._bucket.erase(held.sequence)
-        elif held is None or held.body != body:
-            await self._put(key, body, held)
-
-    async def _put(self, key: str, body: bytes, held: StoredMessage | None) -> None:
+    async def _put(self, key: str, body: bytes, stored: StoredMessage | None) -> None:
         try:
-            await self._bucket.put(key, body, 0 if held is None else held.sequence)
-        except Moved:
-            raise BrokerAway(f"somebody else wrote {key} of {self._bucket.name}") from None
+            await self._bucket.put(key, body, 0 if stored is None else stored.sequence)
+        except WriteConflict:
+            raise BrokerAway(f"another writer changed {key} of {self._bucket.name}") from None

@@ -1,5 +1,4 @@
-"""Whose word counts: the pinned trust document, or a newer one that the operator published
-since."""
+"""The trust document in use: the pinned one, or a newer one that the operator published."""
 
 from __future__ import annotations
 
@@ -15,44 +14,49 @@ from shared.crypto.signing import Purpose, Signer, Trust, Verifier
 from shared.errors import EdgetlsError, SettingsError
 
 log = structlog.get_logger()
-KEEP_SECONDS = 30.0
+REFRESH_SECONDS = 30.0
 
 
-class Trusted:
-    """``pinned``: reads the trust file, checked. Keys begin and end to be valid: judged anew every
-    30 s."""
+class CurrentTrust:
+    """The keys that edge_sync accepts.
 
-    def __init__(self, operator_key: str, pinned: Callable[[], Trust], clock: Clock) -> None:
-        self._operator_key, self._pinned, self._clock = operator_key, pinned, clock
-        self._trust = pinned()
+    ``read_pinned`` reads and checks the trust file. Keys begin and cease to be valid, so the
+    document is judged anew every 30 s. While that fails, the last good one stays in use."""
+
+    def __init__(self, operator_key: str, read_pinned: Callable[[], Trust], clock: Clock) -> None:
+        self._operator_key = operator_key
+        self._read_pinned = read_pinned
+        self._clock = clock
+        self._trust = read_pinned()
         self._read_at = time.monotonic()
         self._published: Signed | None = None
 
     @property
     def operator(self) -> Verifier:
+        """Return the verifier of the operator's key."""
         return self._trust.operator
 
     @property
     def validator(self) -> Verifier:
-        return self._now().verifier("validator")
+        """Return the verifier of the validator's keys that are valid now."""
+        return self._refresh().verifier("validator")
 
     @property
-    def own(self) -> Verifier:
-        return self._now().verifier("edge_sync")
+    def edge_sync(self) -> Verifier:
+        """Return the verifier of edge_sync's own keys that are valid now."""
+        return self._refresh().verifier("edge_sync")
 
-    def publish(self, signed: Signed) -> None:
-        """A document that edge_sync keeps; it counts when its serial is higher than that of the
-        file."""
+    def use_published(self, signed: Signed) -> None:
+        """Use a document that the operator published, if its serial is higher than the file's."""
         self._published = signed
         self._read_at = -math.inf
 
-    def require(self, signer: Signer) -> None:
-        """SettingsError when nodes would refuse what ``signer`` signs."""
-        proof = signer.sign(Purpose.CHECKPOINT, self._trust.document)
+    def check_signer(self, signer: Signer) -> None:
+        """Raise SettingsError when nodes would refuse what ``signer`` signs."""
+        document = self._trust.document
+        proof = signer.sign(Purpose.CHECKPOINT, document)
         try:
-            self._now().verifier("edge_sync").open(
-                Purpose.CHECKPOINT, proof, type(self._trust.document)
-            )
+            self.edge_sync.open(Purpose.CHECKPOINT, proof, type(document))
         except EdgetlsError:
             raise SettingsError(
                 "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE: the trust document names no valid "
@@ -60,18 +64,20 @@ class Trusted:
                 " like this one: publish a trust document with it, or use the key that it names"
             ) from None
 
-    def _now(self) -> Trust:
-        if time.monotonic() - self._read_at > KEEP_SECONDS:
+    def _refresh(self) -> Trust:
+        if time.monotonic() - self._read_at > REFRESH_SECONDS:
             self._read_at = time.monotonic()
             try:
-                self._trust = self._newest()
+                self._trust = self._read_newest()
             except EdgetlsError as error:
                 log.warning("trust.kept", error=str(error))
         return self._trust
 
-    def _newest(self) -> Trust:
-        pinned = self._pinned()
+    def _read_newest(self) -> Trust:
+        pinned = self._read_pinned()
         if self._published is None:
             return pinned
         published = Trust.read(self._operator_key, self._published, self._clock.now())
-        return published if published.document.serial > pinned.document.serial else pinned
+        if published.document.serial > pinned.document.serial:
+            return published
+        return pinned

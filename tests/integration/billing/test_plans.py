@@ -11,16 +11,15 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
-from clients.platform.connection import Reach
-from clients.platform.outcome_events import order
-from clients.platform.plans import buy_plan, plans_of
-from clients.platform.queries import Queries
+from clients.platform.billing_commands import BillingCommands
+from clients.platform.connection import PlatformConnection
+from clients.platform.queries import PlatformQueries
 from shared import catalogue
 from shared.contracts.audit import QueryAudit
-from shared.contracts.commands import ApplyPriceBook, PurchasePlan
+from shared.contracts.commands import PurchasePlan
 from shared.contracts.ledger import QueryLedger
 from shared.contracts.prices import (
     PlanOffer,
@@ -42,29 +41,16 @@ from tests.support.waiting import until
 D = Decimal
 
 
-def _reach(staged: Stage, user: str) -> Reach:
-    return Reach(staged.clients[user], staged.backend.url, user, 20.0)
+def _connection(staged: Stage, user: str) -> PlatformConnection:
+    return PlatformConnection(staged.clients[user], staged.backend.url, user, 20.0)
+
+
+def _billing(staged: Stage, user: str) -> BillingCommands:
+    return BillingCommands(_connection(staged, user), user)
 
 
 async def _apply(staged: Stage, book: PriceBook, base: int) -> PriceBookEvent:
-    message = outgoing(
-        catalogue.CMD_PRICE_BOOK_APPLY,
-        ApplyPriceBook(base=base, book=book),
-        source="operator",
-        about="price_book",
-        at=datetime.now(UTC),
-        id=new_id(),
-    )
-    said = await order(
-        _reach(staged, "operator"),
-        message,
-        {
-            catalogue.EVENT_PRICE_BOOK_APPLIED: PriceBookEvent,
-            catalogue.EVENT_PRICE_BOOK_REFUSED: PriceBookEvent,
-        },
-    )
-    assert isinstance(said, PriceBookEvent)
-    return said
+    return await _billing(staged, "operator").apply_price_book(book, base)
 
 
 async def _with(
@@ -129,20 +115,20 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
     domain, account = await _owned(staged)
     await staged.credit(account, "1")
     await staged.until_said(account, "credited")
-    platform = _reach(staged, "platform")
-    bought = await buy_plan(platform, account, big, "CNY", "first")
+    platform = _billing(staged, "platform")
+    bought = await platform.buy_plan(account, big, "CNY", "first")
     assert (bought.plan.requests, bought.plan.left, bought.balance) == (50_000, 50_000, D("0.8"))
-    assert (await buy_plan(platform, account, big, "CNY", "first")).balance == D("0.8"), (
+    assert (await platform.buy_plan(account, big, "CNY", "first")).balance == D("0.8"), (
         "once per reference"
     )
-    await buy_plan(platform, account, small, "CNY", "second")
+    await platform.buy_plan(account, small, "CNY", "second")
     for plan, reference, currency, code in (
         ("no-such-plan", "third", "CNY", "plan.unknown"),
         (small, "first", "CNY", "balance.reference_used"),
         (small, "third", "USD", "balance.currency_differs"),
     ):
         with pytest.raises(Refused, match=code.replace(".", r"\.")):
-            await buy_plan(platform, account, plan, currency, reference)
+            await platform.buy_plan(account, plan, currency, reference)
     await _use(staged, domain, 75_000, minute_now())
     assert (await staged.balance(account)).accrued == D("0.075"), "15,000 beyond the plans"
     await _close(staged, account)
@@ -156,7 +142,7 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
         (None, "list-cny"): (15_000, D("0.05"), D("0.075")),
     }
     assert (await staged.balance(account)).balance == D("0.685")
-    plans = await plans_of(platform, account)
+    plans = await PlatformQueries(_connection(staged, "platform")).plans(account)
     assert [(p.reference, p.used, p.left, p.ended) for p in plans] == [
         ("second", 10_000, 0, False),
         ("first", 50_000, 0, False),
@@ -178,7 +164,7 @@ async def test_a_plan_that_the_balance_does_not_cover_is_refused(staged: Stage) 
     await staged.credit(account, "4.99")
     await staged.until_said(account, "credited")
     with pytest.raises(Refused, match=r"balance\.insufficient"):
-        await buy_plan(_reach(staged, "platform"), account, plan, "CNY", "one")
+        await _billing(staged, "platform").buy_plan(account, plan, "CNY", "one")
     assert (await staged.balance(account)).balance == D("4.99")
 
 
@@ -216,7 +202,7 @@ async def test_late_usage_of_a_charged_hour_moves_the_plan_and_audit_agrees(stag
     # As if it had been bought three hours ago.
     staged.clock_file.write_text("-10800")
     try:
-        await buy_plan(_reach(staged, "platform"), account, plan, "CNY", "p")
+        await _billing(staged, "platform").buy_plan(account, plan, "CNY", "p")
     finally:
         staged.clock_file.write_text("0")
     await _use(staged, domain, 10_000, minute_now() - 60)
@@ -281,7 +267,7 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
     await staged.until_said(account, "credited")
     staged.clock_file.write_text(str(-3 * 86_400))
     try:
-        await buy_plan(_reach(staged, "platform"), account, plan, "CNY", "p")
+        await _billing(staged, "platform").buy_plan(account, plan, "CNY", "p")
     finally:
         staged.clock_file.write_text("0")
     within = minute_now() - 3 * 1440 + 120
@@ -313,11 +299,11 @@ async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are
     await until_unused([(2, 1 - third), (-1, -third), (-1, -third)])
     assert sum(cost for _, cost in await unused()) == D("0.000000000000000001")
 
-    queries = Queries(_reach(staged, "finance"))
+    queries = PlatformQueries(_connection(staged, "finance"))
     start = datetime.now(UTC) - timedelta(days=40)
     question = QueryLedger(account=account, start=start, end=start + timedelta(days=41))
     stream, place = io.StringIO(), ZoneInfo("UTC")
-    sheet = Focus(place, ListPrices((await queries.price_book()).book)).sheet()
+    sheet = FocusExport(place, ListPrices((await queries.price_book()).book)).build_sheet()
     writer = CsvWriter(stream, sheet, place)
     async for row in queries.ledger_rows(question):
         writer.write(sheet.values(row))

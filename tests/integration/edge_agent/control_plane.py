@@ -154,7 +154,7 @@ class FakeControlPlane:
             sequence=self.sequence,
             root=self.digest.root(),
             domains=len(self.digest),
-            epoch=self.signers.fleet.epoch,
+            epoch=self.signers.fleet.newest_epoch,
             flush_seconds=0.2,
             time=datetime.now(UTC),
         )

@@ -38,7 +38,7 @@ class FleetSigners:
         return cls(FleetFile.create(folder / "fleet.json", folder / "users.conf"))
 
     def operator_key(self) -> str:
-        return self.fleet.operator().public_text()
+        return self.fleet.operator_signer().public_text()
 
     def sign_trust(self) -> Signed:
         """Return the trust document with the three services' keys, valid for 90 days."""
@@ -63,10 +63,10 @@ class FleetSigners:
 
     def sign_enrolment(self, node: str, credentials: NodeCredentials) -> Signed:
         """Enrol a node and return its signed keyring."""
-        self.fleet.put(
+        self.fleet.put_node(
             FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
         )
-        body = commands.enrol(self.fleet, node, datetime.now(UTC)).body
+        body = commands.enrol_node(self.fleet, node, datetime.now(UTC)).body
         assert isinstance(body, Signed)
         return body
 
@@ -87,14 +87,14 @@ class FleetSigners:
                 **attested,
             }
         )
-        key: PrivateKey = self.fleet.epoch_key(self.fleet.epoch)
+        key: PrivateKey = self.fleet.epoch_key(self.fleet.newest_epoch)
         box = key.public().seal(
             (key_pem or leaf.key_pem).encode(), pair_info(ACCOUNT, pair_id, leaf.fingerprint)
         )
         return BundlePair(
             pair_id=pair_id,
             chain=leaf.chain_pem,
-            sealed_key=SealedKey(epoch=self.fleet.epoch, box=box),
+            sealed_key=SealedKey(epoch=self.fleet.newest_epoch, box=box),
             attestation=self.validator.sign(Purpose.ATTESTATION, attestation),
         )
 
@@ -117,7 +117,7 @@ class FleetSigners:
                 "domain": domain,
                 "account": ACCOUNT,
                 "revision": revision,
-                "epoch": self.fleet.epoch,
+                "epoch": self.fleet.newest_epoch,
                 "kind": kind,
                 "settings": Settings(),
                 "origin": origin,

@@ -114,7 +114,7 @@ async def test_a_bundle_sealed_to_a_new_epoch_is_served_once_the_keyring_came(
     await edge.put_https("a.test", 1)
     await edge.control_plane.wait_until_in_sync(NODE_ID)
     edge.control_plane.silent = True
-    assert edge.signers.fleet.new_epoch() == 2
+    assert edge.signers.fleet.add_epoch() == 2
     sealed = await edge.put_https("a.test", 2)
     fault = await edge.control_plane.wait_for_proof("a.test", 2)
     assert "epoch 2" in (fault.fault or "")

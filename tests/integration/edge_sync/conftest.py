@@ -1,4 +1,4 @@
-"""A broker and a database for all tests of the folder, emptied for each."""
+"""One broker and one database for all tests of the folder, emptied for each test."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.edge_sync.ground import Ground
-from tests.integration.edge_sync.harness import World
+from tests.integration.edge_sync.harness import EdgeSyncStage
+from tests.integration.edge_sync.infrastructure import Infrastructure
 
 
 @pytest.fixture(scope="session")
-async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
-    ground = await Ground.start(tmp_path_factory.mktemp("edge_sync"))
-    yield ground
-    await ground.supervisor.stop()
+async def infrastructure(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Infrastructure]:
+    infrastructure = await Infrastructure.start(tmp_path_factory.mktemp("edge_sync"))
+    yield infrastructure
+    await infrastructure.supervisor.stop()
 
 
 @pytest.fixture
-async def world(ground: Ground) -> AsyncIterator[World]:
-    world = World(ground)
-    await world.start()
-    yield world
-    await world.stop()
+async def stage(infrastructure: Infrastructure) -> AsyncIterator[EdgeSyncStage]:
+    stage = EdgeSyncStage(infrastructure)
+    await stage.start()
+    yield stage
+    await stage.stop()

@@ -1,4 +1,4 @@
-"""Desired state out: what a change puts, what it never puts, what is rebuilt."""
+"""Desired state: changes are put into the bucket, the bucket is repaired, faults cost a pause."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,83 +16,81 @@ from shared import subjects as s
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import (
     DigestQuestion,
-    ListDead,
     Nothing,
 )
 from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Signer
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
-from tests.integration.edge_sync.ground import lose_streams
-from tests.integration.edge_sync.harness import World
-from tests.integration.edge_sync.played import FakeNode
+from tests.integration.edge_sync.fakes import FakeNode, hash_bundle
+from tests.integration.edge_sync.harness import EdgeSyncStage
+from tests.integration.edge_sync.infrastructure import recreate_streams
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"
 
 
-async def test_a_change_arrives_signed_on_every_node_within_milliseconds(world: World) -> None:
-    await world.run()
-    nodes = [await world.node(name) for name in ("node-1", "node-2")]
+async def test_a_change_arrives_signed_on_every_node_within_milliseconds(
+    stage: EdgeSyncStage,
+) -> None:
+    await stage.start_replica()
+    nodes = [await stage.add_node(name) for name in ("node-1", "node-2")]
     took = []
     for _ in range(20):
-        bundle = world.config.decide(DOMAIN, BundleKind.HTTPS)
-        told = await world.config.tell(bundle)
+        bundle = stage.config.decide_bundle(DOMAIN, BundleKind.HTTPS)
+        published = await stage.config.publish_change(bundle)
         for node in nodes:
             key = (DOMAIN, bundle.revision)
             arrived = await until(lambda n=node, k=key: n.arrived.get(k), "it arrives", every=0.001)
-            took.append((arrived - told).total_seconds())
+            took.append((arrived - published).total_seconds())
             assert node.bundles[DOMAIN] == bundle
-    assert sorted(took)[len(took) // 2] < 0.1, (
-        f"median {sorted(took)[len(took) // 2] * 1000:.1f} ms"
-    )
+    median = sorted(took)[len(took) // 2]
+    assert median < 0.1, f"median {median * 1000:.1f} ms"
 
 
-async def test_a_bundle_without_a_fitting_attestation_is_buried_and_the_live_one_stays(
-    world: World,
+async def test_a_bundle_without_a_fitting_attestation_is_a_dead_letter_and_the_live_one_stays(
+    stage: EdgeSyncStage,
 ) -> None:
-    await world.run()
-    good = await world.config.change(DOMAIN)
-    await world.until_held(good)
-    await world.config.tell(world.config.decide(DOMAIN, BundleKind.HTTPS, attested="somebody-else"))
-    operator = world.clients["operator"]
-
-    async def letters() -> list[str]:
-        page = await ask(operator, catalogue.RPC_DEAD_LIST["edge_sync"], ListDead())
-        return [letter.reason for letter in page.letters]
-
-    (reason,) = await until(letters, "a dead letter")
+    await stage.start_replica()
+    good = await stage.config.change_domain(DOMAIN)
+    await stage.wait_for_bundle(good)
+    await stage.config.publish_change(
+        stage.config.decide_bundle(DOMAIN, BundleKind.HTTPS, attested="somebody-else")
+    )
+    (reason,) = await until(stage.list_dead_letters, "a dead letter")
     assert reason.startswith("unsigned: the attestation of pair")
-    assert await world.held(DOMAIN) == good
+    assert await stage.read_bundle(DOMAIN) == good
 
 
-async def test_a_lower_revision_is_never_put(world: World) -> None:
-    await world.run()
-    old = world.config.decide(DOMAIN, BundleKind.HTTPS)
-    new = await world.config.change(DOMAIN)
-    await world.until_held(new)
-    world.config.bundles[DOMAIN] = old
-    await world.config.tell(old)
-    after = await world.config.change("later.example.test")
-    await world.until_held(after)
-    assert await world.held(DOMAIN) == new
+async def test_a_lower_revision_is_never_put(stage: EdgeSyncStage) -> None:
+    await stage.start_replica()
+    old = stage.config.decide_bundle(DOMAIN, BundleKind.HTTPS)
+    new = await stage.config.change_domain(DOMAIN)
+    await stage.wait_for_bundle(new)
+    stage.config.bundles[DOMAIN] = old
+    await stage.config.publish_change(old)
+    after = await stage.config.change_domain("later.example.test")
+    await stage.wait_for_bundle(after)
+    assert await stage.read_bundle(DOMAIN) == new
     assert (
-        await ask(world.clients["config"], catalogue.RPC_EDGE_MAX_REVISION, Nothing())
+        await ask(stage.clients["config"], catalogue.RPC_EDGE_MAX_REVISION, Nothing())
     ).revision == 3
 
 
 async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_put(
-    world: World,
+    stage: EdgeSyncStage,
 ) -> None:
-    await world.run()
-    bundle = await world.config.change(DOMAIN)
-    await world.until_held(bundle)
-    (stored,) = [message async for batch in world.bucket.read(1) for message in batch]
-    blocks = list((world.ground.data / "nats" / "store").rglob("KV_edge_bundles/msgs/*.blk"))
+    await stage.start_replica()
+    bundle = await stage.config.change_domain(DOMAIN)
+    await stage.wait_for_bundle(bundle)
+    (stored,) = [message async for batch in stage.bucket.read_from(1) for message in batch]
+    blocks = list(
+        (stage.infrastructure.data / "nats" / "store").rglob("KV_edge_bundles/msgs/*.blk")
+    )
     signature = bundle.pairs[0].attestation.signature.encode()
     assert any(signature in block.read_bytes() for block in blocks)
-    await world.until_held(await world.config.change(DOMAIN, BundleKind.HTTP_ONLY))
-    js = world.clients["storekeeper"].jetstream()
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN, BundleKind.HTTP_ONLY))
+    js = stage.clients["storekeeper"].jetstream()
     try:
         found = await js.get_msg(s.kv_stream(s.BUCKET_BUNDLES), seq=stored.sequence)
         raise AssertionError(f"still there: {found.seq}")
@@ -102,18 +99,20 @@ async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_pu
     assert not any(signature in block.read_bytes() for block in blocks if block.exists())
 
 
-async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(world: World) -> None:
-    await world.run()
-    node = await world.node("node-1")
-    await world.until_held(await world.config.change(DOMAIN))
-    await until(lambda: node.checkpoints, "a checkpoint is told")
-    quiet = world.config.decide("quiet.example.test", BundleKind.HTTP_ONLY)
-    await lose_streams(world.clients["storekeeper"])
-    await world.until_held(world.config.bundles[DOMAIN], limit=15)
-    await world.until_held(quiet)
-    await until(lambda: node.checkpoints[-1].domains == 2, "the checkpoint tells both")
+async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(
+    stage: EdgeSyncStage,
+) -> None:
+    await stage.start_replica()
+    node = await stage.add_node("node-1")
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
+    await node.wait_for_more_checkpoints(0)
+    quiet = stage.config.decide_bundle("quiet.example.test", BundleKind.HTTP_ONLY)
+    await recreate_streams(stage.clients["storekeeper"])
+    await stage.wait_for_bundle(stage.config.bundles[DOMAIN], limit=15)
+    await stage.wait_for_bundle(quiet)
+    await node.wait_for_checkpoint(domains=2)
     assert node.checkpoints[-1].incarnation != node.checkpoints[0].incarnation
-    assert await until(lambda: world.keyrings.last(s.keyring_node("node-1")), "the keyring is back")
+    assert await until(lambda: stage.keyrings.last(s.keyring_node("node-1")), "the keyring is back")
     await until(
         lambda: (
             (node.sequence, node.digest.root())
@@ -123,77 +122,79 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(world: 
     )
 
 
-async def test_what_somebody_else_wrote_into_the_bucket_is_replaced(world: World) -> None:
-    await world.run()
-    bundle = await world.config.change(DOMAIN)
-    await world.until_held(bundle)
+async def test_what_somebody_else_wrote_into_the_bucket_is_replaced(stage: EdgeSyncStage) -> None:
+    await stage.start_replica()
+    bundle = await stage.config.change_domain(DOMAIN)
+    await stage.wait_for_bundle(bundle)
     forged = b'{"key_id":"edge_sync-1","payload":"{}","signature":"AAAA"}'
-    stored = await world.bucket.last(s.bundle_key(DOMAIN))
+    stored = await stage.bucket.last(s.bundle_key(DOMAIN))
     assert stored is not None
-    await world.bucket.put(s.bundle_key(DOMAIN), forged, stored.sequence)
-    await world.bucket.put(s.bundle_key("unknown.example.test"), forged, 0)
+    await stage.bucket.put(s.bundle_key(DOMAIN), forged, stored.sequence)
+    await stage.bucket.put(s.bundle_key("unknown.example.test"), forged, 0)
 
-    async def mended() -> bool:
-        last = await world.bucket.last(s.bundle_key(DOMAIN))
-        gone = await world.bucket.last(s.bundle_key("unknown.example.test")) is None
+    async def is_repaired() -> bool:
+        last = await stage.bucket.last(s.bundle_key(DOMAIN))
+        gone = await stage.bucket.last(s.bundle_key("unknown.example.test")) is None
         return last is not None and last.body != forged and gone
 
-    await until(mended, "the forged bundle is replaced and the unknown one dropped")
-    assert await world.held(DOMAIN) == bundle
+    await until(is_repaired, "the forged bundle is replaced and the unknown one dropped")
+    assert await stage.read_bundle(DOMAIN) == bundle
 
 
-async def _forge(world: World, _node: FakeNode) -> None:
-    stored = await world.bucket.last(s.bundle_key(DOMAIN))
+async def _forge(stage: EdgeSyncStage, _node: FakeNode) -> None:
+    """Put a message that edge_sync did not sign."""
+    stored = await stage.bucket.last(s.bundle_key(DOMAIN))
     assert stored is not None
-    await world.bucket.put(s.bundle_key(DOMAIN), b"{}", stored.sequence)
+    await stage.bucket.put(s.bundle_key(DOMAIN), b"{}", stored.sequence)
 
 
-async def _replay(world: World, node: FakeNode) -> None:
-    """An older bundle, truly signed."""
-    older = await world.bucket.last(s.bundle_key(DOMAIN))
-    world.config.answers = True
-    await world.until_held(await world.config.change(DOMAIN))
-    world.config.answers = False
-    newer = await world.bucket.last(s.bundle_key(DOMAIN))
+async def _replay(stage: EdgeSyncStage, node: FakeNode) -> None:
+    """Put an older bundle that edge_sync did sign."""
+    older = await stage.bucket.last(s.bundle_key(DOMAIN))
+    stage.config.answers = True
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
+    stage.config.answers = False
+    newer = await stage.bucket.last(s.bundle_key(DOMAIN))
     assert older is not None and newer is not None
-    await until(
-        lambda: node.checkpoints[-1].root == _root(world), "the checkpoint tells the newer one"
+    await node.wait_for_checkpoint(root=_wanted_root(stage))
+    await stage.bucket.put(s.bundle_key(DOMAIN), older.body, newer.sequence)
+
+
+async def _lose_bucket(stage: EdgeSyncStage, _node: FakeNode) -> None:
+    """Lose every stream while the replica runs."""
+    await recreate_streams(stage.clients["storekeeper"])
+
+
+async def _start_anew(stage: EdgeSyncStage, _node: FakeNode) -> None:
+    """Lose the bucket while no replica runs."""
+    await stage.replicas[-1].stop()
+    await recreate_streams(stage.clients["storekeeper"])
+    stage.replicas.append(
+        await stage.spawn_replica("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2")
     )
-    await world.bucket.put(s.bundle_key(DOMAIN), older.body, newer.sequence)
 
 
-async def _lose(world: World, _node: FakeNode) -> None:
-    await lose_streams(world.clients["storekeeper"])
-
-
-async def _start_anew(world: World, _node: FakeNode) -> None:
-    await world.replicas[-1].stop()
-    await lose_streams(world.clients["storekeeper"])
-    world.replicas.append(await world.spawn("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2"))
-
-
-def _root(world: World) -> str:
-    """Of what config wants: one domain."""
-    digest, bundle = Digest(), world.config.bundles[DOMAIN]
-    digest.put(DOMAIN, bundle.revision, sha256(bundle.encode()).hexdigest())
+def _wanted_root(stage: EdgeSyncStage) -> str:
+    """Return the root of what config wants, which is one domain."""
+    bundle = stage.config.bundles[DOMAIN]
+    digest = Digest()
+    digest.put(DOMAIN, bundle.revision, hash_bundle(bundle))
     return digest.root()
 
 
-@pytest.mark.parametrize("spoil", [_forge, _replay, _lose, _start_anew])
-async def test_no_checkpoint_is_told_of_a_bucket_that_may_lack_what_config_wants(
-    world: World, spoil: Callable[[World, FakeNode], Awaitable[None]]
+@pytest.mark.parametrize("spoil", [_forge, _replay, _lose_bucket, _start_anew])
+async def test_no_checkpoint_is_published_of_a_bucket_that_may_lack_what_config_wants(
+    stage: EdgeSyncStage, spoil: Callable[[EdgeSyncStage, FakeNode], Awaitable[None]]
 ) -> None:
     """A node drops what a signed checkpoint lacks: it would serve nothing until config is back."""
-    await world.run()
-    node = await world.node("node-1")
-    await world.until_held(await world.config.change(DOMAIN))
-    await until(
-        lambda: node.checkpoints and node.checkpoints[-1].root == _root(world),
-        "the checkpoint tells it",
-    )
-    world.config.answers = False
-    await spoil(world, node)
-    told, wanted = len(node.checkpoints), sha256(world.config.bundles[DOMAIN].encode()).hexdigest()
+    await stage.start_replica()
+    node = await stage.add_node("node-1")
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
+    await node.wait_for_checkpoint(root=_wanted_root(stage))
+    stage.config.answers = False
+    await spoil(stage, node)
+    count_before = len(node.checkpoints)
+    wanted = hash_bundle(stage.config.bundles[DOMAIN])
 
     async def is_spoilt() -> bool:
         with contextlib.suppress(BrokerAway):
@@ -206,18 +207,19 @@ async def test_no_checkpoint_is_told_of_a_bucket_that_may_lack_what_config_wants
         return False
 
     await until(is_spoilt, "edge_sync knows what became of the bucket", limit=15)
-    world.config.answers, before = True, len(node.checkpoints)
-    await until(lambda: len(node.checkpoints) > before, "checkpoints are told again", limit=15)
-    assert {checkpoint.root for checkpoint in node.checkpoints[told:]} == {_root(world)}
+    stage.config.answers = True
+    count_spoilt = len(node.checkpoints)
+    await node.wait_for_more_checkpoints(count_spoilt, limit=15)
+    assert {checkpoint.root for checkpoint in node.checkpoints[count_before:]} == {
+        _wanted_root(stage)
+    }
 
 
-async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
-    await world.run()
-    node = await world.node("node-1")
-    await world.until_held(await world.config.change(DOMAIN))
-    await until(
-        lambda: node.checkpoints and node.checkpoints[-1].domains == 1, "the checkpoint tells it"
-    )
+async def test_the_digest_of_a_bucket_names_its_members(stage: EdgeSyncStage) -> None:
+    await stage.start_replica()
+    node = await stage.add_node("node-1")
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
+    await node.wait_for_checkpoint(domains=1)
     every = await ask(node.client, catalogue.RPC_EDGE_DIGEST, DigestQuestion())
     assert every.digests == node.digest.buckets()
     one = await ask(
@@ -229,69 +231,64 @@ async def test_the_digest_of_a_bucket_names_its_members(world: World) -> None:
 
 
 async def test_a_tombstone_past_its_time_is_dropped_and_a_live_bundle_that_config_forgot_is_kept(
-    world: World,
+    stage: EdgeSyncStage,
 ) -> None:
-    await world.run(REPAIR_SECONDS="0.3")
-    live = await world.config.change("live.example.test")
-    gone = await world.config.change(DOMAIN, BundleKind.REMOVED)
-    await world.until_held(live)
-    await world.until_held(gone)
-    world.config.bundles.clear()
+    await stage.start_replica(REPAIR_SECONDS="0.3")
+    live = await stage.config.change_domain("live.example.test")
+    gone = await stage.config.change_domain(DOMAIN, BundleKind.REMOVED)
+    await stage.wait_for_bundle(live)
+    await stage.wait_for_bundle(gone)
+    stage.config.bundles.clear()
 
     async def dropped() -> bool:
-        return await world.held(DOMAIN) is None
+        return await stage.read_bundle(DOMAIN) is None
 
     await until(dropped, "the tombstone is dropped")
-    assert await world.held("live.example.test") == live
+    assert await stage.read_bundle("live.example.test") == live
 
 
 async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(
-    world: World, tmp_path: Path
+    stage: EdgeSyncStage, tmp_path: Path
 ) -> None:
     stranger = Signer.generate("edge_sync-1")
     (tmp_path / "key").write_text(f"edge_sync-1 {stranger.text()}")
-    replica = await world.spawn("stranger", EDGE_SYNC_SIGNING_KEY_FILE=tmp_path / "key")
+    replica = await stage.spawn_replica("stranger", EDGE_SYNC_SIGNING_KEY_FILE=tmp_path / "key")
     assert await asyncio.wait_for(replica.process.wait(), 20) == 2
     (line,) = [line for line in replica.log.read_text().splitlines() if not line.startswith("{")]
     assert "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE" in line
     assert stranger.text() not in line
 
 
-async def test_config_away_pauses_the_live_path_and_loses_nothing(world: World) -> None:
-    replica = await world.run()
-    await world.clients["config"].close()
-    world.clients["config"] = await world.ground.login("config")
-    world.config._client = world.clients["config"]
-    world.config.publisher = type(world.config.publisher)(world.clients["config"])
-    bundle = await world.config.change(DOMAIN)
-    await until(lambda: _not_ready(replica), "it says that it is not ready")
-    await world.config.start()
-    await world.until_held(bundle)
-    await world.ready(replica)
+async def test_config_away_pauses_the_live_path_and_loses_nothing(stage: EdgeSyncStage) -> None:
+    replica = await stage.start_replica()
+    await stage.clients["config"].close()
+    stage.clients["config"] = await stage.infrastructure.login("config")
+    stage.config.use_client(stage.clients["config"])
+    bundle = await stage.config.change_domain(DOMAIN)
+    await until(replica.is_unready, "a condition is missing")
+    await stage.config.start()
+    await stage.wait_for_bundle(bundle)
+    await stage.wait_until_ready(replica)
 
 
-async def test_a_broker_that_is_killed_costs_a_pause(world: World) -> None:
-    replica = await world.run()
-    node = await world.node("node-1")
-    ground = world.ground
-    await world.until_held(await world.config.change(DOMAIN))
+async def test_a_broker_that_is_killed_costs_a_pause(stage: EdgeSyncStage) -> None:
+    replica = await stage.start_replica()
+    node = await stage.add_node("node-1")
+    infrastructure = stage.infrastructure
+    await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
     before = time.monotonic()
-    ground.supervisor.kill("nats")
-    await ground.broker_ready()
-    bundle = await world.config.change(DOMAIN)
+    infrastructure.supervisor.kill("nats")
+    await infrastructure.wait_for_broker()
+    bundle = await stage.config.change_domain(DOMAIN)
     await until(lambda: node.bundles.get(DOMAIN) == bundle, "the node has the next", limit=20)
-    await world.ready(replica)
+    await stage.wait_until_ready(replica)
     assert time.monotonic() - before < 20
 
 
-async def test_a_stopped_database_costs_a_pause(world: World) -> None:
-    replica = await world.run()
-    world.ground.supervisor.kill("postgres")
-    bundle = await world.config.change(DOMAIN)
-    await until(world.ground.postgres.ready, "PostgreSQL is back", limit=20)
-    await world.until_held(bundle, limit=20)
-    await world.ready(replica)
-
-
-async def _not_ready(replica: object) -> bool:
-    return bool(await replica.missing())  # type: ignore[attr-defined]
+async def test_a_stopped_database_costs_a_pause(stage: EdgeSyncStage) -> None:
+    replica = await stage.start_replica()
+    stage.infrastructure.supervisor.kill("postgres")
+    bundle = await stage.config.change_domain(DOMAIN)
+    await until(stage.infrastructure.postgres.ready, "PostgreSQL is back", limit=20)
+    await stage.wait_for_bundle(bundle, limit=20)
+    await stage.wait_until_ready(replica)

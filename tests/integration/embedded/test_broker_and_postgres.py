@@ -259,7 +259,7 @@ async def test_a_new_node_user_can_log_in_after_a_reload_and_a_removed_one_canno
 
     await until(lambda: accepted("node-2"), "the new node logs in")
     with FleetFile.edit(servers.keys.fleet_file) as fleet:
-        fleet.mark("node-1", "removed")
+        fleet.mark_node("node-1", "removed")
         fleet.write_users()
     servers.supervisor.kill(nats.NAME, 1)
 

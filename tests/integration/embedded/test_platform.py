@@ -193,7 +193,7 @@ async def test_a_node_that_the_operator_adds_can_log_in_while_the_platform_runs(
     await platform.start()
     credentials = ensure_node(tmp_path / "paris-1")
     with FleetFile.edit(Path(platform.run["fleet_file"])) as fleet:
-        fleet.put(
+        fleet.put_node(
             FleetNode(node="paris-1", public_key=credentials.public_key, nkey=credentials.nkey)
         )
         fleet.write_users()

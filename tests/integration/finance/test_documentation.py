@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from clients.platform.connection import Reach
-from clients.platform.queries import Queries
+from clients.platform.connection import PlatformConnection
+from clients.platform.queries import PlatformQueries
 from shared.contracts.ledger import Kind, QueryLedger, ShowStatement
 from shared.storage.pool import Connection
 from tests.integration.billing.harness import Stage, stage
@@ -110,7 +110,9 @@ async def test_every_example_of_the_document_is_run() -> None:
 
 
 async def test_the_statement_and_the_files_have_the_figures_of_the_document(example: Stage) -> None:
-    queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
+    queries = PlatformQueries(
+        PlatformConnection(example.clients["finance"], example.backend.url, "finance", 5)
+    )
     found = await queries.statement(
         ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai")
     )
@@ -143,7 +145,9 @@ async def test_the_views_agree_with_what_the_commands_show(
 ) -> None:
     """`edgetls charges` and finance.charges: the same lines, with the same figures."""
     assert set(get_args(Kind)) - {"credit"} == {"charge", "correction", "plan", "unused"}
-    queries = Queries(Reach(example.clients["finance"], example.backend.url, "finance", 5))
+    queries = PlatformQueries(
+        PlatformConnection(example.clients["finance"], example.backend.url, "finance", 5)
+    )
     question = QueryLedger(
         account="acme",
         start=at(2026, 1, 1),

@@ -10,11 +10,11 @@ from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
-from clients.export.writers import opened
-from clients.platform.connection import Reach
-from clients.platform.queries import Queries
+from clients.export.writers import open_writer
+from clients.platform.connection import PlatformConnection
+from clients.platform.queries import PlatformQueries
 from shared import catalogue
 from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger, ShowStatement
@@ -41,7 +41,9 @@ HOUR = datetime.fromtimestamp(MINUTE // 60 * 3600, UTC)
 async def test_a_plan_is_billed_when_bought_and_effective_when_used(
     staged: Stage, tmp_path: Path
 ) -> None:
-    queries = Queries(Reach(staged.clients["finance"], staged.backend.url, "finance", 5))
+    queries = PlatformQueries(
+        PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
+    )
     domain, account = await owner(staged)
     await staged.send("operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
     await staged.credit(account, "10", "pay-1")
@@ -75,8 +77,8 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
     assert statement.totals.closing == Decimal("5.9975")
 
     file, zone = tmp_path / "focus.csv", ZoneInfo("UTC")
-    sheet = Focus(zone, ListPrices((await queries.price_book()).book)).sheet()
-    with opened("csv", file, sheet, zone) as writer:
+    sheet = FocusExport(zone, ListPrices((await queries.price_book()).book)).build_sheet()
+    with open_writer("csv", file, sheet, zone) as writer:
         async for row in queries.ledger_rows(question):
             writer.write(sheet.values(row))
     with file.open(newline="") as stream:

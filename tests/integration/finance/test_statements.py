@@ -16,12 +16,12 @@ from zoneinfo import ZoneInfo
 import pyarrow.parquet as pq
 import pytest
 
-from clients.export.focus import Focus
+from clients.export.focus import FocusExport
 from clients.export.list_prices import ListPrices
-from clients.export.sheets import Sheet, charges_sheet
-from clients.export.writers import opened
-from clients.platform.connection import Reach
-from clients.platform.queries import Queries
+from clients.export.sheets import ExportSheet, charges_sheet
+from clients.export.writers import open_writer
+from clients.platform.connection import PlatformConnection
+from clients.platform.queries import PlatformQueries
 from services.billing.domain.calendar import month_of
 from shared import catalogue
 from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
@@ -43,9 +43,11 @@ async def made(staged: Stage) -> tuple[str, list[Line]]:
 
 
 @pytest.fixture
-async def queries(staged: Stage) -> AsyncIterator[Queries]:
+async def queries(staged: Stage) -> AsyncIterator[PlatformQueries]:
     """As finance."""
-    yield Queries(Reach(staged.clients["finance"], staged.backend.url, "finance", 5))
+    yield PlatformQueries(
+        PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
+    )
 
 
 async def ledger(staged: Stage, **question: Any) -> list[LedgerRow]:
@@ -137,7 +139,7 @@ async def test_a_line_is_dated_by_its_hour_until_the_month_of_it_is_settled(
 
 @pytest.mark.parametrize("zone", ZONES)
 async def test_balances_follow_on_from_month_to_month_and_every_line_is_in_one(
-    queries: Queries, made: tuple[str, list[Line]], zone: str
+    queries: PlatformQueries, made: tuple[str, list[Line]], zone: str
 ) -> None:
     account, wanted = made
     statements = [
@@ -171,7 +173,7 @@ def check(one: Statement) -> None:
 
 
 async def test_a_statement_by_the_hour_has_a_line_an_hour_and_the_same_totals(
-    queries: Queries, made: tuple[str, list[Line]]
+    queries: PlatformQueries, made: tuple[str, list[Line]]
 ) -> None:
     account, _ = made
     day = await queries.statement(ShowStatement(account=account, month="2026-03", by="day"))
@@ -186,7 +188,9 @@ async def test_a_statement_by_the_hour_has_a_line_an_hour_and_the_same_totals(
     assert all(line.hour is not None for line in day.lines if line.kind == "correction")
 
 
-async def test_a_month_is_final_a_day_after_it_has_ended(staged: Stage, queries: Queries) -> None:
+async def test_a_month_is_final_a_day_after_it_has_ended(
+    staged: Stage, queries: PlatformQueries
+) -> None:
     account = name("acct")
     for days, final in ((62, True), (0, False)):
         month = f"{NOW - timedelta(days=days):%Y-%m}"
@@ -202,7 +206,7 @@ async def test_a_month_that_is_none_is_refused_before_it_is_asked() -> None:
 
 @pytest.mark.parametrize("zone", ZONES)
 async def test_files_add_up_to_the_ledger_exactly(
-    staged: Stage, queries: Queries, made: tuple[str, list[Line]], tmp_path: Path, zone: str
+    staged: Stage, queries: PlatformQueries, made: tuple[str, list[Line]], tmp_path: Path, zone: str
 ) -> None:
     account, _ = made
     place = ZoneInfo(zone)
@@ -214,14 +218,14 @@ async def test_files_add_up_to_the_ledger_exactly(
     standard = PriceBook.model_validate(
         {"prices": [{"id": "l", "currency": "CNY", "tiers": [{"price": "0.05"}]}]}
     )
-    sheets: list[tuple[Sheet[LedgerRow], str]] = [
+    sheets: list[tuple[ExportSheet[LedgerRow], str]] = [
         (charges_sheet(), "amount"),
-        (Focus(place, ListPrices(standard)).sheet(), "BilledCost"),
+        (FocusExport(place, ListPrices(standard)).build_sheet(), "BilledCost"),
     ]
     for sheet, column in sheets:
         for form in ("csv", "parquet"):
             file = tmp_path / f"{sheet.name}.{form}"
-            with opened(form, file, sheet, place) as writer:
+            with open_writer(form, file, sheet, place) as writer:
                 async for row in queries.ledger_rows(question):
                     writer.write(sheet.values(row))
             assert -sum(amounts(file, column)) == totals.closing - totals.opening

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from clients.cli import completeness
 from clients.cli.command import run_action
 from clients.cli.main import command_line
-from clients.cli.output import Exit, Out
+from clients.cli.output import ExitCode, Output
 from shared.contracts.findings import Code, finding
 from shared.errors import BrokerAway, Refused, SettingsError, Unreachable
 
@@ -42,7 +42,7 @@ def commands() -> Iterator[tuple[str, Command]]:
 )
 def test_every_command_explains_itself_with_an_example(name: str, command: Command) -> None:
     shown = runner.invoke(APP, [*name.split(), "--help"])
-    assert shown.exit_code == Exit.DONE
+    assert shown.exit_code == ExitCode.DONE
     assert f"$ edgetls {name}" in (command.epilog or ""), "its help has an example"
     assert "--json" in [option for one in command.params for option in one.opts], (
         "it can print JSON"
@@ -68,6 +68,7 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
         ["domain", "list", "--patience", "nan"],
         ["events", "--type", "foo bar"],
         ["events", "--type", "https.cmd.>"],
+        ["roots", "set"],
         ["up", "--data", "/dev/null"],
         ["domain", "list", "--nats-url", "nats://127.0.0.1:99999999", "--seed-file", "s.nk"],
         ["domain", "list", "--nats-url", "ftp://127.0.0.1", "--seed-file", "s.nk"],
@@ -76,14 +77,14 @@ def test_every_command_explains_itself_with_an_example(name: str, command: Comma
 )
 def test_what_is_not_understood_ends_with_two(words: list[str], tmp_path: Path) -> None:
     result = runner.invoke(APP, words, env={"EDGETLS_DATA": str(tmp_path)})
-    assert result.exit_code == Exit.USAGE
+    assert result.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("held", ['{"x": 1}', "[]", "null", "no JSON", '{"credentials": []}'])
 def test_a_run_file_of_something_else_is_one_line(held: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(held)
     result = runner.invoke(APP, ["domain", "list", "--data", str(tmp_path)])
-    assert (result.exit_code, len(result.stderr.splitlines())) == (Exit.USAGE, 1)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (ExitCode.USAGE, 1)
 
 
 @pytest.mark.parametrize("option", ["--seed-file", "--submission-key-file"])
@@ -103,15 +104,18 @@ def test_a_key_file_of_something_else_is_one_line(option: str, tmp_path: Path) -
     ]
     result = runner.invoke(APP, [*words, option, str(other)])
     if option == "--seed-file":
-        assert (result.exit_code, len(result.stderr.splitlines())) == (Exit.USAGE, 1)
-    assert result.exit_code in (Exit.USAGE, Exit.UNREACHABLE) and "Traceback" not in result.stderr
+        assert (result.exit_code, len(result.stderr.splitlines())) == (ExitCode.USAGE, 1)
+    assert (
+        result.exit_code in (ExitCode.USAGE, ExitCode.UNREACHABLE)
+        and "Traceback" not in result.stderr
+    )
 
 
 def test_a_blank_file_does_not_clear_the_roots(tmp_path: Path) -> None:
     blank = tmp_path / "roots.pem"
     blank.write_text(" \n")
     result = runner.invoke(APP, ["roots", "set", str(blank)], env={"EDGETLS_DATA": str(tmp_path)})
-    assert result.exit_code == Exit.USAGE and "--none" in result.stderr
+    assert result.exit_code == ExitCode.USAGE and "--none" in result.stderr
 
 
 def test_the_command_line_does_without_the_embedded_platform() -> None:
@@ -128,7 +132,7 @@ def test_the_command_line_does_without_the_embedded_platform() -> None:
 
 def test_without_a_platform_it_ends_with_three_and_says_where_it_looked(tmp_path: Path) -> None:
     result = runner.invoke(APP, ["domain", "list", "--data", str(tmp_path)])
-    assert result.exit_code == Exit.UNREACHABLE
+    assert result.exit_code == ExitCode.UNREACHABLE
     assert str(tmp_path / "run.json") in result.stderr
     assert result.stdout == ""
 
@@ -147,15 +151,15 @@ def test_a_broker_that_is_away_ends_with_three_and_says_what_was_tried(tmp_path:
         "0.3",
     ]
     result = runner.invoke(APP, [*words, "--json"])
-    assert result.exit_code == Exit.UNREACHABLE
+    assert result.exit_code == ExitCode.UNREACHABLE
     told = json.loads(result.stdout)
-    assert told["exit"] == Exit.UNREACHABLE
+    assert told["exit"] == ExitCode.UNREACHABLE
     assert "nats://127.0.0.1:1" in told["error"] and "times in 0.3 s" in told["error"]
 
 
 def test_a_broker_by_name_needs_a_seed_file() -> None:
     result = runner.invoke(APP, ["domain", "list", "--nats-url", "nats://127.0.0.1:1"])
-    assert result.exit_code == Exit.USAGE
+    assert result.exit_code == ExitCode.USAGE
     assert "--seed-file" in result.stderr
 
 
@@ -164,21 +168,21 @@ def test_a_key_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     cert.write_text("x")
     words = ["submit", "www.example.com", "--cert", str(cert), "--key", str(tmp_path / "none.pem")]
     result = runner.invoke(APP, [*words, "--data", str(tmp_path)])
-    assert result.exit_code == Exit.USAGE
+    assert result.exit_code == ExitCode.USAGE
     assert "none.pem" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Refused([finding(Code.KEY_MISMATCH)]), Exit.REFUSED),
-        (SettingsError("x"), Exit.USAGE),
-        (Unreachable("x"), Exit.UNREACHABLE),
-        (BrokerAway("x"), Exit.UNREACHABLE),
-        (ValueError("x"), Exit.USAGE),
-        (NotADirectoryError(20, "Not a directory", "/x"), Exit.USAGE),
-        (KeyError("a bug\nof ours"), Exit.UNREACHABLE),
-        (None, Exit.DONE),
+        (Refused([finding(Code.KEY_MISMATCH)]), ExitCode.REFUSED),
+        (SettingsError("x"), ExitCode.USAGE),
+        (Unreachable("x"), ExitCode.UNREACHABLE),
+        (BrokerAway("x"), ExitCode.UNREACHABLE),
+        (ValueError("x"), ExitCode.USAGE),
+        (NotADirectoryError(20, "Not a directory", "/x"), ExitCode.USAGE),
+        (KeyError("a bug\nof ours"), ExitCode.UNREACHABLE),
+        (None, ExitCode.DONE),
     ],
     ids=[
         "refused",
@@ -192,13 +196,13 @@ def test_a_key_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_how_it_ended_is_the_exit_code(
-    error: Exception | None, code: Exit, capsys: pytest.CaptureFixture[str]
+    error: Exception | None, code: ExitCode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def action() -> None:
         if error is not None:
             raise error
 
-    assert run_action(action(), Out(as_json=True)) == code
+    assert run_action(action(), Output(as_json=True)) == code
     printed = capsys.readouterr()
     assert (json.loads(printed.out) if printed.out else None) is not None or error is None
     assert len(printed.err.splitlines()) <= 1
@@ -210,13 +214,13 @@ def test_how_it_ended_is_the_exit_code(
 def test_a_result_that_was_told_is_the_only_value(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = Out(as_json=True)
+    out = Output(as_json=True)
 
     async def action() -> None:
         out.data({"done": "in part"})
         raise error
 
-    assert run_action(action(), out) != Exit.DONE
+    assert run_action(action(), out) != ExitCode.DONE
     assert json.loads(capsys.readouterr().out) == {"done": "in part"}
 
 
@@ -228,7 +232,7 @@ def test_a_refusal_is_a_table_of_code_severity_place_message_and_hint(
             [finding(Code.CHAIN_UNRELATED, "Block 2 is foreign.", field="certificate", block=2)]
         )
 
-    assert run_action(action(), Out(as_json=False)) == Exit.REFUSED
+    assert run_action(action(), Output(as_json=False)) == ExitCode.REFUSED
     shown = capsys.readouterr()
     for cell in (
         "chain.unrelated",
@@ -242,10 +246,10 @@ def test_a_refusal_is_a_table_of_code_severity_place_message_and_hint(
 
 
 def test_json_alone_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Out(as_json=True)
+    out = Output(as_json=True)
     out.line("for people")
     out.note("meanwhile")
-    out.table(("a",), [("b",)])
+    out.show_table(["b"], {"a": str})
     out.data({"finding": finding(Code.KEY_WEAK), "some": [1, None]})
     shown = capsys.readouterr()
     assert json.loads(shown.out)["finding"]["code"] == "key.weak"
@@ -253,7 +257,7 @@ def test_json_alone_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_text_from_elsewhere_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    Out(as_json=False).table(("subject",), [("\x1b]0;evil\x07[red]name",)])
+    Output(as_json=False).show_table(["\x1b]0;evil\x07[red]name"], {"subject": str})
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "\x07" not in shown
     assert "[red]name" in shown
@@ -278,14 +282,14 @@ def test_an_audit_of_nothing_is_refused_and_what_is_to_come_is_cut_off(
     hour = datetime(2026, 5, 2, 11, tzinfo=UTC)
     if expected is None:
         with pytest.raises(SettingsError, match="nothing to audit"):
-            completeness.audited(start, end, hour)
+            completeness.audit_period(start, end, hour)
     else:
         assert (
-            tuple(f"{at:%Y-%m-%dT%H:%M}" for at in completeness.audited(start, end, hour))
+            tuple(f"{at:%Y-%m-%dT%H:%M}" for at in completeness.audit_period(start, end, hour))
             == expected
         )
 
 
 def test_an_hour_that_is_to_come_is_not_closed() -> None:
     done = runner.invoke(APP, ["hour", "close", "--until", "2090-01-01T00:00:00Z"])
-    assert done.exit_code == Exit.USAGE
+    assert done.exit_code == ExitCode.USAGE

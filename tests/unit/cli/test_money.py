@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from clients.cli.money import _balance_rows
+from clients.cli.money import balance_fields
 from shared.contracts.balance import BalanceView
 
 
@@ -35,4 +35,4 @@ def test_every_flag_of_a_balance_is_shown(
         overdue=overdue,
         hours_left=None,
     )
-    assert dict(_balance_rows(view))["flags"] == shown
+    assert dict(balance_fields(view))["flags"] == shown

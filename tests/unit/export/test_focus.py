@@ -1,4 +1,4 @@
-"""FOCUS 1.2 rows: conformant, and exactly the ledger."""
+"""Rows of FOCUS 1.2 conform to the specification and add up to the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.export.focus import COLUMNS, Focus
+from clients.export.focus import COLUMNS, FocusExport
 from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
 from shared.contracts.ledger import LedgerRow
@@ -43,7 +43,7 @@ BOOK = PriceBook.model_validate(
 )
 
 
-def line(kind: str = "charge", **changed: Any) -> LedgerRow:
+def make_line(kind: str = "charge", **changed: Any) -> LedgerRow:
     known: dict[str, Any] = {
         "id": 1,
         "account": "acme",
@@ -73,21 +73,23 @@ def line(kind: str = "charge", **changed: Any) -> LedgerRow:
 
 
 CASES = {
-    "a charge": line(),
-    "a charge by the account's own price": line(price="0.03", price_id="acme", amount="-0.015"),
-    "a charge of a higher tier": line(price="0.04", amount="-0.02"),
-    "a correction within the month": line("correction", requests=-100, amount="0.0005"),
-    "a correction of a settled month": line(
+    "a charge": make_line(),
+    "a charge by the account's own price": make_line(
+        price="0.03", price_id="acme", amount="-0.015"
+    ),
+    "a charge of a higher tier": make_line(price="0.04", amount="-0.02"),
+    "a correction within the month": make_line("correction", requests=-100, amount="0.0005"),
+    "a correction of a settled month": make_line(
         "correction", late=True, billed_at=HOUR + timedelta(days=40), requests=7, amount="-0.000035"
     ),
-    "usage from a plan": line(
+    "usage from a plan": make_line(
         price="0", price_id=None, plan="plan-1", plan_cost="0.02", amount="0"
     ),
-    "a plan": line("plan", amount="-9.9", plan="plan-1", price_id="pack-1m", requests=10**6),
-    "the rest of a plan": line(
+    "a plan": make_line("plan", amount="-9.9", plan="plan-1", price_id="pack-1m", requests=10**6),
+    "the rest of a plan": make_line(
         "unused", price=None, price_id=None, plan="plan-1", plan_cost="9.88", amount="0"
     ),
-    "a correction of a rest": line(
+    "a correction of a rest": make_line(
         "unused",
         price=None,
         price_id=None,
@@ -98,15 +100,16 @@ CASES = {
         late=True,
         billed_at=HOUR + timedelta(days=40),
     ),
-    "a credit": line("credit", amount="100"),
-    "dollars": line(currency="USD", price="0.008", price_id="usd", amount="-0.004"),
+    "a credit": make_line("credit", amount="100"),
+    "dollars": make_line(currency="USD", price="0.008", price_id="usd", amount="-0.004"),
 }
 
 
-def written(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, str]]:
-    """As the file has them."""
-    stream, place = io.StringIO(), ZoneInfo(zone)
-    sheet = Focus(place, ListPrices(BOOK)).sheet()
+def write_rows(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, str]]:
+    """Write lines as CSV and read the rows back."""
+    stream = io.StringIO()
+    place = ZoneInfo(zone)
+    sheet = FocusExport(place, ListPrices(BOOK)).build_sheet()
     writer = CsvWriter(stream, sheet, place)
     for one in lines:
         writer.write(sheet.values(one))
@@ -115,11 +118,11 @@ def written(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, str
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_of_each_kind_conforms_to_the_specification(case: str) -> None:
-    assert list(faults(written([CASES[case]]))) == []
+    assert list(faults(write_rows([CASES[case]]))) == []
 
 
 def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
-    rows = written(list(CASES.values()), "Asia/Shanghai")
+    rows = write_rows(list(CASES.values()), "Asia/Shanghai")
     assert list(faults(rows)) == []
     assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(
         case.amount for case in CASES.values()
@@ -128,12 +131,12 @@ def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
 
 def test_over_its_term_a_plan_costs_what_it_was_billed() -> None:
     whole = [CASES[case] for case in ("a plan", "usage from a plan", "the rest of a plan")]
-    assert list(unbalanced(written(whole))) == []
-    assert list(unbalanced(written(whole[:2])))
+    assert list(unbalanced(write_rows(whole))) == []
+    assert list(unbalanced(write_rows(whole[:2])))
 
 
 def test_the_rules_notice_what_is_wrong() -> None:
-    (row,) = written([line()])
+    (row,) = write_rows([make_line()])
     for column, value in (
         ("ListCost", "9"),
         ("ChargeCategory", "Gift"),
@@ -146,7 +149,7 @@ def test_the_rules_notice_what_is_wrong() -> None:
     assert list(faults([{name: value for name, value in row.items() if name != "BilledCost"}])), (
         "a column is missing"
     )
-    assert list(faults([row | {"Colour": "red"}])), "a column of nobody"
+    assert list(faults([row | {"Colour": "red"}])), "an unknown column"
 
 
 def test_the_columns_are_in_order_and_each_there_once() -> None:
@@ -186,12 +189,12 @@ def test_the_columns_are_in_order_and_each_there_once() -> None:
     ],
 )
 def test_a_column_has_its_value(case: str, column: str, value: str) -> None:
-    (row,) = written([CASES[case]], "Asia/Shanghai")
+    (row,) = write_rows([CASES[case]], "Asia/Shanghai")
     assert row[column] == value
 
 
 def test_the_list_price_is_the_one_that_held_in_the_hour() -> None:
-    june = line(hour=datetime(2026, 6, 1, tzinfo=UTC), price="0.03", price_id="acme")
+    june = make_line(hour=datetime(2026, 6, 1, tzinfo=UTC), price="0.03", price_id="acme")
     assert ListPrices(BOOK)(june) == Decimal("0.06")
     assert ListPrices(PriceBook.model_validate({"prices": [BOOK.prices[1].model_dump()]}))(
         june
@@ -209,8 +212,8 @@ AMOUNTS = st.decimals(
     )
 )
 def test_whatever_the_amounts_no_digit_is_lost(found: list[tuple[str, Decimal]]) -> None:
-    lines = [line(kind, amount=amount) for kind, amount in found]
-    rows = written(lines)
+    lines = [make_line(kind, amount=amount) for kind, amount in found]
+    rows = write_rows(lines)
     assert [Decimal(row["BilledCost"]) for row in rows] == [
         one.amount.copy_negate() for one in lines
     ]

@@ -1,4 +1,4 @@
-"""Every form has the same values, to the last digit; a half file never has the name of a whole
+"""Every form has the same values, to the last digit. Half a file never has the name of a whole
 one."""
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.export.sheets import Column, Sheet, Value
-from clients.export.writers import BATCH, opened
+from clients.export.sheets import ExportSheet, SheetColumn, Value
+from clients.export.writers import BATCH_ROWS, open_writer
 from shared.errors import SettingsError
 from shared.money import negated, times
 
-SHEET: Sheet[Sequence[Value]] = Sheet(
+SHEET: ExportSheet[Sequence[Value]] = ExportSheet(
     "test",
     (
-        Column("text"),
-        Column("count", "integer"),
-        Column("at", "time"),
-        Column("amount", "decimal"),
-        Column("late", "flag"),
+        SheetColumn("text"),
+        SheetColumn("count", "integer"),
+        SheetColumn("at", "time"),
+        SheetColumn("amount", "decimal"),
+        SheetColumn("late", "flag"),
     ),
     lambda row: row,
 )
@@ -53,9 +53,9 @@ def write(
     form: str,
     output: Path,
     rows: Sequence[Sequence[Value]] = ROWS,
-    sheet: Sheet[Sequence[Value]] = SHEET,
+    sheet: ExportSheet[Sequence[Value]] = SHEET,
 ) -> None:
-    with opened(form, output, sheet, BERLIN) as writer:
+    with open_writer(form, output, sheet, BERLIN) as writer:
         for row in rows:
             writer.write(row)
 
@@ -71,7 +71,7 @@ def test_csv_has_times_of_the_zone_and_nothing_for_null(tmp_path: Path) -> None:
 
 
 def test_a_sheet_of_utc_has_no_other_times(tmp_path: Path) -> None:
-    write("csv", tmp_path / "x.csv", sheet=Sheet("x", SHEET.columns, SHEET.values, utc=True))
+    write("csv", tmp_path / "x.csv", sheet=ExportSheet("x", SHEET.columns, SHEET.values, utc=True))
     assert "2026-10-25T01:30:00Z" in (tmp_path / "x.csv").read_text()
 
 
@@ -85,7 +85,7 @@ def test_json_is_one_array(tmp_path: Path, rows: list[list[Value]]) -> None:
     ]
 
 
-@pytest.mark.parametrize("copies", [0, 1, BATCH])
+@pytest.mark.parametrize("copies", [0, 1, BATCH_ROWS])
 def test_parquet_has_instants_and_exact_decimals(tmp_path: Path, copies: int) -> None:
     write("parquet", tmp_path / "x.parquet", ROWS * copies)
     table = pq.read_table(tmp_path / "x.parquet")
@@ -102,7 +102,10 @@ def test_parquet_has_instants_and_exact_decimals(tmp_path: Path, copies: int) ->
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
 def test_an_export_that_breaks_off_leaves_nothing_behind(tmp_path: Path, form: str) -> None:
     (tmp_path / "x").write_text("the one before")
-    with pytest.raises(ZeroDivisionError), opened(form, tmp_path / "x", SHEET, BERLIN) as writer:
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_writer(form, tmp_path / "x", SHEET, BERLIN) as writer,
+    ):
         writer.write(ROWS[0])
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -114,7 +117,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write("csv", tmp_path / "missing" / "x.csv")
 
 
-def test_without_pyarrow_it_says_what_to_install(
+def test_without_pyarrow_the_error_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> None:
@@ -128,12 +131,12 @@ def test_without_pyarrow_it_says_what_to_install(
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, form: str) -> None:
-    write(form, tmp_path / "warm", ROWS * BATCH)
+    write(form, tmp_path / "warm", ROWS * BATCH_ROWS)
     peaks = []
     for count in (4, 16):
         tracemalloc.start()
-        with opened(form, tmp_path / "x", SHEET, BERLIN) as writer:
-            for _ in range(count * BATCH // 2):
+        with open_writer(form, tmp_path / "x", SHEET, BERLIN) as writer:
+            for _ in range(count * BATCH_ROWS // 2):
                 writer.write(ROWS[0])
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""The fleet file: the operator's secret, whole or not at all."""
+"""The fleet file is private, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from clients.fleet.keys import ensure_hpke, ensure_nkey, ensure_node, ensure_sig
 from shared.errors import SettingsError
 
 
-def made(folder: Path) -> Path:
+def make_fleet(folder: Path) -> Path:
     path = folder / "fleet" / "fleet.json"
     FleetFile.create(path, folder / "nats" / "edge_users.conf")
     return path
 
 
-def with_node(path: Path, folder: Path, node: str = "node-1") -> FleetNode:
+def add_node(path: Path, folder: Path, node: str = "node-1") -> FleetNode:
     credentials = ensure_node(folder / node)
     with FleetFile.edit(path) as fleet:
-        fleet.put(FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey))
-        return fleet.node(node)
+        fleet.put_node(
+            FleetNode(node=node, public_key=credentials.public_key, nkey=credentials.nkey)
+        )
+        return fleet.find_node(node)
 
 
 def test_a_fleet_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = make_fleet(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_a_fleet_file_is_never_overwritten_by_a_new_one(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = make_fleet(tmp_path)
     before = path.read_bytes()
     with pytest.raises(SettingsError, match="never overwritten"):
         FleetFile.create(path, tmp_path / "edge_users.conf")
@@ -40,28 +42,31 @@ def test_a_fleet_file_is_never_overwritten_by_a_new_one(tmp_path: Path) -> None:
 
 
 def test_what_was_changed_is_there_at_the_next_read(tmp_path: Path) -> None:
-    path = made(tmp_path)
-    node = with_node(path, tmp_path)
+    path = make_fleet(tmp_path)
+    node = add_node(path, tmp_path)
     with FleetFile.edit(path) as fleet:
-        fleet.mark("node-1", "enrolled")
-        assert fleet.new_epoch() == 2
+        fleet.mark_node("node-1", "enrolled")
+        assert fleet.add_epoch() == 2
     again = FleetFile.read(path)
-    assert again.node("node-1") == node.model_copy(update={"state": "enrolled"})
+    assert again.find_node("node-1") == node.model_copy(update={"state": "enrolled"})
     assert sorted(again.epochs) == [1, 2]
-    assert again.operator().public_text() == FleetFile.read(path).operator().public_text()
+    assert (
+        again.operator_signer().public_text()
+        == FleetFile.read(path).operator_signer().public_text()
+    )
 
 
 def test_a_failed_change_leaves_it_as_it_was(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = make_fleet(tmp_path)
     before = path.read_bytes()
     with pytest.raises(KeyError), FleetFile.edit(path) as fleet:
-        fleet.new_epoch()
+        fleet.add_epoch()
         raise KeyError
     assert path.read_bytes() == before
 
 
 def test_a_broken_file_is_one_line_without_its_content(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = make_fleet(tmp_path)
     path.write_text('{"version": 1, "operator_key": ["canary"]}')
     with pytest.raises(SettingsError, match="is not a fleet file") as caught:
         FleetFile.read(path)
@@ -71,11 +76,11 @@ def test_a_broken_file_is_one_line_without_its_content(tmp_path: Path) -> None:
 
 
 def test_old_epoch_keys_are_destroyed_but_never_the_newest(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = make_fleet(tmp_path)
     with FleetFile.edit(path) as fleet:
         first = fleet.epochs[1]
-        fleet.new_epoch()
-        assert fleet.forget_epochs(below=9) == [1]
+        fleet.add_epoch()
+        assert fleet.destroy_epochs(below=9) == [1]
         assert list(fleet.epochs) == [2]
     assert first not in path.read_text()
 
@@ -83,22 +88,24 @@ def test_old_epoch_keys_are_destroyed_but_never_the_newest(tmp_path: Path) -> No
 def test_node_users_are_rendered_without_the_removed_and_only_when_they_differ(
     tmp_path: Path,
 ) -> None:
-    path = made(tmp_path)
-    kept, gone = with_node(path, tmp_path, "node-1"), with_node(path, tmp_path, "node-2")
+    path = make_fleet(tmp_path)
+    kept = add_node(path, tmp_path, "node-1")
+    gone = add_node(path, tmp_path, "node-2")
     users = tmp_path / "nats" / "edge_users.conf"
     with FleetFile.edit(path) as fleet:
         assert fleet.write_users()
         assert not fleet.write_users()
         assert kept.nkey in users.read_text() and gone.nkey in users.read_text()
-        fleet.mark("node-2", "removed")
+        fleet.mark_node("node-2", "removed")
         assert fleet.write_users()
     assert kept.nkey in users.read_text() and gone.nkey not in users.read_text()
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
 
 
 def test_the_data_folder_may_be_moved_as_a_whole(tmp_path: Path) -> None:
-    before, after = tmp_path / "before", tmp_path / "after"
-    with_node(made(before), before)
+    before = tmp_path / "before"
+    after = tmp_path / "after"
+    add_node(make_fleet(before), before)
     before.rename(after)
     with FleetFile.edit(after / "fleet" / "fleet.json") as fleet:
         assert fleet.write_users()

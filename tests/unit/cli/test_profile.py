@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from clients.cli.files import parse_time, read_text
-from clients.cli.profile import Place
-from clients.cli.reports import period
-from clients.platform.client import parse_origin
+from clients.cli.profile import Profile
+from clients.cli.reports import report_period
+from clients.platform.settings_change import parse_origin
 from shared.errors import SettingsError, Unreachable
 
 RUN = {
@@ -30,19 +30,19 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_data_folder_tells_everything(data: Path) -> None:
-    login = Place(data=data).login("operator")
+    login = Profile(data=data).find_login("operator")
     assert (login.url, login.seed_file, login.user) == (
         RUN["nats_url"],
         Path("/d/operator.nk"),
         "operator",
     )
     assert login.submission_key == Path("/d/submission.pub")
-    assert Place(data=data).fleet() == Path("/d/fleet.json")
+    assert Profile(data=data).find_fleet_file() == Path("/d/fleet.json")
 
 
 def test_an_address_by_name_wins_over_the_data_folder(data: Path) -> None:
-    place = Place(data=data, nats_url="nats://far:4222", seed_file=Path("f.nk"), user="finance")
-    login = place.login("platform")
+    profile = Profile(data=data, nats_url="nats://far:4222", seed_file=Path("f.nk"), user="finance")
+    login = profile.find_login("platform")
     assert (login.url, login.seed_file, login.user, login.submission_key) == (
         "nats://far:4222",
         Path("f.nk"),
@@ -50,36 +50,36 @@ def test_an_address_by_name_wins_over_the_data_folder(data: Path) -> None:
         None,
     )
     with pytest.raises(SettingsError, match="--fleet-file"):
-        place.fleet()
+        profile.find_fleet_file()
 
 
 def test_the_cas_of_the_broker_are_passed_on(data: Path) -> None:
     ca = Path("ca.pem")
     assert (
-        Place(nats_url="tls://far:4222", seed_file=Path("f.nk"), nats_ca_file=ca)
-        .login("platform")
+        Profile(nats_url="tls://far:4222", seed_file=Path("f.nk"), nats_ca_file=ca)
+        .find_login("platform")
         .ca_file
         == ca
     )
-    assert Place(data=data, nats_ca_file=ca).login("platform").ca_file == ca
-    assert Place(data=data).login("platform").ca_file is None
+    assert Profile(data=data, nats_ca_file=ca).find_login("platform").ca_file == ca
+    assert Profile(data=data).find_login("platform").ca_file is None
 
 
 def test_a_user_by_name_has_the_seed_of_that_user(data: Path) -> None:
-    login = Place(data=data, user="operator").login("platform")
+    login = Profile(data=data, user="operator").find_login("platform")
     assert (login.user, login.seed_file) == ("operator", Path("/d/operator.nk"))
     with pytest.raises(SettingsError, match=r"'node-1'.*operator, platform.*--seed-file"):
-        Place(data=data, user="node-1").login("platform")
-    login = Place(data=data, user="node-1", seed_file=Path("n.nk")).login("platform")
+        Profile(data=data, user="node-1").find_login("platform")
+    login = Profile(data=data, user="node-1", seed_file=Path("n.nk")).find_login("platform")
     assert (login.user, login.seed_file) == ("node-1", Path("n.nk"))
 
 
 def test_a_run_file_that_is_damaged_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="edgetls up"):
-        Place(data=tmp_path).run()
+        Profile(data=tmp_path).read_run_file()
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(SettingsError, match="not the JSON"):
-        Place(data=tmp_path).run()
+        Profile(data=tmp_path).read_run_file()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,9 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert parse_time("2026-05-01T12:00:00Z") == parse_time("2026-05-01T14:00:00+02:00") == noon
     assert parse_time("2026-05-01T12:00") == noon
     assert parse_time("2026-05-01T20:00", ZoneInfo("Asia/Shanghai")) == noon
-    assert period("2026-05-01", "2026-05-02", noon - noon)[1] == datetime(2026, 5, 2, tzinfo=UTC)
+    assert report_period("2026-05-01", "2026-05-02", noon - noon)[1] == datetime(
+        2026, 5, 2, tzinfo=UTC
+    )
     with pytest.raises(SettingsError, match="not a time"):
         parse_time("noon")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clients.platform.connection import insist
+from clients.platform.connection import retry_or_unreachable
 from shared.contracts.findings import Code, finding
 from shared.errors import BrokerAway, Refused, Unreachable
 
@@ -27,14 +27,14 @@ BUSY = Refused([finding(Code.SERVICE_BUSY)])
 
 async def test_a_fault_that_passes_is_tried_again() -> None:
     attempt = Attempts(BrokerAway("away"), BUSY)
-    assert await insist(attempt, 5, "asking") == "done"
+    assert await retry_or_unreachable(attempt, 5, "asking") == "done"
     assert attempt.made == 3
 
 
 async def test_a_refusal_is_final() -> None:
     attempt = Attempts(Refused([finding(Code.DOMAIN_UNKNOWN)]), BUSY)
     with pytest.raises(Refused):
-        await insist(attempt, 5, "asking")
+        await retry_or_unreachable(attempt, 5, "asking")
     assert attempt.made == 1
 
 
@@ -43,4 +43,4 @@ async def test_a_command_gives_up_saying_why_and_what_it_tried() -> None:
     with pytest.raises(
         Unreachable, match=r"nobody answers\. Tried 2 times in 0\.25 s: asking here"
     ):
-        await insist(attempt, 0.25, "asking here")
+        await retry_or_unreachable(attempt, 0.25, "asking here")

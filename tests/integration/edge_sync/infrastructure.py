@@ -1,4 +1,4 @@
-"""Broker and database of the folder's tests."""
+"""Broker and database of this folder's tests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NODES = ("node-1", "node-2", "node-3")
 
 
 @dataclass
-class Ground:
-    """Broker and database, shared by the tests; everything in them is made anew for each."""
+class Infrastructure:
+    """A broker and a database that the tests share. Their content is made anew for each test."""
 
     data: Path
     keys: PlatformKeys
@@ -39,32 +39,30 @@ class Ground:
     ports: Ports
 
     @classmethod
-    async def start(cls, data: Path) -> Ground:
+    async def start(cls, data: Path) -> Infrastructure:
+        """Start both under the folder ``data``."""
         data.chmod(0o755)
         ports = Ports(data / "ports.json")
         keys = ensure_keys(data, data / "nats" / "edge_users.conf", datetime.now(UTC))
         ensure_nodes(keys, list(NODES))
-        ground = cls(
-            data,
-            keys,
-            EmbeddedBroker(
-                data / "nats",
-                ports.pick("nats"),
-                with_storekeeper(keys.users, keys.seed("storekeeper")),
-                (STOREKEEPER,),
-            ),
-            EmbeddedPostgres(data, ["edge_sync"]),
-            Supervisor(data),
-            ports,
+        users = with_storekeeper(keys.users, keys.seed("storekeeper"))
+        infrastructure = cls(
+            data=data,
+            keys=keys,
+            broker=EmbeddedBroker(data / "nats", ports.pick("nats"), users, (STOREKEEPER,)),
+            postgres=EmbeddedPostgres(data, ["edge_sync"]),
+            supervisor=Supervisor(data),
+            ports=ports,
         )
-        await ground.supervisor.start(ground.broker.prepare())
-        await ground.supervisor.start(ground.postgres.prepare())
-        await until(ground.postgres.ready, "PostgreSQL starts", limit=30)
-        await ground.postgres.provision()
-        await ground.broker_ready()
-        return ground
+        await infrastructure.supervisor.start(infrastructure.broker.prepare())
+        await infrastructure.supervisor.start(infrastructure.postgres.prepare())
+        await until(infrastructure.postgres.ready, "PostgreSQL starts", limit=30)
+        await infrastructure.postgres.provision()
+        await infrastructure.wait_for_broker()
+        return infrastructure
 
-    async def broker_ready(self) -> None:
+    async def wait_for_broker(self) -> None:
+        """Wait until the broker serves JetStream."""
         await until(
             lambda: serves_jetstream(self.broker.url, self.keys.seed("topology")),
             "NATS starts",
@@ -72,37 +70,39 @@ class Ground:
         )
 
     async def login(self, user: str) -> Client:
+        """Connect as a user of the topology."""
         return await connect(self._settings(self.keys.seed(user)), user)
 
     async def login_node(self, node: str) -> Client:
-        return await connect(
-            self._settings(self.keys.node_folder(node) / NODE_SEED), f"node-{node}"
-        )
+        """Connect as a node."""
+        seed = self.keys.node_folder(node) / NODE_SEED
+        return await connect(self._settings(seed), f"node-{node}")
 
     def _settings(self, seed: Path) -> BrokerSettings:
         return BrokerSettings(nats_url=self.broker.url, nats_seed_file=seed)
 
     @property
     def dsn(self) -> str:
+        """Return the DSN of edge_sync's database."""
         return self.postgres.dsn("edge_sync", "edge_sync")
 
-    async def empty(self, storekeeper: Client) -> None:
-        """Streams and tables as on the first day."""
-        await lose_streams(storekeeper)
+    async def empty_all(self, storekeeper: Client) -> None:
+        """Make streams, tables and the fleet file as on the first day."""
+        await recreate_streams(storekeeper)
         connection = await asyncpg.connect(self.dsn)
         await connection.execute("drop schema if exists public cascade; create schema public")
         await connection.close()
         fleet = FleetFile.read(self.keys.fleet_file)
         for node in NODES:
-            fleet.mark(node, "made")
+            fleet.mark_node(node, "made")
         fleet.epochs = {1: fleet.epochs[1]}
         fleet.save()
 
 
-async def lose_streams(storekeeper: Client, *names: str) -> None:
-    """Deletes the streams (all by default) and makes them anew, empty."""
+async def recreate_streams(storekeeper: Client) -> None:
+    """Delete every stream and make it anew, empty."""
     js = storekeeper.jetstream(timeout=10)
-    for name in names or tuple(stream.name for stream in topology.STREAMS):
+    for stream in topology.STREAMS:
         with contextlib.suppress(NotFoundError):
-            await js.delete_stream(name)
+            await js.delete_stream(stream.name)
     await topology.apply(js)
