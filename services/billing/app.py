@@ -10,18 +10,23 @@ from typing import Any, NoReturn
 
 from services.billing.settings import Settings
 from services.billing.store import finance
-from services.billing.store.partitions import Days, Partitions
-from services.billing.transport.batch_consumers import BatchTaker, LotConsumer, burying, once
+from services.billing.store.partitions import ArchiveMonths, RequestDays
+from services.billing.transport.batch_consumers import (
+    BatchConsumer,
+    UsageBatchIntake,
+    replay_one,
+    with_dead_letters,
+)
 from services.billing.transport.queries import query_router
-from services.billing.transport.stream_trimmer import Trimmer
-from services.billing.usecases.hourly_jobs import HourClock
-from services.billing.usecases.ingest import Ingest
-from services.billing.usecases.money import Money
-from services.billing.usecases.ownership_events import Facts
-from services.billing.usecases.quarantine import Parking, Take
-from services.billing.usecases.queries import Queries
-from services.billing.usecases.reference_cache import Book
-from services.billing.usecases.request_events import Requests
+from services.billing.transport.stream_trimmer import StreamTrimmer
+from services.billing.usecases.hourly_jobs import HourlyJobs
+from services.billing.usecases.ingest import UsageIngest
+from services.billing.usecases.money import MoneyCommands
+from services.billing.usecases.ownership_events import OwnershipIngest
+from services.billing.usecases.quarantine import BatchHandler, Quarantine
+from services.billing.usecases.queries import BillingQueries
+from services.billing.usecases.reference_cache import ReferenceCache
+from services.billing.usecases.request_events import RequestIngest
 from shared import runtime as service
 from shared import subjects
 from shared.messaging.consumer import Consumer
@@ -59,28 +64,28 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         settings.billing_dsn.get_secret_value(), stalled_seconds=_STALLED_SECONDS
     )
     await migrate(pool, MIGRATIONS)
-    await finance.grant(pool)
-    runtime.broker.include_router(query_router(Queries(pool, runtime.clock)))
+    await finance.grant_views(pool)
+    runtime.broker.include_router(query_router(BillingQueries(pool, runtime.clock)))
     commands, usage, events = (
         DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME]
     )
     book, months, days = (
-        Book(timedelta(hours=settings.billing_overdue_hours)),
-        Partitions(pool),
-        Days(pool),
+        ReferenceCache(timedelta(hours=settings.billing_overdue_hours)),
+        ArchiveMonths(pool),
+        RequestDays(pool),
     )
-    money = Money(pool, book, runtime.clock)
-    ingest = Ingest(pool, book, months, runtime.clock)
-    batches = BatchTaker(ingest, pool, usage, publisher, signer)
-    facts = Facts(pool, book, runtime.clock, batches.drain)
-    office = DeadLetterService(client, publisher, NAME, {events.source: once(facts.take)})
+    money = MoneyCommands(pool, book, runtime.clock)
+    ingest = UsageIngest(pool, book, months, runtime.clock)
+    batches = UsageBatchIntake(ingest, pool, usage, publisher, signer)
+    facts = OwnershipIngest(pool, book, runtime.clock, batches.drain)
+    office = DeadLetterService(client, publisher, NAME, {events.source: replay_one(facts.take)})
     runtime.broker.include_router(dead_letter_router(NAME, office))
-    hours = HourClock(money, pool, months, days, runtime.clock, settings)
-    parking, requests = Parking(pool), Requests(pool, book, days, runtime.clock)
-    takes: dict[str, Take] = {
+    hours = HourlyJobs(money, pool, months, days, runtime.clock, settings)
+    parking, requests = Quarantine(pool), RequestIngest(pool, book, days, runtime.clock)
+    takes: dict[str, BatchHandler] = {
         subjects.DURABLE_BILLING_BATCHES: batches.take,
-        subjects.DURABLE_BILLING_REQUESTS: burying(requests.take, usage),
-        subjects.DURABLE_BILLING_OWNERS: burying(facts.take, events),
+        subjects.DURABLE_BILLING_REQUESTS: with_dead_letters(requests.take, usage),
+        subjects.DURABLE_BILLING_OWNERS: with_dead_letters(facts.take, events),
     }
     return (
         *_lots(runtime, takes, parking),
@@ -95,14 +100,14 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
         Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
         Lease(pool, "billing-trim").hold(
-            Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run
+            StreamTrimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run
         ),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 
 
 def _lots(
-    runtime: Runtime[Settings], takes: Mapping[str, Take], parking: Parking
+    runtime: Runtime[Settings], takes: Mapping[str, BatchHandler], parking: Quarantine
 ) -> Sequence[Coroutine[Any, Any, None]]:
     """The consumers of what comes in lots: (stream, durable, messages a pull, lots at once) of
     each."""
@@ -118,7 +123,7 @@ def _lots(
         (subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS, 500, 1),
     )
     return [
-        LotConsumer(
+        BatchConsumer(
             _pull(runtime, stream, durable, batch),
             takes[durable],
             parking,

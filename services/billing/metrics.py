@@ -35,7 +35,7 @@ CHARGES = Counter(
     ["kind"],
 )
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])
-PARKED = Gauge(
+QUARANTINED = Gauge(
     "edgetls_billing_parked", "Messages that could not be handled yet: above 0 is a fault of ours."
 )
 NOT_CHARGED = Gauge(

@@ -10,21 +10,21 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from services.billing.domain.charging import HourCount, Line, Pack, charge
-from services.billing.domain.ownership import NOBODY, Period, owner_at
+from services.billing.domain.charging import BoughtPlan, ChargeLine, HourCount, charge_hours
+from services.billing.domain.ownership import NOBODY, OwnershipPeriod, owner_at
 from services.billing.domain.rating import Tariff, month_of
 from services.billing.domain.usage_aggregator import minute_fault
 from services.billing.domain.wire_format import CellRow
 from shared.contracts.audit import Difference
 from shared.money import plus
 
-SHOWN: Final = 100
-What = Literal["usage", "accrual", "charged", "amount", "identity", "ledger", "archive"]
-Counts = tuple[int, int, int, int]
+MAX_SHOWN: Final = 100
+DifferenceKind = Literal["usage", "accrual", "charged", "amount", "identity", "ledger", "archive"]
+UsageCounts = tuple[int, int, int, int]
 """HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes."""
 
 
-class Place(NamedTuple):
+class UsageKey(NamedTuple):
     """Where usage was counted; hours of Unix time."""
 
     account: str
@@ -34,15 +34,15 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Findings:
+class AuditDifferences:
     """``differing`` counts all; the first SHOWN are kept."""
 
     differing: int = 0
     shown: list[Difference] = field(default_factory=list)
 
-    def note(self, what: What, place: str, recomputed: object, recorded: object) -> None:
+    def note(self, what: DifferenceKind, place: str, recomputed: object, recorded: object) -> None:
         self.differing += 1
-        if len(self.shown) < SHOWN:
+        if len(self.shown) < MAX_SHOWN:
             self.shown.append(
                 Difference(
                     what=what, place=place, recomputed=f"{recomputed}", recorded=f"{recorded}"
@@ -51,7 +51,7 @@ class Findings:
 
     def compare(
         self,
-        what: What,
+        what: DifferenceKind,
         recomputed: Mapping[str, object],
         recorded: Mapping[str, object],
         nil: object,
@@ -63,19 +63,21 @@ class Findings:
 
 
 @dataclass
-class Recount:
+class UsageRecount:
     """The usage of the minutes [first, past), added up anew."""
 
     first: int
     past: int
-    usage: dict[Place, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    usage: dict[UsageKey, list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0])
+    )
     diverted: int = 0
 
     def add(
         self,
         node: str,
         cells: Iterable[CellRow],
-        owners: Mapping[str, Sequence[Period]],
+        owners: Mapping[str, Sequence[OwnershipPeriod]],
         received: datetime,
     ) -> None:
         """An archived batch, judged by the rules as when it came. Owners of valid domains only."""
@@ -93,11 +95,11 @@ class Recount:
         domain: str,
         minute: int,
         node: str,
-        counts: Counts,
-        owners: Mapping[str, Sequence[Period]],
+        counts: UsageCounts,
+        owners: Mapping[str, Sequence[OwnershipPeriod]],
     ) -> None:
         sums = self.usage[
-            Place(owner_at(owners.get(domain, ()), minute), domain, node, minute // 60)
+            UsageKey(owner_at(owners.get(domain, ()), minute), domain, node, minute // 60)
         ]
         for index, count in enumerate(counts):
             sums[index] += count
@@ -113,7 +115,7 @@ class Recount:
 
 
 @dataclass
-class Billed:
+class BilledAccount:
     """One account as recorded: its charged hours, plans and ledger lines, from where its rating
     begins.
 
@@ -122,22 +124,24 @@ class Billed:
     account: str
     currency: str
     hours: list[HourCount] = field(default_factory=list)
-    packs: list[Pack] = field(default_factory=list)
+    packs: list[BoughtPlan] = field(default_factory=list)
     lines: list[tuple[int, int, Decimal, str | None, str | None]] = field(default_factory=list)
 
 
-def recharge(billed: Billed, tariff_at: Callable[[int], Tariff]) -> list[Line]:
+def recharge_account(billed: BilledAccount, tariff_at: Callable[[int], Tariff]) -> list[ChargeLine]:
     """Its lines, as if all that was charged had come at once."""
     hours = [
         replace(count, requests=count.charged, charged=0, postings=0, covered={})
         for count in billed.hours
     ]
-    return charge(
+    return charge_hours(
         hours, billed.packs, {pack.reference: pack.requests for pack in billed.packs}, {}, tariff_at
     )
 
 
-def compare_charges(billed: Billed, lines: Sequence[Line], findings: Findings) -> None:
+def compare_charges(
+    billed: BilledAccount, lines: Sequence[ChargeLine], findings: AuditDifferences
+) -> None:
     """Requests by hour and plan, money by month and price: the order in which requests came moves
     money between the hours of a month, never between months or prices."""
     ours: dict[str, int] = defaultdict(int)
@@ -145,10 +149,14 @@ def compare_charges(billed: Billed, lines: Sequence[Line], findings: Findings) -
     our_money: dict[str, Decimal] = defaultdict(Decimal)
     their_money: dict[str, Decimal] = defaultdict(Decimal)
     for line in lines:
-        ours[f"{billed.account} {say_hour(line.hour)} {line.plan or 'pay as you go'}"] += (
+        ours[f"{billed.account} {format_hour(line.hour)} {line.plan or 'pay as you go'}"] += (
             line.requests
         )
-        _add(our_money, _group(billed.account, line.hour, line.price_id, line.plan), line.amount)
+        _add_amount(
+            our_money,
+            _price_group(billed.account, line.hour, line.price_id, line.plan),
+            line.amount,
+        )
     for (
         hour,
         requests,
@@ -156,25 +164,25 @@ def compare_charges(billed: Billed, lines: Sequence[Line], findings: Findings) -
         price_id,
         plan,
     ) in billed.lines:  # the first lines of all were written without an id
-        theirs[f"{billed.account} {say_hour(hour)} {plan or 'pay as you go'}"] += requests
-        _add(
+        theirs[f"{billed.account} {format_hour(hour)} {plan or 'pay as you go'}"] += requests
+        _add_amount(
             their_money,
-            _group(billed.account, hour, price_id or f"list-{billed.currency.lower()}", plan),
+            _price_group(billed.account, hour, price_id or f"list-{billed.currency.lower()}", plan),
             amount,
         )
     findings.compare("charged", ours, theirs, 0)
     findings.compare("amount", our_money, their_money, Decimal(0))
 
 
-def say_hour(hour: int) -> str:
+def format_hour(hour: int) -> str:
     return f"{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m-%dT%HZ}"
 
 
-def _group(account: str, hour: int, price_id: str | None, plan: str | None) -> str:
+def _price_group(account: str, hour: int, price_id: str | None, plan: str | None) -> str:
     month = month_of(hour)
     name = f"plan {plan}" if plan else price_id
     return f"{account} {month // 12:04}-{month % 12 + 1:02} {name}"
 
 
-def _add(sums: dict[str, Decimal], key: str, amount: Decimal) -> None:
+def _add_amount(sums: dict[str, Decimal], key: str, amount: Decimal) -> None:
     sums[key] = plus(sums[key], amount)

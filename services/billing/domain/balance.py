@@ -12,23 +12,23 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
-from services.billing.domain.price_book import Prices
-from services.billing.domain.rating import DEFAULT_CURRENCY, Tariff, linear, month_of
+from services.billing.domain.price_book import PriceLookup
+from services.billing.domain.rating import DEFAULT_CURRENCY, Tariff, list_tariff, month_of
 from shared.contracts.findings import Code
 from shared.money import minus, plain, product, share
 
 HOURS_OF_MEAN: Final = 7
 HOURS_LEFT_AT_LOW: Final = 3
 CLEARS_AT: Final = Decimal("1.2")
-Change = Literal["low", "recovered", "depleted", "settled", "overdue"]
+CrossingKind = Literal["low", "recovered", "depleted", "settled", "overdue"]
 
 
 @dataclass(frozen=True)
-class Terms:
+class PricingContext:
     """What decisions are made by: the prices, the time, and how long an account may be depleted
     (rule E7)."""
 
-    prices: Prices
+    prices: PriceLookup
     at: datetime
     overdue_after: timedelta = timedelta(hours=24)
 
@@ -41,7 +41,7 @@ class Terms:
         return month_of(self.hour)
 
 
-class Standing(NamedTuple):
+class AccountState(NamedTuple):
     """One account. ``accrued_requests``: counted and not charged yet; ``recent_amount``: charged
     for the last ``recent_hours`` closed hours with service; ``entries``: lines in its ledger;
     ``currency`` None: not chosen yet.
@@ -77,7 +77,7 @@ class Standing(NamedTuple):
     def accrued(self) -> Decimal:
         """What is not charged yet, at the price of now: first from the plans, then on from the
         month's tier."""
-        tariff, count = self.tariff or linear(self.money), self.accrued_requests
+        tariff, count = self.tariff or list_tariff(self.money), self.accrued_requests
         if count < 0:
             return minus(Decimal(0), tariff.amount(max(self.tier_used + count, 0), -count))
         return tariff.amount(self.tier_used, max(count - self.plan_left, 0))
@@ -113,12 +113,12 @@ class Standing(NamedTuple):
 class Crossing:
     """``number`` is the account's own; ``standing`` is as it was decided on."""
 
-    change: Change
+    change: CrossingKind
     number: int
-    standing: Standing
+    standing: AccountState
 
 
-def priced(standing: Standing, terms: Terms) -> Standing:
+def with_current_tariff(standing: AccountState, terms: PricingContext) -> AccountState:
     """With the tariff of its currency now; a new month or price begins in its first tier."""
     tariff = terms.prices.tariff(standing.account, standing.money, terms.hour)
     key = f"{terms.month}:{tariff.id}"
@@ -126,7 +126,7 @@ def priced(standing: Standing, terms: Terms) -> Standing:
     return standing._replace(tariff=tariff, tier_key=key, tier_used=used)
 
 
-def money_fault(standing: Standing, currency: str, prices: Prices) -> Code | None:
+def currency_fault(standing: AccountState, currency: str, prices: PriceLookup) -> Code | None:
     """Amounts never mix currencies, and an account is kept only in one that has a price (rule
     E8)."""
     if currency not in prices.currencies or standing.currency not in (None, currency):
@@ -134,14 +134,16 @@ def money_fault(standing: Standing, currency: str, prices: Prices) -> Code | Non
     return None
 
 
-def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
+def decide_flags(
+    standing: AccountState, terms: PricingContext
+) -> tuple[AccountState, list[Crossing]]:
     """The standing with its flags set, and what changed. An account that nothing moved yet is not
     judged.
 
     Overdue ends with depleted: the event for that is ``settled``."""
     if not standing.entries and not standing.accrued_requests:
         return standing, []
-    changes: list[Change] = []
+    changes: list[CrossingKind] = []
     balance = standing.balance
     low, depleted = _is_low(standing, balance), balance <= 0
     since = (standing.depleted_since or terms.at) if depleted else None
@@ -167,7 +169,7 @@ def judge(standing: Standing, terms: Terms) -> tuple[Standing, list[Crossing]]:
     ]
 
 
-def _is_low(standing: Standing, balance: Decimal) -> bool:
+def _is_low(standing: AccountState, balance: Decimal) -> bool:
     """Between the limit and 1.2 times the limit it stays as it was: no flapping."""
     limit = standing.limit
     if limit is None:

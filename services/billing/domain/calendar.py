@@ -16,7 +16,7 @@ _QUARTER: Final = 15
 """Minutes. Offsets of all zones have been whole quarters of an hour since 1972."""
 
 
-def zone_of(name: str) -> ZoneInfo:
+def find_zone(name: str) -> ZoneInfo:
     """LookupError when the IANA database has no such zone."""
     try:
         return ZoneInfo(name)
@@ -24,7 +24,7 @@ def zone_of(name: str) -> ZoneInfo:
         raise LookupError(f"there is no time zone {name!r}") from None
 
 
-def periods(
+def period_bounds(
     first: int, past: int, granularity: Granularity, zone: ZoneInfo, most: int
 ) -> list[int]:
     """The starts of the periods that [first, past) touches, at most ``most`` of them, then the end
@@ -41,7 +41,7 @@ def periods(
     return _dates(first, past, granularity, zone, most)
 
 
-def month_of(text: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def month_bounds(text: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """Start and end (UTC) of a month written ``2026-05``."""
     year, month = (int(part) for part in text.split("-"))
     first = date(year, month, 1)

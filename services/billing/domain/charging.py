@@ -21,7 +21,7 @@ TierKey = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Pack:
+class BoughtPlan:
     """A plan that was bought; covers the hours [start, end). ``price`` is what it cost."""
 
     reference: str
@@ -43,7 +43,7 @@ class HourCount:
     covered: Mapping[str, int] = field(default_factory=dict)
 
 
-class Line(NamedTuple):
+class ChargeLine(NamedTuple):
     """One line to post. ``amount``: what it costs (a correction downwards is negative)."""
 
     hour: int
@@ -57,8 +57,8 @@ class Line(NamedTuple):
     plan_cost: Decimal | None
 
 
-def cover(
-    hours: Sequence[HourCount], packs: Sequence[Pack], left: Mapping[str, int]
+def allocate_to_plans(
+    hours: Sequence[HourCount], packs: Sequence[BoughtPlan], left: Mapping[str, int]
 ) -> dict[int, dict[str, int]]:
     """What each hour takes from which plan; ``hours`` in order, ``left`` in each plan before the
     first of them."""
@@ -83,28 +83,28 @@ def cover(
     return taken
 
 
-def charge(
+def charge_hours(
     hours: Sequence[HourCount],
-    packs: Sequence[Pack],
+    packs: Sequence[BoughtPlan],
     left: Mapping[str, int],
     used: MutableMapping[TierKey, int],
     tariff_at: Callable[[int], Tariff],
-) -> list[Line]:
+) -> list[ChargeLine]:
     """The lines that make what was posted equal to what is due. ``hours`` in order: those that
     changed, and where there are plans every later one too. ``used``: requests charged so far by
     month and price, moved on here."""
-    covered = cover(hours, packs, left)
+    covered = allocate_to_plans(hours, packs, left)
     by_reference = {pack.reference: pack for pack in packs}
-    lines: list[Line] = []
+    lines: list[ChargeLine] = []
     for count in hours:
         due, tariff, posting = covered[count.hour], tariff_at(count.hour), count.postings + 1
-        made: list[Line] = []
+        made: list[ChargeLine] = []
         for reference in sorted(due.keys() | count.covered.keys()):
             moved = due.get(reference, 0) - count.covered.get(reference, 0)
             if moved:
                 pack = by_reference[reference]
                 made.append(
-                    Line(
+                    ChargeLine(
                         count.hour,
                         posting,
                         0,
@@ -120,7 +120,7 @@ def charge(
         key = month_of(count.hour), tariff.id
         for part in tariff.parts(used.get(key, 0), owed):
             made.append(
-                Line(
+                ChargeLine(
                     count.hour,
                     posting,
                     0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
-from services.billing.domain.balance import Crossing, Standing
+from services.billing.domain.balance import AccountState, Crossing
 from shared import catalogue
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, Finding
@@ -30,25 +30,27 @@ _SUBJECTS: Final = {
 _Change = Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
 
 
-def crossed(crossing: Crossing, at: datetime) -> Outgoing:
+def crossing_event(crossing: Crossing, at: datetime) -> Outgoing:
     identity = derived_id(SOURCE, "crossing", crossing.standing.account, str(crossing.number))
-    return _event(crossing.change, crossing.standing, crossing.number, at, identity)
+    return _balance_event(crossing.change, crossing.standing, crossing.number, at, identity)
 
 
-def credited(standing: Standing, reference: str, command_id: str, at: datetime) -> Outgoing:
+def credited_event(
+    standing: AccountState, reference: str, command_id: str, at: datetime
+) -> Outgoing:
     """Once a command: whoever orders a credit again, under a new command, hears that it is
     booked."""
     identity = derived_id(SOURCE, "credited", standing.account, reference, command_id)
-    return _event(
+    return _balance_event(
         "credited", standing, standing.crossing, at, identity, reference=reference, cause=command_id
     )
 
 
-def refused(
-    standing: Standing, code: Code, reference: str | None, command_id: str, at: datetime
+def refused_event(
+    standing: AccountState, code: Code, reference: str | None, command_id: str, at: datetime
 ) -> Outgoing:
     identity = derived_id(SOURCE, "refused", command_id)
-    return _event(
+    return _balance_event(
         "refused",
         standing,
         standing.crossing,
@@ -60,7 +62,9 @@ def refused(
     )
 
 
-def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
+def purchased_event(
+    standing: AccountState, plan: PlanView, command_id: str, at: datetime
+) -> Outgoing:
     return outgoing(
         catalogue.EVENT_PLAN_PURCHASED,
         PlanEvent(plan=plan, balance=standing.balance, at=at),
@@ -72,7 +76,9 @@ def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime)
     )
 
 
-def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: datetime) -> Outgoing:
+def price_book_event(
+    serial: int, findings: Sequence[Finding], command_id: str, at: datetime
+) -> Outgoing:
     """Applied, or refused with the findings."""
     body = PriceBookEvent(
         serial=serial,
@@ -93,7 +99,7 @@ def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: da
     )
 
 
-def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
+def hour_closed_event(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
     return outgoing(
         catalogue.EVENT_HOUR_CLOSED,
         HourClosed(until=until, lines=lines, at=at),
@@ -105,7 +111,7 @@ def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> O
     )
 
 
-def view(standing: Standing) -> BalanceView:
+def balance_view(standing: AccountState) -> BalanceView:
     return BalanceView(
         account=standing.account,
         currency=standing.money,
@@ -121,9 +127,9 @@ def view(standing: Standing) -> BalanceView:
     )
 
 
-def _event(
+def _balance_event(
     change: _Change,
-    standing: Standing,
+    standing: AccountState,
     number: int,
     at: datetime,
     identity: str,

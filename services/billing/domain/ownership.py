@@ -14,7 +14,7 @@ BEGINNING: Final = -(2**31)
 OPEN_END: Final = 2**31 - 1
 
 
-class Fact(NamedTuple):
+class OwnershipEvent(NamedTuple):
     """One domain event: registered by, or removed from, ``account``; ``revision`` orders the facts
     of a domain."""
 
@@ -25,7 +25,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Period:
+class OwnershipPeriod:
     """``account`` owns the domain in the minutes [start, end)."""
 
     account: str
@@ -33,13 +33,13 @@ class Period:
     end: int
 
 
-def periods(facts: Iterable[Fact]) -> tuple[Period, ...]:
+def ownership_periods(facts: Iterable[OwnershipEvent]) -> tuple[OwnershipPeriod, ...]:
     """In order of time, without overlap, whatever order the facts came in.
 
     The first owner owns all that was before (usage that came ahead of the registration is its own).
     A change of owner counts from the next full minute; a domain that nobody owned is owned from the
     minute of its registration."""
-    found: list[Period] = []
+    found: list[OwnershipPeriod] = []
     account, start = NOBODY, BEGINNING
     ended = BEGINNING
     for fact in sorted(facts):
@@ -48,17 +48,17 @@ def periods(facts: Iterable[Fact]) -> tuple[Period, ...]:
             continue
         if account != NOBODY and not (fact.kind == "registered" and fact.account == account):
             ended = max(start, first_whole)
-            found.append(Period(account, start, ended))
+            found.append(OwnershipPeriod(account, start, ended))
             account = NOBODY
         if fact.kind == "registered" and account == NOBODY:
             start = max(ended, int(fact.at.timestamp()) // 60) if found else BEGINNING
             account = fact.account
     if account != NOBODY:
-        found.append(Period(account, start, OPEN_END))
+        found.append(OwnershipPeriod(account, start, OPEN_END))
     return tuple(period for period in found if period.start < period.end)
 
 
-def owner_at(owned: Sequence[Period], minute: int) -> str:
+def owner_at(owned: Sequence[OwnershipPeriod], minute: int) -> str:
     """NOBODY where no period covers the minute."""
     for period in reversed(owned):
         if period.start <= minute:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final
 
-from services.billing.domain.rating import LIST, PRICES, Tariff
+from services.billing.domain.rating import LIST_PRICES, LIST_TARIFFS, Tariff
 from shared.contracts.findings import Code, Finding, finding
 from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
 from shared.money import plain
@@ -21,28 +21,29 @@ NEVER: Final = 2**31 - 1
 DEFAULT_BOOK: Final = PriceBook(
     title="The list price that edgetls comes with",
     prices=[
-        Price(id=LIST[c].id, currency=c, tiers=[Tier(price=price)]) for c, price in PRICES.items()
+        Price(id=LIST_TARIFFS[c].id, currency=c, tiers=[Tier(price=price)])
+        for c, price in LIST_PRICES.items()
     ],
 )
 
 
 @dataclass(frozen=True)
-class _Valid:
+class _PricePeriod:
     start: int
     end: int
     tariff: Tariff
 
 
-class Prices:
+class PriceLookup:
     """A book, ready to ask. ``serial`` 0: the one that edgetls comes with."""
 
     def __init__(self, serial: int = 0, book: PriceBook = DEFAULT_BOOK) -> None:
         self.serial, self.book = serial, book
-        self._valid: dict[tuple[str | None, str], list[_Valid]] = defaultdict(list)
+        self._valid: dict[tuple[str | None, str], list[_PricePeriod]] = defaultdict(list)
         for price in book.prices:
             tiers = tuple((tier.above, plain(tier.price)) for tier in price.tiers)
             self._valid[price.account, price.currency].append(
-                _Valid(
+                _PricePeriod(
                     hour_of(price.start, ALWAYS), hour_of(price.end, NEVER), Tariff(price.id, tiers)
                 )
             )
@@ -86,7 +87,7 @@ def hour_of(at: datetime | None, otherwise: int) -> int:
     return otherwise if at is None else int(at.timestamp()) // 3600
 
 
-def faults(book: PriceBook) -> list[Finding]:
+def find_faults(book: PriceBook) -> list[Finding]:
     """Why a book is inconsistent; each names the entry at fault."""
     texts = [*_entry_faults(book), *_list_faults(book)]
     return [finding(Code.PRICES_INVALID, text, field="request") for text in texts]
@@ -134,7 +135,7 @@ def _list_faults(book: PriceBook) -> Iterator[str]:
         )
 
 
-def retroactive(old: Prices, new: Prices, first_free: int) -> list[Finding]:
+def find_retroactive_changes(old: PriceLookup, new: PriceLookup, first_free: int) -> list[Finding]:
     """What ``new`` changes of the hours before ``first_free``: they were rated already, or are
     being rated."""
     points = {at for at in old.boundaries() | new.boundaries() if at < first_free} | {ALWAYS}
@@ -158,12 +159,20 @@ def retroactive(old: Prices, new: Prices, first_free: int) -> list[Finding]:
     ]
 
 
-def changes(old: PriceBook, new: PriceBook) -> list[str]:
+def describe_changes(old: PriceBook, new: PriceBook) -> list[str]:
     """What a reader compares: entries that come, go or change, one line each."""
     lines = []
     for kind, before, after in (
-        ("price", {p.id: _say(p) for p in old.prices}, {p.id: _say(p) for p in new.prices}),
-        ("plan", {p.id: _say_plan(p) for p in old.plans}, {p.id: _say_plan(p) for p in new.plans}),
+        (
+            "price",
+            {p.id: _describe_price(p) for p in old.prices},
+            {p.id: _describe_price(p) for p in new.prices},
+        ),
+        (
+            "plan",
+            {p.id: _describe_plan(p) for p in old.plans},
+            {p.id: _describe_plan(p) for p in new.plans},
+        ),
     ):
         lines += [
             f"+ {kind} {name}: {after[name]}" for name in sorted(after.keys() - before.keys())
@@ -179,7 +188,7 @@ def changes(old: PriceBook, new: PriceBook) -> list[str]:
     return lines
 
 
-def _say(price: Price) -> str:
+def _describe_price(price: Price) -> str:
     who = price.account or "everybody"
     when = " ".join(
         f"{word} {at:%Y-%m-%d %H:%M}"
@@ -193,7 +202,7 @@ def _say(price: Price) -> str:
     return f"{tiers} {price.currency} a 10,000 for {who} {when or 'always'}"
 
 
-def _say_plan(offer: PlanOffer) -> str:
+def _describe_plan(offer: PlanOffer) -> str:
     money = ", ".join(
         f"{plain(amount):f} {currency}" for currency, amount in sorted(offer.prices.items())
     )

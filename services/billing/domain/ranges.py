@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 
-class Ranged(Protocol):
+class ByteRange(Protocol):
     """Bytes [start, end) of a log."""
 
     @property
@@ -21,10 +21,10 @@ class Ranged(Protocol):
     def end(self) -> int: ...
 
 
-RangedT = TypeVar("RangedT", bound=Ranged)
+ByteRangeT = TypeVar("ByteRangeT", bound=ByteRange)
 
 
-class Fate(Enum):
+class RangeFate(Enum):
     """What becomes of a range, seen from the stored end."""
 
     ACCEPT = "accept"
@@ -35,52 +35,52 @@ class Fate(Enum):
 
 
 @dataclass
-class Lineup(Generic[RangedT]):
+class RangePlacement(Generic[ByteRangeT]):
     """The ranges of one log by their fate; ``stored_to`` is the stored end after ``accepted``, in
     order."""
 
     stored_to: int
-    accepted: list[RangedT] = field(default_factory=list)
-    held: list[RangedT] = field(default_factory=list)
-    repeated: list[RangedT] = field(default_factory=list)
-    refused: list[tuple[RangedT, Fate]] = field(default_factory=list)
+    accepted: list[ByteRangeT] = field(default_factory=list)
+    held: list[ByteRangeT] = field(default_factory=list)
+    repeated: list[ByteRangeT] = field(default_factory=list)
+    refused: list[tuple[ByteRangeT, RangeFate]] = field(default_factory=list)
 
 
-def fate(start: int, end: int, stored_to: int, final_length: int | None = None) -> Fate:
+def decide_fate(start: int, end: int, stored_to: int, final_length: int | None = None) -> RangeFate:
     """``final_length``: where the log is known to end; nothing can lie beyond it."""
     if end <= stored_to:
-        return Fate.REPEAT
+        return RangeFate.REPEAT
     if final_length is not None and end > final_length:
-        return Fate.PAST_FINAL
+        return RangeFate.PAST_FINAL
     if start > stored_to:
-        return Fate.HOLD
-    return Fate.ACCEPT if start == stored_to else Fate.OVERLAP
+        return RangeFate.HOLD
+    return RangeFate.ACCEPT if start == stored_to else RangeFate.OVERLAP
 
 
-def line_up(
-    stored_to: int, ranges: Iterable[RangedT], final_length: int | None = None
-) -> Lineup[RangedT]:
+def place_ranges(
+    stored_to: int, ranges: Iterable[ByteRangeT], final_length: int | None = None
+) -> RangePlacement[ByteRangeT]:
     """Places ``ranges``, those that wait already among them; of two with the same start the first
     given is taken.
 
     One pass in order of start is enough: what is taken moves the stored end to at most the next
     start."""
-    lineup: Lineup[RangedT] = Lineup(stored_to)
+    lineup: RangePlacement[ByteRangeT] = RangePlacement(stored_to)
     for item in sorted(ranges, key=lambda one: one.start):
-        found = fate(item.start, item.end, lineup.stored_to, final_length)
-        if found is Fate.ACCEPT:
+        found = decide_fate(item.start, item.end, lineup.stored_to, final_length)
+        if found is RangeFate.ACCEPT:
             lineup.accepted.append(item)
             lineup.stored_to = item.end
-        elif found is Fate.HOLD:
+        elif found is RangeFate.HOLD:
             lineup.held.append(item)
-        elif found is Fate.REPEAT:
+        elif found is RangeFate.REPEAT:
             lineup.repeated.append(item)
         else:
             lineup.refused.append((item, found))
     return lineup
 
 
-def missing(
+def missing_ranges(
     stored_to: int, known_to: int, waiting: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """The ranges between the stored end and the highest byte known of that have not even come."""

@@ -14,13 +14,13 @@ from typing import Final, NamedTuple
 
 from shared.money import per, total
 
-UNIT: Final = 10_000
+PRICE_UNIT: Final = 10_000
 """Prices are for so many HTTPS requests."""
 DEFAULT_CURRENCY: Final = "CNY"
-PRICES: Final[Mapping[str, Decimal]] = {"CNY": Decimal("0.05"), "USD": Decimal("0.008")}
+LIST_PRICES: Final[Mapping[str, Decimal]] = {"CNY": Decimal("0.05"), "USD": Decimal("0.008")}
 
 
-class Part(NamedTuple):
+class TierPart(NamedTuple):
     """``requests`` of one tier at its ``price``; both negative where requests are taken back."""
 
     requests: int
@@ -35,7 +35,7 @@ class Tariff:
     id: str
     tiers: tuple[tuple[int, Decimal], ...]
 
-    def parts(self, used: int, requests: int) -> list[Part]:
+    def parts(self, used: int, requests: int) -> list[TierPart]:
         """``requests`` more after the first ``used`` of the month, tier by tier; ``used`` +
         ``requests`` >= 0."""
         low, high = sorted((used, used + requests))
@@ -45,7 +45,7 @@ class Tariff:
             top = self.tiers[index + 1][0] if index + 1 < len(self.tiers) else high
             inside = min(high, max(top, above)) - max(low, above)
             if inside > 0:
-                found.append(Part(sign * inside, price, cost(sign * inside, price)))
+                found.append(TierPart(sign * inside, price, request_cost(sign * inside, price)))
         return found if sign > 0 else found[::-1]
 
     def amount(self, used: int, requests: int) -> Decimal:
@@ -53,20 +53,20 @@ class Tariff:
         return total(part.amount for part in self.parts(used, requests))
 
 
-def linear(currency: str) -> Tariff:
+def list_tariff(currency: str) -> Tariff:
     """The list price that edgetls comes with; KeyError for a currency without one."""
-    return LIST[currency]
+    return LIST_TARIFFS[currency]
 
 
-LIST: Final = {
+LIST_TARIFFS: Final = {
     currency: Tariff(f"list-{currency.lower()}", ((0, price),))
-    for currency, price in PRICES.items()
+    for currency, price in LIST_PRICES.items()
 }
 
 
-def cost(requests: int, price: Decimal) -> Decimal:
+def request_cost(requests: int, price: Decimal) -> Decimal:
     """Exact; of a negative count (a correction downwards) a negative amount."""
-    return per(price, requests, UNIT)
+    return per(price, requests, PRICE_UNIT)
 
 
 def month_of(hour: int) -> int:

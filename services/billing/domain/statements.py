@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from services.billing.domain.calendar import month_of, periods
+from services.billing.domain.calendar import month_bounds, period_bounds
 
-SETTLES: Final = timedelta(hours=24)
+SETTLED_AFTER: Final = timedelta(hours=24)
 """After a month's end: as finance.billed_at() of the migrations has it. What is booked later is in
 a later month."""
 
 
 @dataclass(frozen=True)
-class Month:
+class StatementMonth:
     """[start, end) in UTC; ``bounds``: the starts of its days or hours, in minutes of Unix time,
     then its end."""
 
@@ -24,11 +24,13 @@ class Month:
     bounds: list[int]
 
     def settled(self, now: datetime) -> bool:
-        return now >= self.end + SETTLES
+        return now >= self.end + SETTLED_AFTER
 
 
-def month(text: str, by: str, zone: ZoneInfo) -> Month:
+def statement_month(text: str, by: str, zone: ZoneInfo) -> StatementMonth:
     """``text`` like ``2026-05``; ``by``: day or hour."""
-    start, end = month_of(text, zone)
+    start, end = month_bounds(text, zone)
     first, past = int(start.timestamp()) // 60, int(end.timestamp()) // 60
-    return Month(start, end, periods(first, past, "day" if by == "day" else "hour", zone, 32 * 24))
+    return StatementMonth(
+        start, end, period_bounds(first, past, "day" if by == "day" else "hour", zone, 32 * 24)
+    )

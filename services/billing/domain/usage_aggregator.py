@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from services.billing.domain.ownership import NOBODY, Period, owner_at
-from services.billing.domain.wire_format import Cell
+from services.billing.domain.ownership import NOBODY, OwnershipPeriod, owner_at
+from services.billing.domain.wire_format import WireCell
 
 FUTURE_MINUTES: Final = 5
 PAST_MINUTES: Final = 35 * 24 * 60
@@ -25,22 +25,22 @@ MinuteRow = tuple[str, int, str, str, int, int, int, int]
 its key."""
 RequestRow = tuple[str, str, int, int, str, str, int, int]
 """Source, id, day, time in microseconds, domain, node, bytes, status (store/requests.py)."""
-Owners = Mapping[str, Sequence[Period]]
+Owners = Mapping[str, Sequence[OwnershipPeriod]]
 """The periods of every valid domain; an invalid one has no entry."""
 
 
 @dataclass
-class Tally:
+class UsageAggregator:
     """Sums by (domain, minute, node); a value is [account, HTTPS requests, HTTPS bytes, HTTP
     requests, HTTP bytes]."""
 
     rows: dict[tuple[str, int, str], list[str | int]] = field(default_factory=dict)
 
     def add(
-        self, node: str, cells: Iterable[Cell], owners: Owners, now_minute: int
-    ) -> list[tuple[Cell, str]]:
+        self, node: str, cells: Iterable[WireCell], owners: Owners, now_minute: int
+    ) -> list[tuple[WireCell, str]]:
         """Adds what can be counted; the rest comes back, each cell with its reason."""
-        diverted: list[tuple[Cell, str]] = []
+        diverted: list[tuple[WireCell, str]] = []
         oldest, newest = now_minute - PAST_MINUTES, now_minute + FUTURE_MINUTES
         rows = self.rows
         for cell in cells:

@@ -16,8 +16,8 @@ from msgspec import Meta, Struct
 
 from shared.errors import Malformed
 
-MOST: Final = 2**53
-Count = Annotated[int, Meta(ge=0, le=MOST)]
+MAX_COUNT: Final = 2**53
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 _IDENTIFIERS: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}+\n)*+")
 _NODES: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\n)*+")
 Identifier = Annotated[
@@ -30,7 +30,7 @@ CellRow = tuple[str, int, int, int, int, int]
 """Domain, minute, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes."""
 
 
-class Cell(Struct, forbid_unknown_fields=True, frozen=True):
+class WireCell(Struct, forbid_unknown_fields=True, frozen=True):
     domain: Annotated[str, Meta(max_length=253)]
     minute: int
     https_requests: Count = 0
@@ -39,24 +39,24 @@ class Cell(Struct, forbid_unknown_fields=True, frozen=True):
     http_bytes: Count = 0
 
 
-class Previous(Struct, forbid_unknown_fields=True, frozen=True):
+class WirePrevious(Struct, forbid_unknown_fields=True, frozen=True):
     log: Identifier
     length: Count
 
 
-class Batch(Struct, forbid_unknown_fields=True, frozen=True):
+class WireBatch(Struct, forbid_unknown_fields=True, frozen=True):
     node: NodeId
     log: Identifier
     start: Count
     end: Count
     read_to: Count
-    cells: Annotated[list[Cell], Meta(max_length=50_000)]
-    previous: Previous | None = None
+    cells: Annotated[list[WireCell], Meta(max_length=50_000)]
+    previous: WirePrevious | None = None
     bad_lines: Count = 0
     final: bool = False
 
 
-class Request(Struct, forbid_unknown_fields=True, frozen=True):
+class WireRequest(Struct, forbid_unknown_fields=True, frozen=True):
     """Its names are checked by who reads it: of many at once that costs a twentieth of the
     decoder's own check."""
 
@@ -69,14 +69,14 @@ class Request(Struct, forbid_unknown_fields=True, frozen=True):
     node: str
 
 
-_batch = msgspec.json.Decoder(Batch)
-_request = msgspec.json.Decoder(Request)
-_requests = msgspec.json.Decoder(list[Request])
+_batch = msgspec.json.Decoder(WireBatch)
+_request = msgspec.json.Decoder(WireRequest)
+_requests = msgspec.json.Decoder(list[WireRequest])
 _cells = msgspec.msgpack.Decoder(list[CellRow])
 _pack = msgspec.msgpack.Encoder()
 
 
-def read_batch(body: bytes) -> Batch:
+def read_batch(body: bytes) -> WireBatch:
     """Malformed when it is not a UsageBatch, or says what cannot be; the text names the place,
     never the input."""
     try:
@@ -90,7 +90,7 @@ def read_batch(body: bytes) -> Batch:
     return batch
 
 
-def read_request(body: bytes) -> Request:
+def read_request(body: bytes) -> WireRequest:
     """Malformed when it is not an HttpsRequest."""
     try:
         request = _request.decode(body)
@@ -101,7 +101,7 @@ def read_request(body: bytes) -> Request:
     return request
 
 
-def read_requests(bodies: Sequence[bytes]) -> list[Request] | None:
+def read_requests(bodies: Sequence[bytes]) -> list[WireRequest] | None:
     """All at once, which costs half as much; None when one of them is not an HttpsRequest: then
     read each."""
     try:
@@ -111,7 +111,7 @@ def read_requests(bodies: Sequence[bytes]) -> list[Request] | None:
     return requests if len(requests) == len(bodies) and _are_named(requests) else None
 
 
-def _are_named(requests: Sequence[Request]) -> bool:
+def _are_named(requests: Sequence[WireRequest]) -> bool:
     return (
         _all(_IDENTIFIERS, [request.id for request in requests])
         and _all(_IDENTIFIERS, [request.source for request in requests])
@@ -126,18 +126,18 @@ def _all(names: re.Pattern[str], texts: Sequence[str]) -> bool:
     return lines.count("\n") == len(texts) and names.fullmatch(lines) is not None
 
 
-def pack_cells(cells: Sequence[Cell]) -> bytes:
+def pack_cells(cells: Sequence[WireCell]) -> bytes:
     """MessagePack rows, deflated: about a tenth of the JSON."""
     return zlib.compress(_pack.encode(cell_rows(cells)), 1)
 
 
-def cell_rows(cells: Sequence[Cell]) -> list[CellRow]:
+def cell_rows(cells: Sequence[WireCell]) -> list[CellRow]:
     """As they are archived. A minute that is none (it was diverted) is cut to what MessagePack
     holds."""
     return [
         (
             c.domain,
-            max(-MOST, min(c.minute, MOST)),
+            max(-MAX_COUNT, min(c.minute, MAX_COUNT)),
             c.https_requests,
             c.https_bytes,
             c.http_requests,

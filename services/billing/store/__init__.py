@@ -18,7 +18,7 @@ pool's 30 s."""
 
 
 @asynccontextmanager
-async def reading(pool: Pool) -> AsyncIterator[Connection]:
+async def open_snapshot(pool: Pool) -> AsyncIterator[Connection]:
     """One snapshot for a question that takes several statements, each planned for its values: a
     plan that must fit any account and period reads far more than a page."""
     async with (

@@ -9,8 +9,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from services.billing.domain.balance import HOURS_OF_MEAN, Standing, Terms, priced
-from services.billing.domain.charging import Line
+from services.billing.domain.balance import (
+    HOURS_OF_MEAN,
+    AccountState,
+    PricingContext,
+    with_current_tariff,
+)
+from services.billing.domain.charging import ChargeLine
 from services.billing.store import Reader
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryCharges
@@ -19,7 +24,7 @@ from shared.errors import Refused
 from shared.money import plain, total
 from shared.storage.pool import Connection
 
-_COLUMNS: Final = ", ".join(field for field in Standing._fields if field != "tariff")
+_COLUMNS: Final = ", ".join(field for field in AccountState._fields if field != "tariff")
 _RECENT: Final = f"""
 select a.account, coalesce(sum(h.amount), 0) as amount, count(h.amount)::int as hours
 from unnest($1::text[]) as a (account) left join lateral (
@@ -29,7 +34,7 @@ from unnest($1::text[]) as a (account) left join lateral (
 """
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """A ledger line that is no charge: a credit (above 0) or a plan that was bought (below)."""
 
     kind: Literal["credit", "plan"]
@@ -38,9 +43,9 @@ class Entry(NamedTuple):
     reference: str
 
 
-async def lock(
-    connection: Connection, accounts: Iterable[str], terms: Terms
-) -> dict[str, Standing]:
+async def lock_accounts(
+    connection: Connection, accounts: Iterable[str], terms: PricingContext
+) -> dict[str, AccountState]:
     """Makes the rows that are missing, locks them all in order of the account; with the prices of
     now."""
     ordered = sorted(set(accounts))
@@ -55,16 +60,16 @@ async def lock(
         "update",
         ordered,
     )
-    return {row["account"]: priced(Standing(*row), terms) for row in rows}
+    return {row["account"]: with_current_tariff(AccountState(*row), terms) for row in rows}
 
 
-async def read(connection: Reader, account: str, terms: Terms) -> Standing:
+async def read_account(connection: Reader, account: str, terms: PricingContext) -> AccountState:
     """As it is now, without a lock; one that never was has nothing."""
     row = await connection.fetchrow(f"select {_COLUMNS} from accounts where account = $1", account)
-    return priced(Standing(account) if row is None else Standing(*row), terms)
+    return with_current_tariff(AccountState(account) if row is None else AccountState(*row), terms)
 
 
-async def save(connection: Connection, standings: Sequence[Standing]) -> None:
+async def save_accounts(connection: Connection, standings: Sequence[AccountState]) -> None:
     """Writes back locked rows (never the threshold's time)."""
     if not standings:
         return
@@ -104,7 +109,7 @@ async def save(connection: Connection, standings: Sequence[Standing]) -> None:
     )
 
 
-async def count(connection: Connection, requests: Mapping[str, int]) -> None:
+async def add_accrued(connection: Connection, requests: Mapping[str, int]) -> None:
     """Adds accrued requests to locked accounts whose flags stay as they are."""
     if not requests:
         return
@@ -117,7 +122,7 @@ async def count(connection: Connection, requests: Mapping[str, int]) -> None:
     )
 
 
-async def accrue(connection: Connection, counts: Mapping[tuple[str, int], int]) -> None:
+async def add_account_hours(connection: Connection, counts: Mapping[tuple[str, int], int]) -> None:
     """Adds requests to (account, hour); negative ones where usage moved to another owner. Accounts
     are locked."""
     rows = sorted(
@@ -134,7 +139,7 @@ async def accrue(connection: Connection, counts: Mapping[tuple[str, int], int]) 
     )
 
 
-async def set_threshold(connection: Connection, account: str, at: datetime) -> bool:
+async def set_threshold_time(connection: Connection, account: str, at: datetime) -> bool:
     """Whether ``at`` is newer than the last change: two replicas may take two commands in either
     order."""
     return (
@@ -149,7 +154,7 @@ async def set_threshold(connection: Connection, account: str, at: datetime) -> b
     )
 
 
-async def entry_of(connection: Connection, account: str, reference: str) -> Entry | None:
+async def find_entry(connection: Connection, account: str, reference: str) -> LedgerEntry | None:
     row = await connection.fetchrow(
         "select kind, amount, currency, reference from ledger where account = $1 and reference "
         "= $2",
@@ -159,12 +164,12 @@ async def entry_of(connection: Connection, account: str, reference: str) -> Entr
     return (
         None
         if row is None
-        else Entry(row["kind"], plain(row["amount"]), row["currency"], row["reference"])
+        else LedgerEntry(row["kind"], plain(row["amount"]), row["currency"], row["reference"])
     )
 
 
 async def add_entry(
-    connection: Connection, account: str, entry: Entry, command_id: str, at: datetime
+    connection: Connection, account: str, entry: LedgerEntry, command_id: str, at: datetime
 ) -> None:
     await connection.execute(
         "insert into ledger (account, kind, amount, currency, reference, plan, command_id, at)"
@@ -177,7 +182,7 @@ async def add_entry(
     )
 
 
-async def said(connection: Connection, message_id: str) -> bool:
+async def is_in_outbox(connection: Connection, message_id: str) -> bool:
     """Whether the message was written to the outbox before; the account is locked."""
     return (
         await connection.fetchval("select true from outbox where message_id = $1", message_id)
@@ -185,7 +190,7 @@ async def said(connection: Connection, message_id: str) -> bool:
     )
 
 
-async def accounts_to_charge(
+async def find_accounts_to_charge(
     connection: Reader, past: int, most: int, without: Iterable[str] = ()
 ) -> list[str]:
     """Accounts with an hour before ``past`` whose count and charge differ, or that must be rated
@@ -204,7 +209,7 @@ async def accounts_to_charge(
     return [row["account"] for row in rows]
 
 
-async def first_open_hours(
+async def first_hours_to_rate(
     connection: Connection, accounts: Sequence[str], past: int
 ) -> dict[str, int]:
     """Of locked accounts: from which hour on each must be rated; ``past`` where there is nothing to
@@ -221,9 +226,9 @@ async def first_open_hours(
     return {row["account"]: row["hour"] for row in rows}
 
 
-async def post(
+async def post_lines(
     connection: Connection,
-    made: Mapping[str, Sequence[Line]],
+    made: Mapping[str, Sequence[ChargeLine]],
     currencies: Mapping[str, str],
     at: datetime,
 ) -> None:
@@ -253,7 +258,7 @@ async def post(
             for line in lines
         ],
     )
-    hours: dict[tuple[str, int], list[Line]] = defaultdict(list)
+    hours: dict[tuple[str, int], list[ChargeLine]] = defaultdict(list)
     for account, lines in made.items():
         for line in lines:
             hours[account, line.hour].append(line)
@@ -272,13 +277,17 @@ async def post(
     )
 
 
-async def recent(connection: Connection, accounts: Sequence[str]) -> dict[str, tuple[Decimal, int]]:
+async def load_recent_charges(
+    connection: Connection, accounts: Sequence[str]
+) -> dict[str, tuple[Decimal, int]]:
     """What was charged for the last closed hours with service, and how many hours those are."""
     rows = await connection.fetch(_RECENT, accounts)
     return {row["account"]: (plain(row["amount"]), row["hours"]) for row in rows}
 
 
-async def tiers(connection: Connection, standings: Sequence[Standing]) -> dict[str, int]:
+async def load_tier_uses(
+    connection: Connection, standings: Sequence[AccountState]
+) -> dict[str, int]:
     """What each was charged for this month at its current price."""
     keys = [
         (standing.account, *(standing.tier_key or "0:").split(":", 1)) for standing in standings
@@ -293,7 +302,7 @@ async def tiers(connection: Connection, standings: Sequence[Standing]) -> dict[s
     return {row["account"]: row["requests"] for row in rows}
 
 
-async def long_depleted(
+async def find_long_depleted(
     connection: Reader, since: datetime, most: int, without: Iterable[str] = ()
 ) -> list[str]:
     """Accounts that were depleted before ``since`` and are not overdue yet."""
@@ -310,7 +319,7 @@ async def long_depleted(
 async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple[int, ChargeRow]]:
     """Charge lines with their ledger number, in order of (hour, number); ``after`` is page_mark()
     of the last seen."""
-    hour, number = _after(question.after)
+    hour, number = _parse_mark(question.after)
     rows = await connection.fetch(
         "select id, account, kind, hour, requests, price, amount, currency, price_id, plan "
         "from ledger"
@@ -343,7 +352,7 @@ async def page_charges(connection: Reader, question: QueryCharges) -> list[tuple
     ]
 
 
-def page_mark(number: int, row: ChargeRow) -> str:
+def charge_mark(number: int, row: ChargeRow) -> str:
     return f"{int(row.hour.timestamp()) // 3600}|{number}"
 
 
@@ -352,7 +361,7 @@ def hour_time(hour: int) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
 
 
-def _after(mark: str | None) -> tuple[int, int]:
+def _parse_mark(mark: str | None) -> tuple[int, int]:
     if mark is None:
         return -1, -1
     hour, _, number = mark.partition("|")

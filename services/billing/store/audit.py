@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from services.billing.domain.audit_compare import Billed, Counts, Place
-from services.billing.domain.charging import HourCount, Pack
+from services.billing.domain.audit_compare import BilledAccount, UsageCounts, UsageKey
+from services.billing.domain.charging import BoughtPlan, HourCount
 from services.billing.domain.rating import DEFAULT_CURRENCY
 from shared.money import plain
 from shared.storage.pool import Connection
 
-SECONDS: Final = 600
+AUDIT_SECONDS: Final = 600
 _LATE: Final = timedelta(days=35, hours=1)
 _EARLY: Final = timedelta(minutes=6)
 _BATCHES: Final = """
@@ -67,35 +67,35 @@ left join ledger l on l.account = a.account group by a.account having a.ledger <
 """
 
 
-async def batches(
+async def read_archive(
     connection: Connection, start: datetime, end: datetime
 ) -> AsyncIterator[tuple[str, bytes, datetime, int]]:
     """Node, packed cells, time of receipt and unreadable lines of every archived batch that may
     speak of the period."""
     first, past = int(start.timestamp()) // 60, int(end.timestamp()) // 60
     rows = connection.cursor(
-        _BATCHES, start - _EARLY, end + _LATE, first, past, prefetch=100, timeout=SECONDS
+        _BATCHES, start - _EARLY, end + _LATE, first, past, prefetch=100, timeout=AUDIT_SECONDS
     )
     async for row in rows:
         yield tuple(row)
 
 
-async def events(
+async def read_single_events(
     connection: Connection, first: int, past: int
 ) -> AsyncIterator[tuple[str, int, str, int, int]]:
     """Domain, minute, node, requests and bytes of the single events of the minutes [first,
     past)."""
-    async for row in connection.cursor(_EVENTS, first, past, prefetch=2000, timeout=SECONDS):
+    async for row in connection.cursor(_EVENTS, first, past, prefetch=2000, timeout=AUDIT_SECONDS):
         yield tuple(row)
 
 
-async def recorded(
+async def load_recorded_usage(
     connection: Connection, first: int, past: int, minutes_from: int
-) -> tuple[dict[Place, Counts], dict[Place, Counts]]:
+) -> tuple[dict[UsageKey, UsageCounts], dict[UsageKey, UsageCounts]]:
     """Of the hours [first, past): by minute and by hour. Hours that are marked to be rolled up anew
     are in the first only, hours before ``minutes_from`` in the second only."""
-    minutes = await connection.fetch(_MINUTES, first, past, timeout=SECONDS)
-    hours = await connection.fetch(_HOURS, first, past, timeout=SECONDS)
+    minutes = await connection.fetch(_MINUTES, first, past, timeout=AUDIT_SECONDS)
+    hours = await connection.fetch(_HOURS, first, past, timeout=AUDIT_SECONDS)
     touched = {
         row["hour"]
         for row in await connection.fetch(
@@ -103,29 +103,33 @@ async def recorded(
         )
     }
     return (
-        {Place(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= minutes_from},
-        {Place(*row[:4]): tuple(row)[4:] for row in hours if row["hour"] not in touched},
+        {UsageKey(*row[:4]): tuple(row)[4:] for row in minutes if row["hour"] >= minutes_from},
+        {UsageKey(*row[:4]): tuple(row)[4:] for row in hours if row["hour"] not in touched},
     )
 
 
-async def accrued(connection: Connection, first: int, past: int) -> list[tuple[str, int, int, int]]:
+async def load_account_hours(
+    connection: Connection, first: int, past: int
+) -> list[tuple[str, int, int, int]]:
     """Account, hour, requests and charged of the hours [first, past)."""
     rows = await connection.fetch(
         "select account, hour, requests, charged from account_hours where hour >= $1 and hour < $2",
         first,
         past,
-        timeout=SECONDS,
+        timeout=AUDIT_SECONDS,
     )
     return [tuple(row) for row in rows]
 
 
-async def billed(connection: Connection, accounts: Sequence[str], first: int) -> list[Billed]:
+async def load_billed_accounts(
+    connection: Connection, accounts: Sequence[str], first: int
+) -> list[BilledAccount]:
     """From the start of each one's rating: its first plan, or ``first`` (the first hour of a
     month).
 
     A plan that a charge is still to be made for does not count yet."""
     starts: dict[str, int] = dict.fromkeys(accounts, first)
-    found = {account: Billed(account, DEFAULT_CURRENCY) for account in accounts}
+    found = {account: BilledAccount(account, DEFAULT_CURRENCY) for account in accounts}
     for row in await connection.fetch(
         "select p.*, a.rate_from from plans p join accounts a using (account) where account = "
         "any($1::text[])",
@@ -134,7 +138,7 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
         starts[row["account"]] = min(starts[row["account"]], month_start(row["start_hour"]))
         if row["rate_from"] is None or row["start_hour"] < row["rate_from"]:
             found[row["account"]].packs.append(
-                Pack(
+                BoughtPlan(
                     row["reference"],
                     row["requests"],
                     row["start_hour"],
@@ -149,7 +153,7 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
         " join account_hours h on h.account = f.account and h.hour >= f.hour and h.postings > "
         "0 order by 1, 2",
         *period,
-        timeout=SECONDS,
+        timeout=AUDIT_SECONDS,
     ):
         found[row["account"]].hours.append(
             HourCount(row["hour"], row["charged"], row["charged"], row["postings"])
@@ -162,7 +166,7 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
         " and l.hour >= f.hour and l.kind <> 'unused' group by l.account, l.hour, l.price_id, "
         "l.plan",
         *period,
-        timeout=SECONDS,
+        timeout=AUDIT_SECONDS,
     ):
         found[row["account"]].lines.append(
             (row["hour"], row["requests"], plain(row["amount"]), row["price_id"], row["plan"])
@@ -176,35 +180,35 @@ async def billed(connection: Connection, accounts: Sequence[str], first: int) ->
     return list(found.values())
 
 
-async def holes(
+async def find_archive_holes(
     connection: Connection, start: datetime, end: datetime
 ) -> list[tuple[str, int, int]]:
     """Where the archived ranges of a log do not join: log, expected start, start."""
-    rows = await connection.fetch(_HOLES, start, end, timeout=SECONDS)
+    rows = await connection.fetch(_HOLES, start, end, timeout=AUDIT_SECONDS)
     return [(f"{row['node']}/{row['log']}", row["expected"], row["start_at"]) for row in rows]
 
 
-async def counted_twice(
+async def find_double_counts(
     connection: Connection, first_day: int, last_day: int
 ) -> list[tuple[str, int]]:
     """Identities of single events that were counted on two days: two processes took them at the
     same moment."""
-    rows = await connection.fetch(_TWICE, first_day - 36, last_day + 36, timeout=SECONDS)
+    rows = await connection.fetch(_TWICE, first_day - 36, last_day + 36, timeout=AUDIT_SECONDS)
     return [(f"{row['source']}/{row['id']}", row["times"]) for row in rows]
 
 
-async def ledger_sums(connection: Connection) -> list[tuple[str, Decimal, Decimal]]:
+async def find_wrong_ledgers(connection: Connection) -> list[tuple[str, Decimal, Decimal]]:
     """Accounts whose ledger is not the sum of its lines: account, lines, recorded."""
-    rows = await connection.fetch(_SUMS, timeout=SECONDS)
+    rows = await connection.fetch(_SUMS, timeout=AUDIT_SECONDS)
     return [(row["account"], plain(row["lines"]), plain(row["recorded"])) for row in rows]
 
 
-async def plan_costs(
+async def find_wrong_plan_costs(
     connection: Connection, first: int, past: int
 ) -> list[tuple[str, Decimal, Decimal]]:
     """Plans that ended in the hours [first, past) and whose parts are not their price: plan, price,
     parts."""
-    rows = await connection.fetch(_PLAN_COSTS, first, past, timeout=SECONDS)
+    rows = await connection.fetch(_PLAN_COSTS, first, past, timeout=AUDIT_SECONDS)
     return [
         (f"{row['account']} plan {row['reference']}", plain(row["amount"]), plain(row["parts"]))
         for row in rows

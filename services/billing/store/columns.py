@@ -13,13 +13,13 @@ BREAK: Final = "\n"
 BREAK_SQL: Final = "E'\\n'"
 
 
-def texts(values: Iterable[str]) -> str:
+def join_texts(values: Iterable[str]) -> str:
     """For ``split_texts``. No value may hold a line break: names that were checked when they came
     in."""
     return BREAK.join(values)
 
 
-def numbers(values: Iterable[int]) -> str:
+def join_numbers(values: Iterable[int]) -> str:
     """For ``split_bigints`` and ``split_ints``."""
     return BREAK.join(map(str, values))
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.billing.domain.ranges import missing
+from services.billing.domain.ranges import missing_ranges
 from services.billing.store import Reader
 from shared.contracts.audit import Gap, GapsPage, QueryGaps
 
@@ -57,7 +57,7 @@ from parked_messages where node is not null and ($1::text is null or node = $1)
 """
 
 
-async def page(connection: Reader, question: QueryGaps, now: datetime) -> GapsPage:
+async def page_gaps(connection: Reader, question: QueryGaps, now: datetime) -> GapsPage:
     """In order of (node, log); the last page ends with what waits, and with the nodes that do not
     speak."""
     node, _, log = question.after.partition("/")
@@ -69,7 +69,7 @@ async def page(connection: Reader, question: QueryGaps, now: datetime) -> GapsPa
         held[row["node"], row["log"]].append((row["start_at"], row["end_at"]))
     gaps: list[Gap] = []
     for row in rows:
-        gaps += _gaps(dict(row), held[row["node"], row["log"]])
+        gaps += _log_gaps(dict(row), held[row["node"], row["log"]])
         if len(gaps) >= question.limit:
             return GapsPage(gaps=gaps[:1000], next=f"{row['node']}/{row['log']}")
     if len(rows) == question.limit:
@@ -84,7 +84,7 @@ async def page(connection: Reader, question: QueryGaps, now: datetime) -> GapsPa
     return GapsPage(gaps=gaps, next=None, parked_events=events)
 
 
-def _gaps(row: dict[str, object], held: list[tuple[int, int]]) -> list[Gap]:
+def _log_gaps(row: dict[str, object], held: list[tuple[int, int]]) -> list[Gap]:
     stored, final = row["stored_to"], row["final_length"]
     known = [row["read_to"], final or 0, *(end for _, end in held)]
     return [
@@ -99,5 +99,5 @@ def _gaps(row: dict[str, object], held: list[tuple[int, int]]) -> list[Gap]:
                 "last_seen": row["last_seen"],
             }
         )
-        for start, end in missing(stored, max(known), held)  # type: ignore[arg-type,type-var]
+        for start, end in missing_ranges(stored, max(known), held)  # type: ignore[arg-type,type-var]
     ]

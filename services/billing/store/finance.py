@@ -18,7 +18,7 @@ end $$
 """
 
 
-async def grant(pool: Pool) -> None:
+async def grant_views(pool: Pool) -> None:
     """Select on the views of the schema ``finance``, where the role exists. Whoever runs PostgreSQL
     makes the role (docs/finance.md): a service has no right to. One at a time: two grants at once
     fail on the same catalogue row."""

@@ -15,7 +15,7 @@ from shared.messages import StreamPosition
 from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection
 
-HELD_MOST = 500
+MAX_HELD = 500
 """Ranges of one log that may wait. More are dropped unconfirmed: the node sends them again."""
 
 
@@ -34,7 +34,7 @@ class LogState:
     bad_lines: int = 0
 
 
-class Held(NamedTuple):
+class HeldBatch(NamedTuple):
     """A batch that waits: its exact body."""
 
     key: LogKey
@@ -43,7 +43,7 @@ class Held(NamedTuple):
     body: bytes
 
 
-class Archived(NamedTuple):
+class ArchivedBatch(NamedTuple):
     """A row of batch_archive; ``cells`` as decode.pack_cells() makes them."""
 
     key: LogKey
@@ -57,7 +57,7 @@ class Archived(NamedTuple):
     last_minute: int | None
 
 
-class Stored(NamedTuple):
+class ArchivedRange(NamedTuple):
     """What was archived of a range that comes again."""
 
     end: int
@@ -65,7 +65,7 @@ class Stored(NamedTuple):
     cells: bytes
 
 
-class Refusal(NamedTuple):
+class BatchRefusal(NamedTuple):
     """``digest``: SHA-256 of the body, so that a batch that is sent again and again is one row."""
 
     node: str
@@ -77,7 +77,7 @@ class Refusal(NamedTuple):
     stored_to: int | None = None
 
 
-class Diverted(NamedTuple):
+class DivertedCell(NamedTuple):
     """A cell that cannot be counted. ``domain``: printable; ``minute``: whatever number it was."""
 
     key: LogKey
@@ -132,7 +132,7 @@ async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: d
     )
 
 
-async def held_of(connection: Connection, keys: Iterable[LogKey]) -> list[Held]:
+async def load_held(connection: Connection, keys: Iterable[LogKey]) -> list[HeldBatch]:
     ordered = list(keys)
     rows = await connection.fetch(
         "select node, log, start_at, end_at, body from held_batches where (node, log) in"
@@ -140,15 +140,17 @@ async def held_of(connection: Connection, keys: Iterable[LogKey]) -> list[Held]:
         [k.node for k in ordered],
         [k.log for k in ordered],
     )
-    return [Held(LogKey(r["node"], r["log"]), r["start_at"], r["end_at"], r["body"]) for r in rows]
+    return [
+        HeldBatch(LogKey(r["node"], r["log"]), r["start_at"], r["end_at"], r["body"]) for r in rows
+    ]
 
 
-async def logs_that_wait(connection: Connection, node: str) -> list[LogKey]:
+async def find_waiting_logs(connection: Connection, node: str) -> list[LogKey]:
     rows = await connection.fetch("select distinct log from held_batches where node = $1", node)
     return [LogKey(node, row["log"]) for row in rows]
 
 
-async def hold(connection: Connection, batches: Sequence[Held], now: datetime) -> None:
+async def hold_batches(connection: Connection, batches: Sequence[HeldBatch], now: datetime) -> None:
     if not batches:
         return
     await connection.executemany(
@@ -156,11 +158,11 @@ async def hold(connection: Connection, batches: Sequence[Held], now: datetime) -
         "$3, $4, $5, $6"
         " where (select count(*) from held_batches where node = $1 and log = $2) < $7 on "
         "conflict do nothing",
-        [(*h.key, h.start, h.end, h.body, now, HELD_MOST) for h in sorted(batches)],
+        [(*h.key, h.start, h.end, h.body, now, MAX_HELD) for h in sorted(batches)],
     )
 
 
-async def release(connection: Connection, batches: Sequence[Held]) -> None:
+async def release_batches(connection: Connection, batches: Sequence[HeldBatch]) -> None:
     if not batches:
         return
     await connection.executemany(
@@ -169,7 +171,9 @@ async def release(connection: Connection, batches: Sequence[Held]) -> None:
     )
 
 
-async def archive(connection: Connection, batches: Sequence[Archived], now: datetime) -> None:
+async def archive_batches(
+    connection: Connection, batches: Sequence[ArchivedBatch], now: datetime
+) -> None:
     """Batches of one log in one transaction have different starts, so the key holds."""
     if not batches:
         return
@@ -193,9 +197,9 @@ async def archive(connection: Connection, batches: Sequence[Archived], now: date
     )
 
 
-async def archived_at(
+async def load_archived(
     connection: Connection, places: Sequence[tuple[LogKey, int]]
-) -> dict[tuple[LogKey, int], Stored]:
+) -> dict[tuple[LogKey, int], ArchivedRange]:
     """What the archive has of (log, start): one index look-up each."""
     rows = await connection.fetch(
         "select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells"
@@ -208,14 +212,14 @@ async def archived_at(
         [start for _, start in places],
     )
     return {
-        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(
+        (LogKey(r["node"], r["log"]), r["start_at"]): ArchivedRange(
             r["end_at"], r["bad_lines"], r["cells"]
         )
         for r in rows
     }
 
 
-async def is_archived_otherwise(connection: Connection, key: LogKey, start: int, end: int) -> bool:
+async def touches_archived(connection: Connection, key: LogKey, start: int, end: int) -> bool:
     """Whether the archive has other ranges of the log that [start, end) touches: no more where they
     were dropped."""
     return bool(
@@ -229,17 +233,17 @@ async def is_archived_otherwise(connection: Connection, key: LogKey, start: int,
     )
 
 
-async def refuse(
+async def record_refusals(
     connection: Connection,
-    refusals: Sequence[Refusal],
+    refusals: Sequence[BatchRefusal],
     waited: Mapping[bytes, bytes],
     now: datetime,
 ) -> set[bytes]:
     """Records them; the digests of those that no dead letter was written for yet. ``waited``:
     bodies of those that nobody will deliver again."""
-    unburied: set[bytes] = set()
+    unreported: set[bytes] = set()
     for refusal in sorted(refusals, key=lambda r: (r.node, r.digest)):
-        buried = await connection.fetchval(
+        mark_dead_lettered = await connection.fetchval(
             "insert into refused_batches as r (node, digest, reason, log, start_at, end_at, "
             "stored_to, first_at,"
             " last_at, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) on conflict "
@@ -249,12 +253,12 @@ async def refuse(
             now,
             waited.get(refusal.digest),
         )
-        if not buried:
-            unburied.add(refusal.digest)
-    return unburied
+        if not mark_dead_lettered:
+            unreported.add(refusal.digest)
+    return unreported
 
 
-async def buried(connection: Connection, node: str, digest: bytes) -> None:
+async def mark_dead_lettered(connection: Connection, node: str, digest: bytes) -> None:
     await connection.execute(
         "update refused_batches set buried = true, body = null where node = $1 and digest = $2",
         node,
@@ -262,7 +266,7 @@ async def buried(connection: Connection, node: str, digest: bytes) -> None:
     )
 
 
-async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
+async def load_forgotten_refusals(connection: Reader) -> list[tuple[Delivery, BatchRefusal]]:
     """Batches that were refused after they had waited and that no dead letter was written for."""
     rows = await connection.fetch(
         "select node, digest, reason, body, last_at from refused_batches where not buried and "
@@ -271,21 +275,23 @@ async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
     )
     return [
         (
-            late_delivery(r["node"], r["body"], r["last_at"]),
-            Refusal(r["node"], r["digest"], r["reason"]),
+            rebuild_delivery(r["node"], r["body"], r["last_at"]),
+            BatchRefusal(r["node"], r["digest"], r["reason"]),
         )
         for r in rows
     ]
 
 
-def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
+def rebuild_delivery(node: str, body: bytes, at: datetime) -> Delivery:
     """As it was delivered once, before it waited."""
     return Delivery.of(
         catalogue.USAGE_BATCH.for_node(node), body, {}, StreamPosition(subjects.STREAM_USAGE, 0, at)
     )
 
 
-async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:
+async def divert_cells(
+    connection: Connection, cells: Sequence[DivertedCell], now: datetime
+) -> None:
     if not cells:
         return
     await connection.executemany(

@@ -6,38 +6,42 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from services.billing.domain.ownership import Fact
+from services.billing.domain.ownership import OwnershipEvent
 from shared.storage.pool import Connection
 
 
-async def hold_owners(connection: Connection) -> None:
+async def lock_owners_shared(connection: Connection) -> None:
     """Owners and nodes stay as they are until the end of the transaction; many may hold them at
     once."""
     await connection.execute("lock table owners_gate in share mode")
 
 
-async def change_owners(connection: Connection) -> None:
+async def lock_owners_exclusive(connection: Connection) -> None:
     """Waits until nobody holds the owners, and keeps them out until the end of the transaction."""
     await connection.execute("lock table owners_gate in exclusive mode")
 
 
-async def facts_of(connection: Connection, domains: Sequence[str]) -> dict[str, list[Fact]]:
+async def load_ownership_events(
+    connection: Connection, domains: Sequence[str]
+) -> dict[str, list[OwnershipEvent]]:
     rows = await connection.fetch(
         "select domain, revision, kind, account, at from domain_facts where domain = "
         "any($1::text[])",
         domains,
     )
-    found: dict[str, list[Fact]] = defaultdict(list)
+    found: dict[str, list[OwnershipEvent]] = defaultdict(list)
     for row in rows:
-        found[row["domain"]].append(Fact(row["revision"], row["kind"], row["account"], row["at"]))
+        found[row["domain"]].append(
+            OwnershipEvent(row["revision"], row["kind"], row["account"], row["at"])
+        )
     return found
 
 
-async def newest_version(connection: Connection) -> int:
+async def load_newest_version(connection: Connection) -> int:
     return int(await connection.fetchval("select coalesce(max(version), 0) from domain_facts"))
 
 
-async def changed_since(connection: Connection, version: int) -> tuple[int, int, list[str]]:
+async def load_changes(connection: Connection, version: int) -> tuple[int, int, list[str]]:
     """The newest version, the serial of the price book, and the domains with facts newer than
     ``version``."""
     rows = await connection.fetch(
@@ -54,7 +58,9 @@ async def changed_since(connection: Connection, version: int) -> tuple[int, int,
     )
 
 
-async def add_facts(connection: Connection, facts: Sequence[tuple[str, Fact]]) -> set[str]:
+async def add_ownership_events(
+    connection: Connection, facts: Sequence[tuple[str, OwnershipEvent]]
+) -> set[str]:
     """The domains with a fact that is new."""
     if not facts:
         return set()
@@ -81,7 +87,7 @@ async def add_nodes(connection: Connection, nodes: Sequence[tuple[str, str, date
     )
 
 
-async def known_nodes(connection: Connection, nodes: Iterable[str]) -> set[str]:
+async def find_known_nodes(connection: Connection, nodes: Iterable[str]) -> set[str]:
     rows = await connection.fetch(
         "select node from nodes where node = any($1::text[])", list(nodes)
     )

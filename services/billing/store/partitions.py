@@ -39,7 +39,7 @@ order by c.relname
 """
 
 
-class _Table(NamedTuple):
+class _PartitionTable(NamedTuple):
     """``pending``: its detachment was begun and not ended."""
 
     name: str
@@ -47,7 +47,7 @@ class _Table(NamedTuple):
     pending: bool
 
 
-class Partitions:
+class ArchiveMonths:
     """The months of the archive. ``ensure`` is cheap when the month is known: it is called before
     every transaction that archives."""
 
@@ -59,9 +59,9 @@ class Partitions:
         """The partition of the month of ``now``."""
         month = (now.year, now.month)
         if month not in self._known:
-            first, past = _bounds(*month)
+            first, past = _month_range(*month)
             bounds = f"from ('{first.isoformat()}') to ('{past.isoformat()}')"
-            await _attach(
+            await _attach_missing(
                 self._pool, "batch_archive", {f"batch_archive_{month[0]:04}{month[1]:02}": bounds}
             )
             self._known.add(month)
@@ -71,7 +71,7 @@ class Partitions:
             await self.ensure(at)
 
 
-class Days:
+class RequestDays:
     """The same for the days of single events (days of Unix time)."""
 
     def __init__(self, pool: Pool) -> None:
@@ -81,7 +81,7 @@ class Days:
     async def ensure(self, days: Iterable[int]) -> None:
         missing = set(days) - self._known
         if missing:
-            await _attach(
+            await _attach_missing(
                 self._pool,
                 "requests",
                 {f"requests_{day}": f"in ({day})" for day in sorted(missing)},
@@ -101,30 +101,30 @@ def archive_kept_from(now: datetime) -> datetime:
     return datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
 
-async def drop_old(pool: Pool, now: datetime) -> list[str]:
+async def drop_old_months(pool: Pool, now: datetime) -> list[str]:
     """Drops the archive's partitions that lie more than MONTHS_KEPT months back; their names."""
     old = []
-    for table in await _tables(pool, "batch_archive"):
+    for table in await _list_partitions(pool, "batch_archive"):
         match = _NAME.fullmatch(table.name)
         if match and datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC) < archive_kept_from(now):
-            old += await _drop(pool, "batch_archive", table)
+            old += await _drop_partition(pool, "batch_archive", table)
     return old
 
 
-async def drop_days(pool: Pool, now: datetime) -> list[str]:
+async def drop_old_days(pool: Pool, now: datetime) -> list[str]:
     """Drops the days of single events that are past the late window, after what they added up to is
     kept."""
     today, old = int(now.timestamp()) // 86_400, []
-    for table in await _tables(pool, "requests"):
+    for table in await _list_partitions(pool, "requests"):
         match = _DAY_NAME.fullmatch(table.name)
         if match and int(match[1]) < today - DAYS_KEPT:
             if table.attached and not table.pending:
-                await _add_up(pool, table.name, int(match[1]))
-            old += await _drop(pool, "requests", table)
+                await _add_up_day(pool, table.name, int(match[1]))
+            old += await _drop_partition(pool, "requests", table)
     return old
 
 
-async def _add_up(pool: Pool, name: str, day: int) -> None:
+async def _add_up_day(pool: Pool, name: str, day: int) -> None:
     """Some blocks at a time: nobody writes to the day any more. It counts from the moment that all
     is added up."""
     await pool.execute(
@@ -153,14 +153,14 @@ async def _add_up(pool: Pool, name: str, day: int) -> None:
     await pool.execute("update request_days_kept set done = true where day = $1", day)
 
 
-async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
+async def _attach_missing(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
     """Makes those of ``wanted`` (bounds by name) that are not there; DatabaseAway when it would
     have to wait."""
     try:
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute(f"set local {_BRIEFLY}")
             await connection.execute("lock table catalogue_gate in exclusive mode")
-            there = {table.name for table in await _tables(connection, parent)}
+            there = {table.name for table in await _list_partitions(connection, parent)}
             for name in wanted.keys() - there:
                 await connection.execute(f"create table {name} (like {parent} including all)")
                 await connection.execute(
@@ -172,7 +172,7 @@ async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
         ) from None
 
 
-async def _drop(pool: Pool, parent: str, table: _Table) -> list[str]:
+async def _drop_partition(pool: Pool, parent: str, table: _PartitionTable) -> list[str]:
     """Its name, or nothing where somebody reads for long, or drops it too: then the next round goes
     on from here."""
     try:
@@ -190,11 +190,11 @@ async def _drop(pool: Pool, parent: str, table: _Table) -> list[str]:
     return [table.name]
 
 
-async def _tables(connection: Reader, parent: str) -> list[_Table]:
-    return [_Table(*row) for row in await connection.fetch(_TABLES, parent)]
+async def _list_partitions(connection: Reader, parent: str) -> list[_PartitionTable]:
+    return [_PartitionTable(*row) for row in await connection.fetch(_TABLES, parent)]
 
 
-def _bounds(year: int, month: int) -> tuple[datetime, datetime]:
+def _month_range(year: int, month: int) -> tuple[datetime, datetime]:
     return datetime(year, month, 1, tzinfo=UTC), datetime(
         year + month // 12, month % 12 + 1, 1, tzinfo=UTC
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from services.billing.domain.charging import HourCount, Line, Pack, TierKey
+from services.billing.domain.charging import BoughtPlan, ChargeLine, HourCount, TierKey
 from services.billing.store import Reader
 from services.billing.store.accounts import hour_time
 from shared.contracts.prices import PlanView
@@ -73,25 +73,27 @@ from plans p where p.account = $1
 
 
 @dataclass
-class Due:
+class ChargeInput:
     """What the charge of one account is made from."""
 
     hours: list[HourCount] = field(default_factory=list)
-    packs: list[Pack] = field(default_factory=list)
+    packs: list[BoughtPlan] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
     used: dict[TierKey, int] = field(default_factory=dict)
 
 
-async def due(connection: Connection, since: Mapping[str, int], past: int) -> dict[str, Due]:
+async def load_charge_inputs(
+    connection: Connection, since: Mapping[str, int], past: int
+) -> dict[str, ChargeInput]:
     """Of locked accounts; ``since``: the first hour of each that must be rated anew. Hours before
     ``past``; where there are plans, later ones too that were charged already: they may have to give
     back what they took."""
-    found = {account: Due() for account in since}
+    found = {account: ChargeInput() for account in since}
     names, firsts = list(since), list(since.values())
     for row in await connection.fetch(_PACKS, names, firsts):
         one = found[row["account"]]
         one.packs.append(
-            Pack(
+            BoughtPlan(
                 row["reference"],
                 row["requests"],
                 row["start_hour"],
@@ -130,14 +132,16 @@ async def due(connection: Connection, since: Mapping[str, int], past: int) -> di
     return found
 
 
-async def record(
-    connection: Connection, made: Mapping[str, Sequence[Line]], dues: Mapping[str, Due]
+async def record_plan_uses(
+    connection: Connection,
+    made: Mapping[str, Sequence[ChargeLine]],
+    dues: Mapping[str, ChargeInput],
 ) -> None:
     """What the lines took from plans, and where the months are in their tiers now."""
     taken = {
         (account, count.hour, reference): requests
-        for account, due in dues.items()
-        for count in due.hours
+        for account, one in dues.items()
+        for count in one.hours
         for reference, requests in count.covered.items()
     }
     moved = [
@@ -161,19 +165,21 @@ async def record(
         " on conflict (account, month, price_id) do update set requests = excluded.requests",
         [
             (account, *key, requests)
-            for account, due in dues.items()
-            for key, requests in sorted(due.used.items())
+            for account, one in dues.items()
+            for key, requests in sorted(one.used.items())
         ],
     )
 
 
-async def left(connection: Connection, accounts: Sequence[str], hour: int) -> dict[str, int]:
+async def load_requests_left(
+    connection: Connection, accounts: Sequence[str], hour: int
+) -> dict[str, int]:
     """Requests left in the plans that run on after ``hour``."""
     rows = await connection.fetch(_LEFT, accounts, hour)
     return {row[0]: row[1] for row in rows}
 
 
-async def end(connection: Connection, accounts: Sequence[str], past: int) -> None:
+async def end_plans(connection: Connection, accounts: Sequence[str], past: int) -> None:
     """Marks the plans that ended at or before ``past``: their rest is forfeited."""
     await connection.execute(
         "update plans set ended = true where account = any($1::text[]) and end_hour <= $2 and "
@@ -183,10 +189,10 @@ async def end(connection: Connection, accounts: Sequence[str], past: int) -> Non
     )
 
 
-async def forfeit(
+async def forfeit_plans(
     connection: Connection,
     accounts: Sequence[str],
-    made: Mapping[str, Sequence[Line]],
+    made: Mapping[str, Sequence[ChargeLine]],
     past: int,
     at: datetime,
 ) -> dict[str, int]:
@@ -209,8 +215,8 @@ async def forfeit(
     return Counter(row["account"] for row in rows)
 
 
-async def buy(
-    connection: Connection, account: str, pack: Pack, plan: str, currency: str, at: datetime
+async def add_plan(
+    connection: Connection, account: str, pack: BoughtPlan, plan: str, currency: str, at: datetime
 ) -> None:
     await connection.execute(
         "insert into plans (account, reference, plan, requests, start_hour, end_hour, amount, "
@@ -228,12 +234,14 @@ async def buy(
     )
 
 
-async def show(connection: Reader, account: str, reference: str, now: datetime) -> PlanView | None:
+async def find_plan(
+    connection: Reader, account: str, reference: str, now: datetime
+) -> PlanView | None:
     row = await connection.fetchrow(_VIEW + " and p.reference = $2", account, reference)
-    return None if row is None else _view(dict(row), now)
+    return None if row is None else _plan_view(dict(row), now)
 
 
-async def page(
+async def page_plans(
     connection: Reader, account: str, after: str | None, limit: int, now: datetime
 ) -> list[PlanView]:
     """Soonest to expire first; ``after``: page_mark() of the last one seen."""
@@ -246,14 +254,14 @@ async def page(
         reference,
         limit,
     )
-    return [_view(dict(row), now) for row in rows]
+    return [_plan_view(dict(row), now) for row in rows]
 
 
-def page_mark(plan: PlanView) -> str:
+def plan_mark(plan: PlanView) -> str:
     return f"{int(plan.end.timestamp()) // 3600}|{plan.reference}"
 
 
-def _view(row: dict[str, object], now: datetime) -> PlanView:
+def _plan_view(row: dict[str, object], now: datetime) -> PlanView:
     start, past = hour_time(row.pop("start_hour")), hour_time(row.pop("end_hour"))  # type: ignore[arg-type]
     left_over = row["requests"] - row["used"]  # type: ignore[operator]
     return PlanView.model_validate(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from services.billing.domain.price_book import Prices
+from services.billing.domain.price_book import PriceLookup
 from services.billing.store import Reader
 from shared.contracts.prices import PriceBook
 from shared.storage.pool import Connection
 
 
-class Charged(NamedTuple):
+class ChargedAccount(NamedTuple):
     """What an account was charged for in a period."""
 
     account: str
@@ -19,18 +19,18 @@ class Charged(NamedTuple):
     requests: int
 
 
-async def current(connection: Reader) -> Prices:
+async def load_current_prices(connection: Reader) -> PriceLookup:
     row = await connection.fetchrow(
         "select serial, body from price_books order by serial desc limit 1"
     )
     return (
-        Prices()
+        PriceLookup()
         if row is None
-        else Prices(row["serial"], PriceBook.model_validate_json(row["body"]))
+        else PriceLookup(row["serial"], PriceBook.model_validate_json(row["body"]))
     )
 
 
-async def serial_of(connection: Connection, command_id: str) -> int | None:
+async def find_serial(connection: Connection, command_id: str) -> int | None:
     """Of the book that the command applied."""
     found: int | None = await connection.fetchval(
         "select serial from price_books where command_id = $1", command_id
@@ -38,7 +38,9 @@ async def serial_of(connection: Connection, command_id: str) -> int | None:
     return found
 
 
-async def add(connection: Connection, prices: Prices, command_id: str, at: datetime) -> None:
+async def add_price_book(
+    connection: Connection, prices: PriceLookup, command_id: str, at: datetime
+) -> None:
     """The caller holds the owners exclusively: nobody rates meanwhile."""
     await connection.execute(
         "insert into price_books (serial, body, command_id, applied_at) values ($1, $2, $3, $4)",
@@ -49,11 +51,13 @@ async def add(connection: Connection, prices: Prices, command_id: str, at: datet
     )
 
 
-async def charged_since(connection: Reader, at: datetime, days: int = 30) -> list[Charged]:
+async def load_charged_since(
+    connection: Reader, at: datetime, days: int = 30
+) -> list[ChargedAccount]:
     rows = await connection.fetch(
         "select account, currency, sum(requests)::bigint as requests from ledger where hour is "
         "not null"
         " and plan is null and at >= $1 group by account, currency having sum(requests) > 0",
         at - timedelta(days=days),
     )
-    return [Charged(**dict(row)) for row in rows]
+    return [ChargedAccount(**dict(row)) for row in rows]

@@ -9,11 +9,11 @@ from services.billing.store import Reader
 from services.billing.store.logs import LogKey
 from shared.messaging.delivery import Delivery
 
-MOST: Final = 1000
+MAX_QUARANTINED: Final = 1000
 """More than these are no messages of ill fate: something is wrong with all of them."""
 
 
-class Range(NamedTuple):
+class BatchRange(NamedTuple):
     """What a parked usage batch speaks of."""
 
     key: LogKey
@@ -21,7 +21,7 @@ class Range(NamedTuple):
     end: int
 
 
-class Parked(NamedTuple):
+class QuarantinedMessage(NamedTuple):
     durable: str
     digest: bytes
     subject: str
@@ -36,8 +36,8 @@ class Parked(NamedTuple):
         return delivery
 
 
-async def park(
-    connection: Reader, durable: str, message: Delivery, reason: str, place: Range | None
+async def add_message(
+    connection: Reader, durable: str, message: Delivery, reason: str, place: BatchRange | None
 ) -> bool:
     """Whether it is kept: not when MOST others are."""
     row = await connection.fetchval(
@@ -59,22 +59,22 @@ async def park(
         *(place.key if place else (None, None)),
         place and place.start,
         place and place.end,
-        MOST,
+        MAX_QUARANTINED,
     )
     return row is not None
 
 
-async def waiting(connection: Reader, limit: int = 50) -> list[Parked]:
+async def load_waiting(connection: Reader, limit: int = 50) -> list[QuarantinedMessage]:
     """Those that were tried the longest ago."""
     rows = await connection.fetch(
         "select durable, digest, subject, reply, headers, body from parked_messages order by "
         "last_at limit $1",
         limit,
     )
-    return [Parked(**dict(row)) for row in rows]
+    return [QuarantinedMessage(**dict(row)) for row in rows]
 
 
-async def release(connection: Reader, parked: Parked) -> None:
+async def remove_message(connection: Reader, parked: QuarantinedMessage) -> None:
     await connection.execute(
         "delete from parked_messages where durable = $1 and digest = $2",
         parked.durable,
@@ -82,5 +82,5 @@ async def release(connection: Reader, parked: Parked) -> None:
     )
 
 
-async def count(connection: Reader) -> int:
+async def count_messages(connection: Reader) -> int:
     return int(await connection.fetchval("select count(*) from parked_messages"))

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from services.billing.store import MAINTENANCE_SECONDS, Reader
-from services.billing.store.owners import hold_owners
+from services.billing.store.owners import lock_owners_shared
 from shared.storage.pool import Pool
 
 _OLDEST: Final = """
@@ -17,18 +17,18 @@ where t.hour = oldest.hour)
 """
 
 
-class Kept(NamedTuple):
+class RetentionLimits(NamedTuple):
     """The first hour whose minutes are whole, and the first hour that is."""
 
     minutes_from: int
     hours_from: int
 
 
-async def kept(connection: Reader) -> Kept:
+async def load_limits(connection: Reader) -> RetentionLimits:
     row = await connection.fetchrow("select minutes_from, hours_from from usage_kept")
     if row is None:
         raise LookupError("usage_kept has no row")
-    return Kept(*row)
+    return RetentionLimits(*row)
 
 
 async def forget_minutes(pool: Pool, now: datetime, days: int) -> bool:
@@ -42,7 +42,7 @@ async def forget_minutes(pool: Pool, now: datetime, days: int) -> bool:
     if hour is None:
         return False
     async with pool.acquire() as connection, connection.transaction():
-        await hold_owners(connection)
+        await lock_owners_shared(connection)
         await connection.execute(
             "update usage_kept set minutes_from = greatest(minutes_from, $1 + 1)", hour
         )

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from services.billing.domain.rating import DEFAULT_CURRENCY
-from services.billing.domain.statements import Month
+from services.billing.domain.statements import StatementMonth
 from services.billing.store.accounts import hour_time
 from shared.contracts.findings import Code, finding
 from shared.contracts.ledger import (
@@ -102,11 +102,11 @@ select * from groups order by period, array_position(array['credit', 'plan', 'ch
 )
 
 
-async def page(connection: Connection, question: QueryLedger) -> LedgerPage:
+async def page_ledger(connection: Connection, question: QueryLedger) -> LedgerPage:
     """In order of (booked_at, id). The zone is a valid one. A page may have fewer rows than its
     limit, even none, and a ``next``: lines that were booked in the period and belong to another
     month."""
-    at, number = _after(question.after)
+    at, number = _parse_mark(question.after)
     rows = await connection.fetch(
         _PAGE,
         question.zone,
@@ -126,8 +126,8 @@ async def page(connection: Connection, question: QueryLedger) -> LedgerPage:
     return LedgerPage(rows=[_row(dict(row)) for row in rows if row["inside"]], next=last)
 
 
-async def statement(
-    connection: Connection, question: ShowStatement, month: Month, now: datetime
+async def load_statement(
+    connection: Connection, question: ShowStatement, month: StatementMonth, now: datetime
 ) -> Statement:
     """Totals and one page of lines; run in one snapshot, or they may not add up."""
     period = question.account, question.zone, month.start, month.end
@@ -197,7 +197,7 @@ def _plain(amount: Decimal | None) -> Decimal | None:
     return None if amount is None else plain(amount)
 
 
-def _after(mark: str | None) -> tuple[datetime, int]:
+def _parse_mark(mark: str | None) -> tuple[datetime, int]:
     if mark is None:
         return hour_time(0), 0
     time, _, number = mark.partition("|")

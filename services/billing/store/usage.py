@@ -6,11 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from services.billing.domain.ownership import Period
+from services.billing.domain.ownership import OwnershipPeriod
 from services.billing.domain.usage_aggregator import MinuteRow
 from services.billing.store import MAINTENANCE_SECONDS, Reader
-from services.billing.store.columns import numbers, split_bigints, split_ints, split_texts, texts
-from services.billing.store.retention import kept
+from services.billing.store.columns import (
+    join_numbers,
+    join_texts,
+    split_bigints,
+    split_ints,
+    split_texts,
+)
+from services.billing.store.retention import load_limits
 from shared.storage.pool import Connection
 
 _COUNTS: Final = ("https_requests", "https_bytes", "http_requests", "http_bytes")
@@ -95,7 +101,7 @@ from usage_minutes where minute >= $1 * 60 and minute < ($1 + 1) * 60 group by d
 """
 
 
-class Shift(NamedTuple):
+class OwnerShift(NamedTuple):
     """Requests of one hour that turned out to be another account's."""
 
     hour: int
@@ -104,23 +110,23 @@ class Shift(NamedTuple):
     requests: int
 
 
-async def add(connection: Connection, rows: Sequence[MinuteRow]) -> None:
+async def add_minutes(connection: Connection, rows: Sequence[MinuteRow]) -> None:
     """``rows`` sorted, each key once. Marks their hours as touched."""
     if not rows:
         return
     domain, minute, node, account, *counts = zip(*rows, strict=True)
     await connection.execute(
         _ADD,
-        texts(domain),
-        numbers(minute),
-        texts(node),
-        texts(account),
-        *(numbers(column) for column in counts),
+        join_texts(domain),
+        join_numbers(minute),
+        join_texts(node),
+        join_texts(account),
+        *(join_numbers(column) for column in counts),
     )
-    await touch(connection, {minute // 60 for minute in set(minute)})
+    await touch_hours(connection, {minute // 60 for minute in set(minute)})
 
 
-async def touch(connection: Connection, hours: Iterable[int]) -> None:
+async def touch_hours(connection: Connection, hours: Iterable[int]) -> None:
     """The mark becomes visible with the rows: whoever sees one sees the other, so no lock is
     needed."""
     await connection.execute(
@@ -128,12 +134,14 @@ async def touch(connection: Connection, hours: Iterable[int]) -> None:
     )
 
 
-async def reattribute(connection: Connection, domain: str, owned: Sequence[Period]) -> list[Shift]:
+async def reattribute_domain(
+    connection: Connection, domain: str, owned: Sequence[OwnershipPeriod]
+) -> list[OwnerShift]:
     """Makes the rows of ``domain`` belong to ``owned``; what moved. The caller holds the owners
     exclusively.
 
     Where minutes are forgotten only what nobody owned still moves."""
-    whole_from = (await kept(connection)).minutes_from
+    whole_from = (await load_limits(connection)).minutes_from
     arguments = (
         domain,
         [p.account for p in owned],
@@ -144,12 +152,12 @@ async def reattribute(connection: Connection, domain: str, owned: Sequence[Perio
     rows = await connection.fetch(_SHIFT, *arguments)
     if rows:
         await connection.execute(_REATTRIBUTE, *arguments)
-        await touch(connection, {row["hour"] for row in rows})
+        await touch_hours(connection, {row["hour"] for row in rows})
     rows += await connection.fetch(_FIND_OWNER, *arguments)
-    return [Shift(**dict(row)) for row in rows]
+    return [OwnerShift(**dict(row)) for row in rows]
 
 
-async def hours_to_roll(connection: Reader, before_hour: int) -> list[int]:
+async def find_hours_to_roll(connection: Reader, before_hour: int) -> list[int]:
     rows = await connection.fetch(
         "select distinct hour from touched_hours where hour < $1 order by hour", before_hour
     )
@@ -160,7 +168,10 @@ async def roll_hour(connection: Connection, hour: int) -> None:
     """Needs repeatable read: the marks deleted and the minutes added up must be of one snapshot.
     Never of an hour whose minutes are not whole: what was added up of them before is all that is
     left."""
-    if await connection.fetchval(_MARKS, hour) and hour >= (await kept(connection)).minutes_from:
+    if (
+        await connection.fetchval(_MARKS, hour)
+        and hour >= (await load_limits(connection)).minutes_from
+    ):
         await connection.execute(
             "delete from usage_hours where hour = $1", hour, timeout=MAINTENANCE_SECONDS
         )

@@ -13,8 +13,8 @@ import structlog
 
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
 from services.billing.store import logs
-from services.billing.usecases.ingest import Ingest, Taken
-from services.billing.usecases.quarantine import Parking, Take
+from services.billing.usecases.ingest import IngestOutcome, UsageIngest
+from services.billing.usecases.quarantine import BatchHandler, Quarantine
 from shared import catalogue
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
@@ -28,15 +28,15 @@ from shared.observability.health import Health
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
-MOST_BYTES = 4_000_000
+MAX_BATCH_BYTES = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
 
 
-Judge = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
+RefusingHandler = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
 """Gives back what must become a dead letter, with its reason."""
 
 
-class LotConsumer:
+class BatchConsumer:
     """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take``
     returns.
 
@@ -46,7 +46,7 @@ class LotConsumer:
     one, for each locks the same accounts."""
 
     def __init__(
-        self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1
+        self, pull: Pull, take: BatchHandler, parking: Quarantine, health: Health, *, lots: int = 1
     ) -> None:
         self._pull, self._take, self._parking, self._health = pull, take, parking, health
         self._name = f"{pull.stream}/{pull.durable}"
@@ -56,7 +56,7 @@ class LotConsumer:
         async with asyncio.TaskGroup() as group:
             await self._slots.acquire()
             async for messages in self._pull.batches():
-                for lot in in_lots(messages):
+                for lot in split_batches(messages):
                     self._count(1)
                     group.create_task(self._settle_and_free(lot))
                     # Before the next lot is taken from the pull: what waits there meanwhile becomes
@@ -112,12 +112,12 @@ class LotConsumer:
         return True
 
 
-def in_lots(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+def split_batches(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
     """In order; each of at most MOST_BYTES, or of one message."""
     lot: list[Delivery] = []
     size = 0
     for message in messages:
-        if lot and size + len(message.body) > MOST_BYTES:
+        if lot and size + len(message.body) > MAX_BATCH_BYTES:
             yield lot
             lot, size = [], 0
         lot.append(message)
@@ -126,12 +126,17 @@ def in_lots(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
         yield lot
 
 
-class BatchTaker:
+class UsageBatchIntake:
     """Commits usage batches, buries what was refused (once), tells the nodes how far their logs are
     in."""
 
     def __init__(
-        self, ingest: Ingest, pool: Pool, dead: DeadLetters, publisher: Publisher, signer: Signer
+        self,
+        ingest: UsageIngest,
+        pool: Pool,
+        dead: DeadLetters,
+        publisher: Publisher,
+        signer: Signer,
     ) -> None:
         self._ingest, self._pool, self._dead = ingest, pool, dead
         self._publisher, self._signer = publisher, signer
@@ -149,12 +154,12 @@ class BatchTaker:
         here."""
         while True:
             async with self._pool.acquire() as connection:
-                forgotten = await logs.unburied(connection)
+                forgotten = await logs.load_forgotten_refusals(connection)
             for delivery, refusal in forgotten:
                 await self._bury(delivery, refusal)
             await asyncio.sleep(3)
 
-    async def _tell(self, taken: Taken) -> None:
+    async def _tell(self, taken: IngestOutcome) -> None:
         for confirmation in taken.confirmations:
             signed = self._signer.sign(Purpose.CONFIRMATION, confirmation)
             await self._publisher.publish_core(
@@ -163,13 +168,13 @@ class BatchTaker:
         for delivery, refusal in taken.unburied:
             await self._bury(delivery, refusal)
 
-    async def _bury(self, delivery: Delivery, refusal: logs.Refusal) -> None:
+    async def _bury(self, delivery: Delivery, refusal: logs.BatchRefusal) -> None:
         await self._dead.add(delivery, refusal.reason, identity=refusal.digest.hex())
         async with self._pool.acquire() as connection:
-            await logs.buried(connection, refusal.node, refusal.digest)
+            await logs.mark_dead_lettered(connection, refusal.node, refusal.digest)
 
 
-def burying(take: Judge, dead: DeadLetters) -> Take:
+def with_dead_letters(take: RefusingHandler, dead: DeadLetters) -> BatchHandler:
     """``take`` for a LotConsumer: what it gives back becomes dead letters."""
 
     async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
@@ -181,7 +186,7 @@ def burying(take: Judge, dead: DeadLetters) -> Take:
     return take_and_bury
 
 
-def once(take: Judge) -> Handler:
+def replay_one(take: RefusingHandler) -> Handler:
     """The same of one delivery, for whoever replays it: its fault is raised."""
 
     async def handle(delivery: Delivery) -> None:

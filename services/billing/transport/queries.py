@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from faststream.nats import NatsRouter
 
-from services.billing.usecases.queries import Queries
+from services.billing.usecases.queries import BillingQueries
 from shared import catalogue
 from shared.messaging.rpc import answer
 
 
-def query_router(queries: Queries) -> NatsRouter:
+def query_router(queries: BillingQueries) -> NatsRouter:
     """Bind the queries of billing; any replica answers."""
     router = NatsRouter()
     answer(router, catalogue.RPC_USAGE_QUERY, queries.usage)

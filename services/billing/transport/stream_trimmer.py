@@ -16,7 +16,7 @@ log = structlog.get_logger()
 _SECONDS = 1.0
 
 
-class Trimmer:
+class StreamTrimmer:
     """One at a time, by lease. Whoever dies before trimming leaves it to the next: nothing depends
     on when."""
 

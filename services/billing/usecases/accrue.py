@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from services.billing.domain import outgoing_messages
-from services.billing.domain.balance import Standing, Terms, judge
+from services.billing.domain.balance import AccountState, PricingContext, decide_flags
 from services.billing.metrics import CROSSINGS
 from services.billing.store import accounts
 from shared.messages import Outgoing
@@ -18,15 +18,15 @@ Counts = Mapping[tuple[str, int], int]
 """HTTPS requests by (account, hour of Unix time); negative where usage moved away."""
 
 
-async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
+async def accrue_usage(connection: Connection, counts: Counts, terms: PricingContext) -> None:
     """In the caller's transaction, as its last locks."""
     totals: dict[str, int] = defaultdict(int)
     for (account, _), requests in counts.items():
         totals[account] += requests
     if not totals:
         return
-    standings = await accounts.lock(connection, totals, terms)
-    await accounts.accrue(connection, counts)
+    standings = await accounts.lock_accounts(connection, totals, terms)
+    await accounts.add_account_hours(connection, counts)
     after = [
         standing._replace(accrued_requests=standing.accrued_requests + totals[account])
         for account, standing in standings.items()
@@ -36,29 +36,29 @@ async def accrue(connection: Connection, counts: Counts, terms: Terms) -> None:
     changed = {
         standing.account: standing
         for standing in after
-        if judge(standing, terms)[0] is not standing
+        if decide_flags(standing, terms)[0] is not standing
     }
-    await save_judged(connection, list(changed.values()), terms)
-    await accounts.count(
+    await decide_and_save(connection, list(changed.values()), terms)
+    await accounts.add_accrued(
         connection, {account: totals[account] for account in standings if account not in changed}
     )
 
 
-async def save_judged(
+async def decide_and_save(
     connection: Connection,
-    standings: Sequence[Standing],
-    terms: Terms,
+    standings: Sequence[AccountState],
+    terms: PricingContext,
     first: Sequence[Outgoing] = (),
 ) -> None:
     """Decides the flags of locked accounts, writes them back, and their events after those of
     ``first``."""
-    decided: list[Standing] = []
+    decided: list[AccountState] = []
     messages = list(first)
     for standing in standings:
-        judged, crossings = judge(standing, terms)
+        judged, crossings = decide_flags(standing, terms)
         decided.append(judged)
         for crossing in crossings:
-            messages.append(outgoing_messages.crossed(crossing, terms.at))
+            messages.append(outgoing_messages.crossing_event(crossing, terms.at))
             CROSSINGS.labels(change=crossing.change).inc()
-    await accounts.save(connection, decided)
+    await accounts.save_accounts(connection, decided)
     await outbox.enqueue(connection, messages)

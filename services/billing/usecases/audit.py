@@ -11,30 +11,30 @@ from functools import partial
 from typing import Final
 
 from services.billing.domain.audit_compare import (
-    Billed,
-    Findings,
-    Place,
-    Recount,
+    AuditDifferences,
+    BilledAccount,
+    UsageKey,
+    UsageRecount,
     compare_charges,
-    recharge,
-    say_hour,
+    format_hour,
+    recharge_account,
 )
-from services.billing.domain.ownership import NOBODY, Period, periods
-from services.billing.domain.price_book import Prices
+from services.billing.domain.ownership import NOBODY, OwnershipPeriod, ownership_periods
+from services.billing.domain.price_book import PriceLookup
 from services.billing.domain.usage_aggregator import usage_ends, valid_domain
 from services.billing.domain.wire_format import CellRow, unpack_cells
 from services.billing.store import audit as store
 from services.billing.store import owners as owner_store
 from services.billing.store import prices
 from services.billing.store.partitions import archive_kept_from
-from services.billing.store.retention import kept
+from services.billing.store.retention import load_limits
 from shared.contracts.audit import AuditReport, QueryAudit
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 from shared.money import plus
 from shared.storage.pool import Connection, Pool
 
-MOST: Final = timedelta(days=31)
+MAX_PERIOD: Final = timedelta(days=31)
 _CHUNK: Final = 200
 
 
@@ -60,7 +60,7 @@ class Auditor:
                     )
                 ]
             )
-        if end - start > MOST:
+        if end - start > MAX_PERIOD:
             raise Refused(
                 [
                     finding(
@@ -73,23 +73,23 @@ class Auditor:
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            return await _Audit(connection, start, end).run(now)
+            return await _AuditRun(connection, start, end).run(now)
 
 
-class _Audit:
+class _AuditRun:
     def __init__(self, connection: Connection, start: datetime, end: datetime) -> None:
         self._connection, self._start, self._end = connection, start, end
         self._hours = int(start.timestamp()) // 3600, int(end.timestamp()) // 3600
-        self._recount = Recount(self._hours[0] * 60, self._hours[1] * 60)
-        self._findings = Findings()
-        self._owners: dict[str, tuple[Period, ...]] = {}
+        self._recount = UsageRecount(self._hours[0] * 60, self._hours[1] * 60)
+        self._findings = AuditDifferences()
+        self._owners: dict[str, tuple[OwnershipPeriod, ...]] = {}
         self._whole_from = self._hours[0]
         self._batches = self._events = self._bad_lines = 0
 
     async def run(self, now: datetime) -> AuditReport:
         """What is older than the archive, or than the hours that are kept, is not compared."""
         archive_from = int(archive_kept_from(now).timestamp()) // 3600
-        still = await kept(self._connection)
+        still = await load_limits(self._connection)
         self._whole_from = max(self._hours[0], archive_from, still.hours_from)
         await self._count_archive()
         await self._count_events()
@@ -120,7 +120,7 @@ class _Audit:
 
     async def _count_archive(self) -> None:
         waiting: list[tuple[str, list[CellRow], datetime]] = []
-        async for node, cells, received, bad_lines in store.batches(
+        async for node, cells, received, bad_lines in store.read_archive(
             self._connection, self._start, self._end
         ):
             self._batches += 1
@@ -140,7 +140,7 @@ class _Audit:
     async def _count_events(self) -> None:
         found = [
             event
-            async for event in store.events(
+            async for event in store.read_single_events(
                 self._connection, self._recount.first, self._recount.past
             )
         ]
@@ -151,12 +151,14 @@ class _Audit:
 
     async def _learn(self, domains: set[str]) -> None:
         missing = [domain for domain in domains - self._owners.keys() if valid_domain(domain)]
-        facts = await owner_store.facts_of(self._connection, missing) if missing else {}
+        facts = (
+            await owner_store.load_ownership_events(self._connection, missing) if missing else {}
+        )
         for domain in missing:
-            self._owners[domain] = periods(facts.get(domain, ()))
+            self._owners[domain] = ownership_periods(facts.get(domain, ()))
 
     async def _compare_usage(self, minutes_from: int) -> None:
-        minutes, hours = await store.recorded(
+        minutes, hours = await store.load_recorded_usage(
             self._connection, self._whole_from, self._hours[1], minutes_from
         )
         ours = {
@@ -180,10 +182,10 @@ class _Audit:
         )
 
     async def _compare_money(self) -> tuple[int, int, dict[str, Decimal]]:
-        rows = await store.accrued(self._connection, *self._hours)
+        rows = await store.load_account_hours(self._connection, *self._hours)
         ours, theirs = (
             {
-                f"{account} {say_hour(hour)}": n
+                f"{account} {format_hour(hour)}": n
                 for account, hour, n in counts
                 if hour >= self._whole_from
             }
@@ -193,20 +195,22 @@ class _Audit:
             )
         )
         self._findings.compare("accrual", ours, theirs, 0)
-        book = await prices.current(self._connection)
+        book = await prices.load_current_prices(self._connection)
         charged, amounts = 0, defaultdict[str, Decimal](Decimal)
         names = sorted({account for account, *_ in rows})
         for at in range(0, len(names), _CHUNK):
             chunk = names[at : at + _CHUNK]
-            for billed in await store.billed(
+            for billed in await store.load_billed_accounts(
                 self._connection, chunk, store.month_start(self._hours[0])
             ):
                 charged += self._recharge(billed, book, amounts)
             await asyncio.sleep(0)
         return charged, sum(n - done for _, _, n, done in rows), dict(amounts)
 
-    def _recharge(self, billed: Billed, book: Prices, amounts: dict[str, Decimal]) -> int:
-        lines = recharge(billed, partial(book.tariff, billed.account, billed.currency))
+    def _recharge(
+        self, billed: BilledAccount, book: PriceLookup, amounts: dict[str, Decimal]
+    ) -> int:
+        lines = recharge_account(billed, partial(book.tariff, billed.account, billed.currency))
         compare_charges(billed, lines, self._findings)
         inside = [line for line in lines if self._hours[0] <= line.hour < self._hours[1]]
         for line in inside:
@@ -214,20 +218,22 @@ class _Audit:
         return sum(line.requests for line in inside)
 
     async def _compare_rest(self) -> None:
-        for log, expected, start in await store.holes(self._connection, self._start, self._end):
+        for log, expected, start in await store.find_archive_holes(
+            self._connection, self._start, self._end
+        ):
             self._findings.note("archive", log, expected, start)
         first, last = (hour // 24 for hour in self._hours)
-        for identity, times in await store.counted_twice(self._connection, first, last):
+        for identity, times in await store.find_double_counts(self._connection, first, last):
             self._findings.note("identity", identity, 1, times)
-        for plan, price, parts in await store.plan_costs(self._connection, *self._hours):
+        for plan, price, parts in await store.find_wrong_plan_costs(self._connection, *self._hours):
             self._findings.note("amount", plan, price, parts)
-        for account, lines, recorded in await store.ledger_sums(self._connection):
+        for account, lines, recorded in await store.find_wrong_ledgers(self._connection):
             self._findings.note("ledger", account, lines, recorded)
 
 
-def _say(place: Place) -> str:
-    return f"{place.account or 'nobody'} {place.domain} {place.node} {say_hour(place.hour)}"
+def _say(place: UsageKey) -> str:
+    return f"{place.account or 'nobody'} {place.domain} {place.node} {format_hour(place.hour)}"
 
 
-def _hours_of(usage: dict[Place, tuple[int, int, int, int]]) -> set[int]:
+def _hours_of(usage: dict[UsageKey, tuple[int, int, int, int]]) -> set[int]:
     return {place.hour for place in usage}

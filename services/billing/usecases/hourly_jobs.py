@@ -11,8 +11,8 @@ import structlog
 
 from services.billing.settings import Settings
 from services.billing.store import partitions, retention
-from services.billing.store.partitions import Days, Partitions
-from services.billing.usecases.money import Money
+from services.billing.store.partitions import ArchiveMonths, RequestDays
+from services.billing.usecases.money import MoneyCommands
 from shared.clock import Clock
 from shared.faults import describe, is_transient
 from shared.storage.pool import Pool
@@ -20,16 +20,16 @@ from shared.storage.pool import Pool
 log = structlog.get_logger()
 
 
-class HourClock:
+class HourlyJobs:
     """One at a time, by lease. Three things beside each other: none waits for another, or ends with
     it."""
 
     def __init__(
         self,
-        money: Money,
+        money: MoneyCommands,
         pool: Pool,
-        months: Partitions,
-        days: Days,
+        months: ArchiveMonths,
+        days: RequestDays,
         clock: Clock,
         settings: Settings,
     ) -> None:
@@ -69,9 +69,9 @@ class HourClock:
         """Partitions that will be needed are made here, so that no lot has to wait for it."""
         await self._months.ensure_ahead(now)
         await self._days.ensure_ahead(now)
-        dropped = await partitions.drop_old(self._pool, now) + await partitions.drop_days(
+        dropped = await partitions.drop_old_months(
             self._pool, now
-        )
+        ) + await partitions.drop_old_days(self._pool, now)
         while await retention.forget_minutes(
             self._pool, now, self._settings.billing_minutes_kept_days
         ):

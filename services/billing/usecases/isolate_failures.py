@@ -10,11 +10,11 @@ import structlog
 from shared.faults import describe, is_transient
 
 log = structlog.get_logger()
-CHUNK: Final = 200
+ACCOUNTS_TOGETHER: Final = 200
 """Accounts in one transaction: their rows are locked for as long as it takes."""
 
 
-async def alone_where_it_fails(
+async def isolate_failures(
     names: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]
 ) -> int:
     """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone
@@ -30,4 +30,4 @@ async def alone_where_it_fails(
             log.error("account.failed", account=names[0], error=describe(error))
             failed.add(names[0])
             return 0
-    return sum([await alone_where_it_fails([name], work, failed) for name in names])
+    return sum([await isolate_failures([name], work, failed) for name in names])

@@ -8,16 +8,21 @@ from decimal import Decimal
 from functools import partial
 
 from services.billing.domain import outgoing_messages
-from services.billing.domain.balance import Standing, Terms, money_fault, priced
-from services.billing.domain.charging import Line, Pack, charge
-from services.billing.domain.price_book import Prices, faults, retroactive
+from services.billing.domain.balance import (
+    AccountState,
+    PricingContext,
+    currency_fault,
+    with_current_tariff,
+)
+from services.billing.domain.charging import BoughtPlan, ChargeLine, charge_hours
+from services.billing.domain.price_book import PriceLookup, find_faults, find_retroactive_changes
 from services.billing.domain.usage_aggregator import usage_ends
 from services.billing.metrics import CHARGES, NOT_CHARGED
 from services.billing.store import accounts, owners, plans, prices, usage
-from services.billing.store.accounts import Entry
-from services.billing.usecases.accrue import save_judged
-from services.billing.usecases.isolate_failures import CHUNK, alone_where_it_fails
-from services.billing.usecases.reference_cache import Book
+from services.billing.store.accounts import LedgerEntry
+from services.billing.usecases.accrue import decide_and_save
+from services.billing.usecases.isolate_failures import ACCOUNTS_TOGETHER, isolate_failures
+from services.billing.usecases.reference_cache import ReferenceCache
 from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.codec import parse
@@ -37,12 +42,12 @@ from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
 
-class Money:
+class MoneyCommands:
     """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says
     nothing new."""
 
-    def __init__(self, pool: Pool, book: Book, clock: Clock) -> None:
-        self._pool, self._book, self._clock = pool, book, clock
+    def __init__(self, pool: Pool, cache: ReferenceCache, clock: Clock) -> None:
+        self._pool, self._cache, self._clock = pool, cache, clock
 
     async def handle(self, delivery: Delivery) -> None:
         if not delivery.id:
@@ -69,10 +74,12 @@ class Money:
         The number of lines written; a second call finds nothing left to do."""
         past = int(until.timestamp()) // 3600
         lines, failed = 0, set[str]()
-        while names := await accounts.accounts_to_charge(self._pool, past, CHUNK, failed):
-            lines += await alone_where_it_fails(names, partial(self._charge, past=past), failed)
+        while names := await accounts.find_accounts_to_charge(
+            self._pool, past, ACCOUNTS_TOGETHER, failed
+        ):
+            lines += await isolate_failures(names, partial(self._charge, past=past), failed)
         NOT_CHARGED.set(len(failed))
-        for hour in await usage.hours_to_roll(self._pool, past):
+        for hour in await usage.find_hours_to_roll(self._pool, past):
             async with (
                 self._pool.acquire() as connection,
                 connection.transaction(isolation="repeatable_read"),
@@ -89,55 +96,59 @@ class Money:
         async with self._pool.acquire() as connection, connection.transaction():
             await _say(
                 connection,
-                outgoing_messages.hour_closed(until, lines, command_id, self._clock.now()),
+                outgoing_messages.hour_closed_event(until, lines, command_id, self._clock.now()),
             )
 
     async def judge_depleted(self) -> int:
         """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many
         were judged."""
-        since = self._clock.now() - self._book.overdue_after
+        since = self._clock.now() - self._cache.overdue_after
         judged, seen = 0, set[str]()
-        while names := await accounts.long_depleted(self._pool, since, CHUNK, seen):
-            judged += await alone_where_it_fails(names, self._judge, seen)
+        while names := await accounts.find_long_depleted(
+            self._pool, since, ACCOUNTS_TOGETHER, seen
+        ):
+            judged += await isolate_failures(names, self._judge, seen)
             seen |= set(names)
         return judged
 
     async def _judge(self, names: list[str]) -> int:
         async with self._pool.acquire() as connection, connection.transaction():
             terms = await self._terms(connection, self._clock.now())
-            await save_judged(
-                connection, list((await accounts.lock(connection, names, terms)).values()), terms
+            await decide_and_save(
+                connection,
+                list((await accounts.lock_accounts(connection, names, terms)).values()),
+                terms,
             )
         return len(names)
 
-    async def _terms(self, connection: Connection, now: datetime) -> Terms:
-        await self._book.open(connection)
-        return self._book.terms(now)
+    async def _terms(self, connection: Connection, now: datetime) -> PricingContext:
+        await self._cache.open(connection)
+        return self._cache.terms(now)
 
     async def _charge(self, names: list[str], past: int) -> int:
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
             terms = await self._terms(connection, now)
-            standings = await accounts.lock(connection, names, terms)
-            since = await accounts.first_open_hours(connection, names, past)
-            dues = await plans.due(connection, since, past)
-            made: dict[str, list[Line]] = {}
+            standings = await accounts.lock_accounts(connection, names, terms)
+            since = await accounts.first_hours_to_rate(connection, names, past)
+            dues = await plans.load_charge_inputs(connection, since, past)
+            made: dict[str, list[ChargeLine]] = {}
             for name, due in dues.items():
-                made[name] = charge(
+                made[name] = charge_hours(
                     due.hours,
                     due.packs,
                     due.left,
                     due.used,
                     partial(terms.prices.tariff, name, standings[name].money),
                 )
-            await accounts.post(
+            await accounts.post_lines(
                 connection, made, {name: one.money for name, one in standings.items()}, now
             )
-            await plans.record(connection, made, dues)
-            forfeited = await plans.forfeit(connection, names, made, past, now)
-            await plans.end(connection, names, past)
+            await plans.record_plan_uses(connection, made, dues)
+            forfeited = await plans.forfeit_plans(connection, names, made, past, now)
+            await plans.end_plans(connection, names, past)
             after = await self._charged(connection, standings, made, forfeited, past, terms)
-            await save_judged(connection, after, terms)
+            await decide_and_save(connection, after, terms)
         lines = [line for each in made.values() for line in each]
         CHARGES.labels(kind="unused").inc(sum(forfeited.values()))
         for line in lines:
@@ -147,17 +158,17 @@ class Money:
     async def _charged(
         self,
         connection: Connection,
-        standings: dict[str, Standing],
-        made: dict[str, list[Line]],
+        standings: dict[str, AccountState],
+        made: dict[str, list[ChargeLine]],
         forfeited: Mapping[str, int],
         past: int,
-        terms: Terms,
-    ) -> list[Standing]:
+        terms: PricingContext,
+    ) -> list[AccountState]:
         """What was accrued is now in the ledger; the limit moves. The first charge sets the
         currency. ``forfeited``: lines of plans that ended, by account."""
-        recent = await accounts.recent(connection, list(standings))
-        left = await plans.left(connection, list(standings), terms.hour)
-        tiers = await accounts.tiers(connection, list(standings.values()))
+        recent = await accounts.load_recent_charges(connection, list(standings))
+        left = await plans.load_requests_left(connection, list(standings), terms.hour)
+        tiers = await accounts.load_tier_uses(connection, list(standings.values()))
         after = []
         for name, standing in standings.items():
             lines = made.get(name, [])
@@ -181,10 +192,14 @@ class Money:
     async def _credit(self, command: CreditBalance, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
             terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            used = await accounts.entry_of(connection, command.account, command.reference)
-            fault = money_fault(standing, command.currency, terms.prices)
-            entry = Entry("credit", plain(command.amount), command.currency, command.reference)
+            standing = (await accounts.lock_accounts(connection, [command.account], terms))[
+                command.account
+            ]
+            used = await accounts.find_entry(connection, command.account, command.reference)
+            fault = currency_fault(standing, command.currency, terms.prices)
+            entry = LedgerEntry(
+                "credit", plain(command.amount), command.currency, command.reference
+            )
             if fault is None and used is not None and used != entry:
                 fault = Code.BALANCE_REFERENCE
             if fault is not None:
@@ -193,30 +208,35 @@ class Money:
             if used is not None:
                 await _say(
                     connection,
-                    outgoing_messages.credited(standing, command.reference, command_id, terms.at),
+                    outgoing_messages.credited_event(
+                        standing, command.reference, command_id, terms.at
+                    ),
                 )
                 return
             after = await _book(connection, standing, entry, command_id, terms)
-            said = outgoing_messages.credited(after, command.reference, command_id, terms.at)
-            await save_judged(connection, [after], terms, [said])
+            said = outgoing_messages.credited_event(after, command.reference, command_id, terms.at)
+            await decide_and_save(connection, [after], terms, [said])
             CHARGES.labels(kind="credit").inc()
 
     async def _purchase(self, command: PurchasePlan, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
             terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            used = await accounts.entry_of(connection, command.account, command.reference)
-            bought = await plans.show(connection, command.account, command.reference, terms.at)
+            standing = (await accounts.lock_accounts(connection, [command.account], terms))[
+                command.account
+            ]
+            used = await accounts.find_entry(connection, command.account, command.reference)
+            bought = await plans.find_plan(connection, command.account, command.reference, terms.at)
             if bought is not None and (bought.plan, bought.currency) == (
                 command.plan,
                 command.currency,
             ):
                 await _say(
-                    connection, outgoing_messages.purchased(standing, bought, command_id, terms.at)
+                    connection,
+                    outgoing_messages.purchased_event(standing, bought, command_id, terms.at),
                 )
                 return
             offer = terms.prices.offer(command.plan, command.currency)
-            fault = money_fault(standing, command.currency, terms.prices)
+            fault = currency_fault(standing, command.currency, terms.prices)
             if fault is None and (used is not None or offer is None or standing.balance < offer[1]):
                 fault = (
                     Code.BALANCE_REFERENCE
@@ -236,67 +256,71 @@ class Money:
                 )
                 return
             plan, price = offer
-            pack = Pack(
+            pack = BoughtPlan(
                 command.reference,
                 plan.requests,
                 terms.hour,
                 terms.hour + plan.days * 24,
                 plain(price),
             )
-            entry = Entry("plan", minus(Decimal(0), price), command.currency, command.reference)
+            entry = LedgerEntry(
+                "plan", minus(Decimal(0), price), command.currency, command.reference
+            )
             after = await _book(connection, standing, entry, command_id, terms)
-            await plans.buy(
+            await plans.add_plan(
                 connection, command.account, pack, command.plan, command.currency, terms.at
             )
             first = (
                 terms.hour if standing.rate_from is None else min(standing.rate_from, terms.hour)
             )
             after = after._replace(plan_left=after.plan_left + plan.requests, rate_from=first)
-            view = await plans.show(connection, command.account, command.reference, terms.at)
+            view = await plans.find_plan(connection, command.account, command.reference, terms.at)
             said = (
-                [outgoing_messages.purchased(after, view, command_id, terms.at)]
+                [outgoing_messages.purchased_event(after, view, command_id, terms.at)]
                 if view is not None
                 else []
             )
-            await save_judged(connection, [after], terms, said)
+            await decide_and_save(connection, [after], terms, said)
             CHARGES.labels(kind="plan").inc()
 
     async def _threshold(self, command: SetThreshold, command_id: str, sent: datetime) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
             terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            fault = money_fault(standing, command.currency, terms.prices)
+            standing = (await accounts.lock_accounts(connection, [command.account], terms))[
+                command.account
+            ]
+            fault = currency_fault(standing, command.currency, terms.prices)
             if fault is not None:
                 await _refuse(connection, standing, fault, None, command_id, terms.at)
-            elif await accounts.set_threshold(connection, command.account, sent):
+            elif await accounts.set_threshold_time(connection, command.account, sent):
                 after = standing._replace(currency=command.currency, threshold=command.threshold)
-                await save_judged(connection, [priced(after, terms)], terms)
+                await decide_and_save(connection, [with_current_tariff(after, terms)], terms)
 
     async def _apply(self, command: ApplyPriceBook, command_id: str) -> None:
         """Nobody rates meanwhile: the owners' lock holds the prices still, too."""
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
-            await owners.change_owners(connection)
-            if await prices.serial_of(connection, command_id) is not None:
+            await owners.lock_owners_exclusive(connection)
+            if await prices.find_serial(connection, command_id) is not None:
                 return
-            old = await prices.current(connection)
-            new = Prices(old.serial + 1, command.book)
-            found = review(old, command, int(now.timestamp()) // 3600 + 1)
+            old = await prices.load_current_prices(connection)
+            new = PriceLookup(old.serial + 1, command.book)
+            found = review_price_book(old, command, int(now.timestamp()) // 3600 + 1)
             if not found:
-                await prices.add(connection, new, command_id, now)
+                await prices.add_price_book(connection, new, command_id, now)
             await _say(
                 connection,
-                outgoing_messages.price_book(
+                outgoing_messages.price_book_event(
                     old.serial if found else new.serial, found, command_id, now
                 ),
             )
 
 
-def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Finding]:
+def review_price_book(old: PriceLookup, command: ApplyPriceBook, first_free: int) -> list[Finding]:
     """Why the book is not applied; ``first_free``: the first hour whose prices may still change."""
-    found = faults(command.book)
+    found = find_faults(command.book)
     if not found:
-        found = retroactive(old, Prices(0, command.book), first_free)
+        found = find_retroactive_changes(old, PriceLookup(0, command.book), first_free)
     if command.base != old.serial:
         found.append(
             finding(
@@ -307,8 +331,12 @@ def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Findin
 
 
 async def _book(
-    connection: Connection, standing: Standing, entry: Entry, command_id: str, terms: Terms
-) -> Standing:
+    connection: Connection,
+    standing: AccountState,
+    entry: LedgerEntry,
+    command_id: str,
+    terms: PricingContext,
+) -> AccountState:
     """A ledger line that is no charge, and the standing after it."""
     await accounts.add_entry(connection, standing.account, entry, command_id, terms.at)
     after = standing._replace(
@@ -316,24 +344,26 @@ async def _book(
         entries=standing.entries + 1,
         ledger=plus(standing.ledger, entry.amount),
     )
-    return priced(after, terms)
+    return with_current_tariff(after, terms)
 
 
 async def _refuse(
     connection: Connection,
-    standing: Standing,
+    standing: AccountState,
     code: Code,
     reference: str | None,
     command_id: str,
     now: datetime,
 ) -> None:
-    await _say(connection, outgoing_messages.refused(standing, code, reference, command_id, now))
+    await _say(
+        connection, outgoing_messages.refused_event(standing, code, reference, command_id, now)
+    )
 
 
 async def _say(connection: Connection, *messages: Outgoing) -> None:
     """Once a command: a redelivery would say it with another time and balance, under the same
     id."""
     fresh: Sequence[Outgoing] = [
-        one for one in messages if not await accounts.said(connection, one.id)
+        one for one in messages if not await accounts.is_in_outbox(connection, one.id)
     ]
     await outbox.enqueue(connection, fresh)

@@ -11,10 +11,10 @@ from typing import Final
 import structlog
 
 from services.billing.domain.wire_format import read_batch
-from services.billing.metrics import PARKED
+from services.billing.metrics import QUARANTINED
 from services.billing.store import quarantine as store
 from services.billing.store.logs import LogKey
-from services.billing.store.quarantine import Parked, Range
+from services.billing.store.quarantine import BatchRange, QuarantinedMessage
 from shared import subjects
 from shared.errors import Poison, Transient
 from shared.faults import describe, is_transient
@@ -22,11 +22,11 @@ from shared.messaging.delivery import Delivery
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
-Take = Callable[[Sequence[Delivery]], Awaitable[None]]
+BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
 _RETRY_SECONDS: Final = 5.0
 
 
-class Parking:
+class Quarantine:
     """``park`` keeps one message; ``retry``, by lease, gives those that are kept to the ``takes``
     of their durables."""
 
@@ -36,23 +36,23 @@ class Parking:
     async def park(self, durable: str, message: Delivery, error: Exception) -> None:
         """Transient when too many are parked: then the rest waits in its stream, and the service is
         not ready."""
-        kept = await store.park(
+        kept = await store.add_message(
             self._pool, durable, message, describe(error), _range(durable, message)
         )
         if not kept:
             raise Transient(
-                f"{store.MOST} messages are parked: something is wrong with all of them"
+                f"{store.MAX_QUARANTINED} messages are parked: something is wrong with all of them"
             )
         log.error("message.parked", durable=durable, subject=message.subject, error=describe(error))
 
-    async def retry(self, takes: Mapping[str, Take]) -> None:
+    async def retry(self, takes: Mapping[str, BatchHandler]) -> None:
         while True:
-            for parked in await store.waiting(self._pool):
+            for parked in await store.load_waiting(self._pool):
                 await self._try(parked, takes[parked.durable])
-            PARKED.set(await store.count(self._pool))
+            QUARANTINED.set(await store.count_messages(self._pool))
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _try(self, parked: Parked, take: Take) -> None:
+    async def _try(self, parked: QuarantinedMessage, take: BatchHandler) -> None:
         message = parked.delivery()
         try:
             await take([message])
@@ -61,11 +61,11 @@ class Parking:
                 raise
             await self.park(parked.durable, message, error)
             return
-        await store.release(self._pool, parked)
+        await store.remove_message(self._pool, parked)
         log.info("message.unparked", durable=parked.durable, subject=parked.subject)
 
 
-def _range(durable: str, message: Delivery) -> Range | None:
+def _range(durable: str, message: Delivery) -> BatchRange | None:
     """What a usage batch is of; None of anything else."""
     if durable != subjects.DURABLE_BILLING_BATCHES:
         return None
@@ -73,4 +73,4 @@ def _range(durable: str, message: Delivery) -> Range | None:
         batch = read_batch(message.body)
     except Poison:
         return None
-    return Range(LogKey(batch.node, batch.log), batch.start, batch.end)
+    return BatchRange(LogKey(batch.node, batch.log), batch.start, batch.end)

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
 from services.billing.domain import outgoing_messages
-from services.billing.domain.balance import Terms
-from services.billing.domain.calendar import zone_of
-from services.billing.domain.price_book import NEVER, Prices, changes
-from services.billing.domain.statements import month
+from services.billing.domain.balance import PricingContext
+from services.billing.domain.calendar import find_zone
+from services.billing.domain.price_book import NEVER, PriceLookup, describe_changes
+from services.billing.domain.statements import statement_month
 from services.billing.store import (
     accounts,
     completeness,
     logs,
-    periods,
+    open_snapshot,
     plans,
     prices,
-    reading,
     statements,
+    usage_queries,
 )
 from services.billing.usecases.audit import Auditor
-from services.billing.usecases.money import review
+from services.billing.usecases.money import review_price_book
 from shared.clock import Clock
 from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.balance import BalanceView
@@ -52,7 +52,7 @@ from shared.money import minus
 from shared.storage.pool import Pool
 
 
-class Queries:
+class BillingQueries:
     """Every question of billing's, on its own database."""
 
     def __init__(self, pool: Pool, clock: Clock) -> None:
@@ -60,10 +60,11 @@ class Queries:
 
     async def usage(self, question: QueryUsage) -> UsagePage:
         zone = _zone(question.zone)
-        async with reading(self._pool) as connection:
-            rows = await periods.query(connection, question, zone)
+        async with open_snapshot(self._pool) as connection:
+            rows = await usage_queries.query_usage(connection, question, zone)
         return UsagePage(
-            rows=rows, next=periods.page_mark(rows[-1]) if len(rows) == question.limit else None
+            rows=rows,
+            next=usage_queries.usage_mark(rows[-1]) if len(rows) == question.limit else None,
         )
 
     async def logs(self, question: QueryLogs) -> LogsPage:
@@ -75,56 +76,60 @@ class Queries:
         rows = await accounts.page_charges(self._pool, question)
         return ChargesPage(
             rows=[row for _, row in rows],
-            next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None,
+            next=accounts.charge_mark(*rows[-1]) if len(rows) == question.limit else None,
         )
 
     async def balance(self, question: ShowBalance) -> BalanceView:
-        terms = Terms(await prices.current(self._pool), self._clock.now())
-        return outgoing_messages.view(await accounts.read(self._pool, question.account, terms))
+        terms = PricingContext(await prices.load_current_prices(self._pool), self._clock.now())
+        return outgoing_messages.balance_view(
+            await accounts.read_account(self._pool, question.account, terms)
+        )
 
     async def price_book(self, question: Nothing) -> PriceBookView:
-        current = await prices.current(self._pool)
+        current = await prices.load_current_prices(self._pool)
         return PriceBookView(serial=current.serial, book=current.book)
 
     async def preview(self, question: PreviewPriceBook) -> PricePreview:
         """What a new price book would change, and for whom."""
-        old, now = await prices.current(self._pool), self._clock.now()
+        old, now = await prices.load_current_prices(self._pool), self._clock.now()
         order = ApplyPriceBook(base=old.serial, book=question.book)
-        found = review(old, order, int(now.timestamp()) // 3600 + 1)
-        charged = [] if found else await prices.charged_since(self._pool, now)
+        found = review_price_book(old, order, int(now.timestamp()) // 3600 + 1)
+        charged = [] if found else await prices.load_charged_since(self._pool, now)
         return PricePreview(
             base=old.serial,
-            changes=changes(old.book, question.book)[:1000],
-            effects=_effects(old, Prices(0, question.book), charged)[:200],
+            changes=describe_changes(old.book, question.book)[:1000],
+            effects=_effects(old, PriceLookup(0, question.book), charged)[:200],
             findings=found[:100],
         )
 
     async def plans(self, question: ListPlans) -> PlansPage:
-        found = await plans.page(
+        found = await plans.page_plans(
             self._pool, question.account, question.after, question.limit, self._clock.now()
         )
         return PlansPage(
-            plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None
+            plans=found, next=plans.plan_mark(found[-1]) if len(found) == question.limit else None
         )
 
     async def gaps(self, question: QueryGaps) -> GapsPage:
-        return await completeness.page(self._pool, question, self._clock.now())
+        return await completeness.page_gaps(self._pool, question, self._clock.now())
 
     async def audit(self, question: QueryAudit) -> AuditReport:
         return await self._auditor.audit(question, self._clock.now())
 
     async def ledger(self, question: QueryLedger) -> LedgerPage:
         _zone(question.zone)
-        async with reading(self._pool) as connection:
-            return await statements.page(connection, question)
+        async with open_snapshot(self._pool) as connection:
+            return await statements.page_ledger(connection, question)
 
     async def statement(self, question: ShowStatement) -> Statement:
-        wanted = month(question.month, question.by, _zone(question.zone))
-        async with reading(self._pool) as connection:
-            return await statements.statement(connection, question, wanted, self._clock.now())
+        wanted = statement_month(question.month, question.by, _zone(question.zone))
+        async with open_snapshot(self._pool) as connection:
+            return await statements.load_statement(connection, question, wanted, self._clock.now())
 
 
-def _effects(old: Prices, new: Prices, charged: Sequence[prices.Charged]) -> list[PriceEffect]:
+def _effects(
+    old: PriceLookup, new: PriceLookup, charged: Sequence[prices.ChargedAccount]
+) -> list[PriceEffect]:
     """Most changed first."""
     effects = [
         PriceEffect(
@@ -141,7 +146,7 @@ def _effects(old: Prices, new: Prices, charged: Sequence[prices.Charged]) -> lis
 
 def _zone(name: str) -> ZoneInfo:
     try:
-        return zone_of(name)
+        return find_zone(name)
     except LookupError as error:
         raise Refused(
             [finding(Code.REQUEST_MALFORMED, f"At fault: zone ({error})", field="request")]

@@ -10,15 +10,15 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from services.billing.domain.usage_aggregator import Tally, minute_fault, valid_domain
-from services.billing.domain.wire_format import Request, read_request, read_requests
+from services.billing.domain.usage_aggregator import UsageAggregator, minute_fault, valid_domain
+from services.billing.domain.wire_format import WireRequest, read_request, read_requests
 from services.billing.metrics import REQUESTS
-from services.billing.store import requests as store
+from services.billing.store import request_events as store
 from services.billing.store import usage
-from services.billing.store.partitions import Days
-from services.billing.store.requests import Identity, RequestRow
-from services.billing.usecases.accrue import accrue
-from services.billing.usecases.reference_cache import Book
+from services.billing.store.partitions import RequestDays
+from services.billing.store.request_events import Identity, RequestRow
+from services.billing.usecases.accrue import accrue_usage
+from services.billing.usecases.reference_cache import ReferenceCache
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
 from shared.messaging.delivery import Delivery
@@ -33,7 +33,7 @@ Conflicts = list[tuple[RequestRow, Delivery]]
 
 
 @dataclass
-class _Lot:
+class _RequestWrites:
     """What one transaction will write. ``again``: events whose identity another one of the lot has
     already."""
 
@@ -42,11 +42,11 @@ class _Lot:
     refused: Refusals = field(default_factory=list)
 
 
-class Requests:
+class RequestIngest:
     """``take`` commits the events that arrived together."""
 
-    def __init__(self, pool: Pool, book: Book, days: Days, clock: Clock) -> None:
-        self._pool, self._book, self._days, self._clock = pool, book, days, clock
+    def __init__(self, pool: Pool, cache: ReferenceCache, days: RequestDays, clock: Clock) -> None:
+        self._pool, self._cache, self._days, self._clock = pool, cache, days, clock
 
     async def take(self, messages: Sequence[Delivery]) -> Refusals:
         """What must become a dead letter, with its reason."""
@@ -60,23 +60,23 @@ class Requests:
         return lot.refused
 
     async def _until_stored(
-        self, lot: _Lot, rows: list[RequestRow], now: datetime
+        self, lot: _RequestWrites, rows: list[RequestRow], now: datetime
     ) -> tuple[Conflicts, int]:
         """Again when another process was quicker with one of them: what that one committed is known
         then."""
         while True:
-            with contextlib.suppress(store.Overtaken):
+            with contextlib.suppress(store.StoredMeanwhile):
                 return await self._store(lot, rows, now)
 
     async def _store(
-        self, lot: _Lot, rows: list[RequestRow], now: datetime
+        self, lot: _RequestWrites, rows: list[RequestRow], now: datetime
     ) -> tuple[Conflicts, int]:
         """The conflicts, and how many of ``rows`` are new: in one transaction."""
         async with self._pool.acquire() as connection, connection.transaction():
             today = int(now.timestamp()) // 86_400
-            known = {row[:2]: row for row in await store.known(connection, rows, today)}
+            known = {row[:2]: row for row in await store.load_known(connection, rows, today)}
             new = [row for row in rows if row[:2] not in known] if known else rows
-            await store.add(connection, new, now)
+            await store.add_requests(connection, new, now)
             conflicts = _conflicts(lot, known)
             await store.keep_conflicts(
                 connection,
@@ -91,16 +91,16 @@ class Requests:
     ) -> None:
         if not fresh:
             return
-        await self._book.open(connection)
-        owners = await self._book.owners(connection, {row.domain for row in fresh})
-        tally = Tally()
+        await self._cache.open(connection)
+        owners = await self._cache.owners(connection, {row.domain for row in fresh})
+        tally = UsageAggregator()
         tally.add_requests(fresh, owners)
-        await usage.add(connection, tally.minutes())
-        await accrue(connection, tally.accrued(), self._book.terms(now))
+        await usage.add_minutes(connection, tally.minutes())
+        await accrue_usage(connection, tally.accrued(), self._cache.terms(now))
 
 
-def _read(messages: Sequence[Delivery], now_minute: int) -> _Lot:
-    lot = _Lot()
+def _read(messages: Sequence[Delivery], now_minute: int) -> _RequestWrites:
+    lot = _RequestWrites()
     read = _all_good(messages, now_minute) or _one_by_one(messages, now_minute, lot.refused)
     for one in read:
         kept = lot.rows.setdefault(one[0][:2], one)
@@ -140,7 +140,7 @@ def _one_by_one(
     return good
 
 
-def _row(request: Request) -> RequestRow:
+def _row(request: WireRequest) -> RequestRow:
     at = (request.time - _EPOCH) // _MICROSECOND
     return RequestRow(
         request.source,
@@ -165,7 +165,7 @@ def _check(row: RequestRow, now_minute: int) -> None:
         )
 
 
-def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> Conflicts:
+def _conflicts(lot: _RequestWrites, known: dict[Identity, RequestRow]) -> Conflicts:
     """Events under a used identity with another content; a plain duplicate is only dropped."""
     found = [
         lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored

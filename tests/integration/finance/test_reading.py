@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.billing.domain.calendar import periods
+from services.billing.domain.calendar import period_bounds
 from shared import catalogue
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import Granularity, UsageRow
@@ -72,7 +72,7 @@ async def test_the_periods_of_a_zone_add_up_what_was_in_them(
     )
     await staged.database.execute("delete from touched_hours where hour = $1", late // 60)
     wanted: Counter[int] = Counter()
-    bounds = periods(first, past, granularity, ZoneInfo(zone), 10_000)
+    bounds = period_bounds(first, past, granularity, ZoneInfo(zone), 10_000)
     minutes = [(m, used(m)) for m in range(MARCH, MARCH + count * 5, 5)] + [(late, 5)]
     for start, end in pairwise(bounds):
         wanted[start] = sum(

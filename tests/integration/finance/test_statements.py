@@ -22,7 +22,7 @@ from clients.export.sheets import ExportSheet, charges_sheet
 from clients.export.writers import open_writer
 from clients.platform.connection import PlatformConnection
 from clients.platform.queries import PlatformQueries
-from services.billing.domain.calendar import month_of
+from services.billing.domain.calendar import month_bounds
 from shared import catalogue
 from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook
@@ -131,7 +131,7 @@ async def test_a_line_is_dated_by_its_hour_until_the_month_of_it_is_settled(
             assert (row.billed_at, row.late) == (line.at, False)
             continue
         hour = datetime.fromtimestamp(line.hour * 3600, UTC)
-        _, end = month_of(f"{hour.astimezone(ZoneInfo(zone)):%Y-%m}", ZoneInfo(zone))
+        _, end = month_bounds(f"{hour.astimezone(ZoneInfo(zone)):%Y-%m}", ZoneInfo(zone))
         late = line.at >= end + timedelta(hours=24)
         assert (row.hour, row.billed_at, row.late) == (hour, line.at if late else hour, late)
     assert {row.late for row in found if row.hour} == {True, False}
@@ -210,7 +210,7 @@ async def test_files_add_up_to_the_ledger_exactly(
 ) -> None:
     account, _ = made
     place = ZoneInfo(zone)
-    start, end = month_of("2026-03", place)
+    start, end = month_bounds("2026-03", place)
     question = QueryLedger(account=account, start=start, end=end, zone=zone)
     totals = (
         await queries.statement(ShowStatement(account=account, month="2026-03", zone=zone))

@@ -10,18 +10,25 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.charging import HourCount, Line, Pack, TierKey, charge, cover
-from services.billing.domain.rating import Tariff, linear, month_of
+from services.billing.domain.charging import (
+    BoughtPlan,
+    ChargeLine,
+    HourCount,
+    TierKey,
+    allocate_to_plans,
+    charge_hours,
+)
+from services.billing.domain.rating import Tariff, list_tariff, month_of
 from shared.money import total
 
 D = Decimal
 TIERED = Tariff("tiered", ((0, D("1")), (100, D("0.5")), (1000, D("0.1"))))
 HOUR = 500_000
 PACKS = [
-    Pack("later", 300, HOUR, HOUR + 30, D(3)),
-    Pack("sooner", 100, HOUR, HOUR + 10, D(2)),
-    Pack("nested", 50, HOUR + 4, HOUR + 8, D(1)),
-    Pack("future", 500, HOUR + 25, HOUR + 60, D(7)),
+    BoughtPlan("later", 300, HOUR, HOUR + 30, D(3)),
+    BoughtPlan("sooner", 100, HOUR, HOUR + 10, D(2)),
+    BoughtPlan("nested", 50, HOUR + 4, HOUR + 8, D(1)),
+    BoughtPlan("future", 500, HOUR + 25, HOUR + 60, D(7)),
 ]
 
 
@@ -29,11 +36,11 @@ class Books:
     """Keeps what was posted, as the store does, and charges what arrives in one lot after the
     other."""
 
-    def __init__(self, tariff: Tariff, packs: Sequence[Pack] = ()) -> None:
+    def __init__(self, tariff: Tariff, packs: Sequence[BoughtPlan] = ()) -> None:
         self.tariff, self.packs = tariff, packs
         self.hours: dict[int, HourCount] = {}
         self.used: dict[TierKey, int] = {}
-        self.lines: list[Line] = []
+        self.lines: list[ChargeLine] = []
 
     def arrive(self, usage: Sequence[tuple[int, int]]) -> None:
         changed = set()
@@ -54,7 +61,7 @@ class Books:
             )
             for pack in self.packs
         }
-        made = charge(hours, self.packs, left, self.used, lambda _hour: self.tariff)
+        made = charge_hours(hours, self.packs, left, self.used, lambda _hour: self.tariff)
         self.lines += made
         for line in made:
             count = self.hours[line.hour]
@@ -85,7 +92,7 @@ USAGE = st.lists(
 @given(
     USAGE,
     st.randoms(use_true_random=False),
-    st.sampled_from([TIERED, linear("CNY")]),
+    st.sampled_from([TIERED, list_tariff("CNY")]),
     st.booleans(),
 )
 def test_the_order_and_the_lots_of_arrival_change_neither_money_nor_plans(
@@ -140,7 +147,7 @@ def test_tiers_cost_the_same_in_one_step_and_in_many_and_taking_back_gives_back(
 
 
 def test_plans_are_used_soonest_expiring_first_and_the_overflow_is_pay_as_you_go() -> None:
-    books = Books(linear("CNY"), PACKS)
+    books = Books(list_tariff("CNY"), PACKS)
     books.arrive([(HOUR + 5, 500)])
     assert [(line.plan, line.requests, line.amount) for line in books.lines] == [
         ("later", 300, 0),
@@ -152,7 +159,7 @@ def test_plans_are_used_soonest_expiring_first_and_the_overflow_is_pay_as_you_go
 
 
 def test_late_usage_takes_from_the_plan_what_a_later_hour_had_taken() -> None:
-    books = Books(linear("CNY"), [Pack("p", 100, HOUR, HOUR + 10)])
+    books = Books(list_tariff("CNY"), [BoughtPlan("p", 100, HOUR, HOUR + 10)])
     books.arrive([(HOUR + 5, 100)])
     books.arrive([(HOUR + 1, 30)])
     assert books.sums() == {(HOUR + 1, "p"): 30, (HOUR + 5, "p"): 70, (HOUR + 5, None): 30}
@@ -161,5 +168,5 @@ def test_late_usage_takes_from_the_plan_what_a_later_hour_had_taken() -> None:
 
 
 def test_what_is_left_of_a_plan_at_its_end_is_forfeited() -> None:
-    taken = cover([HourCount(HOUR + 10, 5)], [PACKS[1]], {"sooner": 100})
+    taken = allocate_to_plans([HourCount(HOUR + 10, 5)], [PACKS[1]], {"sooner": 100})
     assert taken == {HOUR + 10: {}}

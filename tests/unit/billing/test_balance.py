@@ -8,17 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.balance import Standing, Terms, judge, money_fault, priced
-from services.billing.domain.price_book import Prices
-from services.billing.domain.rating import PRICES, cost
+from services.billing.domain.balance import (
+    AccountState,
+    PricingContext,
+    currency_fault,
+    decide_flags,
+    with_current_tariff,
+)
+from services.billing.domain.price_book import PriceLookup
+from services.billing.domain.rating import LIST_PRICES, request_cost
 from shared.contracts.findings import Code
 from shared.contracts.prices import Price, PriceBook, Tier
 from shared.money import minus, plain
 
 D = Decimal
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-TERMS = Terms(Prices(), NOW)
-USED = Standing("a", entries=1)
+TERMS = PricingContext(PriceLookup(), NOW)
+USED = AccountState("a", entries=1)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +41,16 @@ USED = Standing("a", entries=1)
     ],
 )
 def test_the_price_is_linear_and_exact(requests: int, currency: str, expected: str) -> None:
-    assert cost(requests, PRICES[currency]) == D(expected)
+    assert request_cost(requests, LIST_PRICES[currency]) == D(expected)
 
 
 @given(st.lists(st.integers(0, 2**53), max_size=20), st.sampled_from(["CNY", "USD"]))
 def test_the_sum_of_the_parts_costs_what_the_whole_costs(parts: list[int], currency: str) -> None:
     total = D(0)
     for part in parts:
-        assert cost(part, PRICES[currency]) >= 0
-        total = minus(total, -cost(part, PRICES[currency]))
-    assert total == cost(sum(parts), PRICES[currency])
+        assert request_cost(part, LIST_PRICES[currency]) >= 0
+        total = minus(total, -request_cost(part, LIST_PRICES[currency]))
+    assert total == request_cost(sum(parts), LIST_PRICES[currency])
 
 
 @given(
@@ -59,7 +65,7 @@ def test_plain_keeps_the_value_and_never_reads_as_an_exponent(amount: Decimal) -
 
 CROSSINGS = [
     ("no rule is on", USED._replace(ledger=D("0.01")), []),
-    ("an account that nothing moved is not judged", Standing("a", threshold=D(5)), []),
+    ("an account that nothing moved is not judged", AccountState("a", threshold=D(5)), []),
     ("below its threshold is low", USED._replace(ledger=D("4.99"), threshold=D(5)), ["low"]),
     ("at its threshold is not", USED._replace(ledger=D(5), threshold=D(5)), []),
     (
@@ -78,7 +84,7 @@ CROSSINGS = [
         ["low"],
     ),
     ("nothing left is depleted", USED._replace(ledger=D(0)), ["depleted"]),
-    ("usage without any credit is depleted", Standing("a", accrued_requests=1), ["depleted"]),
+    ("usage without any credit is depleted", AccountState("a", accrued_requests=1), ["depleted"]),
     ("low and depleted at once", USED._replace(ledger=D(-1), threshold=D(1)), ["low", "depleted"]),
     (
         "what is flagged is not flagged again",
@@ -109,19 +115,19 @@ CROSSINGS = [
     ("case", "standing", "expected"), CROSSINGS, ids=[case for case, *_ in CROSSINGS]
 )
 def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
-    case: str, standing: Standing, expected: list[str]
+    case: str, standing: AccountState, expected: list[str]
 ) -> None:
-    decided, crossings = judge(standing, TERMS)
+    decided, crossings = decide_flags(standing, TERMS)
     assert [crossing.change for crossing in crossings] == expected, case
     assert decided.crossing == standing.crossing + len(expected)
-    assert judge(decided, TERMS)[1] == [], "deciding again changes nothing"
+    assert decide_flags(decided, TERMS)[1] == [], "deciding again changes nothing"
 
 
 @given(st.lists(st.integers(-30_000, 30_000), max_size=40))
 def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None:
     standing, said = USED._replace(ledger=D(1), threshold=D("0.5")), []
     for move in moves:
-        standing, crossings = judge(
+        standing, crossings = decide_flags(
             standing._replace(ledger=standing.ledger + D(move) / 20_000), TERMS
         )
         said += crossings
@@ -149,28 +155,30 @@ def test_the_forecast_is_hours_at_the_mean_and_none_without_service() -> None:
     ],
 )
 def test_currencies_never_mix(kept: str | None, given_currency: str, expected: Code | None) -> None:
-    assert money_fault(Standing("a", currency=kept), given_currency, Prices()) is expected
+    assert (
+        currency_fault(AccountState("a", currency=kept), given_currency, PriceLookup()) is expected
+    )
 
 
 def test_depleted_for_a_day_is_overdue_once_and_only_a_balance_above_zero_ends_it() -> None:
-    broke, _ = judge(USED._replace(ledger=D(-1)), TERMS)
+    broke, _ = decide_flags(USED._replace(ledger=D(-1)), TERMS)
     assert (broke.depleted_since, broke.overdue) == (NOW, False)
-    assert judge(broke, replace(TERMS, at=NOW + timedelta(hours=23, minutes=59)))[1] == []
+    assert decide_flags(broke, replace(TERMS, at=NOW + timedelta(hours=23, minutes=59)))[1] == []
     late = replace(TERMS, at=NOW + timedelta(hours=24))
-    overdue, said = judge(broke, late)
+    overdue, said = decide_flags(broke, late)
     assert ([crossing.change for crossing in said], overdue.overdue) == (["overdue"], True)
-    assert judge(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], (
+    assert decide_flags(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], (
         "its own silence changes nothing"
     )
-    still, said = judge(overdue._replace(ledger=D(0)), late)
+    still, said = decide_flags(overdue._replace(ledger=D(0)), late)
     assert (said, still.overdue) == ([], True)
-    paid, said = judge(overdue._replace(ledger=D(1)), late)
+    paid, said = decide_flags(overdue._replace(ledger=D(1)), late)
     assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (
         ["settled"],
         False,
         None,
     )
-    again, said = judge(paid._replace(ledger=D(0)), late)
+    again, said = decide_flags(paid._replace(ledger=D(0)), late)
     assert [crossing.change for crossing in said] == ["depleted"], "the day begins anew"
     assert again.depleted_since == late.at
 
@@ -185,12 +193,12 @@ def test_what_accrues_is_taken_from_the_plans_first_and_goes_on_in_the_months_ti
             )
         ]
     )
-    terms = Terms(Prices(1, book), NOW)
+    terms = PricingContext(PriceLookup(1, book), NOW)
     standing = USED._replace(accrued_requests=35_000, plan_left=10_000)
-    assert priced(standing, terms).accrued == D("2.25")
-    further = priced(standing, terms)._replace(tier_used=20_000)
+    assert with_current_tariff(standing, terms).accrued == D("2.25")
+    further = with_current_tariff(standing, terms)._replace(tier_used=20_000)
     assert further.accrued == D("1.25")
-    assert priced(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D("2.25"), (
-        "a new month starts at 0"
-    )
-    assert priced(standing._replace(accrued_requests=9_999), terms).accrued == 0
+    assert with_current_tariff(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D(
+        "2.25"
+    ), "a new month starts at 0"
+    assert with_current_tariff(standing._replace(accrued_requests=9_999), terms).accrued == 0

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.billing.domain.wire_format import (
-    Batch,
-    Cell,
-    Previous,
-    Request,
+    WireBatch,
+    WireCell,
+    WirePrevious,
+    WireRequest,
     pack_cells,
     read_batch,
     read_request,
@@ -41,7 +41,12 @@ REQUEST = {
 
 @pytest.mark.parametrize(
     ("struct", "model"),
-    [(Batch, UsageBatch), (Cell, UsageCell), (Previous, PreviousLog), (Request, HttpsRequest)],
+    [
+        (WireBatch, UsageBatch),
+        (WireCell, UsageCell),
+        (WirePrevious, PreviousLog),
+        (WireRequest, HttpsRequest),
+    ],
 )
 def test_the_structs_have_the_fields_and_defaults_of_the_contract(
     struct: type[msgspec.Struct], model: Any
@@ -193,7 +198,7 @@ def test_what_is_no_json_object_is_malformed_and_not_echoed(body: bytes) -> None
 
 @given(st.lists(cells, max_size=20))
 def test_the_archive_gives_back_every_cell(made: list[UsageCell]) -> None:
-    given_cells = [Cell(**one.model_dump()) for one in made]
+    given_cells = [WireCell(**one.model_dump()) for one in made]
     assert unpack_cells(pack_cells(given_cells)) == [
         tuple(one.model_dump().values()) for one in made
     ]

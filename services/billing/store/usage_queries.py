@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from services.billing.domain.calendar import periods
-from services.billing.store.retention import Kept, kept
+from services.billing.domain.calendar import period_bounds
+from services.billing.store.retention import RetentionLimits, load_limits
 from shared.contracts.findings import Code, finding
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import UsageRow
@@ -45,14 +45,14 @@ and hour not in (select hour from touched_hours)
 )
 
 
-class _Mark(NamedTuple):
+class _PageMark(NamedTuple):
     """The start (in minutes) and the key of the last row that was seen."""
 
     start: int
     key: str
 
 
-class _Window(NamedTuple):
+class _PeriodWindow(NamedTuple):
     """Consecutive periods: ``bounds`` has the start of each and the end of the last. [first, past):
     what is read of them; ``after``: only keys beyond it."""
 
@@ -62,14 +62,14 @@ class _Window(NamedTuple):
     after: str | None
 
 
-class _Reading(NamedTuple):
+class _UsageQuestion(NamedTuple):
     """What is asked for, and how far back it can be answered."""
 
     connection: Connection
     question: QueryUsage
-    kept: Kept
+    limits: RetentionLimits
 
-    def refuse_forgotten(self, window: _Window, hours: range, cut: Sequence[int]) -> None:
+    def refuse_forgotten(self, window: _PeriodWindow, hours: range, cut: Sequence[int]) -> None:
         """``hours`` are read as wholes but for those in ``cut``, the rest of the window by the
         minute. What nobody owns is kept by the minute for ever."""
         by_minute = [hour for hour in cut if hour in hours]
@@ -77,12 +77,16 @@ class _Reading(NamedTuple):
             by_minute.append(window.first // 60)
         if hours and hours[-1] * 60 + 60 < window.past:
             by_minute.append(window.past // 60)
-        if by_minute and min(by_minute) < self.kept.minutes_from and not self.question.unattributed:
+        if (
+            by_minute
+            and min(by_minute) < self.limits.minutes_from
+            and not self.question.unattributed
+        ):
             raise _too_old(
-                "minute (as are periods that are no whole hours of UTC)", self.kept.minutes_from
+                "minute (as are periods that are no whole hours of UTC)", self.limits.minutes_from
             )
-        if hours and hours[0] < self.kept.hours_from:
-            raise _too_old("hour", self.kept.hours_from)
+        if hours and hours[0] < self.limits.hours_from:
+            raise _too_old("hour", self.limits.hours_from)
 
 
 def _too_old(what: str, kept_from: int) -> Refused:
@@ -90,38 +94,42 @@ def _too_old(what: str, kept_from: int) -> Refused:
     return Refused([finding(Code.REQUEST_TOO_OLD, text, field="request")])
 
 
-async def query(connection: Connection, question: QueryUsage, zone: ZoneInfo) -> list[UsageRow]:
+async def query_usage(
+    connection: Connection, question: QueryUsage, zone: ZoneInfo
+) -> list[UsageRow]:
     """One page in order of (start, key).
 
     The first window is one period; the next ones are larger for as long as the page does not
     fill."""
-    reading = _Reading(connection, question, await kept(connection))
+    reading = _UsageQuestion(connection, question, await load_limits(connection))
     first, past = _minute_up(question.start), _minute_up(question.end)
-    mark = _after(question.after)
+    mark = _parse_mark(question.after)
     rows: list[UsageRow] = []
     if mark is not None:
-        bounds = periods(mark.start, mark.start + 1, question.granularity, zone, 1)
+        bounds = period_bounds(mark.start, mark.start + 1, question.granularity, zone, 1)
         begin, first = max(first, bounds[0]), max(first, bounds[1])
         if begin < min(bounds[1], past):
-            window = _Window(bounds, begin, min(bounds[1], past), mark.key)
-            rows = await _read(reading, window, question.limit)
-    return rows + await _rows(reading, zone, (first, past), question.limit - len(rows))
+            window = _PeriodWindow(bounds, begin, min(bounds[1], past), mark.key)
+            rows = await _read_window(reading, window, question.limit)
+    return rows + await _read_periods(reading, zone, (first, past), question.limit - len(rows))
 
 
-async def _rows(
-    reading: _Reading, zone: ZoneInfo, period: tuple[int, int], limit: int
+async def _read_periods(
+    reading: _UsageQuestion, zone: ZoneInfo, period: tuple[int, int], limit: int
 ) -> list[UsageRow]:
     rows: list[UsageRow] = []
     (first, past), count = period, 1
     while first < past and len(rows) < limit:
-        bounds = periods(first, past, reading.question.granularity, zone, count)
-        window = _Window(bounds, first, min(bounds[-1], past), None)
-        rows += await _read(reading, window, limit - len(rows))
+        bounds = period_bounds(first, past, reading.question.granularity, zone, count)
+        window = _PeriodWindow(bounds, first, min(bounds[-1], past), None)
+        rows += await _read_window(reading, window, limit - len(rows))
         first, count = bounds[-1], min(count * _GROWTH, _MOST_PERIODS)
     return rows
 
 
-async def _read(reading: _Reading, window: _Window, limit: int) -> list[UsageRow]:
+async def _read_window(
+    reading: _UsageQuestion, window: _PeriodWindow, limit: int
+) -> list[UsageRow]:
     """Whole hours that no mark names and no period cuts come from usage_hours, the rest by
     minute."""
     question, key = reading.question, _KEYS[reading.question.by]
@@ -170,18 +178,18 @@ def _who(question: QueryUsage) -> str:
     return f"{account} and ($4::text is null or domain = $4) and ($5::text is null or node = $5)"
 
 
-def page_mark(row: UsageRow) -> str:
+def usage_mark(row: UsageRow) -> str:
     """What the next page begins after."""
     return f"{int(row.start.timestamp()) // 60}|{row.key}"
 
 
-def _after(text: str | None) -> _Mark | None:
+def _parse_mark(text: str | None) -> _PageMark | None:
     if text is None:
         return None
     start, _, key = text.partition("|")
     if not start.isdecimal() or len(start) > 10 or int(start) > _LAST_MINUTE or "\0" in key:
         raise Refused([finding(Code.REQUEST_MALFORMED, "At fault: after", field="request")])
-    return _Mark(int(start), key)
+    return _PageMark(int(start), key)
 
 
 def _minute_up(at: datetime) -> int:

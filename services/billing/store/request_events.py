@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from asyncpg import UniqueViolationError
 
-from services.billing.store.columns import BREAK_SQL, texts
+from services.billing.store.columns import BREAK_SQL, join_texts
 from shared.storage.pool import Connection
 
 DAYS_BACK: Final = 36
@@ -60,11 +60,13 @@ Identity = tuple[str, str]
 _COLUMNS: Final = (*RequestRow._fields, "received_at")
 
 
-class Overtaken(Exception):
+class StoredMeanwhile(Exception):
     """Another transaction has stored one of the identities since they were looked up."""
 
 
-async def known(connection: Connection, rows: Sequence[RequestRow], today: int) -> list[RequestRow]:
+async def load_known(
+    connection: Connection, rows: Sequence[RequestRow], today: int
+) -> list[RequestRow]:
     """What is stored under the identities of ``rows``, sorted, on any day that counts."""
     ids = {source: [row.id for row in of_source] for source, of_source in groupby(rows, _SOURCE)}
     stored = await connection.fetch(
@@ -72,14 +74,14 @@ async def known(connection: Connection, rows: Sequence[RequestRow], today: int) 
         list(ids),
         [of_source[0] for of_source in ids.values()],
         [of_source[-1] for of_source in ids.values()],
-        [texts(of_source) for of_source in ids.values()],
+        [join_texts(of_source) for of_source in ids.values()],
         today - DAYS_BACK,
         today + 1,
     )
     return [RequestRow(*row) for row in stored]
 
 
-async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime) -> None:
+async def add_requests(connection: Connection, rows: Sequence[RequestRow], now: datetime) -> None:
     """Each identity once, sorted. By COPY, which writes many rows at once and so costs half of an
     insert, but has no ON CONFLICT. Overtaken: the transaction is to be done again."""
     if not rows:
@@ -96,7 +98,7 @@ async def add(connection: Connection, rows: Sequence[RequestRow], now: datetime)
             "requests", source=BytesIO("".join(lines).encode()), columns=_COLUMNS
         )
     except UniqueViolationError:
-        raise Overtaken from None
+        raise StoredMeanwhile from None
 
 
 async def keep_conflicts(

@@ -4,20 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.ownership import BEGINNING, OPEN_END, Period
+from services.billing.domain.ownership import BEGINNING, OPEN_END, OwnershipPeriod
 from services.billing.domain.usage_aggregator import (
     FUTURE_MINUTES,
     PAST_MINUTES,
-    Tally,
+    UsageAggregator,
     minute_fault,
     valid_domain,
 )
-from services.billing.domain.wire_format import Cell
+from services.billing.domain.wire_format import WireCell
 
 NOW = 29_000_000
 OWNERS = {
-    "a.example.test": (Period("one", BEGINNING, NOW - 10), Period("two", NOW - 10, OPEN_END)),
-    "*.img.example.test": (Period("one", BEGINNING, OPEN_END),),
+    "a.example.test": (
+        OwnershipPeriod("one", BEGINNING, NOW - 10),
+        OwnershipPeriod("two", NOW - 10, OPEN_END),
+    ),
+    "*.img.example.test": (OwnershipPeriod("one", BEGINNING, OPEN_END),),
     "nobody.example.test": (),
 }
 
@@ -72,14 +75,14 @@ def test_names_that_nobody_could_register_are_invalid(domain: str) -> None:
 def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_their_reason() -> (
     None
 ):
-    tally = Tally()
-    bad = Cell("unlisted name", NOW, 5), Cell("a.example.test", NOW + 60, 6)
+    tally = UsageAggregator()
+    bad = WireCell("unlisted name", NOW, 5), WireCell("a.example.test", NOW + 60, 6)
     diverted = tally.add(
         "n",
         [
-            Cell("a.example.test", NOW - 11, 1),
-            Cell("a.example.test", NOW - 10, 2),
-            Cell("nobody.example.test", NOW, 4),
+            WireCell("a.example.test", NOW - 11, 1),
+            WireCell("a.example.test", NOW - 10, 2),
+            WireCell("nobody.example.test", NOW, 4),
             *bad,
         ],
         OWNERS,
@@ -93,7 +96,7 @@ def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_t
 counts = st.integers(0, 2**40)
 cells = st.lists(
     st.builds(
-        Cell,
+        WireCell,
         st.sampled_from([*OWNERS, "bad name"]),
         st.integers(NOW - 130, NOW + 8),
         counts,
@@ -107,9 +110,9 @@ cells = st.lists(
 
 @given(cells, st.randoms(), st.integers(0, 40))
 def test_the_sum_of_the_parts_is_the_whole_in_any_order_and_nothing_is_negative(
-    made: list[Cell], random: object, cut: int
+    made: list[WireCell], random: object, cut: int
 ) -> None:
-    whole, parts = Tally(), Tally()
+    whole, parts = UsageAggregator(), UsageAggregator()
     diverted = whole.add("n", made, OWNERS, NOW)
     shuffled = list(made)
     random.shuffle(shuffled)  # type: ignore[attr-defined]

@@ -9,8 +9,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from services.billing.transport.batch_consumers import LotConsumer
-from services.billing.usecases.quarantine import Parking
+from services.billing.transport.batch_consumers import BatchConsumer
+from services.billing.usecases.quarantine import Quarantine
 from shared import catalogue
 from shared import subjects as s
 from shared.messaging.delivery import Delivery
@@ -52,7 +52,7 @@ async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_f
 
     pull = Pull(idle.clients["billing"], s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
     consumer = asyncio.create_task(
-        LotConsumer(pull, take, Parking(idle.database), Health(), lots=2).run()
+        BatchConsumer(pull, take, Quarantine(idle.database), Health(), lots=2).run()
     )
     await _send(idle, 1, unsettled=1)
     await until(lambda: lots == [1], "one is taken alone")
