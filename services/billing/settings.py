@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr
 from shared.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
+class BillingSettings(ServiceSettings):
     """Of billing alone."""
 
     billing_dsn: SecretStr = Field(

@@ -1,18 +1,24 @@
-"""Usage batches in: many a transaction, each byte range counted exactly once (rule E5)."""
+"""Usage batches in: many in one transaction, each byte range counted exactly once (rule E5).
+
+Which range is accepted: ``domain/ranges.py``. A batch that waits for an earlier range, or for its
+node to become known, is held in the database.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 from services.billing.domain import ranges
+from services.billing.domain.units import minute_of
 from services.billing.domain.usage_aggregator import UsageAggregator
 from services.billing.domain.wire_format import (
     WireBatch,
+    WireCell,
     cell_rows,
     pack_cells,
     read_batch,
@@ -39,11 +45,12 @@ from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection, Pool
 
 _LAST_MINUTE: Final = 2**31 - 1
+"""The largest minute that a column of the archive can hold."""
 
 
 @dataclass(frozen=True)
 class ReceivedBatch:
-    """A readable batch: just delivered, or held since (then without its delivery)."""
+    """A readable batch: just delivered, or held since then (``delivery`` is None)."""
 
     key: LogKey
     batch: WireBatch
@@ -58,148 +65,164 @@ class ReceivedBatch:
     def end(self) -> int:
         return self.batch.end
 
-    def held(self) -> HeldBatch:
+    def as_held(self) -> HeldBatch:
         return HeldBatch(self.key, self.start, self.end, self.body)
 
 
 @dataclass
 class IngestOutcome:
-    """After the commit. ``confirmations``: one a log, at its stored end; ``unburied``: refused, no
-    dead letter yet."""
+    """What is to be done after the commit.
+
+    ``confirmations``: one for each log, at its stored end. ``to_dead_letter``: batches that were
+    refused and have no dead letter yet."""
 
     confirmations: list[Confirmation] = field(default_factory=list)
-    unburied: list[tuple[Delivery, BatchRefusal]] = field(default_factory=list)
+    to_dead_letter: list[tuple[Delivery, BatchRefusal]] = field(default_factory=list)
 
 
 @dataclass
 class _IngestWrites:
-    """What one transaction will write. ``repeated``: ranges with content that came before;
-    ``waited``: bodies, by digest, of refused batches without a delivery."""
+    """What one transaction will write.
+
+    ``repeated``: ranges that came before. ``confirmed``: logs to confirm. ``bodies``, by digest: of
+    refused batches that were held, so that no delivery has them."""
 
     now: datetime
-    tally: UsageAggregator = field(default_factory=UsageAggregator)
+    aggregator: UsageAggregator = field(default_factory=UsageAggregator)
     accepted: list[ReceivedBatch] = field(default_factory=list)
     repeated: list[ReceivedBatch] = field(default_factory=list)
     to_hold: list[HeldBatch] = field(default_factory=list)
     to_release: list[HeldBatch] = field(default_factory=list)
     refused: list[tuple[Delivery | None, BatchRefusal]] = field(default_factory=list)
-    waited: dict[bytes, bytes] = field(default_factory=dict)
+    bodies: dict[bytes, bytes] = field(default_factory=dict)
     confirmed: set[LogKey] = field(default_factory=set)
 
     def refuse(self, one: ReceivedBatch, reason: str, stored_to: int) -> None:
+        digest = _digest(one.body)
         refusal = BatchRefusal(
-            one.key.node, _digest(one.body), reason, one.key.log, one.start, one.end, stored_to
+            node=one.key.node,
+            digest=digest,
+            reason=reason,
+            log=one.key.log,
+            start=one.start,
+            end=one.end,
+            stored_to=stored_to,
         )
         if one.delivery is None:
-            self.waited[refusal.digest] = one.body
+            self.bodies[digest] = one.body
         self.refused.append((one.delivery, refusal))
 
 
 class UsageIngest:
-    """``take`` commits what arrived together; ``drain`` what waited for its node to become
-    known."""
+    """Counts usage batches, and those that waited for their node to become known."""
 
     def __init__(
-        self, pool: Pool, cache: ReferenceCache, partitions: ArchiveMonths, clock: Clock
+        self, pool: Pool, cache: ReferenceCache, months: ArchiveMonths, clock: Clock
     ) -> None:
-        self._pool, self._cache, self._partitions, self._clock = pool, cache, partitions, clock
+        self._pool = pool
+        self._cache = cache
+        self._months = months
+        self._clock = clock
 
-    async def take(self, deliveries: Sequence[Delivery]) -> IngestOutcome:
-        lot = _IngestWrites(self._clock.now())
-        arrived = [one for delivery in deliveries if (one := _read(delivery, lot)) is not None]
-        await self._partitions.ensure(lot.now)
+    async def ingest_batches(self, deliveries: Sequence[Delivery]) -> IngestOutcome:
+        """Archive, add up and accrue batches that arrived together, in one transaction."""
+        writes = _IngestWrites(self._clock.now())
+        received = []
+        for delivery in deliveries:
+            one = _read_delivery(delivery, writes)
+            if one is not None:
+                received.append(one)
+        await self._months.ensure(writes.now)
         async with self._pool.acquire() as connection, connection.transaction():
-            await self._cache.open(connection)
-            known = await self._cache.known_nodes(connection, {one.key.node for one in arrived})
-            strangers = [one.held() for one in arrived if one.key.node not in known]
-            BATCHES.labels(fate="unknown_node").inc(len(strangers))
-            await logs.hold_batches(connection, strangers, lot.now)
-            return await self._commit(
-                connection, [one for one in arrived if one.key.node in known], lot
-            )
+            await self._cache.refresh(connection)
+            nodes = {one.key.node for one in received}
+            known_nodes = await self._cache.find_known_nodes(connection, nodes)
+            of_known_nodes = []
+            of_unknown_nodes = []
+            for one in received:
+                if one.key.node in known_nodes:
+                    of_known_nodes.append(one)
+                else:
+                    of_unknown_nodes.append(one.as_held())
+            BATCHES.labels(fate="unknown_node").inc(len(of_unknown_nodes))
+            await logs.hold_batches(connection, of_unknown_nodes, writes.now)
+            return await self._commit(connection, of_known_nodes, writes)
 
-    async def drain(self, node: str) -> IngestOutcome:
-        lot = _IngestWrites(self._clock.now())
-        await self._partitions.ensure(lot.now)
+    async def ingest_held(self, node: str) -> IngestOutcome:
+        """Count the batches that waited for ``node``, if it is known now."""
+        writes = _IngestWrites(self._clock.now())
+        await self._months.ensure(writes.now)
         async with self._pool.acquire() as connection, connection.transaction():
-            await self._cache.open(connection)
-            if not await self._cache.known_nodes(connection, {node}):
+            await self._cache.refresh(connection)
+            if not await self._cache.find_known_nodes(connection, {node}):
                 return IngestOutcome()
-            return await self._commit(
-                connection, [], lot, await logs.find_waiting_logs(connection, node)
-            )
+            waiting = await logs.find_waiting_logs(connection, node)
+            return await self._commit(connection, [], writes, waiting)
 
     async def _commit(
         self,
         connection: Connection,
-        arrived: Sequence[ReceivedBatch],
-        lot: _IngestWrites,
+        received: Sequence[ReceivedBatch],
+        writes: _IngestWrites,
         waiting: Iterable[LogKey] = (),
     ) -> IngestOutcome:
-        by_log: dict[LogKey, list[ReceivedBatch]] = defaultdict(list)
-        for key in waiting:
-            by_log[key] = []
-        for one in arrived:
-            by_log[one.key].append(one)
+        """Decide about batches under the locks of their logs, and write everything.
+
+        ``waiting``: logs whose held batches are looked at though nothing arrived for them."""
+        by_log: dict[LogKey, list[ReceivedBatch]] = {key: [] for key in waiting}
+        for one in received:
+            by_log.setdefault(one.key, []).append(one)
+        states: dict[LogKey, LogState] = {}
         if by_log:
-            states = await logs.lock_logs(connection, {*by_log, *_previous(arrived)}, lot.now)
-            held: dict[LogKey, list[ReceivedBatch]] = defaultdict(list)
-            for row in await logs.load_held(connection, by_log):
-                held[row.key].append(_again(row))
-            for one in (*arrived, *(one for batches in held.values() for one in batches)):
-                _learn(one, states)
+            # Of two transactions with batches of one log the second one waits here. It then sees
+            # the stored end, and the held batches, that the first one has left.
+            keys = {*by_log, *_previous_logs(received)}
+            states = await logs.lock_logs(connection, keys, writes.now)
+            held = await _load_held(connection, by_log)
+            for batches in (received, *held.values()):
+                for one in batches:
+                    _note_lengths(one, states)
             for key, batches in by_log.items():
-                _place(key, held[key], batches, states[key], lot)
-            await self._write(connection, lot, states)
-            await _refuse_what_differs(connection, lot, states)
-        unburied = await logs.record_refusals(
-            connection, [refusal for _, refusal in lot.refused], lot.waited, lot.now
-        )
-        confirmed = [
-            Confirmation(node=k.node, log=k.log, end=states[k].stored_to)
-            for k in sorted(lot.confirmed)
-        ]
-        once = {
-            r.digest: (d or logs.rebuild_delivery(r.node, lot.waited[r.digest], lot.now), r)
-            for d, r in lot.refused
-            if r.digest in unburied
-        }
-        return IngestOutcome(confirmed, list(once.values()))
+                _place_batches(key, held[key], batches, states[key], writes)
+            await self._write(connection, writes, states)
+            await _refuse_conflicts(connection, writes, states)
+        refusals = [refusal for _, refusal in writes.refused]
+        without_letter = await logs.record_refusals(connection, refusals, writes.bodies, writes.now)
+        return _ingest_outcome(writes, states, without_letter)
 
     async def _write(
-        self, connection: Connection, lot: _IngestWrites, states: dict[LogKey, LogState]
+        self, connection: Connection, writes: _IngestWrites, states: Mapping[LogKey, LogState]
     ) -> None:
-        diverted = await self._add_up(connection, lot)
-        await logs.save_logs(connection, states, lot.now)
-        await logs.release_batches(connection, lot.to_release)
-        await logs.hold_batches(connection, lot.to_hold, lot.now)
-        await logs.archive_batches(
-            connection, [_archived(one) for one in lot.accepted if one.start < one.end], lot.now
-        )
-        await logs.divert_cells(connection, diverted, lot.now)
-        await usage.add_minutes(connection, lot.tally.minutes())
-        await accrue_usage(connection, lot.tally.accrued(), self._cache.terms(lot.now))
-        CELLS.inc(sum(len(one.batch.cells) for one in lot.accepted) - len(diverted))
-        BAD_LINES.inc(sum(one.batch.bad_lines for one in lot.accepted))
+        diverted = await self._add_up(connection, writes)
+        await logs.save_logs(connection, states, writes.now)
+        await logs.release_batches(connection, writes.to_release)
+        await logs.hold_batches(connection, writes.to_hold, writes.now)
+        archived = [_archived_batch(one) for one in writes.accepted if one.start < one.end]
+        await logs.archive_batches(connection, archived, writes.now)
+        await logs.divert_cells(connection, diverted, writes.now)
+        await usage.add_minutes(connection, writes.aggregator.minute_rows())
+        pricing = self._cache.pricing_at(writes.now)
+        await accrue_usage(connection, writes.aggregator.accrued_requests(), pricing)
+        CELLS.inc(sum(len(one.batch.cells) for one in writes.accepted) - len(diverted))
+        BAD_LINES.inc(sum(one.batch.bad_lines for one in writes.accepted))
 
-    async def _add_up(self, connection: Connection, lot: _IngestWrites) -> list[DivertedCell]:
-        domains = {cell.domain for one in lot.accepted for cell in one.batch.cells}
-        owners = await self._cache.owners(connection, domains)
-        now_minute = int(lot.now.timestamp()) // 60
+    async def _add_up(self, connection: Connection, writes: _IngestWrites) -> list[DivertedCell]:
+        """Add the cells of accepted batches; return those that cannot be counted."""
+        domains = {cell.domain for one in writes.accepted for cell in one.batch.cells}
+        owners = await self._cache.load_owners(connection, domains)
+        now_minute = minute_of(writes.now)
         diverted: list[DivertedCell] = []
-        for one in lot.accepted:
-            for cell, reason in lot.tally.add(one.key.node, one.batch.cells, owners, now_minute):
+        for one in writes.accepted:
+            for cell, reason in writes.aggregator.add_cells(
+                one.key.node, one.batch.cells, owners, now_minute
+            ):
                 DIVERTED.labels(reason=reason).inc()
-                counts = cell.https_requests, cell.https_bytes, cell.http_requests, cell.http_bytes
-                shown = cell.domain.encode("unicode_escape").decode()
-                diverted.append(
-                    DivertedCell(one.key, one.start, one.end, reason, shown, cell.minute, counts)
-                )
+                diverted.append(_diverted_cell(one, cell, reason))
         return diverted
 
 
-def _read(delivery: Delivery, lot: _IngestWrites) -> ReceivedBatch | None:
-    """None, and a refusal, when it is not a batch or speaks for another node than its subject."""
+def _read_delivery(delivery: Delivery, writes: _IngestWrites) -> ReceivedBatch | None:
+    """Read a batch. Refuse it, and return None, when it is malformed or another node's."""
     node = delivery.subject.rpartition(".")[2]
     try:
         batch = read_batch(delivery.body)
@@ -207,122 +230,162 @@ def _read(delivery: Delivery, lot: _IngestWrites) -> ReceivedBatch | None:
             raise Malformed(f"sent by node {node} for another one")
     except Malformed as error:
         BATCHES.labels(fate="malformed").inc()
-        lot.refused.append(
-            (delivery, BatchRefusal(node, _digest(delivery.body), f"{error.reason}: {error}"))
-        )
+        refusal = BatchRefusal(node, _digest(delivery.body), f"{error.reason}: {error}")
+        writes.refused.append((delivery, refusal))
         return None
     return ReceivedBatch(LogKey(batch.node, batch.log), batch, delivery.body, delivery)
 
 
-def _again(held: HeldBatch) -> ReceivedBatch:
-    return ReceivedBatch(held.key, read_batch(held.body), held.body)
+async def _load_held(
+    connection: Connection, keys: Iterable[LogKey]
+) -> dict[LogKey, list[ReceivedBatch]]:
+    held: dict[LogKey, list[ReceivedBatch]] = defaultdict(list)
+    for row in await logs.load_held(connection, keys):
+        held[row.key].append(ReceivedBatch(row.key, read_batch(row.body), row.body))
+    return held
 
 
-def _place(
+def _place_batches(
     key: LogKey,
     held: Sequence[ReceivedBatch],
-    batches: Sequence[ReceivedBatch],
+    received: Sequence[ReceivedBatch],
     state: LogState,
-    lot: _IngestWrites,
+    writes: _IngestWrites,
 ) -> None:
-    """Decides about the ranges of one log and moves its state."""
-    lineup = ranges.place_ranges(state.stored_to, (*held, *batches), state.final_length)
-    state.stored_to = lineup.stored_to
+    """Decide about the ranges of one log, and move its state.
+
+    Held ones go first: of two with the same start the first one is accepted."""
+    placement = ranges.place_ranges(state.stored_to, (*held, *received), state.final_length)
+    state.stored_to = placement.stored_to
     state.read_to = max(state.read_to, state.stored_to)
-    state.bad_lines += sum(one.batch.bad_lines for one in lineup.accepted)
-    lot.accepted += lineup.accepted
-    lot.repeated += [one for one in lineup.repeated if one.start < one.end]
-    for one, fate in lineup.refused:
-        lot.refuse(one, fate.value, lineup.stored_to)
-    waiting = {id(one) for one in lineup.held}
-    lot.to_release += [one.held() for one in held if id(one) not in waiting]
-    lot.to_hold += [
-        one.held() for one in lineup.held if one.delivery is not None and one.start < one.end
-    ]
-    if lineup.accepted or lineup.repeated or lineup.refused:
-        lot.confirmed.add(key)
-    for fate_name, count in (
-        ("accept", len(lineup.accepted)),
-        ("repeat", len(lineup.repeated)),
-        ("hold", len(lineup.held)),
-    ):
-        BATCHES.labels(fate=fate_name).inc(count)
-    for _, fate in lineup.refused:
+    for one in placement.accepted:
+        state.bad_lines += one.batch.bad_lines
+    writes.accepted += placement.accepted
+    writes.repeated += [one for one in placement.repeated if one.start < one.end]
+    for one, fate in placement.refused:
+        writes.refuse(one, fate.value, placement.stored_to)
         BATCHES.labels(fate=fate.value).inc()
+    still_held = {id(one) for one in placement.held}
+    for one in held:
+        if id(one) not in still_held:
+            writes.to_release.append(one.as_held())
+    for one in placement.held:
+        if one.delivery is not None and one.start < one.end:
+            writes.to_hold.append(one.as_held())
+    if placement.accepted or placement.repeated or placement.refused:
+        writes.confirmed.add(key)
+    BATCHES.labels(fate="accept").inc(len(placement.accepted))
+    BATCHES.labels(fate="repeat").inc(len(placement.repeated))
+    BATCHES.labels(fate="hold").inc(len(placement.held))
 
 
-async def _refuse_what_differs(
-    connection: Connection, lot: _IngestWrites, states: dict[LogKey, LogState]
+async def _refuse_conflicts(
+    connection: Connection, writes: _IngestWrites, states: Mapping[LogKey, LogState]
 ) -> None:
-    """A range that comes again is dropped; with other content than what was counted somebody must
-    hear of it: a node whose disk was put back writes other requests to places that were read
-    before."""
-    if not lot.repeated:
+    """Refuse repeated ranges whose content differs from what was counted.
+
+    A plain repetition is only dropped. A node whose disk was put back to an earlier state writes
+    other requests to places of its log that were read before: an operator must learn of that."""
+    if not writes.repeated:
         return
-    stored = await logs.load_archived(connection, [(one.key, one.start) for one in lot.repeated])
-    for one in lot.repeated:
-        before = stored.get((one.key, one.start))
-        differs = (
-            await logs.touches_archived(connection, one.key, one.start, one.end)
-            if before is None
-            else not _is_the_same(one, before)
-        )
+    starts = [(one.key, one.start) for one in writes.repeated]
+    archived = await logs.load_archived(connection, starts)
+    for one in writes.repeated:
+        before = archived.get((one.key, one.start))
+        if before is None:
+            differs = await logs.touches_archived(connection, one.key, one.start, one.end)
+        else:
+            differs = not _has_same_content(one, before)
         if differs:
             BATCHES.labels(fate="conflict").inc()
-            lot.refuse(
-                one,
-                "conflict: the range was counted with another content",
-                states[one.key].stored_to,
-            )
+            reason = "conflict: the range was counted with another content"
+            writes.refuse(one, reason, states[one.key].stored_to)
 
 
-def _is_the_same(one: ReceivedBatch, before: ArchivedRange) -> bool:
+def _has_same_content(one: ReceivedBatch, before: ArchivedRange) -> bool:
+    if before.end != one.end or before.bad_lines != one.batch.bad_lines:
+        return False
+    return unpack_cells(before.cells) == cell_rows(one.batch.cells)
+
+
+def _note_lengths(one: ReceivedBatch, states: Mapping[LogKey, LogState]) -> None:
+    """Note how far the node has read its log, and the length of a log that it has closed.
+
+    A batch tells that whatever becomes of its range."""
     batch = one.batch
-    return (before.end, before.bad_lines) == (one.end, batch.bad_lines) and (
-        unpack_cells(before.cells) == cell_rows(batch.cells)
-    )
-
-
-def _learn(one: ReceivedBatch, states: dict[LogKey, LogState]) -> None:
-    """What a batch says beyond its range, and whatever becomes of it. The first final length of a
-    log stands."""
-    batch, state = one.batch, states[one.key]
+    state = states[one.key]
     state.read_to = max(state.read_to, batch.read_to)
     if batch.final:
-        _end(state, batch.end)
+        _note_final_length(state, batch.end)
     if batch.previous is not None and batch.previous.log != one.key.log:
-        # One that waited for its node may name a log that is not locked here: its next batch names
-        # it again.
-        _end(states.get(LogKey(one.key.node, batch.previous.log)), batch.previous.length)
+        # A batch that waited for its node may name a log that is not locked here: the node's next
+        # batch names it again.
+        previous = states.get(LogKey(one.key.node, batch.previous.log))
+        if previous is not None:
+            _note_final_length(previous, batch.previous.length)
 
 
-def _end(state: LogState | None, length: int) -> None:
-    if state is not None and state.final_length is None and length >= state.stored_to:
+def _note_final_length(state: LogState, length: int) -> None:
+    """The first final length of a log stands."""
+    if state.final_length is None and length >= state.stored_to:
         state.final_length = length
 
 
-def _previous(arrived: Iterable[ReceivedBatch]) -> set[LogKey]:
-    return {
-        LogKey(one.key.node, one.batch.previous.log)
-        for one in arrived
-        if one.batch.previous is not None
-    }
+def _previous_logs(received: Iterable[ReceivedBatch]) -> set[LogKey]:
+    """Return the logs that batches name as the ones before theirs."""
+    keys = set()
+    for one in received:
+        if one.batch.previous is not None:
+            keys.add(LogKey(one.key.node, one.batch.previous.log))
+    return keys
 
 
-def _archived(one: ReceivedBatch) -> ArchivedBatch:
+def _archived_batch(one: ReceivedBatch) -> ArchivedBatch:
     batch = one.batch
     minutes = [cell.minute for cell in batch.cells if abs(cell.minute) <= _LAST_MINUTE]
     return ArchivedBatch(
-        one.key,
-        one.start,
-        one.end,
-        batch.read_to,
-        batch.bad_lines,
-        len(batch.cells),
-        pack_cells(batch.cells),
-        min(minutes, default=None),
-        max(minutes, default=None),
+        node=one.key.node,
+        log=one.key.log,
+        start_at=one.start,
+        end_at=one.end,
+        read_to=batch.read_to,
+        bad_lines=batch.bad_lines,
+        cell_count=len(batch.cells),
+        cells=pack_cells(batch.cells),
+        first_minute=min(minutes, default=None),
+        last_minute=max(minutes, default=None),
     )
+
+
+def _diverted_cell(one: ReceivedBatch, cell: WireCell, reason: str) -> DivertedCell:
+    return DivertedCell(
+        key=one.key,
+        start=one.start,
+        end=one.end,
+        reason=reason,
+        domain=cell.domain.encode("unicode_escape").decode(),
+        minute=cell.minute,
+        counts=(cell.https_requests, cell.https_bytes, cell.http_requests, cell.http_bytes),
+    )
+
+
+def _ingest_outcome(
+    writes: _IngestWrites, states: Mapping[LogKey, LogState], without_letter: set[bytes]
+) -> IngestOutcome:
+    outcome = IngestOutcome()
+    for key in sorted(writes.confirmed):
+        confirmation = Confirmation(node=key.node, log=key.log, end=states[key].stored_to)
+        outcome.confirmations.append(confirmation)
+    once: dict[bytes, tuple[Delivery, BatchRefusal]] = {}
+    for delivery, refusal in writes.refused:
+        if refusal.digest not in without_letter:
+            continue
+        if delivery is None:
+            body = writes.bodies[refusal.digest]
+            delivery = logs.rebuild_delivery(refusal.node, body, writes.now)
+        once[refusal.digest] = (delivery, refusal)
+    outcome.to_dead_letter = list(once.values())
+    return outcome
 
 
 def _digest(body: bytes) -> bytes:

@@ -80,7 +80,7 @@ async def test_what_another_process_is_just_storing_is_waited_for_and_not_counte
     await staged.until_dead(f"id_conflict: event 'r1' of '{source}'")
     assert await staged.counted(domain=domain) == 3
     logs = [staged.backend.supervisor.log(process).read_text() for process in staged.ports_of]
-    assert "lot.failed" not in "".join(logs)
+    assert "batch.failed" not in "".join(logs)
 
 
 async def _waits(staged: Stage) -> bool:

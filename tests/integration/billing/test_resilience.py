@@ -87,7 +87,7 @@ async def test_two_processes_share_the_work_without_deadlock_or_double_count(
     assert len(await shared_work.said(account, "low")) == 1
     for process in ("billing", "billing-2"):
         log = shared_work.backend.supervisor.log(process).read_text()
-        assert "Deadlock" not in log and "lot.failed" not in log
+        assert "Deadlock" not in log and "batch.failed" not in log
 
 
 async def _is_charged(staged: Stage, account: str) -> bool:

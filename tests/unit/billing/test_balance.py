@@ -118,7 +118,7 @@ def test_a_balance_is_flagged_once_each_time_it_crosses_a_limit(
     case: str, standing: AccountState, expected: list[str]
 ) -> None:
     decided, crossings = decide_flags(standing, TERMS)
-    assert [crossing.change for crossing in crossings] == expected, case
+    assert [crossing.kind for crossing in crossings] == expected, case
     assert decided.crossing == standing.crossing + len(expected)
     assert decide_flags(decided, TERMS)[1] == [], "deciding again changes nothing"
 
@@ -133,7 +133,7 @@ def test_flags_alternate_and_their_numbers_have_no_gap(moves: list[int]) -> None
         said += crossings
     assert [crossing.number for crossing in said] == list(range(1, len(said) + 1))
     for pair in (("low", "recovered"), ("depleted", "settled")):
-        changes = [crossing.change for crossing in said if crossing.change in pair]
+        changes = [crossing.kind for crossing in said if crossing.kind in pair]
         assert changes == [pair[index % 2] for index in range(len(changes))]
 
 
@@ -166,20 +166,20 @@ def test_depleted_for_a_day_is_overdue_once_and_only_a_balance_above_zero_ends_i
     assert decide_flags(broke, replace(TERMS, at=NOW + timedelta(hours=23, minutes=59)))[1] == []
     late = replace(TERMS, at=NOW + timedelta(hours=24))
     overdue, said = decide_flags(broke, late)
-    assert ([crossing.change for crossing in said], overdue.overdue) == (["overdue"], True)
+    assert ([crossing.kind for crossing in said], overdue.overdue) == (["overdue"], True)
     assert decide_flags(overdue, replace(TERMS, at=NOW + timedelta(days=9)))[1] == [], (
         "its own silence changes nothing"
     )
     still, said = decide_flags(overdue._replace(ledger=D(0)), late)
     assert (said, still.overdue) == ([], True)
     paid, said = decide_flags(overdue._replace(ledger=D(1)), late)
-    assert ([crossing.change for crossing in said], paid.overdue, paid.depleted_since) == (
+    assert ([crossing.kind for crossing in said], paid.overdue, paid.depleted_since) == (
         ["settled"],
         False,
         None,
     )
     again, said = decide_flags(paid._replace(ledger=D(0)), late)
-    assert [crossing.change for crossing in said] == ["depleted"], "the day begins anew"
+    assert [crossing.kind for crossing in said] == ["depleted"], "the day begins anew"
     assert again.depleted_since == late.at
 
 
@@ -195,10 +195,10 @@ def test_what_accrues_is_taken_from_the_plans_first_and_goes_on_in_the_months_ti
     )
     terms = PricingContext(PriceLookup(1, book), NOW)
     standing = USED._replace(accrued_requests=35_000, plan_left=10_000)
-    assert with_current_tariff(standing, terms).accrued == D("2.25")
+    assert with_current_tariff(standing, terms).accrued_amount == D("2.25")
     further = with_current_tariff(standing, terms)._replace(tier_used=20_000)
-    assert further.accrued == D("1.25")
-    assert with_current_tariff(further, replace(terms, at=NOW + timedelta(days=31))).accrued == D(
-        "2.25"
-    ), "a new month starts at 0"
-    assert with_current_tariff(standing._replace(accrued_requests=9_999), terms).accrued == 0
+    assert further.accrued_amount == D("1.25")
+    assert with_current_tariff(
+        further, replace(terms, at=NOW + timedelta(days=31))
+    ).accrued_amount == D("2.25"), "a new month starts at 0"
+    assert with_current_tariff(standing._replace(accrued_requests=9_999), terms).accrued_amount == 0

@@ -132,8 +132,8 @@ def test_a_month_is_the_zones_own() -> None:
     )
     found = statement_month("2026-03", "hour", ZoneInfo("Europe/Berlin"))
     assert len(found.bounds) == 31 * 24 - 1 + 1
-    assert not found.settled(end + timedelta(hours=23))
-    assert found.settled(end + timedelta(hours=24))
+    assert not found.is_settled(end + timedelta(hours=23))
+    assert found.is_settled(end + timedelta(hours=24))
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "Europe", "", "/etc/localtime"])

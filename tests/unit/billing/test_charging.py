@@ -18,7 +18,8 @@ from services.billing.domain.charging import (
     allocate_to_plans,
     charge_hours,
 )
-from services.billing.domain.rating import Tariff, list_tariff, month_of
+from services.billing.domain.rating import Tariff, list_tariff
+from services.billing.domain.units import month_of
 from shared.money import total
 
 D = Decimal

@@ -35,12 +35,12 @@ def test_an_accounts_own_price_counts_first_then_the_one_that_started_last() -> 
             ]
         ),
     )
-    assert prices.tariff("acme", "CNY", HOUR).id == "deal"
-    assert prices.tariff("acme", "CNY", HOUR + 5).id == "may"
-    assert prices.tariff("other", "CNY", HOUR - 1).id == "list"
-    assert prices.tariff("other", "CNY", HOUR).id == "may"
+    assert prices.tariff_at("acme", "CNY", HOUR).id == "deal"
+    assert prices.tariff_at("acme", "CNY", HOUR + 5).id == "may"
+    assert prices.tariff_at("other", "CNY", HOUR - 1).id == "list"
+    assert prices.tariff_at("other", "CNY", HOUR).id == "may"
     with pytest.raises(KeyError):
-        prices.tariff("other", "USD", HOUR)
+        prices.tariff_at("other", "USD", HOUR)
 
 
 def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> None:
@@ -50,7 +50,7 @@ def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> 
             _price("p", price)
     cost = (
         PriceLookup(1, PriceBook(prices=[_price("p", "0.00000000000001")]))
-        .tariff("a", "CNY", HOUR)
+        .tariff_at("a", "CNY", HOUR)
         .amount(0, 1)
     )
     assert cost == D("0.000000000000000001")

@@ -77,7 +77,7 @@ def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_t
 ):
     tally = UsageAggregator()
     bad = WireCell("unlisted name", NOW, 5), WireCell("a.example.test", NOW + 60, 6)
-    diverted = tally.add(
+    diverted = tally.add_cells(
         "n",
         [
             WireCell("a.example.test", NOW - 11, 1),
@@ -89,8 +89,8 @@ def test_a_cell_belongs_to_the_owner_of_its_minute_and_bad_ones_come_back_with_t
         NOW,
     )
     assert diverted == [(bad[0], "domain_invalid"), (bad[1], "minute_in_future")]
-    assert [row[3] for row in tally.minutes()] == ["one", "two", ""]
-    assert tally.accrued() == {("one", (NOW - 11) // 60): 1, ("two", (NOW - 10) // 60): 2}
+    assert [row[3] for row in tally.minute_rows()] == ["one", "two", ""]
+    assert tally.accrued_requests() == {("one", (NOW - 11) // 60): 1, ("two", (NOW - 10) // 60): 2}
 
 
 counts = st.integers(0, 2**40)
@@ -113,22 +113,22 @@ def test_the_sum_of_the_parts_is_the_whole_in_any_order_and_nothing_is_negative(
     made: list[WireCell], random: object, cut: int
 ) -> None:
     whole, parts = UsageAggregator(), UsageAggregator()
-    diverted = whole.add("n", made, OWNERS, NOW)
+    diverted = whole.add_cells("n", made, OWNERS, NOW)
     shuffled = list(made)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     diverted_too = [
-        *parts.add("n", shuffled[:cut], OWNERS, NOW),
-        *parts.add("n", shuffled[cut:], OWNERS, NOW),
+        *parts.add_cells("n", shuffled[:cut], OWNERS, NOW),
+        *parts.add_cells("n", shuffled[cut:], OWNERS, NOW),
     ]
-    assert whole.minutes() == parts.minutes()
-    assert whole.accrued() == parts.accrued()
+    assert whole.minute_rows() == parts.minute_rows()
+    assert whole.accrued_requests() == parts.accrued_requests()
     assert len(diverted) == len(diverted_too)
     for column, field in enumerate(
         ("https_requests", "https_bytes", "http_requests", "http_bytes"), start=4
     ):
-        values = [row[column] for row in whole.minutes()]
+        values = [row[column] for row in whole.minute_rows()]
         assert all(value >= 0 for value in values)
         lost = sum(getattr(cell, field) for cell, _ in diverted)
         assert sum(values) + lost == sum(getattr(cell, field) for cell in made)
-    owned = sum(row[4] for row in whole.minutes() if row[3])
-    assert sum(whole.accrued().values()) == owned
+    owned = sum(row[4] for row in whole.minute_rows() if row[3])
+    assert sum(whole.accrued_requests().values()) == owned

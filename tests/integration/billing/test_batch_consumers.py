@@ -52,7 +52,7 @@ async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_f
 
     pull = Pull(idle.clients["billing"], s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
     consumer = asyncio.create_task(
-        BatchConsumer(pull, take, Quarantine(idle.database), Health(), lots=2).run()
+        BatchConsumer(pull, take, Quarantine(idle.database), Health(), concurrency=2).run()
     )
     await _send(idle, 1, unsettled=1)
     await until(lambda: lots == [1], "one is taken alone")
