@@ -117,7 +117,9 @@ def _batch_consumers(
 ) -> Sequence[Coroutine[Any, Any, None]]:
     """Return the consumers of what comes in batches."""
     settings = runtime.settings
-    # Stream, durable, deliveries of a pull, batches that are handled at once.
+    # Stream, durable, deliveries of a pull, batches that are handled at once. Two batches of single
+    # events: one is read while PostgreSQL writes the other. One of usage batches: they lock logs,
+    # and a node's next range would wait for the last one. One of owners: it locks everybody out.
     table = (
         (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
         (

@@ -156,6 +156,9 @@ def decide_flags(
     ends overdue: there is no event of its own for that."""
     if not state.entries and not state.accrued_requests:
         return state, []
+    # Each flag is compared with the flag as it was stored: only a change makes an event. ``low``
+    # has two limits (see _is_low), and ``overdue`` stays on until the balance is above 0, also
+    # when a credit lifts it to 0 exactly.
     balance = state.balance
     low = _is_low(state, balance)
     depleted = balance <= 0

@@ -20,6 +20,8 @@ from shared.errors import Malformed
 
 MAX_COUNT: Final = 2**53
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+# A name and a line break, many times. ``++`` and ``*+`` never give back what they matched, so a
+# text that fails does so in linear time.
 _IDENTIFIERS: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}+\n)*+")
 _NODES: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\n)*+")
 _MAX_FAULT_CHARACTERS: Final = 200

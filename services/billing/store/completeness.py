@@ -78,6 +78,7 @@ async def page_gaps(connection: Reader, question: QueryGaps, now: datetime) -> G
             return GapsPage(gaps=gaps[:_MAX_GAPS], next=f"{row['node']}/{row['log']}")
     if len(rows) == question.limit:
         return GapsPage(gaps=gaps, next=f"{rows[-1]['node']}/{rows[-1]['log']}")
+    # Only on the last page, for these are not in the order of (node, log).
     gaps += await _other_gaps(connection, question, now)
     events = await connection.fetchval("select count(*) from parked_messages where node is null")
     return GapsPage(gaps=gaps, next=None, parked_events=events)

@@ -46,6 +46,8 @@ class NodeState(NamedTuple):
     at: datetime
 
 
+# The lock is an empty table. Any login may take an advisory lock, the read-only finance role too;
+# only a role that may write to the table can lock it.
 async def lock_owners_shared(connection: Connection) -> None:
     """Keep owners, nodes and prices unchanged until the end of the transaction. Many may hold this
     lock at once."""

@@ -153,6 +153,9 @@ async def _load_hours(
     inputs: Mapping[str, ChargeInput],
 ) -> None:
     """Load the hours to rate, with what plans took of each. Needs the plans."""
+    # Without plans only the hours whose count changed are rated: a month's tiers do not depend on
+    # the order of its hours. With plans every hour from the first changed one on is rated, for what
+    # an earlier hour takes from a plan is missing in the later ones.
     rated_from = []
     for account, hour in since.items():
         rated_from.append((account, hour, bool(inputs[account].plans)))

@@ -23,6 +23,7 @@ DAYS_BACK: Final = 36
 """The late window, and the day that it begins in."""
 Identity = tuple[str, str]
 """Source and id."""
+# Fields of RequestRow have the names of the columns.
 _COLUMNS: Final = (*RequestRow._fields, "received_at")
 _SOURCE: Final = itemgetter(0)
 _DAY: Final = itemgetter(2)

@@ -156,6 +156,9 @@ async def roll_hour(connection: Connection, hour: UnixHour) -> None:
 
     Needs repeatable read: the marks and the minutes must be of one snapshot. Never of an hour whose
     minutes are not whole: what was added up of them before is all that is left."""
+    # Each transaction that adds usage also inserts a mark, and queries read an hour that has a mark
+    # from its minutes. Usage that is committed after this snapshot has a mark that this snapshot
+    # does not see and cannot delete: so the hour stays marked and is rolled up again.
     marks = await connection.fetchval(_TAKE_MARKS, hour)
     if marks and hour >= (await load_limits(connection)).minutes_from:
         await connection.execute(

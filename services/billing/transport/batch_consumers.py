@@ -208,6 +208,10 @@ class UsageBatchIntake:
         await every(_FORGOTTEN_SECONDS, dead_letter_all)
 
     async def _follow_up(self, outcome: IngestOutcome) -> None:
+        # All of it is after the commit and may be lost with the process. A node that gets no
+        # confirmation sends its batch again, and a repetition is confirmed again. A dead letter has
+        # the digest as its identity, and its refusal is marked only when the letter is stored: so
+        # it is written at the next delivery, or by dead_letter_forgotten(), and is there once.
         for confirmation in outcome.confirmations:
             signed = self._signer.sign(Purpose.CONFIRMATION, confirmation)
             subject = catalogue.EDGE_CONFIRMED.for_node(confirmation.node)

@@ -158,6 +158,7 @@ class _AuditRun:
             self._batches += 1
             if self._start <= batch.received_at < self._end:
                 self._bad_lines += batch.bad_lines
+            # An audit may last minutes: a thread, and the sleeps below, let the consumers go on.
             cells = await asyncio.to_thread(unpack_cells, batch.cells)
             waiting.append(_UnpackedBatch(batch.node, cells, batch.received_at))
             if len(waiting) >= _TOGETHER:

@@ -174,8 +174,12 @@ class UsageIngest:
             by_log.setdefault(one.key, []).append(one)
         states: dict[LogKey, LogState] = {}
         if by_log:
-            # Of two transactions with batches of one log the second one waits here. It then sees
-            # the stored end, and the held batches, that the first one has left.
+            # From here to the commit no other transaction decides about these logs. One that has
+            # batches of the same log waits here, and then sees the stored end and the held batches
+            # that this one leaves. So a held range is counted by the transaction that commits the
+            # range before it, whichever process that is, and never by two.
+            # The logs that batches name as their previous ones are locked too: their final length
+            # is written here. All locks are taken in order of (node, log).
             keys = {*by_log, *_previous_logs(received)}
             states = await logs.lock_logs(connection, keys, writes.now)
             held = await _load_held(connection, by_log)
@@ -193,6 +197,9 @@ class UsageIngest:
     async def _write(
         self, connection: Connection, writes: _IngestWrites, states: Mapping[LogKey, LogState]
     ) -> None:
+        # In one transaction: what is archived is what is counted, so that an audit can recompute
+        # it; and the stored end moves with it, so that a batch that comes again is a repetition.
+        # Usage and accounts are written last: their locks are shared with all other transactions.
         diverted = await self._add_up(connection, writes)
         await logs.save_logs(connection, states, writes.now)
         await logs.release_batches(connection, writes.to_release)

@@ -84,6 +84,9 @@ class MoneyCommands:
 
     async def _credit_balance(self, command: CreditBalance, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
+            # The reference is the identity of a credit: whoever sends it again, by the same or by a
+            # new command, is told that it is booked. The account's lock keeps two commands with
+            # the same reference apart.
             state, pricing = await self._lock_account(connection, command.account)
             used = await ledger.find_entry(connection, command.account, command.reference)
             entry = LedgerEntry(

@@ -73,12 +73,16 @@ class OwnershipIngest:
                 changes.add_event(delivery)
             except Poison as error:
                 poison.append((delivery, error))
+        # The exclusive lock waits for every transaction that counts usage, and keeps new ones out.
+        # So each of them attributes its usage either before this change, and then its rows are
+        # there and are moved here, or after it, and then it sees the new owner. None is missed.
         async with self._pool.acquire() as connection, connection.transaction():
             await owners.lock_owners_exclusive(connection)
             await self._cache.refresh(connection)
             await owners.add_nodes(connection, changes.nodes)
             changed = await owners.add_ownership_events(connection, changes.domains)
             await self._reattribute(connection, sorted(changed))
+        # After the commit: batches that waited for a node are counted under the shared lock.
         for node in sorted({state.node for state in changes.nodes}):
             await self._on_node(node)
         return poison

@@ -46,6 +46,9 @@ class Quarantine:
 
         QuarantineLimitReached, a transient fault, when too many others are kept: the message stays
         in its stream, and the consumer tries it again."""
+        # The limit counts what is kept by all processes now, not what was added lately: messages
+        # stay until they are handled, and a restart must not begin to count anew. A message that is
+        # kept already is no addition: it may fail again whatever the limit.
         place = _batch_range(durable, message)
         kept = await store.add_message(self._pool, durable, message, describe(error), place)
         if not kept:

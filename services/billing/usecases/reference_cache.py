@@ -34,6 +34,11 @@ class ReferenceCache:
         """Take the shared lock of owners, and drop what has changed since the last refresh.
 
         Call it first in a transaction: the lock keeps all of it unchanged until the end."""
+        # A change takes the exclusive lock, so under the shared one nothing changes. Versions are
+        # assigned under the exclusive lock: they follow the order of the commits. So every change
+        # that this transaction can see and the cache cannot has a version above the last one seen.
+        # A transaction that changes owners refreshes before it adds its own events, so the cache
+        # never has what is not committed.
         await store.lock_owners_shared(connection)
         if self._version is None:
             self._version = await store.load_newest_version(connection)

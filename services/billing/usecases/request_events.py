@@ -83,6 +83,15 @@ class RequestIngest:
         self, writes: _RequestWrites, rows: list[RequestRow], now: datetime
     ) -> tuple[list[ReceivedEvent], int]:
         """Write everything in one transaction. Return the conflicts and the number of new rows."""
+        # An identity is stored and its request is added up in the same transaction, so it counts
+        # once however often it is delivered, also after a crash between commit and ack.
+        #   - Within these events: a dictionary by identity; the first one stands.
+        #   - Against stored ones: one look-up over every day that a late event can be of. The
+        #     primary key has the day too, for it is the partition; the same id on another day is
+        #     the same identity all the same.
+        #   - Against another process that stores it now: COPY waits for that transaction and then
+        #     fails by the primary key (StoredMeanwhile). Two copies with different days do not
+        #     meet there: the audit finds such a pair (store/audit.py, find_double_counts).
         async with self._pool.acquire() as connection, connection.transaction():
             known = {row[:2]: row for row in await store.load_known(connection, rows, day_of(now))}
             new = rows
