@@ -119,7 +119,8 @@ def _batch_consumers(
     settings = runtime.settings
     # Stream, durable, deliveries of a pull, batches that are handled at once. Two batches of single
     # events: one is read while PostgreSQL writes the other. One of usage batches: they lock logs,
-    # and a node's next range would wait for the last one. One of owners: it locks everybody out.
+    # and a node's next range would wait for the last one. One of owners: its lock keeps all others
+    # out.
     table = (
         (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
         (

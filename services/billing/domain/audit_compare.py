@@ -45,7 +45,7 @@ class UsageKey(NamedTuple):
 
 @dataclass
 class AuditDifferences:
-    """What differs. ``differing`` counts all; ``shown`` keeps the first MAX_SHOWN."""
+    """The differences found. ``differing`` counts all; ``shown`` keeps the first MAX_SHOWN."""
 
     differing: int = 0
     shown: list[Difference] = field(default_factory=list)
@@ -125,7 +125,7 @@ class UsageRecount:
             sums[index] += count
 
     def accrued_requests(self) -> dict[AccountHour, int]:
-        """Return HTTPS requests by account and hour, without usage that belongs to nobody."""
+        """Return HTTPS requests by account and hour, without usage without an owner."""
         accrued: dict[AccountHour, int] = defaultdict(int)
         for key, counts in self.usage.items():
             if key.account != NOBODY and counts[0]:

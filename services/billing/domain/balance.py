@@ -10,7 +10,7 @@
 
 balance = ledger - accrued requests at the price of now. Flags are decided under the lock of the
 account's row. Each change takes the account's next crossing number, from which the id of its event
-derives: an event is published once for each crossing, whatever is delivered again.
+derives: an event is published once for each crossing, also when messages are delivered again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PricingContext:
 
 
 class AccountState(NamedTuple):
-    """One account as its row has it, and the ``tariff`` that its accrued requests are rated with.
+    """One row of the table of accounts. ``tariff``: rates its accrued requests, and is no column.
 
     ``currency`` None: not chosen yet. ``ledger``: the sum of its ``entries`` ledger lines.
     ``accrued_requests``: counted and not charged yet. ``recent_amount``: charged for the last

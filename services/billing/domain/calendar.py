@@ -1,4 +1,4 @@
-"""Where the 5 minutes, hours, days and months of a time zone begin.
+"""The bounds of 5 minutes, hours, days and months in a time zone.
 
 A bill's day is the customer's day: it has 23 or 25 hours when the clocks change, and begins at
 00:15 where midnight is skipped. In every zone the periods follow each other without a hole and

@@ -1,8 +1,9 @@
-"""How an hour is charged: plans that end soonest first, the rest at the hour's tariff (E2, E4, E8).
+"""Charging an hour: plans that end soonest first, the rest at the hour's tariff (E2, E4, E8).
 
 ``charge_hours`` is one function of all that was counted. Its result is the difference to what was
 charged before: the first lines of an hour are its charge, later ones are corrections. So an account
-pays the same whatever came first. When an hour is charged: ``usecases/hourly_jobs.py``.
+pays the same in whatever order its usage arrives. The time when an hour is charged:
+``usecases/hourly_jobs.py``.
 """
 
 from __future__ import annotations

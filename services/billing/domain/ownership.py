@@ -1,4 +1,4 @@
-"""Which account owned a domain in which minute, derived from the events of config."""
+"""The owner of a domain in a minute, derived from the events of config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 from services.billing.domain.units import UnixMinute, minute_from, minute_of
 
 NOBODY: Final = ""
-"""The account of usage that belongs to nobody (yet)."""
+"""The account of usage without an owner (yet)."""
 BEGINNING: Final = UnixMinute(-(2**31))
 OPEN_END: Final = UnixMinute(2**31 - 1)
 
@@ -36,7 +36,7 @@ class OwnershipPeriod:
 
 
 def ownership_periods(events: Iterable[OwnershipEvent]) -> tuple[OwnershipPeriod, ...]:
-    """Return the periods of a domain in order of time, whatever order its events came in.
+    """Return the periods of a domain in order of time. Its events may come in any order.
 
     Periods never overlap. The first owner also owns all minutes before its registration: usage may
     arrive ahead of the event. A change of owner counts from the next full minute. A domain without

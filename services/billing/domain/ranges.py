@@ -1,4 +1,4 @@
-"""Which byte ranges of one log are accepted, which wait, and which are refused (rule E5).
+"""Accepting, holding or refusing the byte ranges of a log (rule E5).
 
 A node reads its log from the first byte to the last and sends the counts of each range that it
 read. The invariant: ``stored_to`` is the end of an unbroken run of ranges from byte 0 on, each of

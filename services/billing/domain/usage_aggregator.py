@@ -106,7 +106,7 @@ class UsageAggregator:
         return [(*key, *row) for key, row in sorted(self.rows.items())]
 
     def accrued_requests(self) -> dict[AccountHour, int]:
-        """Return HTTPS requests by account and hour, without usage that belongs to nobody."""
+        """Return HTTPS requests by account and hour, without usage without an owner."""
         accrued: dict[AccountHour, int] = defaultdict(int)
         for (_, minute, _), row in self.rows.items():
             account = row[0]

@@ -102,7 +102,7 @@ async def lock_accounts(
 ) -> dict[str, AccountState]:
     """Lock the rows of accounts until the end of the transaction; create those that are missing.
 
-    Everybody locks in order of the account, so two transactions never wait for each other."""
+    Every transaction locks in order of the account, so two never wait for each other."""
     ordered = sorted(set(accounts))
     await connection.execute(_CREATE, ordered)
     states = {}

@@ -155,7 +155,7 @@ class ArchivedBatch(NamedTuple):
 
 
 class ArchivedRange(NamedTuple):
-    """What the archive has of a range that comes again."""
+    """The archived range at the start of a range that comes again."""
 
     end: int
     bad_lines: int
@@ -283,7 +283,7 @@ async def record_refusals(
 ) -> set[bytes]:
     """Record refusals; return the digests of those that have no dead letter yet.
 
-    ``bodies``, by digest: of batches that waited, which nobody delivers again."""
+    ``bodies``, by digest: of batches that waited, which no delivery brings again."""
     without_letter: set[bytes] = set()
     for refusal in sorted(refusals, key=lambda one: (one.node, one.digest)):
         has_letter = await connection.fetchval(_REFUSE, *refusal, now, bodies.get(refusal.digest))

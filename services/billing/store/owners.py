@@ -31,7 +31,7 @@ where nodes.at <= excluded.at
 
 
 class ReferenceChanges(NamedTuple):
-    """What changed since a version. ``version``: the newest; ``serial``: of the price book."""
+    """The changes since a version. ``version``: the newest; ``serial``: of the price book."""
 
     version: int
     serial: int
@@ -104,9 +104,9 @@ async def add_ownership_events(
 
 
 async def add_nodes(connection: Connection, nodes: Sequence[NodeState]) -> None:
-    """Store node states: the latest ``at`` wins, in whatever order the events come.
+    """Store node states. The latest ``at`` wins: events may come in any order.
 
-    A change of labels is no state."""
+    A change of labels keeps the state."""
     await connection.executemany(_ADD_NODE, nodes)
 
 

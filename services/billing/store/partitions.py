@@ -148,8 +148,9 @@ async def drop_old_days(pool: Pool, now: datetime) -> list[str]:
 async def _add_up_day(pool: Pool, name: str, day: UnixDay) -> None:
     """Keep the sums of a day in request_days.
 
-    Some blocks at a time, for nobody writes to the day any more; a process that dies leaves its
-    place to the next one. The sums count from the moment that the whole day is added up."""
+    Some blocks at a time: the day is past the late window, so no event is added to it any more. A
+    process that dies leaves its place to the next one. The sums count from the moment that the
+    whole day is added up."""
     await pool.execute(_BEGIN_DAY, day)
     size = await pool.fetchval(_SIZE, name)
     next_block = await pool.fetchval(_NEXT_BLOCK, day)
@@ -188,7 +189,8 @@ async def _attach_missing(pool: Pool, parent: str, wanted: dict[str, str]) -> No
 async def _drop_partition(pool: Pool, parent: str, table: _PartitionTable) -> list[str]:
     """Drop a partition; return its name, or nothing when it cannot be dropped now.
 
-    That is when somebody reads it for long, or drops it too. The next round goes on from here."""
+    That is when another session reads it for long, or drops it too. The next round goes on from
+    here."""
     try:
         async with pool.acquire() as connection:
             # Until the connection is given back to the pool.

@@ -105,7 +105,7 @@ _PAGE: Final = f"""
 
 @dataclass
 class ChargeInput:
-    """What the charge of one account is computed from (domain/charging.py).
+    """The input of the charge of one account (domain/charging.py).
 
     ``left``: requests left in each plan before the first hour; ``used``: by month and price."""
 

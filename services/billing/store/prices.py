@@ -48,7 +48,7 @@ async def find_serial(connection: Connection, command_id: str) -> int | None:
 async def add_price_book(
     connection: Connection, prices: PriceLookup, command_id: str, at: datetime
 ) -> None:
-    """Store a book. The caller holds the exclusive lock of owners: nobody rates meanwhile."""
+    """Store a book. The caller holds the exclusive lock of owners: no usage is rated meanwhile."""
     body = prices.book.encode().decode()
     await connection.execute(_ADD, prices.serial, body, command_id, at)
 

@@ -1,4 +1,4 @@
-"""How far back usage is kept (rule E3): half a year by the minute, a year by the hour."""
+"""Forgetting old usage (rule E3): half a year by the minute, over a year by the hour."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ delete from usage_minutes where minute >= $1 * 60 and minute < $1 * 60 + 60 and 
 
 
 class RetentionLimits(NamedTuple):
-    """``minutes_from``: the first hour whose minutes are whole; ``hours_from``: the first hour
-    that is kept."""
+    """How far back usage is kept.
+
+    ``minutes_from``: the first hour with all of its minutes; ``hours_from``: the first hour."""
 
     minutes_from: UnixHour
     hours_from: UnixHour
@@ -43,10 +44,10 @@ async def load_limits(connection: Reader) -> RetentionLimits:
 async def forget_minutes(pool: Pool, now: datetime, days: int) -> bool:
     """Delete the minutes of the oldest hour that is older than ``days``. False when none is.
 
-    Only of an hour that is rolled up already. What nobody owns stays: its owner may still become
-    known."""
-    # First the hour counts as no longer whole. Whoever changes owners waits for this lock and sees
-    # it. After that nobody needs the rows that are deleted, so the delete blocks no one.
+    Only of an hour that is rolled up already. Usage without an owner stays: the owner may still
+    become known."""
+    # First the hour counts as no longer whole. A transaction that changes owners waits for this
+    # lock and then sees that. After it no transaction needs the rows, so deleting them blocks none.
     oldest_kept = UnixHour(hour_of(now) - days * 24)
     hour = await pool.fetchval(
         _OLDEST_ROLLED_UP, first_minute(oldest_kept), timeout=MAINTENANCE_SECONDS

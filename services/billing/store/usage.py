@@ -58,8 +58,8 @@ _REATTRIBUTE: Final = f"""
 update usage_minutes m set account = w.becomes from wrong w
 where m.domain = w.domain and m.minute = w.minute and m.node = w.node
 """
-# Of an hour whose other minutes were forgotten: usage_hours is all there is of it, so the usage is
-# moved there, from nobody's row to the owner's.
+# For an hour of which other minutes were forgotten. The rows of usage_hours are all that is left of
+# it, so the usage moves there, from the row without an owner to the owner's row.
 _FIND_OWNER: Final = f"""
 with periods as (select * from {_PERIOD_COLUMNS.unnest("p", first=2)}),
 found as (
@@ -133,8 +133,8 @@ async def reattribute_domain(
 ) -> list[OwnerShift]:
     """Give the usage of a domain to its owners by ``periods``; return what moved.
 
-    The caller holds the exclusive lock of owners. Where minutes are forgotten, only usage that
-    nobody owned still moves."""
+    The caller holds the exclusive lock of owners. Where minutes are forgotten, only usage without
+    an owner still moves."""
     columns = _PERIOD_COLUMNS.from_tuples([(one.account, one.start, one.end) for one in periods])
     parameters = [domain, *columns, (await load_limits(connection)).minutes_from]
     rows = await connection.fetch(_SHIFTS, *parameters)

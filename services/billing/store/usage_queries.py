@@ -165,7 +165,7 @@ def _refuse_forgotten(
 ) -> None:
     """Raise Refused when the window needs usage that is no longer kept.
 
-    What nobody owns is kept by the minute for ever."""
+    Usage without an owner is kept by the minute for ever."""
     by_minute = [hour for hour in cut if hour in hours]
     if not hours or window.start < hours[0] * 60:
         by_minute.append(window.start // 60)

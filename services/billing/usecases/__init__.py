@@ -1,1 +1,1 @@
-"""What billing does: a file for each use case, and the only place with transactions."""
+"""The use cases of billing, a file each. Transactions are opened here only."""

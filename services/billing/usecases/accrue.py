@@ -21,9 +21,9 @@ async def accrue_usage(
     """Add HTTPS requests by account and hour, in the caller's transaction.
 
     A negative count takes requests away: usage moved to another owner."""
-    # Invariant, whenever nobody holds the account's row lock: accrued_requests is the sum of
-    # (requests - charged) over the hours of the account, and its flags are what decide_flags()
-    # says of its balance at the last change.
+    # Invariant, whenever the lock of an account's row is free: accrued_requests is the sum of
+    # (requests - charged) over the hours of the account, and the flags are those of
+    # decide_flags() for the balance after the last change.
     #   - The lock is taken before the balance is read and held until the commit. So no other
     #     transaction counts, charges or credits between the decision and the write, and each
     #     crossing number is used once.

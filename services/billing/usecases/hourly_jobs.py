@@ -74,9 +74,9 @@ class HourCharging:
         now = self._clock.now()
         made: dict[str, list[ChargeLine]] = {}
         async with self._pool.acquire() as connection, connection.transaction():
-            # The owners' lock keeps prices and owners still; the accounts' locks keep their hours,
-            # plans and ledger lines still, for everybody who writes those takes the account's lock
-            # first. So the inputs, the lines and the new states are of one moment.
+            # The lock of owners keeps prices and owners unchanged. The locks of accounts keep their
+            # hours, plans and ledger lines unchanged: each transaction that writes those takes the
+            # account's lock first. So the inputs, the lines and the new states fit together.
             await self._cache.refresh(connection)
             pricing = self._cache.pricing_at(now)
             states = await accounts.lock_accounts(connection, names, pricing)

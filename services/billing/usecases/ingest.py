@@ -71,7 +71,7 @@ class ReceivedBatch:
 
 @dataclass
 class IngestOutcome:
-    """What is to be done after the commit.
+    """The work that is left after the commit.
 
     ``confirmations``: one for each log, at its stored end. ``to_dead_letter``: batches that were
     refused and have no dead letter yet."""
@@ -82,7 +82,7 @@ class IngestOutcome:
 
 @dataclass
 class _IngestWrites:
-    """What one transaction will write.
+    """Everything that one transaction will write.
 
     ``repeated``: ranges that came before. ``confirmed``: logs to confirm. ``bodies``, by digest: of
     refused batches that were held, so that no delivery has them."""
@@ -168,7 +168,7 @@ class UsageIngest:
     ) -> IngestOutcome:
         """Decide about batches under the locks of their logs, and write everything.
 
-        ``waiting``: logs whose held batches are looked at though nothing arrived for them."""
+        ``waiting``: logs with held batches to look at though nothing arrived for them."""
         by_log: dict[LogKey, list[ReceivedBatch]] = {key: [] for key in waiting}
         for one in received:
             by_log.setdefault(one.key, []).append(one)
@@ -289,10 +289,11 @@ def _place_batches(
 async def _refuse_conflicts(
     connection: Connection, writes: _IngestWrites, states: Mapping[LogKey, LogState]
 ) -> None:
-    """Refuse repeated ranges whose content differs from what was counted.
+    """Refuse repeated ranges that have another content than what was counted.
 
-    A plain repetition is only dropped. A node whose disk was put back to an earlier state writes
-    other requests to places of its log that were read before: an operator must learn of that."""
+    A plain repetition is only dropped. When a node's disk is put back to an earlier state, the node
+    writes other requests to places of its log that were read before: an operator must learn of
+    that."""
     if not writes.repeated:
         return
     starts = [(one.key, one.start) for one in writes.repeated]
@@ -318,7 +319,7 @@ def _has_same_content(one: ReceivedBatch, before: ArchivedRange) -> bool:
 def _note_lengths(one: ReceivedBatch, states: Mapping[LogKey, LogState]) -> None:
     """Note how far the node has read its log, and the length of a log that it has closed.
 
-    A batch tells that whatever becomes of its range."""
+    This holds for refused batches too."""
     batch = one.batch
     state = states[one.key]
     state.read_to = max(state.read_to, batch.read_to)

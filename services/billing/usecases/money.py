@@ -84,9 +84,9 @@ class MoneyCommands:
 
     async def _credit_balance(self, command: CreditBalance, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            # The reference is the identity of a credit: whoever sends it again, by the same or by a
-            # new command, is told that it is booked. The account's lock keeps two commands with
-            # the same reference apart.
+            # The reference is the identity of a credit. When it comes again, by the same command or
+            # a new one, the event is published again and nothing is booked. The account's lock
+            # keeps two commands with the same reference apart.
             state, pricing = await self._lock_account(connection, command.account)
             used = await ledger.find_entry(connection, command.account, command.reference)
             entry = LedgerEntry(
@@ -147,7 +147,9 @@ class MoneyCommands:
                 await decide_and_save(connection, [with_current_tariff(after, pricing)], pricing)
 
     async def _apply_price_book(self, command: ApplyPriceBook, command_id: str) -> None:
-        """The exclusive lock of owners also keeps the prices still: nobody rates meanwhile."""
+        """Apply or refuse a price book.
+
+        The exclusive lock of owners keeps out every transaction that rates usage."""
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
             await owners.lock_owners_exclusive(connection)

@@ -48,7 +48,7 @@ class Quarantine:
         in its stream, and the consumer tries it again."""
         # The limit counts what is kept by all processes now, not what was added lately: messages
         # stay until they are handled, and a restart must not begin to count anew. A message that is
-        # kept already is no addition: it may fail again whatever the limit.
+        # kept already is no addition: it may fail again at the limit too.
         place = _batch_range(durable, message)
         kept = await store.add_message(self._pool, durable, message, describe(error), place)
         if not kept:

@@ -19,7 +19,7 @@ _MAX_DOMAINS: Final = 300_000
 
 
 class ReferenceCache:
-    """What attributing and rating usage needs, shared by all tasks of the process.
+    """Everything that attributing and rating usage needs, shared by the tasks of the process.
 
     ``overdue_after``: how long an account may be depleted (rule E7)."""
 

@@ -41,8 +41,10 @@ ReceivedEvent = tuple[RequestRow, Delivery]
 
 @dataclass
 class _RequestWrites:
-    """What one transaction will write. ``again``: events whose identity another one in ``events``
-    has already; ``refused``: dead letters, with their reason."""
+    """Everything that one transaction will write.
+
+    ``again``: events with the identity of another one in ``events``. ``refused``: events that must
+    become dead letters, with their reason."""
 
     events: dict[Identity, ReceivedEvent] = field(default_factory=dict)
     again: list[ReceivedEvent] = field(default_factory=list)
