@@ -1,4 +1,4 @@
-"""Partitions come and go whatever is being read, and nothing waits for that."""
+"""Partitions are created and dropped while the tables are read, and nothing waits for that."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OLD_DAY = int(OLD.timestamp()) // 86_400
 
 @pytest.fixture(scope="module")
 async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """Tables and no billing, which would drop what is old itself."""
+    """The tables without a billing process, which would drop old partitions itself."""
     async with stage(tmp_path_factory.mktemp("partitions")) as built:
         await migrate(built.database, MIGRATIONS)
         yield built
@@ -43,7 +43,7 @@ async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 @asynccontextmanager
 async def reader(staged: Stage) -> AsyncIterator[None]:
-    """An audit or a copy of the database, that takes its time."""
+    """Read the tables for long, as an audit or a copy of the database does."""
     connection = await asyncpg.connect(staged.backend.dsns["billing"])
     transaction = connection.transaction(isolation="repeatable_read", readonly=True)
     await transaction.start()
@@ -83,7 +83,7 @@ async def test_days_and_months_are_there_before_they_are_needed(staged: Stage) -
 
 
 async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) -> None:
-    """Not even where a day is needed that nobody has made yet."""
+    """Not even where the partition of a day must be created first."""
     account, domain = name("acct"), domain_name()
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
 

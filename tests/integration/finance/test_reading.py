@@ -1,5 +1,4 @@
-"""Usage by the periods of a zone: exact, from hours and minutes alike, page by page, half a year
-and a year back."""
+"""Usage by the periods of a zone is exact: from hours, from minutes, page by page, a year back."""
 
 from __future__ import annotations
 
@@ -164,12 +163,14 @@ async def test_usage_that_no_account_owns_is_shown_until_it_is_attributed(staged
     assert await rows(staged, **question, account="somebody") == []
 
 
-async def test_a_zone_that_there_is_not_is_refused(staged: Stage) -> None:
+async def test_an_unknown_zone_is_refused(staged: Stage) -> None:
     with pytest.raises(Refused, match="zone"):
         await rows(staged, start=at(MARCH), end=at(MARCH + 60), zone="Mars/Olympus")
 
 
-async def test_what_is_no_longer_kept_is_refused_and_never_shown_as_less(staged: Stage) -> None:
+async def test_usage_that_is_no_longer_kept_is_refused_and_never_shown_as_less(
+    staged: Stage,
+) -> None:
     """Half-hour zones need minutes, and so does a period that cuts an hour."""
     domain, account = await owner(staged)
     await use(staged, domain, account, MARCH, 3 * 288, 5)

@@ -1,4 +1,4 @@
-"""Days, hours and months of a zone: without a hole or an overlap, whatever the clocks do."""
+"""Days, hours and months of a zone: without a hole or an overlap, also when the clocks change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def minute(zone: str, *moment: int) -> int:
 
 
 def hours(zone: str, *day: int) -> list[int]:
-    """The lengths in minutes of the hours of a local day."""
+    """Return the lengths in minutes of the hours of a local day."""
     first = minute(zone, *day)
     bounds = period_bounds(
         first,
@@ -116,7 +116,7 @@ def test_a_day_has_its_hours(
     assert hours(zone, *day) == lengths, case
 
 
-def test_a_day_that_a_zone_left_out_at_the_date_line_is_none() -> None:
+def test_a_day_that_a_zone_skipped_at_the_date_line_is_no_period() -> None:
     place = ZoneInfo("Pacific/Apia")
     bounds = period_bounds(
         minute("Pacific/Apia", 2011, 12, 29), minute("Pacific/Apia", 2012, 1, 1), "day", place, 10
@@ -124,7 +124,7 @@ def test_a_day_that_a_zone_left_out_at_the_date_line_is_none() -> None:
     assert [end - start for start, end in pairwise(bounds)] == [1440, 1440]
 
 
-def test_a_month_is_the_zones_own() -> None:
+def test_a_month_is_that_of_the_zone() -> None:
     start, end = month_bounds("2026-03", ZoneInfo("Europe/Berlin"))
     assert (start, end) == (
         datetime(2026, 2, 28, 23, tzinfo=UTC),
@@ -137,6 +137,6 @@ def test_a_month_is_the_zones_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "Europe", "", "/etc/localtime"])
-def test_what_is_no_zone_is_told(name: str) -> None:
+def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(LookupError):
         find_zone(name)

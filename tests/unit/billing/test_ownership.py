@@ -31,7 +31,7 @@ def removed(revision: int, account: str, when: datetime) -> OwnershipEvent:
 
 
 OWNED = [
-    ("nobody told anything", [], ()),
+    ("without events there is no owner", [], ()),
     (
         "the first owner owns what was before, too",
         [registered(1, "a", at(10, 5))],
@@ -68,11 +68,11 @@ OWNED = [
         (OwnershipPeriod("a", BEGINNING, OPEN_END),),
     ),
     (
-        "a removal by somebody else is none",
+        "a removal by another account is none",
         [registered(1, "a", at(10)), removed(2, "b", at(20))],
         (OwnershipPeriod("a", BEGINNING, OPEN_END),),
     ),
-    ("a removal alone says nothing yet", [removed(2, "a", at(20))], ()),
+    ("a removal alone makes no period", [removed(2, "a", at(20))], ()),
     (
         "an owner of less than a minute owned nothing",
         [
@@ -87,14 +87,14 @@ OWNED = [
 ]
 
 
-@pytest.mark.parametrize(("case", "facts", "expected"), OWNED, ids=[case for case, *_ in OWNED])
+@pytest.mark.parametrize(("case", "events", "expected"), OWNED, ids=[case for case, *_ in OWNED])
 def test_an_owner_has_the_minutes_from_registration_to_removal(
-    case: str, facts: list[OwnershipEvent], expected: tuple[OwnershipPeriod, ...]
+    case: str, events: list[OwnershipEvent], expected: tuple[OwnershipPeriod, ...]
 ) -> None:
-    assert ownership_periods(facts) == expected, case
+    assert ownership_periods(events) == expected, case
 
 
-def test_a_minute_belongs_to_who_owned_it() -> None:
+def test_a_minute_belongs_to_its_owner() -> None:
     owned = ownership_periods(
         [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30))]
     )
@@ -109,7 +109,7 @@ def test_a_minute_belongs_to_who_owned_it() -> None:
     assert owner_at((), 5) == NOBODY
 
 
-facts_strategy = st.lists(
+event_lists = st.lists(
     st.tuples(
         st.sampled_from(["registered", "removed"]), st.sampled_from("abc"), st.integers(0, 600)
     ),
@@ -122,12 +122,12 @@ facts_strategy = st.lists(
 )
 
 
-@given(facts_strategy, st.randoms())
+@given(event_lists, st.randoms())
 def test_the_order_of_arrival_does_not_matter_and_no_minute_has_two_owners(
-    facts: list[OwnershipEvent], random: object
+    events: list[OwnershipEvent], random: object
 ) -> None:
-    found = ownership_periods(facts)
-    shuffled = list(facts)
+    found = ownership_periods(events)
+    shuffled = list(events)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert ownership_periods(shuffled) == found
     assert all(period.start < period.end for period in found)

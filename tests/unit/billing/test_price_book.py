@@ -89,14 +89,14 @@ def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> 
         ),
     ],
 )
-def test_a_book_that_does_not_hold_together_is_refused_with_its_place(
+def test_an_inconsistent_book_is_refused_with_the_place_of_the_fault(
     case: str, book: list[Price], text: str
 ) -> None:
     found = find_faults(PriceBook(prices=book))
     assert found and any(text in one.message for one in found), case
 
 
-def test_the_book_that_edgetls_comes_with_holds_together() -> None:
+def test_the_book_that_edgetls_comes_with_is_consistent() -> None:
     assert find_faults(DEFAULT_BOOK) == []
     assert PriceLookup().currencies == {"CNY", "USD"}
 
@@ -122,7 +122,7 @@ def test_prices_of_hours_that_have_begun_cannot_change_and_later_ones_can() -> N
     assert found(_price("usd", currency="USD")) == ["prices.retroactive"]
 
 
-def test_a_change_is_said_line_by_line() -> None:
+def test_changes_are_described_line_by_line() -> None:
     new = PriceBook(
         prices=[LIST, _price("next", start=NOW)],
         plans=[PlanOffer(id="pack", requests=10_000_000, days=180, prices={"CNY": D(40)})],

@@ -68,7 +68,7 @@ def test_registered_names_are_valid(domain: str) -> None:
         "é.example",
     ],
 )
-def test_names_that_nobody_could_register_are_invalid(domain: str) -> None:
+def test_names_that_cannot_be_registered_are_invalid(domain: str) -> None:
     assert not valid_domain(domain)
 
 
