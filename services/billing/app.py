@@ -76,9 +76,8 @@ async def build(runtime: Runtime[BillingSettings]) -> Sequence[Coroutine[Any, An
     cache = ReferenceCache(timedelta(hours=settings.billing_overdue_hours))
     months = ArchiveMonths(pool)
     days = RequestDays(pool)
-    batches = UsageBatchIntake(
-        UsageIngest(pool, cache, months, clock), pool, usage, publisher, signer
-    )
+    ingest = UsageIngest(pool, cache, months, clock)
+    batches = UsageBatchIntake(ingest, usage, publisher, signer)
     requests = RequestIngest(pool, cache, days, clock)
     ownership = OwnershipIngest(pool, cache, clock, batches.count_held)
     dead_letters = DeadLetterService(

@@ -292,7 +292,7 @@ async def record_refusals(
     return without_letter
 
 
-async def mark_dead_lettered(connection: Connection, node: str, digest: bytes) -> None:
+async def mark_dead_lettered(connection: Reader, node: str, digest: bytes) -> None:
     """Record that the refusal has its dead letter."""
     await connection.execute(_DEAD_LETTERED, node, digest)
 

@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS, QUARANTINE_LIMIT_REACHED
-from services.billing.store import logs
+from services.billing.store.logs import BatchRefusal
 from services.billing.usecases.ingest import IngestOutcome, UsageIngest
 from services.billing.usecases.quarantine import (
     BatchHandler,
@@ -40,7 +40,6 @@ from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
 from shared.retry import every, retry
-from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 MAX_BATCH_BYTES: Final = 4_000_000
@@ -174,13 +173,11 @@ class UsageBatchIntake:
     def __init__(
         self,
         ingest: UsageIngest,
-        pool: Pool,
         dead_letters: DeadLetters,
         publisher: Publisher,
         signer: Signer,
     ) -> None:
         self._ingest = ingest
-        self._pool = pool
         self._dead_letters = dead_letters
         self._publisher = publisher
         self._signer = signer
@@ -200,9 +197,7 @@ class UsageBatchIntake:
         They are of batches that were held and then refused: no delivery brings them again."""
 
         async def dead_letter_all() -> None:
-            async with self._pool.acquire() as connection:
-                forgotten = await logs.load_forgotten_refusals(connection)
-            for delivery, refusal in forgotten:
+            for delivery, refusal in await self._ingest.load_forgotten():
                 await self._dead_letter(delivery, refusal)
 
         await every(_FORGOTTEN_SECONDS, dead_letter_all)
@@ -219,10 +214,9 @@ class UsageBatchIntake:
         for delivery, refusal in outcome.to_dead_letter:
             await self._dead_letter(delivery, refusal)
 
-    async def _dead_letter(self, delivery: Delivery, refusal: logs.BatchRefusal) -> None:
+    async def _dead_letter(self, delivery: Delivery, refusal: BatchRefusal) -> None:
         await self._dead_letters.add(delivery, refusal.reason, identity=refusal.digest.hex())
-        async with self._pool.acquire() as connection:
-            await logs.mark_dead_lettered(connection, refusal.node, refusal.digest)
+        await self._ingest.mark_dead_lettered(refusal)
 
 
 def with_dead_letters(handler: RefusingHandler, dead_letters: DeadLetters) -> BatchHandler:

@@ -159,6 +159,14 @@ class UsageIngest:
             waiting = await logs.find_waiting_logs(connection, node)
             return await self._commit(connection, [], writes, waiting)
 
+    async def load_forgotten(self) -> list[tuple[Delivery, BatchRefusal]]:
+        """Return batches that were refused after they had waited, and that have no dead letter."""
+        return await logs.load_forgotten_refusals(self._pool)
+
+    async def mark_dead_lettered(self, refusal: BatchRefusal) -> None:
+        """Record that a refused batch has its dead letter."""
+        await logs.mark_dead_lettered(self._pool, refusal.node, refusal.digest)
+
     async def _commit(
         self,
         connection: Connection,
