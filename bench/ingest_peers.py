@@ -1,5 +1,6 @@
-"""What single events are measured beside, each in a process of its own: ``python -m
-bench.ingest_peers KIND …``.
+"""Peers that single events are compared with, each in a process of its own.
+
+``python -m bench.ingest_peers KIND …``
 
 pull: the fastest pull with the library's own means, messages taken and acked, nothing else.
 transactions: the same rows by unnest with ON CONFLICT and a roll-up, one commit a thousand, nothing
@@ -60,8 +61,7 @@ _PLAIN = (
 
 
 async def pull(url: str, seed: str) -> None:
-    """One inbox with a callback, more asked for at half, each acked by itself. Until it is
-    ended."""
+    """Pull and ack with a callback on one inbox; ask for more at half. Runs until it is ended."""
     client = await connect(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
     inbox, owed = client.new_inbox(), 0
     wanted = json.dumps({"batch": PULL, "expires": 60 * 10**9, "group": PRIORITY_GROUP}).encode()
@@ -87,7 +87,7 @@ async def pull(url: str, seed: str) -> None:
 
 
 async def transactions(dsn: str, count: int, domains: int) -> None:
-    """From when a line arrives on stdin."""
+    """Write the rows, once a line arrives on stdin."""
     source, now = new_id(), int(datetime.now(UTC).timestamp() * 1e6)
     rows = [
         (
@@ -114,7 +114,7 @@ async def transactions(dsn: str, count: int, domains: int) -> None:
 
 
 async def faststream(url: str, seed: str, dsn: str) -> None:
-    """As one would write it first. Until it is ended."""
+    """Handle events as a first version would. Runs until it is ended."""
     connection, one_at_a_time = await asyncpg.connect(dsn), asyncio.Lock()
     broker, _ = await service_broker(BrokerSettings(nats_url=url, nats_seed_file=Path(seed)), USER)
 

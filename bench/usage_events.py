@@ -1,4 +1,4 @@
-"""Single events for bench/usage_ingest.py: a full stream, and who empties it how fast."""
+"""Single events for bench/usage_ingest.py: filling the stream, and timing those who empty it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ _CONSUMER = next(
 
 
 class Events:
-    """The stream USAGE with single events in it. ``processes`` of billing are those that the stage
-    has started."""
+    """The stream USAGE with single events in it.
+
+    The billing processes are those that the stage has started."""
 
     def __init__(self, stage: Stage, admin: Client) -> None:
         self._stage, self._admin = stage, admin
@@ -49,8 +50,9 @@ class Events:
         return cls(stage, admin)
 
     async def counted(self, count: int) -> float:
-        """Events a second from the first delivery to the last commit, every tenth sent twice; fails
-        unless each is there once."""
+        """Return events a second from the first delivery to the last commit.
+
+        Every tenth event is sent twice. AssertionError unless each is there once."""
         source = new_id()
         bodies = self.bodies(source, count)
         sent = [
@@ -69,12 +71,12 @@ class Events:
         return len(sent) / took
 
     async def pulled(self, count: int, processes: int) -> float:
-        """The same by the bare pull."""
+        """Return events a second of the bare pull."""
         async with self._peers("pull", processes, self._stage.backend.url, self._seed()) as running:
             return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
 
     async def handled(self, count: int) -> float:
-        """The same by a plain FastStream handler, which names no group when it pulls."""
+        """Return events a second of a plain FastStream handler, which names no group in a pull."""
         dsn, config = self._stage.backend.dsns["billing"], _CONSUMER.config()
         await self._js.add_consumer(
             s.STREAM_USAGE, config, priority_groups=None, priority_policy=None
@@ -88,7 +90,7 @@ class Events:
             await self._js.add_consumer(s.STREAM_USAGE, config)
 
     async def transacted(self, count: int, processes: int) -> float:
-        """The bare transactions of as many processes at once, until the last one's last commit."""
+        """Return events a second of bare transactions by some processes at once."""
         dsn = self._stage.backend.dsns["billing"]
         share = count // processes
         async with self._peers("transactions", processes, dsn, str(share), str(DOMAINS)) as running:
@@ -100,8 +102,9 @@ class Events:
             return share * processes / (time.perf_counter() - started)
 
     async def latency(self, times: int) -> float:
-        """Milliseconds from the publish of an event to the event that flags its account as low: the
-        99th percentile."""
+        """Return milliseconds from an event to the event that flags its account as low.
+
+        The 99th percentile of ``times``."""
         stage, heard = self._stage, dict[str, asyncio.Future[float]]()
 
         async def hear(message: object) -> None:
@@ -116,7 +119,7 @@ class Events:
             await stage.register(domain, account)
             await stage.threshold(account, "1")
             await stage.credit(account, str(Decimal(1)))
-            await stage.until_said(account, "credited")
+            await stage.until_balance_event(account, "credited")
             heard[account] = asyncio.get_running_loop().create_future()
             started = time.perf_counter()
             await stage.request(_event(new_id(), "1", domain))
@@ -124,7 +127,7 @@ class Events:
         return statistics.quantiles(found, n=100)[98] if times > 1 else found[0]
 
     async def fill(self, events: int, days: int = 30) -> None:
-        """Stored events of the last days, made in the database."""
+        """Write stored events of the last days into the database."""
         today = int(datetime.now(UTC).timestamp()) // 86_400
         for day in range(today - days, today):
             await self._stage.database.execute(
@@ -150,9 +153,10 @@ class Events:
         ]
 
     async def _emptied(self, bodies: Sequence[bytes], consumers: Sequence[int]) -> float:
-        """Seconds until everything is acked, from when all of it lies in the stream. The
-        ``consumers`` (process ids) are stopped meanwhile: what the server had sent ahead to them by
-        then is one pull each."""
+        """Fill the stream, and return the seconds until everything is acked.
+
+        The ``consumers`` (process ids) are stopped while it fills: the server has sent ahead to
+        them one pull each by then."""
         for pid in consumers:
             os.kill(pid, signal.SIGSTOP)
         await self._fill_stream(bodies)
@@ -170,20 +174,21 @@ class Events:
     async def _fill_stream(self, bodies: Sequence[bytes]) -> None:
         client = self._stage.clients["billing"]
         for at in range(0, len(bodies), _ATOMIC):
-            lot, batch = bodies[at : at + _ATOMIC], new_id()
-            for number, body in enumerate(lot, start=1):
+            together = bodies[at : at + _ATOMIC]
+            batch = new_id()
+            for number, body in enumerate(together, start=1):
                 headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-                if number < len(lot):
+                if number < len(together):
                     await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
             headers["Nats-Batch-Commit"] = "1"
             answer = json.loads(
                 (
                     await client.request(
-                        catalogue.USAGE_REQUEST, lot[-1], timeout=20, headers=headers
+                        catalogue.USAGE_REQUEST, together[-1], timeout=20, headers=headers
                     )
                 ).data
             )
-            if answer.get("count") != len(lot):
+            if answer.get("count") != len(together):
                 raise AssertionError(f"not stored: {answer}")
 
     def _seed(self) -> str:
@@ -220,7 +225,7 @@ def _pids(running: Sequence[Process]) -> list[int]:
 
 
 async def _said(word: str, running: Sequence[Process]) -> None:
-    """Every process has said it."""
+    """Wait until every process has written ``word``."""
     for process in running:
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), 60)

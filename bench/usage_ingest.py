@@ -1,14 +1,16 @@
-"""How fast usage is counted exactly once, through JetStream and PostgreSQL.
+"""The rate at which usage is counted exactly once, through JetStream and PostgreSQL.
 
 Cells: prepared batches of 1,000 distinct (domain, minute) cells, every tenth sent twice, from three
-nodes' logs; from the first publish to the last commit, by one billing process. Beside it: the bare
-transactions, the same rows by unnest into a table of the same shape, one commit for 20 batches.
+nodes' logs. Measured from the first publish to the last commit, with one billing process. Beside
+it: the bare transactions, the same rows by unnest into a table of the same shape, one commit for
+20 batches.
 Single events (bench/usage_events.py): a stream full of them, every tenth sent twice, emptied by one
-and by two processes; so many that the first pull and the last commit, when others wait, are a small
-part. Beside it, with as many processes, the bare transactions, and on the same stream the fastest
-pull of nats-py (a callback on one inbox; billing's own is faster still): the goal is 60 % of the
-smaller of the two, and four times a plain FastStream handler. Flat: the same with few and with many
-events stored already. Low: from the publish of an event to the event that flags its account.
+and by two processes. There are so many that the first pull and the last commit, when others wait,
+are a small part. Beside it, with as many processes: the bare transactions, and on the same stream
+the fastest pull of nats-py (a callback on one inbox; billing's own is faster still). The goal is
+60 % of the smaller of the two, and four times a plain FastStream handler.
+Flat: the same with few and with many events stored already. Low: from the publish of an event to
+the event that flags its account.
 ``--full-size`` fills 100 million stored events instead of 20 (ten minutes and 20 GB).
 """
 
@@ -39,7 +41,8 @@ from tests.integration.billing.harness import NODES, Stage, stage
 GOAL = 50_000
 CELLS = 1_000
 ACCOUNTS = 500
-LOT = 20
+BATCHES_TOGETHER = 20
+"""Batches of one bare transaction."""
 _ADD = (
     "insert into raw_minutes as u select * from unnest($1::text[], $2::int[], $3::text[], "
     "$4::text[], $5::bigint[],"
@@ -174,7 +177,7 @@ async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Resul
 
 
 async def _owners(staged: Stage) -> None:
-    """Every domain has an owner, as config would have told it."""
+    """Give every domain an owner, as the events of config would."""
     await staged.database.execute(
         "insert into domain_facts (domain, revision, kind, account, at) select 'd' || n || "
         "'.example.test', n,"
@@ -185,8 +188,9 @@ async def _owners(staged: Stage) -> None:
 
 
 def _batches(run: int, count: int) -> list[UsageBatch]:
-    """Each run has minutes of its own; a minute has DOMAINS / CELLS batches, a log every third
-    batch."""
+    """Make the batches of a run, with minutes of its own.
+
+    A minute has DOMAINS / CELLS batches; every third batch is of the same log."""
     first = int(datetime.now(UTC).timestamp()) // 60 - 2 - run * 1000
     files, made = [new_id() for _ in NODES], []
     for number in range(count):
@@ -217,7 +221,7 @@ def _batches(run: int, count: int) -> list[UsageBatch]:
 
 
 async def _cells(staged: Stage, run: int, count: int) -> float:
-    """Cells a second; fails unless every cell is there once."""
+    """Return cells a second. AssertionError unless every cell is there once."""
     batches = _batches(run, count)
     bodies = [(catalogue.USAGE_BATCH.for_node(batch.node), batch.encode()) for batch in batches]
     sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
@@ -249,7 +253,7 @@ async def _cells(staged: Stage, run: int, count: int) -> float:
 
 
 async def _raw(staged: Stage, run: int, count: int) -> float:
-    """The same rows, with nothing around them."""
+    """Return cells a second for the same rows in bare transactions."""
     batches = _batches(run, count)
     rows = [
         (
@@ -269,9 +273,10 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
         await connection.execute("drop table if exists raw_minutes")
         await connection.execute("create table raw_minutes (like usage_minutes including all)")
         started = time.perf_counter()
-        for at in range(0, len(rows), LOT * CELLS):
+        for at in range(0, len(rows), BATCHES_TOGETHER * CELLS):
             columns = [
-                list(column) for column in zip(*sorted(rows[at : at + LOT * CELLS]), strict=True)
+                list(column)
+                for column in zip(*sorted(rows[at : at + BATCHES_TOGETHER * CELLS]), strict=True)
             ]
             async with connection.transaction():
                 await connection.execute(_ADD, *columns)
@@ -279,7 +284,7 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
 
 
 async def _publish(staged: Stage, messages: Sequence[tuple[str, bytes]], in_flight: int) -> float:
-    """Seconds until the last PubAck."""
+    """Publish, and return the seconds until the last PubAck."""
     started = time.perf_counter()
     js = staged.clients["billing"].jetstream(timeout=30)
     queue = iter(messages)

@@ -9,11 +9,12 @@ usage.query, usage.logs, usage.gaps, usage.audit, charges.query, ledger.query, s
 balance.show, plan.list, price_book.show, preview.
 
 Guarantees: every request counts once, whatever is delivered twice, late or out of order: a range is
-taken only at the stored end of its log, a single event once by (source, id). One transaction
+accepted only at the stored end of its log, a single event once by (source, id). One transaction
 archives a batch, adds it up, accrues it to the account that owned the domain in that minute and
 decides the account's flags; only then is it acked and confirmed. balance = ledger - accrued; the
-ledger is append-only: what comes after an hour was charged is a correction. What an account pays is
-one function of all that was counted, whatever came first. A flag's event is published once a
-crossing. Any number of these processes share the work. A message that cannot be handled for a fault
-of ours is parked in the database and tried again; only poison is buried.
+ledger is append-only: usage that arrives after its hour was charged becomes a correction. An
+account pays what one function of all counted requests says, in whatever order they came. The event
+of a flag is published once for each crossing. Any number of these processes share the work. A
+message that cannot be handled for a fault of ours is kept in quarantine in the database and tried
+again; only poison becomes a dead letter.
 """

@@ -1,4 +1,4 @@
-"""The composition root of billing: the only file that wires."""
+"""The composition root of billing: the only file that wires it together."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.billing.settings import Settings
+from services.billing.settings import BillingSettings
 from services.billing.store import finance
-from services.billing.store.partitions import Days, Partitions
-from services.billing.transport.batch_consumers import BatchTaker, LotConsumer, burying, once
+from services.billing.store.partitions import ArchiveMonths, RequestDays
+from services.billing.transport.batch_consumers import (
+    BatchConsumer,
+    UsageBatchIntake,
+    replay_one,
+    with_dead_letters,
+)
 from services.billing.transport.queries import query_router
-from services.billing.transport.stream_trimmer import Trimmer
-from services.billing.usecases.hourly_jobs import HourClock
-from services.billing.usecases.ingest import Ingest
-from services.billing.usecases.money import Money
-from services.billing.usecases.ownership_events import Facts
-from services.billing.usecases.quarantine import Parking, Take
-from services.billing.usecases.queries import Queries
-from services.billing.usecases.reference_cache import Book
-from services.billing.usecases.request_events import Requests
+from services.billing.transport.stream_trimmer import StreamTrimmer
+from services.billing.usecases.hourly_jobs import HourCharging, HourlyJobs
+from services.billing.usecases.ingest import UsageIngest
+from services.billing.usecases.money import MoneyCommands
+from services.billing.usecases.ownership_events import OwnershipIngest
+from services.billing.usecases.quarantine import BatchHandler, Quarantine
+from services.billing.usecases.queries import BillingQueries
+from services.billing.usecases.reference_cache import ReferenceCache
+from services.billing.usecases.request_events import RequestIngest
 from shared import runtime as service
 from shared import subjects
 from shared.messaging.consumer import Consumer
@@ -42,16 +47,20 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def run() -> NoReturn:
-    # A lot makes tens of thousands of small objects and no cycles: the collector's default took a
-    # fifth of the time.
+    """Run the service until it is stopped."""
+    # A batch makes tens of thousands of small objects and no cycles: the collector's default took
+    # a fifth of the time.
     gc.set_threshold(1_000_000, 20, 100)
-    service.run(NAME, Settings, build)
+    service.run(NAME, BillingSettings, build)
 
 
-async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
-    """What runs until the end: ingest, commands, clocks and the outbox. SettingsError when the
-    signing key or the database cannot be used."""
-    settings, client, publisher = runtime.settings, runtime.client, runtime.publisher
+async def build(runtime: Runtime[BillingSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+    """Return what runs until the end: ingest, commands, hourly jobs and the outbox.
+
+    SettingsError when the signing key or the database cannot be used."""
+    settings = runtime.settings
+    clock = runtime.clock
+    publisher = runtime.publisher
     signer = service.read_signer(
         settings.billing_signing_key_file, "EDGETLS_BILLING_SIGNING_KEY_FILE"
     )
@@ -59,31 +68,34 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
         settings.billing_dsn.get_secret_value(), stalled_seconds=_STALLED_SECONDS
     )
     await migrate(pool, MIGRATIONS)
-    await finance.grant(pool)
-    runtime.broker.include_router(query_router(Queries(pool, runtime.clock)))
+    await finance.grant_views(pool)
+    runtime.broker.include_router(query_router(BillingQueries(pool, clock)))
     commands, usage, events = (
         DeadLetters(publisher, source) for source in subjects.DEAD_OWNERS[NAME]
     )
-    book, months, days = (
-        Book(timedelta(hours=settings.billing_overdue_hours)),
-        Partitions(pool),
-        Days(pool),
+    cache = ReferenceCache(timedelta(hours=settings.billing_overdue_hours))
+    months = ArchiveMonths(pool)
+    days = RequestDays(pool)
+    ingest = UsageIngest(pool, cache, months, clock)
+    batches = UsageBatchIntake(ingest, usage, publisher, signer)
+    requests = RequestIngest(pool, cache, days, clock)
+    ownership = OwnershipIngest(pool, cache, clock, batches.count_held)
+    dead_letters = DeadLetterService(
+        runtime.client, publisher, NAME, {events.source: replay_one(ownership.ingest_events)}
     )
-    money = Money(pool, book, runtime.clock)
-    ingest = Ingest(pool, book, months, runtime.clock)
-    batches = BatchTaker(ingest, pool, usage, publisher, signer)
-    facts = Facts(pool, book, runtime.clock, batches.drain)
-    office = DeadLetterService(client, publisher, NAME, {events.source: once(facts.take)})
-    runtime.broker.include_router(dead_letter_router(NAME, office))
-    hours = HourClock(money, pool, months, days, runtime.clock, settings)
-    parking, requests = Parking(pool), Requests(pool, book, days, runtime.clock)
-    takes: dict[str, Take] = {
-        subjects.DURABLE_BILLING_BATCHES: batches.take,
-        subjects.DURABLE_BILLING_REQUESTS: burying(requests.take, usage),
-        subjects.DURABLE_BILLING_OWNERS: burying(facts.take, events),
+    runtime.broker.include_router(dead_letter_router(NAME, dead_letters))
+    charging = HourCharging(pool, cache, clock)
+    money = MoneyCommands(pool, cache, charging, clock)
+    jobs = HourlyJobs(charging, pool, cache, months, days, clock, settings)
+    quarantine = Quarantine(pool)
+    handlers: dict[str, BatchHandler] = {
+        subjects.DURABLE_BILLING_BATCHES: batches.handle_batches,
+        subjects.DURABLE_BILLING_REQUESTS: with_dead_letters(requests.ingest_events, usage),
+        subjects.DURABLE_BILLING_OWNERS: with_dead_letters(ownership.ingest_events, events),
     }
+    trimmer = StreamTrimmer(runtime.client, subjects.STREAM_USAGE, USAGE_DURABLES)
     return (
-        *_lots(runtime, takes, parking),
+        *_batch_consumers(runtime, handlers, quarantine),
         Consumer(
             _pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
             money.handle,
@@ -91,23 +103,24 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
             runtime.health,
         ).run(),
         terminate_idle_transactions(pool, _STALLED_SECONDS),
-        Lease(pool, "billing-hours").hold(hours.run),
-        Lease(pool, "billing-parked").hold(lambda _fencing: parking.retry(takes)),
-        Lease(pool, "billing-forgotten").hold(batches.bury_forgotten),
-        Lease(pool, "billing-trim").hold(
-            Trimmer(client, subjects.STREAM_USAGE, USAGE_DURABLES).run
-        ),
+        Lease(pool, "billing-hours").hold(jobs.run),
+        Lease(pool, "billing-parked").hold(lambda _fencing: quarantine.retry_messages(handlers)),
+        Lease(pool, "billing-forgotten").hold(batches.dead_letter_forgotten),
+        Lease(pool, "billing-trim").hold(trimmer.run),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
 
 
-def _lots(
-    runtime: Runtime[Settings], takes: Mapping[str, Take], parking: Parking
+def _batch_consumers(
+    runtime: Runtime[BillingSettings], handlers: Mapping[str, BatchHandler], quarantine: Quarantine
 ) -> Sequence[Coroutine[Any, Any, None]]:
-    """The consumers of what comes in lots: (stream, durable, messages a pull, lots at once) of
-    each."""
+    """Return the consumers of what comes in batches."""
     settings = runtime.settings
-    wanted = (
+    # Stream, durable, deliveries of a pull, batches that are handled at once. Two batches of single
+    # events: one is read while PostgreSQL writes the other. One of usage batches: they lock logs,
+    # and a node's next range would wait for the last one. One of owners: its lock keeps all others
+    # out.
+    table = (
         (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
         (
             subjects.STREAM_USAGE,
@@ -117,17 +130,18 @@ def _lots(
         ),
         (subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS, 500, 1),
     )
-    return [
-        LotConsumer(
-            _pull(runtime, stream, durable, batch),
-            takes[durable],
-            parking,
+    consumers = []
+    for stream, durable, at_most, concurrency in table:
+        consumer = BatchConsumer(
+            _pull(runtime, stream, durable, at_most),
+            handlers[durable],
+            quarantine,
             runtime.health,
-            lots=lots,
-        ).run()
-        for stream, durable, batch, lots in wanted
-    ]
+            concurrency=concurrency,
+        )
+        consumers.append(consumer.run())
+    return consumers
 
 
-def _pull(runtime: Runtime[Settings], stream: str, durable: str, batch: int = 500) -> Pull:
+def _pull(runtime: Runtime[BillingSettings], stream: str, durable: str, batch: int = 500) -> Pull:
     return Pull(runtime.client, stream, durable, batch=batch)

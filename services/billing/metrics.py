@@ -1,4 +1,4 @@
-"""What billing counts besides the metrics that every service has."""
+"""The metrics of billing, besides those that every service has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ REQUESTS = Counter(
     ["fate"],
 )
 COMMIT_SECONDS = Histogram(
-    "edgetls_usage_commit_seconds", "One lot, from decoding to commit, by durable.", ["durable"]
+    "edgetls_usage_commit_seconds",
+    "One batch of deliveries, from decoding to commit, by durable.",
+    ["durable"],
 )
 BATCH_AGE = Gauge(
     "edgetls_usage_batch_age_seconds",
@@ -35,8 +37,14 @@ CHARGES = Counter(
     ["kind"],
 )
 CROSSINGS = Counter("edgetls_balance_crossings_total", "Flags that changed, by change.", ["change"])
-PARKED = Gauge(
-    "edgetls_billing_parked", "Messages that could not be handled yet: above 0 is a fault of ours."
+QUARANTINED = Gauge(
+    "edgetls_billing_parked",
+    "Messages in quarantine, which could not be handled yet: above 0 is a fault of ours.",
+)
+QUARANTINE_LIMIT_REACHED = Gauge(
+    "edgetls_billing_quarantine_limit_reached",
+    "1 while a consumer takes no more, because too many messages are in quarantine, by durable.",
+    ["durable"],
 )
 NOT_CHARGED = Gauge(
     "edgetls_billing_accounts_not_charged",

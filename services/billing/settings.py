@@ -1,4 +1,4 @@
-"""What billing reads from the environment."""
+"""The settings that billing reads from the environment."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import Field, SecretStr
 from shared.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
-    """Of billing alone."""
+class BillingSettings(ServiceSettings):
+    """The settings of billing, besides those that every service has."""
 
     billing_dsn: SecretStr = Field(
         description="its database: postgresql://user:password@host/database"
@@ -38,8 +38,7 @@ class Settings(ServiceSettings):
         default=430,
         ge=40,
         description="how far back usage is kept by the hour, in days (rule E3): as long as the "
-        "archive that an audit"
-        " compares it with, which is up to 14 months",
+        "archive that an audit compares it with, which is up to 14 months",
     )
     billing_pull_batches: int = Field(
         default=64, ge=1, le=500, description="usage batches that are taken at once"

@@ -11,7 +11,7 @@ import pytest
 from faststream.nats import NatsBroker, NatsRouter, TestNatsBroker
 
 from services.billing.transport.queries import query_router as billing_router
-from services.billing.usecases.queries import Queries as BillingQueries
+from services.billing.usecases.queries import BillingQueries
 from services.config.transport.queries import query_router as config_router
 from services.config.usecases.library_queries import LibraryQueries
 from services.config.usecases.preview import Previews

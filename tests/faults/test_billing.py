@@ -1,6 +1,7 @@
-"""A million requests while billing, the broker and PostgreSQL are killed ten times and the broker
-forgets all: to the last one they are counted once, charged once, and what was malformed is a dead
-letter."""
+"""A million requests while billing, the broker and PostgreSQL are killed ten times.
+
+Once the broker also loses its store. Every request is counted once and charged once, and every
+malformed one is a dead letter."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ VICTIMS = (
     "nats",
     "postgres",
 )
-FORGETS_AFTER = 5
+STORE_LOST_AFTER = 5
 """Kills."""
 
 
@@ -70,7 +71,7 @@ async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_ev
     await _ready(billing)
     assert await _usage(billing) == load.expected
     await _charged(billing, total)
-    await _dead_is_what_was_malformed(billing, load)
+    await _malformed_are_dead_letters(billing, load)
     await _complete(billing, total)
 
 
@@ -85,8 +86,8 @@ async def _own(staged: Stage, load: Load) -> None:
 
 
 async def _kill(staged: Stage, senders: Senders) -> None:
-    """One after the other, while messages are on their way; the next when the last one is there
-    again."""
+    """Kill one process after the other while messages are on their way, the next one when the
+    last one runs again."""
     supervisor = staged.backend.supervisor
     for number, victim in enumerate(VICTIMS):
         goal = senders.messages * (number + 1) // (len(VICTIMS) + 4)
@@ -95,13 +96,13 @@ async def _kill(staged: Stage, senders: Senders) -> None:
             lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs", limit=30
         )
         supervisor.kill(victim)
-        if number + 1 == FORGETS_AFTER:
-            await _forget(staged)
+        if number + 1 == STORE_LOST_AFTER:
+            await _lose_store(staged)
             senders.lost.set()
 
 
-async def _forget(staged: Stage) -> None:
-    """The broker loses its whole store; the operator applies the topology again."""
+async def _lose_store(staged: Stage) -> None:
+    """Delete the broker's whole store, and apply the topology again, as the operator does."""
     supervisor, admin = staged.backend.supervisor, staged.clients["topology"]
     await until(lambda: supervisor.pid("nats") is not None, "the broker runs", limit=30)
     store = staged.backend.folder / "nats" / "store"
@@ -114,7 +115,7 @@ async def _forget(staged: Stage) -> None:
         except Exception:
             return False
 
-    await until(applied, "the streams are made again", limit=40, every=0.3)
+    await until(applied, "the streams are created again", limit=40, every=0.3)
     for node in NODES:
         await staged.enrol(node)
 
@@ -138,7 +139,7 @@ async def _ready(staged: Stage) -> None:
 
 
 async def _usage(staged: Stage) -> Counter[str]:
-    """By domain, as finance reads it."""
+    """Return usage by domain, as finance reads it."""
     now, found, after = datetime.now(UTC), Counter[str](), None
     while True:
         question = QueryUsage(
@@ -171,8 +172,8 @@ async def _charged(staged: Stage, total: int) -> None:
     assert sum(balances) == -lines["amount"]
 
 
-async def _dead_is_what_was_malformed(staged: Stage, load: Load) -> None:
-    """All of them; the broker lost letters that had been written, so some came again."""
+async def _malformed_are_dead_letters(staged: Stage, load: Load) -> None:
+    """Check that all are there. The broker lost dead letters, so some came again."""
     malformed = {body.decode() for body in load.malformed}
 
     async def letters() -> list[DeadLetter]:

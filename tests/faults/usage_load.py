@@ -1,5 +1,4 @@
-"""A million requests from fifty nodes, with everything that goes wrong on the way; hands that send
-until all is in."""
+"""A million requests from fifty nodes, some late, repeated or malformed, and their senders."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from nats.errors import Error as NatsError
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, minute_now
+from tests.integration.billing.harness import Stage, current_minute
 
 NODES = [f"load-{number:02}" for number in range(50)]
 DOMAINS = [f"load-{number:03}.example.test" for number in range(100)]
@@ -59,7 +58,7 @@ class Load:
         return f"load-{DOMAINS.index(domain) % ACCOUNTS}"
 
     def minutes_ago(self) -> int:
-        """Of the last hour; one of a hundred is late by up to 34 days."""
+        """Return minutes of the last hour; one of a hundred is late by up to 34 days."""
         if self.chance.random() < LATE:
             self.late += 1
             return self.chance.randrange(60, 34 * 1440)
@@ -72,7 +71,7 @@ class Load:
             cells.append(
                 UsageCell(
                     domain=domain,
-                    minute=minute_now() - self.minutes_ago(),
+                    minute=current_minute() - self.minutes_ago(),
                     https_requests=EACH,
                     https_bytes=EACH * 100,
                 )
@@ -104,8 +103,9 @@ class Load:
 
 @dataclass
 class Senders:
-    """Send everything, some of it twice, in no order; go on until billing has it. ``sent``:
-    messages stored so far."""
+    """Send everything, some of it twice, in random order, until billing has it.
+
+    ``sent``: messages stored so far."""
 
     stage: Stage
     load: Load
@@ -117,7 +117,7 @@ class Senders:
         return len(NODES) * BATCHES + SINGLE
 
     async def nodes(self) -> None:
-        """As the nodes do: what is not confirmed is sent again."""
+        """Send batches as nodes do: again, until they are confirmed."""
         waiting = [batch for batches in self.load.batches.values() for batch in batches]
         waiting += self.load.chance.sample(waiting, int(len(waiting) * TWICE))
         self.load.chance.shuffle(waiting)
@@ -134,8 +134,8 @@ class Senders:
             ]
 
     async def single(self) -> None:
-        """As a platform service does that keeps what it sent: when the broker lost its store, all
-        of it goes again."""
+        """Send single events as a platform service that keeps them: when the broker lost its store,
+        it sends all of them again."""
         sound = list(enumerate(self.load.single))
         sound += self.load.chance.sample(sound, int(len(sound) * TWICE))
         bodies = [body for _, body in sound] + self.load.malformed

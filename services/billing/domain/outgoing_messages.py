@@ -1,5 +1,7 @@
-"""The events about balances, plans and prices. Ids derive from what caused them: a redelivery is
-the same event."""
+"""The events about balances, plans and prices.
+
+The id of an event derives from what caused it: a redelivery makes the same event again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
-from services.billing.domain.balance import Crossing, Standing
+from services.billing.domain.balance import AccountState, Crossing
 from shared import catalogue
 from shared.contracts.balance import BalanceEvent, BalanceView
 from shared.contracts.findings import Code, Finding
@@ -18,6 +20,7 @@ from shared.messages import Outgoing
 from shared.messaging.cloudevents import outgoing
 
 SOURCE: Final = "billing"
+_MAX_FINDINGS: Final = 50
 _SUBJECTS: Final = {
     "low": catalogue.EVENT_BALANCE_LOW,
     "recovered": catalogue.EVENT_BALANCE_RECOVERED,
@@ -27,61 +30,77 @@ _SUBJECTS: Final = {
     "credited": catalogue.EVENT_BALANCE_CREDITED,
     "refused": catalogue.EVENT_BALANCE_REFUSED,
 }
-_Change = Literal["low", "depleted", "overdue", "recovered", "settled", "credited", "refused"]
+_BalanceChange = Literal[
+    "low", "depleted", "overdue", "recovered", "settled", "credited", "refused"
+]
 
 
-def crossed(crossing: Crossing, at: datetime) -> Outgoing:
-    identity = derived_id(SOURCE, "crossing", crossing.standing.account, str(crossing.number))
-    return _event(crossing.change, crossing.standing, crossing.number, at, identity)
+def crossing_event(crossing: Crossing, at: datetime) -> Outgoing:
+    """Return the event of a flag that changed."""
+    identity = derived_id(SOURCE, "crossing", crossing.state.account, str(crossing.number))
+    return _balance_event(crossing.kind, crossing.state, crossing.number, at, identity)
 
 
-def credited(standing: Standing, reference: str, command_id: str, at: datetime) -> Outgoing:
-    """Once a command: whoever orders a credit again, under a new command, hears that it is
-    booked."""
-    identity = derived_id(SOURCE, "credited", standing.account, reference, command_id)
-    return _event(
-        "credited", standing, standing.crossing, at, identity, reference=reference, cause=command_id
+def credited_event(state: AccountState, reference: str, command_id: str, at: datetime) -> Outgoing:
+    """Return the event of a credit, once for each command.
+
+    A new command with the same reference gets an event too: the credit is booked already."""
+    return _balance_event(
+        "credited",
+        state,
+        state.crossing,
+        at,
+        derived_id(SOURCE, "credited", state.account, reference, command_id),
+        reference=reference,
+        cause=command_id,
     )
 
 
-def refused(
-    standing: Standing, code: Code, reference: str | None, command_id: str, at: datetime
+def refused_event(
+    state: AccountState, code: Code, reference: str | None, command_id: str, at: datetime
 ) -> Outgoing:
-    identity = derived_id(SOURCE, "refused", command_id)
-    return _event(
+    """Return the event of a command that was refused."""
+    return _balance_event(
         "refused",
-        standing,
-        standing.crossing,
+        state,
+        state.crossing,
         at,
-        identity,
+        derived_id(SOURCE, "refused", command_id),
         reference=reference,
         cause=command_id,
         codes=[code.value],
     )
 
 
-def purchased(standing: Standing, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
+def purchased_event(state: AccountState, plan: PlanView, command_id: str, at: datetime) -> Outgoing:
+    """Return the event of a plan that was bought."""
     return outgoing(
         catalogue.EVENT_PLAN_PURCHASED,
-        PlanEvent(plan=plan, balance=standing.balance, at=at),
+        PlanEvent(plan=plan, balance=state.balance, at=at),
         source=SOURCE,
-        about=standing.account,
+        about=state.account,
         at=at,
         id=derived_id(SOURCE, "purchased", plan.account, plan.reference, command_id),
         cause=command_id,
     )
 
 
-def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: datetime) -> Outgoing:
-    """Applied, or refused with the findings."""
+def price_book_event(
+    serial: int, findings: Sequence[Finding], command_id: str, at: datetime
+) -> Outgoing:
+    """Return the event of a price book that was applied, or refused with ``findings``."""
+    subject = catalogue.EVENT_PRICE_BOOK_APPLIED
+    change: Literal["applied", "refused"] = "applied"
+    if findings:
+        subject = catalogue.EVENT_PRICE_BOOK_REFUSED
+        change = "refused"
     body = PriceBookEvent(
         serial=serial,
-        change="refused" if findings else "applied",
-        codes=[f.code.value for f in findings][:50],
-        messages=[f.message for f in findings][:50],
+        change=change,
+        codes=[finding.code.value for finding in findings[:_MAX_FINDINGS]],
+        messages=[finding.message for finding in findings[:_MAX_FINDINGS]],
         at=at,
     )
-    subject = catalogue.EVENT_PRICE_BOOK_REFUSED if findings else catalogue.EVENT_PRICE_BOOK_APPLIED
     return outgoing(
         subject,
         body,
@@ -93,7 +112,8 @@ def price_book(serial: int, findings: Sequence[Finding], command_id: str, at: da
     )
 
 
-def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
+def hour_closed_event(until: datetime, lines: int, command_id: str, at: datetime) -> Outgoing:
+    """Return the event of hours that were closed by a command; ``lines``: ledger lines written."""
     return outgoing(
         catalogue.EVENT_HOUR_CLOSED,
         HourClosed(until=until, lines=lines, at=at),
@@ -105,25 +125,26 @@ def hour_closed(until: datetime, lines: int, command_id: str, at: datetime) -> O
     )
 
 
-def view(standing: Standing) -> BalanceView:
+def balance_view(state: AccountState) -> BalanceView:
+    """Return the answer to the question for a balance."""
     return BalanceView(
-        account=standing.account,
-        currency=standing.money,
-        ledger=standing.ledger,
-        accrued=standing.accrued,
-        balance=standing.balance,
-        threshold=standing.threshold,
-        limit=standing.limit,
-        low=standing.low,
-        depleted=standing.depleted,
-        overdue=standing.overdue,
-        hours_left=standing.hours_left,
+        account=state.account,
+        currency=state.rating_currency,
+        ledger=state.ledger,
+        accrued=state.accrued_amount,
+        balance=state.balance,
+        threshold=state.threshold,
+        limit=state.low_limit,
+        low=state.low,
+        depleted=state.depleted,
+        overdue=state.overdue,
+        hours_left=state.hours_left,
     )
 
 
-def _event(
-    change: _Change,
-    standing: Standing,
+def _balance_event(
+    change: _BalanceChange,
+    state: AccountState,
     number: int,
     at: datetime,
     identity: str,
@@ -133,13 +154,13 @@ def _event(
     codes: list[str] | None = None,
 ) -> Outgoing:
     body = BalanceEvent(
-        account=standing.account,
+        account=state.account,
         change=change,
         crossing=number,
-        balance=standing.balance,
-        limit=standing.limit,
-        currency=standing.money,
-        hours_left=standing.hours_left,
+        balance=state.balance,
+        limit=state.low_limit,
+        currency=state.rating_currency,
+        hours_left=state.hours_left,
         reference=reference,
         codes=codes or [],
         at=at,
@@ -148,7 +169,7 @@ def _event(
         _SUBJECTS[change],
         body,
         source=SOURCE,
-        about=standing.account,
+        about=state.account,
         at=at,
         id=identity,
         cause=cause or None,

@@ -1,5 +1,4 @@
-"""Who owned a domain in which minute, from what config told about it. Pure; minutes are Unix time
-in minutes, UTC."""
+"""The owner of a domain in a minute, derived from the events of config."""
 
 from __future__ import annotations
 
@@ -8,15 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
+from services.billing.domain.units import UnixMinute, minute_from, minute_of
+
 NOBODY: Final = ""
-"""The account of usage that belongs to nobody (yet)."""
-BEGINNING: Final = -(2**31)
-OPEN_END: Final = 2**31 - 1
+"""The account of usage without an owner (yet)."""
+BEGINNING: Final = UnixMinute(-(2**31))
+OPEN_END: Final = UnixMinute(2**31 - 1)
 
 
-class Fact(NamedTuple):
-    """One domain event: registered by, or removed from, ``account``; ``revision`` orders the facts
-    of a domain."""
+class OwnershipEvent(NamedTuple):
+    """A domain was registered by, or removed from, ``account``.
+
+    ``revision`` orders the events of a domain, so it comes first: sorting uses it."""
 
     revision: int
     kind: Literal["registered", "removed"]
@@ -25,47 +27,46 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Period:
+class OwnershipPeriod:
     """``account`` owns the domain in the minutes [start, end)."""
 
     account: str
-    start: int
-    end: int
+    start: UnixMinute
+    end: UnixMinute
 
 
-def periods(facts: Iterable[Fact]) -> tuple[Period, ...]:
-    """In order of time, without overlap, whatever order the facts came in.
+def ownership_periods(events: Iterable[OwnershipEvent]) -> tuple[OwnershipPeriod, ...]:
+    """Return the periods of a domain in order of time. Its events may come in any order.
 
-    The first owner owns all that was before (usage that came ahead of the registration is its own).
-    A change of owner counts from the next full minute; a domain that nobody owned is owned from the
-    minute of its registration."""
-    found: list[Period] = []
-    account, start = NOBODY, BEGINNING
-    ended = BEGINNING
-    for fact in sorted(facts):
-        first_whole = _minute_up(fact.at)
-        if account != NOBODY and fact.account != account and fact.kind == "removed":
-            continue
-        if account != NOBODY and not (fact.kind == "registered" and fact.account == account):
-            ended = max(start, first_whole)
-            found.append(Period(account, start, ended))
+    Periods never overlap. The first owner also owns all minutes before its registration: usage may
+    arrive ahead of the event. A change of owner counts from the next full minute. A domain without
+    an owner is owned from the minute of its registration."""
+    found: list[OwnershipPeriod] = []
+    account = NOBODY
+    start = BEGINNING
+    last_end = BEGINNING
+    for event in sorted(events):
+        if account != NOBODY:
+            same_account = event.account == account
+            if event.kind == "removed" and not same_account:
+                continue  # the removal of an account that was not the owner
+            if event.kind == "registered" and same_account:
+                continue
+            last_end = max(start, minute_from(event.at))
+            found.append(OwnershipPeriod(account, start, last_end))
             account = NOBODY
-        if fact.kind == "registered" and account == NOBODY:
-            start = max(ended, int(fact.at.timestamp()) // 60) if found else BEGINNING
-            account = fact.account
+        if event.kind == "registered":
+            account = event.account
+            start = max(last_end, minute_of(event.at)) if found else BEGINNING
     if account != NOBODY:
-        found.append(Period(account, start, OPEN_END))
+        found.append(OwnershipPeriod(account, start, OPEN_END))
+    # An owner of less than a minute has an empty period: it owned nothing.
     return tuple(period for period in found if period.start < period.end)
 
 
-def owner_at(owned: Sequence[Period], minute: int) -> str:
-    """NOBODY where no period covers the minute."""
-    for period in reversed(owned):
+def owner_at(periods: Sequence[OwnershipPeriod], minute: UnixMinute) -> str:
+    """Return the account that owns ``minute``, or NOBODY. Called for each new row of usage."""
+    for period in reversed(periods):
         if period.start <= minute:
             return period.account if minute < period.end else NOBODY
     return NOBODY
-
-
-def _minute_up(at: datetime) -> int:
-    seconds = at.timestamp()
-    return -int(-seconds // 60)

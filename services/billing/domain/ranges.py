@@ -1,7 +1,9 @@
-"""Which byte ranges of one log are taken, which wait, and which are refused. Pure.
+"""Accepting, holding or refusing the byte ranges of a log (rule E5).
 
-A range is taken only at the stored end, so what is stored never has a hole and counts nothing twice
-(rule E5).
+A node reads its log from the first byte to the last and sends the counts of each range that it
+read. The invariant: ``stored_to`` is the end of an unbroken run of ranges from byte 0 on, each of
+which was counted exactly once. It holds because a range is accepted only when it starts at
+``stored_to``, and accepting it moves ``stored_to`` to its end.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 
-class Ranged(Protocol):
-    """Bytes [start, end) of a log."""
+class ByteRange(Protocol):
+    """The bytes [start, end) of a log."""
 
     @property
     def start(self) -> int: ...
@@ -21,11 +23,11 @@ class Ranged(Protocol):
     def end(self) -> int: ...
 
 
-RangedT = TypeVar("RangedT", bound=Ranged)
+ByteRangeT = TypeVar("ByteRangeT", bound=ByteRange)
 
 
-class Fate(Enum):
-    """What becomes of a range, seen from the stored end."""
+class RangeFate(Enum):
+    """The decision about one range. The values are labels of a metric and reasons of refusals."""
 
     ACCEPT = "accept"
     HOLD = "hold"
@@ -35,60 +37,77 @@ class Fate(Enum):
 
 
 @dataclass
-class Lineup(Generic[RangedT]):
-    """The ranges of one log by their fate; ``stored_to`` is the stored end after ``accepted``, in
-    order."""
+class RangePlacement(Generic[ByteRangeT]):
+    """The ranges of one log by their fate.
+
+    ``accepted`` is in order of the log; ``stored_to`` is the stored end after the last of them."""
 
     stored_to: int
-    accepted: list[RangedT] = field(default_factory=list)
-    held: list[RangedT] = field(default_factory=list)
-    repeated: list[RangedT] = field(default_factory=list)
-    refused: list[tuple[RangedT, Fate]] = field(default_factory=list)
+    accepted: list[ByteRangeT] = field(default_factory=list)
+    held: list[ByteRangeT] = field(default_factory=list)
+    repeated: list[ByteRangeT] = field(default_factory=list)
+    refused: list[tuple[ByteRangeT, RangeFate]] = field(default_factory=list)
 
 
-def fate(start: int, end: int, stored_to: int, final_length: int | None = None) -> Fate:
-    """``final_length``: where the log is known to end; nothing can lie beyond it."""
+def decide_fate(start: int, end: int, stored_to: int, final_length: int | None = None) -> RangeFate:
+    """Decide about the bytes [start, end) of a log that is stored up to ``stored_to``.
+
+    ``final_length``: the length of a log that is closed; nothing can lie beyond it."""
     if end <= stored_to:
-        return Fate.REPEAT
+        return RangeFate.REPEAT
     if final_length is not None and end > final_length:
-        return Fate.PAST_FINAL
+        return RangeFate.PAST_FINAL
     if start > stored_to:
-        return Fate.HOLD
-    return Fate.ACCEPT if start == stored_to else Fate.OVERLAP
+        return RangeFate.HOLD
+    if start == stored_to:
+        return RangeFate.ACCEPT
+    return RangeFate.OVERLAP
 
 
-def line_up(
-    stored_to: int, ranges: Iterable[RangedT], final_length: int | None = None
-) -> Lineup[RangedT]:
-    """Places ``ranges``, those that wait already among them; of two with the same start the first
-    given is taken.
+def place_ranges(
+    stored_to: int, ranges: Iterable[ByteRangeT], final_length: int | None = None
+) -> RangePlacement[ByteRangeT]:
+    """Decide about ranges that arrived, and about those that were held before, together.
 
-    One pass in order of start is enough: what is taken moves the stored end to at most the next
-    start."""
-    lineup: Lineup[RangedT] = Lineup(stored_to)
+    Of two ranges with the same start the first one in ``ranges`` is accepted."""
+    # One pass in order of start is enough. After a range [a, b) was accepted, stored_to is b. Every
+    # range further on in the order starts at a or later:
+    #   - it starts at b: it is accepted next, so held ranges follow as soon as a gap is filled;
+    #   - it starts after b: it waits, and nothing earlier can come in this pass to close its gap,
+    #     because all ranges with a smaller start were looked at already;
+    #   - it ends at b or before: it is a repetition, whether it was stored now or long ago;
+    #   - it starts before b and ends after b: a part of it was counted, so counting it would count
+    #     those bytes twice, and its counts cannot be cut. It is refused, and the node sends the
+    #     rest of its log again from stored_to on.
+    # sorted() is stable: ranges with the same start keep the order of the caller.
+    placement: RangePlacement[ByteRangeT] = RangePlacement(stored_to)
     for item in sorted(ranges, key=lambda one: one.start):
-        found = fate(item.start, item.end, lineup.stored_to, final_length)
-        if found is Fate.ACCEPT:
-            lineup.accepted.append(item)
-            lineup.stored_to = item.end
-        elif found is Fate.HOLD:
-            lineup.held.append(item)
-        elif found is Fate.REPEAT:
-            lineup.repeated.append(item)
+        fate = decide_fate(item.start, item.end, placement.stored_to, final_length)
+        if fate is RangeFate.ACCEPT:
+            placement.accepted.append(item)
+            placement.stored_to = item.end
+        elif fate is RangeFate.HOLD:
+            placement.held.append(item)
+        elif fate is RangeFate.REPEAT:
+            placement.repeated.append(item)
         else:
-            lineup.refused.append((item, found))
-    return lineup
+            placement.refused.append((item, fate))
+    return placement
 
 
-def missing(
-    stored_to: int, known_to: int, waiting: Iterable[tuple[int, int]]
+def missing_ranges(
+    stored_to: int, known_to: int, arrived: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """The ranges between the stored end and the highest byte known of that have not even come."""
-    found, at = [], stored_to
-    for start, end in sorted(waiting):
+    """Return the ranges of a log that have not even arrived, in order.
+
+    They lie between the stored end and ``known_to``, the highest byte that is known to exist.
+    ``arrived``: (start, end) of ranges that wait."""
+    missing = []
+    at = stored_to
+    for start, end in sorted(arrived):
         if start > at:
-            found.append((at, start))
+            missing.append((at, start))
         at = max(at, end)
     if known_to > at:
-        found.append((at, known_to))
-    return found
+        missing.append((at, known_to))
+    return missing

@@ -1,27 +1,28 @@
-"""What requests cost. Pure, ``Decimal``: nothing is rounded but on a bill's line (rule E1).
+"""The price of requests: exact ``Decimal``, rounded only on the line of a bill (rule E1).
 
-A tariff counts the requests that are charged in a calendar month (UTC): each costs the price of the
-tier it falls in. So what a month costs depends on how many there were and not on the order or the
-lots in which they came."""
+A tariff counts the requests that are charged in a calendar month (UTC). Each request costs the
+price of the tier that it falls in. So the cost of a month depends on the number of its requests
+and neither on their order nor on the steps in which they were charged.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
 from shared.money import per, total
 
-UNIT: Final = 10_000
-"""Prices are for so many HTTPS requests."""
+PRICE_UNIT: Final = 10_000
+"""A price is for this many HTTPS requests."""
 DEFAULT_CURRENCY: Final = "CNY"
-PRICES: Final[Mapping[str, Decimal]] = {"CNY": Decimal("0.05"), "USD": Decimal("0.008")}
+LIST_PRICES: Final[Mapping[str, Decimal]] = {"CNY": Decimal("0.05"), "USD": Decimal("0.008")}
 
 
-class Part(NamedTuple):
-    """``requests`` of one tier at its ``price``; both negative where requests are taken back."""
+class TierPart(NamedTuple):
+    """Requests of one tier at its price. ``requests`` and ``amount`` are negative where requests
+    are taken back."""
 
     requests: int
     price: Decimal
@@ -30,46 +31,47 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Tariff:
-    """``tiers``: (above, price), from 0 upwards; ``id`` names the price in the price book."""
+    """A price with its tiers. ``tiers``: (above, price), from 0 upwards; ``id`` names the price in
+    the price book."""
 
     id: str
     tiers: tuple[tuple[int, Decimal], ...]
 
-    def parts(self, used: int, requests: int) -> list[Part]:
-        """``requests`` more after the first ``used`` of the month, tier by tier; ``used`` +
-        ``requests`` >= 0."""
-        low, high = sorted((used, used + requests))
+    def split_by_tier(self, used: int, requests: int) -> list[TierPart]:
+        """Rate ``requests`` that follow the first ``used`` of the month, tier by tier.
+
+        A negative count takes requests back, from the highest tier down. ``used + requests`` is 0
+        or more."""
+        low = min(used, used + requests)
+        high = max(used, used + requests)
         sign = 1 if requests >= 0 else -1
-        found = []
+        parts = []
         for index, (above, price) in enumerate(self.tiers):
-            top = self.tiers[index + 1][0] if index + 1 < len(self.tiers) else high
+            is_last = index + 1 == len(self.tiers)
+            top = high if is_last else self.tiers[index + 1][0]
             inside = min(high, max(top, above)) - max(low, above)
             if inside > 0:
-                found.append(Part(sign * inside, price, cost(sign * inside, price)))
-        return found if sign > 0 else found[::-1]
+                parts.append(TierPart(sign * inside, price, request_cost(sign * inside, price)))
+        if sign < 0:
+            parts.reverse()
+        return parts
 
     def amount(self, used: int, requests: int) -> Decimal:
-        """What the parts cost together."""
-        return total(part.amount for part in self.parts(used, requests))
+        """Return the cost of ``requests`` that follow the first ``used`` of the month."""
+        return total(part.amount for part in self.split_by_tier(used, requests))
 
 
-def linear(currency: str) -> Tariff:
-    """The list price that edgetls comes with; KeyError for a currency without one."""
-    return LIST[currency]
-
-
-LIST: Final = {
+LIST_TARIFFS: Final = {
     currency: Tariff(f"list-{currency.lower()}", ((0, price),))
-    for currency, price in PRICES.items()
+    for currency, price in LIST_PRICES.items()
 }
 
 
-def cost(requests: int, price: Decimal) -> Decimal:
-    """Exact; of a negative count (a correction downwards) a negative amount."""
-    return per(price, requests, UNIT)
+def list_tariff(currency: str) -> Tariff:
+    """Return the list price that edgetls comes with. KeyError for a currency without one."""
+    return LIST_TARIFFS[currency]
 
 
-def month_of(hour: int) -> int:
-    """The calendar month (UTC) of an hour of Unix time: 12 a year."""
-    at = datetime.fromtimestamp(hour * 3600, UTC)
-    return at.year * 12 + at.month - 1
+def request_cost(requests: int, price: Decimal) -> Decimal:
+    """Return the exact cost. A negative count (a correction downwards) has a negative cost."""
+    return per(price, requests, PRICE_UNIT)

@@ -1,7 +1,8 @@
-"""Adding up the cells of accepted batches. A cell that cannot be counted is diverted, never its
-range (rule E5).
+"""Adding up usage by domain, minute and node (rules E4, E5).
 
-Called for every cell that comes in: plain loops, no object per cell."""
+A cell that cannot be counted is diverted; the range of its batch is accepted all the same. This
+code runs for every cell and every single event: plain loops, and no object for each of them.
+"""
 
 from __future__ import annotations
 
@@ -11,101 +12,130 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from services.billing.domain.ownership import NOBODY, Period, owner_at
-from services.billing.domain.wire_format import Cell
+from services.billing.domain.ownership import NOBODY, OwnershipPeriod, owner_at
+from services.billing.domain.units import UnixDay, UnixHour, UnixMinute, hour_of_minute
+from services.billing.domain.wire_format import WireCell
 
 FUTURE_MINUTES: Final = 5
 PAST_MINUTES: Final = 35 * 24 * 60
+MICROSECONDS_A_MINUTE: Final = 60_000_000
 _DOMAIN: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-_LONGEST: Final = 253
-MinuteRow = tuple[str, int, str, str, int, int, int, int]
-"""Domain, minute, node, account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes; sorts by
-its key."""
-RequestRow = tuple[str, str, int, int, str, str, int, int]
-"""Source, id, day, time in microseconds, domain, node, bytes, status (store/requests.py)."""
-Owners = Mapping[str, Sequence[Period]]
+_MAX_DOMAIN_LENGTH: Final = 253
+MinuteRow = tuple[str, UnixMinute, str, str, int, int, int, int]
+"""Domain, minute, node, account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes. The first
+three are its key."""
+Owners = Mapping[str, Sequence[OwnershipPeriod]]
 """The periods of every valid domain; an invalid one has no entry."""
+AccountHour = tuple[str, UnixHour]
+
+
+class RequestRow(NamedTuple):
+    """A single event as it is stored. ``source`` and ``id`` are its identity.
+
+    ``at``: Unix time in microseconds; ``day``: the day of ``at``."""
+
+    source: str
+    id: str
+    day: UnixDay
+    at: int
+    domain: str
+    node: str
+    bytes: int
+    status: int
+
+    @property
+    def minute(self) -> UnixMinute:
+        return UnixMinute(self.at // MICROSECONDS_A_MINUTE)
 
 
 @dataclass
-class Tally:
-    """Sums by (domain, minute, node); a value is [account, HTTPS requests, HTTPS bytes, HTTP
-    requests, HTTP bytes]."""
+class UsageAggregator:
+    """Sums by (domain, minute, node).
 
-    rows: dict[tuple[str, int, str], list[str | int]] = field(default_factory=dict)
+    Each value is [account, HTTPS requests, HTTPS bytes, HTTP requests, HTTP bytes]."""
 
-    def add(
-        self, node: str, cells: Iterable[Cell], owners: Owners, now_minute: int
-    ) -> list[tuple[Cell, str]]:
-        """Adds what can be counted; the rest comes back, each cell with its reason."""
-        diverted: list[tuple[Cell, str]] = []
-        oldest, newest = now_minute - PAST_MINUTES, now_minute + FUTURE_MINUTES
+    rows: dict[tuple[str, UnixMinute, str], list[Any]] = field(default_factory=dict)
+
+    def add_cells(
+        self, node: str, cells: Iterable[WireCell], owners: Owners, now_minute: UnixMinute
+    ) -> list[tuple[WireCell, str]]:
+        """Add the cells that can be counted; return each other one with its reason."""
+        diverted: list[tuple[WireCell, str]] = []
+        oldest = now_minute - PAST_MINUTES
+        newest = now_minute + FUTURE_MINUTES
         rows = self.rows
         for cell in cells:
             minute = cell.minute
-            owned = owners.get(cell.domain)
-            if owned is None or not oldest <= minute <= newest:
+            periods = owners.get(cell.domain)
+            if periods is None or not oldest <= minute <= newest:
                 diverted.append((cell, minute_fault(minute, now_minute) or "domain_invalid"))
                 continue
             key = (cell.domain, minute, node)
             row = rows.get(key)
             if row is None:
-                account = owner_at(owned, minute)
                 rows[key] = [
-                    account,
+                    owner_at(periods, minute),
                     cell.https_requests,
                     cell.https_bytes,
                     cell.http_requests,
                     cell.http_bytes,
                 ]
             else:
-                row[1] += cell.https_requests  # type: ignore[operator]
-                row[2] += cell.https_bytes  # type: ignore[operator]
-                row[3] += cell.http_requests  # type: ignore[operator]
-                row[4] += cell.http_bytes  # type: ignore[operator]
+                row[1] += cell.https_requests
+                row[2] += cell.https_bytes
+                row[3] += cell.http_requests
+                row[4] += cell.http_bytes
         return diverted
 
     def add_requests(self, events: Iterable[RequestRow], owners: Owners) -> None:
-        """One request each, all of valid domains and minutes."""
+        """Add one HTTPS request for each event. All domains and minutes must be valid."""
         rows = self.rows
         for _, _, _, at, domain, node, size, _ in events:
-            minute = at // 60_000_000
+            minute = UnixMinute(at // MICROSECONDS_A_MINUTE)
             row = rows.get((domain, minute, node))
             if row is None:
                 rows[domain, minute, node] = [owner_at(owners[domain], minute), 1, size, 0, 0]
             else:
-                row[1] += 1  # type: ignore[operator]
-                row[2] += size  # type: ignore[operator]
+                row[1] += 1
+                row[2] += size
 
-    def minutes(self) -> list[MinuteRow]:
-        """In order of their key."""
-        return [(*key, *row) for key, row in sorted(self.rows.items())]  # type: ignore[misc]
+    def minute_rows(self) -> list[MinuteRow]:
+        """Return the sums in order of their key."""
+        return [(*key, *row) for key, row in sorted(self.rows.items())]
 
-    def accrued(self) -> dict[tuple[str, int], int]:
-        """HTTPS requests by (account, hour); what belongs to nobody is in no account."""
-        counts: dict[tuple[str, int], int] = defaultdict(int)
-        for (_, minute, _), (account, requests, *_) in self.rows.items():
+    def accrued_requests(self) -> dict[AccountHour, int]:
+        """Return HTTPS requests by account and hour, without usage without an owner."""
+        accrued: dict[AccountHour, int] = defaultdict(int)
+        for (_, minute, _), row in self.rows.items():
+            account = row[0]
+            requests = row[1]
             if account != NOBODY and requests:
-                counts[account, minute // 60] += requests  # type: ignore[index, operator]
-        return counts
+                accrued[account, hour_of_minute(minute)] += requests
+        return accrued
 
 
 def usage_ends(now: datetime) -> datetime:
-    """The end of the last hour that usage can be of: it may be FUTURE_MINUTES ahead."""
+    """Return the end of the last hour that can have usage: it may be FUTURE_MINUTES ahead."""
     ahead = now + timedelta(minutes=FUTURE_MINUTES)
     return ahead.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
 
 
 @lru_cache(100_000)
 def valid_domain(domain: str) -> bool:
-    """As the nodes write it: lower-case labels, ``*`` only as the whole first one."""
-    return len(domain) <= _LONGEST and _DOMAIN.fullmatch(domain) is not None
+    """Return whether a domain is written as nodes write it.
+
+    Lower-case labels; ``*`` only as the whole first label."""
+    return len(domain) <= _MAX_DOMAIN_LENGTH and _DOMAIN.fullmatch(domain) is not None
 
 
-def minute_fault(minute: int, now_minute: int) -> str | None:
-    """Rule E4: at most 5 minutes ahead, at most 35 days back."""
+def minute_fault(minute: UnixMinute, now_minute: UnixMinute) -> str | None:
+    """Return why a minute cannot be counted, or None.
+
+    Rule E4: at most 5 minutes ahead, at most 35 days back."""
     if minute > now_minute + FUTURE_MINUTES:
         return "minute_in_future"
-    return "minute_too_old" if minute < now_minute - PAST_MINUTES else None
+    if minute < now_minute - PAST_MINUTES:
+        return "minute_too_old"
+    return None

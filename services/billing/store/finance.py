@@ -18,10 +18,11 @@ end $$
 """
 
 
-async def grant(pool: Pool) -> None:
-    """Select on the views of the schema ``finance``, where the role exists. Whoever runs PostgreSQL
-    makes the role (docs/finance.md): a service has no right to. One at a time: two grants at once
-    fail on the same catalogue row."""
+async def grant_views(pool: Pool) -> None:
+    """Grant select on the views of the schema ``finance``, where the role exists.
+
+    The administrator of PostgreSQL creates the role (docs/finance.md): a service has no right to.
+    The lock is there because two grants at once fail on the same catalogue row."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("lock table catalogue_gate in exclusive mode")
         await connection.execute(_GRANT)

@@ -1,32 +1,128 @@
-"""How far each log is in; batches that wait, were refused, or are archived; cells that were
-diverted."""
+"""The position of each log, and its batches: held, refused, archived. Cells that were diverted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from services.billing.domain.units import UnixMinute
 from services.billing.store import Reader
+from services.billing.store.columns import RowColumns
 from shared import catalogue, subjects
 from shared.contracts.queries import LogView, QueryLogs
 from shared.messages import StreamPosition
 from shared.messaging.delivery import Delivery
 from shared.storage.pool import Connection
 
-HELD_MOST = 500
+MAX_HELD: Final = 500
 """Ranges of one log that may wait. More are dropped unconfirmed: the node sends them again."""
+_KEYS: Final = RowColumns(node="text", log="text")
+_STATES: Final = RowColumns(
+    node="text",
+    log="text",
+    stored_to="bigint",
+    read_to="bigint",
+    final_length="bigint",
+    bad_lines="bigint",
+)
+_ARCHIVED: Final = RowColumns(
+    node="text",
+    log="text",
+    start_at="bigint",
+    end_at="bigint",
+    read_to="bigint",
+    bad_lines="bigint",
+    cell_count="int",
+    cells="bytea",
+    first_minute="int",
+    last_minute="int",
+)
+_STARTS: Final = RowColumns(node="text", log="text", start_at="bigint")
+_CREATE_LOGS: Final = f"""
+insert into node_logs ({_KEYS.names}, last_seen, first_seen, complete_at)
+select node, log, $1, $1, $1 from {_KEYS.unnest(first=2)}
+order by node collate "C", log collate "C" on conflict do nothing
+"""
+_LOCK_LOGS: Final = f"""
+select {_STATES.names} from node_logs where ({_KEYS.names}) in (select * from {_KEYS.unnest()})
+order by node, log for update
+"""
+_SAVE_LOGS: Final = f"""
+update node_logs l set {_STATES.assignments("node", "log")},
+    last_seen = greatest(last_seen, $1),
+    complete_at = case when t.stored_to >= t.read_to then $1 else complete_at end
+from {_STATES.unnest(first=2)} where l.node = t.node and l.log = t.log
+"""
+_LOAD_HELD: Final = f"""
+select node, log, start_at, end_at, body from held_batches
+where ({_KEYS.names}) in (select * from {_KEYS.unnest()})
+"""
+_HOLD: Final = """
+insert into held_batches (node, log, start_at, end_at, body, held_at)
+select $1, $2, $3, $4, $5, $6
+where (select count(*) from held_batches where node = $1 and log = $2) < $7
+on conflict do nothing
+"""
+_RELEASE: Final = """
+delete from held_batches where node = $1 and log = $2 and start_at = $3 and end_at = $4
+"""
+_ARCHIVE: Final = f"""
+insert into batch_archive ({_ARCHIVED.names}, received_at)
+select *, $1::timestamptz from {_ARCHIVED.unnest(first=2)}
+"""
+_LOAD_ARCHIVED: Final = f"""
+select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells from {_STARTS.unnest("g")}
+cross join lateral (
+    select * from batch_archive where node = g.node and log = g.log and start_at = g.start_at
+    limit 1
+) a
+"""
+_TOUCHES_ARCHIVED: Final = """
+select exists (
+    select from batch_archive where node = $1 and log = $2 and start_at < $4 and end_at > $3
+)
+"""
+_REFUSE: Final = """
+insert into refused_batches as r
+    (node, digest, reason, log, start_at, end_at, stored_to, first_at, last_at, body)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+on conflict (node, digest) do update set times = r.times + 1, last_at = excluded.last_at
+returning buried
+"""
+_DEAD_LETTERED: Final = """
+update refused_batches set buried = true, body = null where node = $1 and digest = $2
+"""
+_FORGOTTEN: Final = """
+select node, digest, reason, body, last_at from refused_batches
+where not buried and body is not null and last_at < now() - interval '5 seconds' limit 100
+"""
+_DIVERT: Final = """
+insert into diverted_cells
+    (node, log, start_at, end_at, reason, domain, minute, https_requests, https_bytes,
+    http_requests, http_bytes, diverted_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+"""
+_PAGE: Final = """
+select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, l.bad_lines,
+    (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as held
+from node_logs l
+where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3)
+order by l.node, l.log limit $4
+"""
 
 
 class LogKey(NamedTuple):
+    """One log of one node. A node begins a new log with a new id at each rotation."""
+
     node: str
     log: str
 
 
 @dataclass
 class LogState:
-    """A row of node_logs, locked."""
+    """A locked row of node_logs. Every byte before ``stored_to`` is counted exactly once."""
 
     stored_to: int
     read_to: int
@@ -34,8 +130,8 @@ class LogState:
     bad_lines: int = 0
 
 
-class Held(NamedTuple):
-    """A batch that waits: its exact body."""
+class HeldBatch(NamedTuple):
+    """A batch that waits for an earlier range, with its exact body."""
 
     key: LogKey
     start: int
@@ -43,30 +139,33 @@ class Held(NamedTuple):
     body: bytes
 
 
-class Archived(NamedTuple):
-    """A row of batch_archive; ``cells`` as decode.pack_cells() makes them."""
+class ArchivedBatch(NamedTuple):
+    """A row of batch_archive. ``cells``: packed (domain/wire_format.py)."""
 
-    key: LogKey
-    start: int
-    end: int
+    node: str
+    log: str
+    start_at: int
+    end_at: int
     read_to: int
     bad_lines: int
     cell_count: int
     cells: bytes
-    first_minute: int | None
-    last_minute: int | None
+    first_minute: UnixMinute | None
+    last_minute: UnixMinute | None
 
 
-class Stored(NamedTuple):
-    """What was archived of a range that comes again."""
+class ArchivedRange(NamedTuple):
+    """The archived range at the start of a range that comes again."""
 
     end: int
     bad_lines: int
     cells: bytes
 
 
-class Refusal(NamedTuple):
-    """``digest``: SHA-256 of the body, so that a batch that is sent again and again is one row."""
+class BatchRefusal(NamedTuple):
+    """A batch that is never counted.
+
+    ``digest``: SHA-256 of the body, so that a batch that is sent again and again is one row."""
 
     node: str
     digest: bytes
@@ -77,238 +176,156 @@ class Refusal(NamedTuple):
     stored_to: int | None = None
 
 
-class Diverted(NamedTuple):
-    """A cell that cannot be counted. ``domain``: printable; ``minute``: whatever number it was."""
+class DivertedCell(NamedTuple):
+    """A cell that cannot be counted. ``domain``: printable; ``minute``: as it came, any number."""
 
     key: LogKey
     start: int
     end: int
     reason: str
     domain: str
-    minute: int
+    minute: UnixMinute
     counts: tuple[int, int, int, int]
 
 
 async def lock_logs(
     connection: Connection, keys: Iterable[LogKey], now: datetime
 ) -> dict[LogKey, LogState]:
-    """Makes the rows that are missing, locks them all in order of their key."""
-    ordered = sorted(keys)
-    columns = [key.node for key in ordered], [key.log for key in ordered]
-    await connection.execute(
-        "insert into node_logs (node, log, last_seen, first_seen, complete_at) select n, l, "
-        "$3, $3, $3"
-        " from unnest($1::text[], $2::text[]) as t (n, l)"
-        ' order by n collate "C", l collate "C" on conflict do nothing',
-        *columns,
-        now,
-    )
-    rows = await connection.fetch(
-        "select node, log, stored_to, read_to, final_length, bad_lines from node_logs where "
-        "(node, log) in"
-        " (select * from unnest($1::text[], $2::text[])) order by node, log for update",
-        *columns,
-    )
-    return {LogKey(node, log): LogState(*state) for node, log, *state in rows}
+    """Lock the rows of logs in order of their key; create those that are missing."""
+    parameters = _KEYS.from_objects(sorted(keys))
+    await connection.execute(_CREATE_LOGS, now, *parameters)
+    states = {}
+    for row in await connection.fetch(_LOCK_LOGS, *parameters):
+        states[LogKey(row["node"], row["log"])] = LogState(
+            row["stored_to"], row["read_to"], row["final_length"], row["bad_lines"]
+        )
+    return states
 
 
-async def save_logs(connection: Connection, logs: dict[LogKey, LogState], now: datetime) -> None:
-    await connection.execute(
-        "update node_logs l set stored_to = t.stored_to, read_to = t.read_to, final_length = "
-        "t.final_length,"
-        " bad_lines = t.bad_lines, last_seen = greatest(last_seen, $6),"
-        " complete_at = case when t.stored_to >= t.read_to then $6 else complete_at end"
-        " from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], "
-        "$7::bigint[])"
-        " as t (node, log, stored_to, read_to, final_length, bad_lines) where l.node = t.node "
-        "and l.log = t.log",
-        [k.node for k in logs],
-        [k.log for k in logs],
-        [s.stored_to for s in logs.values()],
-        [s.read_to for s in logs.values()],
-        [s.final_length for s in logs.values()],
-        now,
-        [s.bad_lines for s in logs.values()],
-    )
+async def save_logs(
+    connection: Connection, states: Mapping[LogKey, LogState], now: datetime
+) -> None:
+    """Write locked rows back. A log that is complete gets ``now`` as the time of it."""
+    rows = []
+    for key, state in states.items():
+        rows.append((*key, state.stored_to, state.read_to, state.final_length, state.bad_lines))
+    await connection.execute(_SAVE_LOGS, now, *_STATES.from_tuples(rows))
 
 
-async def held_of(connection: Connection, keys: Iterable[LogKey]) -> list[Held]:
-    ordered = list(keys)
-    rows = await connection.fetch(
-        "select node, log, start_at, end_at, body from held_batches where (node, log) in"
-        " (select * from unnest($1::text[], $2::text[]))",
-        [k.node for k in ordered],
-        [k.log for k in ordered],
-    )
-    return [Held(LogKey(r["node"], r["log"]), r["start_at"], r["end_at"], r["body"]) for r in rows]
+async def load_held(connection: Connection, keys: Iterable[LogKey]) -> list[HeldBatch]:
+    """Return the batches of logs that wait."""
+    held = []
+    for row in await connection.fetch(_LOAD_HELD, *_KEYS.from_objects(list(keys))):
+        key = LogKey(row["node"], row["log"])
+        held.append(HeldBatch(key, row["start_at"], row["end_at"], row["body"]))
+    return held
 
 
-async def logs_that_wait(connection: Connection, node: str) -> list[LogKey]:
+async def find_waiting_logs(connection: Connection, node: str) -> list[LogKey]:
+    """Return the logs of a node with batches that wait."""
     rows = await connection.fetch("select distinct log from held_batches where node = $1", node)
     return [LogKey(node, row["log"]) for row in rows]
 
 
-async def hold(connection: Connection, batches: Sequence[Held], now: datetime) -> None:
-    if not batches:
-        return
-    await connection.executemany(
-        "insert into held_batches (node, log, start_at, end_at, body, held_at) select $1, $2, "
-        "$3, $4, $5, $6"
-        " where (select count(*) from held_batches where node = $1 and log = $2) < $7 on "
-        "conflict do nothing",
-        [(*h.key, h.start, h.end, h.body, now, HELD_MOST) for h in sorted(batches)],
-    )
+async def hold_batches(connection: Connection, batches: Sequence[HeldBatch], now: datetime) -> None:
+    """Keep batches that wait, at most MAX_HELD of one log."""
+    rows = []
+    for held in sorted(batches):
+        rows.append((*held.key, held.start, held.end, held.body, now, MAX_HELD))
+    if rows:
+        await connection.executemany(_HOLD, rows)
 
 
-async def release(connection: Connection, batches: Sequence[Held]) -> None:
-    if not batches:
-        return
-    await connection.executemany(
-        "delete from held_batches where node = $1 and log = $2 and start_at = $3 and end_at = $4",
-        [(*h.key, h.start, h.end) for h in batches],
-    )
+async def release_batches(connection: Connection, batches: Sequence[HeldBatch]) -> None:
+    """Delete batches that wait no more."""
+    if batches:
+        rows = [(*held.key, held.start, held.end) for held in batches]
+        await connection.executemany(_RELEASE, rows)
 
 
-async def archive(connection: Connection, batches: Sequence[Archived], now: datetime) -> None:
-    """Batches of one log in one transaction have different starts, so the key holds."""
-    if not batches:
-        return
-    await connection.execute(
-        "insert into batch_archive (node, log, start_at, end_at, read_to, bad_lines, "
-        "cell_count, cells, first_minute,"
-        " last_minute, received_at) select *, $11::timestamptz from unnest($1::text[], "
-        "$2::text[], $3::bigint[],"
-        " $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::bytea[], $9::int[], $10::int[])",
-        [b.key.node for b in batches],
-        [b.key.log for b in batches],
-        [b.start for b in batches],
-        [b.end for b in batches],
-        [b.read_to for b in batches],
-        [b.bad_lines for b in batches],
-        [b.cell_count for b in batches],
-        [b.cells for b in batches],
-        [b.first_minute for b in batches],
-        [b.last_minute for b in batches],
-        now,
-    )
+async def archive_batches(
+    connection: Connection, batches: Sequence[ArchivedBatch], now: datetime
+) -> None:
+    """Archive accepted batches. Those of one log in one transaction have different starts, so the
+    primary key holds."""
+    if batches:
+        await connection.execute(_ARCHIVE, now, *_ARCHIVED.from_objects(batches))
 
 
-async def archived_at(
-    connection: Connection, places: Sequence[tuple[LogKey, int]]
-) -> dict[tuple[LogKey, int], Stored]:
-    """What the archive has of (log, start): one index look-up each."""
+async def load_archived(
+    connection: Connection, starts: Sequence[tuple[LogKey, int]]
+) -> dict[tuple[LogKey, int], ArchivedRange]:
+    """Return what the archive has at (log, start): one index look-up each."""
     rows = await connection.fetch(
-        "select g.node, g.log, g.start_at, a.end_at, a.bad_lines, a.cells"
-        " from unnest($1::text[], $2::text[], $3::bigint[]) as g (node, log, start_at) cross "
-        "join lateral ("
-        " select * from batch_archive where node = g.node and log = g.log and start_at = "
-        "g.start_at limit 1) a",
-        [key.node for key, _ in places],
-        [key.log for key, _ in places],
-        [start for _, start in places],
+        _LOAD_ARCHIVED, *_STARTS.from_tuples([(*key, start) for key, start in starts])
     )
-    return {
-        (LogKey(r["node"], r["log"]), r["start_at"]): Stored(
-            r["end_at"], r["bad_lines"], r["cells"]
+    archived = {}
+    for row in rows:
+        key = LogKey(row["node"], row["log"])
+        archived[key, row["start_at"]] = ArchivedRange(
+            row["end_at"], row["bad_lines"], row["cells"]
         )
-        for r in rows
-    }
+    return archived
 
 
-async def is_archived_otherwise(connection: Connection, key: LogKey, start: int, end: int) -> bool:
-    """Whether the archive has other ranges of the log that [start, end) touches: no more where they
-    were dropped."""
-    return bool(
-        await connection.fetchval(
-            "select exists (select from batch_archive where node = $1 and log = $2 and "
-            "start_at < $4 and end_at > $3)",
-            *key,
-            start,
-            end,
-        )
-    )
+async def touches_archived(connection: Connection, key: LogKey, start: int, end: int) -> bool:
+    """Return whether the archive has any range of the log that [start, end) touches.
+
+    It has none where the month of that range was dropped."""
+    return bool(await connection.fetchval(_TOUCHES_ARCHIVED, *key, start, end))
 
 
-async def refuse(
+async def record_refusals(
     connection: Connection,
-    refusals: Sequence[Refusal],
-    waited: Mapping[bytes, bytes],
+    refusals: Sequence[BatchRefusal],
+    bodies: Mapping[bytes, bytes],
     now: datetime,
 ) -> set[bytes]:
-    """Records them; the digests of those that no dead letter was written for yet. ``waited``:
-    bodies of those that nobody will deliver again."""
-    unburied: set[bytes] = set()
-    for refusal in sorted(refusals, key=lambda r: (r.node, r.digest)):
-        buried = await connection.fetchval(
-            "insert into refused_batches as r (node, digest, reason, log, start_at, end_at, "
-            "stored_to, first_at,"
-            " last_at, body) values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) on conflict "
-            "(node, digest) do update"
-            " set times = r.times + 1, last_at = excluded.last_at returning buried",
-            *refusal,
-            now,
-            waited.get(refusal.digest),
-        )
-        if not buried:
-            unburied.add(refusal.digest)
-    return unburied
+    """Record refusals; return the digests of those that have no dead letter yet.
+
+    ``bodies``, by digest: of batches that waited, which no delivery brings again."""
+    without_letter: set[bytes] = set()
+    for refusal in sorted(refusals, key=lambda one: (one.node, one.digest)):
+        has_letter = await connection.fetchval(_REFUSE, *refusal, now, bodies.get(refusal.digest))
+        if not has_letter:
+            without_letter.add(refusal.digest)
+    return without_letter
 
 
-async def buried(connection: Connection, node: str, digest: bytes) -> None:
-    await connection.execute(
-        "update refused_batches set buried = true, body = null where node = $1 and digest = $2",
-        node,
-        digest,
-    )
+async def mark_dead_lettered(connection: Reader, node: str, digest: bytes) -> None:
+    """Record that the refusal has its dead letter."""
+    await connection.execute(_DEAD_LETTERED, node, digest)
 
 
-async def unburied(connection: Reader) -> list[tuple[Delivery, Refusal]]:
-    """Batches that were refused after they had waited and that no dead letter was written for."""
-    rows = await connection.fetch(
-        "select node, digest, reason, body, last_at from refused_batches where not buried and "
-        "body is not null"
-        " and last_at < now() - interval '5 seconds' limit 100"
-    )
-    return [
-        (
-            late_delivery(r["node"], r["body"], r["last_at"]),
-            Refusal(r["node"], r["digest"], r["reason"]),
-        )
-        for r in rows
-    ]
+async def load_forgotten_refusals(connection: Reader) -> list[tuple[Delivery, BatchRefusal]]:
+    """Return batches that were refused after they had waited, and that have no dead letter."""
+    forgotten = []
+    for row in await connection.fetch(_FORGOTTEN):
+        delivery = rebuild_delivery(row["node"], row["body"], row["last_at"])
+        forgotten.append((delivery, BatchRefusal(row["node"], row["digest"], row["reason"])))
+    return forgotten
 
 
-def late_delivery(node: str, body: bytes, at: datetime) -> Delivery:
-    """As it was delivered once, before it waited."""
-    return Delivery.of(
-        catalogue.USAGE_BATCH.for_node(node), body, {}, StreamPosition(subjects.STREAM_USAGE, 0, at)
-    )
+def rebuild_delivery(node: str, body: bytes, at: datetime) -> Delivery:
+    """Return a batch as it was delivered before it waited."""
+    position = StreamPosition(subjects.STREAM_USAGE, 0, at)
+    return Delivery.of(catalogue.USAGE_BATCH.for_node(node), body, {}, position)
 
 
-async def divert(connection: Connection, cells: Sequence[Diverted], now: datetime) -> None:
-    if not cells:
-        return
-    await connection.executemany(
-        "insert into diverted_cells (node, log, start_at, end_at, reason, domain, minute, "
-        "https_requests, https_bytes,"
-        " http_requests, http_bytes, diverted_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
-        "$10, $11, $12)",
-        [(*c.key, c.start, c.end, c.reason, c.domain, c.minute, *c.counts, now) for c in cells],
-    )
+async def divert_cells(
+    connection: Connection, cells: Sequence[DivertedCell], now: datetime
+) -> None:
+    """Keep cells that cannot be counted, each with its reason."""
+    rows = []
+    for cell in cells:
+        place = (*cell.key, cell.start, cell.end)
+        rows.append((*place, cell.reason, cell.domain, cell.minute, *cell.counts, now))
+    if rows:
+        await connection.executemany(_DIVERT, rows)
 
 
 async def page_logs(connection: Reader, question: QueryLogs) -> list[LogView]:
-    """In order of (node, log); ``after`` is ``node/log`` of the last one seen."""
+    """Return logs in order of (node, log). ``after``: ``node/log`` of the last one seen."""
     node, _, log = question.after.partition("/")
-    rows = await connection.fetch(
-        "select l.node, l.log, l.stored_to, l.read_to, l.final_length, l.last_seen, l.bad_lines,"
-        " (select count(*) from held_batches h where h.node = l.node and h.log = l.log) as "
-        "held from node_logs l"
-        " where (l.node, l.log) > ($1, $2) and ($3::text is null or l.node = $3) order by "
-        "l.node, l.log limit $4",
-        node,
-        log,
-        question.node,
-        question.limit,
-    )
+    rows = await connection.fetch(_PAGE, node, log, question.node, question.limit)
     return [LogView(**dict(row)) for row in rows]

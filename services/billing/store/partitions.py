@@ -1,9 +1,10 @@
-"""Partitions: made before they are needed, dropped when they are too old. The archive by month,
-single events by day.
+"""Partitions: the archive by month, single events by day.
 
-A partition is made on its own and then attached, and detached concurrently before it is dropped:
-neither waits for whoever reads the table for long (an audit, a copy of the database), so nobody who
-writes waits behind it. DDL takes no parameters; the numbers that are put into it are our own."""
+They are created before they are needed and dropped when they are too old. A partition is created
+on its own and then attached, and detached concurrently before it is dropped. So neither waits for
+a long reader of the table (an audit, a copy of the database), and no writer waits behind it. DDL
+takes no parameters; the numbers that are put into it are billing's own.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 import asyncpg
 import structlog
 
+from services.billing.domain.units import UnixDay, day_of
 from services.billing.store import MAINTENANCE_SECONDS, Reader
 from shared.errors import DatabaseAway
 from shared.storage.pool import Pool
@@ -25,142 +27,154 @@ DAYS_KEPT: Final = 36
 """The late window of 35 days, and the day that it begins in."""
 DAYS_AHEAD: Final = 4
 _MONTHS_AHEAD: Final = timedelta(days=7)
-_BRIEFLY: Final = "lock_timeout = '1500ms'"
+_SHORT_LOCK_TIMEOUT: Final = "lock_timeout = '1500ms'"
 _BLOCKS: Final = 4096
-"""Of a day that are added up in one transaction: some 250,000 events, about a second."""
-_NAME = re.compile(r"batch_archive_(\d{4})(\d{2})\Z")
-_DAY_NAME = re.compile(r"requests_(\d+)\Z")
+"""Blocks of a day that are added up in one transaction: some 250,000 events, about a second."""
+_MONTH_NAME: Final = re.compile(r"batch_archive_(\d{4})(\d{2})\Z")
+_DAY_NAME: Final = re.compile(r"requests_(\d+)\Z")
 _TABLES: Final = """
-select c.relname, i.inhrelid is not null as attached, coalesce(i.inhdetachpending, false) as pending
+select c.relname as name, i.inhrelid is not null as attached,
+    coalesce(i.inhdetachpending, false) as pending
 from pg_class c left join pg_inherits i on i.inhrelid = c.oid
 where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
-  and starts_with(c.relname, $1 || '_')
+    and starts_with(c.relname, $1 || '_')
 order by c.relname
 """
+_ADD_UP_BLOCKS: Final = """
+insert into request_days as d
+select domain, (at / 60000000)::int, node, count(*), sum(bytes) from {name}
+where ctid >= '({start},0)' and ctid < '({end},0)' group by 1, 2, 3
+on conflict (domain, minute, node)
+do update set requests = d.requests + excluded.requests, bytes = d.bytes + excluded.bytes
+"""
+_BEGIN_DAY: Final = "insert into request_days_kept (day) values ($1) on conflict do nothing"
+_SIZE: Final = "select pg_relation_size($1::regclass) / current_setting('block_size')::int"
+_NEXT_BLOCK: Final = "select blocks from request_days_kept where day = $1 and not done"
+_BLOCKS_DONE: Final = "update request_days_kept set blocks = $2 where day = $1"
+_END_DAY: Final = "update request_days_kept set done = true where day = $1"
 
 
-class _Table(NamedTuple):
-    """``pending``: its detachment was begun and not ended."""
+class _PartitionTable(NamedTuple):
+    """A partition, attached or not. ``pending``: its detachment was begun and not ended."""
 
     name: str
     attached: bool
     pending: bool
 
 
-class Partitions:
-    """The months of the archive. ``ensure`` is cheap when the month is known: it is called before
-    every transaction that archives."""
+class ArchiveMonths:
+    """The partitions of the archive, one for each month.
+
+    ``ensure`` costs nothing for a known month: every transaction that archives calls it before."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._known: set[tuple[int, int]] = set()
 
     async def ensure(self, now: datetime) -> None:
-        """The partition of the month of ``now``."""
+        """Create the partition of the month of ``now`` if it is not there."""
         month = (now.year, now.month)
-        if month not in self._known:
-            first, past = _bounds(*month)
-            bounds = f"from ('{first.isoformat()}') to ('{past.isoformat()}')"
-            await _attach(
-                self._pool, "batch_archive", {f"batch_archive_{month[0]:04}{month[1]:02}": bounds}
-            )
-            self._known.add(month)
+        if month in self._known:
+            return
+        start, end = _month_range(*month)
+        bounds = f"from ('{start.isoformat()}') to ('{end.isoformat()}')"
+        await _attach_missing(self._pool, "batch_archive", {f"batch_archive_{now:%Y%m}": bounds})
+        self._known.add(month)
 
     async def ensure_ahead(self, now: datetime) -> None:
+        """Create the partitions that are needed within the next days."""
         for at in (now, now + _MONTHS_AHEAD):
             await self.ensure(at)
 
 
-class Days:
-    """The same for the days of single events (days of Unix time)."""
+class RequestDays:
+    """The partitions of single events, one for each day."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: set[int] = set()
+        self._known: set[UnixDay] = set()
 
-    async def ensure(self, days: Iterable[int]) -> None:
+    async def ensure(self, days: Iterable[UnixDay]) -> None:
+        """Create the partitions of ``days`` that are not there."""
         missing = set(days) - self._known
         if missing:
-            await _attach(
-                self._pool,
-                "requests",
-                {f"requests_{day}": f"in ({day})" for day in sorted(missing)},
-            )
+            wanted = {f"requests_{day}": f"in ({day})" for day in sorted(missing)}
+            await _attach_missing(self._pool, "requests", wanted)
             self._known.update(missing)
 
     async def ensure_ahead(self, now: datetime) -> None:
-        """A day that was dropped is made anew when it is asked for."""
-        today = int(now.timestamp()) // 86_400
+        """Create the partitions of the next days. A day that was dropped is created anew when it is
+        needed again."""
+        today = day_of(now)
         self._known = {day for day in self._known if day >= today - DAYS_KEPT}
-        await self.ensure(range(today, today + DAYS_AHEAD))
+        await self.ensure([UnixDay(today + ahead) for ahead in range(DAYS_AHEAD)])
 
 
 def archive_kept_from(now: datetime) -> datetime:
-    """The start of the oldest month that drop_old() leaves."""
+    """Return the start of the oldest month that drop_old_months() leaves."""
     month = now.year * 12 + now.month - 1 - MONTHS_KEPT
     return datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
 
-async def drop_old(pool: Pool, now: datetime) -> list[str]:
-    """Drops the archive's partitions that lie more than MONTHS_KEPT months back; their names."""
-    old = []
-    for table in await _tables(pool, "batch_archive"):
-        match = _NAME.fullmatch(table.name)
-        if match and datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC) < archive_kept_from(now):
-            old += await _drop(pool, "batch_archive", table)
-    return old
+async def drop_old_months(pool: Pool, now: datetime) -> list[str]:
+    """Drop the archive's partitions of more than MONTHS_KEPT months ago; return their names."""
+    dropped = []
+    for table in await _list_partitions(pool, "batch_archive"):
+        match = _MONTH_NAME.fullmatch(table.name)
+        if match is None:
+            continue
+        month = datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC)
+        if month < archive_kept_from(now):
+            dropped += await _drop_partition(pool, "batch_archive", table)
+    return dropped
 
 
-async def drop_days(pool: Pool, now: datetime) -> list[str]:
-    """Drops the days of single events that are past the late window, after what they added up to is
-    kept."""
-    today, old = int(now.timestamp()) // 86_400, []
-    for table in await _tables(pool, "requests"):
+async def drop_old_days(pool: Pool, now: datetime) -> list[str]:
+    """Drop the days of single events that are past the late window; return their names.
+
+    The sums of each day are kept before it is dropped."""
+    oldest_kept = day_of(now) - DAYS_KEPT
+    dropped = []
+    for table in await _list_partitions(pool, "requests"):
         match = _DAY_NAME.fullmatch(table.name)
-        if match and int(match[1]) < today - DAYS_KEPT:
-            if table.attached and not table.pending:
-                await _add_up(pool, table.name, int(match[1]))
-            old += await _drop(pool, "requests", table)
-    return old
+        if match is None or int(match[1]) >= oldest_kept:
+            continue
+        if table.attached and not table.pending:
+            await _add_up_day(pool, table.name, UnixDay(int(match[1])))
+        dropped += await _drop_partition(pool, "requests", table)
+    return dropped
 
 
-async def _add_up(pool: Pool, name: str, day: int) -> None:
-    """Some blocks at a time: nobody writes to the day any more. It counts from the moment that all
-    is added up."""
-    await pool.execute(
-        "insert into request_days_kept (day) values ($1) on conflict do nothing", day
-    )
-    size = await pool.fetchval(
-        "select pg_relation_size($1::regclass) / current_setting('block_size')::int", name
-    )
-    first = await pool.fetchval(
-        "select blocks from request_days_kept where day = $1 and not done", day
-    )
-    for start in () if first is None else range(first, size, _BLOCKS):
-        async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "insert into request_days as d select domain, (at / 60000000)::int, node, "
-                "count(*), sum(bytes)"
-                f" from {name} where ctid >= '({start},0)' and ctid < '({start + _BLOCKS},0)' "
-                "group by 1, 2, 3"
-                " on conflict (domain, minute, node) do update"
-                " set requests = d.requests + excluded.requests, bytes = d.bytes + excluded.bytes",
-                timeout=MAINTENANCE_SECONDS,
-            )
-            await connection.execute(
-                "update request_days_kept set blocks = $2 where day = $1", day, start + _BLOCKS
-            )
-    await pool.execute("update request_days_kept set done = true where day = $1", day)
+async def _add_up_day(pool: Pool, name: str, day: UnixDay) -> None:
+    """Keep the sums of a day in request_days.
+
+    Some blocks at a time: the day is past the late window, so no event is added to it any more. A
+    process that dies leaves its place to the next one. The sums count from the moment that the
+    whole day is added up."""
+    await pool.execute(_BEGIN_DAY, day)
+    size = await pool.fetchval(_SIZE, name)
+    next_block = await pool.fetchval(_NEXT_BLOCK, day)
+    if next_block is not None:
+        for start in range(next_block, size, _BLOCKS):
+            end = start + _BLOCKS
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute(
+                    _ADD_UP_BLOCKS.format(name=name, start=start, end=end),
+                    timeout=MAINTENANCE_SECONDS,
+                )
+                await connection.execute(_BLOCKS_DONE, day, end)
+    await pool.execute(_END_DAY, day)
 
 
-async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
-    """Makes those of ``wanted`` (bounds by name) that are not there; DatabaseAway when it would
-    have to wait."""
+async def _attach_missing(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
+    """Create those partitions of ``wanted`` (bounds by name) that are not there.
+
+    DatabaseAway when that would have to wait for a lock."""
     try:
         async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"set local {_BRIEFLY}")
+            await connection.execute(f"set local {_SHORT_LOCK_TIMEOUT}")
             await connection.execute("lock table catalogue_gate in exclusive mode")
-            there = {table.name for table in await _tables(connection, parent)}
+            there = {table.name for table in await _list_partitions(connection, parent)}
             for name in wanted.keys() - there:
                 await connection.execute(f"create table {name} (like {parent} including all)")
                 await connection.execute(
@@ -168,16 +182,19 @@ async def _attach(pool: Pool, parent: str, wanted: dict[str, str]) -> None:
                 )
     except asyncpg.LockNotAvailableError:
         raise DatabaseAway(
-            f"a partition of {parent} cannot be made now: somebody holds the table"
+            f"a partition of {parent} cannot be created now: another session holds the table"
         ) from None
 
 
-async def _drop(pool: Pool, parent: str, table: _Table) -> list[str]:
-    """Its name, or nothing where somebody reads for long, or drops it too: then the next round goes
-    on from here."""
+async def _drop_partition(pool: Pool, parent: str, table: _PartitionTable) -> list[str]:
+    """Drop a partition; return its name, or nothing when it cannot be dropped now.
+
+    That is when another session reads it for long, or drops it too. The next round goes on from
+    here."""
     try:
         async with pool.acquire() as connection:
-            await connection.execute(f"set {_BRIEFLY}")  # until the connection is given back
+            # Until the connection is given back to the pool.
+            await connection.execute(f"set {_SHORT_LOCK_TIMEOUT}")
             if table.attached:
                 how = "finalize" if table.pending else "concurrently"
                 await connection.execute(
@@ -185,16 +202,15 @@ async def _drop(pool: Pool, parent: str, table: _Table) -> list[str]:
                 )
             await connection.execute(f"drop table {table.name}")
     except (asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.UndefinedTableError):
-        log.info("partition.drop_later", partition=table.name)
+        log.info("partition.drop_postponed", partition=table.name)
         return []
     return [table.name]
 
 
-async def _tables(connection: Reader, parent: str) -> list[_Table]:
-    return [_Table(*row) for row in await connection.fetch(_TABLES, parent)]
+async def _list_partitions(connection: Reader, parent: str) -> list[_PartitionTable]:
+    return [_PartitionTable(**dict(row)) for row in await connection.fetch(_TABLES, parent)]
 
 
-def _bounds(year: int, month: int) -> tuple[datetime, datetime]:
-    return datetime(year, month, 1, tzinfo=UTC), datetime(
-        year + month // 12, month % 12 + 1, 1, tzinfo=UTC
-    )
+def _month_range(year: int, month: int) -> tuple[datetime, datetime]:
+    start = datetime(year, month, 1, tzinfo=UTC)
+    return start, datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""Every way into billing. Nothing is decided here."""

@@ -1,20 +1,34 @@
-"""Between JetStream and the use cases: what arrived together is committed together, then acked.
+"""Deliveries in batches: what arrived together is handled in one transaction, then acked.
 
-A transient fault pauses the whole lot. Any other fault is looked for one message at a time, so that
-one message that cannot be handled is parked and costs the others nothing."""
+A *delivery batch* is some deliveries of one pull; one of them may be a usage batch of a node, or a
+single event. The failure policy is that of ``shared/messaging/consumer.py`` but for one thing:
+
+- a transient fault pauses the consumer, which tries the whole batch again (``shared/retry.py``);
+- poison becomes a dead letter;
+- a message that fails for a fault of ours goes into quarantine, for it is usage or an owner that
+  must still be counted (``usecases/quarantine.py``). Past the limit of the quarantine the consumer
+  takes no more: readiness and ``edgetls_billing_quarantine_limit_reached`` show it, and nothing is
+  acked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import Final
 
 import structlog
 
-from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS
-from services.billing.store import logs
-from services.billing.usecases.ingest import Ingest, Taken
-from services.billing.usecases.quarantine import Parking, Take
+from services.billing.metrics import BATCH_AGE, COMMIT_SECONDS, QUARANTINE_LIMIT_REACHED
+from services.billing.store.logs import BatchRefusal
+from services.billing.usecases.ingest import IngestOutcome, UsageIngest
+from services.billing.usecases.quarantine import (
+    BatchHandler,
+    Quarantine,
+    QuarantineLimitReached,
+)
 from shared import catalogue
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Poison
@@ -25,167 +39,203 @@ from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
-from shared.storage.pool import Pool
+from shared.retry import every, retry
 
 log = structlog.get_logger()
-MOST_BYTES = 4_000_000
+MAX_BATCH_BYTES: Final = 4_000_000
 """Bodies in one transaction: about 40,000 cells, well under a second."""
+_FORGOTTEN_SECONDS: Final = 3.0
+
+RefusingHandler = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
+"""Handles deliveries, and returns those that must become dead letters with their reason."""
 
 
-Judge = Callable[[Sequence[Delivery]], Awaitable[list[tuple[Delivery, Poison]]]]
-"""Gives back what must become a dead letter, with its reason."""
+class BatchConsumer:
+    """Gives the deliveries of a pull to ``handler``, in batches of at most MAX_BATCH_BYTES.
 
+    ``concurrency``: the number of batches that are handled at once. With two this process reads
+    the next one while PostgreSQL writes the last."""
 
-class LotConsumer:
-    """Gives ``take`` what a pull delivered, in lots of at most MOST_BYTES; acks a lot when ``take``
-    returns.
-
-    ``lots``: how many may be on their way to the database at once. Two let this process read the
-    next one while PostgreSQL writes the last; the pull asks for no more meanwhile, so memory stays
-    flat when the database is slow. What comes alone goes at once; beside another lot only a large
-    one, for each locks the same accounts."""
-
+    # How batches form, and why nothing is lost or counted twice:
+    #   - A batch takes a slot before it is handled, and the next one is taken from the pull only
+    #     when a slot is free. What arrives meanwhile waits in the pull and becomes one large batch.
+    #     While no slot is free the pull asks for no more than it has room for, so memory stays flat
+    #     when the database is slow.
+    #   - While another batch is under way only a full one is taken (Pull.want): each batch locks
+    #     the same accounts, so many small ones would wait for each other. With nothing under way a
+    #     single delivery is taken at once.
+    #   - A batch is acked only after its transaction is committed. Without an ack the stream
+    #     delivers it again, and the handler counts it once all the same.
+    #   - A batch that fails as a whole for a fault of ours was rolled back as a whole. Then each of
+    #     its deliveries is handled alone, so that one of them that cannot be handled goes into
+    #     quarantine and costs the others nothing.
+    #   - A delivery in quarantine is stored there before it is acked.
     def __init__(
-        self, pull: Pull, take: Take, parking: Parking, health: Health, *, lots: int = 1
+        self,
+        pull: Pull,
+        handler: BatchHandler,
+        quarantine: Quarantine,
+        health: Health,
+        *,
+        concurrency: int = 1,
     ) -> None:
-        self._pull, self._take, self._parking, self._health = pull, take, parking, health
+        self._pull = pull
+        self._handler = handler
+        self._quarantine = quarantine
+        self._health = health
         self._name = f"{pull.stream}/{pull.durable}"
-        self._slots, self._under_way = asyncio.Semaphore(lots), 0
+        self._limit_reached = QUARANTINE_LIMIT_REACHED.labels(durable=pull.durable)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._under_way = 0
 
     async def run(self) -> None:
+        """Take batches until cancelled."""
         async with asyncio.TaskGroup() as group:
             await self._slots.acquire()
-            async for messages in self._pull.batches():
-                for lot in in_lots(messages):
-                    self._count(1)
-                    group.create_task(self._settle_and_free(lot))
-                    # Before the next lot is taken from the pull: what waits there meanwhile becomes
-                    # one large lot.
+            async for deliveries in self._pull.batches():
+                for batch in split_batches(deliveries):
+                    self._change_under_way(1)
+                    group.create_task(self._settle_and_free_slot(batch))
+                    # Before the next batch is taken from the pull.
                     await self._slots.acquire()
 
-    async def _settle_and_free(self, lot: Sequence[Delivery]) -> None:
+    async def _settle_and_free_slot(self, batch: Sequence[Delivery]) -> None:
         try:
-            await self._settle(lot)
+            await self._settle(batch)
         finally:
-            self._count(-1)
+            self._change_under_way(-1)
             self._slots.release()
 
-    def _count(self, lots: int) -> None:
-        self._under_way += lots
+    def _change_under_way(self, by: int) -> None:
+        self._under_way += by
         self._pull.want(self._pull.batch if self._under_way else 1)
 
-    async def _settle(self, lot: Sequence[Delivery]) -> None:
-        """Returns when each of them is handled, or parked, and acked."""
-        delay = 0.1
-        while True:
-            try:
-                if not await self._taken(lot):
-                    for message in lot:
-                        await self._settle([message])
-                    return
-                break
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._health.not_ready(self._name, describe(error))
-                log.warning("consumer.paused", consumer=self._name, error=describe(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
-        await self._pull.ack_all(lot)
-        self._health.ready(self._name)
+    async def _settle(self, batch: Sequence[Delivery]) -> None:
+        """Return when each delivery is handled, or in quarantine, and acked."""
+        handled = await retry(
+            partial(self._handle, batch),
+            health=self._health,
+            condition=self._name,
+            on_fault=self._show_limit,
+        )
+        self._limit_reached.set(0)
+        if handled:
+            await self._pull.ack_all(batch)
+            return
+        for delivery in batch:
+            await self._settle([delivery])
 
-    async def _taken(self, lot: Sequence[Delivery]) -> bool:
-        """Whether the lot can be acked. Not when several failed together: which of them is at fault
-        is looked for."""
+    async def _handle(self, batch: Sequence[Delivery]) -> bool:
+        """Handle a batch, or put its only delivery into quarantine.
+
+        False when several deliveries failed together: the one at fault is not known then. Transient
+        faults are raised, and so is QuarantineLimitReached."""
         try:
             with COMMIT_SECONDS.labels(durable=self._pull.durable).time():
-                await self._take(lot)
+                await self._handler(batch)
         except Exception as error:
             if is_transient(error):
                 raise
-            if len(lot) > 1:
+            if len(batch) > 1:
                 log.error(
-                    "lot.failed", consumer=self._name, messages=len(lot), error=describe(error)
+                    "batch.failed",
+                    consumer=self._name,
+                    messages=len(batch),
+                    error=describe(error),
                 )
                 return False
-            await self._parking.park(self._pull.durable, lot[0], error)
+            await self._quarantine.add(self._pull.durable, batch[0], error)
         return True
 
+    def _show_limit(self, error: Exception) -> None:
+        if isinstance(error, QuarantineLimitReached):
+            self._limit_reached.set(1)
 
-def in_lots(messages: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-    """In order; each of at most MOST_BYTES, or of one message."""
-    lot: list[Delivery] = []
+
+def split_batches(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+    """Split deliveries in order into batches of at most MAX_BATCH_BYTES, or of one delivery."""
+    batch: list[Delivery] = []
     size = 0
-    for message in messages:
-        if lot and size + len(message.body) > MOST_BYTES:
-            yield lot
-            lot, size = [], 0
-        lot.append(message)
-        size += len(message.body)
-    if lot:
-        yield lot
+    for delivery in deliveries:
+        if batch and size + len(delivery.body) > MAX_BATCH_BYTES:
+            yield batch
+            batch = []
+            size = 0
+        batch.append(delivery)
+        size += len(delivery.body)
+    if batch:
+        yield batch
 
 
-class BatchTaker:
-    """Commits usage batches, buries what was refused (once), tells the nodes how far their logs are
-    in."""
+class UsageBatchIntake:
+    """Counts usage batches, confirms them to the nodes, and dead-letters each refused one once."""
 
     def __init__(
-        self, ingest: Ingest, pool: Pool, dead: DeadLetters, publisher: Publisher, signer: Signer
+        self,
+        ingest: UsageIngest,
+        dead_letters: DeadLetters,
+        publisher: Publisher,
+        signer: Signer,
     ) -> None:
-        self._ingest, self._pool, self._dead = ingest, pool, dead
-        self._publisher, self._signer = publisher, signer
+        self._ingest = ingest
+        self._dead_letters = dead_letters
+        self._publisher = publisher
+        self._signer = signer
 
-    async def take(self, deliveries: Sequence[Delivery]) -> None:
+    async def handle_batches(self, deliveries: Sequence[Delivery]) -> None:
+        """Count usage batches, and tell the nodes how far their logs are in."""
         BATCH_AGE.set((datetime.now(UTC) - deliveries[0].stream_time).total_seconds())
-        await self._tell(await self._ingest.take(deliveries))
+        await self._follow_up(await self._ingest.ingest_batches(deliveries))
 
-    async def drain(self, node: str) -> None:
-        """The node is known now: what waited for that is counted."""
-        await self._tell(await self._ingest.drain(node))
+    async def count_held(self, node: str) -> None:
+        """Count what waited for ``node`` to become known."""
+        await self._follow_up(await self._ingest.ingest_held(node))
 
-    async def bury_forgotten(self, _fencing: int) -> None:
-        """Whoever died between refusing a batch that had waited and burying it left it to be found
-        here."""
-        while True:
-            async with self._pool.acquire() as connection:
-                forgotten = await logs.unburied(connection)
-            for delivery, refusal in forgotten:
-                await self._bury(delivery, refusal)
-            await asyncio.sleep(3)
+    async def dead_letter_forgotten(self, _fencing: int) -> None:
+        """Write the dead letters that a process died before. Never returns.
 
-    async def _tell(self, taken: Taken) -> None:
-        for confirmation in taken.confirmations:
+        They are of batches that were held and then refused: no delivery brings them again."""
+
+        async def dead_letter_all() -> None:
+            for delivery, refusal in await self._ingest.load_forgotten():
+                await self._dead_letter(delivery, refusal)
+
+        await every(_FORGOTTEN_SECONDS, dead_letter_all)
+
+    async def _follow_up(self, outcome: IngestOutcome) -> None:
+        # All of it is after the commit and may be lost with the process. A node that gets no
+        # confirmation sends its batch again, and a repetition is confirmed again. A dead letter has
+        # the digest as its identity, and its refusal is marked only when the letter is stored: so
+        # it is written at the next delivery, or by dead_letter_forgotten(), and is there once.
+        for confirmation in outcome.confirmations:
             signed = self._signer.sign(Purpose.CONFIRMATION, confirmation)
-            await self._publisher.publish_core(
-                catalogue.EDGE_CONFIRMED.for_node(confirmation.node), signed.encode()
-            )
-        for delivery, refusal in taken.unburied:
-            await self._bury(delivery, refusal)
+            subject = catalogue.EDGE_CONFIRMED.for_node(confirmation.node)
+            await self._publisher.publish_core(subject, signed.encode())
+        for delivery, refusal in outcome.to_dead_letter:
+            await self._dead_letter(delivery, refusal)
 
-    async def _bury(self, delivery: Delivery, refusal: logs.Refusal) -> None:
-        await self._dead.add(delivery, refusal.reason, identity=refusal.digest.hex())
-        async with self._pool.acquire() as connection:
-            await logs.buried(connection, refusal.node, refusal.digest)
+    async def _dead_letter(self, delivery: Delivery, refusal: BatchRefusal) -> None:
+        await self._dead_letters.add(delivery, refusal.reason, identity=refusal.digest.hex())
+        await self._ingest.mark_dead_lettered(refusal)
 
 
-def burying(take: Judge, dead: DeadLetters) -> Take:
-    """``take`` for a LotConsumer: what it gives back becomes dead letters."""
+def with_dead_letters(handler: RefusingHandler, dead_letters: DeadLetters) -> BatchHandler:
+    """Return a handler for a BatchConsumer: what ``handler`` returns becomes dead letters."""
 
-    async def take_and_bury(deliveries: Sequence[Delivery]) -> None:
-        refused = await take(deliveries)
+    async def handle(deliveries: Sequence[Delivery]) -> None:
+        refused = await handler(deliveries)
         await asyncio.gather(
-            *(dead.add(delivery, f"{error.reason}: {error}") for delivery, error in refused)
+            *(dead_letters.add(delivery, f"{error.reason}: {error}") for delivery, error in refused)
         )
 
-    return take_and_bury
+    return handle
 
 
-def once(take: Judge) -> Handler:
-    """The same of one delivery, for whoever replays it: its fault is raised."""
+def replay_one(handler: RefusingHandler) -> Handler:
+    """Return a handler of one delivery, for the replay of a dead letter: its fault is raised."""
 
     async def handle(delivery: Delivery) -> None:
-        for _, error in await take([delivery]):
+        for _, error in await handler([delivery]):
             raise error
 
     return handle

@@ -1,0 +1,1 @@
+"""The use cases of billing, a file each. Transactions are opened here only."""

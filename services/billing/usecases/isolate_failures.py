@@ -1,4 +1,4 @@
-"""Work on many accounts at once, where one that fails must not hold up the others."""
+"""Work on many accounts at once, where one account that fails must not hold up the others."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ import structlog
 from shared.faults import describe, is_transient
 
 log = structlog.get_logger()
-CHUNK: Final = 200
+ACCOUNTS_TOGETHER: Final = 200
 """Accounts in one transaction: their rows are locked for as long as it takes."""
 
 
-async def alone_where_it_fails(
-    names: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]
+async def isolate_failures(
+    accounts: list[str], work: Callable[[list[str]], Awaitable[int]], failed: set[str]
 ) -> int:
-    """``work`` on all, or on each alone where that fails for a reason of our own; who fails alone
-    joins ``failed``.
+    """Do ``work`` for all accounts, or for each alone when that fails for a fault of ours.
 
-    The sum of what ``work`` gives. A transient fault is raised."""
+    An account that fails alone joins ``failed``. Return the sum of the results. A transient fault
+    is raised."""
     try:
-        return await work(names)
+        return await work(accounts)
     except Exception as error:
         if is_transient(error):
             raise
-        if len(names) == 1:
-            log.error("account.failed", account=names[0], error=describe(error))
-            failed.add(names[0])
+        if len(accounts) == 1:
+            log.error("account.failed", account=accounts[0], error=describe(error))
+            failed.add(accounts[0])
             return 0
-    return sum([await alone_where_it_fails([name], work, failed) for name in names])
+    done = 0
+    for account in accounts:
+        done += await isolate_failures([account], work, failed)
+    return done

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 
 from services.billing.domain import outgoing_messages
-from services.billing.domain.balance import Standing, Terms, money_fault, priced
-from services.billing.domain.charging import Line, Pack, charge
-from services.billing.domain.price_book import Prices, faults, retroactive
+from services.billing.domain.balance import (
+    AccountState,
+    PricingContext,
+    currency_fault,
+    with_current_tariff,
+)
+from services.billing.domain.charging import BoughtPlan
+from services.billing.domain.price_book import PriceLookup, find_faults, find_retroactive_changes
+from services.billing.domain.units import UnixHour, hour_of
 from services.billing.domain.usage_aggregator import usage_ends
-from services.billing.metrics import CHARGES, NOT_CHARGED
-from services.billing.store import accounts, owners, plans, prices, usage
-from services.billing.store.accounts import Entry
-from services.billing.usecases.accrue import save_judged
-from services.billing.usecases.isolate_failures import CHUNK, alone_where_it_fails
-from services.billing.usecases.reference_cache import Book
+from services.billing.metrics import CHARGES
+from services.billing.store import accounts, is_enqueued, ledger, owners, plans, prices
+from services.billing.store.ledger import LedgerEntry
+from services.billing.usecases.accrue import decide_and_save
+from services.billing.usecases.hourly_jobs import HourCharging
+from services.billing.usecases.reference_cache import ReferenceCache
 from shared import catalogue
 from shared.clock import Clock
 from shared.contracts.codec import parse
@@ -29,311 +33,249 @@ from shared.contracts.commands import (
     SetThreshold,
 )
 from shared.contracts.findings import Code, Finding, finding
+from shared.contracts.prices import PlanOffer
 from shared.errors import Malformed
 from shared.messages import Outgoing
 from shared.messaging.delivery import Delivery
-from shared.money import minus, plain, plus, total
+from shared.money import minus, plain, plus
 from shared.storage import outbox
 from shared.storage.pool import Connection, Pool
 
 
-class Money:
-    """The commands of COMMANDS_BILLING. Each is idempotent: a redelivery changes nothing and says
-    nothing new."""
+class MoneyCommands:
+    """The commands of COMMANDS_BILLING.
 
-    def __init__(self, pool: Pool, book: Book, clock: Clock) -> None:
-        self._pool, self._book, self._clock = pool, book, clock
+    Each is idempotent: a redelivery changes nothing and publishes nothing new."""
+
+    def __init__(
+        self, pool: Pool, cache: ReferenceCache, charging: HourCharging, clock: Clock
+    ) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._charging = charging
+        self._clock = clock
 
     async def handle(self, delivery: Delivery) -> None:
+        """Run one command. Malformed when it is none of billing's, or not its contract."""
         if not delivery.id:
             raise Malformed("a command needs its ce-id")
-        if delivery.subject == catalogue.CMD_BALANCE_CREDIT:
-            await self._credit(parse(CreditBalance, delivery.body), delivery.id)
-        elif delivery.subject == catalogue.CMD_BALANCE_THRESHOLD:
-            await self._threshold(
-                parse(SetThreshold, delivery.body), delivery.id, delivery.stream_time
-            )
-        elif delivery.subject == catalogue.CMD_PLAN_PURCHASE:
-            await self._purchase(parse(PurchasePlan, delivery.body), delivery.id)
-        elif delivery.subject == catalogue.CMD_PRICE_BOOK_APPLY:
-            await self._apply(parse(ApplyPriceBook, delivery.body), delivery.id)
-        elif delivery.subject == catalogue.CMD_HOUR_CLOSE:
-            await self._close(parse(CloseHour, delivery.body).until, delivery.id)
+        subject = delivery.subject
+        body = delivery.body
+        if subject == catalogue.CMD_BALANCE_CREDIT:
+            await self._credit_balance(parse(CreditBalance, body), delivery.id)
+        elif subject == catalogue.CMD_BALANCE_THRESHOLD:
+            await self._set_threshold(parse(SetThreshold, body), delivery.id, delivery.stream_time)
+        elif subject == catalogue.CMD_PLAN_PURCHASE:
+            await self._purchase_plan(parse(PurchasePlan, body), delivery.id)
+        elif subject == catalogue.CMD_PRICE_BOOK_APPLY:
+            await self._apply_price_book(parse(ApplyPriceBook, body), delivery.id)
+        elif subject == catalogue.CMD_HOUR_CLOSE:
+            await self._close_hour(parse(CloseHour, body).until, delivery.id)
         else:
-            raise Malformed("no command of billing")
+            raise Malformed("not a command of billing")
 
-    async def close(self, until: datetime) -> int:
-        """Charges what is not charged yet of the hours that end at or before ``until``, rolls their
-        usage up.
+    async def _lock_account(
+        self, connection: Connection, account: str
+    ) -> tuple[AccountState, PricingContext]:
+        await self._cache.refresh(connection)
+        pricing = self._cache.pricing_at(self._clock.now())
+        states = await accounts.lock_accounts(connection, [account], pricing)
+        return states[account], pricing
 
-        The number of lines written; a second call finds nothing left to do."""
-        past = int(until.timestamp()) // 3600
-        lines, failed = 0, set[str]()
-        while names := await accounts.accounts_to_charge(self._pool, past, CHUNK, failed):
-            lines += await alone_where_it_fails(names, partial(self._charge, past=past), failed)
-        NOT_CHARGED.set(len(failed))
-        for hour in await usage.hours_to_roll(self._pool, past):
-            async with (
-                self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read"),
-            ):
-                await usage.roll_hour(connection, hour)
-        return lines
-
-    async def _close(self, until: datetime, command_id: str) -> None:
-        """Malformed when hours are among them that no usage can be of yet: their plans would end
-        too early."""
-        if until >= usage_ends(self._clock.now()) + timedelta(hours=1):
-            raise Malformed("until lies after the hour that runs")
-        lines = await self.close(until)
+    async def _credit_balance(self, command: CreditBalance, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            await _say(
-                connection,
-                outgoing_messages.hour_closed(until, lines, command_id, self._clock.now()),
+            # The reference is the identity of a credit. When it comes again, by the same command or
+            # a new one, the event is published again and nothing is booked. The account's lock
+            # keeps two commands with the same reference apart.
+            state, pricing = await self._lock_account(connection, command.account)
+            used = await ledger.find_entry(connection, command.account, command.reference)
+            entry = LedgerEntry(
+                "credit", plain(command.amount), command.currency, command.reference
             )
-
-    async def judge_depleted(self) -> int:
-        """Whoever is depleted for too long becomes overdue though nothing moves (rule E7); how many
-        were judged."""
-        since = self._clock.now() - self._book.overdue_after
-        judged, seen = 0, set[str]()
-        while names := await accounts.long_depleted(self._pool, since, CHUNK, seen):
-            judged += await alone_where_it_fails(names, self._judge, seen)
-            seen |= set(names)
-        return judged
-
-    async def _judge(self, names: list[str]) -> int:
-        async with self._pool.acquire() as connection, connection.transaction():
-            terms = await self._terms(connection, self._clock.now())
-            await save_judged(
-                connection, list((await accounts.lock(connection, names, terms)).values()), terms
-            )
-        return len(names)
-
-    async def _terms(self, connection: Connection, now: datetime) -> Terms:
-        await self._book.open(connection)
-        return self._book.terms(now)
-
-    async def _charge(self, names: list[str], past: int) -> int:
-        now = self._clock.now()
-        async with self._pool.acquire() as connection, connection.transaction():
-            terms = await self._terms(connection, now)
-            standings = await accounts.lock(connection, names, terms)
-            since = await accounts.first_open_hours(connection, names, past)
-            dues = await plans.due(connection, since, past)
-            made: dict[str, list[Line]] = {}
-            for name, due in dues.items():
-                made[name] = charge(
-                    due.hours,
-                    due.packs,
-                    due.left,
-                    due.used,
-                    partial(terms.prices.tariff, name, standings[name].money),
-                )
-            await accounts.post(
-                connection, made, {name: one.money for name, one in standings.items()}, now
-            )
-            await plans.record(connection, made, dues)
-            forfeited = await plans.forfeit(connection, names, made, past, now)
-            await plans.end(connection, names, past)
-            after = await self._charged(connection, standings, made, forfeited, past, terms)
-            await save_judged(connection, after, terms)
-        lines = [line for each in made.values() for line in each]
-        CHARGES.labels(kind="unused").inc(sum(forfeited.values()))
-        for line in lines:
-            CHARGES.labels(kind="charge" if line.posting == 1 else "correction").inc()
-        return len(lines)
-
-    async def _charged(
-        self,
-        connection: Connection,
-        standings: dict[str, Standing],
-        made: dict[str, list[Line]],
-        forfeited: Mapping[str, int],
-        past: int,
-        terms: Terms,
-    ) -> list[Standing]:
-        """What was accrued is now in the ledger; the limit moves. The first charge sets the
-        currency. ``forfeited``: lines of plans that ended, by account."""
-        recent = await accounts.recent(connection, list(standings))
-        left = await plans.left(connection, list(standings), terms.hour)
-        tiers = await accounts.tiers(connection, list(standings.values()))
-        after = []
-        for name, standing in standings.items():
-            lines = made.get(name, [])
-            again = standing.rate_from is not None and standing.rate_from >= past
-            after.append(
-                standing._replace(
-                    currency=standing.money if lines else standing.currency,
-                    entries=standing.entries + len(lines) + forfeited.get(name, 0),
-                    accrued_requests=standing.accrued_requests
-                    - sum(line.requests for line in lines),
-                    ledger=minus(standing.ledger, total(line.amount for line in lines)),
-                    recent_amount=recent[name][0],
-                    recent_hours=recent[name][1],
-                    plan_left=left.get(name, 0),
-                    tier_used=tiers.get(name, 0),
-                    rate_from=standing.rate_from if again else None,
-                )
-            )
-        return after
-
-    async def _credit(self, command: CreditBalance, command_id: str) -> None:
-        async with self._pool.acquire() as connection, connection.transaction():
-            terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            used = await accounts.entry_of(connection, command.account, command.reference)
-            fault = money_fault(standing, command.currency, terms.prices)
-            entry = Entry("credit", plain(command.amount), command.currency, command.reference)
+            fault = currency_fault(state, command.currency, pricing.prices)
             if fault is None and used is not None and used != entry:
                 fault = Code.BALANCE_REFERENCE
             if fault is not None:
-                await _refuse(connection, standing, fault, command.reference, command_id, terms.at)
+                await _refuse(connection, state, fault, command.reference, command_id, pricing)
                 return
             if used is not None:
-                await _say(
-                    connection,
-                    outgoing_messages.credited(standing, command.reference, command_id, terms.at),
+                message = outgoing_messages.credited_event(
+                    state, command.reference, command_id, pricing.at
                 )
+                await _enqueue_once(connection, message)
                 return
-            after = await _book(connection, standing, entry, command_id, terms)
-            said = outgoing_messages.credited(after, command.reference, command_id, terms.at)
-            await save_judged(connection, [after], terms, [said])
+            after = await _add_entry(connection, state, entry, command_id, pricing)
+            message = outgoing_messages.credited_event(
+                after, command.reference, command_id, pricing.at
+            )
+            await decide_and_save(connection, [after], pricing, [message])
             CHARGES.labels(kind="credit").inc()
 
-    async def _purchase(self, command: PurchasePlan, command_id: str) -> None:
+    async def _purchase_plan(self, command: PurchasePlan, command_id: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            used = await accounts.entry_of(connection, command.account, command.reference)
-            bought = await plans.show(connection, command.account, command.reference, terms.at)
+            state, pricing = await self._lock_account(connection, command.account)
+            used = await ledger.find_entry(connection, command.account, command.reference)
+            bought = await plans.find_plan(
+                connection, command.account, command.reference, pricing.at
+            )
             if bought is not None and (bought.plan, bought.currency) == (
                 command.plan,
                 command.currency,
             ):
-                await _say(
-                    connection, outgoing_messages.purchased(standing, bought, command_id, terms.at)
-                )
+                message = outgoing_messages.purchased_event(state, bought, command_id, pricing.at)
+                await _enqueue_once(connection, message)
                 return
-            offer = terms.prices.offer(command.plan, command.currency)
-            fault = money_fault(standing, command.currency, terms.prices)
-            if fault is None and (used is not None or offer is None or standing.balance < offer[1]):
-                fault = (
-                    Code.BALANCE_REFERENCE
-                    if used
-                    else Code.BALANCE_INSUFFICIENT
-                    if offer
-                    else Code.PLAN_UNKNOWN
-                )
-            if fault is not None or offer is None:
-                await _refuse(
-                    connection,
-                    standing,
-                    fault or Code.PLAN_UNKNOWN,
-                    command.reference,
-                    command_id,
-                    terms.at,
-                )
+            offer = pricing.prices.find_offer(command.plan, command.currency)
+            fault = _purchase_fault(state, command, used, offer, pricing)
+            if offer is None or fault is not None:
+                code = fault or Code.PLAN_UNKNOWN
+                await _refuse(connection, state, code, command.reference, command_id, pricing)
                 return
-            plan, price = offer
-            pack = Pack(
-                command.reference,
-                plan.requests,
-                terms.hour,
-                terms.hour + plan.days * 24,
-                plain(price),
-            )
-            entry = Entry("plan", minus(Decimal(0), price), command.currency, command.reference)
-            after = await _book(connection, standing, entry, command_id, terms)
-            await plans.buy(
-                connection, command.account, pack, command.plan, command.currency, terms.at
-            )
-            first = (
-                terms.hour if standing.rate_from is None else min(standing.rate_from, terms.hour)
-            )
-            after = after._replace(plan_left=after.plan_left + plan.requests, rate_from=first)
-            view = await plans.show(connection, command.account, command.reference, terms.at)
-            said = (
-                [outgoing_messages.purchased(after, view, command_id, terms.at)]
-                if view is not None
-                else []
-            )
-            await save_judged(connection, [after], terms, said)
+            await _book_plan(connection, state, command, offer, command_id, pricing)
             CHARGES.labels(kind="plan").inc()
 
-    async def _threshold(self, command: SetThreshold, command_id: str, sent: datetime) -> None:
+    async def _set_threshold(
+        self, command: SetThreshold, command_id: str, sent_at: datetime
+    ) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            terms = await self._terms(connection, self._clock.now())
-            standing = (await accounts.lock(connection, [command.account], terms))[command.account]
-            fault = money_fault(standing, command.currency, terms.prices)
+            state, pricing = await self._lock_account(connection, command.account)
+            fault = currency_fault(state, command.currency, pricing.prices)
             if fault is not None:
-                await _refuse(connection, standing, fault, None, command_id, terms.at)
-            elif await accounts.set_threshold(connection, command.account, sent):
-                after = standing._replace(currency=command.currency, threshold=command.threshold)
-                await save_judged(connection, [priced(after, terms)], terms)
+                await _refuse(connection, state, fault, None, command_id, pricing)
+            elif await accounts.set_threshold_time(connection, command.account, sent_at):
+                after = state._replace(currency=command.currency, threshold=command.threshold)
+                await decide_and_save(connection, [with_current_tariff(after, pricing)], pricing)
 
-    async def _apply(self, command: ApplyPriceBook, command_id: str) -> None:
-        """Nobody rates meanwhile: the owners' lock holds the prices still, too."""
+    async def _apply_price_book(self, command: ApplyPriceBook, command_id: str) -> None:
+        """Apply or refuse a price book.
+
+        The exclusive lock of owners keeps out every transaction that rates usage."""
         now = self._clock.now()
         async with self._pool.acquire() as connection, connection.transaction():
-            await owners.change_owners(connection)
-            if await prices.serial_of(connection, command_id) is not None:
+            await owners.lock_owners_exclusive(connection)
+            if await prices.find_serial(connection, command_id) is not None:
                 return
-            old = await prices.current(connection)
-            new = Prices(old.serial + 1, command.book)
-            found = review(old, command, int(now.timestamp()) // 3600 + 1)
-            if not found:
-                await prices.add(connection, new, command_id, now)
-            await _say(
-                connection,
-                outgoing_messages.price_book(
-                    old.serial if found else new.serial, found, command_id, now
-                ),
-            )
+            old = await prices.load_current_prices(connection)
+            serial = old.serial
+            findings = review_price_book(old, command, UnixHour(hour_of(now) + 1))
+            if not findings:
+                serial += 1
+                new = PriceLookup(serial, command.book)
+                await prices.add_price_book(connection, new, command_id, now)
+            message = outgoing_messages.price_book_event(serial, findings, command_id, now)
+            await _enqueue_once(connection, message)
+
+    async def _close_hour(self, until: datetime, command_id: str) -> None:
+        """Malformed for hours that can have no usage yet: their plans would end too early."""
+        if until >= usage_ends(self._clock.now()) + timedelta(hours=1):
+            raise Malformed("until lies after the hour that runs")
+        lines = await self._charging.close_hours(until)
+        async with self._pool.acquire() as connection, connection.transaction():
+            now = self._clock.now()
+            message = outgoing_messages.hour_closed_event(until, lines, command_id, now)
+            await _enqueue_once(connection, message)
 
 
-def review(old: Prices, command: ApplyPriceBook, first_free: int) -> list[Finding]:
-    """Why the book is not applied; ``first_free``: the first hour whose prices may still change."""
-    found = faults(command.book)
-    if not found:
-        found = retroactive(old, Prices(0, command.book), first_free)
+def review_price_book(
+    old: PriceLookup, command: ApplyPriceBook, first_free: UnixHour
+) -> list[Finding]:
+    """Return the reasons why a book is not applied.
+
+    ``first_free``: the first hour whose prices may still change."""
+    findings = find_faults(command.book)
+    if not findings:
+        findings = find_retroactive_changes(old, PriceLookup(0, command.book), first_free)
     if command.base != old.serial:
-        found.append(
-            finding(
-                Code.PRICES_CHANGED, f"The current book is number {old.serial}, not {command.base}."
-            )
-        )
-    return found
+        text = f"The current book is number {old.serial}, not {command.base}."
+        findings.append(finding(Code.PRICES_CHANGED, text))
+    return findings
 
 
-async def _book(
-    connection: Connection, standing: Standing, entry: Entry, command_id: str, terms: Terms
-) -> Standing:
-    """A ledger line that is no charge, and the standing after it."""
-    await accounts.add_entry(connection, standing.account, entry, command_id, terms.at)
-    after = standing._replace(
-        currency=entry.currency,
-        entries=standing.entries + 1,
-        ledger=plus(standing.ledger, entry.amount),
+def _purchase_fault(
+    state: AccountState,
+    command: PurchasePlan,
+    used: LedgerEntry | None,
+    offer: tuple[PlanOffer, Decimal] | None,
+    pricing: PricingContext,
+) -> Code | None:
+    fault = currency_fault(state, command.currency, pricing.prices)
+    if fault is not None:
+        return fault
+    if used is not None:
+        return Code.BALANCE_REFERENCE
+    if offer is None:
+        return Code.PLAN_UNKNOWN
+    if state.balance < offer[1]:
+        return Code.BALANCE_INSUFFICIENT
+    return None
+
+
+async def _book_plan(
+    connection: Connection,
+    state: AccountState,
+    command: PurchasePlan,
+    offer: tuple[PlanOffer, Decimal],
+    command_id: str,
+    pricing: PricingContext,
+) -> None:
+    """Write the plan and its ledger line. It covers hours from the running one on."""
+    plan_offer, price = offer
+    plan = BoughtPlan(
+        reference=command.reference,
+        requests=plan_offer.requests,
+        start=pricing.hour,
+        end=UnixHour(pricing.hour + plan_offer.days * 24),
+        price=plain(price),
     )
-    return priced(after, terms)
+    entry = LedgerEntry("plan", minus(Decimal(0), price), command.currency, command.reference)
+    after = await _add_entry(connection, state, entry, command_id, pricing)
+    await plans.add_plan(
+        connection, command.account, plan, command.plan, command.currency, pricing.at
+    )
+    # The running hour may be charged in part: it must be rated anew, now with the plan.
+    rate_from = pricing.hour
+    if state.rate_from is not None:
+        rate_from = min(state.rate_from, rate_from)
+    after = after._replace(plan_left=after.plan_left + plan.requests, rate_from=rate_from)
+    view = await plans.find_plan(connection, command.account, command.reference, pricing.at)
+    messages = []
+    if view is not None:
+        messages.append(outgoing_messages.purchased_event(after, view, command_id, pricing.at))
+    await decide_and_save(connection, [after], pricing, messages)
+
+
+async def _add_entry(
+    connection: Connection,
+    state: AccountState,
+    entry: LedgerEntry,
+    command_id: str,
+    pricing: PricingContext,
+) -> AccountState:
+    """Write a ledger line that is no charge; return the account after it."""
+    await ledger.add_entry(connection, state.account, entry, command_id, pricing.at)
+    after = state._replace(
+        currency=entry.currency,
+        entries=state.entries + 1,
+        ledger=plus(state.ledger, entry.amount),
+    )
+    return with_current_tariff(after, pricing)
 
 
 async def _refuse(
     connection: Connection,
-    standing: Standing,
+    state: AccountState,
     code: Code,
     reference: str | None,
     command_id: str,
-    now: datetime,
+    pricing: PricingContext,
 ) -> None:
-    await _say(connection, outgoing_messages.refused(standing, code, reference, command_id, now))
+    message = outgoing_messages.refused_event(state, code, reference, command_id, pricing.at)
+    await _enqueue_once(connection, message)
 
 
-async def _say(connection: Connection, *messages: Outgoing) -> None:
-    """Once a command: a redelivery would say it with another time and balance, under the same
-    id."""
-    fresh: Sequence[Outgoing] = [
-        one for one in messages if not await accounts.said(connection, one.id)
-    ]
-    await outbox.enqueue(connection, fresh)
+async def _enqueue_once(connection: Connection, message: Outgoing) -> None:
+    """Write a message to the outbox, unless it is there.
+
+    A redelivered command would make it with another time and balance, under the same id."""
+    if not await is_enqueued(connection, message.id):
+        await outbox.enqueue(connection, [message])

@@ -1,28 +1,34 @@
-"""The answers to questions. A page is full when it has ``limit`` rows; its ``next`` is the next
-one's ``after``."""
+"""The answers to questions.
+
+A page is full when it has ``limit`` rows. Its ``next`` is the ``after`` of the next page then, and
+None otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from services.billing.domain import outgoing_messages
-from services.billing.domain.balance import Terms
-from services.billing.domain.calendar import zone_of
-from services.billing.domain.price_book import NEVER, Prices, changes
-from services.billing.domain.statements import month
+from services.billing.domain.balance import PricingContext
+from services.billing.domain.calendar import find_zone
+from services.billing.domain.price_book import NEVER, PriceLookup, describe_changes
+from services.billing.domain.statements import statement_month
+from services.billing.domain.units import UnixHour, hour_of
 from services.billing.store import (
     accounts,
     completeness,
+    ledger,
     logs,
-    periods,
+    open_snapshot,
     plans,
     prices,
-    reading,
     statements,
+    usage_queries,
 )
 from services.billing.usecases.audit import Auditor
-from services.billing.usecases.money import review
+from services.billing.usecases.money import review_price_book
 from shared.clock import Clock
 from shared.contracts.audit import AuditReport, GapsPage, QueryAudit, QueryGaps
 from shared.contracts.balance import BalanceView
@@ -47,102 +53,132 @@ from shared.contracts.queries import (
     ShowBalance,
     UsagePage,
 )
+from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
 from shared.money import minus
 from shared.storage.pool import Pool
 
+RowT = TypeVar("RowT")
+_MAX_CHANGES = 1000
+_MAX_EFFECTS = 200
+_MAX_FINDINGS = 100
+_LAST_HOUR = UnixHour(NEVER - 1)
 
-class Queries:
-    """Every question of billing's, on its own database."""
+
+class BillingQueries:
+    """The questions that billing answers, a method each, from its own database."""
 
     def __init__(self, pool: Pool, clock: Clock) -> None:
-        self._pool, self._clock, self._auditor = pool, clock, Auditor(pool)
+        self._pool = pool
+        self._clock = clock
+        self._auditor = Auditor(pool)
 
-    async def usage(self, question: QueryUsage) -> UsagePage:
+    async def query_usage(self, question: QueryUsage) -> UsagePage:
+        """Return usage by 5 minutes, hour, day or month of a time zone."""
         zone = _zone(question.zone)
-        async with reading(self._pool) as connection:
-            rows = await periods.query(connection, question, zone)
-        return UsagePage(
-            rows=rows, next=periods.page_mark(rows[-1]) if len(rows) == question.limit else None
-        )
+        async with open_snapshot(self._pool) as connection:
+            rows = await usage_queries.query_usage(connection, question, zone)
+        return UsagePage(rows=rows, next=_next_mark(rows, question.limit, usage_queries.usage_mark))
 
-    async def logs(self, question: QueryLogs) -> LogsPage:
-        found = await logs.page_logs(self._pool, question)
-        last = f"{found[-1].node}/{found[-1].log}" if len(found) == question.limit else None
-        return LogsPage(logs=found, next=last)
+    async def query_logs(self, question: QueryLogs) -> LogsPage:
+        """Return how far the nodes' logs are in."""
+        rows = await logs.page_logs(self._pool, question)
+        next_mark = _next_mark(rows, question.limit, lambda row: f"{row.node}/{row.log}")
+        return LogsPage(logs=rows, next=next_mark)
 
-    async def charges(self, question: QueryCharges) -> ChargesPage:
-        rows = await accounts.page_charges(self._pool, question)
-        return ChargesPage(
-            rows=[row for _, row in rows],
-            next=accounts.page_mark(*rows[-1]) if len(rows) == question.limit else None,
-        )
+    async def query_charges(self, question: QueryCharges) -> ChargesPage:
+        """Return the charge lines of an account."""
+        numbered = await ledger.page_charges(self._pool, question)
+        rows: list[ChargeRow] = []
+        for _, row in numbered:
+            rows.append(row)
+        next_mark = _next_mark(numbered, question.limit, lambda last: ledger.charge_mark(*last))
+        return ChargesPage(rows=rows, next=next_mark)
 
-    async def balance(self, question: ShowBalance) -> BalanceView:
-        terms = Terms(await prices.current(self._pool), self._clock.now())
-        return outgoing_messages.view(await accounts.read(self._pool, question.account, terms))
+    async def show_balance(self, question: ShowBalance) -> BalanceView:
+        """Return an account's balance as it is now."""
+        current = await prices.load_current_prices(self._pool)
+        pricing = PricingContext(current, self._clock.now())
+        state = await accounts.read_account(self._pool, question.account, pricing)
+        return outgoing_messages.balance_view(state)
 
-    async def price_book(self, question: Nothing) -> PriceBookView:
-        current = await prices.current(self._pool)
+    async def show_price_book(self, question: Nothing) -> PriceBookView:
+        """Return the current price book."""
+        current = await prices.load_current_prices(self._pool)
         return PriceBookView(serial=current.serial, book=current.book)
 
-    async def preview(self, question: PreviewPriceBook) -> PricePreview:
-        """What a new price book would change, and for whom."""
-        old, now = await prices.current(self._pool), self._clock.now()
-        order = ApplyPriceBook(base=old.serial, book=question.book)
-        found = review(old, order, int(now.timestamp()) // 3600 + 1)
-        charged = [] if found else await prices.charged_since(self._pool, now)
+    async def preview_price_book(self, question: PreviewPriceBook) -> PricePreview:
+        """Return what a new price book would change, and for which accounts."""
+        now = self._clock.now()
+        old = await prices.load_current_prices(self._pool)
+        command = ApplyPriceBook(base=old.serial, book=question.book)
+        findings = review_price_book(old, command, UnixHour(hour_of(now) + 1))
+        effects: list[PriceEffect] = []
+        if not findings:
+            charged = await prices.load_charged_since(self._pool, now)
+            effects = _price_effects(old, PriceLookup(0, question.book), charged)
         return PricePreview(
             base=old.serial,
-            changes=changes(old.book, question.book)[:1000],
-            effects=_effects(old, Prices(0, question.book), charged)[:200],
-            findings=found[:100],
+            changes=describe_changes(old.book, question.book)[:_MAX_CHANGES],
+            effects=effects[:_MAX_EFFECTS],
+            findings=findings[:_MAX_FINDINGS],
         )
 
-    async def plans(self, question: ListPlans) -> PlansPage:
-        found = await plans.page(
+    async def list_plans(self, question: ListPlans) -> PlansPage:
+        """Return the plans of an account."""
+        rows = await plans.page_plans(
             self._pool, question.account, question.after, question.limit, self._clock.now()
         )
-        return PlansPage(
-            plans=found, next=plans.page_mark(found[-1]) if len(found) == question.limit else None
-        )
+        return PlansPage(plans=rows, next=_next_mark(rows, question.limit, plans.plan_mark))
 
-    async def gaps(self, question: QueryGaps) -> GapsPage:
-        return await completeness.page(self._pool, question, self._clock.now())
+    async def query_gaps(self, question: QueryGaps) -> GapsPage:
+        """Return the bytes of the nodes' logs that are not in."""
+        return await completeness.page_gaps(self._pool, question, self._clock.now())
 
-    async def audit(self, question: QueryAudit) -> AuditReport:
-        return await self._auditor.audit(question, self._clock.now())
+    async def run_audit(self, question: QueryAudit) -> AuditReport:
+        """Recompute a period from the archive, and compare."""
+        return await self._auditor.run_audit(question, self._clock.now())
 
-    async def ledger(self, question: QueryLedger) -> LedgerPage:
+    async def query_ledger(self, question: QueryLedger) -> LedgerPage:
+        """Return ledger lines by the months of a time zone."""
         _zone(question.zone)
-        async with reading(self._pool) as connection:
-            return await statements.page(connection, question)
+        async with open_snapshot(self._pool) as connection:
+            return await statements.page_ledger(connection, question)
 
-    async def statement(self, question: ShowStatement) -> Statement:
-        wanted = month(question.month, question.by, _zone(question.zone))
-        async with reading(self._pool) as connection:
-            return await statements.statement(connection, question, wanted, self._clock.now())
+    async def show_statement(self, question: ShowStatement) -> Statement:
+        """Return the statement of an account's month."""
+        month = statement_month(question.month, question.by, _zone(question.zone))
+        async with open_snapshot(self._pool) as connection:
+            return await statements.load_statement(connection, question, month, self._clock.now())
 
 
-def _effects(old: Prices, new: Prices, charged: Sequence[prices.Charged]) -> list[PriceEffect]:
-    """Most changed first."""
-    effects = [
-        PriceEffect(
+def _next_mark(rows: Sequence[RowT], limit: int, make_mark: Callable[[RowT], str]) -> str | None:
+    if len(rows) < limit:
+        return None
+    return make_mark(rows[-1])
+
+
+def _price_effects(
+    old: PriceLookup, new: PriceLookup, charged: Sequence[prices.ChargedAccount]
+) -> list[PriceEffect]:
+    """Return what the requests of accounts cost by either book, the largest change first."""
+    effects = []
+    for account, currency, requests in charged:
+        effect = PriceEffect(
             account=account,
             currency=currency,
             requests=requests,
-            now=old.tariff(account, currency, NEVER - 1).amount(0, requests),
-            then=new.tariff(account, currency, NEVER - 1).amount(0, requests),
+            now=old.tariff_at(account, currency, _LAST_HOUR).amount(0, requests),
+            then=new.tariff_at(account, currency, _LAST_HOUR).amount(0, requests),
         )
-        for account, currency, requests in charged
-    ]
-    return sorted(effects, key=lambda effect: -abs(minus(effect.then, effect.now)))
+        effects.append(effect)
+    effects.sort(key=lambda effect: -abs(minus(effect.then, effect.now)))
+    return effects
 
 
 def _zone(name: str) -> ZoneInfo:
     try:
-        return zone_of(name)
+        return find_zone(name)
     except LookupError as error:
-        raise Refused(
-            [finding(Code.REQUEST_MALFORMED, f"At fault: zone ({error})", field="request")]
-        ) from None
+        text = f"At fault: zone ({error})"
+        raise Refused([finding(Code.REQUEST_MALFORMED, text, field="request")]) from None

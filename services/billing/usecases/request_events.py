@@ -1,151 +1,181 @@
-"""Single HTTPS request events in: each (source, id) counts once (rule E5); late and early ones by
-rule E4."""
+"""Single HTTPS request events in: each (source, id) counts once (rule E5).
+
+Events that are too late or too early are refused (rule E4).
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
-from services.billing.domain.usage_aggregator import Tally, minute_fault, valid_domain
-from services.billing.domain.wire_format import Request, read_request, read_requests
+from services.billing.domain.units import EPOCH, UnixDay, UnixMinute, day_of, minute_of
+from services.billing.domain.usage_aggregator import (
+    MICROSECONDS_A_MINUTE,
+    RequestRow,
+    UsageAggregator,
+    minute_fault,
+    valid_domain,
+)
+from services.billing.domain.wire_format import WireRequest, read_request, read_requests
 from services.billing.metrics import REQUESTS
-from services.billing.store import requests as store
+from services.billing.store import request_events as store
 from services.billing.store import usage
-from services.billing.store.partitions import Days
-from services.billing.store.requests import Identity, RequestRow
-from services.billing.usecases.accrue import accrue
-from services.billing.usecases.reference_cache import Book
+from services.billing.store.partitions import RequestDays
+from services.billing.store.request_events import Identity, StoredMeanwhile
+from services.billing.usecases.accrue import accrue_usage
+from services.billing.usecases.reference_cache import ReferenceCache
 from shared.clock import Clock
 from shared.errors import IdConflict, Malformed, Poison
 from shared.messaging.delivery import Delivery
+from shared.retry import retry
 from shared.storage.pool import Connection, Pool
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_MINUTE: Final = 60_000_000
-_DAY: Final = 86_400_000_000
-Refusals = list[tuple[Delivery, Poison]]
-Conflicts = list[tuple[RequestRow, Delivery]]
+_MICROSECONDS_A_DAY: Final = 86_400_000_000
+ReceivedEvent = tuple[RequestRow, Delivery]
 
 
 @dataclass
-class _Lot:
-    """What one transaction will write. ``again``: events whose identity another one of the lot has
-    already."""
+class _RequestWrites:
+    """Everything that one transaction will write.
 
-    rows: dict[Identity, tuple[RequestRow, Delivery]] = field(default_factory=dict)
-    again: list[tuple[RequestRow, Delivery]] = field(default_factory=list)
-    refused: Refusals = field(default_factory=list)
+    ``again``: events with the identity of another one in ``events``. ``refused``: events that must
+    become dead letters, with their reason."""
+
+    events: dict[Identity, ReceivedEvent] = field(default_factory=dict)
+    again: list[ReceivedEvent] = field(default_factory=list)
+    refused: list[tuple[Delivery, Poison]] = field(default_factory=list)
 
 
-class Requests:
-    """``take`` commits the events that arrived together."""
+class RequestIngest:
+    """Counts single events, those that arrived together in one transaction."""
 
-    def __init__(self, pool: Pool, book: Book, days: Days, clock: Clock) -> None:
-        self._pool, self._book, self._days, self._clock = pool, book, days, clock
+    def __init__(self, pool: Pool, cache: ReferenceCache, days: RequestDays, clock: Clock) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._days = days
+        self._clock = clock
 
-    async def take(self, messages: Sequence[Delivery]) -> Refusals:
-        """What must become a dead letter, with its reason."""
+    async def ingest_events(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Poison]]:
+        """Store, add up and accrue events. Return those that must become dead letters."""
         now = self._clock.now()
-        lot = _read(messages, int(now.timestamp()) // 60)
-        rows = sorted(row for row, _ in lot.rows.values())
+        writes = _read_events(deliveries, minute_of(now))
+        rows = sorted(row for row, _ in writes.events.values())
         await self._days.ensure({row.day for row in rows})
-        conflicts, new = await self._until_stored(lot, rows, now)
-        lot.refused += [(message, _conflict(row)) for row, message in conflicts]
-        _measure(len(messages), new, len(conflicts), len(lot.refused))
-        return lot.refused
-
-    async def _until_stored(
-        self, lot: _Lot, rows: list[RequestRow], now: datetime
-    ) -> tuple[Conflicts, int]:
-        """Again when another process was quicker with one of them: what that one committed is known
-        then."""
-        while True:
-            with contextlib.suppress(store.Overtaken):
-                return await self._store(lot, rows, now)
+        # Another process may be quicker with one of them. Its transaction has ended then, so the
+        # next attempt, at once, finds what it has stored.
+        conflicts, counted = await retry(
+            partial(self._store, writes, rows, now),
+            retry_on=lambda error: isinstance(error, StoredMeanwhile),
+            first_delay=0,
+        )
+        for row, delivery in conflicts:
+            writes.refused.append((delivery, _id_conflict(row)))
+        REQUESTS.labels(fate="count").inc(counted)
+        REQUESTS.labels(fate="conflict").inc(len(conflicts))
+        REQUESTS.labels(fate="refused").inc(len(writes.refused) - len(conflicts))
+        REQUESTS.labels(fate="duplicate").inc(len(deliveries) - counted - len(writes.refused))
+        return writes.refused
 
     async def _store(
-        self, lot: _Lot, rows: list[RequestRow], now: datetime
-    ) -> tuple[Conflicts, int]:
-        """The conflicts, and how many of ``rows`` are new: in one transaction."""
+        self, writes: _RequestWrites, rows: list[RequestRow], now: datetime
+    ) -> tuple[list[ReceivedEvent], int]:
+        """Write everything in one transaction. Return the conflicts and the number of new rows."""
+        # An identity is stored and its request is added up in the same transaction, so it counts
+        # once however often it is delivered, also after a crash between commit and ack.
+        #   - Within these events: a dictionary by identity; the first one stands.
+        #   - Against stored ones: one look-up over every day that a late event can be of. The
+        #     primary key has the day too, for it is the partition; the same id on another day is
+        #     the same identity all the same.
+        #   - Against another process that stores it now: COPY waits for that transaction and then
+        #     fails by the primary key (StoredMeanwhile). Two copies with different days do not
+        #     meet there: the audit finds such a pair (store/audit.py, find_double_counts).
         async with self._pool.acquire() as connection, connection.transaction():
-            today = int(now.timestamp()) // 86_400
-            known = {row[:2]: row for row in await store.known(connection, rows, today)}
-            new = [row for row in rows if row[:2] not in known] if known else rows
-            await store.add(connection, new, now)
-            conflicts = _conflicts(lot, known)
-            await store.keep_conflicts(
-                connection,
-                [(row[:2], sha256(m.body).digest(), m.body) for row, m in conflicts],
-                now,
-            )
+            known = {row[:2]: row for row in await store.load_known(connection, rows, day_of(now))}
+            new = rows
+            if known:
+                new = [row for row in rows if row[:2] not in known]
+            await store.add_requests(connection, new, now)
+            conflicts = _find_conflicts(writes, known)
+            kept = []
+            for row, delivery in conflicts:
+                kept.append((row[:2], sha256(delivery.body).digest(), delivery.body))
+            await store.keep_conflicts(connection, kept, now)
             await self._count(connection, new, now)
         return conflicts, len(new)
 
     async def _count(
-        self, connection: Connection, fresh: Sequence[RequestRow], now: datetime
+        self, connection: Connection, rows: Sequence[RequestRow], now: datetime
     ) -> None:
-        if not fresh:
+        if not rows:
             return
-        await self._book.open(connection)
-        owners = await self._book.owners(connection, {row.domain for row in fresh})
-        tally = Tally()
-        tally.add_requests(fresh, owners)
-        await usage.add(connection, tally.minutes())
-        await accrue(connection, tally.accrued(), self._book.terms(now))
+        await self._cache.refresh(connection)
+        owners = await self._cache.load_owners(connection, {row.domain for row in rows})
+        aggregator = UsageAggregator()
+        aggregator.add_requests(rows, owners)
+        await usage.add_minutes(connection, aggregator.minute_rows())
+        await accrue_usage(connection, aggregator.accrued_requests(), self._cache.pricing_at(now))
 
 
-def _read(messages: Sequence[Delivery], now_minute: int) -> _Lot:
-    lot = _Lot()
-    read = _all_good(messages, now_minute) or _one_by_one(messages, now_minute, lot.refused)
-    for one in read:
-        kept = lot.rows.setdefault(one[0][:2], one)
-        if kept is not one:
-            lot.again.append(one)
-    return lot
+def _read_events(deliveries: Sequence[Delivery], now_minute: UnixMinute) -> _RequestWrites:
+    writes = _RequestWrites()
+    events = _read_together(deliveries, now_minute)
+    if events is None:
+        events = _read_each(deliveries, now_minute, writes.refused)
+    for event in events:
+        first = writes.events.setdefault(event[0][:2], event)
+        if first is not event:
+            writes.again.append(event)
+    return writes
 
 
-def _all_good(
-    messages: Sequence[Delivery], now_minute: int
-) -> list[tuple[RequestRow, Delivery]] | None:
-    """All at once, which costs half as much; None when there is one that cannot be counted."""
-    requests = read_requests([message.body for message in messages])
+def _read_together(
+    deliveries: Sequence[Delivery], now_minute: UnixMinute
+) -> list[ReceivedEvent] | None:
+    """Read all at once, which costs half as much as one by one.
+
+    None when one of them cannot be counted."""
+    requests = read_requests([delivery.body for delivery in deliveries])
     if requests is None:
         return None
-    rows = [_row(request) for request in requests]
+    rows = [_request_row(request) for request in requests]
     times = [row.at for row in rows]
-    if any(minute_fault(at // _MINUTE, now_minute) for at in (min(times), max(times))):
-        return None
+    for at in (min(times), max(times)):
+        if minute_fault(UnixMinute(at // MICROSECONDS_A_MINUTE), now_minute):
+            return None
     if not all(valid_domain(domain) for domain in {row.domain for row in rows}):
         return None
-    return list(zip(rows, messages, strict=True))
+    return list(zip(rows, deliveries, strict=True))
 
 
-def _one_by_one(
-    messages: Sequence[Delivery], now_minute: int, refused: Refusals
-) -> list[tuple[RequestRow, Delivery]]:
-    good = []
-    for message in messages:
+def _read_each(
+    deliveries: Sequence[Delivery],
+    now_minute: UnixMinute,
+    refused: list[tuple[Delivery, Poison]],
+) -> list[ReceivedEvent]:
+    events = []
+    for delivery in deliveries:
         try:
-            row = _row(read_request(message.body))
-            _check(row, now_minute)
+            row = _request_row(read_request(delivery.body))
+            _check_row(row, now_minute)
         except Poison as error:
-            refused.append((message, error))
+            refused.append((delivery, error))
         else:
-            good.append((row, message))
-    return good
+            events.append((row, delivery))
+    return events
 
 
-def _row(request: Request) -> RequestRow:
-    at = (request.time - _EPOCH) // _MICROSECOND
+def _request_row(request: WireRequest) -> RequestRow:
+    # Called for every event: positional, for keywords would cost as much again.
+    at = (request.time - EPOCH) // _MICROSECOND
     return RequestRow(
         request.source,
         request.id,
-        at // _DAY,
+        UnixDay(at // _MICROSECONDS_A_DAY),
         at,
         request.domain,
         request.node,
@@ -154,8 +184,8 @@ def _row(request: Request) -> RequestRow:
     )
 
 
-def _check(row: RequestRow, now_minute: int) -> None:
-    """Malformed for what cannot be counted: too far from now, or no valid domain."""
+def _check_row(row: RequestRow, now_minute: UnixMinute) -> None:
+    """Raise Malformed for an event that cannot be counted."""
     fault = minute_fault(row.minute, now_minute)
     if fault is not None:
         raise Malformed(f"{fault}: an event counts up to 35 days late and 5 minutes early")
@@ -165,25 +195,23 @@ def _check(row: RequestRow, now_minute: int) -> None:
         )
 
 
-def _conflicts(lot: _Lot, known: dict[Identity, RequestRow]) -> Conflicts:
-    """Events under a used identity with another content; a plain duplicate is only dropped."""
-    found = [
-        lot.rows[identity] for identity, stored in known.items() if lot.rows[identity][0] != stored
-    ]
-    for row, message in lot.again:
-        if known.get(row[:2], lot.rows[row[:2]][0]) != row:
-            found.append((row, message))
-    return found
+def _find_conflicts(
+    writes: _RequestWrites, known: Mapping[Identity, RequestRow]
+) -> list[ReceivedEvent]:
+    """Return events with a used identity and another content. A plain duplicate is only dropped."""
+    conflicts = []
+    for identity, stored in known.items():
+        event = writes.events[identity]
+        if event[0] != stored:
+            conflicts.append(event)
+    for row, delivery in writes.again:
+        counted = known.get(row[:2], writes.events[row[:2]][0])
+        if counted != row:
+            conflicts.append((row, delivery))
+    return conflicts
 
 
-def _conflict(row: RequestRow) -> IdConflict:
+def _id_conflict(row: RequestRow) -> IdConflict:
     return IdConflict(
         f"event {row.id!r} of {row.source!r} was counted already with another content"
     )
-
-
-def _measure(all_of_them: int, fresh: int, conflicts: int, poison: int) -> None:
-    REQUESTS.labels(fate="count").inc(fresh)
-    REQUESTS.labels(fate="conflict").inc(conflicts)
-    REQUESTS.labels(fate="refused").inc(poison - conflicts)
-    REQUESTS.labels(fate="duplicate").inc(all_of_them - fresh - poison)

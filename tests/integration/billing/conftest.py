@@ -1,5 +1,6 @@
-"""One broker, one PostgreSQL and one billing process for the folder; tests use names of their
-own."""
+"""One broker, one PostgreSQL and one billing process for the folder.
+
+Each test uses names of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A broker, a PostgreSQL and real billing processes; and hands to feed them and to read what they
-say."""
+"""A broker, a PostgreSQL and real billing processes, with methods to send to them and to ask."""
 
 from __future__ import annotations
 
@@ -58,8 +57,7 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Stage:
-    """Everything is really there. Accounts, domains and logs get fresh names in each test: nothing
-    is reset."""
+    """Real processes. Each test uses new accounts, domains and logs: nothing is reset."""
 
     backend: Backend
     database: asyncpg.Pool[asyncpg.Record]
@@ -72,7 +70,7 @@ class Stage:
     revision: int = 0
     ports_of: dict[str, int] = field(default_factory=dict)
 
-    # What the platform, the operator and the nodes do
+    # Sent by the platform, the operator and the nodes
 
     async def send(
         self, user: str, subject: str, body: Contract, *, id: str | None = None, usage: bool = False
@@ -104,8 +102,7 @@ class Stage:
         await self.send("config", catalogue.EVENT_DOMAIN_REMOVED, event)
 
     async def batch(self, batch: UsageBatch, node: str | None = None) -> None:
-        """Through the rights of a node where it has its own user here, else as billing itself may
-        replay it."""
+        """Send a batch as billing, which may publish for every node."""
         await self.send(
             "billing", catalogue.USAGE_BATCH.for_node(node or batch.node), batch, usage=True
         )
@@ -138,7 +135,7 @@ class Stage:
     async def close_hour(self, until_time: datetime) -> None:
         await self.send("operator", catalogue.CMD_HOUR_CLOSE, CloseHour(until=until_time))
 
-    # What they see
+    # Asked by them
 
     async def ask(
         self, query: Query[QuestionT, AnswerT], question: QuestionT, user: str = "finance"
@@ -158,7 +155,7 @@ class Stage:
     async def counted(self, **question: object) -> int:
         return sum(row.https_requests for row in (await self.usage(**question)).rows)
 
-    async def confirmed_to(self, batch: UsageBatch, end: int | None = None) -> None:
+    async def until_confirmed(self, batch: UsageBatch, end: int | None = None) -> None:
         wanted = batch.end if end is None else end
         await until(
             lambda: self.confirmed[batch.node, batch.log] >= wanted,
@@ -166,29 +163,31 @@ class Stage:
             limit=20,
         )
 
-    async def said(self, account: str, change: str) -> list[BalanceEvent]:
+    async def balance_events(self, account: str, change: str) -> list[BalanceEvent]:
         return [
             event for event in self.events if event.account == account and event.change == change
         ]
 
-    async def until_said(self, account: str, change: str, times: int = 1) -> BalanceEvent:
-        async def heard() -> bool:
-            return len(await self.said(account, change)) >= times
+    async def until_balance_event(self, account: str, change: str, times: int = 1) -> BalanceEvent:
+        async def published() -> bool:
+            return len(await self.balance_events(account, change)) >= times
 
-        await until(heard, f"{account}: {change} x {times}", limit=20)
-        return (await self.said(account, change))[-1]
+        await until(published, f"{account}: {change} x {times}", limit=20)
+        return (await self.balance_events(account, change))[-1]
 
-    async def dead(self) -> list[DeadLetter]:
+    async def dead_letters(self) -> list[DeadLetter]:
         page = await self.ask(
             catalogue.RPC_DEAD_LIST["billing"], ListDead(limit=500), user="operator"
         )
         return page.letters
 
-    async def until_dead(self, text: str) -> DeadLetter:
+    async def until_dead_letter(self, text: str) -> DeadLetter:
         async def found() -> DeadLetter | None:
-            return next((letter for letter in await self.dead() if text in letter.reason), None)
+            return next(
+                (letter for letter in await self.dead_letters() if text in letter.reason), None
+            )
 
-        letter = await until(found, f"a dead letter says {text}")
+        letter = await until(found, f"a dead letter has {text}")
         assert letter is not None
         return letter
 
@@ -203,8 +202,8 @@ class Stage:
             await until(lambda: self._healthy(self.ports_of[name]), f"{name} is ready", limit=30)
         except AssertionError as error:
             fault = await service_fault(HOST, self.ports_of[name])
-            said = self.backend.supervisor.log(name).read_text()[-2000:]
-            raise AssertionError(f"{error}: {fault}\n{said}") from None
+            log = self.backend.supervisor.log(name).read_text()[-2000:]
+            raise AssertionError(f"{error}: {fault}\n{log}") from None
 
     def kill(self, name: str = "billing") -> None:
         self.backend.supervisor.kill(name, signal.SIGKILL)
@@ -240,7 +239,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(folder: Path) -> AsyncIterator[Stage]:
-    """Broker and PostgreSQL with the topology; no billing process yet. The nodes are enrolled."""
+    """Start a broker and a PostgreSQL, without a billing process. The nodes are enrolled."""
     async with backend(folder, databases=("billing",), nodes=NODES) as made:
         signer = _keys(folder / "keys")
         users = ("billing", "config", "edge_sync", "platform", "operator", "finance", "node-node-1")
@@ -261,27 +260,27 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
 async def _listen(stage: Stage) -> None:
     verifier = Verifier([(stage.billing_key.key_id, stage.billing_key.public_text())])
 
-    async def confirmed(message: Msg) -> None:
-        word = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
-        stage.confirmed[word.node, word.log] = max(stage.confirmed[word.node, word.log], word.end)
+    async def on_confirmation(message: Msg) -> None:
+        one = verifier.open_bytes(Purpose.CONFIRMATION, message.data, Confirmation)
+        stage.confirmed[one.node, one.log] = max(stage.confirmed[one.node, one.log], one.end)
 
-    heard: set[str] = set()
+    seen: set[str] = set()
 
-    async def happened(message: Msg) -> None:
-        """Once an id: what is published again after a crash is stored once, and heard twice by who
-        listens live."""
+    async def on_balance_event(message: Msg) -> None:
+        """Keep each event once by its id: after a crash it is published again, which the stream
+        drops and a live subscriber does not."""
         identity = (message.headers or {}).get("ce-id", "")
-        if "balance" in message.subject and identity not in heard:
-            heard.add(identity)
+        if "balance" in message.subject and identity not in seen:
+            seen.add(identity)
             stage.events.append(BalanceEvent.model_validate_json(message.data))
 
     node = stage.clients["node-node-1"]
-    await node.subscribe(catalogue.EDGE_CONFIRMED.for_node("node-1"), cb=confirmed)
+    await node.subscribe(catalogue.EDGE_CONFIRMED.for_node("node-1"), cb=on_confirmation)
     others = await stage.backend.client("node-node-2"), await stage.backend.client("node-node-3")
     for name, client in zip(NODES[1:], others, strict=True):
-        await client.subscribe(catalogue.EDGE_CONFIRMED.for_node(name), cb=confirmed)
+        await client.subscribe(catalogue.EDGE_CONFIRMED.for_node(name), cb=on_confirmation)
     platform = stage.clients["platform"]
-    await platform.subscribe(s.EVENTS_ALL, cb=happened)
+    await platform.subscribe(s.EVENTS_ALL, cb=on_balance_event)
     await asyncio.gather(*(client.flush() for client in (node, platform, *others)))
 
 
@@ -302,14 +301,14 @@ def _keys(folder: Path) -> Signer:
     return billing
 
 
-def minute_now() -> int:
+def current_minute() -> int:
     return int(datetime.now(UTC).timestamp()) // 60
 
 
 def cell(domain: str, requests: int, minute: int | None = None) -> UsageCell:
     return UsageCell(
         domain=domain,
-        minute=minute_now() if minute is None else minute,
+        minute=current_minute() if minute is None else minute,
         https_requests=requests,
         https_bytes=requests * 100,
         http_requests=1,
@@ -320,7 +319,7 @@ def cell(domain: str, requests: int, minute: int | None = None) -> UsageCell:
 def split(
     log: str, parts: Sequence[Sequence[UsageCell]], node: str = "node-1", size: int = 100
 ) -> list[UsageBatch]:
-    """One batch a part, each ``size`` bytes of the log."""
+    """Make a batch of each part; each batch is ``size`` bytes of the log."""
     return [
         UsageBatch(
             node=node,
@@ -335,7 +334,7 @@ def split(
 
 
 def name(kind: str) -> str:
-    """A name that no other test has."""
+    """Return a name that no other test has."""
     return f"{kind}-{new_id()[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Is every byte in, and does everything add up?"""
+"""Missing bytes are named, and an audit agrees or names what differs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.contracts.queries import QueryLogs
 from shared.contracts.usage import HttpsRequest, PreviousLog, UsageBatch
 from shared.errors import Refused
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.integration.billing.harness import Stage, cell, current_minute, domain_name, name, split
 from tests.support.waiting import until
 
 
@@ -53,7 +53,7 @@ async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(stage
     domain = domain_name()
     first, _ = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]], node="node-2")
     await staged.batch(first.model_copy(update={"read_to": 100}))
-    await staged.confirmed_to(first)
+    await staged.until_confirmed(first)
     (following,) = split(new_id(), [[cell(domain, 4)]], node="node-2")
     previous = PreviousLog(log=first.log, length=250)
     await staged.batch(following.model_copy(update={"previous": previous}))
@@ -66,75 +66,73 @@ async def test_a_log_that_ends_short_is_named_by_the_next_logs_first_batch(stage
     await _until_gaps(staged, first.log, [])
 
 
-async def test_a_node_that_says_nothing_or_never_said_its_last_word_is_named(staged: Stage) -> None:
-    drained, removed, unheard, stranger = (name("node") for _ in range(4))
-    domain = domain_name()
+async def _node_gaps(staged: Stage, node: str) -> list[tuple[str | None, int, int, str]]:
+    found = (await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node=node))).gaps
+    return [(gap.log, gap.start, gap.end, gap.kind) for gap in found]
 
-    async def change(node: str, word: Literal["drained", "removed", "labelled"]) -> None:
-        subject = {
-            "drained": catalogue.EVENT_NODE_DRAINED,
-            "removed": catalogue.EVENT_NODE_REMOVED,
-            "labelled": catalogue.EVENT_NODE_LABELLED,
-        }
-        await staged.send(
-            "edge_sync", subject[word], NodeEvent(node=node, change=word, at=datetime.now(UTC))
-        )
-        await until(
-            lambda: staged.database.fetchval(
-                "select true from nodes where node = $1 and at > now() - interval '10 seconds'",
-                node,
-            ),
-            "it is heard",
-        )
 
-    for node in (drained, removed, unheard):
-        await staged.enrol(node)
-    logs = [
-        split(new_id(), [[cell(domain, 1)]], node=node)[0] for node in (drained, removed, stranger)
-    ]
-    for batch in logs:
-        await staged.batch(batch)
-    await change(drained, "drained")
-    await change(drained, "labelled")
-    await change(removed, "removed")
-    waits = "select count(*) = 1 from held_batches where node = $1"
-    await until(lambda: staged.database.fetchval(waits, stranger), "the stranger's batch waits")
-    await until(
-        lambda: staged.database.fetchval(
-            "select count(*) = 2 from node_logs where log = any($1::text[])",
-            [batch.log for batch in logs],
-        ),
-        "the others are in",
-    )
+async def _change_node(
+    staged: Stage, node: str, change: Literal["drained", "removed", "labelled"]
+) -> None:
+    subject = {
+        "drained": catalogue.EVENT_NODE_DRAINED,
+        "removed": catalogue.EVENT_NODE_REMOVED,
+        "labelled": catalogue.EVENT_NODE_LABELLED,
+    }
+    event = NodeEvent(node=node, change=change, at=datetime.now(UTC))
+    await staged.send("edge_sync", subject[change], event)
+    stored = "select true from nodes where node = $1 and at > now() - interval '10 seconds'"
+    await until(lambda: staged.database.fetchval(stored, node), f"{change} is stored")
 
-    async def gaps(node: str) -> list[tuple[str | None, int, int, str]]:
-        found = (await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node=node))).gaps
-        return [(gap.log, gap.start, gap.end, gap.kind) for gap in found]
 
-    assert await gaps(stranger) == [(logs[2].log, 0, 100, "unknown_node")]
-    for node in (drained, removed, unheard):
-        assert await gaps(node) == [], "five minutes have not passed"
-    long_ago = "update {} set {} = now() - interval '1 hour' where node = any($1::text[])"
+async def test_a_node_that_is_silent_or_never_closed_its_log_is_named(staged: Stage) -> None:
+    drained, removed, unheard = (name("node") for _ in range(3))
     nodes = [drained, removed, unheard]
+    for node in nodes:
+        await staged.enrol(node)
+    domain = domain_name()
+    (of_drained,) = split(new_id(), [[cell(domain, 1)]], node=drained)
+    (of_removed,) = split(new_id(), [[cell(domain, 1)]], node=removed)
+    await staged.batch(of_drained)
+    await staged.batch(of_removed)
+    await _change_node(staged, drained, "drained")
+    await _change_node(staged, drained, "labelled")
+    await _change_node(staged, removed, "removed")
+    both = "select count(*) = 2 from node_logs where log = any($1::text[])"
+    logs = [of_drained.log, of_removed.log]
+    await until(lambda: staged.database.fetchval(both, logs), "both batches are in")
+    for node in nodes:
+        assert await _node_gaps(staged, node) == [], "five minutes have not passed"
+    long_ago = "update {} set {} = now() - interval '1 hour' where node = any($1::text[])"
     await staged.database.execute(long_ago.format("nodes", "at"), nodes)
     await staged.database.execute(long_ago.format("node_logs", "last_seen"), nodes)
-    assert await gaps(drained) == [(logs[0].log, 100, 100, "unfinished")]
-    assert await gaps(removed) == [(logs[1].log, 100, 100, "unfinished")]
-    assert await gaps(unheard) == [(None, 0, 0, "unheard")]
+    assert await _node_gaps(staged, drained) == [(of_drained.log, 100, 100, "unfinished")]
+    assert await _node_gaps(staged, removed) == [(of_removed.log, 100, 100, "unfinished")]
+    assert await _node_gaps(staged, unheard) == [(None, 0, 0, "unheard")]
     later = QueryGaps(node=removed, start=datetime.now(UTC) - timedelta(minutes=1))
     assert (await staged.ask(catalogue.RPC_USAGE_GAPS, later)).gaps == []
-    await staged.batch(logs[0].model_copy(update={"final": True}))
+    await staged.batch(of_drained.model_copy(update={"final": True}))
     final = "select final_length = 100 from node_logs where log = $1"
-    await until(lambda: staged.database.fetchval(final, logs[0].log), "it is closed")
-    assert await gaps(drained) == []
+    await until(lambda: staged.database.fetchval(final, of_drained.log), "it is closed")
+    assert await _node_gaps(staged, drained) == []
+
+
+async def test_a_batch_of_an_unknown_node_is_a_gap_until_the_node_is_enrolled(
+    staged: Stage,
+) -> None:
+    stranger = name("node")
+    (batch,) = split(new_id(), [[cell(domain_name(), 1)]], node=stranger)
+    await staged.batch(batch)
+    waits = "select count(*) = 1 from held_batches where node = $1"
+    await until(lambda: staged.database.fetchval(waits, stranger), "the batch waits")
+    assert await _node_gaps(staged, stranger) == [(batch.log, 0, 100, "unknown_node")]
     await staged.enrol(stranger)
-    await until(
-        lambda: staged.database.fetchval(waits.replace("= 1", "= 0"), stranger), "it is counted"
-    )
-    assert await gaps(stranger) == []
+    counted = "select count(*) = 0 from held_batches where node = $1"
+    await until(lambda: staged.database.fetchval(counted, stranger), "it is counted")
+    assert await _node_gaps(staged, stranger) == []
 
 
-async def test_lines_that_no_node_could_read_are_in_every_report(staged: Stage) -> None:
+async def test_lines_that_nodes_could_not_read_are_in_every_report(staged: Stage) -> None:
     (batch,) = split(new_id(), [[cell(domain_name(), 1)]])
     batch = batch.model_copy(update={"bad_lines": 10})
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -146,7 +144,7 @@ async def test_lines_that_no_node_could_read_are_in_every_report(staged: Stage) 
     before = await reported()
     for _ in range(2):
         await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     assert await reported() == before + 10
     page = await staged.ask(catalogue.RPC_USAGE_LOGS, QueryLogs(node="node-1"))
     assert next(view for view in page.logs if view.log == batch.log).bad_lines == 10
@@ -191,24 +189,26 @@ async def test_a_batch_that_overlaps_only_after_it_has_waited_is_one_dead_letter
     )
     await staged.batch(batch(0, 100))
 
-    async def buried() -> int:
+    async def dead_lettered() -> int:
         return sum(
             json.loads(x.body or "{}").get("log") == log
-            for x in await staged.dead()
+            for x in await staged.dead_letters()
             if x.reason == "overlap"
         )
 
-    await until(buried, "it is buried")
+    await until(dead_lettered, "it is a dead letter")
     await staged.batch(batch(100, 200))
-    await staged.confirmed_to(batch(100, 200))
-    assert await buried() == 1
+    await staged.until_confirmed(batch(100, 200))
+    assert await dead_lettered() == 1
     row = await staged.database.fetchrow(
         "select buried, body from refused_batches where log = $1", log
     )
     assert row is not None and (row["buried"], row["body"]) == (True, None)
 
 
-async def test_a_refusal_that_nobody_lived_to_bury_is_buried_by_the_next(staged: Stage) -> None:
+async def test_a_refusal_whose_process_died_before_the_dead_letter_gets_one_from_the_next(
+    staged: Stage,
+) -> None:
     body = UsageBatch(node="node-1", log=new_id(), start=0, end=5, read_to=5, cells=[]).encode()
     await staged.database.execute(
         "insert into refused_batches (node, digest, reason, first_at, last_at, body) values "
@@ -217,7 +217,7 @@ async def test_a_refusal_that_nobody_lived_to_bury_is_buried_by_the_next(staged:
         new_id().encode(),
         body,
     )
-    letter = await staged.until_dead("overlap: forgotten")
+    letter = await staged.until_dead_letter("overlap: forgotten")
     assert letter.body == body.decode()
 
 
@@ -228,7 +228,7 @@ async def test_a_minute_beyond_64_bits_diverts_its_cell_alone(staged: Stage) -> 
     for minute in ("99999999999999999999999999", "-18446744073709551617"):
         text = batch.encode().replace(b'"minute":7,', f'"minute":{minute},'.encode())
         await staged.raw(catalogue.USAGE_BATCH.for_node("node-1"), text)
-        await staged.confirmed_to(batch)
+        await staged.until_confirmed(batch)
         batch = batch.model_copy(
             update={"start": batch.end, "end": batch.end + 100, "read_to": batch.end + 100}
         )
@@ -245,7 +245,8 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
     for batch in split(
-        new_id(), [[cell(domain, n), cell(domain, 2 * n, minute_now() - 90)] for n in range(1, 9)]
+        new_id(),
+        [[cell(domain, n), cell(domain, 2 * n, current_minute() - 90)] for n in range(1, 9)],
     ):
         await staged.batch(batch)
     now = datetime.now(UTC)
@@ -286,7 +287,7 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
         "update usage_minutes set https_requests = https_requests + $1 where domain = $2 "
         "and minute = $3"
     )
-    await staged.database.execute(change, 1, domain, minute_now() - 90)
+    await staged.database.execute(change, 1, domain, current_minute() - 90)
     await staged.database.execute(
         "update account_hours set requests = requests + 3 where account = $1", account
     )
@@ -294,13 +295,15 @@ async def test_an_audit_agrees_to_the_last_request_and_names_what_was_tampered_w
     await staged.database.execute(
         "update account_hours set requests = requests - 3 where account = $1", account
     )
-    await staged.database.execute(change, -1, domain, minute_now() - 90)
+    await staged.database.execute(change, -1, domain, current_minute() - 90)
     assert not report.agrees
     assert {one.what for one in report.differences if account in one.place} >= {"usage", "accrual"}
     assert (await audit()).agrees
 
 
-async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(staged: Stage) -> None:
+async def test_an_audit_ends_with_the_running_hour_and_refuses_a_period_in_the_future(
+    staged: Stage,
+) -> None:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
     async def audit(start: timedelta, end: timedelta) -> AuditReport:
@@ -322,13 +325,13 @@ async def test_an_audit_is_of_what_has_been_and_ends_with_the_hour_that_runs(sta
 async def test_hours_that_were_forgotten_are_not_compared_and_the_audit_says_so(
     staged: Stage,
 ) -> None:
-    """The archive still has them, and the charges are compared all the same."""
+    """The archive still has those hours, and the charges are compared all the same."""
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
-    minute = minute_now() - 20 * 24 * 60
+    minute = current_minute() - 20 * 24 * 60
     (batch,) = split(new_id(), [[cell(domain, 100, minute)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     start = datetime.fromtimestamp(minute // 60 * 3600, UTC)
 
     async def audit() -> AuditReport:

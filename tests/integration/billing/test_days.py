@@ -1,4 +1,4 @@
-"""What happens because days pass: overdue, retention, single events by the day."""
+"""The effects of passing days: overdue, retention, single events by the day."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shared.ids import new_id
 from tests.integration.billing.harness import (
     Stage,
     cell,
+    current_minute,
     domain_name,
-    minute_now,
     name,
     split,
     stage,
@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 @pytest.fixture(scope="module")
 async def timed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """Two processes whose clock is ours."""
+    """Two processes with a clock that tests move."""
     async with stage(tmp_path_factory.mktemp("days")) as built:
         built.clock_file.write_text("0")
         await built.start("billing")
@@ -64,7 +64,7 @@ async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
 
     await until(lambda: counted(20), "each counts in its day")
     await timed.request(_event(domain, "r3", source, now - timedelta(days=30)))
-    await timed.until_dead(f"id_conflict: event 'r3' of '{source}'")
+    await timed.until_dead_letter(f"id_conflict: event 'r3' of '{source}'")
     await timed.request(_event(domain, "r20", source, now - timedelta(days=30)))
     await until(lambda: counted(21), "another id of that day counts")
     partitions = await timed.database.fetchval(
@@ -78,15 +78,15 @@ async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_
 ) -> None:
     domain, account = await _account(timed)
     await timed.credit(account, "0.001")
-    await timed.until_said(account, "credited")
+    await timed.until_balance_event(account, "credited")
     (batch,) = split(new_id(), [[cell(domain, 1000)]])
     await timed.batch(batch)
-    await timed.until_said(account, "depleted")
+    await timed.until_balance_event(account, "depleted")
     _shift(timed, hours=23.9)
     await timed.credit(name("acct"), "1")
-    assert await timed.said(account, "overdue") == []
+    assert await timed.balance_events(account, "overdue") == []
     _shift(timed, hours=24.1)
-    overdue = await timed.until_said(account, "overdue")
+    overdue = await timed.until_balance_event(account, "overdue")
     assert overdue.balance == Decimal("-0.004")
     assert (await timed.balance(account)).overdue
     for process in ("billing", "billing-2"):
@@ -94,11 +94,11 @@ async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_
         await timed.ready(process)
     _shift(timed, hours=60)
     await timed.credit(account, "0.004", "not-enough")
-    await timed.until_said(account, "credited", 2)
+    await timed.until_balance_event(account, "credited", 2)
     view = await timed.balance(account)
     assert (view.balance, view.overdue, view.depleted) == (Decimal(0), True, True)
     await timed.credit(account, "0.001", "enough")
-    await timed.until_said(account, "settled")
+    await timed.until_balance_event(account, "settled")
     assert not (await timed.balance(account)).overdue
     money = ("depleted", "overdue", "settled")
     said = [
@@ -148,7 +148,7 @@ async def _rolled(staged: Stage, hour: int) -> None:
 
 async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: Stage) -> None:
     domain, account = await _account(timed)
-    hour = minute_now() // 60 - 4100 * 24
+    hour = current_minute() // 60 - 4100 * 24
     for offset in (3, 17):
         await timed.database.execute(
             "insert into usage_minutes values ($1, $2, 'node-1', $3, 5, 50, 0, 0)",
@@ -176,7 +176,7 @@ async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usag
     timed: Stage,
 ) -> None:
     (mine, account), unknown, strange = await _account(timed), domain_name(), domain_name()
-    hour = minute_now() // 60 - 4005 * 24
+    hour = current_minute() // 60 - 4005 * 24
     for domain, who, requests in (
         (mine, account, 1_000_000),
         (unknown, "", 38),
@@ -225,17 +225,17 @@ async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usag
     assert await usage() == expected
 
 
-async def test_what_takes_long_to_clean_holds_up_no_close_and_no_decision(timed: Stage) -> None:
-    """Somebody keeps the partitions from being made or dropped for as long as the test lasts."""
+async def test_removing_old_usage_slowly_holds_up_no_close_and_no_decision(timed: Stage) -> None:
+    """Another session keeps partitions from being created or dropped during the whole test."""
     domain, account = await _account(timed)
     (batch,) = split(new_id(), [[cell(domain, 1000)]])
     async with timed.database.acquire() as connection, connection.transaction():
         await timed.batch(batch)
-        await timed.confirmed_to(batch)
-        await timed.until_said(account, "depleted")
+        await timed.until_confirmed(batch)
+        await timed.until_balance_event(account, "depleted")
         await connection.execute("lock table catalogue_gate in exclusive mode")
         _shift(timed, days=10)
-        assert (await timed.until_said(account, "overdue")).balance == Decimal("-0.005")
+        assert (await timed.until_balance_event(account, "overdue")).balance == Decimal("-0.005")
 
         async def charged() -> bool:
             return (await timed.balance(account)).ledger == Decimal("-0.005")

@@ -1,4 +1,4 @@
-"""Byte ranges in, counted exactly once, whatever arrives twice, late, out of order, or broken."""
+"""Byte ranges are counted exactly once: repeated, late, out of order, or beside broken ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from shared import catalogue
 from shared.contracts.queries import QueryLogs
 from shared.contracts.usage import PreviousLog, UsageBatch, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.integration.billing.harness import Stage, cell, current_minute, domain_name, name, split
 from tests.support.waiting import until
 
 
 async def test_a_batch_is_counted_charged_to_its_owner_and_confirmed_signed(staged: Stage) -> None:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
-    (batch,) = split(new_id(), [[cell(domain, 40), cell(domain, 2, minute_now() - 1)]])
+    (batch,) = split(new_id(), [[cell(domain, 40), cell(domain, 2, current_minute() - 1)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     await until(lambda: staged.counted(account=account), "the usage has its owner")
     for by in ("account", "domain", "node"):
         for granularity in ("5m", "hour", "day"):
@@ -39,7 +39,7 @@ async def test_shuffled_and_repeated_ranges_are_counted_once(staged: Stage) -> N
     random.Random(7).shuffle(sent)
     for batch in sent:
         await staged.batch(batch)
-    await staged.confirmed_to(batches[-1])
+    await staged.until_confirmed(batches[-1])
     await until(lambda: staged.counted(account=account), "the usage has its owner")
     assert await staged.counted(account=account) == sum(range(1, 41))
     page = await staged.ask(catalogue.RPC_USAGE_LOGS, QueryLogs(node="node-1"))
@@ -47,14 +47,14 @@ async def test_shuffled_and_repeated_ranges_are_counted_once(staged: Stage) -> N
     assert (view.stored_to, view.held, view.read_to) == (4000, 0, 4000)
 
 
-async def test_a_gap_is_visible_and_what_lies_behind_it_waits_unconfirmed(staged: Stage) -> None:
+async def test_a_gap_is_visible_and_ranges_behind_it_wait_unconfirmed(staged: Stage) -> None:
     domain = domain_name()
     first, second, third = split(
         new_id(), [[cell(domain, 1)], [cell(domain, 2)], [cell(domain, 4)]]
     )
     await staged.batch(first)
     await staged.batch(third)
-    await staged.confirmed_to(first)
+    await staged.until_confirmed(first)
 
     async def one_waits() -> bool:
         view = next((v for v in (await _logs(staged)) if v.log == first.log), None)
@@ -64,24 +64,24 @@ async def test_a_gap_is_visible_and_what_lies_behind_it_waits_unconfirmed(staged
     assert staged.confirmed["node-1", first.log] == 100
     assert await staged.counted(domain=domain) == 1
     await staged.batch(second)
-    await staged.confirmed_to(third)
+    await staged.until_confirmed(third)
     assert await staged.counted(domain=domain) == 7
 
 
-async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_where_to_go_on(
+async def test_an_overlapping_range_is_refused_reported_once_and_the_stored_end_is_confirmed(
     staged: Stage,
 ) -> None:
     domain = domain_name()
     first, second = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
     await staged.batch(first)
-    await staged.confirmed_to(first)
+    await staged.until_confirmed(first)
     staged.confirmed.clear()
     overlapping = second.model_copy(update={"start": 50})
     await staged.batch(overlapping)
     await staged.batch(overlapping)
-    await staged.confirmed_to(first)
+    await staged.until_confirmed(first)
     await staged.batch(second)
-    await staged.confirmed_to(second)
+    await staged.until_confirmed(second)
     assert await staged.counted(domain=domain) == 3
     rows = await staged.database.fetch(
         "select reason, start_at, end_at, stored_to, times, buried from refused_batches where "
@@ -89,19 +89,19 @@ async def test_an_overlapping_range_is_refused_reported_once_and_the_node_told_w
         first.log,
     )
     assert [tuple(row) for row in rows] == [("overlap", 50, 200, 100, 2, True)]
-    letters = [letter for letter in await staged.dead() if first.log in (letter.body or "")]
+    letters = [letter for letter in await staged.dead_letters() if first.log in (letter.body or "")]
     assert [letter.reason for letter in letters] == ["overlap"]
 
 
 async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_plain_repeat_is_not(
     staged: Stage,
 ) -> None:
-    """As from a node whose disk was put back to an earlier state."""
+    """A node whose disk was put back to an earlier state sends such a range."""
     domain = domain_name()
     first, second = split(new_id(), [[cell(domain, 1)], [cell(domain, 2)]])
     await staged.batch(first)
     await staged.batch(second)
-    await staged.confirmed_to(second)
+    await staged.until_confirmed(second)
     for _ in range(2):
         await staged.batch(first)
         await staged.batch(second.model_copy(update={"read_to": 900}))
@@ -111,7 +111,7 @@ async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_p
     await staged.batch(first.model_copy(update={"start": 30, "end": 60}))
     (last,) = split(new_id(), [[cell(domain, 4)]])
     await staged.batch(last)
-    await staged.confirmed_to(last)
+    await staged.until_confirmed(last)
     rows = await staged.database.fetch(
         "select reason, start_at, end_at from refused_batches where log = $1 order by "
         "start_at, end_at",
@@ -124,12 +124,12 @@ async def test_a_range_that_comes_again_with_another_content_is_reported_and_a_p
         ("conflict", 100, 200),
     ]
     assert await staged.counted(domain=domain) == 7
-    letter = await staged.until_dead("conflict: the range was counted with another content")
+    letter = await staged.until_dead_letter("conflict: the range was counted with another content")
     assert first.log in (letter.body or "")
 
 
 async def test_bad_cells_are_diverted_and_their_range_is_accepted(staged: Stage) -> None:
-    domain, now = domain_name(), minute_now()
+    domain, now = domain_name(), current_minute()
     bad = [
         cell(domain, 10, now + 10),
         cell(domain, 20, now - 36 * 1440),
@@ -140,7 +140,7 @@ async def test_bad_cells_are_diverted_and_their_range_is_accepted(staged: Stage)
     ]
     (batch,) = split(new_id(), [[cell(domain, 1), *bad]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     assert await staged.counted(domain=domain) == 1
     rows = await staged.database.fetch(
         "select reason, https_requests from diverted_cells where log = $1 order by https_requests",
@@ -168,10 +168,10 @@ async def test_malformed_batches_become_dead_letters_and_their_neighbours_are_co
         good[0].model_copy(update={"node": "node-3", "log": new_id()}), node="node-2"
     )
     await staged.batch(good[1])
-    await staged.confirmed_to(good[1])
+    await staged.until_confirmed(good[1])
     assert await staged.counted(domain=domain) == 3
-    await staged.until_dead("malformed: not a UsageBatch")
-    await staged.until_dead("sent by node node-2 for another one")
+    await staged.until_dead_letter("malformed: not a UsageBatch")
+    await staged.until_dead_letter("sent by node node-2 for another one")
 
 
 async def test_a_batch_of_an_unknown_node_waits_until_the_node_is_enrolled(staged: Stage) -> None:
@@ -198,15 +198,15 @@ async def test_a_log_that_ends_short_shows_its_final_length(staged: Stage) -> No
     (follower,) = split(new, [[]])
     follower = follower.model_copy(update={"previous": PreviousLog(log=old, length=250)})
     await staged.batch(follower)
-    await staged.confirmed_to(follower)
+    await staged.until_confirmed(follower)
     view = next(v for v in await _logs(staged) if v.log == old)
     assert (view.stored_to, view.final_length) == (100, 250)
     beyond = first.model_copy(update={"start": 100, "end": 300, "read_to": 300})
     await staged.batch(beyond)
-    await staged.until_dead("past_final")
+    await staged.until_dead_letter("past_final")
     rest = UsageBatch(node="node-1", log=old, start=100, end=250, read_to=250, cells=[], final=True)
     await staged.batch(rest)
-    await staged.confirmed_to(rest)
+    await staged.until_confirmed(rest)
 
 
 async def _logs(staged: Stage) -> list:

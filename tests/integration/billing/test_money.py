@@ -16,7 +16,7 @@ from shared.errors import Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.integration.billing.harness import Stage, cell, current_minute, domain_name, name, split
 from tests.support.waiting import until
 
 
@@ -33,7 +33,7 @@ async def _account(staged: Stage) -> tuple[str, str]:
 async def _use(staged: Stage, domain: str, requests: int, minute: int | None = None) -> None:
     (batch,) = split(new_id(), [[cell(domain, requests, minute)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
 
 
 async def _charges(staged: Stage, account: str) -> list[ChargeRow]:
@@ -58,7 +58,7 @@ async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_th
 ) -> None:
     domain, account = await _account(staged)
     await staged.credit(account, "10")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     await _use(staged, domain, 5_000)
     before = await staged.balance(account)
     assert (before.ledger, before.accrued, before.balance) == (
@@ -92,9 +92,9 @@ async def test_five_thousand_requests_cost_exactly_the_price_before_and_after_th
     )
 
 
-async def test_what_comes_after_an_hour_was_charged_is_a_correction(staged: Stage) -> None:
+async def test_usage_that_arrives_after_its_hour_was_charged_is_a_correction(staged: Stage) -> None:
     domain, account = await _account(staged)
-    minute = minute_now() - 300
+    minute = current_minute() - 300
     hour_end = datetime.fromtimestamp((minute // 60 + 1) * 3600, UTC)
     await _use(staged, domain, 100, minute)
     await staged.close_hour(hour_end)
@@ -123,13 +123,13 @@ async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_
     await staged.credit(account, "6", "ref-1")
     await staged.credit(account, "7", "ref-2", currency="USD")
     await staged.credit(account, "7", "ref-3", currency="XYZ")
-    await staged.until_said(account, "refused", 3)
-    assert [event.codes for event in await staged.said(account, "refused")] == [
+    await staged.until_balance_event(account, "refused", 3)
+    assert [event.codes for event in await staged.balance_events(account, "refused")] == [
         ["balance.reference_used"],
         ["balance.currency_differs"],
         ["balance.currency_differs"],
     ]
-    booked = await staged.said(account, "credited")
+    booked = await staged.balance_events(account, "credited")
     assert [(event.reference, event.balance) for event in booked] == [("ref-1", Decimal(5))] * 4, (
         "each order hears it"
     )
@@ -139,35 +139,35 @@ async def test_a_credit_counts_once_by_reference_and_another_amount_or_currency_
 async def test_an_account_in_dollars_is_rated_in_dollars(staged: Stage) -> None:
     domain, account = await _account(staged)
     await staged.credit(account, "1", currency="USD")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     await _use(staged, domain, 10_000)
     view = await staged.balance(account)
     assert (view.currency, view.accrued) == ("USD", Decimal("0.008"))
 
 
-async def test_the_whole_story_of_the_flags_each_once(staged: Stage) -> None:
+async def test_every_change_of_a_flag_is_published_once(staged: Stage) -> None:
     domain, account = await _account(staged)
     await staged.threshold(account, "1")
     await staged.credit(account, "1.01", "first")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     await _use(staged, domain, 1_000)
-    assert await staged.said(account, "low") == []
+    assert await staged.balance_events(account, "low") == []
     started = datetime.now(UTC)
     await _use(staged, domain, 2_000)
-    low = await staged.until_said(account, "low")
+    low = await staged.until_balance_event(account, "low")
     assert datetime.now(UTC) - started < timedelta(seconds=2)
     assert (low.balance, low.limit, low.crossing) == (Decimal("0.995"), Decimal(1), 1)
     await _use(staged, domain, 2_000)
     await staged.credit(account, "0.1", "too-little")
-    await staged.until_said(account, "credited", 2)
+    await staged.until_balance_event(account, "credited", 2)
     assert (await staged.balance(account)).low
     await staged.credit(account, "0.2", "clears-it")
-    assert (await staged.until_said(account, "recovered")).crossing == 2
+    assert (await staged.until_balance_event(account, "recovered")).crossing == 2
     await _use(staged, domain, 300_000)
-    assert (await staged.until_said(account, "depleted")).balance == Decimal("-0.215")
+    assert (await staged.until_balance_event(account, "depleted")).balance == Decimal("-0.215")
     await staged.credit(account, "10", "settles-it")
-    await staged.until_said(account, "settled")
-    await staged.until_said(account, "recovered", 2)
+    await staged.until_balance_event(account, "settled")
+    await staged.until_balance_event(account, "recovered", 2)
     said = [
         (e.change, e.crossing)
         for e in staged.events
@@ -183,10 +183,10 @@ async def test_the_whole_story_of_the_flags_each_once(staged: Stage) -> None:
 async def test_three_mean_hours_flag_a_balance_without_any_threshold(staged: Stage) -> None:
     domain, account = await _account(staged)
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     for hours_ago in (3, 2):
-        await _use(staged, domain, 40_000, minute_now() - hours_ago * 60)
-    assert await staged.said(account, "low") == []
+        await _use(staged, domain, 40_000, current_minute() - hours_ago * 60)
+    assert await staged.balance_events(account, "low") == []
     await staged.close_hour(datetime.now(UTC))
 
     async def limited() -> bool:
@@ -195,14 +195,14 @@ async def test_three_mean_hours_flag_a_balance_without_any_threshold(staged: Sta
     await until(limited, "the rule is on")
     assert not (await staged.balance(account)).low
     await _use(staged, domain, 40_001)
-    await staged.until_said(account, "low")
-    assert len(await staged.said(account, "low")) == 1
+    await staged.until_balance_event(account, "low")
+    assert len(await staged.balance_events(account, "low")) == 1
 
 
 async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged: Stage) -> None:
     account = name("acct")
     await staged.credit(account, "5")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     for statement in ("update ledger set amount = 0", "delete from ledger", "truncate ledger"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await staged.database.execute(statement)
@@ -239,22 +239,22 @@ async def test_the_ledger_refuses_update_delete_and_truncate_even_by_sql(staged:
         ("an unknown kind", "kind, amount, currency, reference", "'gift', 1, 'CNY', 'r'"),
     ],
 )
-async def test_the_database_takes_no_ledger_line_that_makes_no_sense(
+async def test_the_database_refuses_ledger_lines_that_make_no_sense(
     staged: Stage, case: str, columns: str, values: str
 ) -> None:
     account = name("acct")
     await staged.credit(account, "5")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     with pytest.raises(asyncpg.CheckViolationError):
         await staged.database.execute(
             f"insert into ledger (account, at, {columns}) values ('{account}', now(), {values})"
         )
 
 
-async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
+async def test_a_redelivered_refusal_is_published_once(staged: Stage) -> None:
     account = name("acct")
     await staged.credit(account, "5", "ref-1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     command = CreditBalance(account=account, reference="ref-1", amount=Decimal(9), currency="CNY")
     message = outgoing(
         catalogue.CMD_BALANCE_CREDIT,
@@ -267,11 +267,11 @@ async def test_a_redelivered_refusal_is_said_once(staged: Stage) -> None:
     for _ in range(2):
         await Publisher(staged.clients["platform"]).publish(message)
     await staged.credit(account, "1", "ref-2")
-    await staged.until_said(account, "credited", 2)
-    assert len(await staged.said(account, "refused")) == 1
+    await staged.until_balance_event(account, "credited", 2)
+    assert len(await staged.balance_events(account, "refused")) == 1
 
 
-async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_refused(
+async def test_an_unknown_account_has_nothing_and_a_broken_page_mark_is_refused(
     staged: Stage,
 ) -> None:
     view = await staged.balance("never-was")
@@ -288,10 +288,10 @@ async def test_an_account_that_never_was_has_nothing_and_a_broken_page_mark_is_r
 
 async def test_malformed_commands_become_dead_letters(staged: Stage) -> None:
     await staged.raw(catalogue.CMD_BALANCE_CREDIT, b'{"account": "a", "amount": "-1"}')
-    await staged.until_dead("malformed: a command needs its ce-id")
+    await staged.until_dead_letter("malformed: a command needs its ce-id")
 
 
-async def test_hours_that_are_to_come_cannot_be_closed(staged: Stage) -> None:
+async def test_future_hours_cannot_be_closed(staged: Stage) -> None:
     for ahead in (timedelta(hours=3), timedelta(days=1500)):
         await staged.close_hour(datetime.now(UTC) + ahead)
-    await staged.until_dead("malformed: until lies after the hour that runs")
+    await staged.until_dead_letter("malformed: until lies after the hour that runs")

@@ -1,4 +1,4 @@
-"""Partitions come and go whatever is being read, and nothing waits for that."""
+"""Partitions are created and dropped while the tables are read, and nothing waits for that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import asyncpg
 import pytest
 
 from services.billing.app import MIGRATIONS
-from services.billing.store.partitions import Days, Partitions, drop_days, drop_old
+from services.billing.store.partitions import (
+    ArchiveMonths,
+    RequestDays,
+    drop_old_days,
+    drop_old_months,
+)
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.storage.migrate import migrate
@@ -30,7 +35,7 @@ OLD_DAY = int(OLD.timestamp()) // 86_400
 
 @pytest.fixture(scope="module")
 async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """Tables and no billing, which would drop what is old itself."""
+    """The tables without a billing process, which would drop old partitions itself."""
     async with stage(tmp_path_factory.mktemp("partitions")) as built:
         await migrate(built.database, MIGRATIONS)
         yield built
@@ -38,7 +43,7 @@ async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 @asynccontextmanager
 async def reader(staged: Stage) -> AsyncIterator[None]:
-    """An audit or a copy of the database, that takes its time."""
+    """Read the tables for long, as an audit or a copy of the database does."""
     connection = await asyncpg.connect(staged.backend.dsns["billing"])
     transaction = connection.transaction(isolation="repeatable_read", readonly=True)
     await transaction.start()
@@ -56,13 +61,13 @@ async def names(staged: Stage, like: str) -> set[str]:
 async def test_a_month_is_made_once_and_dropped_after_thirteen(quiet: Stage) -> None:
     for month in (datetime(2023, 12, 31, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)):
         for _ in range(2):
-            await Partitions(quiet.database).ensure(month)
-    assert await drop_old(quiet.database, datetime(2025, 1, 31, tzinfo=UTC)) == []
-    assert await drop_old(quiet.database, datetime(2025, 2, 1, tzinfo=UTC)) == [
+            await ArchiveMonths(quiet.database).ensure(month)
+    assert await drop_old_months(quiet.database, datetime(2025, 1, 31, tzinfo=UTC)) == []
+    assert await drop_old_months(quiet.database, datetime(2025, 2, 1, tzinfo=UTC)) == [
         "batch_archive_202312"
     ]
     assert "batch_archive_202401" in await names(quiet, "batch_archive_2%")
-    await drop_old(quiet.database, datetime(2026, 3, 1, tzinfo=UTC))
+    await drop_old_months(quiet.database, datetime(2026, 3, 1, tzinfo=UTC))
 
 
 async def test_days_and_months_are_there_before_they_are_needed(staged: Stage) -> None:
@@ -78,7 +83,7 @@ async def test_days_and_months_are_there_before_they_are_needed(staged: Stage) -
 
 
 async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) -> None:
-    """Not even where a day is needed that nobody has made yet."""
+    """Not even where the partition of a day must be created first."""
     account, domain = name("acct"), domain_name()
     await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
 
@@ -107,23 +112,23 @@ async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) ->
 
 async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(quiet: Stage) -> None:
     database, now = quiet.database, OLD + timedelta(days=40)
-    await Days(database).ensure([OLD_DAY])
+    await RequestDays(database).ensure([OLD_DAY])
     await database.execute(_FILL, OLD_DAY, 30_000)
     async with reader(quiet):
-        dropping = asyncio.create_task(drop_days(database, now))
+        dropping = asyncio.create_task(drop_old_days(database, now))
         await asyncio.sleep(0)
-        await Days(database).ensure([OLD_DAY + 39])
+        await RequestDays(database).ensure([OLD_DAY + 39])
         assert await dropping == []
-        assert await drop_days(database, now) == [], "and asking again changes nothing"
-    assert await drop_days(database, now) == [f"requests_{OLD_DAY}"]
-    assert await drop_days(database, now) == []
+        assert await drop_old_days(database, now) == [], "and asking again changes nothing"
+    assert await drop_old_days(database, now) == [f"requests_{OLD_DAY}"]
+    assert await drop_old_days(database, now) == []
     row = await database.fetchrow(
         "select sum(requests)::int as requests, sum(bytes)::int as bytes from request_days "
         "where minute / 1440 = $1",
         OLD_DAY,
     )
     assert row is not None and tuple(row) == (30_000, 60_000)
-    await drop_days(database, OLD + timedelta(days=400))
+    await drop_old_days(database, OLD + timedelta(days=400))
 
 
 async def test_a_day_that_was_half_added_up_when_the_process_died_is_added_up_once(
@@ -131,7 +136,7 @@ async def test_a_day_that_was_half_added_up_when_the_process_died_is_added_up_on
 ) -> None:
     database, day = quiet.database, OLD_DAY + 100
     monkeypatch.setattr("services.billing.store.partitions._BLOCKS", 20)
-    await Days(database).ensure([day])
+    await RequestDays(database).ensure([day])
     await database.execute(_FILL, day, 10_000)
     async with database.acquire() as connection, connection.transaction():
         await connection.execute(
@@ -140,7 +145,7 @@ async def test_a_day_that_was_half_added_up_when_the_process_died_is_added_up_on
             f" from requests_{day} where ctid < '(40,0)' group by 1, 2, 3"
         )
         await connection.execute("insert into request_days_kept values ($1, 40, false)", day)
-    assert await drop_days(database, OLD + timedelta(days=200)) == [f"requests_{day}"]
+    assert await drop_old_days(database, OLD + timedelta(days=200)) == [f"requests_{day}"]
     assert (
         await database.fetchval(
             "select sum(requests)::int from request_days where minute / 1440 = $1", day

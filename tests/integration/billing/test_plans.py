@@ -34,7 +34,7 @@ from shared.contracts.usage import ChargeRow
 from shared.errors import Refused
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.integration.billing.harness import Stage, cell, current_minute, domain_name, name, split
 from tests.support.focus_rules import faults, unbalanced
 from tests.support.waiting import until
 
@@ -56,7 +56,7 @@ async def _apply(staged: Stage, book: PriceBook, base: int) -> PriceBookEvent:
 async def _with(
     staged: Stage, *offers: PlanOffer, prices: tuple[Price, ...] = ()
 ) -> PriceBookEvent:
-    """The current book with more in it."""
+    """Return the current book with more in it."""
     current = await staged.ask(catalogue.RPC_PRICE_BOOK_SHOW, Nothing())
     book = current.book.model_copy(
         update={"plans": [*current.book.plans, *offers], "prices": [*current.book.prices, *prices]}
@@ -67,7 +67,7 @@ async def _with(
 async def _use(staged: Stage, domain: str, requests: int, minute: int) -> None:
     (batch,) = split(new_id(), [[cell(domain, requests, minute)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
 
 
 async def _owned(staged: Stage) -> tuple[str, str]:
@@ -102,7 +102,7 @@ async def _close(staged: Stage, account: str) -> None:
     await until(charged, "all is charged")
 
 
-async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_says_what_made_it(
+async def test_plans_are_used_first_the_overflow_is_charged_and_every_line_names_plan_or_price(
     staged: Stage,
 ) -> None:
     big, small = f"big-{new_id()[:6]}", f"small-{new_id()[:6]}"
@@ -114,7 +114,7 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
     assert said.change == "applied"
     domain, account = await _owned(staged)
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     platform = _billing(staged, "platform")
     bought = await platform.buy_plan(account, big, "CNY", "first")
     assert (bought.plan.requests, bought.plan.left, bought.balance) == (50_000, 50_000, D("0.8"))
@@ -129,7 +129,7 @@ async def test_plans_are_used_first_their_overflow_is_charged_and_every_line_say
     ):
         with pytest.raises(Refused, match=code.replace(".", r"\.")):
             await platform.buy_plan(account, plan, currency, reference)
-    await _use(staged, domain, 75_000, minute_now())
+    await _use(staged, domain, 75_000, current_minute())
     assert (await staged.balance(account)).accrued == D("0.075"), "15,000 beyond the plans"
     await _close(staged, account)
     lines = {
@@ -162,17 +162,17 @@ async def test_a_plan_that_the_balance_does_not_cover_is_refused(staged: Stage) 
     await _with(staged, PlanOffer(id=plan, requests=1, days=1, prices={"CNY": D(5)}))
     account = name("acct")
     await staged.credit(account, "4.99")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     with pytest.raises(Refused, match=r"balance\.insufficient"):
         await _billing(staged, "platform").buy_plan(account, plan, "CNY", "one")
     assert (await staged.balance(account)).balance == D("4.99")
 
 
-async def test_a_purchase_that_is_delivered_twice_is_one(staged: Stage) -> None:
+async def test_a_purchase_that_is_delivered_twice_counts_once(staged: Stage) -> None:
     plan, account = f"twice-{new_id()[:6]}", name("acct")
     await _with(staged, PlanOffer(id=plan, requests=10, days=1, prices={"CNY": D(1)}))
     await staged.credit(account, "3")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     body = PurchasePlan(account=account, plan=plan, reference="one", currency="CNY")
     message = outgoing(
         catalogue.CMD_PLAN_PURCHASE,
@@ -189,7 +189,7 @@ async def test_a_purchase_that_is_delivered_twice_is_one(staged: Stage) -> None:
             .publish(message.subject, message.body, headers=message.headers)
         )
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited", 2)
+    await staged.until_balance_event(account, "credited", 2)
     assert (await staged.balance(account)).balance == D(3)
 
 
@@ -198,16 +198,16 @@ async def test_late_usage_of_a_charged_hour_moves_the_plan_and_audit_agrees(stag
     await _with(staged, PlanOffer(id=plan, requests=10_000, days=2, prices={"CNY": D("0.04")}))
     domain, account = await _owned(staged)
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     # As if it had been bought three hours ago.
     staged.clock_file.write_text("-10800")
     try:
         await _billing(staged, "platform").buy_plan(account, plan, "CNY", "p")
     finally:
         staged.clock_file.write_text("0")
-    await _use(staged, domain, 10_000, minute_now() - 60)
+    await _use(staged, domain, 10_000, current_minute() - 60)
     await _close(staged, account)
-    await _use(staged, domain, 4_000, minute_now() - 120)
+    await _use(staged, domain, 4_000, current_minute() - 120)
     await _close(staged, account)
     rows = await _charges(staged, account)
     assert [(row.kind, row.plan, row.requests) for row in rows] == [
@@ -256,21 +256,21 @@ async def test_a_book_is_previewed_applied_once_and_never_changes_an_hour_that_h
         await staged.database.execute("update price_books set body = ''")
 
 
-async def test_what_is_left_of_a_plan_is_a_line_at_its_end_so_that_its_parts_are_its_price(
+async def test_the_rest_of_a_plan_is_a_line_at_its_end_so_that_its_parts_add_up_to_its_price(
     staged: Stage,
 ) -> None:
-    """A third of the price has no end of digits; and late usage takes from what was forfeited."""
+    """A third of the price has endless digits; and late usage takes from the forfeited rest."""
     plan = f"thirds-{new_id()[:6]}"
     await _with(staged, PlanOffer(id=plan, requests=3, days=1, prices={"CNY": D(1)}))
     domain, account = await _owned(staged)
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     staged.clock_file.write_text(str(-3 * 86_400))
     try:
         await _billing(staged, "platform").buy_plan(account, plan, "CNY", "p")
     finally:
         staged.clock_file.write_text("0")
-    within = minute_now() - 3 * 1440 + 120
+    within = current_minute() - 3 * 1440 + 120
     third = D("0.333333333333333333")
 
     async def unused() -> list[tuple[int, D]]:
@@ -325,7 +325,7 @@ async def test_the_database_refuses_a_line_in_another_currency_than_the_accounts
 ) -> None:
     account = name("acct")
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     line = (
         "insert into ledger (account, kind, amount, currency, reference, at) values ($1, "
         "'credit', 1, $2, $3, now())"

@@ -1,5 +1,4 @@
-"""A database that is slow or away costs time and no memory: what billing has not written stays in
-the stream."""
+"""A slow database costs time and no memory: unwritten messages stay in the stream."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from tests.support.waiting import until
 
 EVENTS, TOGETHER = 60_000, 500
 MORE_MEMORY = 60_000_000
-"""Bytes that one process may grow by, whatever lies in the stream: what two pulls hold."""
+"""Bytes that one process may grow by, however full the stream is: two pulls."""
 HOLD_UP = "lock table owners_gate in exclusive mode"
-"""Every transaction of billing that counts takes it, shared."""
+"""Every transaction of billing that counts takes this lock, shared."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
     warm = split(new_id(), [[cell(domain, 1)]] * 5)
     for batch in warm:
         await pressed.batch(batch)
-    await pressed.confirmed_to(warm[-1])
+    await pressed.until_confirmed(warm[-1])
     before, most = _memory(pressed), 0
     async with pressed.database.acquire() as connection, connection.transaction():
         await connection.execute(HOLD_UP)
@@ -101,7 +100,7 @@ async def _waits(staged: Stage) -> bool:
     )
 
 
-async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(
+async def test_counted_messages_are_trimmed_from_the_stream_and_others_stay(
     pressed: Stage,
 ) -> None:
     js = (await pressed.backend.client("topology")).jetstream(timeout=5)
@@ -120,5 +119,5 @@ async def test_what_is_counted_is_trimmed_from_the_stream_and_what_is_not_stays(
         await pressed.batch(batch)
         await until(lambda: _waits(pressed), "billing waits for the database")
         assert await left() == 1
-    await pressed.confirmed_to(batch)
+    await pressed.until_confirmed(batch)
     await until(empty, "it is trimmed")

@@ -1,4 +1,4 @@
-"""Processes that share the work, and die in the middle of it: the totals are the same."""
+"""Totals stay the same when processes share the work and die in the middle of it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_two_processes_share_the_work_without_deadlock_or_double_count(
     domains, account = await _register(shared_work, 30)
     await shared_work.threshold(account, "1")
     await shared_work.credit(account, "1.001")
-    await shared_work.until_said(account, "credited")
+    await shared_work.until_balance_event(account, "credited")
     batches = _flood(domains, logs=9, ranges=20)
     sent = batches + batches[::3]
     random.Random(3).shuffle(sent)
@@ -83,11 +83,11 @@ async def test_two_processes_share_the_work_without_deadlock_or_double_count(
     await _all_in(shared_work, batches, account)
     await shared_work.close_hour(datetime.now(UTC) + timedelta(hours=1))
     await until(lambda: _is_charged(shared_work, account), "charged")
-    await shared_work.until_said(account, "low")
-    assert len(await shared_work.said(account, "low")) == 1
+    await shared_work.until_balance_event(account, "low")
+    assert len(await shared_work.balance_events(account, "low")) == 1
     for process in ("billing", "billing-2"):
         log = shared_work.backend.supervisor.log(process).read_text()
-        assert "Deadlock" not in log and "lot.failed" not in log
+        assert "Deadlock" not in log and "batch.failed" not in log
 
 
 async def _is_charged(staged: Stage, account: str) -> bool:
@@ -101,7 +101,7 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
     domains, account = await _register(shared_work, 20)
     await shared_work.threshold(account, "1")
     await shared_work.credit(account, "1.0001")
-    await shared_work.until_said(account, "credited")
+    await shared_work.until_balance_event(account, "credited")
     batches = _flood(domains, logs=6, ranges=30)
     single = [
         HttpsRequest(
@@ -137,8 +137,8 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
     await until(complete, "everything is counted", limit=60)
     assert await shared_work.counted(account=account) == expected
     assert (await shared_work.balance(account)).accrued == Decimal("0.000005") * expected
-    await shared_work.until_said(account, "low")
-    assert len(await shared_work.said(account, "low")) == 1
+    await shared_work.until_balance_event(account, "low")
+    assert len(await shared_work.balance_events(account, "low")) == 1
     rows = await shared_work.database.fetch(
         "select count(*) as n from outbox where headers->>'ce-type' like '%balance.low%'"
         " and headers->>'ce-subject' = $1",
@@ -166,7 +166,7 @@ async def _kill(staged: Stage, process: str) -> None:
 
 
 async def _stored(staged: Stage, account: str) -> int:
-    """From the tables: nobody may be there to ask."""
+    """Read from the tables: no process may be there to answer."""
     return await staged.database.fetchval(
         "select coalesce(sum(https_requests), 0)::bigint from usage_minutes where account = $1",
         account,
@@ -188,7 +188,7 @@ async def test_the_archive_holds_exactly_what_was_counted(shared_work: Stage) ->
     assert archived + single == counted == accrued
 
 
-async def test_the_clock_closes_an_hour_once_it_is_over(shared_work: Stage) -> None:
+async def test_an_hour_is_closed_once_it_is_over(shared_work: Stage) -> None:
     domains, account = await _register(shared_work, 1)
     batches = _flood(domains, logs=1, ranges=3)
     for batch in batches:

@@ -1,8 +1,6 @@
-"""A stage of their own: what these tests make in the database came through no batch, and an audit
-would say so.
+"""A stage of its own: these tests write to the database, past every batch, which an audit reports.
 
-Billing's clock stands at NOW, so that dates can be written down and are not forgotten as too old
-one day."""
+Billing's clock stands at NOW, so that tests can name dates that are never too old."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Months of usage and of ledger, made in the database: what no test can wait for."""
+"""Months of usage and of ledger, written into the database: no test can wait for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRICE = Decimal("0.05")
 
 @dataclass(frozen=True)
 class Line:
-    """A line as it is in the database."""
+    """A ledger line as it is in the database."""
 
     kind: str
     amount: Decimal
@@ -28,12 +28,12 @@ class Line:
 
 
 def set_clock(staged: Stage) -> None:
-    """Billing's, to NOW; before it starts."""
+    """Set billing's clock to NOW, before it starts."""
     staged.clock_file.write_text(f"{(NOW - datetime.now(UTC)).total_seconds()}\n")
 
 
 async def owner(staged: Stage, begin: datetime = BEGIN) -> tuple[str, str]:
-    """A domain and its account, the owner from ``begin`` on, both new."""
+    """Return a new domain and a new account, which owns it from ``begin`` on."""
     domain, account = domain_name(), name("acct")
     await staged.database.execute(
         "insert into domain_facts (domain, revision, kind, account, at) values ($1, 1, "
@@ -46,7 +46,8 @@ async def owner(staged: Stage, begin: datetime = BEGIN) -> tuple[str, str]:
 
 
 def lines(seed: int, months: int = 4) -> list[Line]:
-    """Credits, charges, corrections soon after and long after, also at the edges of months."""
+    """Write credits, charges, and corrections soon after and long after, also at the edges of
+    months."""
     chance = random.Random(seed)
     found = [
         Line("credit", Decimal(1000), BEGIN + timedelta(hours=5, seconds=7), reference="top-up-1")
@@ -115,7 +116,7 @@ async def use(
     step: int,
     node: str = "node-1",
 ) -> None:
-    """``count`` minutes from ``first`` on, one in ``step``, each with used() requests."""
+    """Write ``count`` minutes from ``first`` on, one in ``step``, each with used() requests."""
     await staged.database.execute(
         "insert into usage_minutes select $1, m, $3, $2, m % 97 + 1, 10 * (m % 97 + 1), 1, 2"
         " from generate_series($4::int, $4 + ($5 - 1) * $6, $6) as m",
@@ -133,7 +134,7 @@ def used(minute: int) -> int:
 
 
 async def roll(staged: Stage, domain: str, first: int, past: int) -> None:
-    """As the close of hours does, for this domain alone."""
+    """Roll hours up, as the close of hours does, for this domain alone."""
     await staged.database.execute(
         "insert into usage_hours select domain, minute / 60, node, account, "
         "sum(https_requests), sum(https_bytes),"

@@ -1,4 +1,4 @@
-"""docs/finance.md does not lie: its SQL runs as finance and gives the figures that it shows."""
+"""The SQL of docs/finance.md runs as finance and gives the figures that the page shows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ACME = [
 
 @pytest.fixture(scope="module")
 async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    """Nothing but the example."""
+    """The example of the page and nothing else."""
     async with stage(tmp_path_factory.mktemp("documentation")) as built:
         set_clock(built)
         await built.start()

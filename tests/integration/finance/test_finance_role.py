@@ -1,4 +1,4 @@
-"""What finance may do in the database: read the views of its schema; nothing else."""
+"""Finance may read the views of its schema in the database, and nothing else."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ async def test_finance_changes_nothing_even_when_it_asks_to_write(
         await finance.execute(statement)
 
 
-async def test_whatever_it_locks_and_reads_billing_counts_on(
+async def test_billing_counts_on_beside_all_locks_and_reads_of_finance(
     staged: Stage, finance: Connection
 ) -> None:
-    """Everything that it may lock, held in an open transaction."""
+    """An open transaction holds every lock that finance may take."""
     await finance.execute("begin")
     for view in VIEWS:
         await finance.execute(f"lock table finance.{view} in access share mode")
@@ -123,10 +123,10 @@ async def test_whatever_it_locks_and_reads_billing_counts_on(
     batches = split(new_id(), [[cell(domain_name(), 3)]] * 3)
     for batch in batches:
         await staged.batch(batch)
-    await staged.confirmed_to(batches[-1])
+    await staged.until_confirmed(batches[-1])
     account = name("acct")
     await staged.credit(account, "1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
 
 
 def test_the_documentation_closes_in_production_what_is_closed_here() -> None:

@@ -1,5 +1,4 @@
-"""A plan from its purchase to its use, in statements and FOCUS rows: billed once, effective where
-it is used."""
+"""A plan in statements and FOCUS rows: billed at the purchase, effective where it is used."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
     domain, account = await owner(staged)
     await staged.send("operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
     await staged.credit(account, "10", "pay-1")
-    await staged.until_said(account, "credited")
+    await staged.until_balance_event(account, "credited")
     wanted = PurchasePlan(account=account, plan="pack-1k", reference="plan-1", currency="CNY")
     await staged.send("platform", catalogue.CMD_PLAN_PURCHASE, wanted)
     question = QueryLedger(
@@ -60,7 +59,7 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
     await until(lambda: _has(kinds, ["credit", "plan"]), "the plan is bought")
     (batch,) = split(new_id(), [[cell(domain, 1500, MINUTE - 1)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     await staged.close_hour(HOUR + timedelta(hours=1))
     await until(lambda: _has(kinds, ["credit", "plan", "charge", "charge"]), "the hour is charged")
 

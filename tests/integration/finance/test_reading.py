@@ -1,5 +1,4 @@
-"""Usage by the periods of a zone: exact, from hours and minutes alike, page by page, half a year
-and a year back."""
+"""Usage by the periods of a zone is exact: from hours, from minutes, page by page, a year back."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.billing.domain.calendar import periods
+from services.billing.domain.calendar import period_bounds
 from shared import catalogue
 from shared.contracts.queries import QueryUsage
 from shared.contracts.usage import Granularity, UsageRow
@@ -72,7 +71,7 @@ async def test_the_periods_of_a_zone_add_up_what_was_in_them(
     )
     await staged.database.execute("delete from touched_hours where hour = $1", late // 60)
     wanted: Counter[int] = Counter()
-    bounds = periods(first, past, granularity, ZoneInfo(zone), 10_000)
+    bounds = period_bounds(first, past, granularity, ZoneInfo(zone), 10_000)
     minutes = [(m, used(m)) for m in range(MARCH, MARCH + count * 5, 5)] + [(late, 5)]
     for start, end in pairwise(bounds):
         wanted[start] = sum(
@@ -164,12 +163,14 @@ async def test_usage_that_no_account_owns_is_shown_until_it_is_attributed(staged
     assert await rows(staged, **question, account="somebody") == []
 
 
-async def test_a_zone_that_there_is_not_is_refused(staged: Stage) -> None:
+async def test_an_unknown_zone_is_refused(staged: Stage) -> None:
     with pytest.raises(Refused, match="zone"):
         await rows(staged, start=at(MARCH), end=at(MARCH + 60), zone="Mars/Olympus")
 
 
-async def test_what_is_no_longer_kept_is_refused_and_never_shown_as_less(staged: Stage) -> None:
+async def test_usage_that_is_no_longer_kept_is_refused_and_never_shown_as_less(
+    staged: Stage,
+) -> None:
     """Half-hour zones need minutes, and so does a period that cuts an hour."""
     domain, account = await owner(staged)
     await use(staged, domain, account, MARCH, 3 * 288, 5)

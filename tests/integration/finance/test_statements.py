@@ -1,5 +1,4 @@
-"""Months of a ledger: every line in one of them, balances that follow on, files that add up to the
-last digit."""
+"""Each ledger line is in one month; balances follow on; files add up to the last digit."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from clients.export.sheets import ExportSheet, charges_sheet
 from clients.export.writers import open_writer
 from clients.platform.connection import PlatformConnection
 from clients.platform.queries import PlatformQueries
-from services.billing.domain.calendar import month_of
+from services.billing.domain.calendar import month_bounds
 from shared import catalogue
 from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook
@@ -44,7 +43,7 @@ async def made(staged: Stage) -> tuple[str, list[Line]]:
 
 @pytest.fixture
 async def queries(staged: Stage) -> AsyncIterator[PlatformQueries]:
-    """As finance."""
+    """Queries as finance."""
     yield PlatformQueries(
         PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
     )
@@ -62,7 +61,7 @@ async def ledger(staged: Stage, **question: Any) -> list[LedgerRow]:
         after = page.next
 
 
-async def test_every_line_comes_once_in_order_of_booking_whatever_the_page(
+async def test_every_line_comes_once_in_order_of_booking_with_pages_of_any_size(
     staged: Stage, made: tuple[str, list[Line]]
 ) -> None:
     account, wanted = made
@@ -96,7 +95,7 @@ async def test_a_period_has_its_lines_and_none_of_those_that_were_booked_in_it_f
 async def test_periods_that_follow_each_other_have_every_line_once_however_they_are_cut(
     staged: Stage, made: tuple[str, list[Line]], zone: str
 ) -> None:
-    """Day by day, and at moments that are nothing round."""
+    """Day by day, and at odd moments."""
     account, _ = made
     everything = await ledger(staged, account=account, start=ALL[0], end=ALL[1], zone=zone)
     chance = random.Random(4)
@@ -131,7 +130,7 @@ async def test_a_line_is_dated_by_its_hour_until_the_month_of_it_is_settled(
             assert (row.billed_at, row.late) == (line.at, False)
             continue
         hour = datetime.fromtimestamp(line.hour * 3600, UTC)
-        _, end = month_of(f"{hour.astimezone(ZoneInfo(zone)):%Y-%m}", ZoneInfo(zone))
+        _, end = month_bounds(f"{hour.astimezone(ZoneInfo(zone)):%Y-%m}", ZoneInfo(zone))
         late = line.at >= end + timedelta(hours=24)
         assert (row.hour, row.billed_at, row.late) == (hour, line.at if late else hour, late)
     assert {row.late for row in found if row.hour} == {True, False}
@@ -156,7 +155,7 @@ async def test_balances_follow_on_from_month_to_month_and_every_line_is_in_one(
 
 
 def check(one: Statement) -> None:
-    """What its documentation says."""
+    """Check that a statement adds up, as its documentation describes."""
     totals = one.totals
     sums = totals.credits + totals.charges + totals.corrections + totals.plans
     assert totals.opening + sums == totals.closing
@@ -198,7 +197,7 @@ async def test_a_month_is_final_a_day_after_it_has_ended(
         assert (found.final, found.lines, found.totals.closing) == (final, [], 0)
 
 
-async def test_a_month_that_is_none_is_refused_before_it_is_asked() -> None:
+async def test_an_invalid_month_is_refused_by_the_client() -> None:
     for month in ("2026-13", "2026-5", "May"):
         with pytest.raises(ValueError, match="month"):
             ShowStatement(account="a", month=month)
@@ -210,7 +209,7 @@ async def test_files_add_up_to_the_ledger_exactly(
 ) -> None:
     account, _ = made
     place = ZoneInfo(zone)
-    start, end = month_of("2026-03", place)
+    start, end = month_bounds("2026-03", place)
     question = QueryLedger(account=account, start=start, end=end, zone=zone)
     totals = (
         await queries.statement(ShowStatement(account=account, month="2026-03", zone=zone))

@@ -1,4 +1,4 @@
-"""Plans, tiers and corrections: the whole is the sum of its parts, whatever came first."""
+"""Plans, tiers and corrections: the whole is the sum of its parts, whatever arrives first."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.charging import HourCount, Line, Pack, TierKey, charge, cover
-from services.billing.domain.rating import Tariff, linear, month_of
+from services.billing.domain.charging import (
+    BoughtPlan,
+    ChargeLine,
+    HourCount,
+    TierKey,
+    allocate_to_plans,
+    charge_hours,
+)
+from services.billing.domain.rating import Tariff, list_tariff
+from services.billing.domain.units import month_of
 from shared.money import total
 
 D = Decimal
 TIERED = Tariff("tiered", ((0, D("1")), (100, D("0.5")), (1000, D("0.1"))))
 HOUR = 500_000
-PACKS = [
-    Pack("later", 300, HOUR, HOUR + 30, D(3)),
-    Pack("sooner", 100, HOUR, HOUR + 10, D(2)),
-    Pack("nested", 50, HOUR + 4, HOUR + 8, D(1)),
-    Pack("future", 500, HOUR + 25, HOUR + 60, D(7)),
+PLANS = [
+    BoughtPlan("later", 300, HOUR, HOUR + 30, D(3)),
+    BoughtPlan("sooner", 100, HOUR, HOUR + 10, D(2)),
+    BoughtPlan("nested", 50, HOUR + 4, HOUR + 8, D(1)),
+    BoughtPlan("future", 500, HOUR + 25, HOUR + 60, D(7)),
 ]
 
 
-class Books:
-    """Keeps what was posted, as the store does, and charges what arrives in one lot after the
-    other."""
+class ChargedAccount:
+    """Keeps posted lines, as the store does, and charges usage that arrives step by step."""
 
-    def __init__(self, tariff: Tariff, packs: Sequence[Pack] = ()) -> None:
-        self.tariff, self.packs = tariff, packs
+    def __init__(self, tariff: Tariff, plans: Sequence[BoughtPlan] = ()) -> None:
+        self.tariff, self.plans = tariff, plans
         self.hours: dict[int, HourCount] = {}
         self.used: dict[TierKey, int] = {}
-        self.lines: list[Line] = []
+        self.lines: list[ChargeLine] = []
 
     def arrive(self, usage: Sequence[tuple[int, int]]) -> None:
         changed = set()
@@ -43,7 +50,7 @@ class Books:
             changed.add(hour)
         first = min(changed)
         hours = [
-            self.hours[h] for h in sorted(self.hours) if h in changed or (self.packs and h >= first)
+            self.hours[h] for h in sorted(self.hours) if h in changed or (self.plans and h >= first)
         ]
         left = {
             pack.reference: pack.requests
@@ -52,9 +59,9 @@ class Books:
                 for count in self.hours.values()
                 if count.hour < first
             )
-            for pack in self.packs
+            for pack in self.plans
         }
-        made = charge(hours, self.packs, left, self.used, lambda _hour: self.tariff)
+        made = charge_hours(hours, self.plans, left, self.used, lambda _hour: self.tariff)
         self.lines += made
         for line in made:
             count = self.hours[line.hour]
@@ -66,7 +73,7 @@ class Books:
             )
 
     def sums(self) -> dict[tuple[int, str | None], int]:
-        """Requests by hour and plan."""
+        """Return requests by hour and plan."""
         found: dict[tuple[int, str | None], int] = defaultdict(int)
         for line in self.lines:
             found[line.hour, line.plan] += line.requests
@@ -85,14 +92,14 @@ USAGE = st.lists(
 @given(
     USAGE,
     st.randoms(use_true_random=False),
-    st.sampled_from([TIERED, linear("CNY")]),
+    st.sampled_from([TIERED, list_tariff("CNY")]),
     st.booleans(),
 )
-def test_the_order_and_the_lots_of_arrival_change_neither_money_nor_plans(
+def test_the_order_and_the_steps_of_arrival_change_neither_money_nor_plans(
     usage: list[tuple[int, int]], chance: object, tariff: Tariff, with_plans: bool
 ) -> None:
-    packs = PACKS if with_plans else []
-    at_once, shuffled = Books(tariff, packs), Books(tariff, packs)
+    plans = PLANS if with_plans else []
+    at_once, shuffled = ChargedAccount(tariff, plans), ChargedAccount(tariff, plans)
     at_once.arrive(usage)
     mixed = list(usage)
     chance.shuffle(mixed)  # type: ignore[attr-defined]
@@ -109,14 +116,14 @@ def test_the_order_and_the_lots_of_arrival_change_neither_money_nor_plans(
 def test_every_request_is_on_a_line_nothing_is_negative_and_no_plan_gives_more_than_it_has(
     usage: list[tuple[int, int]], with_plans: bool
 ) -> None:
-    books = Books(TIERED, PACKS if with_plans else [])
+    books = ChargedAccount(TIERED, PLANS if with_plans else [])
     for one in usage:
         books.arrive([one])
     sums = books.sums()
     assert sum(sums.values()) == sum(requests for _, requests in usage)
     assert all(requests > 0 for requests in sums.values())
     assert books.cost >= 0
-    for pack in PACKS if with_plans else []:
+    for pack in PLANS if with_plans else []:
         taken = {hour: n for (hour, plan), n in sums.items() if plan == pack.reference}
         assert sum(taken.values()) <= pack.requests
         assert all(pack.start <= hour < pack.end for hour in taken)
@@ -140,7 +147,7 @@ def test_tiers_cost_the_same_in_one_step_and_in_many_and_taking_back_gives_back(
 
 
 def test_plans_are_used_soonest_expiring_first_and_the_overflow_is_pay_as_you_go() -> None:
-    books = Books(linear("CNY"), PACKS)
+    books = ChargedAccount(list_tariff("CNY"), PLANS)
     books.arrive([(HOUR + 5, 500)])
     assert [(line.plan, line.requests, line.amount) for line in books.lines] == [
         ("later", 300, 0),
@@ -152,7 +159,7 @@ def test_plans_are_used_soonest_expiring_first_and_the_overflow_is_pay_as_you_go
 
 
 def test_late_usage_takes_from_the_plan_what_a_later_hour_had_taken() -> None:
-    books = Books(linear("CNY"), [Pack("p", 100, HOUR, HOUR + 10)])
+    books = ChargedAccount(list_tariff("CNY"), [BoughtPlan("p", 100, HOUR, HOUR + 10)])
     books.arrive([(HOUR + 5, 100)])
     books.arrive([(HOUR + 1, 30)])
     assert books.sums() == {(HOUR + 1, "p"): 30, (HOUR + 5, "p"): 70, (HOUR + 5, None): 30}
@@ -160,6 +167,6 @@ def test_late_usage_takes_from_the_plan_what_a_later_hour_had_taken() -> None:
     assert [(line.plan, line.requests) for line in corrected] == [("p", -30), (None, 30)]
 
 
-def test_what_is_left_of_a_plan_at_its_end_is_forfeited() -> None:
-    taken = cover([HourCount(HOUR + 10, 5)], [PACKS[1]], {"sooner": 100})
+def test_the_rest_of_a_plan_at_its_end_is_forfeited() -> None:
+    taken = allocate_to_plans([HourCount(HOUR + 10, 5)], [PLANS[1]], {"sooner": 100})
     assert taken == {HOUR + 10: {}}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.domain.ranges import Fate, fate, line_up, missing
+from services.billing.domain.ranges import RangeFate, decide_fate, missing_ranges, place_ranges
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Span:
 
 
 FATES = [
-    ("the range at the stored end is taken", 100, 200, 100, None, Fate.ACCEPT),
-    ("the first range of a log is taken", 0, 10, 0, None, Fate.ACCEPT),
-    ("a later one waits", 150, 200, 100, None, Fate.HOLD),
-    ("one that is stored already is a repetition", 0, 100, 100, None, Fate.REPEAT),
-    ("a part of what is stored is a repetition", 20, 30, 100, None, Fate.REPEAT),
-    ("an empty range at the stored end says nothing new", 100, 100, 100, None, Fate.REPEAT),
-    ("an empty range further on waits", 150, 150, 100, None, Fate.HOLD),
-    ("one across the stored end is an overlap", 50, 150, 100, None, Fate.OVERLAP),
-    ("up to the final length is taken", 100, 200, 100, 200, Fate.ACCEPT),
-    ("beyond the final length cannot be", 100, 201, 100, 200, Fate.PAST_FINAL),
-    ("a repetition stays one whatever the final length", 0, 100, 100, 50, Fate.REPEAT),
+    ("the range at the stored end is accepted", 100, 200, 100, None, RangeFate.ACCEPT),
+    ("the first range of a log is accepted", 0, 10, 0, None, RangeFate.ACCEPT),
+    ("a later one waits", 150, 200, 100, None, RangeFate.HOLD),
+    ("one that is stored already is a repetition", 0, 100, 100, None, RangeFate.REPEAT),
+    ("a part of what is stored is a repetition", 20, 30, 100, None, RangeFate.REPEAT),
+    ("an empty range at the stored end is a repetition", 100, 100, 100, None, RangeFate.REPEAT),
+    ("an empty range further on waits", 150, 150, 100, None, RangeFate.HOLD),
+    ("one across the stored end is an overlap", 50, 150, 100, None, RangeFate.OVERLAP),
+    ("up to the final length is accepted", 100, 200, 100, 200, RangeFate.ACCEPT),
+    ("beyond the final length cannot be", 100, 201, 100, 200, RangeFate.PAST_FINAL),
+    ("a repetition stays one at any final length", 0, 100, 100, 50, RangeFate.REPEAT),
 ]
 
 
@@ -35,24 +35,24 @@ FATES = [
     FATES,
     ids=[case for case, *_ in FATES],
 )
-def test_a_range_is_taken_held_or_refused_by_where_its_log_stands(
-    case: str, start: int, end: int, stored_to: int, final: int | None, expected: Fate
+def test_a_range_is_accepted_held_or_refused_by_the_stored_end_of_its_log(
+    case: str, start: int, end: int, stored_to: int, final: int | None, expected: RangeFate
 ) -> None:
-    assert fate(start, end, stored_to, final) is expected, case
+    assert decide_fate(start, end, stored_to, final) is expected, case
 
 
-def test_what_waited_is_taken_with_the_missing_one_and_an_overlap_among_them_is_refused() -> None:
+def test_held_ranges_are_accepted_with_the_missing_one_and_an_overlap_is_refused() -> None:
     first, second, third, across = Span(0, 10), Span(10, 20), Span(20, 30), Span(15, 25)
-    lineup = line_up(0, [third, across, second, first, Span(40, 50)])
+    lineup = place_ranges(0, [third, across, second, first, Span(40, 50)])
     assert lineup.accepted == [first, second, third]
-    assert lineup.refused == [(across, Fate.OVERLAP)]
+    assert lineup.refused == [(across, RangeFate.OVERLAP)]
     assert lineup.held == [Span(40, 50)]
     assert lineup.stored_to == 30
 
 
-def test_of_two_cuts_from_the_same_start_the_first_given_is_taken() -> None:
-    lineup = line_up(0, [Span(0, 10), Span(0, 15)])
-    assert (lineup.accepted, lineup.refused) == ([Span(0, 10)], [(Span(0, 15), Fate.OVERLAP)])
+def test_of_two_ranges_from_the_same_start_the_first_given_is_accepted() -> None:
+    lineup = place_ranges(0, [Span(0, 10), Span(0, 15)])
+    assert (lineup.accepted, lineup.refused) == ([Span(0, 10)], [(Span(0, 15), RangeFate.OVERLAP)])
 
 
 @given(
@@ -65,7 +65,7 @@ def test_of_two_cuts_from_the_same_start_the_first_given_is_taken() -> None:
         )
     )
 )
-def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
+def test_each_byte_is_accepted_once_in_any_order_and_however_often_it_arrives(
     made: tuple[list[int], list[int], object, int],
 ) -> None:
     sizes, again, random, at_once = made
@@ -77,7 +77,7 @@ def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
     random.shuffle(arriving)  # type: ignore[attr-defined]
     stored_to, held, taken = 0, [], []
     for begin in range(0, len(arriving), at_once):
-        lineup = line_up(stored_to, [*held, *arriving[begin : begin + at_once]])
+        lineup = place_ranges(stored_to, [*held, *arriving[begin : begin + at_once]])
         assert lineup.stored_to >= stored_to and lineup.refused == []
         stored_to, held = lineup.stored_to, lineup.held
         taken += lineup.accepted
@@ -94,11 +94,11 @@ def test_each_byte_is_taken_once_in_whatever_order_and_however_often_it_arrives(
         ("what waits overlaps", 0, 300, [(100, 250), (200, 300)], [(0, 100)]),
     ],
 )
-def test_missing_names_every_range_that_has_not_come(
+def test_missing_ranges_are_all_that_have_not_arrived(
     case: str,
     stored: int,
     known: int,
     waiting: list[tuple[int, int]],
     expected: list[tuple[int, int]],
 ) -> None:
-    assert missing(stored, known, waiting) == expected, case
+    assert missing_ranges(stored, known, waiting) == expected, case

@@ -1,4 +1,4 @@
-"""Whose usage it is: by minute, whatever comes first, the usage or the word of the owner."""
+"""Usage belongs to the owner of its minute, whether the usage or the event comes first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, domain_name, minute_now, name, split
+from tests.integration.billing.harness import Stage, cell, current_minute, domain_name, name, split
 from tests.support.waiting import until
 
 
@@ -18,9 +18,9 @@ async def test_usage_of_an_unknown_domain_is_kept_and_attributed_when_it_is_regi
     staged: Stage,
 ) -> None:
     domain, account = domain_name(), name("acct")
-    (batch,) = split(new_id(), [[cell(domain, 30), cell(domain, 12, minute_now() - 200)]])
+    (batch,) = split(new_id(), [[cell(domain, 30), cell(domain, 12, current_minute() - 200)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     assert {row.key for row in (await staged.usage(domain=domain)).rows} == {""}
     assert await staged.counted(domain=domain) == 42
     await staged.register(domain, account)
@@ -29,15 +29,15 @@ async def test_usage_of_an_unknown_domain_is_kept_and_attributed_when_it_is_regi
     assert (await staged.balance(account)).accrued == Decimal("0.00021")
 
 
-async def test_a_change_of_owner_counts_from_the_next_full_minute_even_when_heard_late(
+async def test_a_change_of_owner_counts_from_the_next_full_minute_even_when_the_event_is_late(
     staged: Stage,
 ) -> None:
     domain, first, second = domain_name(), name("acct"), name("acct")
-    minute = minute_now() - 120
+    minute = current_minute() - 120
     await staged.register(domain, first, _at(minute - 60))
     (batch,) = split(new_id(), [[cell(domain, 2**k, minute + k) for k in range(4)]])
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
     await until(lambda: staged.counted(account=first), "all of it is the first owner's")
     await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
 
@@ -66,14 +66,14 @@ async def test_hours_that_were_rolled_up_and_touched_again_read_the_same_at_ever
 ) -> None:
     domain, account = domain_name(), name("acct")
     await staged.register(domain, account)
-    minute = minute_now() - 180
+    minute = current_minute() - 180
     expected = 0
     for wave in range(3):
         (batch,) = split(
             new_id(), [[cell(domain, wave + 1, minute + step * 7) for step in range(20)]]
         )
         await staged.batch(batch)
-        await staged.confirmed_to(batch)
+        await staged.until_confirmed(batch)
         expected += (wave + 1) * 20
         for granularity in ("5m", "hour", "day"):
             assert (
@@ -82,7 +82,8 @@ async def test_hours_that_were_rolled_up_and_touched_again_read_the_same_at_ever
         await staged.close_hour(datetime.now(UTC))
         await until(
             lambda: staged.database.fetchval(
-                "select not exists (select from touched_hours where hour < $1)", minute_now() // 60
+                "select not exists (select from touched_hours where hour < $1)",
+                current_minute() // 60,
             ),
             "the hours are rolled up",
         )
@@ -100,12 +101,12 @@ async def test_pages_join_to_the_whole(staged: Stage) -> None:
     domains = sorted(domain_name() for _ in range(7))
     for domain in domains:
         await staged.register(domain, account)
-    minute = minute_now() - 90
+    minute = current_minute() - 90
     (batch,) = split(
         new_id(), [[cell(domain, 1, minute + step * 30) for domain in domains for step in range(2)]]
     )
     await staged.batch(batch)
-    await staged.confirmed_to(batch)
+    await staged.until_confirmed(batch)
 
     async def all_owned() -> bool:
         return await staged.counted(account=account) == 14

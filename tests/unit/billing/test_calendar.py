@@ -1,4 +1,4 @@
-"""Days, hours and months of a zone: without a hole or an overlap, whatever the clocks do."""
+"""Days, hours and months of a zone: without a hole or an overlap, also when the clocks change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.domain.calendar import month_of, periods, zone_of
-from services.billing.domain.statements import month
+from services.billing.domain.calendar import find_zone, month_bounds, period_bounds
+from services.billing.domain.statements import statement_month
 from shared.contracts.usage import Granularity
 
 ZONES = (
@@ -40,10 +40,14 @@ def minute(zone: str, *moment: int) -> int:
 
 
 def hours(zone: str, *day: int) -> list[int]:
-    """The lengths in minutes of the hours of a local day."""
+    """Return the lengths in minutes of the hours of a local day."""
     first = minute(zone, *day)
-    bounds = periods(
-        first, periods(first, first + 1, "day", ZoneInfo(zone), 1)[1], "hour", ZoneInfo(zone), 100
+    bounds = period_bounds(
+        first,
+        period_bounds(first, first + 1, "day", ZoneInfo(zone), 1)[1],
+        "hour",
+        ZoneInfo(zone),
+        100,
     )
     return [end - start for start, end in pairwise(bounds)]
 
@@ -54,7 +58,7 @@ def test_periods_cover_what_was_asked_for_without_a_hole(
     zone: str, granularity: Granularity, first: int, data: st.DataObject
 ) -> None:
     past = first + data.draw(st.integers(1, WIDEST[granularity]))
-    bounds = periods(first, past, granularity, ZoneInfo(zone), 5000)
+    bounds = period_bounds(first, past, granularity, ZoneInfo(zone), 5000)
     assert bounds[0] <= first < bounds[1]
     assert bounds[-2] < past <= bounds[-1]
     assert all(start < end for start, end in pairwise(bounds))
@@ -66,10 +70,12 @@ def test_periods_taken_a_few_at_a_time_are_those_taken_at_once(
     zone: str, granularity: Granularity, first: int, data: st.DataObject
 ) -> None:
     past = first + data.draw(st.integers(1, WIDEST[granularity]))
-    whole = periods(first, past, granularity, ZoneInfo(zone), 5000)
+    whole = period_bounds(first, past, granularity, ZoneInfo(zone), 5000)
     begun, found = first, whole[:1]
     while begun < past:
-        some = periods(begun, past, granularity, ZoneInfo(zone), data.draw(st.integers(1, 50)))
+        some = period_bounds(
+            begun, past, granularity, ZoneInfo(zone), data.draw(st.integers(1, 50))
+        )
         assert some[0] == found[-1]
         found += some[1:]
         begun = some[-1]
@@ -80,11 +86,11 @@ def test_periods_taken_a_few_at_a_time_are_those_taken_at_once(
 @given(st.sampled_from(ZONES), MOMENTS)
 def test_every_day_lies_in_one_month_and_every_hour_in_one_day(zone: str, at: int) -> None:
     place = ZoneInfo(zone)
-    months = periods(at, at + 1, "month", place, 1)
-    days = periods(months[0], months[1], "day", place, 40)
+    months = period_bounds(at, at + 1, "month", place, 1)
+    days = period_bounds(months[0], months[1], "day", place, 40)
     assert (days[0], days[-1]) == tuple(months)
     day = next(pair for pair in pairwise(days) if pair[0] <= at < pair[1])
-    assert {day[0], day[1]} <= set(periods(day[0], day[1], "hour", place, 60))
+    assert {day[0], day[1]} <= set(period_bounds(day[0], day[1], "hour", place, 60))
 
 
 @pytest.mark.parametrize(
@@ -110,27 +116,27 @@ def test_a_day_has_its_hours(
     assert hours(zone, *day) == lengths, case
 
 
-def test_a_day_that_a_zone_left_out_at_the_date_line_is_none() -> None:
+def test_a_day_that_a_zone_skipped_at_the_date_line_is_no_period() -> None:
     place = ZoneInfo("Pacific/Apia")
-    bounds = periods(
+    bounds = period_bounds(
         minute("Pacific/Apia", 2011, 12, 29), minute("Pacific/Apia", 2012, 1, 1), "day", place, 10
     )
     assert [end - start for start, end in pairwise(bounds)] == [1440, 1440]
 
 
-def test_a_month_is_the_zones_own() -> None:
-    start, end = month_of("2026-03", ZoneInfo("Europe/Berlin"))
+def test_a_month_is_that_of_the_zone() -> None:
+    start, end = month_bounds("2026-03", ZoneInfo("Europe/Berlin"))
     assert (start, end) == (
         datetime(2026, 2, 28, 23, tzinfo=UTC),
         datetime(2026, 3, 31, 22, tzinfo=UTC),
     )
-    found = month("2026-03", "hour", ZoneInfo("Europe/Berlin"))
+    found = statement_month("2026-03", "hour", ZoneInfo("Europe/Berlin"))
     assert len(found.bounds) == 31 * 24 - 1 + 1
-    assert not found.settled(end + timedelta(hours=23))
-    assert found.settled(end + timedelta(hours=24))
+    assert not found.is_settled(end + timedelta(hours=23))
+    assert found.is_settled(end + timedelta(hours=24))
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "Europe", "", "/etc/localtime"])
-def test_what_is_no_zone_is_told(name: str) -> None:
+def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(LookupError):
-        zone_of(name)
+        find_zone(name)

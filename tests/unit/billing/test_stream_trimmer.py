@@ -30,7 +30,7 @@ def _consumer(floor: int, pending: int = 0, unacked: int = 0) -> ConsumerInfo:
         ("one never settled anything", [_consumer(90), _consumer(0, pending=7)], 0),
     ],
 )
-def test_only_what_every_consumer_has_settled_is_trimmed(
+def test_only_messages_that_every_consumer_has_settled_are_trimmed(
     case: str, consumers: list[ConsumerInfo], expected: int
 ) -> None:
     assert settled_to(100, consumers) == expected, case

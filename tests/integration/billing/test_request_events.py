@@ -1,4 +1,4 @@
-"""Single events: each (source, id) once."""
+"""Single events: each (source, id) counts once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_the_same_id_with_another_content_is_kept_and_reported(staged: Sta
     await staged.request(first)
     await until(lambda: staged.counted(domain=domain), "counted")
     await staged.request(first.model_copy(update={"bytes": 999}))
-    await staged.until_dead(f"id_conflict: event 'r1' of '{source}'")
+    await staged.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
     kept = await staged.database.fetchval(
         "select body from request_conflicts where source = $1", source
     )
@@ -51,10 +51,10 @@ async def test_the_same_id_with_another_content_is_kept_and_reported(staged: Sta
     assert await staged.counted(domain=domain) == 1
 
 
-async def test_what_another_process_is_just_storing_is_waited_for_and_not_counted_again(
+async def test_an_event_that_another_process_is_storing_is_waited_for_and_not_counted_again(
     staged: Stage,
 ) -> None:
-    """Of two processes with the same event one is quicker; here it is this transaction."""
+    """Of two processes with the same event one is quicker. Here that is this transaction."""
     domain, source = domain_name(), name("src")
     events = [_event(domain, n, source) for n in range(3)]
     first = events[1]
@@ -77,10 +77,10 @@ async def test_what_another_process_is_just_storing_is_waited_for_and_not_counte
         await until(lambda: _waits(staged), "billing waits for this transaction")
     await until(lambda: _is(staged, domain, 3), "the other two are counted")
     await staged.request(first.model_copy(update={"bytes": 999}))
-    await staged.until_dead(f"id_conflict: event 'r1' of '{source}'")
+    await staged.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
     assert await staged.counted(domain=domain) == 3
     logs = [staged.backend.supervisor.log(process).read_text() for process in staged.ports_of]
-    assert "lot.failed" not in "".join(logs)
+    assert "batch.failed" not in "".join(logs)
 
 
 async def _waits(staged: Stage) -> bool:
@@ -108,7 +108,7 @@ async def test_late_early_and_malformed_events_become_dead_letters_each_alone(
     await staged.request(_event(domain, 4, source, time=now - timedelta(days=34)))
     await staged.request(_event(domain, 5, source, time=now + timedelta(minutes=3)))
     for text in ("minute_too_old", "minute_in_future", "domain_invalid", "not an HttpsRequest"):
-        await staged.until_dead(text)
+        await staged.until_dead_letter(text)
 
     async def counted() -> bool:
         return await staged.counted(domain=domain) == 2

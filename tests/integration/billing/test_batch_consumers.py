@@ -1,4 +1,4 @@
-"""What is taken together, on a real JetStream; no billing process runs beside."""
+"""How batches form, on a real JetStream without a billing process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from services.billing.transport.batch_consumers import LotConsumer
-from services.billing.usecases.quarantine import Parking
+from services.billing.transport.batch_consumers import BatchConsumer
+from services.billing.usecases.quarantine import Quarantine
 from shared import catalogue
 from shared import subjects as s
 from shared.messaging.delivery import Delivery
@@ -22,12 +22,12 @@ from tests.support.waiting import until
 
 @pytest.fixture
 async def idle(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("lots")) as built:
+    async with stage(tmp_path_factory.mktemp("batches")) as built:
         yield built
 
 
 async def _send(staged: Stage, count: int, unsettled: int) -> None:
-    """Returns when ``unsettled`` are delivered and not acked yet."""
+    """Send messages, and wait until ``unsettled`` are delivered and not acked yet."""
     js = staged.clients["billing"].jetstream(timeout=5)
     for _ in range(count):
         await js.publish(catalogue.USAGE_REQUEST, b"{}")
@@ -40,39 +40,41 @@ async def _send(staged: Stage, count: int, unsettled: int) -> None:
     await until(delivered, f"{unsettled} are delivered")
 
 
-async def test_what_comes_alone_is_taken_at_once_and_beside_another_lot_only_a_full_one(
+async def test_a_single_message_is_handled_at_once_and_beside_another_batch_only_a_full_one(
     idle: Stage,
 ) -> None:
-    lots: list[int] = []
+    batches: list[int] = []
     settled = asyncio.Event()
 
     async def take(deliveries: Sequence[Delivery]) -> None:
-        lots.append(len(deliveries))
+        batches.append(len(deliveries))
         await settled.wait()
 
     pull = Pull(idle.clients["billing"], s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
     consumer = asyncio.create_task(
-        LotConsumer(pull, take, Parking(idle.database), Health(), lots=2).run()
+        BatchConsumer(pull, take, Quarantine(idle.database), Health(), concurrency=2).run()
     )
     await _send(idle, 1, unsettled=1)
-    await until(lambda: lots == [1], "one is taken alone")
+    await until(lambda: batches == [1], "one is taken alone")
     await _send(idle, 3, unsettled=4)
-    assert lots == [1], "three wait for the one that is under way"
+    assert batches == [1], "three wait for the one that is under way"
     await _send(idle, 1, unsettled=5)
-    await until(lambda: lots == [1, 4], "four are a full lot")
+    await until(lambda: batches == [1, 4], "four are a full batch")
     await _send(idle, 1, unsettled=6)
-    assert lots == [1, 4]
+    assert batches == [1, 4]
     settled.set()
-    await until(lambda: lots == [1, 4, 1], "what waited is taken when nothing is under way")
+    await until(
+        lambda: batches == [1, 4, 1], "a message that waited is taken when nothing is under way"
+    )
     await _send(idle, 0, unsettled=0)
     consumer.cancel()
     await asyncio.gather(consumer, return_exceptions=True)
 
 
-async def test_of_two_that_ask_one_is_served_after_the_other_not_in_turns(
+async def test_two_consumers_that_ask_are_served_one_after_the_other_not_in_turns(
     idle: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So an event and its duplicate are mostly in one lot."""
+    """So an event and its duplicate are mostly in one batch."""
     ranks = chain(
         (0, 1), repeat(9)
     )  # of requests as they are made: the first goes before the second

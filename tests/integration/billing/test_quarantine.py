@@ -1,5 +1,4 @@
-"""What cannot be counted for a fault of ours is kept and tried again; it costs nobody else
-anything."""
+"""Messages that fail for a fault of ours are kept and tried again, and delay no others."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from tests.integration.billing.harness import (
     HOST,
     Stage,
     cell,
+    current_minute,
     domain_name,
-    minute_now,
     name,
     split,
     stage,
@@ -28,8 +27,8 @@ from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-async def parked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("parked")) as built:
+async def own_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with stage(tmp_path_factory.mktemp("quarantine")) as built:
         await built.start()
         yield built
 
@@ -45,8 +44,8 @@ async def _owned(staged: Stage) -> tuple[str, str]:
 
 
 def _wild(domain: str) -> list[UsageCell]:
-    """Each is what its contract allows; their sum is beyond 64 bits."""
-    return [UsageCell(domain=domain, minute=minute_now(), https_requests=2**53)] * 1100
+    """Return cells that their contract allows; their sum is beyond 64 bits."""
+    return [UsageCell(domain=domain, minute=current_minute(), https_requests=2**53)] * 1100
 
 
 async def _counts(staged: Stage, account: str, requests: int) -> None:
@@ -56,50 +55,52 @@ async def _counts(staged: Stage, account: str, requests: int) -> None:
     await until(counted, f"{requests} are counted", limit=20)
 
 
-async def test_a_batch_that_cannot_be_counted_is_parked_and_counted_when_it_can_be(
-    parked: Stage,
+async def test_a_batch_that_cannot_be_counted_is_quarantined_and_counted_when_it_can_be(
+    own_stage: Stage,
 ) -> None:
-    domain, account = await _owned(parked)
+    domain, account = await _owned(own_stage)
     wild, later = split(new_id(), [_wild(domain), [cell(domain, 7)]], node="node-2")
     others = split(new_id(), [[cell(domain, 1)]] * 20)
     for batch in (wild, later, *others):
-        await parked.batch(batch)
-    await parked.confirmed_to(others[-1])
+        await own_stage.batch(batch)
+    await own_stage.until_confirmed(others[-1])
     row = "select node, log, start_at, end_at, reason from parked_messages where log = $1"
-    await until(lambda: parked.database.fetchrow(row, wild.log), "it is parked")
-    found = await parked.database.fetchrow(row, wild.log)
+    await until(lambda: own_stage.database.fetchrow(row, wild.log), "it is in quarantine")
+    found = await own_stage.database.fetchrow(row, wild.log)
     assert found is not None and tuple(found)[:4] == ("node-2", wild.log, 0, 100)
     assert "NumericValueOutOfRangeError" in found["reason"]
-    assert await parked.counted(account=account) == 20
-    page = await parked.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node="node-2"))
+    assert await own_stage.counted(account=account) == 20
+    page = await own_stage.ask(catalogue.RPC_USAGE_GAPS, QueryGaps(node="node-2"))
     assert [(gap.log, gap.start, gap.end, gap.kind) for gap in page.gaps] == [
         (wild.log, 0, 100, "parked")
     ]
-    assert not [letter for letter in await parked.dead() if wild.log in (letter.body or "")]
+    assert not [
+        letter for letter in await own_stage.dead_letters() if wild.log in (letter.body or "")
+    ]
 
     fixed = wild.model_copy(update={"cells": [cell(domain, 3)]})
-    await parked.database.execute(
+    await own_stage.database.execute(
         "update parked_messages set body = $1 where log = $2", fixed.encode(), wild.log
     )
-    await parked.confirmed_to(later)
-    assert await parked.counted(account=account) == 30
-    await until(lambda: _nothing_is_parked(parked), "it is let go")
+    await own_stage.until_confirmed(later)
+    assert await own_stage.counted(account=account) == 30
+    await until(lambda: _quarantine_is_empty(own_stage), "it leaves the quarantine")
 
 
-async def test_an_event_that_cannot_be_counted_is_parked_alone(parked: Stage) -> None:
-    domain, account = await _owned(parked)
-    other, well = await _owned(parked)
-    hour = minute_now() // 60
+async def test_an_event_that_cannot_be_counted_is_quarantined_alone(own_stage: Stage) -> None:
+    domain, account = await _owned(own_stage)
+    other, well = await _owned(own_stage)
+    hour = current_minute() // 60
     full = "insert into account_hours (account, hour, requests, charged) values ($1, $2, $3, $3)"
     for at in (hour - 1, hour, hour + 1):
-        await parked.database.execute(full, account, at, 2**63 - 1)
+        await own_stage.database.execute(full, account, at, 2**63 - 1)
 
     async def happen(of: str, count: int) -> None:
         for _ in range(count):
-            await parked.request(
+            await own_stage.request(
                 HttpsRequest(
                     id=new_id(),
-                    source="parking",
+                    source="quarantine",
                     time=datetime.now(UTC),
                     domain=of,
                     bytes=1,
@@ -111,69 +112,71 @@ async def test_an_event_that_cannot_be_counted_is_parked_alone(parked: Stage) ->
     await happen(other, 3)
     await happen(domain, 2)
     await happen(other, 4)
-    await _counts(parked, well, 7)
+    await _counts(own_stage, well, 7)
     two = "select count(*) = 2 from parked_messages where node is null"
-    await until(lambda: parked.database.fetchval(two), "two are parked")
-    assert await parked.counted(account=account) == 0
-    assert (await parked.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())).parked_events == 2
-    await parked.database.execute("delete from account_hours where account = $1", account)
-    await _counts(parked, account, 2)
-    await until(lambda: _nothing_is_parked(parked), "they are let go")
-    assert await parked.dead() == []
+    await until(lambda: own_stage.database.fetchval(two), "two are in quarantine")
+    assert await own_stage.counted(account=account) == 0
+    assert (await own_stage.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())).parked_events == 2
+    await own_stage.database.execute("delete from account_hours where account = $1", account)
+    await _counts(own_stage, account, 2)
+    await until(lambda: _quarantine_is_empty(own_stage), "they leave the quarantine")
+    assert await own_stage.dead_letters() == []
 
 
-async def _nothing_is_parked(staged: Stage) -> bool:
+async def _quarantine_is_empty(staged: Stage) -> bool:
     return bool(await staged.database.fetchval("select count(*) = 0 from parked_messages"))
 
 
-async def test_an_account_that_cannot_be_charged_holds_up_no_other(parked: Stage) -> None:
-    (bad_domain, bad), (good_domain, good) = await _owned(parked), await _owned(parked)
+async def test_an_account_that_cannot_be_charged_holds_up_no_other(own_stage: Stage) -> None:
+    (bad_domain, bad), (good_domain, good) = await _owned(own_stage), await _owned(own_stage)
     (batch,) = split(
-        new_id(), [[cell(bad_domain, 10_000, minute_now() - 60), cell(good_domain, 10_000)]]
+        new_id(), [[cell(bad_domain, 10_000, current_minute() - 60), cell(good_domain, 10_000)]]
     )
-    await parked.batch(batch)
-    await parked.confirmed_to(batch)
-    await parked.database.execute(
+    await own_stage.batch(batch)
+    await own_stage.until_confirmed(batch)
+    await own_stage.database.execute(
         "update account_hours set postings = 2147483647 where account = $1", bad
     )
-    await parked.close_hour(datetime.now(UTC) + timedelta(hours=1))
+    await own_stage.close_hour(datetime.now(UTC) + timedelta(hours=1))
 
     async def charged(account: str) -> bool:
-        return (await parked.balance(account)).ledger == Decimal("-0.05")
+        return (await own_stage.balance(account)).ledger == Decimal("-0.05")
 
     await until(lambda: charged(good), "the other one is charged")
-    assert (await parked.balance(bad)).accrued == Decimal("0.05")
-    await parked.database.execute("update account_hours set postings = 0 where account = $1", bad)
-    await parked.close_hour(datetime.now(UTC) + timedelta(hours=1))
+    assert (await own_stage.balance(bad)).accrued == Decimal("0.05")
+    await own_stage.database.execute(
+        "update account_hours set postings = 0 where account = $1", bad
+    )
+    await own_stage.close_hour(datetime.now(UTC) + timedelta(hours=1))
     await until(lambda: charged(bad), "it is charged when it can be")
 
 
-async def test_more_than_a_thousand_parked_messages_pause_the_stream(parked: Stage) -> None:
-    await parked.database.execute(
+async def test_a_full_quarantine_pauses_the_stream_and_nothing_is_lost(own_stage: Stage) -> None:
+    await own_stage.database.execute(
         "insert into parked_messages (durable, digest, subject, reply, headers, body, reason, "
         "last_at)"
         " select 'billing-requests', n::text::bytea, '', '', '{}', '', 'a test', now() + "
         "interval '1 hour'"
         " from generate_series(1, 1000) as n"
     )
-    domain, _ = await _owned(parked)
+    domain, _ = await _owned(own_stage)
     (wild,) = split(new_id(), [_wild(domain)], node="node-2")
-    await parked.batch(wild)
-    await until(lambda: _pauses(parked), "it is not ready")
+    await own_stage.batch(wild)
+    await until(lambda: _pauses(own_stage), "it is not ready")
     assert (
-        await parked.database.fetchval(
+        await own_stage.database.fetchval(
             "select count(*) from parked_messages where log = $1", wild.log
         )
         == 0
     )
-    await parked.database.execute("delete from parked_messages where reason = 'a test'")
+    await own_stage.database.execute("delete from parked_messages where reason = 'a test'")
     await until(
-        lambda: parked.database.fetchval(
+        lambda: own_stage.database.fetchval(
             "select true from parked_messages where log = $1", wild.log
         ),
-        "it is parked",
+        "it is in quarantine",
     )
-    await parked.ready()
+    await own_stage.ready()
 
 
 async def _pauses(staged: Stage) -> bool:

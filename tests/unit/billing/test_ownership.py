@@ -11,10 +11,10 @@ from services.billing.domain.ownership import (
     BEGINNING,
     NOBODY,
     OPEN_END,
-    Fact,
-    Period,
+    OwnershipEvent,
+    OwnershipPeriod,
     owner_at,
-    periods,
+    ownership_periods,
 )
 
 
@@ -22,57 +22,57 @@ def at(minute: int, second: float = 0) -> datetime:
     return datetime.fromtimestamp(minute * 60 + second, UTC)
 
 
-def registered(revision: int, account: str, when: datetime) -> Fact:
-    return Fact(revision, "registered", account, when)
+def registered(revision: int, account: str, when: datetime) -> OwnershipEvent:
+    return OwnershipEvent(revision, "registered", account, when)
 
 
-def removed(revision: int, account: str, when: datetime) -> Fact:
-    return Fact(revision, "removed", account, when)
+def removed(revision: int, account: str, when: datetime) -> OwnershipEvent:
+    return OwnershipEvent(revision, "removed", account, when)
 
 
 OWNED = [
-    ("nobody told anything", [], ()),
+    ("without events there is no owner", [], ()),
     (
         "the first owner owns what was before, too",
         [registered(1, "a", at(10, 5))],
-        (Period("a", BEGINNING, OPEN_END),),
+        (OwnershipPeriod("a", BEGINNING, OPEN_END),),
     ),
     (
         "a removal counts from the next full minute",
         [registered(1, "a", at(10)), removed(2, "a", at(20, 1))],
-        (Period("a", BEGINNING, 21),),
+        (OwnershipPeriod("a", BEGINNING, 21),),
     ),
     (
         "a removal on the minute counts from that minute",
         [registered(1, "a", at(10)), removed(2, "a", at(20))],
-        (Period("a", BEGINNING, 20),),
+        (OwnershipPeriod("a", BEGINNING, 20),),
     ),
     (
         "the next owner in the same minute follows without a gap",
         [registered(1, "a", at(10)), removed(2, "a", at(20, 10)), registered(3, "b", at(20, 50))],
-        (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END)),
+        (OwnershipPeriod("a", BEGINNING, 21), OwnershipPeriod("b", 21, OPEN_END)),
     ),
     (
         "after a gap the next owner owns from its first minute",
         [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30, 50))],
-        (Period("a", BEGINNING, 20), Period("b", 30, OPEN_END)),
+        (OwnershipPeriod("a", BEGINNING, 20), OwnershipPeriod("b", 30, OPEN_END)),
     ),
     (
         "a hand-over without a removal counts from the next full minute",
         [registered(1, "a", at(10)), registered(2, "b", at(20, 1))],
-        (Period("a", BEGINNING, 21), Period("b", 21, OPEN_END)),
+        (OwnershipPeriod("a", BEGINNING, 21), OwnershipPeriod("b", 21, OPEN_END)),
     ),
     (
         "the same registration again changes nothing",
         [registered(1, "a", at(10)), registered(2, "a", at(20))],
-        (Period("a", BEGINNING, OPEN_END),),
+        (OwnershipPeriod("a", BEGINNING, OPEN_END),),
     ),
     (
-        "a removal by somebody else is none",
+        "a removal by another account is none",
         [registered(1, "a", at(10)), removed(2, "b", at(20))],
-        (Period("a", BEGINNING, OPEN_END),),
+        (OwnershipPeriod("a", BEGINNING, OPEN_END),),
     ),
-    ("a removal alone says nothing yet", [removed(2, "a", at(20))], ()),
+    ("a removal alone makes no period", [removed(2, "a", at(20))], ()),
     (
         "an owner of less than a minute owned nothing",
         [
@@ -82,20 +82,20 @@ OWNED = [
             removed(4, "b", at(20, 3)),
             registered(5, "c", at(20, 4)),
         ],
-        (Period("a", BEGINNING, 21), Period("c", 21, OPEN_END)),
+        (OwnershipPeriod("a", BEGINNING, 21), OwnershipPeriod("c", 21, OPEN_END)),
     ),
 ]
 
 
-@pytest.mark.parametrize(("case", "facts", "expected"), OWNED, ids=[case for case, *_ in OWNED])
+@pytest.mark.parametrize(("case", "events", "expected"), OWNED, ids=[case for case, *_ in OWNED])
 def test_an_owner_has_the_minutes_from_registration_to_removal(
-    case: str, facts: list[Fact], expected: tuple[Period, ...]
+    case: str, events: list[OwnershipEvent], expected: tuple[OwnershipPeriod, ...]
 ) -> None:
-    assert periods(facts) == expected, case
+    assert ownership_periods(events) == expected, case
 
 
-def test_a_minute_belongs_to_who_owned_it() -> None:
-    owned = periods(
+def test_a_minute_belongs_to_its_owner() -> None:
+    owned = ownership_periods(
         [registered(1, "a", at(10)), removed(2, "a", at(20)), registered(3, "b", at(30))]
     )
     assert [owner_at(owned, minute) for minute in (5, 19, 20, 29, 30, 99)] == [
@@ -109,25 +109,26 @@ def test_a_minute_belongs_to_who_owned_it() -> None:
     assert owner_at((), 5) == NOBODY
 
 
-facts_strategy = st.lists(
+event_lists = st.lists(
     st.tuples(
         st.sampled_from(["registered", "removed"]), st.sampled_from("abc"), st.integers(0, 600)
     ),
     max_size=12,
 ).map(
     lambda rows: [
-        Fact(i, kind, account, at(0, second)) for i, (kind, account, second) in enumerate(rows)
+        OwnershipEvent(i, kind, account, at(0, second))
+        for i, (kind, account, second) in enumerate(rows)
     ]
 )
 
 
-@given(facts_strategy, st.randoms())
+@given(event_lists, st.randoms())
 def test_the_order_of_arrival_does_not_matter_and_no_minute_has_two_owners(
-    facts: list[Fact], random: object
+    events: list[OwnershipEvent], random: object
 ) -> None:
-    found = periods(facts)
-    shuffled = list(facts)
+    found = ownership_periods(events)
+    shuffled = list(events)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert periods(shuffled) == found
+    assert ownership_periods(shuffled) == found
     assert all(period.start < period.end for period in found)
     assert all(earlier.end <= later.start for earlier, later in pairwise(found))

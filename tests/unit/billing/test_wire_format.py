@@ -1,5 +1,4 @@
-"""The fast decoder and the contract agree: on what they take, what they make of it, and what they
-refuse."""
+"""The fast decoder and the contract accept, read and refuse the same."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.billing.domain.wire_format import (
-    Batch,
-    Cell,
-    Previous,
-    Request,
+    WireBatch,
+    WireCell,
+    WirePrevious,
+    WireRequest,
     pack_cells,
     read_batch,
     read_request,
@@ -41,7 +40,12 @@ REQUEST = {
 
 @pytest.mark.parametrize(
     ("struct", "model"),
-    [(Batch, UsageBatch), (Cell, UsageCell), (Previous, PreviousLog), (Request, HttpsRequest)],
+    [
+        (WireBatch, UsageBatch),
+        (WireCell, UsageCell),
+        (WirePrevious, PreviousLog),
+        (WireRequest, HttpsRequest),
+    ],
 )
 def test_the_structs_have_the_fields_and_defaults_of_the_contract(
     struct: type[msgspec.Struct], model: Any
@@ -141,7 +145,7 @@ def test_a_request_that_is_refused_alone_is_seen_among_others(fault: dict[str, A
 
 
 @pytest.mark.parametrize("body", [b"", b"{},{}", b"null", b"1", b"\xff"])
-def test_what_is_no_request_or_more_than_one_is_seen_among_others(body: bytes) -> None:
+def test_a_body_with_no_request_or_several_is_seen_among_others(body: bytes) -> None:
     good = _changed(REQUEST)
     assert read_requests([good, body]) is None
     assert read_requests([body, good]) is None
@@ -164,7 +168,7 @@ previous_logs = st.none() | st.builds(PreviousLog, log=st.just("x"), length=coun
 
 
 @given(st.lists(cells, min_size=1, max_size=5), st.booleans(), previous_logs)
-def test_what_the_contract_writes_the_decoder_reads_alike(
+def test_the_decoder_reads_everything_that_the_contract_writes(
     made: list[UsageCell], final: bool, previous: PreviousLog | None
 ) -> None:
     batch = UsageBatch.model_validate(
@@ -176,13 +180,13 @@ def test_what_the_contract_writes_the_decoder_reads_alike(
 
 
 @pytest.mark.parametrize("fault", [{"start": 11}, {"start": 10}])
-def test_a_range_that_cannot_be_is_malformed(fault: dict[str, Any]) -> None:
+def test_an_impossible_range_is_malformed(fault: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
         read_batch(_changed(BATCH, **fault))
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"null", b"[]", b'{"node":', b"\x00" * 10])
-def test_what_is_no_json_object_is_malformed_and_not_echoed(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_malformed_and_not_echoed(body: bytes) -> None:
     for read in (read_batch, read_request):
         with pytest.raises(Malformed):
             read(body)
@@ -193,7 +197,7 @@ def test_what_is_no_json_object_is_malformed_and_not_echoed(body: bytes) -> None
 
 @given(st.lists(cells, max_size=20))
 def test_the_archive_gives_back_every_cell(made: list[UsageCell]) -> None:
-    given_cells = [Cell(**one.model_dump()) for one in made]
+    given_cells = [WireCell(**one.model_dump()) for one in made]
     assert unpack_cells(pack_cells(given_cells)) == [
         tuple(one.model_dump().values()) for one in made
     ]

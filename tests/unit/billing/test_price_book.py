@@ -5,7 +5,13 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.domain.price_book import DEFAULT_BOOK, Prices, changes, faults, retroactive
+from services.billing.domain.price_book import (
+    DEFAULT_BOOK,
+    PriceLookup,
+    describe_changes,
+    find_faults,
+    find_retroactive_changes,
+)
 from shared.contracts.prices import PlanOffer, Price, PriceBook, Tier
 
 D = Decimal
@@ -19,7 +25,7 @@ def _price(id: str, price: str = "0.04", **other: object) -> Price:
 
 
 def test_an_accounts_own_price_counts_first_then_the_one_that_started_last() -> None:
-    prices = Prices(
+    prices = PriceLookup(
         1,
         PriceBook(
             prices=[
@@ -29,12 +35,12 @@ def test_an_accounts_own_price_counts_first_then_the_one_that_started_last() -> 
             ]
         ),
     )
-    assert prices.tariff("acme", "CNY", HOUR).id == "deal"
-    assert prices.tariff("acme", "CNY", HOUR + 5).id == "may"
-    assert prices.tariff("other", "CNY", HOUR - 1).id == "list"
-    assert prices.tariff("other", "CNY", HOUR).id == "may"
+    assert prices.tariff_at("acme", "CNY", HOUR).id == "deal"
+    assert prices.tariff_at("acme", "CNY", HOUR + 5).id == "may"
+    assert prices.tariff_at("other", "CNY", HOUR - 1).id == "list"
+    assert prices.tariff_at("other", "CNY", HOUR).id == "may"
     with pytest.raises(KeyError):
-        prices.tariff("other", "USD", HOUR)
+        prices.tariff_at("other", "USD", HOUR)
 
 
 def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> None:
@@ -43,8 +49,8 @@ def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> 
         with pytest.raises(ValueError, match="price"):
             _price("p", price)
     cost = (
-        Prices(1, PriceBook(prices=[_price("p", "0.00000000000001")]))
-        .tariff("a", "CNY", HOUR)
+        PriceLookup(1, PriceBook(prices=[_price("p", "0.00000000000001")]))
+        .tariff_at("a", "CNY", HOUR)
         .amount(0, 1)
     )
     assert cost == D("0.000000000000000001")
@@ -83,25 +89,27 @@ def test_a_price_has_no_more_digits_than_the_cost_of_one_request_can_carry() -> 
         ),
     ],
 )
-def test_a_book_that_does_not_hold_together_is_refused_with_its_place(
+def test_an_inconsistent_book_is_refused_with_the_place_of_the_fault(
     case: str, book: list[Price], text: str
 ) -> None:
-    found = faults(PriceBook(prices=book))
+    found = find_faults(PriceBook(prices=book))
     assert found and any(text in one.message for one in found), case
 
 
-def test_the_book_that_edgetls_comes_with_holds_together() -> None:
-    assert faults(DEFAULT_BOOK) == []
-    assert Prices().currencies == {"CNY", "USD"}
+def test_the_book_that_edgetls_comes_with_is_consistent() -> None:
+    assert find_faults(DEFAULT_BOOK) == []
+    assert PriceLookup().currencies == {"CNY", "USD"}
 
 
 def test_prices_of_hours_that_have_begun_cannot_change_and_later_ones_can() -> None:
-    old = Prices(1, PriceBook(prices=[LIST]))
+    old = PriceLookup(1, PriceBook(prices=[LIST]))
 
     def found(*prices: Price) -> list[str]:
         return [
             one.code.value
-            for one in retroactive(old, Prices(2, PriceBook(prices=list(prices))), HOUR + 1)
+            for one in find_retroactive_changes(
+                old, PriceLookup(2, PriceBook(prices=list(prices))), HOUR + 1
+            )
         ]
 
     later = NOW + timedelta(hours=1)
@@ -114,12 +122,12 @@ def test_prices_of_hours_that_have_begun_cannot_change_and_later_ones_can() -> N
     assert found(_price("usd", currency="USD")) == ["prices.retroactive"]
 
 
-def test_a_change_is_said_line_by_line() -> None:
+def test_changes_are_described_line_by_line() -> None:
     new = PriceBook(
         prices=[LIST, _price("next", start=NOW)],
         plans=[PlanOffer(id="pack", requests=10_000_000, days=180, prices={"CNY": D(40)})],
     )
-    assert changes(PriceBook(prices=[LIST, _price("old")]), new) == [
+    assert describe_changes(PriceBook(prices=[LIST, _price("old")]), new) == [
         "+ price next: 0.04 CNY a 10,000 for everybody from 2026-05-01 12:00",
         "- price old: 0.04 CNY a 10,000 for everybody always",
         "+ plan pack: 10,000,000 requests in 180 days for 40 CNY",
