@@ -40,7 +40,7 @@ lint: install ## format, ruff, mypy, import-linter, the layout's own rules, gene
 
 test: lint ## lint, then every test
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-one-half test-other-half
-	$(PYTEST) tests/e2e tests/faults
+	$(PYTEST) tests/e2e tests/faults tests/upgrade
 
 # Most of an integration test is waiting: two halves at once leave a processor for each.
 ONE_HALF := tests/unit $(addprefix tests/integration/,billing config delivery edge_sync)
