@@ -34,8 +34,8 @@ def demo(
         bool, typer.Option("--json", help="The story on stderr; one JSON object on stdout.")
     ] = False,
 ) -> None:
-    """The whole path on this machine, as a story: certificate in, handshakes, requests, charge,
-    disable. Every step is checked; exit code 1 when a check does not hold."""
+    """Show the whole path on this machine as a story: certificate in, handshakes, requests,
+    charge, disable. Every step is checked; exit code 1 when a check does not hold."""
     # The story needs the embedded platform, whose wheels are an extra: every other command works
     # without them.
     from deploy.demo.runner import run_demo

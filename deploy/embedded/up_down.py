@@ -38,7 +38,7 @@ def up(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Starts NATS, PostgreSQL, the four services and the nodes, and keeps them running until
+    """Start NATS, PostgreSQL, the four services and the nodes, and keep them running until
     Ctrl-C.
 
     A second start on the same folder continues with its data."""
@@ -46,7 +46,7 @@ def up(
 
 
 def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
-    """Stops what 'edgetls up' started on this folder, also when some of it died."""
+    """Stop what 'edgetls up' started on this folder, also when some of it died."""
     raise typer.Exit(run_action(_stop_platform(data, Output(as_json)), Output(as_json)))
 
 
