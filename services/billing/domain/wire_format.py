@@ -151,10 +151,11 @@ def cell_rows(cells: Sequence[WireCell]) -> list[CellRow]:
     """Return the rows of cells as they are archived.
 
     A minute that MessagePack cannot hold (its cell was diverted) is cut to the nearest one."""
+    # Not UnixMinute(...): this runs for every cell.
     return [
         (
             cell.domain,
-            UnixMinute(max(-MAX_COUNT, min(cell.minute, MAX_COUNT))),
+            max(-MAX_COUNT, min(cell.minute, MAX_COUNT)),  # type: ignore[misc]
             cell.https_requests,
             cell.https_bytes,
             cell.http_requests,
