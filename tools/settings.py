@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 from clients.cli.main import command_line
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from services.billing.settings import BillingSettings as Billing
-from services.config.settings import Settings as Config
+from services.config.settings import ConfigSettings as Config
 from services.edge_sync.settings import Settings as EdgeSync
 from services.validator.settings import Settings as Validator
 from shared.settings import ServiceSettings

@@ -1,4 +1,4 @@
-"""The composition root of config: the only file that wires."""
+"""Wires config: the only file that builds its parts."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.config.settings import Settings
-from services.config.transport.command_intake import Intake
-from services.config.transport.command_runner import Deadlines, Runner, keep_house
-from services.config.transport.event_consumers import LiveRevisions, Verdicts
+from services.config.settings import ConfigSettings
+from services.config.transport.command_intake import CommandIntake
+from services.config.transport.command_runner import (
+    CommandRunner,
+    delete_old_rows,
+    run_when_woken,
+)
+from services.config.transport.event_consumers import EventConsumer, VerdictConsumer
 from services.config.transport.queries import query_router
-from services.config.usecases.decide import Decider
+from services.config.transport.verdict_deadline import VerdictDeadline
+from services.config.usecases.decide import CommandDecider
 from services.config.usecases.expiry import ExpiryWatch
-from services.config.usecases.library import Librarian
+from services.config.usecases.library import LibraryDecider
 from services.config.usecases.library_queries import LibraryQueries
-from services.config.usecases.preview import Previews
-from services.config.usecases.queries import Queries
-from services.config.usecases.revisions import Revisions
-from services.config.usecases.suspend import Balances, Suspender
-from shared import catalogue, subjects
+from services.config.usecases.preview import CommandPreviews
+from services.config.usecases.queries import DomainQueries
+from services.config.usecases.revisions import RevisionGate
+from services.config.usecases.suspend import AccountSuspender
+from services.config.usecases.unit_of_work import UnitsOfWork
 from shared import runtime as service
+from shared import subjects
 from shared.messaging.consumer import Consumer
 from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
 from shared.messaging.dead_letters import DeadLetters
-from shared.messaging.delivery import Delivery
 from shared.messaging.pull import Pull
 from shared.runtime import Runtime
 from shared.storage import inbox
@@ -38,84 +43,94 @@ from shared.storage.pool import open_pool
 
 NAME = "config"
 MIGRATIONS = Path(__file__).parent / "migrations"
-_POOL_SIZE, _VERDICTS, _CONVERGED = 20, 8, 4
+_POOL_SIZE = 20
+_VERDICTS_AT_ONCE = 8
+_CONVERGED_AT_ONCE = 4
 _STALLED_SECONDS = 3.0
+_SUSPEND_POLL_SECONDS = 2.0
 
 
 def run() -> NoReturn:
-    """Until SIGTERM."""
-    service.run(NAME, Settings, build)
+    """Run config until SIGTERM."""
+    service.run(NAME, ConfigSettings, build)
 
 
-async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
-    """Opens the database, puts the routers on the broker, and returns what runs until the end."""
-    settings, client, health = runtime.settings, runtime.client, runtime.health
-    commands, verdicts, events = subjects.DEAD_OWNERS[NAME]
-    buried = {
-        source: DeadLetters(runtime.publisher, source) for source in (commands, verdicts, events)
-    }
+async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any, None]]:
+    """Open the database, put the routers on the broker, and return what runs until the end."""
+    settings = runtime.settings
+    client = runtime.client
+    clock = runtime.clock
+    health = runtime.health
+    allow_private_origins = settings.allow_private_origins
     pool = await open_pool(
         settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS
     )
     await migrate(pool, MIGRATIONS)
-    previews = Previews(pool, runtime.clock, allow_private_origins=settings.allow_private_origins)
-    runtime.broker.include_router(
-        query_router(Queries(pool, runtime.clock), LibraryQueries(pool, runtime.clock), previews)
-    )
-    wake, turned = asyncio.Event(), asyncio.Event()
-    revisions = Revisions(pool, client, health, settings.revision_seconds)
-    librarian = Librarian(pool, revisions, runtime.clock, asyncio.Event())
-    decider = Decider(
-        pool,
-        revisions,
-        runtime.clock,
-        librarian,
-        allow_private_origins=settings.allow_private_origins,
-    )
+
+    # Use cases
+    wake = asyncio.Event()
+    follow = asyncio.Event()
+    suspend = asyncio.Event()
+    revisions = RevisionGate(pool, client, health, settings.revision_seconds)
+    units = UnitsOfWork(pool, revisions, clock)
+    library = LibraryDecider(pool, units, follow=follow, wake=wake)
+    decider = CommandDecider(units, library, allow_private_origins=allow_private_origins)
+    suspender = AccountSuspender(pool, units, suspend)
+    expiry = ExpiryWatch(pool, clock, settings.expiry_seconds)
+
+    # Ways in
+    command_source, verdict_source, event_source = subjects.DEAD_OWNERS[NAME]
+    command_letters = DeadLetters(runtime.publisher, command_source)
+    verdict_letters = DeadLetters(runtime.publisher, verdict_source)
+    event_letters = DeadLetters(runtime.publisher, event_source)
     box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
-    intake = Intake(client, pull, box, buried[commands], health, wake)
-    converged, balances = LiveRevisions(pool), Balances(pool, turned)
-
-    async def again(event: Delivery) -> None:
-        await (converged if event.subject == catalogue.EVENT_EDGE_CONVERGED else balances).handle(
-            event
+    intake = CommandIntake(client, pull, box, command_letters, health, wake)
+    runner = CommandRunner(pool, decider, command_letters)
+    deadline = VerdictDeadline(pool, client, decider, settings.judging_seconds, wake)
+    verdicts = VerdictConsumer(decider, lambda: runtime.trust().verifier("validator"), wake)
+    events = EventConsumer(pool, suspender)
+    dead_letters = DeadLetterService(client, runtime.publisher, NAME, {event_source: events.handle})
+    runtime.broker.include_router(
+        query_router(
+            DomainQueries(pool, clock),
+            LibraryQueries(pool, clock),
+            CommandPreviews(pool, clock, allow_private_origins=allow_private_origins),
         )
+    )
+    runtime.broker.include_router(dead_letter_router(NAME, dead_letters))
 
-    office = DeadLetterService(client, runtime.publisher, NAME, {events: again})
-    runtime.broker.include_router(dead_letter_router(NAME, office))
-    judged = Verdicts(decider, lambda: runtime.trust().verifier("validator"), wake)
     return (
         revisions.run(),
         intake.run(),
         intake.watch_gaps(),
         inbox.listen(pool, wake),
-        Runner(pool, decider, buried[commands], health, wake).run(),
-        librarian.run(wake),
-        Deadlines(pool, client, decider, settings.judging_seconds, wake).run(),
+        run_when_woken(runner.run_round, wake, health=health, condition="database"),
+        run_when_woken(library.update_followers, follow),
+        run_when_woken(suspender.update_domains, suspend, poll_seconds=_SUSPEND_POLL_SECONDS),
+        deadline.run(),
         Consumer(
             Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS),
-            judged.handle,
-            buried[verdicts],
+            verdicts.handle,
+            verdict_letters,
             health,
-            concurrency=_VERDICTS,
+            concurrency=_VERDICTS_AT_ONCE,
         ).run(),
         Consumer(
             Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED),
-            converged.handle,
-            buried[events],
+            events.handle_converged,
+            event_letters,
             health,
-            concurrency=_CONVERGED,
+            concurrency=_CONVERGED_AT_ONCE,
         ).run(),
         Consumer(
             Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES),
-            balances.handle,
-            buried[events],
+            events.handle_balance,
+            event_letters,
             health,
         ).run(),
-        Suspender(pool, revisions, runtime.clock, turned).run(),
         terminate_idle_transactions(pool, _STALLED_SECONDS),
-        Lease(pool, "expiry").hold(ExpiryWatch(pool, runtime.clock, settings.expiry_seconds).run),
+        Lease(pool, "expiry").hold(expiry.run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
-        keep_house(pool, box),
+        delete_old_rows(pool, box),
     )

@@ -7,8 +7,8 @@ from pydantic import Field, SecretStr
 from shared.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
-    """Of config alone."""
+class ConfigSettings(ServiceSettings):
+    """The settings of config alone."""
 
     config_dsn: SecretStr = Field(
         description="its database: postgresql://user:password@host/database"

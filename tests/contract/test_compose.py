@@ -16,7 +16,7 @@ import pytest
 from clients.edge_node.settings import NodeSettings
 from deploy.docker.secrets import POSTGRES, POSTGRES_CA, write_all
 from services.billing.settings import BillingSettings as Billing
-from services.config.settings import Settings as Config
+from services.config.settings import ConfigSettings as Config
 from services.edge_sync.settings import Settings as EdgeSync
 from services.validator.settings import Settings as Validator
 from shared.errors import SettingsError

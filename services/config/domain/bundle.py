@@ -12,40 +12,49 @@ from shared.contracts.edge import Bundle, BundleKind, BundlePair
 
 
 @dataclass(frozen=True)
-class Desired:
-    """``hash``: SHA-256 of ``payload``, hexadecimal."""
+class DesiredBundle:
+    """An encoded bundle. ``hash``: SHA-256 of ``payload``, hexadecimal."""
 
     payload: bytes
     hash: str
     epoch: int
 
 
-def desired(domain: Domain) -> Desired:
-    """The bundle of the state. ``epoch``: the lowest of its pairs (0 without a pair), so that it
-    rises only when every key of it was sealed anew."""
-    kind = _kind(domain)
-    served = domain.live if kind is BundleKind.HTTPS else None
-    pairs = [
-        BundlePair(
-            pair_id=p.pair_id, chain=p.chain, sealed_key=p.sealed_key, attestation=p.attestation
-        )
-        for p in (served.pairs if served else ())
-    ]
+def build_bundle(domain: Domain) -> DesiredBundle:
+    """Encode the bundle of a domain's state.
+
+    ``epoch`` is the lowest of its pairs (0 without a pair), so that it rises only when every key of
+    the bundle was sealed anew."""
+    kind = _bundle_kind(domain)
+    pairs: list[BundlePair] = []
+    epoch = 0
+    if kind is BundleKind.HTTPS and domain.live is not None:
+        epoch = domain.live.epoch
+        for pair in domain.live.pairs:
+            pairs.append(
+                BundlePair(
+                    pair_id=pair.pair_id,
+                    chain=pair.chain,
+                    sealed_key=pair.sealed_key,
+                    attestation=pair.attestation,
+                )
+            )
+    removed = kind is BundleKind.REMOVED
     bundle = Bundle(
         domain=domain.name,
         account=domain.account,
         revision=domain.revision,
-        epoch=served.epoch if served else 0,
+        epoch=epoch,
         kind=kind,
-        settings=domain.settings if kind is not BundleKind.REMOVED else Settings(),
-        origin=None if kind is BundleKind.REMOVED else domain.origin,
+        settings=Settings() if removed else domain.settings,
+        origin=None if removed else domain.origin,
         pairs=pairs,
     )
     payload = bundle.encode()
-    return Desired(payload, sha256(payload).hexdigest(), bundle.epoch)
+    return DesiredBundle(payload, sha256(payload).hexdigest(), epoch)
 
 
-def _kind(domain: Domain) -> BundleKind:
+def _bundle_kind(domain: Domain) -> BundleKind:
     if domain.removed:
         return BundleKind.REMOVED
     if domain.live is None:

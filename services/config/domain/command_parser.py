@@ -1,29 +1,47 @@
-"""From a command's bytes to what the state machine is asked, and the key under which it waits its
-turn. Pure."""
+"""From a command's bytes to its contract, its targets, and what a state machine is asked. Pure.
+
+Intake parses a body once: an unknown command or a malformed body is a dead letter, and the targets'
+keys are stored with the message. The runner reads a stored body once for each message, and takes
+the target from the stored key.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
-from services.config.domain import library_entry, names, origins
+from services.config.domain import names, origins
 from services.config.domain.commands import (
-    Change,
-    Disable,
-    Hopeless,
-    Order,
-    Register,
-    Remove,
-    Reseal,
-    Rollback,
-    Submit,
+    ChangeCommand,
+    DeleteCommand,
+    DeployCommand,
+    DisableCommand,
+    DomainCommand,
+    InvalidCommand,
+    LibraryCommand,
+    RegisterCommand,
+    RemoveCommand,
+    ResealCommand,
+    ResolveDeployment,
+    RollbackCommand,
+    StoreCommand,
+    SubmitCommand,
 )
-from services.config.domain.model import Cause, Where
+from services.config.domain.model import (
+    INVALID_PREFIX,
+    LIBRARY_PREFIX,
+    Cause,
+    CommandTarget,
+    domain_target,
+    library_key,
+    library_target,
+)
 from shared import catalogue
 from shared.contracts.accounts import ResumeAccount, SetResumption
+from shared.contracts.base import Contract
 from shared.contracts.certificates import (
     DeleteCertificate,
     DeployCertificate,
@@ -41,15 +59,18 @@ from shared.contracts.commands import (
     SubmitCertificate,
 )
 from shared.contracts.domains import ServiceType
-from shared.contracts.findings import Code, finding
+from shared.contracts.findings import Code, Finding, finding
 from shared.errors import Malformed, Refused
 from shared.ids import derived_id
+from shared.subjects import CONFIG
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
-_SHOWN, _SOURCE = 253, 256
-NAMELESS: Final = "!"
-"""How a key begins that stands for what names neither a domain nor a certificate."""
-OfDomain = (
+_NAME_CHARACTERS: Final = 253
+_SOURCE_CHARACTERS: Final = 256
+
+AccountCommand = SetRoots | SetResumption | ResumeAccount
+"""Commands for an account as a whole. They run under the account's own key."""
+CommandBody = (
     RegisterDomain
     | RemoveDomain
     | SubmitCertificate
@@ -57,223 +78,205 @@ OfDomain = (
     | DisableHttps
     | ChangeSettings
     | ResealPair
+    | StoreCertificate
+    | DeployCertificate
+    | DeleteCertificate
+    | AccountCommand
 )
-OfAccount = SetRoots | SetResumption | ResumeAccount
-Message = OfDomain | StoreCertificate | DeployCertificate | DeleteCertificate | OfAccount
-MODELS: Final[dict[str, type[Message]]] = {
-    catalogue.CMD_DOMAIN_REGISTER: RegisterDomain,
-    catalogue.CMD_DOMAIN_REMOVE: RemoveDomain,
-    catalogue.CMD_CERTIFICATE_SUBMIT: SubmitCertificate,
-    catalogue.CMD_CERTIFICATE_ROLLBACK: RollbackCertificate,
-    catalogue.CMD_CERTIFICATE_STORE: StoreCertificate,
-    catalogue.CMD_CERTIFICATE_DEPLOY: DeployCertificate,
-    catalogue.CMD_CERTIFICATE_DELETE: DeleteCertificate,
-    catalogue.CMD_ROOTS_SET: SetRoots,
-    catalogue.CMD_ACCOUNT_RESUMPTION: SetResumption,
-    catalogue.CMD_ACCOUNT_RESUME: ResumeAccount,
-    catalogue.CMD_HTTPS_DISABLE: DisableHttps,
-    catalogue.CMD_SETTINGS_CHANGE: ChangeSettings,
-    catalogue.CMD_PAIR_RESEAL: ResealPair,
+CONTRACTS: Final[dict[str, type[Contract]]] = {
+    row: row.body for row in catalogue.received_by(CONFIG, "command")
 }
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a command takes effect. ``key``: commands of one key run one after the other; ``name``:
-    a domain in normal form, or a key of the account's library; None when it is neither (``why``
-    refuses it then; such places share a few keys that nothing else has)."""
+def parse_command(message_id: str, subject: str, body: bytes) -> CommandBody:
+    """Return the contract in a command's body.
 
-    key: str
-    where: Where
-    name: str | None
-    why: Refused | None = None
-
-
-@dataclass(frozen=True)
-class Command:
-    """A readable command and its places, each at least once."""
-
-    id: str
-    subject: str
-    source: str
-    body: Message
-    places: tuple[Place, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(place.key for place in self.places))
-
-    def at(self, key: str) -> list[Place]:
-        """Several only where they are no domains."""
-        return [place for place in self.places if place.key == key]
-
-
-def read(message_id: str, subject: str, source: str, body: bytes) -> Command:
-    """Malformed for an unknown command, a body that is not its contract, or an id that is missing
-    or not usable."""
-    model = MODELS.get(subject)
-    if model is None:
+    Malformed for an unknown command, a body that is not its contract, or an id that is missing or
+    not usable."""
+    contract = CONTRACTS.get(subject)
+    if contract is None:
         raise Malformed(f"no command {subject[:100]!r}")
     if not _IDENTIFIER.fullmatch(message_id):
         raise Malformed(
             "ce-id is missing or not an identifier of at most 128 letters, digits and _ . : -"
         )
-    parsed = parse(model, body)
-    if (
-        isinstance(parsed, SubmitCertificate | StoreCertificate)
-        and parsed.submission_id != message_id
-    ):
+    parsed = cast(CommandBody, parse(contract, body))
+    submission_id = message_id
+    if isinstance(parsed, SubmitCertificate | StoreCertificate):
+        submission_id = parsed.submission_id
+    if submission_id != message_id:
         raise Malformed("submission_id is not the ce-id")
-    origin = "".join(character for character in source if character.isprintable())[:_SOURCE]
-    return Command(message_id, subject, origin, parsed, tuple(_places(parsed)))
+    return parsed
 
 
-def _places(body: Message) -> list[Place]:
+def printable_source(source: str) -> str:
+    """Return the sender's name as history keeps it."""
+    printable = [character for character in source if character.isprintable()]
+    return "".join(printable)[:_SOURCE_CHARACTERS]
+
+
+def find_targets(body: CommandBody) -> list[CommandTarget]:
+    """Return where a command takes effect: each place once, as each gets one command.settled.
+
+    Malformed for a reseal that names no place."""
     match body:
         case SetRoots() | SetResumption() | ResumeAccount():
-            return [_library(body.account, "")]
+            return [library_target(library_key(body.account, ""))]
         case StoreCertificate() | DeleteCertificate():
-            return [_entry(body.account, body.name)]
+            return [_entry_target(body.account, body.name)]
         case DeployCertificate():
-            entry = _entry(body.account, body.name)
-            domains = [_domain(domain) for domain in body.domains]
-            if entry.name is None:
-                return _once(replace(place, name=None, why=entry.why) for place in domains)
-            return _once([entry, *domains])
+            return _deployment_targets(body)
         case ResealPair(certificate=str(name)):
-            return [_entry(body.account, name)]
+            return [_entry_target(body.account, name)]
         case ResealPair(domain=str(domain)):
-            return [_domain(domain)]
+            return [_domain_target(domain)]
         case ResealPair():
             raise Malformed("a reseal names a domain or a certificate")
-    return [_domain(body.domain)]
+    return [_domain_target(body.domain)]
 
 
-def _once(places: Iterable[Place]) -> list[Place]:
-    """Each place once: it gets one command.settled."""
-    return list({(place.key, place.where): place for place in places}.values())
+def targets_of_key(body: CommandBody, key: str) -> list[CommandTarget]:
+    """Return the targets of a command under one key; several only where the names are invalid."""
+    if key.startswith(INVALID_PREFIX):
+        return [target for target in find_targets(body) if target.key == key]
+    if key.startswith(LIBRARY_PREFIX):
+        return [library_target(key)]
+    if isinstance(body, DeployCertificate):
+        findings = _entry_target(body.account, body.name).findings
+        return [replace(domain_target(key), findings=findings)]
+    return [domain_target(key)]
 
 
-def _domain(text: str) -> Place:
-    try:
-        name = names.normalise(text)
-    except Refused as refused:
-        return Place(_unknown_key(text), Where(_printable(text)), None, refused)
-    return Place(name, Where(name), name)
-
-
-def _entry(account: str, name: str) -> Place:
-    try:
-        return _library(account, names.certificate(name))
-    except Refused as refused:
-        return Place(_unknown_key(name), Where(None, _printable(name)), None, refused)
-
-
-def _library(account: str, name: str) -> Place:
-    key = library_entry.entry_key(account, name)
-    return Place(key, Where(None, name or None), key)
-
-
-def _unknown_key(text: str) -> str:
-    return f"{NAMELESS}{sha256(text.encode(errors='replace')).hexdigest()[:2]}"
-
-
-def _printable(text: str) -> str:
-    return (
-        "".join(character if character.isprintable() else "?" for character in text)[:_SHOWN] or "?"
-    )
-
-
-def order(
-    command: Command, place: Place, cause: Cause, *, allow_private_origins: bool
-) -> Order | None:
-    """What a domain's state machine is asked; None for a deployment, which needs the library."""
-    if place.name is None:
-        return Hopeless(cause, tuple(place.why.findings if place.why else ()))
-    match command.body:
-        case RegisterDomain() as body:
-            return _register(place.name, body, cause, allow_private_origins)
+def to_domain_command(
+    body: CommandBody, target: CommandTarget, cause: Cause, *, allow_private_origins: bool
+) -> DomainCommand:
+    """Return what the state machine of a domain is asked."""
+    if target.findings:
+        return InvalidCommand(cause, target.findings)
+    match body:
+        case RegisterDomain():
+            return _register(target.key, body, cause, allow_private_origins)
         case RemoveDomain():
-            return Remove(cause)
-        case SubmitCertificate() as body:
+            return RemoveCommand(cause)
+        case SubmitCertificate():
             return _submit(body, cause)
+        case DeployCertificate():
+            return DeployCommand(cause)
         case RollbackCertificate():
-            return Rollback(cause)
+            return RollbackCommand(cause)
         case DisableHttps():
-            return Disable(cause)
-        case ChangeSettings() as body:
+            return DisableCommand(cause)
+        case ChangeSettings():
             return _change(body, cause, allow_private_origins)
-        case ResealPair() as body:
-            return Reseal(cause, body.pair_id, body.old_epoch, body.sealed_key)
-    return None
+        case ResealPair():
+            return ResealCommand(cause, body.pair_id, body.old_epoch, body.sealed_key)
+    raise ValueError(f"{cause.command} is no command of a domain")
 
 
-def library_order(command: Command, cause: Cause) -> library_entry.Asked:
-    """What an entry's state machine is asked. SetRoots is not an entry's."""
-    match command.body:
-        case StoreCertificate() as body:
-            request = derived_id(cause.command_id, "judge")
-            return library_entry.Store(
+def to_library_command(body: CommandBody, cause: Cause) -> LibraryCommand:
+    """Return what the state machine of a library entry is asked."""
+    match body:
+        case StoreCertificate():
+            return StoreCommand(
                 cause,
                 body.name,
-                request,
+                derived_id(cause.command_id, "judge"),
                 tuple(body.pairs),
                 body.trust,
                 body.overwrite,
                 body.strict,
             )
         case DeleteCertificate():
-            return library_entry.Delete(cause)
+            return DeleteCommand(cause)
         case DeployCertificate():
-            domains = [
-                place.key
-                for place in command.places
-                if place.name and not place.key.startswith(library_entry.MARK)
-            ]
-            return library_entry.Resolve(cause, tuple(domains))
-        case ResealPair() as body:
-            return Reseal(cause, body.pair_id, body.old_epoch, body.sealed_key)
-    raise ValueError(f"{command.subject} is no command of the library")
+            domains = []
+            for target in find_targets(body):
+                if not target.in_library and not target.findings:
+                    domains.append(target.key)
+            return ResolveDeployment(cause, tuple(domains))
+        case ResealPair():
+            return ResealCommand(cause, body.pair_id, body.old_epoch, body.sealed_key)
+    raise ValueError(f"{cause.command} is no command of a library entry")
 
 
-def _submit(body: SubmitCertificate, cause: Cause) -> Order:
+def _deployment_targets(body: DeployCertificate) -> list[CommandTarget]:
+    """The deployment takes its turn in the library first, then on each domain. An invalid
+    certificate name is refused on each domain, in its turn."""
+    entry = _entry_target(body.account, body.name)
+    targets = [_domain_target(domain) for domain in body.domains]
+    if entry.findings:
+        targets = [replace(target, findings=entry.findings) for target in targets]
+    else:
+        targets.insert(0, entry)
+    return _each_once(targets)
+
+
+def _each_once(targets: Iterable[CommandTarget]) -> list[CommandTarget]:
+    places = {(target.key, target.domain, target.certificate): target for target in targets}
+    return list(places.values())
+
+
+def _domain_target(text: str) -> CommandTarget:
     try:
-        name = "" if body.name is None else names.certificate(body.name)
+        return domain_target(names.normalise(text))
     except Refused as refused:
-        return Hopeless(cause, tuple(refused.findings))
-    return Submit(
-        cause, derived_id(cause.command_id, "judge"), tuple(body.pairs), body.strict, name
-    )
+        return CommandTarget(_invalid_key(text), _printable(text), None, tuple(refused.findings))
 
 
-def _change(body: ChangeSettings, cause: Cause, allow_private: bool) -> Order:
+def _entry_target(account: str, name: str) -> CommandTarget:
+    try:
+        return library_target(library_key(account, names.check_certificate_name(name)))
+    except Refused as refused:
+        return CommandTarget(_invalid_key(name), None, _printable(name), tuple(refused.findings))
+
+
+def _invalid_key(text: str) -> str:
+    """Return one of 256 keys that invalid names share: a flood of them is run in parallel and
+    leaves few rows."""
+    return f"{INVALID_PREFIX}{sha256(text.encode(errors='replace')).hexdigest()[:2]}"
+
+
+def _printable(text: str) -> str:
+    shown = ""
+    for character in text[:_NAME_CHARACTERS]:
+        shown += character if character.isprintable() else "?"
+    return shown or "?"
+
+
+def _submit(body: SubmitCertificate, cause: Cause) -> DomainCommand:
+    name = ""
+    if body.name is not None:
+        try:
+            name = names.check_certificate_name(body.name)
+        except Refused as refused:
+            return InvalidCommand(cause, tuple(refused.findings))
+    request_id = derived_id(cause.command_id, "judge")
+    return SubmitCommand(cause, request_id, tuple(body.pairs), body.strict, name)
+
+
+def _change(body: ChangeSettings, cause: Cause, allow_private: bool) -> DomainCommand:
     if body.origin is None:
-        return Change(cause, body)
+        return ChangeCommand(cause, body)
     try:
-        checked = origins.check(body.origin, allow_private=allow_private)
+        checked = origins.check_origin(body.origin, allow_private=allow_private)
     except Refused as refused:
-        return Hopeless(cause, tuple(refused.findings))
-    return Change(cause, body.model_copy(update={"origin": checked}))
+        return InvalidCommand(cause, tuple(refused.findings))
+    return ChangeCommand(cause, body.model_copy(update={"origin": checked}))
 
 
-def _register(name: str, body: RegisterDomain, cause: Cause, allow_private: bool) -> Order:
-    """Every fault at once, not the first."""
-    findings = []
-    checked = body.origin
+def _register(name: str, body: RegisterDomain, cause: Cause, allow_private: bool) -> DomainCommand:
+    """Check origin and service type, so that a refusal names every fault and not the first."""
+    findings: list[Finding] = []
+    origin = body.origin
     try:
-        checked = origins.check(body.origin, allow_private=allow_private)
+        origin = origins.check_origin(body.origin, allow_private=allow_private)
     except Refused as refused:
         findings += refused.findings
-    service_type = _service_type(body.service_type)
-    if service_type is None:
+    service_type = None
+    try:
+        service_type = ServiceType(body.service_type)
+    except ValueError:
         findings.append(finding(Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED, field="request"))
     if service_type is None or findings:
-        return Hopeless(cause, tuple(findings))
-    return Register(cause, name, service_type, checked, body.trust)
-
-
-def _service_type(text: str) -> ServiceType | None:
-    try:
-        return ServiceType(text)
-    except ValueError:
-        return None
+        return InvalidCommand(cause, tuple(findings))
+    return RegisterCommand(cause, name, service_type, origin, body.trust)

@@ -1,109 +1,112 @@
-"""The state machine of one domain: ``decide(state, what is asked) -> events``, ``evolve(state,
-event) -> state``. Pure.
+"""The state machine of one domain: ``decide(state, command) -> events``, ``evolve(state, event) ->
+state``. Pure.
 
-Every change takes the next global revision, handed in; a decision that changes nothing leaves it
-unused.
+Every change takes the next global revision, handed in with the context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 
-from services.config.domain import names, reuse_checks, settings_rules
+from services.config.domain import judging, names, reuse_checks, settings_rules
 from services.config.domain.commands import (
-    Change,
-    Deploy,
-    Disable,
+    ChangeCommand,
+    DeployCommand,
+    DisableCommand,
+    DomainCommand,
+    InvalidCommand,
+    JudgingResult,
+    JudgingTimeout,
+    RegisterCommand,
+    RemoveCommand,
+    ResealCommand,
+    ResumeCommand,
+    RollbackCommand,
+    SubmitCommand,
+    SuspendCommand,
+    TargetVerdict,
+    UpdateFromLibrary,
+)
+from services.config.domain.events import (
     Disabled,
     Event,
     FindingsDropped,
-    Follow,
-    Hopeless,
     Installed,
-    Judged,
     JudgingBegan,
     JudgingEnded,
-    Order,
-    Register,
+    PairResealed,
     Registered,
-    Remove,
     Removed,
-    Reseal,
-    Resealed,
-    Resume,
-    Rollback,
     RolledBack,
     SettingsChanged,
     Settled,
-    Submit,
-    Suspend,
     SuspensionChanged,
-    Timeout,
+    applied,
+    refused,
+    superseded,
+    unchanged,
 )
-from services.config.domain.model import Cause, Certificate, Domain, Known, Pending
+from services.config.domain.model import (
+    Cause,
+    Certificate,
+    CommandContext,
+    Domain,
+    PendingSubmission,
+)
 from shared.contracts.domains import Outcome, Settings
 from shared.contracts.findings import Code, Finding, finding
-from shared.contracts.judging import JudgedPair
-
-Input = Order | Judged | Timeout | Suspend | Resume
 
 
 def decide(
-    state: Domain | None, asked: Input, *, revision: int, at: datetime, known: Known | None = None
+    state: Domain | None, command: DomainCommand | JudgingResult, context: CommandContext
 ) -> list[Event]:
-    """What follows. ``revision``: the next number, above every one given before; ``known``: for
-    Register."""
-    match asked:
-        case Hopeless():
-            return [_refused(asked.cause, *asked.findings)]
-        case Register():
-            return _register(state, asked, revision, at, known or Known())
-        case Judged() | Timeout():
-            return _answer(state, asked, revision)
-        case Follow() if state is None or not state.owned_by(asked.cause.account):
-            return [_superseded(asked.cause)]
-    if state is None or not state.owned_by(asked.cause.account):
-        return [_refused(asked.cause, finding(Code.DOMAIN_UNKNOWN))]
-    known = known or Known()
-    before = (
-        supersede(state) if state.pending and overtakes(state, asked, at=at, known=known) else []
-    )
-    return before + _owned(state, asked, revision, at, known)
+    """Return what comes of a command or of the end of a judging."""
+    match command:
+        case InvalidCommand():
+            return [refused(command.cause, *command.findings)]
+        case RegisterCommand():
+            return _register(state, command, context)
+        case TargetVerdict() | JudgingTimeout():
+            return _end_judging(state, command, context)
+    if state is None or not state.owned_by(command.cause.account):
+        if isinstance(command, UpdateFromLibrary):
+            return [superseded(command.cause)]
+        return [refused(command.cause, finding(Code.DOMAIN_UNKNOWN))]
+    return _decide_owned(state, command, context)
 
 
-def overtakes(state: Domain, asked: Input, *, at: datetime, known: Known) -> bool:
-    """Whether it ends a submission that is being judged, or a deployment that waits for the
-    library, instead of waiting itself: it settles the certificate anew and is not refused at
-    once."""
-    if not isinstance(asked, Submit | Deploy | Disable | Remove) or not state.owned_by(
-        asked.cause.account
-    ):
+def overtakes(state: Domain | None, command: DomainCommand, context: CommandContext) -> bool:
+    """Return whether a command ends a submission that is being judged, or a deployment that waits
+    for the library: it settles the certificate anew and is not refused at once."""
+    if state is None:
         return False
-    match asked:
-        case Submit():
-            return not _is_taken(asked, known)
-        case Deploy():
-            return asked.stored is not None and not reuse_checks.refuses(
-                reuse_checks.findings(asked.stored, state, at)
-            )
-    return True
+    match command:
+        case SubmitCommand():
+            return state.owned_by(command.cause.account) and not _name_is_taken(command, context)
+        case DeployCommand():
+            if command.stored is None or not state.owned_by(command.cause.account):
+                return False
+            findings = reuse_checks.find_faults(command.stored, state, context.at)
+            return not reuse_checks.contains_refusal(findings)
+        case DisableCommand() | RemoveCommand():
+            return state.owned_by(command.cause.account)
+    return False
 
 
-def supersede(state: Domain) -> list[Event]:
-    """The end of the pending submission, if there is one, because a later command overtook it."""
-    if state.pending is None:
-        return []
-    cause = state.pending.cause
-    return [JudgingEnded(cause.command_id), _superseded(cause)]
+def must_wait(state: Domain | None, command: DomainCommand, context: CommandContext) -> bool:
+    """Return whether a deployment comes before the library has fixed what is deployed. A refusal
+    needs no waiting."""
+    if state is None or not isinstance(command, DeployCommand) or command.ready:
+        return False
+    return state.owned_by(command.cause.account)
 
 
 def evolve(state: Domain | None, event: Event) -> Domain | None:
-    """The state after the event. ValueError when a revision does not rise: that would be a bug,
-    never an input."""
+    """Return the state after an event.
+
+    ValueError when a revision does not rise: that would be a bug, never an input."""
     if isinstance(event, Registered):
-        _rising(state, event.revision)
+        _check_rising(state, event.revision)
         return Domain(
             event.name,
             event.cause.account,
@@ -118,23 +121,23 @@ def evolve(state: Domain | None, event: Event) -> Domain | None:
         return None
     match event:
         case Removed():
-            return replace(_bare(state, event.revision), removed=True)
+            return replace(_without_https(state, event.revision), removed=True)
         case JudgingBegan():
             return replace(state, pending=event.pending)
         case JudgingEnded():
             return replace(state, pending=None)
         case Installed():
-            _rising(state, event.revision)
+            _check_rising(state, event.revision)
             return replace(
                 state, live=event.certificate, previous=state.live, revision=event.revision
             )
         case RolledBack():
-            _rising(state, event.revision)
+            _check_rising(state, event.revision)
             return replace(state, live=state.previous, previous=state.live, revision=event.revision)
         case Disabled():
-            return _bare(state, event.revision)
+            return _without_https(state, event.revision)
         case SettingsChanged():
-            _rising(state, event.revision)
+            _check_rising(state, event.revision)
             return replace(
                 state,
                 settings=event.settings,
@@ -142,276 +145,242 @@ def evolve(state: Domain | None, event: Event) -> Domain | None:
                 trust=event.trust,
                 revision=event.revision,
             )
-        case Resealed():
-            return replace(
-                state, live=_resealed(state.live, event), previous=_resealed(state.previous, event)
-            )
+        case PairResealed():
+            live = _with_key(state.live, event)
+            return replace(state, live=live, previous=_with_key(state.previous, event))
         case SuspensionChanged():
             revision = state.revision if event.revision is None else event.revision
             return replace(state, suspended=event.suspended, revision=revision)
-        case FindingsDropped() | Settled():
-            return state
-
-
-def evolve_all(state: Domain | None, events: Iterable[Event]) -> Domain | None:
-    for event in events:
-        state = evolve(state, event)
     return state
 
 
 def _register(
-    state: Domain | None, asked: Register, revision: int, at: datetime, known: Known
+    state: Domain | None, command: RegisterCommand, context: CommandContext
 ) -> list[Event]:
-    cause = asked.cause
+    cause = command.cause
     if state is not None and not state.removed:
-        same = (state.account, state.service_type, state.origin, state.trust) == (
-            cause.account,
-            asked.service_type,
-            asked.origin,
-            asked.trust,
-        )
-        if same:
-            return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
-        return [_refused(cause, finding(Code.DOMAIN_TAKEN))]
-    if known.holders - {cause.account}:
+        wanted = (cause.account, command.service_type, command.origin, command.trust)
+        if wanted == (state.account, state.service_type, state.origin, state.trust):
+            return [unchanged(cause, state.revision)]
+        return [refused(cause, finding(Code.DOMAIN_TAKEN))]
+    if context.holders - {cause.account}:
         message = (
             "A wildcard and the hosts under it belong to one account, and another "
             "account holds one of them."
         )
         hint = "Register it for that account, or choose another name."
-        return [_refused(cause, finding(Code.DOMAIN_TAKEN, message, hint=hint))]
-    return [
-        Registered(cause, asked.name, asked.service_type, asked.origin, asked.trust, revision, at),
-        _applied(cause, revision),
-    ]
+        return [refused(cause, finding(Code.DOMAIN_TAKEN, message, hint=hint))]
+    registered = Registered(
+        cause,
+        command.name,
+        command.service_type,
+        command.origin,
+        command.trust,
+        context.revision,
+        context.at,
+    )
+    return [registered, applied(cause, context.revision)]
 
 
-def _owned(
+def _decide_owned(
     state: Domain,
-    asked: Remove
-    | Submit
-    | Deploy
-    | Follow
-    | Rollback
-    | Disable
-    | Change
-    | Reseal
-    | Suspend
-    | Resume,
-    revision: int,
-    at: datetime,
-    known: Known,
+    command: RemoveCommand
+    | SubmitCommand
+    | DeployCommand
+    | UpdateFromLibrary
+    | RollbackCommand
+    | DisableCommand
+    | ChangeCommand
+    | ResealCommand
+    | SuspendCommand
+    | ResumeCommand,
+    context: CommandContext,
 ) -> list[Event]:
-    cause = asked.cause
-    match asked:
-        case Remove():
-            return [Removed(cause, revision), _applied(cause, revision), FindingsDropped()]
-        case Submit() if _is_taken(asked, known):
-            return [_refused(cause, finding(Code.CERTIFICATE_NAME_TAKEN, field="request"))]
-        case Submit():
-            return [
-                JudgingBegan(
-                    Pending(cause, asked.request_id, asked.name), asked.pairs, asked.strict
-                )
-            ]
-        case Deploy():
-            return _deploy(state, asked, revision, at)
-        case Follow():
-            return _follow(state, asked, revision, at)
-        case Rollback():
-            return _rollback(state, cause, revision, at)
-        case Disable():
+    cause = command.cause
+    revision = context.revision
+    match command:
+        case RemoveCommand():
+            return [Removed(cause, revision), applied(cause, revision), FindingsDropped()]
+        case SubmitCommand():
+            return [_submit(state, command, context)]
+        case DeployCommand():
+            if command.stored is None:
+                return [refused(cause, finding(Code.CERTIFICATE_UNKNOWN, field="request"))]
+            return _use_stored(state, cause, command.stored, context)
+        case UpdateFromLibrary():
+            # A domain that has another certificate by now does not follow the entry.
+            if command.stored is None or state.live is None or state.live.entry != command.entry:
+                return [superseded(cause)]
+            return _use_stored(state, cause, command.stored, context)
+        case RollbackCommand():
+            return _roll_back(state, cause, context)
+        case DisableCommand():
             return [*_disable(state, cause, revision), FindingsDropped()]
-        case Change():
-            return _change(state, asked, revision)
-        case Reseal():
-            return _reseal(state, asked)
-        case Suspend() | Resume():
-            return _suspend(state, cause, isinstance(asked, Suspend), revision)
+        case ChangeCommand():
+            return _change_settings(state, command, revision)
+        case ResealCommand():
+            return _reseal(state, command)
+        case SuspendCommand():
+            return _set_suspended(state, cause, True, revision)
+        case ResumeCommand():
+            return _set_suspended(state, cause, False, revision)
 
 
-def _is_taken(asked: Submit, known: Known) -> bool:
-    return (asked.cause.account, asked.name) in known.taken
+def _submit(
+    state: Domain, command: SubmitCommand, context: CommandContext
+) -> Settled | JudgingBegan:
+    if _name_is_taken(command, context):
+        return refused(command.cause, finding(Code.CERTIFICATE_NAME_TAKEN, field="request"))
+    pending = PendingSubmission(command.cause, command.request_id, command.name)
+    return JudgingBegan(pending, command.pairs, state.trust, command.strict)
 
 
-def _deploy(state: Domain, asked: Deploy, revision: int, at: datetime) -> list[Event]:
-    if asked.stored is None:
-        return [_refused(asked.cause, finding(Code.CERTIFICATE_UNKNOWN, field="request"))]
-    return _use(state, asked.cause, asked.stored, revision, at)
+def _name_is_taken(command: SubmitCommand, context: CommandContext) -> bool:
+    return (command.cause.account, command.name) in context.taken
 
 
-def _follow(state: Domain, asked: Follow, revision: int, at: datetime) -> list[Event]:
-    """A domain that has another certificate by now does not follow."""
-    if asked.stored is None or state.live is None or state.live.entry != asked.entry:
-        return [_superseded(asked.cause)]
-    return _use(state, asked.cause, asked.stored, revision, at)
-
-
-def _use(
-    state: Domain, cause: Cause, certificate: Certificate, revision: int, at: datetime
+def _use_stored(
+    state: Domain, cause: Cause, certificate: Certificate, context: CommandContext
 ) -> list[Event]:
-    """Serve a certificate of the library; what was judged once is not judged again, but for time
-    and name."""
-    found = reuse_checks.findings(certificate, state, at)
-    if reuse_checks.refuses(found):
-        return [_refused(cause, *found)]
-    return _install(state, cause, certificate, tuple(found), revision)
+    """Serve a certificate of the library. It was judged once; only time and names are checked
+    again."""
+    findings = reuse_checks.find_faults(certificate, state, context.at)
+    if reuse_checks.contains_refusal(findings):
+        return [refused(cause, *findings)]
+    return _install(state, cause, certificate, tuple(findings), context.revision)
 
 
-def _rollback(state: Domain, cause: Cause, revision: int, at: datetime) -> list[Event]:
+def _roll_back(state: Domain, cause: Cause, context: CommandContext) -> list[Event]:
     if state.live is None:
-        return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
+        return [refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
     if state.previous is None:
-        return [_refused(cause, finding(Code.CERTIFICATE_NO_PREVIOUS))]
-    found = reuse_checks.findings(state.previous, state, at)
-    if reuse_checks.refuses(found):
-        return [_refused(cause, *found)]
-    return [RolledBack(cause, revision), Settled(cause, Outcome.APPLIED, tuple(found), revision)]
+        return [refused(cause, finding(Code.CERTIFICATE_NO_PREVIOUS))]
+    findings = reuse_checks.find_faults(state.previous, state, context.at)
+    if reuse_checks.contains_refusal(findings):
+        return [refused(cause, *findings)]
+    settled = Settled(cause, Outcome.APPLIED, tuple(findings), context.revision)
+    return [RolledBack(cause, context.revision), settled]
 
 
 def _install(
-    state: Domain, cause: Cause, certificate: Certificate, found: tuple[Finding, ...], revision: int
+    state: Domain,
+    cause: Cause,
+    certificate: Certificate,
+    findings: tuple[Finding, ...],
+    revision: int,
 ) -> list[Event]:
-    if state.live is not None and _same(state.live, certificate):
-        return [Settled(cause, Outcome.UNCHANGED, found, state.revision)]
+    if state.live is not None and _is_same(state.live, certificate):
+        return [Settled(cause, Outcome.UNCHANGED, findings, state.revision)]
     if not certificate.name:
-        certificate = replace(certificate, name=names.given(state.name, certificate.submission_id))
-    return [
-        Installed(cause, certificate, revision, "enabled" if state.live is None else "replaced"),
-        Settled(cause, Outcome.APPLIED, found, revision),
-    ]
+        name = names.generate_certificate_name(state.name, certificate.submission_id)
+        certificate = replace(certificate, name=name)
+    settled = Settled(cause, Outcome.APPLIED, findings, revision)
+    if state.live is None:
+        return [Installed(cause, certificate, revision, "enabled"), settled]
+    return [Installed(cause, certificate, revision, "replaced"), settled]
 
 
 def _disable(state: Domain, cause: Cause, revision: int) -> list[Event]:
     if state.live is None:
-        return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
-    return [Disabled(cause, revision), _applied(cause, revision)]
+        return [unchanged(cause, state.revision)]
+    return [Disabled(cause, revision), applied(cause, revision)]
 
 
-def _change(state: Domain, asked: Change, revision: int) -> list[Event]:
-    """The origin and the trust may change at any time, the settings of HTTPS only while it is
-    on."""
-    cause, wanted = asked.cause, asked.wanted
+def _change_settings(state: Domain, command: ChangeCommand, revision: int) -> list[Event]:
+    """Origin and trust may change at any time, the settings of HTTPS only while it is on."""
+    cause = command.cause
+    wanted = command.wanted
     if state.live is None and settings_rules.names_https(wanted):
-        return [_refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
-    missing = settings_rules.incomplete(state.settings, wanted)
+        return [refused(cause, finding(Code.HTTPS_NOT_ENABLED))]
+    missing = settings_rules.find_missing(state.settings, wanted)
     if missing:
-        return [_refused(cause, *missing)]
-    settings = settings_rules.merge(state.settings, wanted)
-    origin, trust = wanted.origin or state.origin, wanted.trust or state.trust
+        return [refused(cause, *missing)]
+    settings = settings_rules.merge_settings(state.settings, wanted)
+    origin = wanted.origin or state.origin
+    trust = wanted.trust or state.trust
     if (settings, origin, trust) == (state.settings, state.origin, state.trust):
-        return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
-    conflicts = settings_rules.conflicts(settings)
+        return [unchanged(cause, state.revision)]
+    conflicts = settings_rules.find_conflicts(settings)
     if conflicts:
-        return [_refused(cause, *conflicts)]
-    warned = (
-        settings_rules.warnings(settings, origin)
-        if (settings, origin) != (state.settings, state.origin)
-        else []
-    )
+        return [refused(cause, *conflicts)]
+    warnings: list[Finding] = []
+    if (settings, origin) != (state.settings, state.origin):
+        warnings = settings_rules.find_warnings(settings, origin)
     return [
         SettingsChanged(cause, settings, origin, trust, revision),
-        Settled(cause, Outcome.APPLIED, tuple(warned), revision),
+        Settled(cause, Outcome.APPLIED, tuple(warnings), revision),
     ]
 
 
-def _reseal(state: Domain, asked: Reseal) -> list[Event]:
-    """Compare and set. The revision stays: nodes order bundles by (revision, epoch)."""
+def _reseal(state: Domain, command: ResealCommand) -> list[Event]:
+    """Compare the old epoch and set the new key. The revision stays: nodes order bundles by
+    (revision, epoch)."""
+    new_epoch = command.sealed_key.epoch
     for certificate in (state.live, state.previous):
-        for pair in certificate.pairs if certificate else ():
-            if (
-                pair.pair_id == asked.pair_id
-                and pair.sealed_key.epoch == asked.old_epoch < asked.sealed_key.epoch
-            ):
-                event = Resealed(
-                    asked.cause, asked.pair_id, asked.sealed_key, state.revision, shown=False
-                )
-                shown = (
-                    state.live is not None
-                    and _epoch(_resealed(state.live, event)) > state.live.epoch
-                )
-                return [replace(event, shown=shown), _applied(asked.cause, state.revision)]
-    return [_refused(asked.cause, finding(Code.PAIR_CHANGED))]
+        if certificate is None:
+            continue
+        if not certificate.can_reseal(command.pair_id, command.old_epoch, new_epoch):
+            continue
+        shown = False
+        if state.live is not None:
+            resealed = state.live.with_key(command.pair_id, command.sealed_key)
+            shown = resealed.epoch > state.live.epoch
+        event = PairResealed(
+            command.cause, command.pair_id, command.sealed_key, state.revision, shown
+        )
+        return [event, applied(command.cause, state.revision)]
+    return [refused(command.cause, finding(Code.PAIR_CHANGED))]
 
 
-def _suspend(state: Domain, cause: Cause, suspended: bool, revision: int) -> list[Event]:
+def _set_suspended(state: Domain, cause: Cause, suspended: bool, revision: int) -> list[Event]:
     if state.suspended == suspended:
-        return [Settled(cause, Outcome.UNCHANGED, revision=state.revision)]
-    moved = None if state.live is None else revision
-    return [SuspensionChanged(cause, suspended, moved), _applied(cause, moved or state.revision)]
+        return [unchanged(cause, state.revision)]
+    if state.live is None:
+        return [SuspensionChanged(cause, suspended, None), applied(cause, state.revision)]
+    return [SuspensionChanged(cause, suspended, revision), applied(cause, revision)]
 
 
-def _answer(state: Domain | None, asked: Judged | Timeout, revision: int) -> list[Event]:
-    """Only the pending submission is answered: a late or second verdict finds nothing to end."""
-    if (
-        state is None
-        or state.pending is None
-        or state.pending.cause.command_id != asked.submission_id
-    ):
+def _end_judging(
+    state: Domain | None, result: JudgingResult, context: CommandContext
+) -> list[Event]:
+    pending = judging.find_pending(state, result)
+    if state is None or pending is None:
         return []
-    cause = state.pending.cause
-    ended: list[Event] = [JudgingEnded(asked.submission_id)]
-    if isinstance(asked, Timeout):
-        return [*ended, Settled(cause, Outcome.UNDECIDED, (finding(Code.SUBMISSION_UNDECIDED),))]
-    if not asked.pairs:
-        return [*ended, Settled(cause, Outcome.REFUSED, asked.findings)]
+    ended = JudgingEnded(result.submission_id)
+    if isinstance(result, JudgingTimeout) or not result.pairs:
+        return [ended, judging.settle_without_pairs(pending, result)]
     certificate = Certificate(
-        asked.submission_id, asked.pairs, "custom", state.pending.name, trust=state.trust
+        result.submission_id, result.pairs, "custom", pending.name, trust=state.trust
     )
-    return [*ended, *_install(state, cause, certificate, asked.findings, revision)]
+    installed = _install(state, pending.cause, certificate, result.findings, context.revision)
+    return [ended, *installed]
 
 
-def _same(live: Certificate, certificate: Certificate) -> bool:
-    """The same leaves with the same chains from the same source under the same name; no name asks
-    for none."""
+def _is_same(live: Certificate, certificate: Certificate) -> bool:
+    """Return whether the same pairs come from the same source under the same name. A certificate
+    without a name asks for none."""
     return (
-        _identity(live.pairs) == _identity(certificate.pairs)
+        live.has_same_pairs(certificate)
         and (live.source, live.entry) == (certificate.source, certificate.entry)
         and certificate.name in ("", live.name)
     )
 
 
-def _identity(pairs: Iterable[JudgedPair]) -> list[tuple[str, str]]:
-    """The same leaves with the same chains are the same certificate: a leaf names its key."""
-    return sorted((pair.leaf_fingerprint, pair.chain) for pair in pairs)
-
-
-def _resealed(certificate: Certificate | None, event: Resealed) -> Certificate | None:
+def _with_key(certificate: Certificate | None, event: PairResealed) -> Certificate | None:
     if certificate is None:
         return None
-    pairs = tuple(
-        pair.model_copy(update={"sealed_key": event.sealed_key})
-        if pair.pair_id == event.pair_id
-        else pair
-        for pair in certificate.pairs
-    )
-    return replace(certificate, pairs=pairs)
+    return certificate.with_key(event.pair_id, event.sealed_key)
 
 
-def _epoch(certificate: Certificate | None) -> int:
-    return 0 if certificate is None else certificate.epoch
-
-
-def _bare(state: Domain, revision: int) -> Domain:
-    """Nothing of a pair is left, and the settings that need one are off (rule B3)."""
-    _rising(state, revision)
+def _without_https(state: Domain, revision: int) -> Domain:
+    """Return the domain with nothing left of its pairs, and the settings that need one off (rule
+    B3)."""
+    _check_rising(state, revision)
     return replace(
         state, live=None, previous=None, pending=None, settings=Settings(), revision=revision
     )
 
 
-def _rising(state: Domain | None, revision: int) -> None:
+def _check_rising(state: Domain | None, revision: int) -> None:
     if state is not None and revision <= state.revision:
         raise ValueError(f"revision {revision} does not rise above {state.revision}")
-
-
-def _applied(cause: Cause, revision: int) -> Settled:
-    return Settled(cause, Outcome.APPLIED, revision=revision)
-
-
-def _refused(cause: Cause, *findings: Finding) -> Settled:
-    return Settled(cause, Outcome.REFUSED, findings)
-
-
-def _superseded(cause: Cause) -> Settled:
-    return Settled(cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))

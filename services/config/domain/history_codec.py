@@ -1,8 +1,8 @@
-"""What the history keeps of a change, so that its rows rebuild what stands in the others: all but
-the pairs. Pure.
+"""The part of an event that history keeps: its rows rebuild the other tables, all but the pairs.
+Pure.
 
-A disable drops of the certificates before it what could be left (rule B3): what they were does not
-matter after it.
+A disable deletes what could be left of the certificates before it (rule B3): what they were does
+not matter after it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
-from services.config.domain.commands import (
+from services.config.domain.events import (
+    Deleted,
     Disabled,
     Installed,
     Registered,
     Removed,
     RolledBack,
     SettingsChanged,
+    Stored,
     SuspensionChanged,
 )
-from services.config.domain.library_entry import Deleted, Stored
 from services.config.domain.model import Cause
 
-Change = (
+RecordedEvent = (
     Registered
     | Removed
     | Installed
@@ -34,25 +35,27 @@ Change = (
     | Stored
     | Deleted
 )
-_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    kind.__name__: TypeAdapter(kind) for kind in get_args(Change)
+# The names of these classes are stored: a class that is renamed keeps its old name here.
+_ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {
+    kind.__name__: TypeAdapter(kind) for kind in get_args(RecordedEvent)
 }
 
 
-def kept(event: Change) -> dict[str, Any]:
-    """As JSON, with its kind and without its cause, which the history's own columns tell."""
+def encode_event(event: RecordedEvent) -> dict[str, Any]:
+    """Return an event as JSON with its kind, without its cause: history has columns for that."""
     kind = type(event).__name__
-    fields = _KINDS[kind].dump_python(
+    fields = _ADAPTERS[kind].dump_python(
         event, mode="json", exclude={"cause": True, "certificate": {"pairs"}}
     )
     return {"kind": kind, **fields}
 
 
-def change(told: dict[str, Any], cause: Cause) -> Change:
-    """The event again; its certificate has no pairs, and no name where a disable came after it."""
-    fields = {**told, "cause": cause}
+def decode_event(recorded: dict[str, Any], cause: Cause) -> RecordedEvent:
+    """Return the event of a history row. Its certificate has no pairs, and no name where a disable
+    came after it."""
+    fields = {**recorded, "cause": cause}
     kind = fields.pop("kind")
     if kind in (Installed.__name__, Stored.__name__):
         fields["certificate"] = {"submission_id": "", **fields.get("certificate", {}), "pairs": ()}
-    found: Change = _KINDS[kind].validate_python(fields)
-    return found
+    event: RecordedEvent = _ADAPTERS[kind].validate_python(fields)
+    return event

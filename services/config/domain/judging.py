@@ -1,90 +1,71 @@
-"""What the validator is asked, and whether its verdict may be applied. Pure but for the signature
-check."""
+"""Whether a verdict may be applied, and how it ends the pending submission. Pure but for the
+signature check."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import sha256
 
-from services.config.domain.commands import Judged, JudgingBegan
-from services.config.domain.library_entry import Entry, StoreBegan
-from services.config.domain.model import Domain
-from shared.contracts.judging import Attestation, JudgeContext, JudgedPair, JudgeSubmission, Verdict
+from services.config.domain.commands import JudgingResult, JudgingTimeout, TargetVerdict
+from services.config.domain.events import Settled
+from services.config.domain.model import PendingSubmission
+from services.config.domain.scheduling import JudgedState
+from shared.contracts.domains import Outcome
+from shared.contracts.findings import Code, finding
+from shared.contracts.judging import Attestation, JudgedPair, Verdict
 from shared.crypto.signing import Purpose, Verifier
 from shared.errors import Malformed, Unsigned
 
 
-def request(domain: Domain, began: JudgingBegan, roots: Sequence[str]) -> JudgeSubmission:
-    """The question, with the context that only config knows. ``roots``: the account's own, in PEM;
-    with private trust and without roots no chain leads anywhere."""
-    live = domain.live.pairs if domain.live else ()
-    context = JudgeContext(
-        private_roots=None if domain.trust == "public" else list(roots),
-        live_names=_names(live),
-        strict=began.strict,
-    )
-    return JudgeSubmission(
-        submission_id=began.pending.cause.command_id,
-        account=domain.account,
-        domains=[domain.name],
-        pairs=list(began.pairs),
-        context=context,
-    )
-
-
-def store_request(entry: Entry | None, began: StoreBegan, roots: Sequence[str]) -> JudgeSubmission:
-    """The question for the library: without domains. ``entry`` as it was before: what it covered
-    may get lost."""
-    live = entry.certificate.pairs if entry and entry.certificate else ()
-    context = JudgeContext(
-        private_roots=None if began.trust == "public" else list(roots),
-        live_names=_names(live),
-        strict=began.strict,
-    )
-    return JudgeSubmission(
-        submission_id=began.pending.cause.command_id,
-        account=began.pending.cause.account,
-        domains=[],
-        pairs=list(began.pairs),
-        context=context,
-    )
-
-
-def _names(pairs: Sequence[JudgedPair]) -> list[str]:
-    return sorted({name for pair in pairs for name in pair.sans})
-
-
-def verified(verdict: Verdict, verifier: Verifier) -> Verdict:
-    """The verdict when every pair in it is vouched for by the validator; Unsigned or Malformed
-    otherwise."""
+def verify_verdict(verdict: Verdict, verifier: Verifier) -> None:
+    """Raise Unsigned or Malformed unless the validator signed an attestation for every pair."""
     accepted = [domain for domain, fits in verdict.accepted.items() if fits]
     if accepted and not verdict.pairs:
         raise Malformed("a verdict that accepts carries no pair")
     for pair in verdict.pairs:
-        _vouched(pair, verdict.account, accepted, verifier)
-    return verdict
+        _verify_pair(pair, verdict.account, accepted, verifier)
 
 
-def judged(verdict: Verdict, domain: str | None) -> Judged:
-    """The verdict on one domain; None: on what was judged for the library, for whatever names it
-    has."""
-    fits = any(verdict.accepted.values()) if domain is None else verdict.accepted.get(domain, False)
+def verdict_on(verdict: Verdict, domain: str | None) -> TargetVerdict:
+    """Return the verdict on one domain; None: on a library entry, for whatever names it has."""
+    if domain is None:
+        fits = any(verdict.accepted.values())
+        findings = tuple(verdict.findings)
+    else:
+        fits = verdict.accepted.get(domain, False)
+        findings = tuple(found for found in verdict.findings if found.domain in (None, domain))
     pairs = tuple(verdict.pairs) if fits else ()
-    findings = tuple(
-        found for found in verdict.findings if domain is None or found.domain in (None, domain)
-    )
-    return Judged(verdict.submission_id, pairs, findings)
+    return TargetVerdict(verdict.submission_id, pairs, findings)
 
 
-def _vouched(pair: JudgedPair, account: str, domains: list[str], verifier: Verifier) -> None:
-    word = verifier.open(Purpose.ATTESTATION, pair.attestation, Attestation)
-    same = (word.account, word.pair_id, word.leaf_fingerprint, word.chain_hash) == (
-        account,
-        pair.pair_id,
-        pair.leaf_fingerprint,
-        sha256(pair.chain.encode()).hexdigest(),
+def find_pending(state: JudgedState | None, result: JudgingResult) -> PendingSubmission | None:
+    """Return the submission that the result answers, None where it is not pending (any more): a
+    late or second verdict finds nothing to end."""
+    if state is None or state.pending is None:
+        return None
+    if state.pending.cause.command_id != result.submission_id:
+        return None
+    return state.pending
+
+
+def settle_without_pairs(pending: PendingSubmission, result: JudgingResult) -> Settled:
+    """Return the end of a submission that gets no certificate: undecided or refused."""
+    if isinstance(result, JudgingTimeout):
+        found = (finding(Code.SUBMISSION_UNDECIDED),)
+        return Settled(pending.cause, Outcome.UNDECIDED, found)
+    return Settled(pending.cause, Outcome.REFUSED, result.findings)
+
+
+def _verify_pair(pair: JudgedPair, account: str, domains: list[str], verifier: Verifier) -> None:
+    attestation = verifier.open(Purpose.ATTESTATION, pair.attestation, Attestation)
+    attested = (
+        attestation.account,
+        attestation.pair_id,
+        attestation.leaf_fingerprint,
+        attestation.chain_hash,
     )
-    if not same or not all(word.covers(domain) for domain in domains):
-        raise Unsigned("the attestation speaks of another account, domain, pair, leaf or chain")
+    chain_hash = sha256(pair.chain.encode()).hexdigest()
+    same = attested == (account, pair.pair_id, pair.leaf_fingerprint, chain_hash)
+    if not same or not all(attestation.covers(domain) for domain in domains):
+        raise Unsigned("the attestation is for another account, domain, pair, leaf or chain")
     if pair.sealed_key.epoch < 1:
         raise Malformed("a judged pair is not sealed to an epoch of the fleet")

@@ -1,5 +1,5 @@
-"""Where nodes may fetch content from (rule A5): never the fleet's own networks. Pure; nodes check
-after resolution."""
+"""Where nodes may fetch content from (rule A5): never inside the fleet's own networks. Nodes check
+again after they resolved a name. Pure."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def check(origin: Origin, *, allow_private: bool) -> Origin:
-    """The origin with its host in normal form; ``origin.forbidden`` or ``origin.invalid``
-    otherwise."""
+def check_origin(origin: Origin, *, allow_private: bool) -> Origin:
+    """Return the origin with its host in normal form.
+
+    Refused with ``origin.forbidden`` or ``origin.invalid``. ``allow_private`` takes hosts inside
+    the fleet's own networks."""
     host = origin.host
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    address = _address(bare)
+    address = _parse_address(bare)
     if address is not None:
         if not allow_private and _is_forbidden(address):
             raise Refused([finding(Code.ORIGIN_FORBIDDEN, field="request")])
         return origin.model_copy(update={"host": str(address)})
-    name = _name(host)
+    name = _normalise_host(host)
     if not allow_private and (name == "localhost" or name.endswith(".localhost")):
         raise Refused([finding(Code.ORIGIN_FORBIDDEN, field="request")])
     return origin.model_copy(update={"host": name})
 
 
-def _address(text: str) -> Address | None:
-    """A literal address. A host whose last label looks like a number is one too (``127.1``,
-    ``0x7f000001``), as resolvers read it: such forms hide an address, so they are refused."""
+def _parse_address(text: str) -> Address | None:
+    """Return a literal address, None for a host name.
+
+    Refused for a host whose last label looks like a number (``127.1``, ``0x7f000001``): resolvers
+    read it as an address, and such forms hide one."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -43,35 +47,31 @@ def _address(text: str) -> Address | None:
         return None
 
 
-def _name(host: str) -> str:
-    """A host name in A-labels. A single label may be one of the operator's network: its address is
-    what counts."""
+def _normalise_host(host: str) -> str:
+    """Return a host name in A-labels. A single label may be a name in the operator's network: nodes
+    check its address."""
     try:
         name = names.normalise(host) if "." in host else names.a_label(host, 1)
     except Refused as refused:
         message = refused.findings[0].message
         raise Refused([finding(Code.ORIGIN_INVALID, message, field="request")]) from None
     if name.startswith(names.WILDCARD):
-        raise Refused(
-            [
-                finding(
-                    Code.ORIGIN_INVALID, "An origin is one host, not a wildcard.", field="request"
-                )
-            ]
-        )
+        message = "An origin is one host, not a wildcard."
+        raise Refused([finding(Code.ORIGIN_INVALID, message, field="request")])
     return name
 
 
 def _is_forbidden(address: Address) -> bool:
-    """Everything that is not public; addresses that carry an IPv4 one inside are judged by that."""
+    """Return whether an address is not public. An address that carries an IPv4 address inside is
+    judged by that."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = _inner(address)
+        inner = _embedded_ipv4(address)
         if inner is not None:
             return _is_forbidden(inner)
     return not address.is_global or address.is_multicast
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:

@@ -1,31 +1,30 @@
-"""The messages that an event causes, with ids that derive from its command: a redelivery makes the
-same. Pure."""
+"""The messages that an event causes. Their ids derive from the command, so that a redelivery makes
+the same messages. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.config.domain import judging
-from services.config.domain.commands import (
+from services.config.domain.events import (
+    BundleChange,
     Disabled,
     Event,
     Installed,
     JudgingBegan,
-    Moves,
+    PairResealed,
     Registered,
     Removed,
-    Resealed,
     RolledBack,
     SettingsChanged,
     Settled,
     SuspensionChanged,
 )
-from services.config.domain.library_entry import Entry, StoreBegan
-from services.config.domain.model import Cause, Domain, Where
+from services.config.domain.model import Cause, Certificate, CommandTarget, domain_target
 from shared import catalogue
 from shared.contracts.base import Contract
 from shared.contracts.domains import CommandSettled, DomainChanged, DomainRegistered, DomainRemoved
+from shared.contracts.judging import JudgeContext, JudgeSubmission
 from shared.ids import derived_id
 from shared.messages import Outgoing
 from shared.messaging.cloudevents import outgoing
@@ -33,19 +32,64 @@ from shared.messaging.cloudevents import outgoing
 SOURCE = "config"
 
 
-def caused(where: Where, event: Event, at: datetime) -> list[Outgoing]:
-    """Events for everybody: ids, codes and revisions, nothing of a pair."""
+def event_messages(target: CommandTarget, event: Event, at: datetime) -> list[Outgoing]:
+    """Return the published events: ids, codes and revisions, nothing of a pair."""
     if isinstance(event, Settled):
-        return [
-            _message(
-                catalogue.EVENT_COMMAND_SETTLED, where, _settled(where, event, at), event.cause, at
-            )
-        ]
-    return [] if where.domain is None else _of_domain(where.domain, event, at)
+        settled = _settled(target, event, at)
+        return [_message(catalogue.EVENT_COMMAND_SETTLED, target, settled, event.cause, at)]
+    if target.domain is None:
+        return []
+    return _domain_messages(target.domain, event, at)
 
 
-def _of_domain(name: str, event: Event, at: datetime) -> list[Outgoing]:
-    found: list[tuple[str, Contract, Cause]] = []
+def judging_question(
+    target: CommandTarget,
+    began: JudgingBegan,
+    live: Certificate | None,
+    private_roots: Sequence[str],
+    at: datetime,
+) -> Outgoing:
+    """Return the question to the validator, which carries the sealed pair.
+
+    ``live``: the certificate in use, whose names may get lost. ``private_roots``: the account's
+    own, in PEM; with private trust and without roots no chain leads anywhere. A question for the
+    library names no domain."""
+    cause = began.pending.cause
+    live_names: set[str] = set()
+    for pair in live.pairs if live else ():
+        live_names.update(pair.sans)
+    context = JudgeContext(
+        private_roots=None if began.trust == "public" else list(private_roots),
+        live_names=sorted(live_names),
+        strict=began.strict,
+    )
+    body = JudgeSubmission(
+        submission_id=cause.command_id,
+        account=cause.account,
+        domains=[] if target.domain is None else [target.domain],
+        pairs=list(began.pairs),
+        context=context,
+    )
+    return outgoing(
+        catalogue.JUDGE_SUBMISSION,
+        body,
+        source=SOURCE,
+        about=target.domain or cause.account,
+        at=at,
+        id=began.pending.request_id,
+        cause=cause.command_id,
+        traceparent=cause.traceparent,
+    )
+
+
+def finding_codes(settled: Settled) -> list[str]:
+    """Return each code once, in the order found."""
+    return list(dict.fromkeys(found.code.value for found in settled.findings))
+
+
+def _domain_messages(name: str, event: Event, at: datetime) -> list[Outgoing]:
+    messages = []
+    target = domain_target(name)
     if isinstance(event, Registered):
         registered = DomainRegistered(
             domain=name,
@@ -54,109 +98,79 @@ def _of_domain(name: str, event: Event, at: datetime) -> list[Outgoing]:
             revision=event.revision,
             at=at,
         )
-        found.append((catalogue.EVENT_DOMAIN_REGISTERED, registered, event.cause))
+        subject = catalogue.EVENT_DOMAIN_REGISTERED
+        messages.append(_message(subject, target, registered, event.cause, at))
     if isinstance(event, Removed):
-        gone = DomainRemoved(
+        removed = DomainRemoved(
             domain=name, account=event.cause.account, revision=event.revision, at=at
         )
-        found.append((catalogue.EVENT_DOMAIN_REMOVED, gone, event.cause))
-    change = _change(event)
-    if change is not None:
-        found.append((catalogue.EVENT_DOMAIN_CHANGED, _changed(name, *change), change[1]))
-    return [_message(subject, Where(name), body, cause, at) for subject, body, cause in found]
+        subject = catalogue.EVENT_DOMAIN_REMOVED
+        messages.append(_message(subject, target, removed, event.cause, at))
+    changed = _domain_changed(name, event)
+    if changed is not None:
+        cause, body = changed
+        messages.append(_message(catalogue.EVENT_DOMAIN_CHANGED, target, body, cause, at))
+    return messages
 
 
-def question(domain: Domain, began: JudgingBegan, roots: Sequence[str], at: datetime) -> Outgoing:
-    """What the validator is asked: carries the sealed pair."""
-    cause = began.pending.cause
-    return outgoing(
-        catalogue.JUDGE_SUBMISSION,
-        judging.request(domain, began, roots),
-        source=SOURCE,
-        about=domain.name,
-        at=at,
-        id=began.pending.request_id,
-        cause=cause.command_id,
-        traceparent=cause.traceparent,
-    )
-
-
-def store_question(
-    entry: Entry | None, began: StoreBegan, roots: Sequence[str], at: datetime
-) -> Outgoing:
-    """The same for a pair that is to be kept in the library."""
-    cause = began.pending.cause
-    return outgoing(
-        catalogue.JUDGE_SUBMISSION,
-        judging.store_request(entry, began, roots),
-        source=SOURCE,
-        about=cause.account,
-        at=at,
-        id=began.pending.request_id,
-        cause=cause.command_id,
-        traceparent=cause.traceparent,
-    )
-
-
-def _change(event: Event) -> tuple[Moves, Cause, int] | None:
-    """None where the desired state stays as it was."""
+def _domain_changed(name: str, event: Event) -> tuple[Cause, DomainChanged] | None:
+    """Return the change of the desired state with its cause, None where it stays as it was."""
+    change: BundleChange
     match event:
         case Registered():
-            return "registered", event.cause, event.revision
+            change = "registered"
         case Installed():
-            return event.change, event.cause, event.revision
+            change = event.change
         case RolledBack():
-            return "rolled_back", event.cause, event.revision
+            change = "rolled_back"
         case Disabled():
-            return "disabled", event.cause, event.revision
+            change = "disabled"
         case SettingsChanged():
-            return "settings", event.cause, event.revision
-        case Resealed() if event.shown:
-            return "resealed", event.cause, event.revision
-        case SuspensionChanged() if event.revision is not None:
-            return "suspended" if event.suspended else "resumed", event.cause, event.revision
+            change = "settings"
+        case PairResealed() if event.shown:
+            change = "resealed"
+        case SuspensionChanged():
+            change = "suspended" if event.suspended else "resumed"
         case Removed():
-            return "removed", event.cause, event.revision
-    return None
-
-
-def _changed(name: str, move: Moves, cause: Cause, revision: int) -> DomainChanged:
-    return DomainChanged(
+            change = "removed"
+        case _:
+            return None
+    if event.revision is None:
+        return None
+    changed = DomainChanged(
         domain=name,
-        account=cause.account,
-        revision=revision,
-        change=move,
-        command_id=cause.command_id,
-        submitted_at=cause.received_at,
+        account=event.cause.account,
+        revision=event.revision,
+        change=change,
+        command_id=event.cause.command_id,
+        submitted_at=event.cause.received_at,
     )
+    return event.cause, changed
 
 
-def _settled(where: Where, event: Settled, at: datetime) -> CommandSettled:
+def _settled(target: CommandTarget, event: Settled, at: datetime) -> CommandSettled:
     return CommandSettled(
         command_id=event.cause.command_id,
         command=event.cause.command,
-        domain=where.domain,
-        certificate=where.certificate,
+        domain=target.domain,
+        certificate=target.certificate,
         account=event.cause.account,
         outcome=event.outcome,
-        codes=codes(event),
+        codes=finding_codes(event),
         revision=event.revision,
         at=at,
     )
 
 
-def codes(event: Settled) -> list[str]:
-    """Each code once, in the order found."""
-    return list(dict.fromkeys(found.code.value for found in event.findings))
-
-
-def _message(subject: str, where: Where, body: Contract, cause: Cause, at: datetime) -> Outgoing:
-    identity = derived_id(cause.command_id, where.domain or "", where.certificate or "", subject)
+def _message(
+    subject: str, target: CommandTarget, body: Contract, cause: Cause, at: datetime
+) -> Outgoing:
+    identity = derived_id(cause.command_id, target.domain or "", target.certificate or "", subject)
     return outgoing(
         subject,
         body,
         source=SOURCE,
-        about=where.domain or cause.account,
+        about=target.domain or cause.account,
         at=at,
         id=identity,
         cause=cause.command_id,

@@ -1,12 +1,12 @@
 """May a certificate that was judged before be served now, by this domain? Pure.
 
-What time and place decide is asked again whenever a kept certificate is put to use: a deployment
+What time and domain decide is checked again whenever a kept certificate is put to use: a deployment
 from the library, a library entry that was replaced, a rollback. What the validator judged once
 (key, chain, policies) holds for good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,53 +15,68 @@ from shared.contracts.findings import Code, Finding, Severity, finding
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
 
-SOON: Final = timedelta(days=14)
-_NAMED: Final = 20
+WARN_BEFORE_EXPIRY: Final = timedelta(days=14)
+_LISTED_NAMES: Final = 20
+_MESSAGE_CHARACTERS: Final = 4000
 
 
-def findings(certificate: Certificate, domain: Domain, at: datetime) -> list[Finding]:
-    """Refusals and warnings, in the order of the pairs."""
-    found = list(_trust(certificate, domain))
-    live = sorted({name for pair in domain.live.pairs for name in pair.sans}) if domain.live else []
-    for index, pair in enumerate(certificate.pairs):
-        found += [one.model_copy(update={"pair": index}) for one in _pair(pair, domain.name, at)]
-        found += [one.model_copy(update={"pair": index}) for one in _lost(pair, live, domain.name)]
-    return found
-
-
-def refuses(found: list[Finding]) -> bool:
-    return any(one.severity is Severity.REFUSAL for one in found)
-
-
-def _trust(certificate: Certificate, domain: Domain) -> Iterator[Finding]:
+def find_faults(certificate: Certificate, domain: Domain, at: datetime) -> list[Finding]:
+    """Return refusals and warnings, in the order of the pairs."""
+    faults = []
     if certificate.trust != domain.trust:
-        message = (
-            f"The certificate was judged by {certificate.trust} roots, the domain's "
-            f"trust is {domain.trust}."
-        )
-        hint = f"Store it again with {domain.trust} trust, or change the domain's trust."
-        yield finding(Code.CHAIN_UNTRUSTED, message, field="certificate", hint=hint)
+        faults.append(_wrong_trust(certificate, domain))
+    live_names: set[str] = set()
+    for pair in domain.live.pairs if domain.live else ():
+        live_names.update(pair.sans)
+    for index, pair in enumerate(certificate.pairs):
+        found = _check_pair(pair, domain.name, at)
+        found += _check_lost_names(pair, sorted(live_names), domain.name)
+        faults += [fault.model_copy(update={"pair": index}) for fault in found]
+    return faults
 
 
-def _lost(pair: JudgedPair, live: Sequence[str], domain: str) -> Iterator[Finding]:
-    """D12: names that the live certificate covers and this one does not. The domain's own loss is a
-    refusal already."""
-    lost = [name for name in live if name != domain and not covered(pair.sans, name)]
-    if lost:
-        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-        names = ", ".join(lost[:_NAMED])
-        message = f"The live certificate covers, and this one does not: {names}{more}."[:4000]
-        yield finding(Code.CERTIFICATE_NAMES_LOST, message, field="certificate")
+def contains_refusal(findings: Sequence[Finding]) -> bool:
+    """Return whether one of the findings refuses; the others warn."""
+    return any(found.severity is Severity.REFUSAL for found in findings)
 
 
-def _pair(pair: JudgedPair, domain: str, at: datetime) -> Iterator[Finding]:
+def _wrong_trust(certificate: Certificate, domain: Domain) -> Finding:
+    message = (
+        f"The certificate was judged by {certificate.trust} roots, the domain's "
+        f"trust is {domain.trust}."
+    )
+    hint = f"Store it again with {domain.trust} trust, or change the domain's trust."
+    return finding(Code.CHAIN_UNTRUSTED, message, field="certificate", hint=hint)
+
+
+def _check_lost_names(pair: JudgedPair, live_names: Sequence[str], domain: str) -> list[Finding]:
+    """Warn of names that the live certificate covers and this one does not (rule D12). The loss of
+    the domain's own name is a refusal already."""
+    lost = []
+    for name in live_names:
+        if name != domain and not covered(pair.sans, name):
+            lost.append(name)
+    if not lost:
+        return []
+    names = ", ".join(lost[:_LISTED_NAMES])
+    if len(lost) > _LISTED_NAMES:
+        names += f" and {len(lost) - _LISTED_NAMES} more"
+    message = f"The live certificate covers, and this one does not: {names}."
+    return [
+        finding(Code.CERTIFICATE_NAMES_LOST, message[:_MESSAGE_CHARACTERS], field="certificate")
+    ]
+
+
+def _check_pair(pair: JudgedPair, domain: str, at: datetime) -> list[Finding]:
+    findings = []
     if not covered(pair.sans, domain):
-        yield finding(Code.DOMAIN_MISMATCH, field="domain", domain=domain)
+        findings.append(finding(Code.DOMAIN_MISMATCH, field="domain", domain=domain))
     if at < pair.not_before:
-        yield finding(Code.CERTIFICATE_NOT_YET_VALID, field="certificate")
+        findings.append(finding(Code.CERTIFICATE_NOT_YET_VALID, field="certificate"))
     elif at >= pair.not_after:
-        yield finding(Code.CERTIFICATE_EXPIRED, field="certificate")
+        findings.append(finding(Code.CERTIFICATE_EXPIRED, field="certificate"))
     elif pair.chain_until is not None and at >= pair.chain_until:
-        yield finding(Code.CHAIN_EXPIRED, field="certificate")
-    elif pair.not_after - at < SOON:
-        yield finding(Code.CERTIFICATE_EXPIRES_SOON, field="certificate")
+        findings.append(finding(Code.CHAIN_EXPIRED, field="certificate"))
+    elif pair.not_after - at < WARN_BEFORE_EXPIRY:
+        findings.append(finding(Code.CERTIFICATE_EXPIRES_SOON, field="certificate"))
+    return findings

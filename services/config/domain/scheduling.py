@@ -1,80 +1,166 @@
-"""In which order a domain's commands run, and which wait (docs/architecture.md, steps 2 and 3 of an
-upload). Pure."""
+"""The one engine for domains and library entries: in which order commands run, and which wait
+(docs/architecture.md, steps 2 and 3 of an upload). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from typing import Generic, Protocol, TypeVar
 
-from services.config.domain.commands import Deploy, Event, Order, Settled
-from services.config.domain.domain_machine import decide, evolve_all, overtakes, supersede
-from services.config.domain.model import Domain, Known
-from shared.contracts.domains import Outcome
-from shared.contracts.findings import Code, finding
+from services.config.domain.commands import DeployCommand
+from services.config.domain.events import (
+    DeploymentResolved,
+    Event,
+    JudgingEnded,
+    superseded,
+)
+from services.config.domain.model import CommandContext, PendingSubmission
+
+
+class JudgedState(Protocol):
+    """A state that a submission can be pending for."""
+
+    @property
+    def pending(self) -> PendingSubmission | None: ...
+
+
+StateT = TypeVar("StateT", bound=JudgedState)
+CommandT = TypeVar("CommandT")
+AskedT = TypeVar("AskedT", contravariant=True)
+
+
+class StateEvolution(Protocol[StateT]):
+    """How events change the state of one aggregate."""
+
+    def evolve(self, state: StateT | None, event: Event, /) -> StateT | None:
+        """Return the state after an event."""
+
+
+class StateMachine(StateEvolution[StateT], Protocol[StateT, AskedT]):
+    """The rules of one aggregate: the modules ``domain_machine`` and ``library_entry``."""
+
+    def decide(
+        self, state: StateT | None, command: AskedT, context: CommandContext, /
+    ) -> list[Event]:
+        """Return what comes of a command, its end included."""
+
+    def overtakes(self, state: StateT | None, command: AskedT, context: CommandContext, /) -> bool:
+        """Return whether a command ends what is pending or waiting, instead of waiting for it."""
+
+    def must_wait(self, state: StateT | None, command: AskedT, context: CommandContext, /) -> bool:
+        """Return whether a command cannot run yet, for something outside of its own key."""
 
 
 @dataclass
-class Run:
-    """What came of running a domain's waiting commands: the first ``ran`` of them did run, the
-    others are held."""
+class QueueResult(Generic[StateT]):
+    """What came of a queue: its first ``ran`` commands ran, and the others are held back."""
 
-    state: Domain | None
+    state: StateT | None
     events: list[Event] = field(default_factory=list)
     ran: int = 0
 
-    def add(self, events: list[Event]) -> None:
-        self.events += events
-        self.state = evolve_all(self.state, events)
 
+def run_queue(
+    machine: StateMachine[StateT, CommandT],
+    state: StateT | None,
+    commands: Sequence[CommandT],
+    context: CommandContext,
+    revisions: Sequence[int] = (),
+) -> QueueResult[StateT]:
+    """Run commands in the order of their stream until one must wait.
 
-def run(
-    state: Domain | None,
-    orders: Sequence[Order],
-    *,
-    revisions: Iterator[int],
-    at: datetime,
-    known: Known | None = None,
-) -> Run:
-    """Runs ``orders`` (in the order of their stream) until one must wait for a verdict.
+    ``revisions``: a number for each command, rising; without them ``context.revision`` stays."""
+    # What is invariant here: how a queue is cut into calls changes no outcome, because a replica
+    # finds any part of it. Two things hold a command back:
+    # - a submission that is being judged holds back everything after it, since what follows may
+    #   depend on the verdict;
+    # - ``must_wait``: the library has not come to a deployment, or a deletion comes after
+    #   deployments that have not ended.
+    # A submission does not hold back for ever: a later command that settles the certificate anew
+    # overtakes it. Then the submission ends as superseded, and the commands between the two run in
+    # their turn, so nothing is ever reordered. A waiting deployment ends in the same way. A command
+    # that would be refused overtakes nothing: otherwise a mistyped name would cost a customer the
+    # upload before it.
+    result = QueueResult(state)
 
-    A submission that is being judged holds back what comes after it, unless something that
-    overtakes it is among that: what stands between the two runs in its turn then. So does a
-    deployment that the library has not come to."""
-    known = known or Known()
-    done = Run(state)
-    for index, order in enumerate(orders):
-        current = done.state
+    def apply(events: list[Event]) -> None:
+        result.events += events
+        result.state = evolve_all(machine, result.state, events)
+
+    for index, command in enumerate(commands):
+        if revisions:
+            context = replace(context, revision=revisions[index])
+        current = result.state
         if current is not None and current.pending is not None:
-            if not _is_overtaken(current, orders[index:], at, known):
+            if not _is_overtaken(machine, current, commands[index:], context):
                 break
-            done.add(supersede(current))
-        if isinstance(order, Deploy) and current is not None and _waits(current, order):
-            if not _is_overtaken(current, orders[index + 1 :], at, known):
+            apply(supersede_pending(current))
+        if machine.must_wait(result.state, command, context):
+            later = commands[index + 1 :]
+            if not isinstance(command, DeployCommand):
                 break
-            done.add(
-                [Settled(order.cause, Outcome.SUPERSEDED, (finding(Code.SUBMISSION_SUPERSEDED),))]
-            )
-            done.ran += 1
+            if not _is_overtaken(machine, result.state, later, context):
+                break
+            apply([superseded(command.cause)])
+            result.ran += 1
             continue
-        done.add(decide(done.state, order, revision=next(revisions), at=at, known=known))
-        done.ran += 1
-    return done
+        events = machine.decide(result.state, command, context)
+        apply(events)
+        result.ran += 1
+        if any(isinstance(event, DeploymentResolved) for event in events):
+            context = replace(context, unsettled=True)
+    return result
 
 
-def _is_overtaken(state: Domain, orders: Sequence[Order], at: datetime, known: Known) -> bool:
-    """Whether one of ``orders`` overtakes when its turn comes: what stands before it may have it
-    refused (a change of the trust, and then a deployment), so that is tried first."""
-    ahead: Domain | None = replace(state, pending=None)
-    for revision, order in enumerate(orders, start=state.revision + 1):
-        if ahead is None or (isinstance(order, Deploy) and _waits(ahead, order)):
+def decide_now(
+    machine: StateMachine[StateT, CommandT],
+    state: StateT | None,
+    command: CommandT,
+    context: CommandContext,
+) -> list[Event]:
+    """Decide one command at once; what it overtakes ends first."""
+    events: list[Event] = []
+    if state is not None and machine.overtakes(state, command, context):
+        events = supersede_pending(state)
+        state = evolve_all(machine, state, events)
+    return events + machine.decide(state, command, context)
+
+
+def supersede_pending(state: JudgedState) -> list[Event]:
+    """Return the end of the pending submission, if there is one: a later command overtook it."""
+    if state.pending is None:
+        return []
+    cause = state.pending.cause
+    return [JudgingEnded(cause.command_id), superseded(cause)]
+
+
+def evolve_all(
+    machine: StateEvolution[StateT], state: StateT | None, events: Iterable[Event]
+) -> StateT | None:
+    """Return the state after all events."""
+    for event in events:
+        state = machine.evolve(state, event)
+    return state
+
+
+def _is_overtaken(
+    machine: StateMachine[StateT, CommandT],
+    state: StateT | None,
+    commands: Sequence[CommandT],
+    context: CommandContext,
+) -> bool:
+    """Return whether one of ``commands`` overtakes when its turn comes.
+
+    What stands before it may have it refused (a change of the trust, and then a deployment), so
+    that is tried first."""
+    ahead = state
+    if state is not None:
+        ahead = evolve_all(machine, state, supersede_pending(state))
+    for command in commands:
+        if machine.must_wait(ahead, command, context):
             continue
-        if overtakes(ahead, order, at=at, known=known):
+        if machine.overtakes(ahead, command, context):
             return True
-        ahead = evolve_all(ahead, decide(ahead, order, revision=revision, at=at, known=known))
+        ahead = evolve_all(machine, ahead, machine.decide(ahead, command, context))
+        context = replace(context, revision=context.revision + 1)
     return False
-
-
-def _waits(state: Domain, order: Deploy) -> bool:
-    """The library has not come to the deployment yet; to be refused needs no waiting."""
-    return not order.ready and state.owned_by(order.cause.account)

@@ -1,4 +1,5 @@
-"""Partial changes of a domain's settings (rule B7) and what excludes what (rules B2, B6). Pure."""
+"""Partial changes of a domain's settings (rule B7), and which settings exclude each other (rules
+B2, B6). Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from shared.contracts.domains import Hsts, Origin, Redirect, RedirectMode, Setti
 from shared.contracts.findings import Code, Finding, finding
 
 
-def merge(current: Settings, wanted: ChangeSettings) -> Settings:
-    """``current`` with what ``wanted`` names; what is absent stays as it is. Ask ``incomplete``
-    first."""
+def merge_settings(current: Settings, wanted: ChangeSettings) -> Settings:
+    """Return ``current`` with the fields that ``wanted`` names; the others stay as they are.
+
+    Call ``find_missing`` first."""
     redirect = current.redirect
     if wanted.redirect is not None:
         mode = redirect.mode if wanted.redirect.mode is None else wanted.redirect.mode
@@ -22,55 +24,38 @@ def merge(current: Settings, wanted: ChangeSettings) -> Settings:
         http2=current.http2 if wanted.http2 is None else wanted.http2,
         tls_min=wanted.tls_min or current.tls_min,
         tls_max=wanted.tls_max or current.tls_max,
-        hsts=_hsts(current.hsts, wanted.hsts),
+        hsts=_merge_hsts(current.hsts, wanted.hsts),
     )
 
 
-def incomplete(current: Settings, wanted: ChangeSettings) -> list[Finding]:
-    """What cannot be merged: a field of HSTS while HSTS is off, without the max-age that it
-    needs."""
-    named = _named(wanted.hsts)
+def find_missing(current: Settings, wanted: ChangeSettings) -> list[Finding]:
+    """Return what keeps a change from being merged: a field of HSTS while HSTS is off, without the
+    max-age that it needs."""
+    named = _named_hsts_fields(wanted.hsts)
     if current.hsts is not None or not named or "max_age" in named:
         return []
     hint = "Name the max-age with it."
-    return [
-        finding(
-            Code.SETTINGS_CONFLICT, "HSTS is off: it needs a max-age.", field="settings", hint=hint
-        )
-    ]
-
-
-def _hsts(current: Hsts | None, wanted: HstsChange | Literal["off"] | None) -> Hsts | None:
-    if wanted == "off":
-        return None
-    named = _named(wanted)
-    if not named:
-        return current
-    return Hsts.model_validate({**(current.model_dump() if current else {}), **named})
-
-
-def _named(wanted: HstsChange | Literal["off"] | None) -> dict[str, Any]:
-    """The fields that a change of HSTS names."""
-    return wanted.model_dump(exclude_none=True) if isinstance(wanted, HstsChange) else {}
+    message = "HSTS is off: it needs a max-age."
+    return [finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint)]
 
 
 def names_https(wanted: ChangeSettings) -> bool:
-    """Whether a setting of HTTPS is among what is wanted; origin and trust are the domain's own."""
+    """Return whether a change names a setting of HTTPS. Origin and trust are the domain's own."""
     return any(
         (wanted.redirect, wanted.http2 is not None, wanted.tls_min, wanted.tls_max, wanted.hsts)
     )
 
 
-def warnings(settings: Settings, origin: Origin) -> list[Finding]:
-    """What may go wrong on the visitor's side. Whether an origin redirects is not known here:
-    nothing is fetched."""
+def find_warnings(settings: Settings, origin: Origin) -> list[Finding]:
+    """Return what may go wrong for visitors. Whether an origin redirects is not known here: nothing
+    is fetched."""
     if settings.redirect.mode is RedirectMode.TO_HTTPS and origin.scheme == "http":
         return [finding(Code.SETTINGS_REDIRECT_LOOP, field="settings")]
     return []
 
 
-def conflicts(settings: Settings) -> list[Finding]:
-    """Empty when the settings can hold together."""
+def find_conflicts(settings: Settings) -> list[Finding]:
+    """Return which settings exclude each other; empty when they can hold together."""
     found = []
     if settings.redirect.mode is RedirectMode.TO_HTTP and settings.hsts is not None:
         message = "A redirect to HTTP excludes HSTS: browsers that saw HSTS never ask by HTTP."
@@ -89,3 +74,19 @@ def conflicts(settings: Settings) -> list[Finding]:
         hint = "Switch HTTP/2 off, or raise the highest TLS version."
         found.append(finding(Code.SETTINGS_CONFLICT, message, field="settings", hint=hint))
     return found
+
+
+def _merge_hsts(current: Hsts | None, wanted: HstsChange | Literal["off"] | None) -> Hsts | None:
+    if wanted == "off":
+        return None
+    named = _named_hsts_fields(wanted)
+    if not named:
+        return current
+    before = current.model_dump() if current else {}
+    return Hsts.model_validate({**before, **named})
+
+
+def _named_hsts_fields(wanted: HstsChange | Literal["off"] | None) -> dict[str, Any]:
+    if isinstance(wanted, HstsChange):
+        return wanted.model_dump(exclude_none=True)
+    return {}

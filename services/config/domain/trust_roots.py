@@ -1,5 +1,5 @@
-"""An account's own roots (rule D9): read from PEM, normalised. Pure; these certificates are public,
-no key is here."""
+"""An account's own roots (rule D9): read from PEM and normalised. These certificates are public.
+Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from services.config.domain.commands import Settled
+from services.config.domain.events import Settled, applied, refused, unchanged
 from services.config.domain.model import Cause
 from shared.contracts.certificates import RootView
-from shared.contracts.domains import Outcome
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
 
-MOST, BYTES = 20, 64 * 1024
+MAX_ROOTS: Final = 20
+MAX_BYTES: Final = 64 * 1024
 # What reading a certificate raises has no base of its own but Exception.
 _UNREADABLE: Final = (
     ValueError,
@@ -31,35 +31,42 @@ _UNREADABLE: Final = (
 _BLOCK: Final = re.compile(r"-----BEGIN ([^-]*)-----.*?-----END \1-----", re.DOTALL)
 
 
-def read(text: str) -> list[RootView]:
-    """Each root once, in their order; none for no text. Refused (roots.invalid) for anything but CA
-    certificates."""
+def read_roots(text: str) -> list[RootView]:
+    """Return each root of a PEM text once, in order; none for an empty text.
+
+    Refused with ``roots.invalid`` for anything but CA certificates."""
     if not text.strip():
         return []
-    if len(text.encode()) > BYTES:
-        raise _fault("the text is over 64 KiB")
+    if len(text.encode()) > MAX_BYTES:
+        raise _invalid("the text is over 64 KiB")
     blocks = list(_BLOCK.finditer(text))
-    if not blocks or len(blocks) > MOST:
-        raise _fault(f"{len(blocks)} PEM blocks were found")
+    if not blocks or len(blocks) > MAX_ROOTS:
+        raise _invalid(f"{len(blocks)} PEM blocks were found")
     if _BLOCK.sub("", text).count("-----"):
-        raise _fault("a PEM block has no end")
-    roots = [_root(match, index) for index, match in enumerate(blocks)]
-    return list({root.fingerprint: root for root in roots}.values())
+        raise _invalid("a PEM block has no end")
+    roots = {}
+    for index, match in enumerate(blocks):
+        root = _read_root(match, index)
+        roots[root.fingerprint] = root
+    return list(roots.values())
 
 
-def settle(cause: Cause, text: str, before: Sequence[str]) -> tuple[Settled, list[RootView]]:
-    """How setting them ends, and what is kept then. ``before``: each in PEM."""
+def decide_roots(cause: Cause, text: str, before: Sequence[str]) -> tuple[Settled, list[RootView]]:
+    """Return how setting an account's roots ends, and the roots that were asked for.
+
+    ``before``: the roots that are kept now, each in PEM."""
     try:
-        wanted = read(text)
-    except Refused as refused:
-        return Settled(cause, Outcome.REFUSED, tuple(refused.findings)), []
-    same = list(before) == [root.pem for root in wanted]
-    return Settled(cause, Outcome.UNCHANGED if same else Outcome.APPLIED), wanted
+        wanted = read_roots(text)
+    except Refused as error:
+        return refused(cause, *error.findings), []
+    if list(before) == [root.pem for root in wanted]:
+        return unchanged(cause), wanted
+    return applied(cause), wanted
 
 
-def _root(match: re.Match[str], index: int) -> RootView:
+def _read_root(match: re.Match[str], index: int) -> RootView:
     if match[1] != "CERTIFICATE":
-        raise _fault(f"block {index} is no certificate")
+        raise _invalid(f"block {index} is no certificate")
     try:
         certificate = x509.load_pem_x509_certificate(match[0].encode())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -70,13 +77,13 @@ def _root(match: re.Match[str], index: int) -> RootView:
             pem=certificate.public_bytes(Encoding.PEM).decode(),
         )
     except _UNREADABLE:
-        raise _fault(f"block {index} cannot be read as a CA certificate") from None
+        raise _invalid(f"block {index} cannot be read as a CA certificate") from None
     if not constraints.ca:
-        raise _fault(f"block {index} is not a CA's")
+        raise _invalid(f"block {index} is not a CA's")
     return root
 
 
-def _fault(why: str) -> Refused:
+def _invalid(why: str) -> Refused:
     return Refused(
         [finding(Code.ROOTS_INVALID, f"The roots cannot be taken: {why}.", field="request")]
     )

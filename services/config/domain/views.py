@@ -1,14 +1,18 @@
-"""What may be seen of a domain (rule C2): everything but a key, for which no field exists (rule
-C1). Pure."""
+"""What may be seen of domains and library entries (rule C2): everything but a key, for which no
+field exists (rule C1). Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
-from services.config.domain.library_entry import Entry
-from services.config.domain.model import Certificate, Domain
+from services.config.domain.model import (
+    Certificate,
+    CertificateSource,
+    Domain,
+    LibraryEntry,
+)
 from shared.contracts.accounts import Suspension
 from shared.contracts.base import Contract, Hash, Utc
 from shared.contracts.certificates import StoredView
@@ -23,17 +27,18 @@ from shared.contracts.domains import (
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
 
-SOON: Final = timedelta(days=30)
+SHOW_EXPIRING: Final = timedelta(days=30)
+"""How long before its end a certificate is shown as ``expires_soon``."""
 
 
-class Row(Protocol):
+class TableRow(Protocol):
     """Columns by name."""
 
     def __getitem__(self, column: str, /) -> Any: ...
 
 
-class Facts(Contract):
-    """What a list shows of a pair: all but its chain, its key and the validator's word."""
+class PairFacts(Contract):
+    """What a list shows of a pair: all but its chain, its key and its attestation."""
 
     leaf_fingerprint: Hash
     subject: str
@@ -45,10 +50,13 @@ class Facts(Contract):
     not_after: Utc
 
 
-def domain_view(
+def view_domain(
     domain: Domain, live_revision: int | None, at: datetime, suspension: Suspension | None = None
 ) -> DomainView:
-    """``at``: for the days left and the status of its certificates."""
+    """Return a domain as it is shown at the time ``at``."""
+    pending_submission = None
+    if domain.pending is not None:
+        pending_submission = domain.pending.cause.command_id
     return DomainView(
         domain=domain.name,
         account=domain.account,
@@ -57,32 +65,36 @@ def domain_view(
         state=domain.state,
         settings=domain.settings,
         trust=domain.trust,
-        certificates=_certificates(domain, at),
+        certificates=_view_pairs(domain.live, domain.name, at),
         revision=domain.revision,
         live_revision=live_revision,
-        pending_submission=domain.pending.cause.command_id if domain.pending else None,
+        pending_submission=pending_submission,
         registered_at=domain.registered_at,
         suspension=suspension,
     )
 
 
-def listed_view(
-    row: Row, pairs: Sequence[Row], at: datetime, suspension: Suspension | None
+def view_listed_domain(
+    row: TableRow, pairs: Sequence[TableRow], at: datetime, suspension: Suspension | None
 ) -> DomainView:
-    """A row of a list (store.lists): as domain_view(), without chains."""
+    """Return a row of a list (store/domain_list.py) as ``view_domain`` does, without chains."""
     name = row["name"]
+    certificates = []
+    for pair in pairs:
+        facts = PairFacts.model_validate_json(pair["facts"])
+        certificates.append(_view_pair(facts, name, at, pair["source"], pair["name"]))
+    state = DomainState.DISABLED
+    if row["served_until"] is not None:
+        state = DomainState.ENABLED if suspension is None else DomainState.SUSPENDED
     return DomainView(
         domain=name,
         account=row["account"],
         service_type=row["service_type"],
         origin=Origin.model_validate(row["origin"]),
-        state=_state(row["served_until"], suspension),
+        state=state,
         settings=Settings.model_validate(row["settings"]),
         trust=row["trust"],
-        certificates=[
-            _certificate(Facts.model_validate_json(p["facts"]), name, at, p["source"], p["name"])
-            for p in pairs
-        ],
+        certificates=certificates,
         revision=row["revision"],
         live_revision=row["live_revision"],
         pending_submission=row["pending_id"],
@@ -91,27 +103,55 @@ def listed_view(
     )
 
 
-def _state(served_until: datetime | None, suspension: Suspension | None) -> DomainState:
-    if served_until is None:
-        return DomainState.DISABLED
-    return DomainState.ENABLED if suspension is None else DomainState.SUSPENDED
+def view_entry(entry: LibraryEntry, domains: int, at: datetime) -> StoredView:
+    """Return a library entry that serves ``domains`` domains.
+
+    A stored certificate fits whatever it covers: none is shown as a mismatch."""
+    pending_submission = None
+    if entry.pending is not None:
+        pending_submission = entry.pending.cause.command_id
+    return StoredView(
+        name=entry.name,
+        account=entry.account,
+        trust=entry.trust,
+        version=entry.version,
+        stored_at=entry.stored_at,
+        certificates=_view_pairs(entry.certificate, None, at),
+        domains=domains,
+        pending_submission=pending_submission,
+    )
 
 
-def _certificates(domain: Domain, at: datetime) -> list[CertificateView]:
-    live: Certificate | None = domain.live
-    if live is None:
-        return []
-    return [
-        _certificate(pair, domain.name, at, live.source, live.name, pair.chain)
-        for pair in live.pairs
-    ]
+def certificate_status(
+    pair: JudgedPair | PairFacts, domain: str, at: datetime
+) -> CertificateStatus:
+    """Return the gravest status that holds."""
+    if at >= pair.not_after:
+        return "expired"
+    if not covered(pair.sans, domain):
+        return "mismatch"
+    return "expires_soon" if pair.not_after - at <= SHOW_EXPIRING else "ok"
 
 
-def _certificate(
-    pair: JudgedPair | Facts,
+def _view_pairs(
+    certificate: Certificate | None, domain: str | None, at: datetime
+) -> list[CertificateView]:
+    """Return the pairs of a certificate; ``domain`` None: as fit for a name that each covers."""
+    views: list[CertificateView] = []
+    if certificate is None:
+        return views
+    for pair in certificate.pairs:
+        fits = next(iter(pair.sans), "") if domain is None else domain
+        view = _view_pair(pair, fits, at, certificate.source, certificate.name, pair.chain)
+        views.append(view)
+    return views
+
+
+def _view_pair(
+    pair: JudgedPair | PairFacts,
     domain: str,
     at: datetime,
-    source: Literal["custom", "stored"],
+    source: CertificateSource,
     name: str,
     chain: str = "",
 ) -> CertificateView:
@@ -128,33 +168,5 @@ def _certificate(
         days_left=max(0, (pair.not_after - at).days),
         fingerprint=pair.leaf_fingerprint,
         chain=chain,
-        status=status(pair, domain, at),
+        status=certificate_status(pair, domain, at),
     )
-
-
-def stored_view(entry: Entry, domains: int, at: datetime) -> StoredView:
-    """``domains``: how many it serves. A stored certificate fits whatever it covers: none is a
-    mismatch."""
-    kept = entry.certificate
-    return StoredView(
-        name=entry.name,
-        account=entry.account,
-        trust=entry.trust,
-        version=entry.version,
-        stored_at=entry.stored_at,
-        certificates=[
-            _certificate(pair, next(iter(pair.sans), ""), at, "stored", entry.name, pair.chain)
-            for pair in (kept.pairs if kept else ())
-        ],
-        domains=domains,
-        pending_submission=entry.pending.cause.command_id if entry.pending else None,
-    )
-
-
-def status(pair: JudgedPair | Facts, domain: str, at: datetime) -> CertificateStatus:
-    """The gravest that holds."""
-    if at >= pair.not_after:
-        return "expired"
-    if not covered(pair.sans, domain):
-        return "mismatch"
-    return "expires_soon" if pair.not_after - at <= SOON else "ok"

@@ -1,1 +1,1 @@
-"""All SQL of config: domains with their pairs, what was settled, what is read, revisions."""
+"""All SQL of config: domains with their pairs, libraries, history, queries, revisions."""

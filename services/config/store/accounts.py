@@ -1,4 +1,4 @@
-"""Accounts as billing speaks of them, and the domains that their state has not reached yet."""
+"""Accounts as billing reports them, and the domains that their state has not reached yet."""
 
 from __future__ import annotations
 
@@ -17,31 +17,80 @@ union all
 (select d.name from domains d join accounts a on a.account = d.account
     where d.suspended and not d.removed and not a.suspended limit $1)
 """
+_LOCK_KEYS = """
+select key from inbox_keys where key = any($1::text[]) order by key for update skip locked
+"""
+_STILL_OUT_OF_STEP = """
+select d.name, d.account, d.suspended, a.cause, a.caused_by, a.caused_at, a.source
+from domains d join accounts a on a.account = d.account
+where d.name = any($1::text[]) and not d.removed and d.suspended <> a.suspended order by d.name
+"""
+_RECORD_BALANCE = """
+insert into accounts as a (account, suspended, settled, since, crossing, cause, caused_by,
+    caused_at, source)
+values ($1, $2, not $2, $3, $4, $5, $6, $7, $8)
+on conflict (account) do update set crossing = $4,
+    suspended = $2 or (a.suspended and a.resumption = 'by_hand'), settled = not $2,
+    since = case when $2 and not a.suspended then $3 else a.since end,
+    cause = $5, caused_by = $6, caused_at = $7, source = $8
+where a.crossing < $4 returning true
+"""
+_SET_RESUMPTION = """
+insert into accounts as a (account, resumption) values ($1, $2)
+on conflict (account) do update set resumption = $2
+"""
+_RESUME = """
+update accounts set suspended = false, cause = $2, caused_by = $3, caused_at = $4, source = $5
+where account = $1
+"""
+_COUNTS = """
+select count(*) as domains,
+    count(*) filter (where served_until is not null and not suspended) as enabled,
+    count(*) filter (where served_until is not null and suspended) as suspended,
+    count(*) filter (where served_until <= $2::timestamptz + interval '30 days') as expiring,
+    count(*) filter (where served_until <= $2::timestamptz) as expired
+from domains where account = $1 and not removed
+"""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A domain that is to be suspended or resumed. ``suspended``: what its own row says now."""
+class OutOfStepDomain:
+    """A domain to be suspended or resumed. ``suspended``: what its own row holds now."""
 
     domain: str
     suspended: bool
     cause: Cause
 
 
-async def tell(
+@dataclass(frozen=True)
+class AccountState:
+    """How the account's suspensions end, and the present one."""
+
+    resumption: Resumption = "automatic"
+    suspension: Suspension | None = None
+
+
+@dataclass(frozen=True)
+class DomainCounts:
+    """An account's domains by their state, and its certificates that end within 30 days
+    (``expired`` among them)."""
+
+    domains: int = 0
+    enabled: int = 0
+    suspended: int = 0
+    expiring: int = 0
+    expired: int = 0
+
+
+async def record_balance(
     connection: Connection, cause: Cause, crossing: int, overdue: bool, at: datetime
 ) -> bool:
-    """Billing's word; False when a later one was heard already. ``at``: since when it is so."""
+    """Record that an account is overdue or settled since ``at``.
+
+    False when a later crossing was recorded already."""
     return bool(
         await connection.fetchval(
-            "insert into accounts as a (account, suspended, settled, since, crossing, cause, "
-            "caused_by, caused_at, source)"
-            " values ($1, $2, not $2, $3, $4, $5, $6, $7, $8) on conflict (account) do update "
-            "set crossing = $4,"
-            " suspended = $2 or (a.suspended and a.resumption = 'by_hand'), settled = not $2,"
-            " since = case when $2 and not a.suspended then $3 else a.since end,"
-            " cause = $5, caused_by = $6, caused_at = $7, source = $8 where a.crossing < $4 "
-            "returning true",
+            _RECORD_BALANCE,
             cause.account,
             overdue,
             at,
@@ -55,29 +104,20 @@ async def tell(
 
 
 async def set_resumption(connection: Connection, account: str, resumption: Resumption) -> None:
-    await connection.execute(
-        "insert into accounts as a (account, resumption) values ($1, $2) on conflict (account) "
-        "do update set"
-        " resumption = $2",
-        account,
-        resumption,
-    )
+    """Set how the account's suspensions end."""
+    await connection.execute(_SET_RESUMPTION, account, resumption)
 
 
-async def lock(connection: Connection, account: str) -> tuple[Resumption, Suspension | None]:
-    """How the account's suspensions end, and the present one; its row is locked until the
-    transaction ends."""
+async def lock_account(connection: Connection, account: str) -> AccountState:
+    """Return the account's state, its row locked until the transaction ends."""
     row = await connection.fetchrow("select * from accounts where account = $1 for update", account)
-    if row is None:
-        return "automatic", None
-    return row["resumption"], suspension(row) if row["suspended"] else None
+    return _account_state(row)
 
 
-async def resume(connection: Connection, cause: Cause) -> None:
+async def end_suspension(connection: Connection, cause: Cause) -> None:
+    """End the suspension of the cause's account."""
     await connection.execute(
-        "update accounts set suspended = false, cause = $2, caused_by = $3, caused_at = $4, "
-        "source = $5"
-        " where account = $1",
+        _RESUME,
         cause.account,
         cause.command_id,
         cause.command,
@@ -86,9 +126,10 @@ async def resume(connection: Connection, cause: Cause) -> None:
     )
 
 
-async def lock_turns(connection: Connection, limit: int) -> list[Turn]:
-    """Domains that are not as their account is, their keys locked; those that another replica holds
-    are left to it."""
+async def lock_out_of_step(connection: Connection, limit: int) -> list[OutOfStepDomain]:
+    """Return domains whose suspension is not their account's, their keys locked.
+
+    Those that another replica holds are left to it."""
     rows = await connection.fetch(_OUT_OF_STEP, limit)
     names = sorted({row["name"] for row in rows})
     if not names:
@@ -96,70 +137,39 @@ async def lock_turns(connection: Connection, limit: int) -> list[Turn]:
     await connection.execute(
         "insert into inbox_keys select unnest($1::text[]) on conflict do nothing", names
     )
-    locked = await connection.fetch(
-        "select key from inbox_keys where key = any($1::text[]) order by key for update skip "
-        "locked",
-        names,
-    )
-    rows = await connection.fetch(
-        "select d.name, d.account, d.suspended, a.cause, a.caused_by, a.caused_at, a.source "
-        "from domains d join"
-        " accounts a on a.account = d.account where d.name = any($1::text[]) and not d.removed and"
-        " d.suspended <> a.suspended order by d.name",
-        [row["key"] for row in locked],
-    )
-    return [
-        Turn(
-            row["name"],
-            row["suspended"],
-            Cause(row["cause"], row["caused_by"], row["source"], row["account"], row["caused_at"]),
+    locked = await connection.fetch(_LOCK_KEYS, names)
+    found = []
+    for row in await connection.fetch(_STILL_OUT_OF_STEP, [row["key"] for row in locked]):
+        cause = Cause(
+            row["cause"], row["caused_by"], row["source"], row["account"], row["caused_at"]
         )
-        for row in rows
-    ]
+        found.append(OutOfStepDomain(row["name"], row["suspended"], cause))
+    return found
 
 
-@dataclass(frozen=True)
-class Counts:
-    """An account's domains by their state, and its certificates that end within 30 days
-    (``expired`` among them)."""
-
-    domains: int
-    enabled: int
-    suspended: int
-    expiring: int
-    expired: int
-
-
-async def view(
-    pool: Pool, account: str, at: datetime
-) -> tuple[Suspension | None, Resumption, Counts]:
+async def load_account(pool: Pool, account: str, at: datetime) -> tuple[AccountState, DomainCounts]:
+    """Return an account's state and counts of its domains at the time ``at``."""
     row = await pool.fetchrow("select * from accounts where account = $1", account)
-    counted = await pool.fetchrow(
-        "select count(*) as domains, count(*) filter (where served_until is not null and not "
-        "suspended) as enabled,"
-        " count(*) filter (where served_until is not null and suspended) as suspended,"
-        " count(*) filter (where served_until <= $2::timestamptz + interval '30 days') as expiring,"
-        " count(*) filter (where served_until <= $2::timestamptz) as expired"
-        " from domains where account = $1 and not removed",
-        account,
-        at,
-    )
-    return (
-        suspension(row) if row is not None and row["suspended"] else None,
-        "automatic" if row is None else row["resumption"],
-        Counts(**dict(counted)) if counted is not None else Counts(0, 0, 0, 0, 0),
-    )
+    counted = await pool.fetchrow(_COUNTS, account, at)
+    counts = DomainCounts() if counted is None else DomainCounts(**dict(counted))
+    return _account_state(row), counts
 
 
-async def suspensions(connection: Connection, accounts: list[str]) -> dict[str, Suspension]:
-    """By account; one that is not suspended is missing."""
+async def load_suspensions(connection: Connection, accounts: list[str]) -> dict[str, Suspension]:
+    """Return suspensions by account; one that is not suspended is missing."""
     rows = await connection.fetch(
         "select * from accounts where account = any($1::text[]) and suspended", accounts
     )
-    return {row["account"]: suspension(row) for row in rows}
+    return {row["account"]: _suspension(row) for row in rows}
 
 
-def suspension(row: Any) -> Suspension:
+def _account_state(row: Any) -> AccountState:
+    if row is None:
+        return AccountState()
+    return AccountState(row["resumption"], _suspension(row) if row["suspended"] else None)
+
+
+def _suspension(row: Any) -> Suspension:
     return Suspension(
         reason="overdue", since=row["since"], resumes=row["resumption"], settled=row["settled"]
     )

@@ -1,77 +1,63 @@
-"""Who holds the wildcard above a name, or the hosts under it (rule A2), for all registrations of a
-transaction at once.
+"""The accounts that hold the wildcard above a name, or the hosts under it (rule A2).
 
 A family is a wildcard and the hosts that it covers. Its lock is held until the transaction ends, so
-that two registrations of one family see each other; families are locked in order of their name by
-every replica.
+that two registrations in one family see each other. Every replica locks families in order of their
+name.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from services.config.domain import names
-from services.config.domain.model import Domain, Known
 from shared.storage.pool import Connection
 
-
-class Families:
-    """Loaded with ``lock``; ``note`` what the transaction itself changes, in order of (parent,
-    name)."""
-
-    def __init__(self) -> None:
-        self._wildcards: dict[str, str] = {}
-        self._hosts: dict[str, set[str]] = defaultdict(set)
-
-    @classmethod
-    async def lock(cls, connection: Connection, registered: Iterable[str]) -> Families:
-        """``registered``: the names that are to be registered."""
-        found, wanted = cls(), list(registered)
-        if not wanted:
-            return found
-        parents = sorted({names.parent(name) for name in wanted})
-        await connection.execute(
-            "select pg_advisory_xact_lock(hashtextextended('family ' || f, 0)) from "
-            "unnest($1::text[]) as f",
-            parents,
-        )
-        rows = await connection.fetch(
-            "select parent, account from domains where name = any($1::text[]) and not removed",
-            [_wildcard(parent) for parent in parents],
-        )
-        found._wildcards = {row["parent"]: row["account"] for row in rows}
-        under = [names.parent(name) for name in wanted if name == _wildcard(names.parent(name))]
-        rows = (
-            await connection.fetch(
-                "select distinct parent, account from domains where parent = any($1::text[]) "
-                "and not removed and"
-                " name <> '*.' || parent",
-                under,
-            )
-            if under
-            else []
-        )
-        for row in rows:
-            found._hosts[row["parent"]].add(row["account"])
-        return found
-
-    def known(self, name: str) -> Known:
-        parent = names.parent(name)
-        if name == _wildcard(parent):
-            return Known(frozenset(self._hosts[parent]))
-        return Known(frozenset({self._wildcards[parent]} if parent in self._wildcards else ()))
-
-    def note(self, name: str, after: Domain | None) -> None:
-        """A wildcard is decided before its hosts: they must see what became of it."""
-        parent = names.parent(name)
-        if name != _wildcard(parent):
-            return
-        if after is not None and not after.removed:
-            self._wildcards[parent] = after.account
-        else:
-            self._wildcards.pop(parent, None)
+_LOCK = """
+select pg_advisory_xact_lock(hashtextextended('family ' || f, 0)) from unnest($1::text[]) as f
+"""
+_WILDCARDS = """
+select parent, account from domains where name = any($1::text[]) and not removed
+"""
+_HOSTS = """
+select parent, array_agg(distinct account) as accounts from domains
+where parent = any($1::text[]) and not removed and name <> '*.' || parent group by parent
+"""
 
 
-def _wildcard(parent: str) -> str:
-    return f"{names.WILDCARD}.{parent}"
+@dataclass(frozen=True)
+class FamilyHolders:
+    """Accounts by parent name: of the wildcard, and of the hosts under it."""
+
+    wildcards: Mapping[str, str] = field(default_factory=dict)
+    hosts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def holders_beside(self, name: str) -> frozenset[str]:
+        """Return the accounts that hold what ``name`` would share a family with."""
+        parent = names.parent_name(name)
+        if name == names.wildcard_of(parent):
+            return self.hosts.get(parent, frozenset())
+        if parent in self.wildcards:
+            return frozenset({self.wildcards[parent]})
+        return frozenset()
+
+
+async def lock_families(connection: Connection, registered: Iterable[str]) -> FamilyHolders:
+    """Lock the families of names that are to be registered, and return the holders."""
+    parents = set()
+    wildcard_parents = []
+    for name in registered:
+        parent = names.parent_name(name)
+        parents.add(parent)
+        if name == names.wildcard_of(parent):
+            wildcard_parents.append(parent)
+    if not parents:
+        return FamilyHolders()
+    await connection.execute(_LOCK, sorted(parents))
+    rows = await connection.fetch(_WILDCARDS, [names.wildcard_of(parent) for parent in parents])
+    wildcards = {row["parent"]: row["account"] for row in rows}
+    hosts = {}
+    if wildcard_parents:
+        for row in await connection.fetch(_HOSTS, wildcard_parents):
+            hosts[row["parent"]] = frozenset(row["accounts"])
+    return FamilyHolders(wildcards, hosts)

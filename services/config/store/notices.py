@@ -1,5 +1,5 @@
-"""Notices of a certificate's end (rule C5): what is due is written down in the transaction that
-sends it."""
+"""Notices of a certificate's end (rule C5). What is due is recorded in the transaction that sends
+it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 
 from shared.storage.pool import Connection, Pool
 
-# Only the notice of the current stretch is due: those that passed unseen are not made up for. The
-# primary key lets one of two replicas have it. A suspended certificate is not served.
+# Only the notice of the current stretch is due: earlier ones that were missed are not made up for.
+# The primary key lets one of two replicas have it. A suspended certificate is not served.
 _TAKE = """
 with due as (
     select d.name, d.account, d.served_until, p.submission_id, stretch.days
@@ -21,8 +21,8 @@ with due as (
         when d.served_until <= $1::timestamptz + interval '7 days' then 7
         when d.served_until <= $1::timestamptz + interval '14 days' then 14
         else 30 end as days) stretch
-    where not d.removed and not d.suspended and d.served_until <= $1::timestamptz + interval '30
-      days'
+    where not d.removed and not d.suspended
+    and d.served_until <= $1::timestamptz + interval '30 days'
     and not exists (select from expiry_notices n
         where n.domain = d.name and n.certificate = p.submission_id and n.days = stretch.days)
     order by d.served_until limit $2
@@ -37,16 +37,16 @@ order by d.served_until
 _FORGET = """
 delete from expiry_notices n where sent_at < $1::timestamptz - interval '35 days'
     and not exists (select from pairs p where p.domain = n.domain
-      and p.submission_id = n.certificate)
+        and p.submission_id = n.certificate)
     and not exists (select from certificates c where c.submission_id = n.certificate)
 """
-_LEFT = """
-select count(*) filter (where days <= 0) as expired, count(*) filter (where days > 0
-  and days <= 1) as one,
+_COUNT = """
+select count(*) filter (where days <= 0) as expired,
+    count(*) filter (where days > 0 and days <= 1) as one,
     count(*) filter (where days > 1 and days <= 7) as seven,
     count(*) filter (where days > 7 and days <= 14) as fourteen,
-    count(*) filter (where days > 14 and days <= 30) as thirty, count(*) filter (where days > 30)
-    as more,
+    count(*) filter (where days > 14 and days <= 30) as thirty,
+    count(*) filter (where days > 30) as more,
     min(days) as least
 from (select extract(epoch from served_until - $1::timestamptz)::float8 / 86400 as days from domains
     where not removed and served_until is not null) as lasting
@@ -54,9 +54,9 @@ from (select extract(epoch from served_until - $1::timestamptz)::float8 / 86400 
 
 
 @dataclass(frozen=True)
-class Notice:
-    """``days``: 30, 14, 7, 1, or 0 when it ended. ``certificate``: the submission that it came
-    with."""
+class ExpiryNotice:
+    """``days``: 30, 14, 7, 1, or 0 when the certificate ended. ``certificate``: id of its
+    submission."""
 
     domain: str
     certificate: str
@@ -65,31 +65,34 @@ class Notice:
     served_until: datetime
 
 
-async def take(connection: Connection, at: datetime, limit: int) -> list[Notice]:
-    """Notices that are due now and were never taken, the first to end first."""
-    return [Notice(**dict(row)) for row in await connection.fetch(_TAKE, at, limit)]
+@dataclass(frozen=True)
+class DaysLeft:
+    """How many domains have a certificate with so many days left.
+
+    ``least``: days left of the first to end, None without any."""
+
+    expired: int = 0
+    one: int = 0
+    seven: int = 0
+    fourteen: int = 0
+    thirty: int = 0
+    more: int = 0
+    least: float | None = None
 
 
-async def forget(connection: Connection, at: datetime) -> None:
-    """Of certificates that are neither served, nor kept for a rollback or in the library: they do
-    not come back."""
+async def take_notices(connection: Connection, at: datetime, limit: int) -> list[ExpiryNotice]:
+    """Record and return notices that are due now and were never given, the first to end first."""
+    rows = await connection.fetch(_TAKE, at, limit)
+    return [ExpiryNotice(**dict(row)) for row in rows]
+
+
+async def forget_notices(connection: Connection, at: datetime) -> None:
+    """Delete notices of certificates that are neither served, nor kept for a rollback, nor in the
+    library: they do not come back."""
     await connection.execute(_FORGET, at)
 
 
-@dataclass(frozen=True)
-class Left:
-    """Domains by the days that their certificate has left; ``least``: days of the first to end,
-    None without any."""
-
-    expired: int
-    one: int
-    seven: int
-    fourteen: int
-    thirty: int
-    more: int
-    least: float | None
-
-
-async def left(pool: Pool, at: datetime) -> Left:
-    row = await pool.fetchrow(_LEFT, at)
-    return Left(**dict(row)) if row is not None else Left(0, 0, 0, 0, 0, 0, None)
+async def count_days_left(pool: Pool, at: datetime) -> DaysLeft:
+    """Count domains by the days that their certificate has left at the time ``at``."""
+    row = await pool.fetchrow(_COUNT, at)
+    return DaysLeft() if row is None else DaysLeft(**dict(row))

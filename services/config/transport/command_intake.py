@@ -1,4 +1,5 @@
-"""Commands from their stream into the inbox: stored in batches, then acked; poison to DEAD."""
+"""Commands from their stream into the inbox: parsed once, stored in batches, then acked. Poison
+becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from services.config.domain import command_parser
-from services.config.domain.key_redaction import without_keys
+from services.config.domain.key_redaction import remove_keys
 from shared.errors import BrokerAway, Malformed
 from shared.faults import describe, is_transient
 from shared.messaging.dead_letters import DeadLetters
@@ -19,153 +20,155 @@ from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
-from shared.storage.inbox import Arrival, Inbox
+from shared.retry import every, retry
+from shared.storage.inbox import ArrivedMessage, Inbox
 
 log = structlog.get_logger()
 GAP_SECONDS = 0.5
+_BROKER_SECONDS = 5
 
 
-class Intake:
-    """``wake`` is set when something new may run."""
+class CommandIntake:
+    """Takes the stream of commands. ``wake`` is set when something new may run."""
 
     def __init__(
         self,
         client: Client,
         pull: Pull,
         inbox: Inbox,
-        dead: DeadLetters,
+        dead_letters: DeadLetters,
         health: Health,
         wake: asyncio.Event,
     ) -> None:
-        self._js = client.jetstream(timeout=5)
-        self._pull, self._inbox, self._dead, self._health, self._wake = (
-            pull,
-            inbox,
-            dead,
-            health,
-            wake,
-        )
+        self._js = client.jetstream(timeout=_BROKER_SECONDS)
+        self._publisher = Publisher(client)
+        self._pull = pull
+        self._inbox = inbox
+        self._dead_letters = dead_letters
+        self._health = health
+        self._wake = wake
         self._condition = f"{pull.stream}/{pull.durable}"
         self._incarnations: list[datetime] = []
-        self._publisher, self._stray = Publisher(client), set[int]()
+        self._sequences_with_keys: set[int] = set()
 
     async def run(self) -> None:
+        """Take batches until cancelled. A batch is acked when each delivery is stored or a dead
+        letter."""
         async for batch in self._pull.batches():
-            await self._take([self._clean(delivery) for delivery in batch])
+            cleaned = [self._remove_keys(delivery) for delivery in batch]
+
+            async def take(batch: Sequence[Delivery] = cleaned) -> None:
+                await self._store_or_split(batch)
+
+            await retry(take, health=self._health, condition=self._condition)
 
     async def watch_gaps(self) -> None:
-        """A sequence below the ack floor that is not stored never comes: what waits for it may run.
-        Asked at start (an old stream and a fresh database) and while something waits."""
-        asked = False
-        while True:
-            try:
-                if not asked or await self._inbox.waits_for_gap():
-                    await self._settle_below_floor()
-                    asked = True
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                log.info("intake.gap_unknown", error=describe(error))
-            await asyncio.sleep(GAP_SECONDS)
+        """Settle sequences below the ack floor that are not stored: they will never come, and what
+        waits for them may run.
 
-    def _clean(self, delivery: Delivery) -> Delivery:
-        clean = without_keys(delivery)
-        if clean is not delivery:
+        The floor is asked for at the start (an old stream and a fresh database) and while something
+        waits."""
+        asked_once = False
+
+        async def settle_gaps() -> None:
+            nonlocal asked_once
+            if not asked_once or await self._inbox.waits_for_gap():
+                await self._settle_below_floor()
+                asked_once = True
+
+        await every(
+            GAP_SECONDS,
+            settle_gaps,
+            on_fault=lambda error: log.info("intake.gap_unknown", error=describe(error)),
+        )
+
+    def _remove_keys(self, delivery: Delivery) -> Delivery:
+        cleaned = remove_keys(delivery)
+        if cleaned is not delivery:
             log.warning("intake.key_in_clear", subject=delivery.subject, sequence=delivery.sequence)
-            self._stray.add(delivery.sequence)
-        return clean
-
-    async def _ack(self, batch: Sequence[Delivery]) -> None:
-        """What held a key in clear is erased first: an ack alone leaves its bytes in the stream's
-        file."""
-        for delivery in batch:
-            if delivery.sequence in self._stray:
-                await self._publisher.erase(delivery.stream, delivery.sequence)
-                self._stray.discard(delivery.sequence)
-        await self._pull.ack_all(batch)
-
-    async def _take(self, batch: Sequence[Delivery]) -> None:
-        """Returns when every delivery is stored or buried, and acked; waits out every transient
-        fault."""
-        delay = 0.1
-        while True:
-            try:
-                await self._store_or_split(batch)
-                self._health.ready(self._condition)
-                return
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._health.not_ready(self._condition, describe(error))
-                log.warning("consumer.paused", consumer=self._condition, error=describe(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+            self._sequences_with_keys.add(delivery.sequence)
+        return cleaned
 
     async def _store_or_split(self, batch: Sequence[Delivery]) -> None:
-        """One delivery that cannot be stored must not take the others with it."""
+        """Store a batch. One delivery that cannot be stored must not take the others with it."""
         try:
             await self._store(batch)
         except Exception as error:
             if is_transient(error):
                 raise
-            if len(batch) == 1:
-                log.error("intake.failed", error=describe(error))
-                await self._settle(
-                    await self._arrival(batch[0]), f"unexpected: {type(error).__name__}"
-                )
-                await self._ack(batch)
+            if len(batch) > 1:
+                for delivery in batch:
+                    await self._store_or_split([delivery])
                 return
-            for delivery in batch:
-                await self._store_or_split([delivery])
+            log.error("intake.failed", error=describe(error))
+            await self._dead_letters.add_unexpected(batch[0], error)
+            arrived = ArrivedMessage(batch[0], self._incarnation_of(batch[0]))
+            await self._inbox.store([arrived])
+            await self._ack(batch)
 
     async def _store(self, batch: Sequence[Delivery]) -> None:
-        await self._learn_incarnation()
-        stored = await self._inbox.store([await self._arrival(delivery) for delivery in batch])
+        await self._update_incarnations()
+        arrived = [await self._parse(delivery) for delivery in batch]
+        stored = await self._inbox.store(arrived)
         for conflict in stored.conflicts:
-            await self._settle(conflict, "id_conflict: this ce-id came before with another content")
+            reason = "id_conflict: this ce-id came before with another content"
+            await self._dead_letters.add(conflict.delivery, reason)
+            await self._inbox.store([replace(conflict, keys=())])
         await self._ack(batch)
         self._wake.set()
 
-    async def _arrival(self, delivery: Delivery) -> Arrival[Delivery]:
-        """Poison is buried before its place counts as settled."""
-        incarnation = self._incarnation(delivery)
+    async def _parse(self, delivery: Delivery) -> ArrivedMessage[Delivery]:
+        """Find the keys of a command. Poison becomes a dead letter before its sequence counts as
+        settled."""
+        incarnation = self._incarnation_of(delivery)
         try:
-            command = command_parser.read(
-                delivery.id, delivery.subject, delivery.source, delivery.body
-            )
+            body = command_parser.parse_command(delivery.id, delivery.subject, delivery.body)
+            targets = command_parser.find_targets(body)
         except Malformed as error:
-            await self._dead.add(delivery, f"{error.reason}: {error}")
-            return Arrival(delivery, incarnation)
-        return Arrival(delivery, incarnation, command.keys)
+            await self._dead_letters.add(delivery, f"{error.reason}: {error}")
+            return ArrivedMessage(delivery, incarnation)
+        keys = dict.fromkeys(target.key for target in targets)
+        return ArrivedMessage(delivery, incarnation, tuple(keys))
 
-    async def _settle(self, arrival: Arrival[Delivery], reason: str) -> None:
-        await self._dead.add(arrival.delivery, reason)
-        await self._inbox.store([replace(arrival, keys=())])
+    async def _ack(self, batch: Sequence[Delivery]) -> None:
+        """Ack a batch. What held a key in clear is erased first: an ack alone leaves its bytes in
+        the stream's file."""
+        for delivery in batch:
+            if delivery.sequence in self._sequences_with_keys:
+                await self._publisher.erase(delivery.stream, delivery.sequence)
+                self._sequences_with_keys.discard(delivery.sequence)
+        await self._pull.ack_all(batch)
 
-    async def _learn_incarnation(self) -> None:
-        """Asked for every batch: a stream that was made anew counts from 1 again."""
+    async def _update_incarnations(self) -> None:
+        """Ask the broker when the stream was made, for every batch: a stream that was made anew
+        counts from 1 again."""
         if not self._incarnations:
-            self._incarnations = await self._inbox.known_incarnations()
-        created = await self._created()
+            self._incarnations = await self._inbox.load_incarnations()
+        created = await self._stream_created()
         if created not in self._incarnations:
             self._incarnations = sorted([*self._incarnations, created])
 
-    def _incarnation(self, delivery: Delivery) -> datetime:
-        """The stream that the delivery came from: the last that was made before the message was
+    def _incarnation_of(self, delivery: Delivery) -> datetime:
+        """Return when the delivery's stream was made: the last one made before the message was
         stored."""
-        before = [made for made in self._incarnations if made <= delivery.stream_time]
-        return before[-1] if before else self._incarnations[-1]
+        incarnation = self._incarnations[-1]
+        for created in self._incarnations:
+            if created <= delivery.stream_time:
+                incarnation = created
+        return incarnation
 
-    async def _created(self) -> datetime:
+    async def _stream_created(self) -> datetime:
         created = (await self._js.stream_info(self._pull.stream)).created
         if created is None:
-            raise BrokerAway(f"{self._pull.stream} does not say when it was made")
+            raise BrokerAway(f"the broker does not report when {self._pull.stream} was made")
         return created
 
     async def _settle_below_floor(self) -> None:
-        before = await self._created()
+        before = await self._stream_created()
         info = await self._js.consumer_info(self._pull.stream, self._pull.durable)
         floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        if await self._created() == before and await self._inbox.settle_below(before, floor):
+        if await self._stream_created() != before:
+            return
+        if await self._inbox.settle_below(before, floor):
             log.info("intake.gap_settled", floor=floor)
             self._wake.set()

@@ -1,144 +1,103 @@
-"""The loops that never end: run what is ready, end what is overdue, keep the house."""
+"""The loops that run stored commands and what follows from them, and that delete old rows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
-from nats.aio.client import Client
 
-from services.config.domain.commands import Timeout
-from services.config.domain.uptime import Attendance
 from services.config.store import domains
-from services.config.usecases.decide import KEYS_AT_ONCE, Decider
+from services.config.usecases.decide import KEYS_AT_ONCE, CommandDecider
 from shared.faults import describe, is_transient
 from shared.messages import StreamPosition
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.delivery import Delivery
 from shared.observability.health import Health
+from shared.retry import every, retry
 from shared.storage import inbox
-from shared.storage.inbox import Inbox, Target
+from shared.storage.inbox import Inbox, QueuedCommand
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 POLL_SECONDS = 0.5
-SWEEP_SECONDS = 600
+DELETE_SECONDS = 600
+_LONGEST_DELAY_SECONDS = 0.2
 
 
-class Runner:
-    """Runs what is ready whenever ``wake`` is set (by this process or, over LISTEN, by any); polls
-    besides."""
+class CommandRunner:
+    """Runs ready commands, key by key where one of them fails for a fault of ours."""
 
-    def __init__(
-        self, pool: Pool, decider: Decider, dead: DeadLetters, health: Health, wake: asyncio.Event
-    ) -> None:
-        self._pool, self._decider, self._dead, self._health, self._wake = (
-            pool,
-            decider,
-            dead,
-            health,
-            wake,
-        )
+    def __init__(self, pool: Pool, decider: CommandDecider, dead_letters: DeadLetters) -> None:
+        self._pool = pool
+        self._decider = decider
+        self._dead_letters = dead_letters
 
-    async def run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                busy = await self._round()
-                self._health.ready("database")
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._health.not_ready("database", describe(error))
-                log.warning("runner.paused", error=describe(error))
-                await asyncio.sleep(0.2)
-                continue
-            if not busy:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._wake.wait()
-
-    async def _round(self) -> bool:
+    async def run_round(self) -> bool:
+        """Run what is ready now; return whether there was anything."""
         try:
             return bool(await self._decider.run_ready())
         except Exception as error:
             if is_transient(error):
                 raise
             log.error("runner.failed", error=describe(error))
-        # One of many cannot be run: the others must not wait for it.
-        keys = await inbox.ready_keys(self._pool, KEYS_AT_ONCE)
+        # One of many commands cannot be run: the others must not wait for it.
+        keys = await inbox.find_ready_keys(self._pool, KEYS_AT_ONCE)
         for key in keys:
-            await self._alone(key)
+            await self._run_key(key)
         return bool(keys)
 
-    async def _alone(self, key: str) -> None:
+    async def _run_key(self, key: str) -> None:
         try:
             await self._decider.run_ready(key)
         except Exception as error:
             if is_transient(error):
                 raise
-            reason = f"unexpected: {type(error).__name__}"
-            await self._decider.give_up(
-                key, lambda target: self._dead.add(_delivery_of(target), reason, settled=True)
-            )
+            await self._decider.give_up(key, partial(self._add_dead_letter, error))
+
+    async def _add_dead_letter(self, error: Exception, queued: QueuedCommand) -> None:
+        headers = {"ce-id": queued.message_id, "ce-source": queued.source}
+        position = StreamPosition(queued.stream, queued.sequence, queued.stream_time)
+        delivery = Delivery.of(queued.subject, queued.body, headers, position)
+        await self._dead_letters.add_unexpected(delivery, error, settled=True)
 
 
-class Deadlines:
-    """Ends submissions that no verdict came for: ``seconds`` from the question's PubAck, broker and
-    database there."""
+async def run_when_woken(
+    work: Callable[[], Awaitable[bool]],
+    wake: asyncio.Event,
+    *,
+    health: Health | None = None,
+    condition: str = "",
+    poll_seconds: float = POLL_SECONDS,
+) -> None:
+    """Call ``work`` again and again while it returns True, otherwise when ``wake`` is set, and
+    every ``poll_seconds`` besides. Never returns.
 
-    def __init__(
-        self, pool: Pool, client: Client, decider: Decider, seconds: float, wake: asyncio.Event
-    ) -> None:
-        self._pool, self._client, self._decider, self._seconds, self._wake = (
-            pool,
-            client,
-            decider,
-            seconds,
-            wake,
-        )
-        self._attendance = Attendance()
-
-    async def run(self) -> None:
-        while True:
-            try:
-                await self._tick()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._attendance.note(time.monotonic(), False)
-            await asyncio.sleep(min(POLL_SECONDS, self._seconds / 4))
-
-    async def _tick(self) -> None:
-        async with self._pool.acquire() as connection:
-            overdue = await domains.overdue(connection, self._seconds)
-        now = time.monotonic()
-        self._attendance.note(now, self._client.is_connected)
-        for one in overdue:
-            if self._attendance.seconds(now - one.age, now) < self._seconds:
-                continue
-            if await self._decider.answer(Timeout(one.submission_id)):
-                log.warning("submission.undecided", domain=one.domain)
-                self._wake.set()
-
-
-async def keep_house(pool: Pool, box: Inbox) -> None:
-    """Forgets ids and tombstones that are over 35 days old."""
+    ``wake`` may be set by this process or, over LISTEN, by any other one. A notification can be
+    lost with its connection: polling finds what it was about."""
     while True:
-        try:
-            await box.sweep()
-            async with pool.acquire() as connection:
-                await domains.drop_tombstones(connection)
-        except Exception as error:
-            if not is_transient(error):
-                raise
-        await asyncio.sleep(SWEEP_SECONDS)
+        wake.clear()
+        busy = await retry(
+            work,
+            health=health,
+            condition=condition,
+            on_fault=lambda error: log.info("work.paused", error=describe(error)),
+            longest_delay=_LONGEST_DELAY_SECONDS,
+        )
+        if not busy:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_seconds):
+                    await wake.wait()
 
 
-def _delivery_of(target: Target) -> Delivery:
-    """Rebuild the delivery of a queued command, for a dead letter."""
-    headers = {"ce-id": target.message_id, "ce-source": target.source}
-    position = StreamPosition(target.stream, target.sequence, target.stream_time)
-    return Delivery.of(target.subject, target.body, headers, position)
+async def delete_old_rows(pool: Pool, box: Inbox) -> None:
+    """Forget ids and tombstones that are over 35 days old. Never returns."""
+
+    async def delete() -> None:
+        await box.delete_old_messages()
+        async with pool.acquire() as connection:
+            await domains.delete_old_tombstones(connection)
+
+    await every(DELETE_SECONDS, delete)

@@ -1,19 +1,33 @@
-"""What a command would do as things are now: the same decisions as for real, with nothing
+"""Return what a command would do as things are now: the same decisions as for real, with nothing
 written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from services.config.domain import command_parser, domain_machine, library_entry, trust_roots, views
-from services.config.domain.command_parser import Command, Place
-from services.config.domain.commands import Deploy, Settled
-from services.config.domain.model import Cause, Domain
-from services.config.store import accounts, domains
-from services.config.store import library as store
-from services.config.store.families import Families
+from services.config.domain import (
+    command_parser,
+    domain_machine,
+    library_entry,
+    scheduling,
+    trust_roots,
+    views,
+)
+from services.config.domain.command_parser import AccountCommand, CommandBody
+from services.config.domain.commands import DeployCommand, RegisterCommand
+from services.config.domain.events import Event, Settled, refused
+from services.config.domain.model import (
+    Cause,
+    CommandContext,
+    CommandTarget,
+    Domain,
+    LibraryEntry,
+    library_key,
+)
+from services.config.store import accounts, domains, library
+from services.config.store.families import lock_families
 from services.config.usecases import suspend
 from shared import catalogue
 from shared.clock import Clock
@@ -32,194 +46,194 @@ from shared.contracts.findings import Code, finding
 from shared.errors import Malformed, Refused
 from shared.storage.pool import Connection, Pool
 
-_JUDGED: Final = (catalogue.CMD_CERTIFICATE_SUBMIT, catalogue.CMD_CERTIFICATE_STORE)
-_UNSEEN: Final = frozenset(
+_PREVIEW_ID: Final = "preview"
+_WITHOUT_PREVIEW: Final = (
+    catalogue.CMD_CERTIFICATE_SUBMIT,
+    catalogue.CMD_CERTIFICATE_STORE,
+    catalogue.CMD_PAIR_RESEAL,
+)
+_HIDDEN_FIELDS: Final = frozenset(
     {"revision", "live_revision", "pending_submission", "registered_at", "suspension"}
 )
-_OF_CERTIFICATE: Final = ("source", "name", "fingerprint", "not_after", "subject")
-Value = str | None
+_CERTIFICATE_FIELDS: Final = ("source", "name", "fingerprint", "not_after", "subject")
+FieldValues = dict[str, str | None]
 
 
-class Previews:
-    """Reads in one snapshot; what waits in the inbox is not counted in."""
+class CommandPreviews:
+    """Previews read in one snapshot. Commands that wait in the inbox are not counted in."""
 
     def __init__(self, pool: Pool, clock: Clock, *, allow_private_origins: bool) -> None:
-        self._pool, self._clock, self._allow_private = pool, clock, allow_private_origins
+        self._pool = pool
+        self._clock = clock
+        self._allow_private_origins = allow_private_origins
 
-    async def preview(self, question: PreviewCommand) -> Preview:
-        """Refused where it cannot be tried: a submission (https.rpc.certificate.check.v1 does
-        that), no command."""
-        if question.command in (*_JUDGED, catalogue.CMD_PAIR_RESEAL):
+    async def preview_command(self, question: PreviewCommand) -> Preview:
+        """Answer https.rpc.command.preview.v1.
+
+        Refused for what is no command, and for a submission: https.rpc.certificate.check.v1 tries
+        that."""
+        if question.command in _WITHOUT_PREVIEW:
             hint = "Try a pair by https.rpc.certificate.check.v1 (edgetls check)."
             raise Refused(
                 [finding(Code.REQUEST_MALFORMED, "This command has no preview.", hint=hint)]
             )
         try:
-            command = command_parser.read(
-                "preview", question.command, "preview", question.body.encode()
+            body = command_parser.parse_command(
+                _PREVIEW_ID, question.command, question.body.encode()
             )
         except Malformed as error:
             raise Refused([finding(Code.REQUEST_MALFORMED, str(error), field="request")]) from None
-        cause = Cause(
-            command.id, command.subject, command.source, command.body.account, self._clock.now()
-        )
+        cause = Cause(_PREVIEW_ID, question.command, _PREVIEW_ID, body.account, self._clock.now())
+        effects = []
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read"),
         ):
-            effects = [
-                effect
-                for place in command.places
-                if (effect := await self._effect(connection, command, place, cause)) is not None
-            ]
+            for target in command_parser.find_targets(body):
+                effect = await self._preview_target(connection, body, target, cause)
+                if effect is not None:
+                    effects.append(effect)
         return Preview(effects=effects)
 
-    async def _effect(
-        self, connection: Connection, command: Command, place: Place, cause: Cause
+    async def _preview_target(
+        self, connection: Connection, body: CommandBody, target: CommandTarget, cause: Cause
     ) -> Effect | None:
-        """None for a deployment's place in the library, where nothing ends."""
-        if place.name is not None and place.key.startswith(library_entry.MARK):
-            if isinstance(command.body, SetRoots | SetResumption | ResumeAccount):
-                return await self._of_account(connection, command.body, place, cause)
-            return await self._in_library(connection, command, place, cause)
-        before = (
-            (await domains.load(connection, [place.key])).get(place.key) if place.name else None
-        )
-        order = command_parser.order(
-            command, place, cause, allow_private_origins=self._allow_private
-        )
-        if order is None and isinstance(command.body, DeployCertificate):
-            key = library_entry.entry_key(command.body.account, command.body.name)
-            entry = (await store.load(connection, [key])).get(key)
-            order = Deploy(cause, entry.certificate if entry else None)
-        if order is None:
-            raise Refused([finding(Code.REQUEST_MALFORMED, "This command has no preview.")])
-        registers = place.name is not None and command.subject == catalogue.CMD_DOMAIN_REGISTER
-        families = await Families.lock(connection, [place.key] if registers else [])
-        revision = (before.revision if before else 0) + 1
-        events = domain_machine.decide(
-            before, order, revision=revision, at=cause.received_at, known=families.known(place.key)
-        )
-        after = domain_machine.evolve_all(before, events)
-        return self._told(events, place, self._view(before, cause), self._view(after, cause))
-
-    async def _in_library(
-        self, connection: Connection, command: Command, place: Place, cause: Cause
-    ) -> Effect | None:
-        if isinstance(command.body, DeployCertificate):
+        """Return None for a deployment's place in the library, where no command ends."""
+        if not target.in_library:
+            return await self._preview_domain(connection, body, target, cause)
+        if isinstance(body, SetRoots | SetResumption | ResumeAccount):
+            return await _preview_account(connection, body, target, cause)
+        if isinstance(body, DeployCertificate):
             return None
-        account, name = library_entry.owner(place.key)
-        entry = (await store.load(connection, [place.key])).get(place.key)
-        known = await store.known(connection, place.key, account, name, entry.id if entry else None)
-        events = library_entry.decide(
-            entry,
-            command_parser.library_order(command, cause),
-            at=cause.received_at,
-            known=replace(known, unsettled=False),
-        )
-        after = library_entry.evolve_all(entry, events)
-        shown = [
-            dict(
-                _flat(
-                    "certificate",
-                    views.stored_view(one, 0, cause.received_at).model_dump(mode="json"),
-                )
-            )
-            if one
-            else {}
-            for one in (entry, after)
-        ]
-        return self._told(events, place, *shown)
+        return await _preview_entry(connection, body, target, cause)
 
-    async def _of_account(
-        self,
-        connection: Connection,
-        body: SetRoots | SetResumption | ResumeAccount,
-        place: Place,
-        cause: Cause,
+    async def _preview_domain(
+        self, connection: Connection, body: CommandBody, target: CommandTarget, cause: Cause
     ) -> Effect | None:
-        if isinstance(body, SetRoots):
-            before = (await store.roots_of(connection, [body.account])).get(body.account, [])
-            settled, wanted = trust_roots.settle(cause, body.roots, before)
-            kept = trust_roots.read("".join(before))
-            after = kept if settled.outcome is Outcome.REFUSED else wanted
-            return self._told([settled], place, _listed(kept), _listed(after))
-        resumption, suspension = await accounts.lock(connection, body.account)
-        settled = suspend.settle(body, cause, resumption, suspension)
-        ended = suspend.resumes(body, suspension)
-        chosen = body.resumption if isinstance(body, SetResumption) else resumption
-        shown = [
-            {"resumption": way, "suspended": str(suspended).lower()}
-            for way, suspended in (
-                (resumption, suspension is not None),
-                (chosen, suspension is not None and not ended),
+        if target.findings:
+            # Invalid names are refused without a look at any state.
+            return _effect([refused(cause, *target.findings)], target, {}, {})
+        before = (await domains.load_domains(connection, [target.key])).get(target.key)
+        command = command_parser.to_domain_command(
+            body, target, cause, allow_private_origins=self._allow_private_origins
+        )
+        if isinstance(command, DeployCommand) and isinstance(body, DeployCertificate):
+            key = library_key(body.account, body.name)
+            entry = (await library.load_entries(connection, [key])).get(key)
+            stored = None if entry is None else entry.certificate
+            command = replace(command, stored=stored, ready=True)
+        registered = [command.name] if isinstance(command, RegisterCommand) else []
+        families = await lock_families(connection, registered)
+        context = CommandContext(
+            cause.received_at,
+            revision=(before.revision if before else 0) + 1,
+            holders=families.holders_beside(target.key),
+        )
+        events = scheduling.decide_now(domain_machine, before, command, context)
+        after = scheduling.evolve_all(domain_machine, before, events)
+        return _effect(events, target, _domain_fields(before, cause), _domain_fields(after, cause))
+
+
+async def _preview_entry(
+    connection: Connection, body: CommandBody, target: CommandTarget, cause: Cause
+) -> Effect | None:
+    before = (await library.load_entries(connection, [target.key])).get(target.key)
+    context = await library.load_entry_context(connection, target.key, before, cause.received_at)
+    context = replace(context, unsettled=False)
+    command = command_parser.to_library_command(body, cause)
+    events = library_entry.decide(before, command, context)
+    after = scheduling.evolve_all(library_entry, before, events)
+    return _effect(events, target, _entry_fields(before, cause), _entry_fields(after, cause))
+
+
+async def _preview_account(
+    connection: Connection, body: AccountCommand, target: CommandTarget, cause: Cause
+) -> Effect | None:
+    if isinstance(body, SetRoots):
+        pem = (await library.load_roots(connection, [body.account])).get(body.account, [])
+        settled, wanted = trust_roots.decide_roots(cause, body.roots, pem)
+        kept = trust_roots.read_roots("".join(pem))
+        after = kept if settled.outcome is Outcome.REFUSED else wanted
+        return _effect([settled], target, _root_fields(kept), _root_fields(after))
+    state = await accounts.lock_account(connection, body.account)
+    settled = suspend.decide_outcome(body, cause, state)
+    suspended = state.suspension is not None
+    stays_suspended = suspended and not suspend.ends_suspension(body, state.suspension)
+    resumption = body.resumption if isinstance(body, SetResumption) else state.resumption
+    before_fields = _account_fields(state.resumption, suspended)
+    return _effect([settled], target, before_fields, _account_fields(resumption, stays_suspended))
+
+
+def _effect(
+    events: Sequence[Event],
+    target: CommandTarget,
+    before: Mapping[str, str | None],
+    after: Mapping[str, str | None],
+) -> Effect | None:
+    """Return the outcome at a target with the fields that differ; None where nothing ends."""
+    settled = None
+    for event in events:
+        if isinstance(event, Settled) and event.cause.command_id == _PREVIEW_ID:
+            settled = event
+    if settled is None:
+        return None
+    changes = []
+    for field in dict.fromkeys([*before, *after]):
+        if before.get(field) != after.get(field):
+            changes.append(
+                Difference(field=field, before=before.get(field), after=after.get(field))
             )
-        ]
-        return self._told([settled], place, *shown)
-
-    def _view(self, domain: Domain | None, cause: Cause) -> dict[str, Value]:
-        """Empty where the command's account sees no domain."""
-        if domain is None or not domain.owned_by(cause.account):
-            return {}
-        view = views.domain_view(domain, None, cause.received_at).model_dump(
-            mode="json", exclude=set(_UNSEEN)
-        )
-        return dict(_flat("", view))
-
-    @staticmethod
-    def _told(
-        events: Sequence[object],
-        place: Place,
-        before: Mapping[str, Value],
-        after: Mapping[str, Value],
-    ) -> Effect | None:
-        settled = [
-            event
-            for event in events
-            if isinstance(event, Settled) and event.cause.command_id == "preview"
-        ]
-        if not settled:
-            return None
-        changes = [
-            Difference(field=field, before=before.get(field), after=after.get(field))
-            for field in dict.fromkeys([*before, *after])
-            if before.get(field) != after.get(field)
-        ]
-        return Effect(
-            domain=place.where.domain,
-            certificate=place.where.certificate,
-            outcome=settled[-1].outcome,
-            changes=changes,
-            findings=[
-                found.model_copy(update={"domain": place.where.domain})
-                for found in settled[-1].findings
-            ],
-        )
+    findings = []
+    for found in settled.findings:
+        findings.append(found.model_copy(update={"domain": target.domain}))
+    return Effect(
+        domain=target.domain,
+        certificate=target.certificate,
+        outcome=settled.outcome,
+        changes=changes,
+        findings=findings,
+    )
 
 
-def _listed(found: Sequence[RootView]) -> dict[str, Value]:
-    return {f"roots.{root.fingerprint[:16]}": root.subject for root in found}
+def _domain_fields(domain: Domain | None, cause: Cause) -> FieldValues:
+    """Return the fields of a domain; empty where the command's account sees no domain."""
+    fields: FieldValues = {}
+    if domain is not None and domain.owned_by(cause.account):
+        view = views.view_domain(domain, None, cause.received_at)
+        _add_fields(fields, "", view.model_dump(mode="json", exclude=set(_HIDDEN_FIELDS)))
+    return fields
 
 
-def _flat(path: str, value: Any) -> Iterator[tuple[str, Value]]:
-    """``settings.http2`` -> ``false``; of a certificate only what tells it from another."""
+def _entry_fields(entry: LibraryEntry | None, cause: Cause) -> FieldValues:
+    fields: FieldValues = {}
+    if entry is not None:
+        view = views.view_entry(entry, 0, cause.received_at)
+        _add_fields(fields, "certificate", view.model_dump(mode="json"))
+    return fields
+
+
+def _root_fields(roots: Sequence[RootView]) -> FieldValues:
+    return {f"roots.{root.fingerprint[:16]}": root.subject for root in roots}
+
+
+def _account_fields(resumption: str, suspended: bool) -> FieldValues:
+    return {"resumption": resumption, "suspended": str(suspended).lower()}
+
+
+def _add_fields(fields: FieldValues, path: str, value: Any) -> None:
+    """Add a JSON value under dotted paths: ``settings.http2`` -> ``false``.
+
+    Of a certificate only what tells it from another one is added."""
     if isinstance(value, dict):
-        kept = {
-            key: item
-            for key, item in value.items()
-            if "fingerprint" not in value or key in _OF_CERTIFICATE
-        }
-        for key, item in kept.items():
-            yield from _flat(f"{path}.{key}" if path else key, item)
+        for key, item in value.items():
+            if "fingerprint" not in value or key in _CERTIFICATE_FIELDS:
+                _add_fields(fields, f"{path}.{key}" if path else key, item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _flat(f"{path}.{index}", item)
+            _add_fields(fields, f"{path}.{index}", item)
+    elif value is None:
+        fields[path] = None
+    elif isinstance(value, bool):
+        fields[path] = str(value).lower()
     else:
-        yield (
-            path,
-            None
-            if value is None
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value),
-        )
+        fields[path] = str(value)

@@ -1,4 +1,5 @@
-"""The answers to questions. A domain of another account is as unknown as one that is not there."""
+"""Answer queries about domains. A domain of another account is as unknown as one that does not
+exist."""
 
 from __future__ import annotations
 
@@ -32,45 +33,51 @@ from shared.errors import Refused
 from shared.storage.pool import Pool
 
 PAGE_BYTES: Final = 480_000
-"""An answer stays under 512 KB, whatever its limit says: chains may be long."""
+"""An answer stays under 512 KB, whatever its limit is: chains may be long."""
 _SEPARATOR: Final = " "
-_ROW_BYTES, _PAIR_BYTES = 520, 130
+_ROW_BYTES: Final = 520
+_PAIR_BYTES: Final = 130
 ItemT = TypeVar("ItemT")
 
 
-class Queries:
-    """Every question of config's, on its own database."""
+class DomainQueries:
+    """Queries on config's own database."""
 
     def __init__(self, pool: Pool, clock: Clock) -> None:
-        self._pool, self._clock = pool, clock
+        self._pool = pool
+        self._clock = clock
 
-    async def show(self, question: ShowDomain) -> DomainView:
-        found = await domain_queries.show(self._pool, names.normalise(question.domain))
+    async def show_domain(self, question: ShowDomain) -> DomainView:
+        """Answer https.rpc.domain.show.v1."""
+        name = names.normalise(question.domain)
+        found = await domain_queries.load_domain(self._pool, name)
         if found is None or not found.domain.owned_by(question.account):
-            raise _unknown()
-        return self._view(found)
+            raise _unknown_domain()
+        return views.view_domain(
+            found.domain, found.live_revision, self._clock.now(), found.suspension
+        )
 
-    async def list(self, question: ListDomains) -> DomainList:
-        """Chains are left out: a page of 500 must fit."""
+    async def list_domains(self, question: ListDomains) -> DomainList:
+        """Answer https.rpc.domain.list.v1. Chains are left out: a page of 500 must fit."""
         at = self._clock.now()
-        found = await domain_list.page(
-            self._pool, question, _after(question), at, question.limit + 1
-        )
-        shown, more = fit(found, question.limit, _listed_size)
-        return DomainList(
-            domains=[views.listed_view(one.row, one.pairs, at, one.suspension) for one in shown],
-            next=_next(question, shown[-1]) if more else None,
-        )
+        after = _read_after(question)
+        found = await domain_list.load_page(self._pool, question, after, at, question.limit + 1)
+        shown, more = cut_page(found, question.limit, _listed_size)
+        domains = []
+        for listed in shown:
+            domains.append(
+                views.view_listed_domain(listed.row, listed.pairs, at, listed.suspension)
+            )
+        return DomainList(domains=domains, next=_next_page(question, shown[-1]) if more else None)
 
-    async def account(self, question: ShowAccount) -> AccountView:
-        """An account that has no domain yet is not unknown: nobody registers accounts here."""
-        suspension, resumption, counts = await accounts.view(
-            self._pool, question.account, self._clock.now()
-        )
+    async def show_account(self, question: ShowAccount) -> AccountView:
+        """Answer https.rpc.account.show.v1. Accounts are not registered here: one without domains
+        is not unknown."""
+        state, counts = await accounts.load_account(self._pool, question.account, self._clock.now())
         return AccountView(
             account=question.account,
-            suspension=suspension,
-            resumption=resumption,
+            suspension=state.suspension,
+            resumption=state.resumption,
             domains=counts.domains,
             enabled=counts.enabled,
             disabled=counts.domains - counts.enabled - counts.suspended,
@@ -79,55 +86,82 @@ class Queries:
             expired=counts.expired,
         )
 
-    async def history(self, question: ShowHistory) -> History:
-        """Kept after a removal: an account sees what it ordered, not what the owner before or after
-        it did."""
+    async def show_history(self, question: ShowHistory) -> History:
+        """Answer https.rpc.domain.history.v1.
+
+        History is kept after a removal. An account sees its own commands, and not those of the
+        owner before or after it."""
         if question.domain is None and question.account is None:
             raise Refused(
                 [finding(Code.REQUEST_MALFORMED, "Name a domain or an account.", field="request")]
             )
         name = "" if question.domain is None else names.normalise(question.domain)
-        rows = await domain_queries.history(
+        rows = await domain_queries.load_history(
             self._pool, name, question.account, question.before, question.limit + 1
         )
         if name and not rows and question.before is None:
-            raise _unknown()
-        shown, more = fit(rows, question.limit, lambda row: size(domain_queries.history_entry(row)))
-        entries = [domain_queries.history_entry(row) for row in shown]
-        return History(entries=entries, next=shown[-1]["id"] if more else None)
+            raise _unknown_domain()
+        entries = [(row["id"], domain_queries.history_entry(row)) for row in rows]
+        shown, more = cut_page(entries, question.limit, lambda entry: encoded_size(entry[1]))
+        return History(entries=[entry for _, entry in shown], next=shown[-1][0] if more else None)
 
-    async def submission(self, question: ShowSubmission) -> SubmissionView:
-        found = await domain_queries.submission(self._pool, question.submission_id)
+    async def show_submission(self, question: ShowSubmission) -> SubmissionView:
+        """Answer https.rpc.submission.show.v1."""
+        found = await domain_queries.load_submission(self._pool, question.submission_id)
         if found is None or question.account not in (None, found.account):
-            raise _unknown()
+            raise _unknown_domain()
         return found
 
-    async def bundle(self, question: GetBundle) -> BundleAnswer:
-        payload = await domain_queries.bundle(self._pool, question.domain)
+    async def get_bundle(self, question: GetBundle) -> BundleAnswer:
+        """Answer https.rpc.bundle.get.v1."""
+        payload = await domain_queries.load_bundle(self._pool, question.domain)
         return BundleAnswer(payload=None if payload is None else payload.decode())
 
-    async def bundles(self, question: PageBundles) -> BundlesPage:
-        rows = await domain_queries.bundles(self._pool, question.after, question.limit + 1)
+    async def page_bundles(self, question: PageBundles) -> BundlesPage:
+        """Answer https.rpc.bundle.page.v1."""
+        rows = await domain_queries.load_bundle_page(self._pool, question.after, question.limit + 1)
         shown = rows[: question.limit]
         return BundlesPage(rows=shown, next=shown[-1].domain if len(rows) > len(shown) else None)
 
-    async def sealed(self, question: PageSealed) -> SealedPage:
-        domain, _, pair = question.after.partition(_SEPARATOR)
-        found = await domain_queries.sealed(
-            self._pool, question.below, (domain, pair), question.limit + 1
+    async def page_sealed_pairs(self, question: PageSealed) -> SealedPage:
+        """Answer https.rpc.pair.sealed.v1."""
+        key, _, pair_id = question.after.partition(_SEPARATOR)
+        found = await domain_queries.load_sealed_pairs(
+            self._pool, question.below, (key, pair_id), question.limit + 1
         )
-        shown, more = fit(found, question.limit, lambda one: size(one[1]))
-        after = f"{shown[-1][0]}{_SEPARATOR}{shown[-1][1].pair_id}" if more else None
-        return SealedPage(pairs=[pair for _, pair in shown], next=after)
-
-    def _view(self, seen: domain_queries.Seen) -> DomainView:
-        return views.domain_view(
-            seen.domain, seen.live_revision, self._clock.now(), seen.suspension
-        )
+        shown, more = cut_page(found, question.limit, lambda sealed: encoded_size(sealed[1]))
+        following = None
+        if more:
+            last_key, last_pair = shown[-1]
+            following = f"{last_key}{_SEPARATOR}{last_pair.pair_id}"
+        return SealedPage(pairs=[pair for _, pair in shown], next=following)
 
 
-def _after(question: ListDomains) -> tuple[datetime | None, str]:
-    """Refused when ``after`` is not the ``next`` of a page in this order."""
+def cut_page(
+    items: Sequence[ItemT], limit: int, size_of: Callable[[ItemT], int]
+) -> tuple[list[ItemT], bool]:
+    """Return the first ``limit`` items and whether there are more.
+
+    Fewer where they are large (PAGE_BYTES), but at least one. ``size_of``: bytes of one item."""
+    shown: list[ItemT] = []
+    total = 0
+    for item in items[:limit]:
+        total += size_of(item)
+        if shown and total > PAGE_BYTES:
+            break
+        shown.append(item)
+    return shown, len(shown) < len(items)
+
+
+def encoded_size(item: Contract) -> int:
+    """Return the bytes that an item takes in an answer."""
+    return len(item.encode())
+
+
+def _read_after(question: ListDomains) -> tuple[datetime | None, str]:
+    """Return where a page begins: the end of the last certificate before it, and its domain.
+
+    Refused when ``after`` is not the ``next`` of a page in this order."""
     if question.order == "name" or not question.after:
         return None, question.after
     ends, _, name = question.after.partition(_SEPARATOR)
@@ -139,44 +173,22 @@ def _after(question: ListDomains) -> tuple[datetime | None, str]:
         ) from None
 
 
-def _next(question: ListDomains, last: domain_list.Listed) -> str:
+def _next_page(question: ListDomains, last: domain_list.ListedDomain) -> str:
     name = str(last.row["name"])
-    return (
-        name
-        if question.order == "name"
-        else f"{last.row['served_until'].isoformat()}{_SEPARATOR}{name}"
-    )
+    if question.order == "name":
+        return name
+    return f"{last.row['served_until'].isoformat()}{_SEPARATOR}{name}"
 
 
-def fit(
-    items: Sequence[ItemT], limit: int, size: Callable[[ItemT], int]
-) -> tuple[list[ItemT], bool]:
-    """The first ``limit`` of them, fewer where they are large but at least one; whether there are
-    more."""
-    shown: list[ItemT] = []
-    total = 0
-    for item in items[:limit]:
-        total += size(item)
-        if shown and total > PAGE_BYTES:
-            break
-        shown.append(item)
-    return shown, len(shown) < len(items)
+def _listed_size(listed: domain_list.ListedDomain) -> int:
+    """Return at most the bytes that a view takes: encoding each one twice would cost as much as all
+    the rest."""
+    row = listed.row
+    size = _ROW_BYTES + len(row["name"]) + len(row["account"]) + len(row["origin"]["host"])
+    for pair in listed.pairs:
+        size += _PAIR_BYTES + len(pair["name"]) + len(pair["facts"].encode())
+    return size
 
 
-def size(item: Contract) -> int:
-    return len(item.encode())
-
-
-def _listed_size(one: domain_list.Listed) -> int:
-    """At most what its view takes: to encode each twice would cost as much as all the rest."""
-    row = one.row
-    names_size = len(row["name"]) + len(row["account"]) + len(row["origin"]["host"])
-    return (
-        _ROW_BYTES
-        + names_size
-        + sum(_PAIR_BYTES + len(pair["name"]) + len(pair["facts"].encode()) for pair in one.pairs)
-    )
-
-
-def _unknown() -> Refused:
+def _unknown_domain() -> Refused:
     return Refused([finding(Code.DOMAIN_UNKNOWN)])

@@ -1,4 +1,4 @@
-"""Before a revision is drawn: is the sequence past everything that the fleet has ever been given?
+"""Before a revision is drawn: is the sequence past every revision that the fleet was ever given?
 
 PostgreSQL may have been restored or failed over to an earlier state, while the nodes keep what they
 hold: they would take nothing at a lower revision. So edge_sync is asked at every start and after
@@ -14,76 +14,86 @@ import structlog
 from nats.aio.client import Client
 
 from services.config.store import revisions as store
-from services.config.store.revisions import Home
+from services.config.store.revisions import DatabaseTimeline
 from shared import catalogue
 from shared.contracts.queries import Nothing
 from shared.errors import BrokerAway, DatabaseAway, Refused
-from shared.faults import describe, is_transient
+from shared.faults import describe
 from shared.messaging.rpc import ask
 from shared.observability.health import Health
+from shared.retry import every
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 CONDITION = "revision"
-_RETRY_SECONDS, _LOOK_SECONDS = 0.25, 2.0
+_RETRY_SECONDS = 0.25
+_LOOK_SECONDS = 2.0
 
 
-class Revisions:
-    """``home()`` waits until numbers may be drawn and says where; run() keeps that true."""
+class RevisionGate:
+    """Opens when revisions may be drawn, and closes when the database turns out to be another one.
 
-    def __init__(self, pool: Pool, client: Client, health: Health, patience: float) -> None:
-        self._pool, self._client, self._health, self._patience = pool, client, health, patience
-        self._home: Home | None = None
+    ``seconds``: how long a start waits for edge_sync before it goes on without its answer."""
+
+    def __init__(self, pool: Pool, client: Client, health: Health, seconds: float) -> None:
+        self._pool = pool
+        self._client = client
+        self._health = health
+        self._seconds = seconds
+        self._started = 0.0
+        self._timeline: DatabaseTimeline | None = None
         self._asked = False
-        self._open = asyncio.Event()
+        self._opened = asyncio.Event()
 
-    async def home(self) -> Home:
-        """For store.revisions.draw(), which refuses when the cluster changed since."""
-        await self._open.wait()
-        if self._home is None:
+    async def wait_until_open(self) -> DatabaseTimeline:
+        """Wait until revisions may be drawn, and return where: drawing them elsewhere fails."""
+        await self._opened.wait()
+        if self._timeline is None:
             raise DatabaseAway("the revision sequence is being checked")
-        return self._home
+        return self._timeline
 
     async def run(self) -> None:
-        started = time.monotonic()
+        """Check the sequence at the start and after every change of the database."""
+        self._started = time.monotonic()
         self._health.not_ready(CONDITION, "asking edge_sync for its highest revision")
-        while True:
-            try:
-                await self._look(time.monotonic() - started >= self._patience)
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                log.info("revision.unchecked", error=describe(error))
-            await asyncio.sleep(_LOOK_SECONDS if self._asked else _RETRY_SECONDS)
+        await every(
+            lambda: _LOOK_SECONDS if self._asked else _RETRY_SECONDS,
+            self._check,
+            on_fault=lambda error: log.info("revision.unchecked", error=describe(error)),
+        )
 
-    async def _look(self, patience_is_over: bool) -> None:
-        home = await store.current_home(self._pool)
-        if home != self._home:
+    async def _check(self) -> None:
+        timeline = await store.load_current_timeline(self._pool)
+        if timeline != self._timeline:
             self._close()
         if self._asked:
             return
         try:
             answer = await ask(self._client, catalogue.RPC_EDGE_MAX_REVISION, Nothing(), timeout=1)
         except (BrokerAway, Refused):
-            # A database that was never elsewhere may go on and is checked later; a restored one
-            # must not.
-            if patience_is_over and await store.kept_home(self._pool) in (None, home):
-                self._let(home)
+            # A database that was never elsewhere may go on, and the sequence is checked later. A
+            # restored one must not.
+            waited_enough = time.monotonic() - self._started >= self._seconds
+            if waited_enough:
+                checked = await store.load_checked_timeline(self._pool)
+                if checked in (None, timeline):
+                    self._open(timeline)
             return
         last = await store.move_past(self._pool, answer.revision)
-        await store.keep_home(self._pool, home)
+        await store.save_checked_timeline(self._pool, timeline)
         self._asked = True
-        self._let(home)
+        self._open(timeline)
         log.info("revision.checked", fleet=answer.revision, last=last)
 
-    def _let(self, home: Home) -> None:
-        self._home = home
-        self._open.set()
+    def _open(self, timeline: DatabaseTimeline) -> None:
+        self._timeline = timeline
+        self._opened.set()
         self._health.ready(CONDITION)
 
     def _close(self) -> None:
-        if self._home is not None:
+        if self._timeline is not None:
             log.warning("revision.home_changed")
-        self._home, self._asked = None, False
-        self._open.clear()
+        self._timeline = None
+        self._asked = False
+        self._opened.clear()
         self._health.not_ready(CONDITION, "asking edge_sync for its highest revision")

@@ -36,14 +36,14 @@ async def rebuilt(pool: Pool, domain: str) -> Domain | None:
             row["command_id"], row["command"], row["source"], row["account"], row["received_at"]
         )
         if row["change"] is not None:
-            state = domain_machine.evolve(state, history_codec.change(row["change"], cause))
+            state = domain_machine.evolve(state, history_codec.decode_event(row["change"], cause))
     return state
 
 
 async def kept(pool: Pool, domain: str) -> Domain:
     """As it stands in its row, without pairs."""
     async with pool.acquire() as connection:
-        state = (await domains.load(connection, [domain]))[domain]
+        state = (await domains.load_domains(connection, [domain]))[domain]
     return replace(state, live=_bare(state.live), previous=_bare(state.previous), pending=None)
 
 

@@ -10,7 +10,7 @@ import pytest
 from shared.messages import StreamPosition
 from shared.messaging.delivery import Delivery
 from shared.storage import inbox
-from shared.storage.inbox import Arrival, Inbox
+from shared.storage.inbox import ArrivedMessage, Inbox
 from shared.storage.migrate import migrate
 from shared.storage.pool import Pool, open_pool
 from tests.support.backend import backend
@@ -42,16 +42,16 @@ def arrival(
     key: str | None = "k",
     made: datetime = FIRST,
     source: str = "",
-) -> Arrival:
+) -> ArrivedMessage:
     headers = {"ce-id": id or f"m{sequence}", "ce-source": source}
     delivery = Delivery.of("subject", body, headers, StreamPosition("S", sequence, made))
-    return Arrival(delivery, made, (key,) if key else ())
+    return ArrivedMessage(delivery, made, (key,) if key else ())
 
 
 async def ready(pool: Pool) -> list[tuple[str, int]]:
     async with pool.acquire() as connection, connection.transaction():
-        keys = await inbox.lock_ready(connection, 50)
-        waiting = await inbox.waiting(connection, keys)
+        keys = await inbox.lock_ready_keys(connection, 50)
+        waiting = await inbox.load_queues(connection, keys)
     return sorted((key, target.sequence) for key, targets in waiting.items() for target in targets)
 
 
@@ -86,7 +86,7 @@ async def test_an_older_incarnation_counts_as_settled_and_runs_first(
     await box.store([arrival(1, id="new", made=SECOND)])
     assert await ready(pool) == [("k", 1), ("k", 5)]
     async with pool.acquire() as connection:
-        waiting = await inbox.waiting(connection, ["k"])
+        waiting = await inbox.load_queues(connection, ["k"])
     assert [target.message_id for target in waiting["k"]] == ["old", "new"]
     await box.store([arrival(9, id="late of the old", key="l")])
     assert ("l", 9) in await ready(pool)
@@ -110,7 +110,7 @@ async def test_a_message_that_ran_keeps_its_id_and_loses_its_body(box: Inbox, po
     await box.store([arrival(1, id="a", body=b"secret", source="s")])
     async with pool.acquire() as connection, connection.transaction():
         await inbox.lock_key(connection, "k")
-        await inbox.finish(connection, (await inbox.waiting(connection, ["k"]))["k"])
+        await inbox.finish_commands(connection, (await inbox.load_queues(connection, ["k"]))["k"])
     row = await pool.fetchrow("select body, source from inbox")
     assert row is not None and (row["body"], row["source"]) == (None, "")
     assert (await box.store([arrival(2, id="a", body=b"secret")])).duplicates == 1
@@ -121,14 +121,14 @@ async def test_what_is_held_waits_for_its_release_or_for_something_new_under_its
 ) -> None:
     await box.store([arrival(1)])
     async with pool.acquire() as connection:
-        await inbox.hold(connection, (await inbox.waiting(connection, ["k"]))["k"])
+        await inbox.hold_commands(connection, (await inbox.load_queues(connection, ["k"]))["k"])
     assert await ready(pool) == []
     await box.store([arrival(2)])
     assert await ready(pool) == [("k", 1), ("k", 2)]
     async with pool.acquire() as connection:
-        await inbox.hold(connection, (await inbox.waiting(connection, ["k"]))["k"])
+        await inbox.hold_commands(connection, (await inbox.load_queues(connection, ["k"]))["k"])
         assert await ready(pool) == []
-        await inbox.release(connection, ["k"])
+        await inbox.release_keys(connection, ["k"])
     assert len(await ready(pool)) == 2
 
 

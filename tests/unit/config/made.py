@@ -7,16 +7,16 @@ from hashlib import sha256
 from typing import Any
 
 from services.config.domain.commands import (
-    Change,
-    Deploy,
-    Disable,
-    Judged,
-    Register,
-    Remove,
-    Reseal,
-    Submit,
+    ChangeCommand,
+    DeployCommand,
+    DisableCommand,
+    RegisterCommand,
+    RemoveCommand,
+    ResealCommand,
+    SubmitCommand,
+    TargetVerdict,
 )
-from services.config.domain.model import Cause, Certificate
+from services.config.domain.model import Cause, Certificate, CommandContext
 from shared import catalogue
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.commands import ChangeSettings, RedirectChange, SubmittedPair
@@ -29,6 +29,10 @@ NAME = "www.example.com"
 OWNER = "acme"
 TITLE = "wild"
 ORIGIN = Origin(scheme="https", host="origin.example.com", port=443)
+
+
+def context(revision: int = 0, **others: Any) -> CommandContext:
+    return CommandContext(AT, revision, **others)
 
 
 def cause(id: str, account: str = OWNER, command: str = catalogue.CMD_HTTPS_DISABLE) -> Cause:
@@ -52,8 +56,8 @@ def pair(leaf: str = "leaf", epoch: int = 1, sans: list[str] | None = None) -> J
     )
 
 
-def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
-    return Register(
+def register(id: str = "r", account: str = OWNER, **others: Any) -> RegisterCommand:
+    return RegisterCommand(
         cause(id, account, catalogue.CMD_DOMAIN_REGISTER),
         NAME,
         others.get("service_type", ServiceType.VIDEO),
@@ -62,19 +66,19 @@ def register(id: str = "r", account: str = OWNER, **others: Any) -> Register:
     )
 
 
-def submit(id: str, account: str = OWNER) -> Submit:
+def submit(id: str, account: str = OWNER) -> SubmitCommand:
     sealed = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=""))
-    return Submit(
+    return SubmitCommand(
         cause(id, account, catalogue.CMD_CERTIFICATE_SUBMIT), f"judge-{id}", (sealed,), False
     )
 
 
-def accept(id: str, *leaves: str, epoch: int = 1) -> Judged:
-    return Judged(id, tuple(pair(leaf, epoch) for leaf in leaves or ("leaf",)), ())
+def accept(id: str, *leaves: str, epoch: int = 1) -> TargetVerdict:
+    return TargetVerdict(id, tuple(pair(leaf, epoch) for leaf in leaves or ("leaf",)), ())
 
 
-def refuse(id: str, *findings: Finding) -> Judged:
-    return Judged(id, (), findings)
+def refuse(id: str, *findings: Finding) -> TargetVerdict:
+    return TargetVerdict(id, (), findings)
 
 
 def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
@@ -83,28 +87,28 @@ def kept(leaf: str = "wild", version: str = "v1", **others: Any) -> Certificate:
     return Certificate(version, (made.model_copy(update=others),), "stored", TITLE, "entry")
 
 
-def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> Deploy:
-    return Deploy(cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), certificate, ready)
+def deploy(id: str, certificate: Certificate | None, *, ready: bool = True) -> DeployCommand:
+    return DeployCommand(cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), certificate, ready)
 
 
-def disable(id: str = "d", account: str = OWNER) -> Disable:
-    return Disable(cause(id, account))
+def disable(id: str = "d", account: str = OWNER) -> DisableCommand:
+    return DisableCommand(cause(id, account))
 
 
-def remove(id: str = "x", account: str = OWNER) -> Remove:
-    return Remove(cause(id, account, catalogue.CMD_DOMAIN_REMOVE))
+def remove(id: str = "x", account: str = OWNER) -> RemoveCommand:
+    return RemoveCommand(cause(id, account, catalogue.CMD_DOMAIN_REMOVE))
 
 
-def redirect(mode: str, id: str = "c", account: str = OWNER) -> Change:
+def redirect(mode: str, id: str = "c", account: str = OWNER) -> ChangeCommand:
     return change(id, account, redirect=RedirectChange.model_validate({"mode": mode}))
 
 
-def change(id: str = "c", account: str = OWNER, **wanted: Any) -> Change:
+def change(id: str = "c", account: str = OWNER, **wanted: Any) -> ChangeCommand:
     body = ChangeSettings.model_validate({"domain": NAME, "account": account, **wanted})
-    return Change(cause(id, account, catalogue.CMD_SETTINGS_CHANGE), body)
+    return ChangeCommand(cause(id, account, catalogue.CMD_SETTINGS_CHANGE), body)
 
 
-def reseal(pair_id: str, old: int, new: int, id: str = "s") -> Reseal:
-    return Reseal(
+def reseal(pair_id: str, old: int, new: int, id: str = "s") -> ResealCommand:
+    return ResealCommand(
         cause(id, command=catalogue.CMD_PAIR_RESEAL), pair_id, old, SealedKey(epoch=new, box="bmV3")
     )

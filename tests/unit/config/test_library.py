@@ -20,9 +20,19 @@ from services.config.domain import (
     settings_rules,
     trust_roots,
 )
-from services.config.domain.commands import Follow, Order, Rollback, Settled, Timeout
-from services.config.domain.library_entry import Delete, Entry, Known, Resolve, Store
-from services.config.domain.model import Certificate
+from services.config.domain.commands import (
+    DeleteCommand,
+    DomainCommand,
+    JudgingResult,
+    JudgingTimeout,
+    LibraryCommand,
+    ResolveDeployment,
+    RollbackCommand,
+    StoreCommand,
+    UpdateFromLibrary,
+)
+from services.config.domain.events import Event, Settled
+from services.config.domain.model import Certificate, CommandContext, LibraryEntry
 from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.certificates import DeployCertificate
@@ -39,6 +49,7 @@ from tests.unit.config.made import (
     accept,
     cause,
     change,
+    context,
     deploy,
     disable,
     kept,
@@ -49,39 +60,48 @@ from tests.unit.config.made import (
     submit,
 )
 from tests.unit.config.test_machine import ENABLED, outcomes, play
+from tests.unit.config.test_machine import run as run_domain
 
 SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
 
 
-def store(id: str, *, overwrite: bool = False) -> Store:
+def store(id: str, *, overwrite: bool = False) -> StoreCommand:
     asked = cause(id, command=catalogue.CMD_CERTIFICATE_STORE)
-    return Store(asked, TITLE, f"judge-{id}", (SEALED,), "public", overwrite, False)
+    return StoreCommand(asked, TITLE, f"judge-{id}", (SEALED,), "public", overwrite, False)
 
 
-def delete(id: str = "del") -> Delete:
-    return Delete(cause(id, command=catalogue.CMD_CERTIFICATE_DELETE))
+def delete(id: str = "del") -> DeleteCommand:
+    return DeleteCommand(cause(id, command=catalogue.CMD_CERTIFICATE_DELETE))
 
 
-def resolve(id: str, *domains: str) -> Resolve:
-    return Resolve(cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), domains or (NAME,))
+def resolve(id: str, *domains: str) -> ResolveDeployment:
+    return ResolveDeployment(
+        cause(id, command=catalogue.CMD_CERTIFICATE_DEPLOY), domains or (NAME,)
+    )
 
 
 def told(
-    story: Sequence[library_entry.Input], known: Known | None = None
-) -> tuple[Entry | None, list[library_entry.Event]]:
-    state: Entry | None = None
-    events: list[library_entry.Event] = []
+    story: Sequence[LibraryCommand | JudgingResult], **known: Any
+) -> tuple[LibraryEntry | None, list[Event]]:
+    state: LibraryEntry | None = None
+    events: list[Event] = []
     for asked in story:
-        more = (
-            library_entry.supersede(state)
-            if state and library_entry.overtakes(asked, known or Known())
-            else []
-        )
-        state = library_entry.evolve_all(state, more)
-        more += (decided := library_entry.decide(state, asked, at=AT, known=known or Known()))
-        state = library_entry.evolve_all(state, decided)
-        events += more
+        if isinstance(asked, JudgingResult):
+            decided = library_entry.decide(state, asked, context(**known))
+        else:
+            decided = scheduling.decide_now(library_entry, state, asked, context(**known))
+        state = scheduling.evolve_all(library_entry, state, decided)
+        events += decided
     return state, events
+
+
+def run(
+    state: LibraryEntry | None, commands: Sequence[LibraryCommand], **known: Any
+) -> scheduling.QueueResult[LibraryEntry]:
+    return scheduling.run_queue(library_entry, state, commands, context(**known))
+
+
+TAKEN = frozenset({(OWNER, TITLE)})
 
 
 @pytest.mark.parametrize(
@@ -111,7 +131,7 @@ def told(
         ),
         (
             "a late verdict is dropped",
-            [store("a"), Timeout("a"), accept("a")],
+            [store("a"), JudgingTimeout("a"), accept("a")],
             ["a undecided submission.undecided"],
         ),
         ("what is not there cannot be deleted", [delete()], ["del refused certificate.unknown"]),
@@ -124,13 +144,13 @@ def told(
     ],
 )
 def test_every_library_command_ends_as_the_rules_say(
-    sentence: str, story: list[library_entry.Input], ends: list[str]
+    sentence: str, story: list[LibraryCommand | JudgingResult], ends: list[str]
 ) -> None:
-    assert outcomes(told(story)[1]) == ends, sentence  # type: ignore[arg-type]
+    assert outcomes(told(story)[1]) == ends, sentence
 
 
 def test_a_name_that_a_custom_certificate_has_is_taken() -> None:
-    assert outcomes(told([store("a", overwrite=True)], Known(taken=True))[1]) == [  # type: ignore[arg-type]
+    assert outcomes(told([store("a", overwrite=True)], taken=TAKEN)[1]) == [
         "a refused certificate.name_taken"
     ]
 
@@ -138,7 +158,7 @@ def test_a_name_that_a_custom_certificate_has_is_taken() -> None:
 def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
     _, events = told(
         [store("a"), accept("a"), delete()],
-        Known(users=tuple(f"d{n}.example.com" for n in range(60))),
+        users=tuple(f"d{n}.example.com" for n in range(60)),
     )
     settled = events[-1]
     assert isinstance(settled, Settled) and settled.findings[0].code is Code.CERTIFICATE_IN_USE
@@ -150,21 +170,16 @@ def test_the_refusal_of_a_deletion_lists_the_domains() -> None:
 
 def test_a_replacement_that_is_refused_does_not_end_the_one_that_is_judged() -> None:
     state, _ = told([store("a")])
-    assert (
-        library_entry.run(
-            state, [store("b", overwrite=True)], at=AT, known=Known(taken=True)
-        ).events
-        == []
-    )
-    assert library_entry.run(state, [store("b", overwrite=True)], at=AT, known=Known()).ran == 1
+    assert run(state, [store("b", overwrite=True)], taken=TAKEN).events == []
+    assert run(state, [store("b", overwrite=True)]).ran == 1
 
 
 def test_a_deletion_waits_for_the_deployments_before_it() -> None:
     state, _ = told([store("a"), accept("a")])
-    done = library_entry.run(state, [resolve("d"), delete()], at=AT, known=Known())
+    done = run(state, [resolve("d"), delete()])
     assert done.ran == 1
-    assert library_entry.run(done.state, [delete()], at=AT, known=Known(unsettled=True)).ran == 0
-    assert library_entry.run(done.state, [delete()], at=AT, known=Known()).ran == 1
+    assert run(done.state, [delete()], unsettled=True).ran == 0
+    assert run(done.state, [delete()]).ran == 1
 
 
 def test_a_name_given_again_is_another_entry() -> None:
@@ -176,12 +191,14 @@ def test_a_name_given_again_is_another_entry() -> None:
 # --- On domains ---
 
 
-def follow(id: str, certificate: Certificate | None) -> Follow:
-    return Follow(cause(id, command=catalogue.CMD_CERTIFICATE_STORE), "entry", certificate)
+def follow(id: str, certificate: Certificate | None) -> UpdateFromLibrary:
+    return UpdateFromLibrary(
+        cause(id, command=catalogue.CMD_CERTIFICATE_STORE), "entry", certificate
+    )
 
 
-def back(id: str = "b") -> Rollback:
-    return Rollback(cause(id, command=catalogue.CMD_CERTIFICATE_ROLLBACK))
+def back(id: str = "b") -> RollbackCommand:
+    return RollbackCommand(cause(id, command=catalogue.CMD_CERTIFICATE_ROLLBACK))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +309,7 @@ def back(id: str = "b") -> Rollback:
         ("nor without HTTPS", [register(), back()], ["r applied", "b refused https.not_enabled"]),
         (
             "a foreign rollback",
-            [*ENABLED, Rollback(cause("b", "mallory"))],
+            [*ENABLED, RollbackCommand(cause("b", "mallory"))],
             ["r applied", "s1 applied", "b refused domain.unknown"],
         ),
     ],
@@ -316,27 +333,35 @@ def test_a_rollback_swaps_the_two_and_keeps_where_each_came_from() -> None:
 def test_a_rollback_to_an_expired_certificate_is_refused_and_changes_nothing() -> None:
     old = kept("old", "v0", not_after=AT + timedelta(days=1))
     state, _ = play([register(), deploy("d", old), deploy("e", kept())])
-    events = domain_machine.decide(state, back(), revision=99, at=AT + timedelta(days=2))
+    events = domain_machine.decide(state, back(), CommandContext(AT + timedelta(days=2), 99))
     assert outcomes(events) == ["b refused certificate.expired"]
-    assert domain_machine.evolve_all(state, events) == state
+    assert scheduling.evolve_all(domain_machine, state, events) == state
 
 
 def test_a_certificate_judged_by_other_roots_is_not_put_to_use() -> None:
     state, _ = play([register()])
     assert state is not None
-    assert reuse_checks.refuses(reuse_checks.findings(replace(kept(), trust="private"), state, AT))
-    assert not reuse_checks.refuses(
-        reuse_checks.findings(replace(kept(), trust="private"), replace(state, trust="private"), AT)
+    assert reuse_checks.contains_refusal(
+        reuse_checks.find_faults(replace(kept(), trust="private"), state, AT)
+    )
+    assert not reuse_checks.contains_refusal(
+        reuse_checks.find_faults(
+            replace(kept(), trust="private"), replace(state, trust="private"), AT
+        )
     )
 
 
 def test_a_deployment_that_waits_for_the_library_holds_back_later_commands_until_overtaken() -> (
     None
 ):
-    waiting: list[Order] = [register(), deploy("d", None, ready=False), redirect("to_https")]
-    done = scheduling.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    waiting: list[DomainCommand] = [
+        register(),
+        deploy("d", None, ready=False),
+        redirect("to_https"),
+    ]
+    done = run_domain(None, waiting, range(1, 9))
     assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
-    done = scheduling.run(None, [*waiting, disable("x")], revisions=iter(range(1, 9)), at=AT)
+    done = run_domain(None, [*waiting, disable("x")], range(1, 9))
     assert outcomes(done.events) == [
         "r applied",
         "d superseded submission.superseded",
@@ -348,30 +373,26 @@ def test_a_deployment_that_waits_for_the_library_holds_back_later_commands_until
 def test_a_custom_certificate_gets_a_name_and_keeps_the_one_that_it_was_given() -> None:
     state, _ = play(ENABLED)
     assert state is not None and state.live is not None
-    assert state.live.name.startswith(f"{NAME}-") and names.certificate(state.live.name)
+    assert state.live.name.startswith(f"{NAME}-") and names.check_certificate_name(state.live.name)
     state, _ = play([register(), replace(submit("s1"), name="mine"), accept("s1")])
     assert state is not None and state.live is not None and state.live.name == "mine"
-    assert names.certificate(names.given(f"*.{'a' * 240}.com", "s"))
+    assert names.check_certificate_name(names.generate_certificate_name(f"*.{'a' * 240}.com", "s"))
 
 
 @pytest.mark.parametrize("text", ["", "a b", "ä", "a/b", "x" * 129, "@a", "a\n"])
 def test_what_is_no_name_of_a_certificate_is_refused(text: str) -> None:
     with pytest.raises(Refused, match=r"certificate\.name_invalid"):
-        names.certificate(text)
+        names.check_certificate_name(text)
 
 
 def test_a_deployment_takes_place_once_in_the_library_and_on_each_domain() -> None:
     domains = ["A.example.com", "a.example.com", "no domain", "no domain"]
     body = DeployCertificate(name=TITLE, account=OWNER, domains=domains)
-    command = command_parser.read("d", catalogue.CMD_CERTIFICATE_DEPLOY, "t", body.encode())
-    assert command.keys[:2] == (f"@{OWNER}/{TITLE}", "a.example.com")
-    assert [place.name is None for place in command.places] == [False, False, True]
-    bad = command_parser.read(
-        "d", catalogue.CMD_CERTIFICATE_DEPLOY, "t", body.model_copy(update={"name": "a b"}).encode()
-    )
-    assert next(place.key for place in bad.places) == "a.example.com" and not any(
-        place.name for place in bad.places
-    )
+    targets = command_parser.find_targets(body)
+    assert [target.key for target in targets][:2] == [f"@{OWNER}/{TITLE}", "a.example.com"]
+    assert [bool(target.findings) for target in targets] == [False, False, True]
+    bad = command_parser.find_targets(body.model_copy(update={"name": "a b"}))
+    assert bad[0].key == "a.example.com" and all(target.findings for target in bad)
 
 
 @pytest.mark.parametrize(
@@ -390,11 +411,13 @@ def test_a_redirect_to_https_over_an_http_origin_is_warned_of(
     changed: dict[str, Any], scheme: Any, codes: list[str]
 ) -> None:
     origin = Origin(scheme=scheme, host="origin.example.com", port=80)
-    assert [found.code for found in settings_rules.warnings(Settings(**changed), origin)] == codes
+    assert [
+        found.code for found in settings_rules.find_warnings(Settings(**changed), origin)
+    ] == codes
 
 
 def test_http2_needs_tls_1_2() -> None:
-    found = settings_rules.conflicts(Settings(http2=True, tls_min="1.0", tls_max="1.1"))
+    found = settings_rules.find_conflicts(Settings(http2=True, tls_min="1.0", tls_max="1.1"))
     assert [one.code for one in found] == [Code.SETTINGS_CONFLICT]
 
 
@@ -422,8 +445,8 @@ def test_a_change_of_hsts_touches_only_what_it_names(
     sentence: str, current: Hsts | None, wanted: Any, merged: Hsts | None
 ) -> None:
     body = ChangeSettings.model_validate({"domain": NAME, "account": OWNER, "hsts": wanted})
-    assert not settings_rules.incomplete(Settings(hsts=current), body)
-    assert settings_rules.merge(Settings(hsts=current), body).hsts == merged, sentence
+    assert not settings_rules.find_missing(Settings(hsts=current), body)
+    assert settings_rules.merge_settings(Settings(hsts=current), body).hsts == merged, sentence
 
 
 def test_hsts_needs_a_max_age_to_be_switched_on() -> None:
@@ -437,13 +460,13 @@ def test_roots_that_cannot_be_read_are_refused_whatever_is_wrong_with_them() -> 
     assert key_identifier in sound and basic_constraints in sound
     twice = ssl.DER_cert_to_PEM_cert(sound.replace(key_identifier, basic_constraints))
     with pytest.raises(Refused, match=r"roots\.invalid"):
-        trust_roots.read(twice)
+        trust_roots.read_roots(twice)
 
 
 def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
     authority = Authority.create()
-    assert len(trust_roots.read(f"{authority.pem}\n{authority.pem}")) == 1
-    assert trust_roots.read("  \n") == []
+    assert len(trust_roots.read_roots(f"{authority.pem}\n{authority.pem}")) == 1
+    assert trust_roots.read_roots("  \n") == []
     leaf = authority.issue([NAME])
     for text in (
         "nonsense",
@@ -453,4 +476,4 @@ def test_own_roots_are_ca_certificates_each_once_and_nothing_else() -> None:
         "-----BEGIN X-----",
     ):
         with pytest.raises(Refused, match=r"roots\.invalid"):
-            trust_roots.read(text)
+            trust_roots.read_roots(text)

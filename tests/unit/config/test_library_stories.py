@@ -10,19 +10,31 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.config.domain import domain_machine, history_codec, library_entry
-from services.config.domain.commands import Follow, Installed, Reseal, Settled, Timeout
-from services.config.domain.library_entry import Entry, Known, Resolved, Stored
-from services.config.domain.model import Certificate, Domain
-from services.config.domain.model import Known as DomainKnown
+from services.config.domain import domain_machine, history_codec, library_entry, scheduling
+from services.config.domain.commands import (
+    DomainCommand,
+    JudgingResult,
+    JudgingTimeout,
+    LibraryCommand,
+    ResealCommand,
+    UpdateFromLibrary,
+)
+from services.config.domain.events import (
+    DeploymentResolved,
+    Event,
+    Installed,
+    Settled,
+    Stored,
+)
+from services.config.domain.model import Certificate, Domain, LibraryEntry
 from shared.contracts.base import SealedKey
 from shared.contracts.domains import Outcome, Settings
 from tests.unit.config.made import (
-    AT,
     OWNER,
     TITLE,
     accept,
     cause,
+    context,
     deploy,
     disable,
     redirect,
@@ -32,26 +44,28 @@ from tests.unit.config.made import (
     submit,
 )
 from tests.unit.config.test_library import back, delete, resolve, store
-from tests.unit.config.test_machine import outcomes
+from tests.unit.config.test_machine import decide, outcomes
 
 
 @dataclass
 class World:
     """A library entry and two domains, and everything that happened to them."""
 
-    entry: Entry | None = None
+    entry: LibraryEntry | None = None
     domains: dict[str, Domain | None] = field(default_factory=lambda: {"a": None, "b": None})
-    shelf: list[library_entry.Event] = field(default_factory=list)
+    shelf: list[Event] = field(default_factory=list)
     events: dict[str, list[Any]] = field(default_factory=lambda: {"a": [], "b": []})
     revision: int = 0
     overtaken: set[str] = field(default_factory=set)
 
-    def at_shelf(self, asked: library_entry.Input) -> None:
+    def at_shelf(self, asked: LibraryCommand | JudgingResult) -> None:
         if self.entry is not None and self.entry.pending is not None:
-            if library_entry.overtakes(asked, Known()):
+            if isinstance(asked, JudgingResult):
+                pass
+            elif library_entry.overtakes(self.entry, asked, context()):
                 self.overtaken.add(self.entry.pending.cause.command_id)
-                self._shelve(library_entry.supersede(self.entry))
-            elif not isinstance(asked, library_entry.Judged | Timeout):
+                self._shelve(scheduling.supersede_pending(self.entry))
+            else:
                 return
         users = tuple(
             name for name, state in self.domains.items() if state and self._from_shelf(state.live)
@@ -61,33 +75,33 @@ class World:
             for name, state in self.domains.items()
             if state and self._from_shelf(state.previous)
         )
-        events = library_entry.decide(
-            self.entry, asked, at=AT, known=Known(users=users, kept=spare)
-        )
+        events = library_entry.decide(self.entry, asked, context(users=users, kept_by=spare))
         self._shelve(events)
         for event in events:
-            if isinstance(event, Resolved):
+            if isinstance(event, DeploymentResolved):
                 for name in self.domains:
                     current = self.entry.certificate if self.entry and event.entry else None
                     self.at_domain(name, deploy(event.cause.command_id, current))
             if isinstance(event, Stored) and event.replaces and event.certificate.entry:
                 for name in users:
                     self.at_domain(
-                        name, Follow(event.cause, event.certificate.entry, event.certificate)
+                        name,
+                        UpdateFromLibrary(event.cause, event.certificate.entry, event.certificate),
                     )
 
-    def at_domain(self, name: str, asked: domain_machine.Input) -> None:
+    def at_domain(self, name: str, asked: DomainCommand | JudgingResult) -> None:
         state = self.domains[name]
+        self.revision += 1
         if (
             state is not None
             and state.pending
-            and domain_machine.overtakes(state, asked, at=AT, known=DomainKnown())
+            and not isinstance(asked, JudgingResult)
+            and domain_machine.overtakes(state, asked, context())
         ):
             self.overtaken.add(state.pending.cause.command_id)
-        self.revision += 1
-        events = domain_machine.decide(state, asked, revision=self.revision, at=AT)
+        events = decide(state, asked, context(self.revision))
         self.events[name] += events
-        self.domains[name] = domain_machine.evolve_all(state, events)
+        self.domains[name] = scheduling.evolve_all(domain_machine, state, events)
 
     def _from_shelf(self, certificate: Certificate | None) -> bool:
         return (
@@ -96,9 +110,9 @@ class World:
             and certificate.entry == (self.entry.id if self.entry else None)
         )
 
-    def _shelve(self, events: list[library_entry.Event]) -> None:
+    def _shelve(self, events: list[Event]) -> None:
         self.shelf += events
-        self.entry = library_entry.evolve_all(self.entry, events)
+        self.entry = scheduling.evolve_all(library_entry, self.entry, events)
 
 
 SUBMISSIONS = st.integers(0, 4)
@@ -131,8 +145,8 @@ def play_world(steps: Sequence[tuple[int, tuple[str, int]]]) -> World:
                 {
                     "shelf-accept": accept(of, of),
                     "shelf-refuse": refuse(of),
-                    "shelf-timeout": Timeout(of),
-                    "shelf-reseal": Reseal(
+                    "shelf-timeout": JudgingTimeout(of),
+                    "shelf-reseal": ResealCommand(
                         cause(identity), f"pair-{of}", 1, SealedKey(epoch=2, box="bmV3")
                     ),
                 }[kind]
@@ -167,7 +181,7 @@ def test_with_a_library_revisions_grow_no_overtaken_is_applied_and_history_rebui
     steps: list[tuple[str, int]],
 ) -> None:
     world = play_world(list(enumerate(steps)))
-    assert library_entry.evolve_all(None, world.shelf) == world.entry
+    assert scheduling.evolve_all(library_entry, None, world.shelf) == world.entry
     for name, events in world.events.items():
         state: Domain | None = None
         for event in events:
@@ -207,11 +221,11 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(
         for event in _through_json(events):
             state = domain_machine.evolve(state, event)
         assert state == _bare(world.domains[name])
-    entry: Entry | None = None
+    entry: LibraryEntry | None = None
     for event in _through_json(world.shelf):
-        entry = library_entry.evolve(entry or Entry(OWNER, TITLE, "public"), event)
+        entry = library_entry.evolve(entry or LibraryEntry(OWNER, TITLE, "public"), event)
     before = (
-        replace(world.entry, pending=None, awaited="public")
+        replace(world.entry, pending=None, pending_trust="public")
         if world.entry and world.entry.certificate
         else None
     )
@@ -223,9 +237,11 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(
 def _through_json(events: Sequence[Any]) -> list[Any]:
     """What is kept of the events, as it comes back."""
     return [
-        history_codec.change(json.loads(json.dumps(history_codec.kept(event))), event.cause)
+        history_codec.decode_event(
+            json.loads(json.dumps(history_codec.encode_event(event))), event.cause
+        )
         for event in events
-        if isinstance(event, history_codec.Change)
+        if isinstance(event, history_codec.RecordedEvent)
     ]
 
 
@@ -252,7 +268,7 @@ def test_verdicts_that_come_again_change_nothing(steps: list[tuple[str, int]]) -
         for one in [(number, step)] * (2 if step[0] in verdicts else 1)
     ]
     once, twice = play_world(numbered), play_world(doubled)
-    assert (once.entry, outcomes(once.shelf)) == (twice.entry, outcomes(twice.shelf))  # type: ignore[arg-type]
+    assert (once.entry, outcomes(once.shelf)) == (twice.entry, outcomes(twice.shelf))
     for name, state in once.domains.items():
         assert _without_revision(state) == _without_revision(twice.domains[name])
         assert outcomes(once.events[name]) == outcomes(twice.events[name])

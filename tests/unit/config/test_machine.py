@@ -13,28 +13,26 @@ from hypothesis import strategies as st
 from services.config.domain import bundle as bundles
 from services.config.domain import domain_machine, scheduling
 from services.config.domain.commands import (
-    Event,
-    Installed,
-    Judged,
-    JudgingBegan,
-    Resume,
-    Settled,
-    Suspend,
-    Timeout,
+    DomainCommand,
+    JudgingResult,
+    JudgingTimeout,
+    ResumeCommand,
+    SuspendCommand,
+    TargetVerdict,
 )
-from services.config.domain.domain_machine import Input, decide, evolve_all
-from services.config.domain.model import Domain, Known
+from services.config.domain.events import Event, Installed, JudgingBegan, Settled
+from services.config.domain.model import CommandContext, Domain
 from shared import catalogue
 from shared.contracts.domains import DomainState, Outcome, RedirectMode, Settings
 from shared.contracts.edge import Bundle, BundleKind
 from shared.contracts.findings import Code, finding
 from tests.unit.config.made import (
-    AT,
     NAME,
     OWNER,
     accept,
     cause,
     change,
+    context,
     deploy,
     disable,
     kept,
@@ -50,14 +48,38 @@ HSTS = {"max_age": 60}
 ENABLED = (register(), submit("s1"), accept("s1"))
 
 
-def play(story: Sequence[Input], known: Known | None = None) -> tuple[Domain | None, list[Event]]:
+def decide(
+    state: Domain | None, asked: DomainCommand | JudgingResult, context: CommandContext
+) -> list[Event]:
+    """A command ends what it overtakes; a verdict overtakes nothing."""
+    if isinstance(asked, JudgingResult):
+        return domain_machine.decide(state, asked, context)
+    return scheduling.decide_now(domain_machine, state, asked, context)
+
+
+def evolve_all(state: Domain | None, events: Sequence[Event]) -> Domain | None:
+    return scheduling.evolve_all(domain_machine, state, events)
+
+
+def play(
+    story: Sequence[DomainCommand | JudgingResult], **known: Any
+) -> tuple[Domain | None, list[Event]]:
     state: Domain | None = None
     told: list[Event] = []
     for revision, asked in enumerate(story, start=1):
-        events = decide(state, asked, revision=revision, at=AT, known=known)
+        events = decide(state, asked, context(revision, **known))
         state = evolve_all(state, events)
         told += events
     return state, told
+
+
+def run(
+    state: Domain | None,
+    commands: Sequence[DomainCommand],
+    revisions: Sequence[int],
+    **known: Any,
+) -> scheduling.QueueResult[Domain]:
+    return scheduling.run_queue(domain_machine, state, commands, context(**known), revisions)
 
 
 def outcomes(events: Sequence[Event]) -> list[str]:
@@ -106,7 +128,7 @@ def outcomes(events: Sequence[Event]) -> list[str]:
         ),
         (
             "a late verdict is dropped",
-            [register(), submit("s1"), Timeout("s1"), accept("s1")],
+            [register(), submit("s1"), JudgingTimeout("s1"), accept("s1")],
             ["r applied", "s1 undecided submission.undecided"],
         ),
         (
@@ -207,21 +229,21 @@ def outcomes(events: Sequence[Event]) -> list[str]:
         ),
         (
             "a suspension twice is one",
-            [*ENABLED, Suspend(cause("o")), Suspend(cause("o2"))],
+            [*ENABLED, SuspendCommand(cause("o")), SuspendCommand(cause("o2"))],
             ["r applied", "s1 applied", "o applied", "o2 unchanged"],
         ),
     ],
 )
 def test_every_command_ends_as_the_rules_say(
-    sentence: str, story: list[Input], ends: list[str]
+    sentence: str, story: list[DomainCommand | JudgingResult], ends: list[str]
 ) -> None:
     assert outcomes(play(story)[1]) == ends, sentence
 
 
 def test_a_registration_beside_another_accounts_wildcard_is_refused() -> None:
-    _, events = play([register()], Known(frozenset({"mallory"})))
+    _, events = play([register()], holders=frozenset({"mallory"}))
     assert outcomes(events) == ["r refused domain.taken"]
-    _, events = play([register()], Known(frozenset({OWNER})))
+    _, events = play([register()], holders=frozenset({OWNER}))
     assert outcomes(events) == ["r applied"]
 
 
@@ -271,34 +293,34 @@ def test_a_change_touches_only_what_it_names() -> None:
 
 
 def test_a_suspension_shows_no_pair_and_outlives_a_disable() -> None:
-    state, _ = play([*ENABLED, Suspend(cause("o"))])
+    state, _ = play([*ENABLED, SuspendCommand(cause("o"))])
     assert state is not None and state.live is not None
-    bundle = Bundle.model_validate_json(bundles.desired(state).payload)
+    bundle = Bundle.model_validate_json(bundles.build_bundle(state).payload)
     assert (state.state, bundle.kind, bundle.pairs) == (
         DomainState.SUSPENDED,
         BundleKind.SUSPENDED,
         [],
     )
-    state, _ = play([*ENABLED, Suspend(cause("o")), disable(), submit("s2"), accept("s2")])
+    state, _ = play([*ENABLED, SuspendCommand(cause("o")), disable(), submit("s2"), accept("s2")])
     assert state is not None and state.state is DomainState.SUSPENDED
-    state, _ = play([*ENABLED, Suspend(cause("o")), Resume(cause("o2"))])
+    state, _ = play([*ENABLED, SuspendCommand(cause("o")), ResumeCommand(cause("o2"))])
     assert state is not None and state.state is DomainState.ENABLED
 
 
 def test_the_epoch_of_a_bundle_rises_when_the_last_of_its_keys_was_sealed_anew() -> None:
     two = [register(), submit("s1"), accept("s1", "rsa", "ecdsa")]
     state, events = play([*two, reseal("pair-rsa", 1, 2)])
-    assert state is not None and bundles.desired(state).epoch == 1
+    assert state is not None and bundles.build_bundle(state).epoch == 1
     assert [one.shown for one in events if hasattr(one, "shown")] == [False]
     state, events = play([*two, reseal("pair-rsa", 1, 2), reseal("pair-ecdsa", 1, 2)])
-    assert state is not None and (bundles.desired(state).epoch, state.revision) == (2, 3)
+    assert state is not None and (bundles.build_bundle(state).epoch, state.revision) == (2, 3)
     assert [one.shown for one in events if hasattr(one, "shown")] == [False, True]
 
 
 def test_a_revision_that_does_not_rise_is_a_bug() -> None:
     state, _ = play(ENABLED)
     with pytest.raises(ValueError, match="does not rise"):
-        evolve_all(state, decide(state, disable(), revision=3, at=AT))
+        evolve_all(state, decide(state, disable(), context(3)))
 
 
 # --- What holds in every story ---
@@ -328,17 +350,19 @@ STORED = {
     "private": replace(kept(), trust="private"),
 }
 TAKEN = "another's"
-KNOWN = Known(taken=frozenset({(OWNER, TAKEN)}))
+KNOWN = frozenset({(OWNER, TAKEN)})
 
 
-def asked_for(step: tuple[str, Any], number: int, submissions: list[str]) -> Input | None:
+def asked_for(
+    step: tuple[str, Any], number: int, submissions: list[str]
+) -> DomainCommand | JudgingResult | None:
     kind, detail = step
     identity = f"{kind}-{number}"
     if kind in ("accept", "refuse", "timeout"):
         if not submissions:
             return None
         of = submissions[-1 - detail % len(submissions)]
-        answers = {"accept": accept(of, of), "refuse": refuse(of), "timeout": Timeout(of)}
+        answers = {"accept": accept(of, of), "refuse": refuse(of), "timeout": JudgingTimeout(of)}
         return answers[kind]
     if kind in ("submit", "taken"):
         submissions.append(identity)
@@ -355,7 +379,7 @@ def asked_for(step: tuple[str, Any], number: int, submissions: list[str]) -> Inp
             f"pair-{submissions[-1] if submissions else 'none'}", detail, detail + 1, identity
         ),
     }
-    built: Input = made[kind]()
+    built: DomainCommand = made[kind]()
     return built
 
 
@@ -373,11 +397,11 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
         if asked is None:
             continue
         before = state
-        events = decide(state, asked, revision=number, at=AT, known=KNOWN)
+        events = decide(state, asked, context(number, taken=KNOWN))
         if (
             state is not None
             and state.pending is not None
-            and domain_machine.supersede(state) == events[:2]
+            and scheduling.supersede_pending(state) == events[:2]
         ):
             overtaken.add(state.pending.cause.command_id)
             assert not [
@@ -415,14 +439,16 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
 def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, Any]]) -> None:
     """A replica may find a queue of any length: how it is cut changes nothing."""
     orders: list[Any] = [asked_for(step, number, []) for number, step in enumerate(steps, start=1)]
-    whole = scheduling.run(None, orders, revisions=iter(range(1, 1000)), at=AT, known=KNOWN)
+    whole = run(None, orders, range(1, 1000), taken=KNOWN)
     state: Domain | None = None
     queue: list[Any] = []
     told: list[Event] = []
-    numbers = iter(range(1, 100_000))
+    drawn = 0
     for order in orders:
         queue.append(order)
-        part = scheduling.run(state, queue, revisions=numbers, at=AT, known=KNOWN)
+        numbers = range(drawn + 1, drawn + 1 + len(queue))
+        drawn += len(queue)
+        part = run(state, queue, numbers, taken=KNOWN)
         state, queue = part.state, queue[part.ran :]
         told += part.events
     assert outcomes(told) == outcomes(whole.events)
@@ -453,33 +479,33 @@ def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
 
 def test_a_submission_holds_back_what_comes_after_it_until_its_verdict() -> None:
     orders = [register(), submit("s1"), redirect("to_https")]
-    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = run(None, orders, range(1, 9))
     assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
-    judged: Judged = accept("s1")
-    state = evolve_all(done.state, decide(done.state, judged, revision=9, at=AT))
-    rest = scheduling.run(state, orders[2:], revisions=iter([10]), at=AT)
+    judged: TargetVerdict = accept("s1")
+    state = evolve_all(done.state, decide(done.state, judged, context(9)))
+    rest = run(state, orders[2:], [10])
     assert (rest.ran, outcomes(rest.events)) == (1, ["c applied"])
 
 
 def test_what_is_refused_in_its_turn_overtakes_nothing() -> None:
     """The trust that is changed before it makes the deployment a refused one."""
     orders = [register(), submit("s1"), change("c", trust="private"), deploy("d", kept())]
-    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = run(None, orders, range(1, 9))
     assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
     waiting = [register(), deploy("w", None, ready=False), deploy("d", None)]
-    done = scheduling.run(None, waiting, revisions=iter(range(1, 9)), at=AT)
+    done = run(None, waiting, range(1, 9))
     assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
 
 
 def test_a_name_that_is_taken_in_another_account_is_free_in_this_one() -> None:
-    known = Known(taken=frozenset({("mallory", TAKEN)}))
-    state, _ = play([register(), replace(submit("s1"), name=TAKEN), accept("s1")], known)
+    known = frozenset({("mallory", TAKEN)})
+    state, _ = play([register(), replace(submit("s1"), name=TAKEN), accept("s1")], taken=known)
     assert state is not None and state.live is not None
 
 
 def test_what_stands_between_a_submission_and_its_overtaker_runs_in_its_turn() -> None:
     orders = [register(), submit("s1"), redirect("to_https"), disable()]
-    done = scheduling.run(None, orders, revisions=iter(range(1, 9)), at=AT)
+    done = run(None, orders, range(1, 9))
     assert outcomes(done.events) == [
         "r applied",
         "s1 superseded submission.superseded",

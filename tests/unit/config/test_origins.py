@@ -44,7 +44,7 @@ def test_an_origin_that_nodes_must_not_reach_is_refused(
     sentence: str, host: str, code: Code
 ) -> None:
     with pytest.raises(Refused) as refused:
-        origins.check(origin(host), allow_private=False)
+        origins.check_origin(origin(host), allow_private=False)
     assert refused.value.findings[0].code is code, sentence
 
 
@@ -59,14 +59,14 @@ def test_an_origin_that_nodes_must_not_reach_is_refused(
     ],
 )
 def test_a_public_origin_is_kept_in_normal_form(host: str, stored: str) -> None:
-    assert origins.check(origin(host), allow_private=False).host == stored
+    assert origins.check_origin(origin(host), allow_private=False).host == stored
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "localhost"])
 def test_a_setting_allows_private_origins(host: str) -> None:
-    assert origins.check(origin(host), allow_private=True).host == host
+    assert origins.check_origin(origin(host), allow_private=True).host == host
 
 
 def test_a_setting_does_not_allow_what_is_no_host() -> None:
     with pytest.raises(Refused):
-        origins.check(origin("127.1"), allow_private=True)
+        origins.check_origin(origin("127.1"), allow_private=True)

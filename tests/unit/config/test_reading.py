@@ -8,9 +8,10 @@ from hashlib import sha256
 import pytest
 
 from services.config.domain import command_parser, judging, outgoing_messages, views
-from services.config.domain.commands import Hopeless, Register, Settled
-from services.config.domain.model import Where
-from services.config.domain.uptime import Attendance
+from services.config.domain.commands import DomainCommand, InvalidCommand, RegisterCommand
+from services.config.domain.events import Settled
+from services.config.domain.model import CommandTarget, domain_target
+from services.config.domain.uptime import PresenceLog
 from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
@@ -74,50 +75,45 @@ def registration(domain: str, service_type: str = "video") -> bytes:
 )
 def test_what_is_no_command_is_malformed(sentence: str, id: str, subject: str, body: bytes) -> None:
     with pytest.raises(Malformed):
-        command_parser.read(id, subject, "test", body)
+        command_parser.parse_command(id, subject, body)
+
+
+def read(domain: str, service_type: str = "video") -> tuple[CommandTarget, DomainCommand]:
+    """The one target of a registration, and what the domain is asked."""
+    body = command_parser.parse_command(
+        "a", catalogue.CMD_DOMAIN_REGISTER, registration(domain, service_type)
+    )
+    (target,) = command_parser.find_targets(body)
+    assert command_parser.targets_of_key(body, target.key) == [target]
+    command = command_parser.to_domain_command(
+        body, target, cause("a"), allow_private_origins=False
+    )
+    return target, command
 
 
 def test_commands_of_one_domain_have_one_key_however_it_is_written() -> None:
-    keys = {
-        command_parser.read("a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(name)).keys
-        for name in (NAME, NAME.upper())
-    }
-    assert keys == {(NAME,)}
+    assert {read(name)[0].key for name in (NAME, NAME.upper())} == {NAME}
 
 
 def test_a_name_that_is_no_domain_is_shown_printable_and_refused_with_its_position() -> None:
-    command = command_parser.read(
-        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration("a\0b.example.com")
-    )
-    (place,) = command.places
-    assert (place.name, place.where) == (None, Where("a?b.example.com"))
-    assert place.key.startswith("!") and len(place.key) == 3
-    order = command_parser.order(command, place, cause("a"), allow_private_origins=False)
-    assert isinstance(order, Hopeless) and order.findings[0].message.startswith("At position 2")
+    target, command = read("a\0b.example.com")
+    assert target.findings and (target.domain, target.certificate) == ("a?b.example.com", None)
+    assert target.key.startswith("!") and len(target.key) == 3
+    assert isinstance(command, InvalidCommand)
+    assert command.findings[0].message.startswith("At position 2")
 
 
 def test_an_unsupported_service_type_is_refused_by_its_own_code() -> None:
-    command = command_parser.read(
-        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(NAME, "mining")
-    )
-    order = command_parser.order(
-        command, command.places[0], cause("a"), allow_private_origins=False
-    )
-    assert isinstance(order, Hopeless)
-    assert [found.code for found in order.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
+    _, command = read(NAME, "mining")
+    assert isinstance(command, InvalidCommand)
+    assert [found.code for found in command.findings] == [Code.DOMAIN_SERVICE_TYPE_UNSUPPORTED]
 
 
 @pytest.mark.parametrize(
     "service_type", ["image_small_file", "download", "video", "live_streaming"]
 )
 def test_the_four_service_types_are_taken(service_type: str) -> None:
-    command = command_parser.read(
-        "a", catalogue.CMD_DOMAIN_REGISTER, "t", registration(NAME, service_type)
-    )
-    order = command_parser.order(
-        command, command.places[0], cause("a"), allow_private_origins=False
-    )
-    assert isinstance(order, Register)
+    assert isinstance(read(NAME, service_type)[1], RegisterCommand)
 
 
 def verdict(signer: Signer = SIGNER, **changed: object) -> Verdict:
@@ -139,9 +135,8 @@ def verdict(signer: Signer = SIGNER, **changed: object) -> Verdict:
 
 
 def test_a_verdict_that_is_vouched_for_is_taken() -> None:
-    assert (
-        judging.judged(judging.verified(verdict(), VERIFIER), NAME).pairs[0].pair_id == "pair-leaf"
-    )
+    judging.verify_verdict(verdict(), VERIFIER)
+    assert judging.verdict_on(verdict(), NAME).pairs[0].pair_id == "pair-leaf"
 
 
 @pytest.mark.parametrize(
@@ -158,22 +153,22 @@ def test_a_signature_that_speaks_of_something_else_is_worth_nothing(
     sentence: str, changed: dict[str, object]
 ) -> None:
     with pytest.raises(Unsigned):
-        judging.verified(verdict(**changed), VERIFIER)
+        judging.verify_verdict(verdict(**changed), VERIFIER)
 
 
 def test_a_strangers_signature_is_worth_nothing() -> None:
     with pytest.raises(Unsigned):
-        judging.verified(verdict(Signer.generate("v")), VERIFIER)
+        judging.verify_verdict(verdict(Signer.generate("v")), VERIFIER)
 
 
 def test_a_verdict_that_accepts_without_a_pair_or_leaves_the_key_unsealed_is_poison() -> None:
     bare = verdict().model_copy(update={"pairs": []})
     with pytest.raises(Malformed):
-        judging.verified(bare, VERIFIER)
+        judging.verify_verdict(bare, VERIFIER)
     one = verdict()
     unsealed = one.pairs[0].model_copy(update={"sealed_key": SealedKey(epoch=0, box="")})
     with pytest.raises(Poison):
-        judging.verified(one.model_copy(update={"pairs": [unsealed]}), VERIFIER)
+        judging.verify_verdict(one.model_copy(update={"pairs": [unsealed]}), VERIFIER)
 
 
 @pytest.mark.parametrize(
@@ -189,25 +184,25 @@ def test_a_verdict_that_accepts_without_a_pair_or_leaves_the_key_unsealed_is_poi
 def test_a_certificate_has_the_status_of_its_days_and_names(
     days: int, sans: list[str] | None, status: str
 ) -> None:
-    assert views.status(pair(sans=sans), NAME, AT + timedelta(days=days)) == status
+    assert views.certificate_status(pair(sans=sans), NAME, AT + timedelta(days=days)) == status
 
 
 def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
     found = finding(Code.KEY_MISMATCH, "canary")
-    (message,) = outgoing_messages.caused(
-        Where(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT
+    (message,) = outgoing_messages.event_messages(
+        domain_target(NAME), Settled(cause("a"), Outcome.REFUSED, (found, found)), AT
     )
     assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
     assert message.headers["ce-causationid"] == "a"
 
 
 def test_time_without_broker_or_database_does_not_count_against_a_submission() -> None:
-    attendance = Attendance()
+    log = PresenceLog()
     for now, present in [(0.0, True), (1.0, True), (2.0, False), (8.0, True), (9.0, True)]:
-        attendance.note(now, present)
-    assert attendance.seconds(0.5, 9.0) == 1.5
-    assert attendance.seconds(-100.0, 9.0) == 2.0
-    assert attendance.seconds(3.0, 7.0) == 0.0
+        log.note(now, present)
+    assert log.seconds_between(0.5, 9.0) == 1.5
+    assert log.seconds_between(-100.0, 9.0) == 2.0
+    assert log.seconds_between(3.0, 7.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -228,4 +223,4 @@ def test_time_without_broker_or_database_does_not_count_against_a_submission() -
 def test_a_view_calls_a_mismatch_what_the_validator_and_the_nodes_refuse(
     san: str, domain: str, shown: str
 ) -> None:
-    assert views.status(pair(sans=[san]), domain, AT) == shown
+    assert views.certificate_status(pair(sans=[san]), domain, AT) == shown
