@@ -137,7 +137,11 @@ def _rights_to_take(consumer: DurableConsumer) -> tuple[str, ...]:
 
 SERVICES: Final = (
     _service_user(s.VALIDATOR, f"{_KEYRINGS_GET}.>"),
-    _service_user(s.CONFIG, s.js_stream_info(s.STREAM_COMMANDS_CONFIG)),
+    _service_user(
+        s.CONFIG,
+        s.js_stream_info(s.STREAM_COMMANDS_CONFIG),
+        s.js_consumer_info(s.STREAM_JUDGING, s.DURABLE_VALIDATOR),
+    ),
     _service_user(
         s.EDGE_SYNC,
         s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)),

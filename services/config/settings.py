@@ -18,7 +18,12 @@ class ConfigSettings(ServiceSettings):
         description="take origins at internal addresses: for tests and closed networks (rule A5)",
     )
     judging_seconds: float = Field(
-        default=10, gt=0, description="how long a verdict may take from the PubAck of its question"
+        default=10,
+        gt=0,
+        description=(
+            "how long a verdict may take from the PubAck of its question, counted while a "
+            "validator is there"
+        ),
     )
     revision_seconds: float = Field(
         default=3,

@@ -4,7 +4,11 @@ monotonic clock."""
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
+LONGEST_WAIT_FACTOR = 60
+"""A submission ends after this many deadlines (10 minutes) of broker and database at the latest,
+whether or not a validator was seen: it holds back the later commands of its domain."""
 _KEPT_SPANS = 1000
 
 
@@ -34,3 +38,58 @@ class PresenceLog:
         for first, last in self._spans:
             total += max(0.0, min(last, end) - max(first, start))
         return total
+
+
+@dataclass(frozen=True)
+class QuestionQueue:
+    """What the broker reports of the queue of questions to the validators.
+
+    ``waiting_pulls``: requests of validators for more questions. ``delivered``: number of the last
+    delivery. ``unacknowledged``: questions delivered and not answered."""
+
+    waiting_pulls: int
+    delivered: int
+    unacknowledged: int
+
+
+def validator_is_there(before: QuestionQueue | None, now: QuestionQueue) -> bool:
+    """Return whether a validator was at work between two looks at its queue."""
+    # A validator that can take a question has a pull request waiting at the broker. The broker
+    # drops the requests of a connection that ends: of a killed validator at once, of one that is
+    # stopped or cut off after at most 5 s, when they expire (shared/messaging/pull.py). A validator
+    # that is full does not ask for more, and with a backlog each request is filled at once, so no
+    # request waits then. But it takes and answers questions, and both move these counts.
+    # Unanswered questions alone prove nothing: those of a killed validator stay unanswered until
+    # another one takes them.
+    if now.waiting_pulls > 0:
+        return True
+    if before is None:
+        return False
+    return (now.delivered, now.unacknowledged) != (before.delivered, before.unacknowledged)
+
+
+class JudgingTime:
+    """The time in which verdicts were possible. ``seconds``: the deadline of a judgement."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._connected = PresenceLog()
+        self._validator = PresenceLog()
+        self._queue: QuestionQueue | None = None
+
+    def note(self, now: float, connected: bool, queue: QuestionQueue | None) -> None:
+        """Note a look at the time ``now``.
+
+        ``connected``: broker and database are there; ``queue``: the validators' queue, None while
+        the broker does not report it."""
+        there = connected and queue is not None and validator_is_there(self._queue, queue)
+        self._queue = queue
+        self._connected.note(now, connected)
+        self._validator.note(now, there)
+
+    def is_over(self, asked_at: float, now: float) -> bool:
+        """Return whether the deadline of a question is over that was stored at ``asked_at``."""
+        if self._validator.seconds_between(asked_at, now) >= self._seconds:
+            return True
+        longest_wait = self._seconds * LONGEST_WAIT_FACTOR
+        return self._connected.seconds_between(asked_at, now) >= longest_wait

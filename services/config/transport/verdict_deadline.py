@@ -1,7 +1,8 @@
 """The deadline of a judgement: 10 s (``judging_seconds``) in which a verdict was possible.
 
-Time counts from the PubAck of the question, while this process had broker and database. What counts
-is in services/config/domain/uptime.py.
+Time counts from the PubAck of the question, while this process had broker and database, and a
+validator was there (docs/decisions/0012-judging-time-needs-a-validator.md). So no outage and no
+killed validator costs a customer his upload. What counts is in services/config/domain/uptime.py.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import time
 import structlog
 from nats.aio.client import Client
 
-from services.config.domain.uptime import PresenceLog
+from services.config.domain.uptime import JudgingTime, QuestionQueue
 from services.config.store.domains import OverdueSubmission, load_overdue
 from services.config.usecases.decide import CommandDecider
-from shared.faults import describe
+from shared import subjects
+from shared.faults import describe, is_transient
 from shared.retry import every
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 LOOK_SECONDS = 0.5
+_BROKER_SECONDS = 2.0
 
 
 class VerdictDeadline:
@@ -39,10 +42,11 @@ class VerdictDeadline:
     ) -> None:
         self._pool = pool
         self._client = client
+        self._js = client.jetstream(timeout=_BROKER_SECONDS)
         self._decider = decider
         self._seconds = seconds
         self._wake = wake
-        self._connected = PresenceLog()
+        self._judging_time = JudgingTime(seconds)
 
     async def run(self) -> None:
         """Look for submissions past their deadline. Never returns."""
@@ -51,15 +55,23 @@ class VerdictDeadline:
     async def _look(self) -> None:
         async with self._pool.acquire() as connection:
             overdue = await load_overdue(connection, self._seconds)
+        queue = await self._load_queue()
         now = time.monotonic()
-        self._connected.note(now, self._client.is_connected)
+        self._judging_time.note(now, self._client.is_connected, queue)
         for submission in overdue:
-            if self._is_over(submission, now):
+            if self._judging_time.is_over(now - submission.age, now):
                 await self._end(submission)
 
-    def _is_over(self, submission: OverdueSubmission, now: float) -> bool:
-        asked_at = now - submission.age
-        return self._connected.seconds_between(asked_at, now) >= self._seconds
+    async def _load_queue(self) -> QuestionQueue | None:
+        """Return the state of the validators' queue; None while the broker does not report it."""
+        try:
+            info = await self._js.consumer_info(subjects.STREAM_JUDGING, subjects.DURABLE_VALIDATOR)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return None
+        delivered = 0 if info.delivered is None else info.delivered.consumer_seq
+        return QuestionQueue(info.num_waiting or 0, delivered, info.num_ack_pending or 0)
 
     async def _end(self, submission: OverdueSubmission) -> None:
         if await self._decider.decide_timeout(submission.submission_id):
@@ -67,5 +79,5 @@ class VerdictDeadline:
             self._wake.set()
 
     def _note_outage(self, error: Exception) -> None:
-        self._connected.note(time.monotonic(), False)
+        self._judging_time.note(time.monotonic(), False, None)
         log.info("deadline.paused", error=describe(error))

@@ -83,7 +83,7 @@ class Stage:
     max_revision: int | None = 0
     silences: int = 0
     ports_of: dict[str, int] = field(default_factory=dict)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    validator: asyncio.Task[None] | None = None
 
     # The platform
 
@@ -135,6 +135,16 @@ class Stage:
         return await self.settled(submission)
 
     # The validator
+
+    def start_validator(self) -> None:
+        """It takes questions from now on. A verdict is for the test to give."""
+        self.validator = asyncio.create_task(_take_questions(self))
+
+    async def stop_validator(self) -> None:
+        """No validator is there until the next start."""
+        if self.validator is not None:
+            self.validator.cancel()
+            await asyncio.gather(self.validator, return_exceptions=True)
 
     async def asked(self, submission: str) -> JudgeSubmission:
         return await until(lambda: self.questions.get(submission), f"{submission} is to be judged")
@@ -306,9 +316,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         try:
             yield built
         finally:
-            for task in built.tasks:
-                task.cancel()
-            await asyncio.gather(*built.tasks, return_exceptions=True)
+            await built.stop_validator()
             await pool.close()
 
 
@@ -329,7 +337,7 @@ async def _play(stage: Stage) -> None:
     )
     await stage.clients["platform"].flush()
     await stage.clients["edge_sync"].flush()
-    stage.tasks.append(asyncio.create_task(_take_questions(stage)))
+    stage.start_validator()
 
 
 async def _take_questions(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Commands read, verdicts checked, views shown, time attended."""
+"""Commands read, verdicts checked, views shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from services.config.domain import command_parser, judging, outgoing_messages, v
 from services.config.domain.commands import DomainCommand, InvalidCommand, RegisterCommand
 from services.config.domain.events import Settled
 from services.config.domain.model import CommandTarget, domain_target
-from services.config.domain.uptime import PresenceLog
 from shared import catalogue
 from shared.contracts.base import SealedKey
 from shared.contracts.commands import DisableHttps, RegisterDomain, SubmitCertificate, SubmittedPair
@@ -194,15 +193,6 @@ def test_an_event_of_a_refusal_carries_codes_once_and_no_sentence() -> None:
     )
     assert b"canary" not in message.body and message.body.count(b"key.mismatch") == 1
     assert message.headers["ce-causationid"] == "a"
-
-
-def test_time_without_broker_or_database_does_not_count_against_a_submission() -> None:
-    log = PresenceLog()
-    for now, present in [(0.0, True), (1.0, True), (2.0, False), (8.0, True), (9.0, True)]:
-        log.note(now, present)
-    assert log.seconds_between(0.5, 9.0) == 1.5
-    assert log.seconds_between(-100.0, 9.0) == 2.0
-    assert log.seconds_between(3.0, 7.0) == 0.0
 
 
 @pytest.mark.parametrize(
