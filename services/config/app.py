@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +14,11 @@ from services.config.transport.command_runner import (
     delete_old_rows,
     run_when_woken,
 )
-from services.config.transport.event_consumers import EventConsumer, VerdictConsumer
+from services.config.transport.event_consumers import (
+    EventConsumer,
+    VerdictConsumer,
+    event_consumers,
+)
 from services.config.transport.queries import query_router
 from services.config.transport.verdict_deadline import VerdictDeadline
 from services.config.usecases.decide import CommandDecider
@@ -28,7 +32,7 @@ from services.config.usecases.suspend import AccountSuspender
 from services.config.usecases.unit_of_work import UnitsOfWork
 from shared import runtime as service
 from shared import subjects
-from shared.messaging.consumer import Consumer
+from shared.messaging.consumer import Handler
 from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.pull import Pull
@@ -39,13 +43,11 @@ from shared.storage.inbox import Inbox
 from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import Relay
-from shared.storage.pool import open_pool
+from shared.storage.pool import Pool, open_pool
 
-NAME = "config"
+NAME = subjects.CONFIG
 MIGRATIONS = Path(__file__).parent / "migrations"
 _POOL_SIZE = 20
-_VERDICTS_AT_ONCE = 8
-_CONVERGED_AT_ONCE = 4
 _STALLED_SECONDS = 3.0
 _SUSPEND_POLL_SECONDS = 2.0
 
@@ -61,28 +63,22 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
     client = runtime.client
     clock = runtime.clock
     health = runtime.health
-    allow_private_origins = settings.allow_private_origins
     pool = await open_pool(
         settings.config_dsn.get_secret_value(), size=_POOL_SIZE, stalled_seconds=_STALLED_SECONDS
     )
     await migrate(pool, MIGRATIONS)
-
-    # Use cases
     wake = asyncio.Event()
     follow = asyncio.Event()
     suspend = asyncio.Event()
     revisions = RevisionGate(pool, client, health, settings.revision_seconds)
     units = UnitsOfWork(pool, revisions, clock)
     library = LibraryDecider(pool, units, follow=follow, wake=wake)
-    decider = CommandDecider(units, library, allow_private_origins=allow_private_origins)
+    decider = CommandDecider(units, library, allow_private_origins=settings.allow_private_origins)
     suspender = AccountSuspender(pool, units, suspend)
     expiry = ExpiryWatch(pool, clock, settings.expiry_seconds)
 
-    # Ways in
-    command_source, verdict_source, event_source = subjects.DEAD_OWNERS[NAME]
+    command_source, _, event_source = subjects.DEAD_OWNERS[NAME]
     command_letters = DeadLetters(runtime.publisher, command_source)
-    verdict_letters = DeadLetters(runtime.publisher, verdict_source)
-    event_letters = DeadLetters(runtime.publisher, event_source)
     box = Inbox(pool, subjects.STREAM_COMMANDS_CONFIG)
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
     intake = CommandIntake(client, pull, box, command_letters, health, wake)
@@ -90,16 +86,7 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
     deadline = VerdictDeadline(pool, client, decider, settings.judging_seconds, wake)
     verdicts = VerdictConsumer(decider, lambda: runtime.trust().verifier("validator"), wake)
     events = EventConsumer(pool, suspender)
-    dead_letters = DeadLetterService(client, runtime.publisher, NAME, {event_source: events.handle})
-    runtime.broker.include_router(
-        query_router(
-            DomainQueries(pool, clock),
-            LibraryQueries(pool, clock),
-            CommandPreviews(pool, clock, allow_private_origins=allow_private_origins),
-        )
-    )
-    runtime.broker.include_router(dead_letter_router(NAME, dead_letters))
-
+    _include_routers(runtime, pool, {event_source: events.handle})
     return (
         revisions.run(),
         intake.run(),
@@ -109,28 +96,24 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
         run_when_woken(library.update_followers, follow),
         run_when_woken(suspender.update_domains, suspend, poll_seconds=_SUSPEND_POLL_SECONDS),
         deadline.run(),
-        Consumer(
-            Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS),
-            verdicts.handle,
-            verdict_letters,
-            health,
-            concurrency=_VERDICTS_AT_ONCE,
-        ).run(),
-        Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED),
-            events.handle_converged,
-            event_letters,
-            health,
-            concurrency=_CONVERGED_AT_ONCE,
-        ).run(),
-        Consumer(
-            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES),
-            events.handle_balance,
-            event_letters,
-            health,
-        ).run(),
+        *(consumer.run() for consumer in event_consumers(runtime, verdicts, events)),
         terminate_idle_transactions(pool, _STALLED_SECONDS),
         Lease(pool, "expiry").hold(expiry.run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
         delete_old_rows(pool, box),
     )
+
+
+def _include_routers(
+    runtime: Runtime[ConfigSettings], pool: Pool, replays: Mapping[str, Handler]
+) -> None:
+    """Put the queries and the dead-letter service on the broker. ``replays``: handlers of events,
+    which config may not publish again."""
+    previews = CommandPreviews(
+        pool, runtime.clock, allow_private_origins=runtime.settings.allow_private_origins
+    )
+    domains = DomainQueries(pool, runtime.clock)
+    library = LibraryQueries(pool, runtime.clock)
+    dead_letters = DeadLetterService(runtime.client, runtime.publisher, NAME, replays)
+    runtime.broker.include_router(query_router(domains, library, previews))
+    runtime.broker.include_router(dead_letter_router(NAME, dead_letters))

@@ -14,8 +14,8 @@ from services.billing.transport.queries import query_router as billing_router
 from services.billing.usecases.queries import BillingQueries
 from services.config.transport.queries import query_router as config_router
 from services.config.usecases.library_queries import LibraryQueries
-from services.config.usecases.preview import Previews
-from services.config.usecases.queries import Queries as ConfigQueries
+from services.config.usecases.preview import CommandPreviews
+from services.config.usecases.queries import DomainQueries
 from services.validator.transport import query_router as validator_router
 from shared import catalogue, subjects
 from shared.catalogue_row import Query
@@ -64,7 +64,7 @@ class Away:
 def _routers() -> dict[str, NatsRouter]:
     away = cast(Any, Away())
     clock = Clock(None)
-    previews = Previews(away, clock, allow_private_origins=False)
+    previews = CommandPreviews(away, clock, allow_private_origins=False)
 
     class AwayJudging:
         async def check_certificate(self, question: CheckCertificate) -> CheckReport:
@@ -72,7 +72,7 @@ def _routers() -> dict[str, NatsRouter]:
 
     return {
         "validator": validator_router(cast(Any, AwayJudging())),
-        "config": config_router(ConfigQueries(away, clock), LibraryQueries(away, clock), previews),
+        "config": config_router(DomainQueries(away, clock), LibraryQueries(away, clock), previews),
         "billing": billing_router(BillingQueries(away, clock)),
     }
 

@@ -105,6 +105,7 @@ class CommandIntake:
             arrived = ArrivedMessage(batch[0], self._incarnation_of(batch[0]))
             await self._inbox.store([arrived])
             await self._ack(batch)
+            self._dead_letters.message_settled()
 
     async def _store(self, batch: Sequence[Delivery]) -> None:
         await self._update_incarnations()

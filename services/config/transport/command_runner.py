@@ -56,6 +56,7 @@ class CommandRunner:
             if is_transient(error):
                 raise
             await self._decider.give_up(key, partial(self._add_dead_letter, error))
+        self._dead_letters.message_settled()
 
     async def _add_dead_letter(self, error: Exception, queued: QueuedCommand) -> None:
         headers = {"ce-id": queued.message_id, "ce-source": queued.source}

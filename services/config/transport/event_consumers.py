@@ -1,4 +1,6 @@
-"""What config takes from other services' streams: verdicts, converged revisions, balances."""
+"""What config takes from other services' streams: verdicts, converged revisions, balances.
+
+Commands have a way in of their own (command_intake.py)."""
 
 from __future__ import annotations
 
@@ -7,17 +9,58 @@ from collections.abc import Callable
 
 from services.config.domain import judging
 from services.config.domain.model import Cause
+from services.config.settings import ConfigSettings
 from services.config.store import domains
 from services.config.usecases.decide import CommandDecider
 from services.config.usecases.suspend import AccountSuspender
-from shared import catalogue
+from shared import catalogue, subjects
 from shared.contracts.balance import BalanceEvent
 from shared.contracts.codec import parse
 from shared.contracts.edge import Converged
 from shared.contracts.judging import Verdict
 from shared.crypto.signing import Verifier
+from shared.messaging.consumer import Consumer
+from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.delivery import Delivery
+from shared.messaging.pull import Pull
+from shared.runtime import Runtime
 from shared.storage.pool import Pool
+
+VERDICTS_AT_ONCE = 8
+CONVERGED_AT_ONCE = 4
+
+
+def event_consumers(
+    runtime: Runtime[ConfigSettings], verdicts: VerdictConsumer, events: EventConsumer
+) -> list[Consumer]:
+    """Return the durable consumers of config. Only balances are taken one after the other."""
+    _, verdict_source, event_source = subjects.DEAD_OWNERS[subjects.CONFIG]
+    verdict_letters = DeadLetters(runtime.publisher, verdict_source)
+    event_letters = DeadLetters(runtime.publisher, event_source)
+    client = runtime.client
+    health = runtime.health
+    return [
+        Consumer(
+            Pull(client, subjects.STREAM_JUDGING, subjects.DURABLE_CONFIG_VERDICTS),
+            verdicts.handle,
+            verdict_letters,
+            health,
+            concurrency=VERDICTS_AT_ONCE,
+        ),
+        Consumer(
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_CONVERGED),
+            events.handle_converged,
+            event_letters,
+            health,
+            concurrency=CONVERGED_AT_ONCE,
+        ),
+        Consumer(
+            Pull(client, subjects.STREAM_EVENTS, subjects.DURABLE_CONFIG_BALANCES),
+            events.handle_balance,
+            event_letters,
+            health,
+        ),
+    ]
 
 
 class VerdictConsumer:

@@ -60,7 +60,7 @@ from tests.unit.config.made import (
     submit,
 )
 from tests.unit.config.test_machine import ENABLED, outcomes, play
-from tests.unit.config.test_machine import run as run_domain
+from tests.unit.config.test_scheduling import run as run_domain
 
 SEALED = SubmittedPair.model_construct(sealed_key=SealedKey(epoch=0, box=""))
 

@@ -18,16 +18,13 @@ from services.config.domain.commands import (
     JudgingTimeout,
     ResumeCommand,
     SuspendCommand,
-    TargetVerdict,
 )
-from services.config.domain.events import Event, Installed, JudgingBegan, Settled
+from services.config.domain.events import Event, Installed, Settled
 from services.config.domain.model import CommandContext, Domain
-from shared import catalogue
 from shared.contracts.domains import DomainState, Outcome, RedirectMode, Settings
 from shared.contracts.edge import Bundle, BundleKind
 from shared.contracts.findings import Code, finding
 from tests.unit.config.made import (
-    NAME,
     OWNER,
     accept,
     cause,
@@ -71,15 +68,6 @@ def play(
         state = evolve_all(state, events)
         told += events
     return state, told
-
-
-def run(
-    state: Domain | None,
-    commands: Sequence[DomainCommand],
-    revisions: Sequence[int],
-    **known: Any,
-) -> scheduling.QueueResult[Domain]:
-    return scheduling.run_queue(domain_machine, state, commands, context(**known), revisions)
 
 
 def outcomes(events: Sequence[Event]) -> list[str]:
@@ -433,84 +421,7 @@ def test_in_every_story_revisions_grow_pairs_die_at_disable_and_nothing_overtake
     assert not waiting & set(ended)
 
 
-@given(
-    st.lists(STEPS.filter(lambda step: step[0] not in ("accept", "refuse", "timeout")), max_size=25)
-)
-def test_what_runs_at_once_ends_as_what_runs_one_by_one(steps: list[tuple[str, Any]]) -> None:
-    """A replica may find a queue of any length: how it is cut changes nothing."""
-    orders: list[Any] = [asked_for(step, number, []) for number, step in enumerate(steps, start=1)]
-    whole = run(None, orders, range(1, 1000), taken=KNOWN)
-    state: Domain | None = None
-    queue: list[Any] = []
-    told: list[Event] = []
-    drawn = 0
-    for order in orders:
-        queue.append(order)
-        numbers = range(drawn + 1, drawn + 1 + len(queue))
-        drawn += len(queue)
-        part = run(state, queue, numbers, taken=KNOWN)
-        state, queue = part.state, queue[part.ran :]
-        told += part.events
-    assert outcomes(told) == outcomes(whole.events)
-    assert len(queue) == len(orders) - whole.ran
-    _overtaken_by_what_is_carried_out(whole.events)
-
-
-def _overtaken_by_what_is_carried_out(events: Sequence[Event]) -> None:
-    """Whatever was superseded: something that decides about the certificate came after it and was
-    not refused."""
-    deciding = {
-        catalogue.CMD_CERTIFICATE_SUBMIT,
-        catalogue.CMD_CERTIFICATE_DEPLOY,
-        catalogue.CMD_HTTPS_DISABLE,
-        catalogue.CMD_DOMAIN_REMOVE,
-    }
-    for place, event in enumerate(events):
-        if not isinstance(event, Settled) or event.outcome is not Outcome.SUPERSEDED:
-            continue
-        after = events[place + 1 :]
-        assert any(isinstance(one, JudgingBegan) for one in after) or any(
-            isinstance(one, Settled)
-            and one.cause.command in deciding
-            and one.outcome is not Outcome.REFUSED
-            for one in after
-        )
-
-
-def test_a_submission_holds_back_what_comes_after_it_until_its_verdict() -> None:
-    orders = [register(), submit("s1"), redirect("to_https")]
-    done = run(None, orders, range(1, 9))
-    assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
-    judged: TargetVerdict = accept("s1")
-    state = evolve_all(done.state, decide(done.state, judged, context(9)))
-    rest = run(state, orders[2:], [10])
-    assert (rest.ran, outcomes(rest.events)) == (1, ["c applied"])
-
-
-def test_what_is_refused_in_its_turn_overtakes_nothing() -> None:
-    """The trust that is changed before it makes the deployment a refused one."""
-    orders = [register(), submit("s1"), change("c", trust="private"), deploy("d", kept())]
-    done = run(None, orders, range(1, 9))
-    assert (done.ran, outcomes(done.events)) == (2, ["r applied"])
-    waiting = [register(), deploy("w", None, ready=False), deploy("d", None)]
-    done = run(None, waiting, range(1, 9))
-    assert (done.ran, outcomes(done.events)) == (1, ["r applied"])
-
-
 def test_a_name_that_is_taken_in_another_account_is_free_in_this_one() -> None:
     known = frozenset({("mallory", TAKEN)})
     state, _ = play([register(), replace(submit("s1"), name=TAKEN), accept("s1")], taken=known)
     assert state is not None and state.live is not None
-
-
-def test_what_stands_between_a_submission_and_its_overtaker_runs_in_its_turn() -> None:
-    orders = [register(), submit("s1"), redirect("to_https"), disable()]
-    done = run(None, orders, range(1, 9))
-    assert outcomes(done.events) == [
-        "r applied",
-        "s1 superseded submission.superseded",
-        "c refused https.not_enabled",
-        "d unchanged",
-    ]
-    assert sum(isinstance(event, JudgingBegan) for event in done.events) == 1
-    assert done.state is not None and done.state.pending is None and done.state.name == NAME
