@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from services.config.domain.model import (
     Certificate,
@@ -14,7 +17,6 @@ from services.config.domain.model import (
     LibraryEntry,
 )
 from shared.contracts.accounts import Suspension
-from shared.contracts.base import Contract, Hash, Utc
 from shared.contracts.certificates import StoredView
 from shared.contracts.domains import (
     CertificateStatus,
@@ -31,23 +33,43 @@ SHOW_EXPIRING: Final = timedelta(days=30)
 """How long before its end a certificate is shown as ``expires_soon``."""
 
 
+_KEPT_VALUES: Final = 4096
+
+
 class TableRow(Protocol):
     """Columns by name."""
 
     def __getitem__(self, column: str, /) -> Any: ...
 
 
-class PairFacts(Contract):
-    """What a list shows of a pair: all but its chain, its key and its attestation."""
+class PairFacts(msgspec.Struct):
+    """What a list shows of a pair: all but its chain, its key and its attestation.
 
-    leaf_fingerprint: Hash
+    The JSON is our own (store/domains.py), so no contract checks it."""
+
+    leaf_fingerprint: str
     subject: str
     sans: list[str]
     issuer: str
     key_type: str
     key_bits: int
-    not_before: Utc
-    not_after: Utc
+    not_before: datetime
+    not_after: datetime
+
+
+_read_facts: Final = msgspec.json.Decoder(PairFacts).decode
+
+
+@lru_cache(maxsize=_KEPT_VALUES)
+def read_origin(text: str) -> Origin:
+    """Return the origin in a JSON text. Most domains share one of few values."""
+    return Origin.model_validate_json(text)
+
+
+@lru_cache(maxsize=_KEPT_VALUES)
+def read_settings(text: str) -> Settings:
+    """Return the settings in a JSON text. Most domains share one of few values."""
+    return Settings.model_validate_json(text)
 
 
 def view_domain(
@@ -81,8 +103,9 @@ def view_listed_domain(
     name = row["name"]
     certificates = []
     for pair in pairs:
-        facts = PairFacts.model_validate_json(pair["facts"])
-        certificates.append(_view_pair(facts, name, at, pair["source"], pair["name"]))
+        facts = _read_facts(pair["facts"])
+        source = row["served_source"]
+        certificates.append(_view_pair(facts, name, at, source, pair["certificate_name"]))
     state = DomainState.DISABLED
     if row["served_until"] is not None:
         state = DomainState.ENABLED if suspension is None else DomainState.SUSPENDED
@@ -90,9 +113,9 @@ def view_listed_domain(
         domain=name,
         account=row["account"],
         service_type=row["service_type"],
-        origin=Origin.model_validate(row["origin"]),
+        origin=read_origin(row["origin"]),
         state=state,
-        settings=Settings.model_validate(row["settings"]),
+        settings=read_settings(row["settings"]),
         trust=row["trust"],
         certificates=certificates,
         revision=row["revision"],

@@ -160,16 +160,17 @@ async def load_suspensions(connection: Connection, accounts: list[str]) -> dict[
     rows = await connection.fetch(
         "select * from accounts where account = any($1::text[]) and suspended", accounts
     )
-    return {row["account"]: _suspension(row) for row in rows}
+    return {row["account"]: build_suspension(row) for row in rows}
+
+
+def build_suspension(row: Any) -> Suspension:
+    """Return the suspension in a row with columns of a suspended account."""
+    return Suspension(
+        reason="overdue", since=row["since"], resumes=row["resumption"], settled=row["settled"]
+    )
 
 
 def _account_state(row: Any) -> AccountState:
     if row is None:
         return AccountState()
-    return AccountState(row["resumption"], _suspension(row) if row["suspended"] else None)
-
-
-def _suspension(row: Any) -> Suspension:
-    return Suspension(
-        reason="overdue", since=row["since"], resumes=row["resumption"], settled=row["settled"]
-    )
+    return AccountState(row["resumption"], build_suspension(row) if row["suspended"] else None)

@@ -16,17 +16,21 @@ from services.config.store import accounts
 from shared.contracts.accounts import Suspension
 from shared.contracts.domains import CertificateStatus, DomainState
 from shared.contracts.queries import ListDomains
-from shared.storage.pool import Connection, Pool
+from shared.storage.pool import Pool
 
 _LAST = "\U0010ffff"
-_SHOWN = """
-select name, account, service_type, origin, settings, trust, suspended, revision, live_revision,
-    registered_at, pending_id, served_until, served_source
-from domains where name = any($1::text[])
-"""
-_SHOWN_PAIRS = """
-select domain, source, name, facts from pairs
-where domain = any($1::text[]) and slot = 'live' order by domain, position
+# One statement: one snapshot, one way to the database and back. ``origin`` and ``settings`` stay
+# text, for most rows share one of few values (views.py reads each value once).
+_PAGE = """
+select d.name, d.account, d.service_type, d.origin::text as origin, d.settings::text as settings,
+    d.trust, d.revision, d.live_revision, d.registered_at, d.pending_id, d.served_until,
+    d.served_source, p.name as certificate_name, p.facts,
+    a.account is not null as account_suspended, a.since, a.resumption, a.settled
+from (select name from {source} order by {order} limit {limit}) k
+join domains d on d.name = k.name
+left join pairs p on p.domain = d.name and p.slot = 'live'
+left join accounts a on a.account = d.account and a.suspended
+order by {page_order}, p.position
 """
 _STATES = {
     DomainState.DISABLED: "served_until is null",
@@ -48,7 +52,7 @@ _CERTIFICATES: Final[dict[CertificateStatus, tuple[str, tuple[timedelta, ...]]]]
 
 @dataclass(frozen=True)
 class ListedDomain:
-    """One row of a list. ``pairs``: rows with the facts, as JSON, of the pairs that are served."""
+    """One row of a list. ``pairs``: a row for each pair that is served, with its facts as JSON."""
 
     row: asyncpg.Record
     pairs: Sequence[asyncpg.Record]
@@ -85,19 +89,19 @@ async def load_page(
     ``after``: when the last certificate of the page before ends (None in the order of names), and
     the name of its domain."""
     conditions = _page_conditions(question, after, at)
-    order = "served_until, name" if question.order == "expiry" else "name"
+    order = "name"
+    page_order = "d.name"
+    if question.order == "expiry":
+        order = "served_until, name"
+        page_order = "d.served_until, d.name"
     if question.covered_by is None:
         source = f"domains where {conditions.where}"
     else:
         source = _covered_domains(conditions, question.covered_by, order, limit)
-    limit_parameter = conditions.add_parameter(limit)
-    keys = f"select name from {source} order by {order} limit {limit_parameter}"
-    async with (
-        pool.acquire() as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        names = [row["name"] for row in await connection.fetch(keys, *conditions.parameters)]
-        return await _load_listed(connection, names)
+    # The limit stands in the statement: with a parameter the planner would guess how many rows it
+    # has to join, and read whole tables.
+    statement = _PAGE.format(source=source, order=order, limit=limit, page_order=page_order)
+    return _group_rows(await pool.fetch(statement, *conditions.parameters))
 
 
 def _page_conditions(
@@ -121,7 +125,8 @@ def _page_conditions(
         prefix = question.prefix.lower()
         conditions.add("name >= {} and name < {}", prefix, prefix + _LAST)
     if question.suffix:
-        conditions.add("right(name, {}::int) = {}", len(question.suffix), question.suffix.lower())
+        # Three times as fast as right(name, n) = suffix where no index helps.
+        conditions.add("name like {}", "%" + _escape_like(question.suffix.lower()))
     if question.served_by is not None:
         conditions.add(
             "name in (select domain from pairs where fingerprint = {} and slot = 'live')",
@@ -148,7 +153,6 @@ def _covered_domains(
             wildcard_parents.append(name.removeprefix(f"{WILDCARD}."))
     names = conditions.add_parameter(covering)
     parents = conditions.add_parameter(wildcard_parents)
-    page_limit = conditions.add_parameter(limit)
     is_host = f"name not like '{WILDCARD}.%'"
     where = conditions.where
     return f"""(
@@ -159,18 +163,25 @@ def _covered_domains(
         select h.* from unnest({parents}::text[]) as p (parent) cross join lateral (
             select name, served_until from domains
             where parent = p.parent and {is_host} and {where}
-            order by {order} limit {page_limit}) h) as fitting"""
+            order by {order} limit {limit}) h) as fitting"""
 
 
-async def _load_listed(connection: Connection, names: Sequence[str]) -> list[ListedDomain]:
-    rows = {row["name"]: row for row in await connection.fetch(_SHOWN, names)}
-    pairs: dict[str, list[asyncpg.Record]] = {}
-    for pair in await connection.fetch(_SHOWN_PAIRS, names):
-        pairs.setdefault(pair["domain"], []).append(pair)
-    account_names = sorted({row["account"] for row in rows.values()})
-    suspensions = await accounts.load_suspensions(connection, account_names)
-    listed = []
-    for name in names:
-        row = rows[name]
-        listed.append(ListedDomain(row, pairs.get(name, ()), suspensions.get(row["account"])))
+def _group_rows(rows: Sequence[asyncpg.Record]) -> list[ListedDomain]:
+    """Group rows, one for each pair or for a domain without pairs, by domain."""
+    listed: list[ListedDomain] = []
+    pairs: list[asyncpg.Record] = []
+    name = None
+    for row in rows:
+        if row["name"] != name:
+            name = row["name"]
+            pairs = []
+            suspension = accounts.build_suspension(row) if row["account_suspended"] else None
+            listed.append(ListedDomain(row, pairs, suspension))
+        if row["facts"] is not None:
+            pairs.append(row)
     return listed
+
+
+def _escape_like(text: str) -> str:
+    """Return a text as a pattern of LIKE that matches the text itself."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

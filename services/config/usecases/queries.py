@@ -184,9 +184,10 @@ def _listed_size(listed: domain_list.ListedDomain) -> int:
     """Return at most the bytes that a view takes: encoding each one twice would cost as much as all
     the rest."""
     row = listed.row
-    size = _ROW_BYTES + len(row["name"]) + len(row["account"]) + len(row["origin"]["host"])
+    host = views.read_origin(row["origin"]).host
+    size = _ROW_BYTES + len(row["name"]) + len(row["account"]) + len(host)
     for pair in listed.pairs:
-        size += _PAIR_BYTES + len(pair["name"]) + len(pair["facts"].encode())
+        size += _PAIR_BYTES + len(pair["certificate_name"]) + len(pair["facts"].encode())
     return size
 
 
