@@ -29,8 +29,8 @@ _HEADER_CHARACTERS = 256
 _INSERT_MESSAGES = """
 insert into inbox (stream, incarnation, sequence, message_id, content_hash, subject, source,
     traceparent, body, stream_time)
-select $1, * from unnest($2::timestamptz[], $3::bigint[], $4::text[], $5::bytea[], $6::text[],
-    $7::text[], $8::text[], $9::bytea[], $10::timestamptz[])
+select $1, $2, * from unnest($3::bigint[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+    $8::text[], $9::bytea[], $10::timestamptz[])
 on conflict do nothing returning sequence
 """
 _INSERT_SETTLED = """
@@ -39,7 +39,7 @@ values ($1, $2, $3, $4, $5) on conflict do nothing
 """
 _INSERT_TARGETS = """
 insert into inbox_targets (stream, incarnation, sequence, key, state)
-select $1, *, 'stored' from unnest($2::timestamptz[], $3::bigint[], $4::text[])
+select $1, $2, *, 'stored' from unnest($3::bigint[], $4::text[])
 on conflict do nothing
 """
 _INSERT_KEYS = """
@@ -85,6 +85,8 @@ from inbox_targets t cross join lateral (
 where t.key = any($1::text[]) and t.state <> 'stored'
 order by t.key, i.incarnation, i.sequence
 """
+# Whole positions in arrays, and not the stream and its incarnation by themselves: with those the
+# planner reads all of a table that it takes to be small.
 _DELETE_TARGETS = """
 delete from inbox_targets t
 using unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[])
@@ -257,7 +259,7 @@ class Inbox:
     ) -> StoreResult[MessageT]:
         settled_to = await self._lock_stream(connection, incarnation)
         with_keys = [message for message in arrived if message.keys]
-        fresh_sequences = await self._insert_messages(connection, with_keys)
+        fresh_sequences = await self._insert_messages(connection, incarnation, with_keys)
         fresh = []
         known = []
         for message in arrived:
@@ -267,7 +269,7 @@ class Inbox:
                 known.append(message)
         duplicates, conflicts = await self._judge_known(connection, incarnation, known)
         await self._insert_settled(connection, duplicates)
-        await self._insert_targets(connection, fresh)
+        await self._insert_targets(connection, incarnation, fresh)
         await self._advance(connection, incarnation, settled_to)
         return StoreResult(len(fresh_sequences), len(duplicates), conflicts)
 
@@ -293,7 +295,10 @@ class Inbox:
         return int(settled_to)
 
     async def _insert_messages(
-        self, connection: Connection, arrived: Sequence[ArrivedMessage[MessageT]]
+        self,
+        connection: Connection,
+        incarnation: datetime,
+        arrived: Sequence[ArrivedMessage[MessageT]],
     ) -> set[int]:
         """Insert what is new by its position and by its id; return the sequences inserted."""
         if not arrived:
@@ -301,7 +306,7 @@ class Inbox:
         rows = await connection.fetch(
             _INSERT_MESSAGES,
             self.stream,
-            [message.incarnation for message in arrived],
+            incarnation,
             [message.delivery.sequence for message in arrived],
             [message.delivery.id for message in arrived],
             [message.content_hash for message in arrived],
@@ -371,19 +376,20 @@ class Inbox:
         await connection.executemany(_INSERT_SETTLED, rows)
 
     async def _insert_targets(
-        self, connection: Connection, arrived: Sequence[ArrivedMessage[MessageT]]
+        self,
+        connection: Connection,
+        incarnation: datetime,
+        arrived: Sequence[ArrivedMessage[MessageT]],
     ) -> None:
-        incarnations = []
         sequences = []
         keys = []
         for message in arrived:
             for key in dict.fromkeys(message.keys):
-                incarnations.append(message.incarnation)
                 sequences.append(message.delivery.sequence)
                 keys.append(key)
         if not keys:
             return
-        await connection.execute(_INSERT_TARGETS, self.stream, incarnations, sequences, keys)
+        await connection.execute(_INSERT_TARGETS, self.stream, incarnation, sequences, keys)
         await connection.execute(_INSERT_KEYS, keys)
 
     async def _advance(

@@ -95,6 +95,10 @@ class LoadedStates(Generic[StateT]):
         """Move a state on by events."""
         self._now[key] = scheduling.evolve_all(self._machine, self._now.get(key), events)
 
+    def move(self, key: str, state: StateT | None) -> None:
+        """Take in the state after events."""
+        self._now[key] = state
+
     def find_changes(self) -> list[tuple[str, StateT | None, StateT | None]]:
         """Return (key, state before, state now) of each state that is another one now."""
         changes = []
@@ -254,7 +258,8 @@ class UnitOfWork:
         result = scheduling.run_queue(
             domain_machine, self.domains.get(name), commands, self.domain_context(name), revisions
         )
-        self.record(domain_target(name), result.events)
+        self.domains.move(name, result.state)
+        self._recorded.append((domain_target(name), result.events))
         self.finish(queue[: result.ran])
         self._held += queue[result.ran :]
         for command in commands[: result.ran]:
@@ -268,7 +273,8 @@ class UnitOfWork:
         result = scheduling.run_queue(
             library_entry, self.entries.get(key), commands, self._entry_contexts[key]
         )
-        self.record(library_target(key), result.events)
+        self.entries.move(key, result.state)
+        self._recorded.append((library_target(key), result.events))
         self.finish(queue[: result.ran])
         self._held += queue[result.ran :]
 
