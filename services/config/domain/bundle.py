@@ -25,6 +25,7 @@ def build_bundle(domain: Domain) -> DesiredBundle:
 
     ``epoch`` is the lowest of its pairs (0 without a pair), so that it rises only when every key of
     the bundle was sealed anew."""
+    # Only a domain that serves HTTPS shows its pairs: a suspended one keeps them here, in config.
     kind = _bundle_kind(domain)
     pairs: list[BundlePair] = []
     epoch = 0

@@ -68,8 +68,8 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _NAME_CHARACTERS: Final = 253
 _SOURCE_CHARACTERS: Final = 256
 
+# Commands for an account as a whole. They run under the account's own key.
 AccountCommand = SetRoots | SetResumption | ResumeAccount
-"""Commands for an account as a whole. They run under the account's own key."""
 CommandBody = (
     RegisterDomain
     | RemoveDomain
@@ -83,6 +83,7 @@ CommandBody = (
     | DeleteCertificate
     | AccountCommand
 )
+# The contract of each command, from its row of the catalogue.
 CONTRACTS: Final[dict[str, type[Contract]]] = {
     row: row.body for row in catalogue.received_by(CONFIG, "command")
 }

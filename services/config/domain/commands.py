@@ -184,5 +184,5 @@ DomainCommand = (
     | ResumeCommand
 )
 LibraryCommand = InvalidCommand | StoreCommand | DeleteCommand | ResolveDeployment | ResealCommand
+# What a pending submission waits for.
 JudgingResult = TargetVerdict | JudgingTimeout
-"""What a pending submission waits for."""

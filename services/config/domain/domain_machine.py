@@ -321,6 +321,7 @@ def _reseal(state: Domain, command: ResealCommand) -> list[Event]:
             continue
         if not certificate.can_reseal(command.pair_id, command.old_epoch, new_epoch):
             continue
+        # The bundle's epoch is the lowest of its pairs, so it rises with the last of them only.
         shown = False
         if state.live is not None:
             resealed = state.live.with_key(command.pair_id, command.sealed_key)

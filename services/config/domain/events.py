@@ -12,6 +12,7 @@ from shared.contracts.commands import SubmittedPair
 from shared.contracts.domains import Origin, Outcome, ServiceType, Settings
 from shared.contracts.findings import Code, Finding, finding
 
+# The kinds of change of a domain's desired state, as https.event.domain.changed.v1 names them.
 BundleChange = Literal[
     "registered",
     "enabled",
@@ -24,7 +25,6 @@ BundleChange = Literal[
     "resumed",
     "removed",
 ]
-"""The kinds of change of a domain's desired state, as https.event.domain.changed.v1 names them."""
 
 
 @dataclass(frozen=True)

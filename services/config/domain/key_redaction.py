@@ -10,8 +10,9 @@ from typing import Any, Final
 from shared.crypto.key_detection import contains_private_key
 from shared.messaging.delivery import Delivery
 
+# Stands in place of a PEM text that holds a key: the validator still finds that there was one, and
+# refuses the submission for it.
 EMPTY_KEY: Final = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"
-"""In place of a PEM text that holds a key: the validator still finds that there was one."""
 _PEM_FIELDS: Final = frozenset({"certificate", "roots"})
 
 

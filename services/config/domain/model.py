@@ -14,10 +14,10 @@ from shared.contracts.judging import JudgedPair
 
 RootTrust = Literal["public", "private"]
 CertificateSource = Literal["custom", "stored"]
+# The first character of the key of a library entry, and of a key that invalid names share. No
+# domain name begins with either.
 LIBRARY_PREFIX: Final = "@"
-"""The first character of a library entry's key. No domain name begins with it."""
 INVALID_PREFIX: Final = "!"
-"""The first character of a key that invalid names share."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ def _domain_messages(name: str, event: Event, at: datetime) -> list[Outgoing]:
         )
         subject = catalogue.EVENT_DOMAIN_REMOVED
         messages.append(_message(subject, target, removed, event.cause, at))
+    # A registration and a removal are news of ownership (billing) and of the desired state (the
+    # fleet): two messages.
     changed = _domain_changed(name, event)
     if changed is not None:
         cause, body = changed

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+# A submission ends after this many deadlines (10 minutes) of broker and database at the latest,
+# whether or not a validator was seen: it holds back the later commands of its domain.
 LONGEST_WAIT_FACTOR = 60
-"""A submission ends after this many deadlines (10 minutes) of broker and database at the latest,
-whether or not a validator was seen: it holds back the later commands of its domain."""
 _KEPT_SPANS = 1000
 
 

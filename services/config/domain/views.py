@@ -29,10 +29,11 @@ from shared.contracts.domains import (
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
 
+# How long before its end a certificate is shown as ``expires_soon``. A warning that comes with a
+# command is given later (reuse_checks.WARN_BEFORE_EXPIRY).
 SHOW_EXPIRING: Final = timedelta(days=30)
-"""How long before its end a certificate is shown as ``expires_soon``."""
-
-
+# Origins and settings that are kept after they were read. Contracts are frozen: pages may share
+# them.
 _KEPT_VALUES: Final = 4096
 
 

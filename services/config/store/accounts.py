@@ -10,6 +10,8 @@ from services.config.domain.model import Cause
 from shared.contracts.accounts import Resumption, Suspension
 from shared.storage.pool import Connection, Pool
 
+# Each half is found by an index of its own (domains_unsuspended, domains_suspended). The two may
+# give up to twice the limit.
 _OUT_OF_STEP = """
 (select d.name from accounts a join domains d on d.account = a.account
     where a.suspended and not d.suspended and not d.removed limit $1)
@@ -130,6 +132,8 @@ async def lock_out_of_step(connection: Connection, limit: int) -> list[OutOfStep
     """Return domains whose suspension is not their account's, their keys locked.
 
     Those that another replica holds are left to it."""
+    # Found, locked, then looked at again: between the first look and the lock another replica may
+    # have done it, or the domain may be gone.
     rows = await connection.fetch(_OUT_OF_STEP, limit)
     names = sorted({row["name"] for row in rows})
     if not names:

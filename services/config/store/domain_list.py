@@ -59,6 +59,8 @@ class ListedDomain:
     suspension: Suspension | None
 
 
+# Every filter is on columns that the index of its order holds (migration 0020), so that a page of
+# 100,000 domains is found in the index alone, however few rows fit. Joins come after the limit.
 @dataclass
 class _Conditions:
     """Conditions of a query and their parameters, numbered in the order of ``add``."""

@@ -40,6 +40,7 @@ PAIR_COLUMNS = "domain, slot, submission_id, source, name, entry, trust, pair"
 PAIRS_OF_DOMAINS = f"""
 select {PAIR_COLUMNS} from pairs where domain = any($1::text[]) order by domain, slot, position
 """
+# ``live_revision`` belongs to a registration: a new one begins without it.
 _SAVE = """
 insert into domains (name, parent, account, service_type, origin, trust, settings, suspended,
     removed, removed_at, revision, registered_revision, registered_at, pending_id, pending_request,

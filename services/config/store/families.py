@@ -53,6 +53,8 @@ async def lock_families(connection: Connection, registered: Iterable[str]) -> Fa
             wildcard_parents.append(parent)
     if not parents:
         return FamilyHolders()
+    # The hosts of a family matter only to its wildcard, and are many: they are read for a wildcard
+    # alone. A host looks at one row, that of the wildcard above it.
     await connection.execute(_LOCK, sorted(parents))
     rows = await connection.fetch(_WILDCARDS, [names.wildcard_of(parent) for parent in parents])
     wildcards = {row["parent"]: row["account"] for row in rows}

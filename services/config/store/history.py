@@ -57,6 +57,8 @@ async def write_history(
 
 
 def _history_rows(target: CommandTarget, events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    # A disable deletes the findings and certificates of rows before it. Those of the same run are
+    # not written yet, so what came before the last disable of the run is written without them.
     last_drop = -1
     changes: dict[str, history_codec.RecordedEvent] = {}
     for index, event in enumerate(events):

@@ -65,6 +65,7 @@ select $1, domain, $2, entry, true, $3 from pairs
 where slot = 'live' and position = 0 and entry = $4
 on conflict do nothing
 """
+# A deployment has ended on a domain when the command's target there is gone from the inbox.
 _HAS_UNSETTLED = """
 select exists (
     select from deployments d
@@ -97,6 +98,7 @@ _FORGET_DEPLOYMENTS = """
 delete from deployments d using unnest($1::text[], $2::text[]) as w (command_id, domain)
 where (d.command_id, d.domain) = (w.command_id, w.domain)
 """
+# A domain with a pending submission follows after its verdict, as any later command waits for it.
 _LOCK_FOLLOWERS = """
 select d.command_id, d.domain from deployments d
 where d.follow and not exists (

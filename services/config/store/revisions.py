@@ -12,6 +12,7 @@ _TIMELINE = """
 (select system_identifier::text from pg_control_system()) as system_identifier,
 substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) as timeline
 """
+# Numbers and timeline in one statement: they must be of the same database.
 _DRAW = f"""
 select nextval('revision') as number, h.* from generate_series(1, $1), (select {_TIMELINE}) h
 """

@@ -28,6 +28,9 @@ GAP_SECONDS = 0.5
 _BROKER_SECONDS = 5
 
 
+# The order that loses nothing: first the dead letter or the row in the inbox, then the ack. A
+# process that dies in between gets the delivery again. The inbox knows it by its position, and DEAD
+# by its message id, so nothing is there twice.
 class CommandIntake:
     """Takes the stream of commands. ``wake`` is set when something new may run."""
 

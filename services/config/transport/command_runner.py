@@ -43,7 +43,9 @@ class CommandRunner:
             if is_transient(error):
                 raise
             log.error("runner.failed", error=describe(error))
-        # One of many commands cannot be run: the others must not wait for it.
+        # One of up to 200 keys cannot be run, and the transaction of all was rolled back. Key by
+        # key, the others run, and the first command of the bad key is given up. That goes on until
+        # the limit of dead letters: then the line stops, instead of a bug refusing every command.
         keys = await inbox.find_ready_keys(self._pool, KEYS_AT_ONCE)
         for key in keys:
             await self._run_key(key)

@@ -80,6 +80,7 @@ class CommandDecider:
                     _refuse_invalid(work, key, queue)
                 else:
                     commands[key] = [self._read_command(work, queued) for queued in queue]
+            # The keys are locked already, so what is loaded now stays true until the commit.
             if commands:
                 await work.load_domains(list(commands))
                 commands = await work.complete_commands(commands)
@@ -96,6 +97,8 @@ class CommandDecider:
 
     async def _end_judging(self, submission_id: str, verdict: Verdict | None) -> bool:
         async with self._units.begin() as work:
+            # Found without a lock: the submission may end before this transaction has its key. Then
+            # nothing is pending under the key any more, and the decision is empty.
             key = await find_pending_key(work.connection, submission_id)
             if key is None:
                 return False

@@ -53,6 +53,7 @@ class ExpiryWatch:
         _show_days_left(await notices.count_days_left(self._pool, at))
 
     async def _give_some(self, at: datetime) -> int:
+        # The row that marks a notice as given and the notice itself commit together.
         async with self._pool.acquire() as connection, connection.transaction():
             due = await notices.take_notices(connection, at, NOTICES_AT_ONCE)
             await outbox.enqueue(connection, [notice_message(notice, at) for notice in due])

@@ -26,11 +26,20 @@ from shared.storage.inbox import QueuedCommand
 from shared.storage.pool import Pool
 
 ENTRIES_AT_ONCE = 50
+# Domains that follow in one transaction: few, so that their locks are held for a short time only.
 DOMAINS_AT_ONCE = 50
-"""Domains of library commands in one transaction, so that their locks are held for a short time
-only."""
 
 
+# How one library command reaches many domains, each under a key of its own:
+# 1. The command runs under the entry's key. A deployment fixes which entry is meant (its id), and a
+#    replacement lists the domains that serve the entry. Both leave a row in ``deployments`` for
+#    each domain, in the transaction that settles them in the library.
+# 2. A domain waits for the row of its deployment (``DeployCommand.ready``), then takes its own
+#    turn: it copies the certificate as it is then. For a replacement it takes a turn in
+#    ``update_followers`` as soon as it has nothing pending.
+# 3. The row goes with the domain's own end. A deletion of the entry waits for the rows before it. A
+#    domain that copies locks the entry's row for share, and a replacement locks it for update. So a
+#    replacement sees every domain that has copied the old certificate, and none copies it later.
 class LibraryDecider:
     """Every change of a library.
 

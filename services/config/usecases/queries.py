@@ -32,9 +32,10 @@ from shared.contracts.queries import (
 from shared.errors import Refused
 from shared.storage.pool import Pool
 
+# An answer stays under 512 KB, whatever its limit is: chains may be long.
 PAGE_BYTES: Final = 480_000
-"""An answer stays under 512 KB, whatever its limit is: chains may be long."""
 _SEPARATOR: Final = " "
+# Of a listed domain without its names, and of a pair without its facts: the longest that was seen.
 _ROW_BYTES: Final = 520
 _PAIR_BYTES: Final = 130
 ItemT = TypeVar("ItemT")

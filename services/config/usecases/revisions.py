@@ -30,6 +30,10 @@ _RETRY_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
 
 
+# Nodes take a bundle only at a higher revision than the one they hold. A database that came back in
+# an earlier state would give numbers again that the nodes have seen, and every change up to the old
+# height would be lost on them without a sign. So numbers are drawn only in a cluster and timeline
+# where the sequence was moved past the fleet's highest revision, or where it was never elsewhere.
 class RevisionGate:
     """Opens when revisions may be drawn, and closes when the database turns out to be another one.
 

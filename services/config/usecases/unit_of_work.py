@@ -109,6 +109,18 @@ class LoadedStates(Generic[StateT]):
         return changes
 
 
+# Invariants:
+# - A state changes only under the lock of its key (``inbox_keys``). Every way in takes that lock:
+#   the queue, verdicts, the deadline, followers, suspensions. The row of a library entry is locked
+#   besides, for deployments copy it under other keys, those of their domains.
+# - States are loaded after their lock, and revisions are drawn after it too: of two changes of a
+#   domain the later one has the higher revision, whichever replica makes it.
+# - Nothing is written before the end of the block. States, history, messages and what is settled in
+#   the inbox then commit together or not at all, and a command that runs again makes messages of
+#   the same ids. What was decided so far in the block is seen through ``LoadedStates``, not in
+#   tables.
+# - Where two transactions may wait for each other after all, PostgreSQL ends one of them. A
+#   deadlock is a transient fault: it runs again.
 class UnitOfWork:
     """One transaction. ``at``: its time. ``connection``: for what one use case alone reads."""
 
@@ -213,7 +225,7 @@ class UnitOfWork:
                     registered.append(key)
                 elif isinstance(command, DeployCommand):
                     deployments.append((command.cause.command_id, key))
-        # Locks are taken in the same order by every replica: names, library entries, families.
+        # Every replica takes these locks in the same order: names, library entries, families.
         if named:
             taken = await library.lock_taken_names(self.connection, named)
             self._taken_names = frozenset(taken)
@@ -278,6 +290,9 @@ class UnitOfWork:
         self.finish(queue[: result.ran])
         self._held += queue[result.ran :]
 
+    # A verdict, the deadline, a replaced entry and a suspension overtake nothing and wait for
+    # nothing, so they are decided at once.
+
     def decide_domain(
         self, name: str, command: DomainCommand | JudgingResult, revision: int
     ) -> list[Event]:
@@ -319,6 +334,7 @@ class UnitOfWork:
     async def write(self) -> None:
         """Write states, history, messages, and what is settled in the inbox."""
         changed_domains = []
+        # A domain is never deleted by a command: its tombstone is a state, too.
         for _, before, now in self.domains.find_changes():
             if now is not None:
                 changed_domains.append((before, now))
