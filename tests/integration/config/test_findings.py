@@ -21,7 +21,7 @@ from shared.contracts.queries import ShowHistory, ShowSubmission
 from shared.errors import Refused
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, Stage, name
-from tests.integration.config.test_library import deploy, hosts, results, store, stored, wildcard
+from tests.integration.config.test_library import results, store, stored, wildcard
 
 
 async def ended(staged: Stage, subject: str, body: Contract) -> CommandResult:
@@ -31,54 +31,6 @@ async def ended(staged: Stage, subject: str, body: Contract) -> CommandResult:
     view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=command))
     (result,) = view.results
     return result
-
-
-async def test_a_refused_registration_tells_the_position_of_the_fault(staged: Stage) -> None:
-    settled = await staged.register("exa_mple.com")
-    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id))
-    assert [found.message for found in view.results[0].findings] == [
-        "At position 4: '_' is not allowed."
-    ]
-
-
-async def test_a_name_of_another_accounts_family_is_not_called_registered(staged: Stage) -> None:
-    family = name("family")
-    await staged.register(f"*.{family}")
-    settled = await staged.register(f"www.{family}", account="mallory")
-    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=settled.command_id))
-    (found,) = view.results[0].findings
-    assert "another account holds one of them" in found.message and "account" in found.hint
-
-
-async def test_settings_that_exclude_each_other_are_named(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    await staged.enable(domain)
-    body = ChangeSettings(domain=domain, account=ACCOUNT, tls_min="1.3", tls_max="1.2")
-    result = await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)
-    assert [found.message for found in result.findings] == [
-        "The lowest TLS version 1.3 is above the highest 1.2."
-    ]
-
-
-async def test_roots_that_cannot_be_taken_are_told_why(staged: Stage) -> None:
-    result = await ended(staged, catalogue.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
-    assert (result.domain, result.certificate) == (None, None)
-    assert "0 PEM blocks were found" in result.findings[0].message
-
-
-async def test_a_deployment_tells_each_domain_its_own_findings(staged: Stage) -> None:
-    family, title = name("lib"), new_id()
-    trusting, other = *(await hosts(staged, family, 1)), name()
-    await staged.register(other, trust="private")
-    await stored(staged, title, wildcard(staged, family))
-    found = await results(staged, await deploy(staged, title, [trusting, other]))
-    assert found[trusting].findings == []
-    assert [one.code.value for one in found[other].findings] == [
-        "chain.untrusted",
-        "domain.mismatch",
-    ]
-    assert "private trust" in found[other].findings[0].hint
 
 
 async def test_a_disable_drops_the_findings_before_it_and_keeps_the_codes(staged: Stage) -> None:

@@ -13,7 +13,6 @@ from shared.contracts.certificates import (
     CommandView,
     DeleteCertificate,
     DeployCertificate,
-    RollbackCertificate,
     SetRoots,
     ShowCertificate,
     ShowCommand,
@@ -22,7 +21,7 @@ from shared.contracts.certificates import (
     StoreCertificate,
 )
 from shared.contracts.commands import ChangeSettings, ResealPair, SubmittedPair
-from shared.contracts.domains import CommandSettled, Origin, Outcome
+from shared.contracts.domains import CommandSettled, Outcome
 from shared.contracts.judging import JudgedPair
 from shared.contracts.queries import PageSealed
 from shared.errors import Refused
@@ -104,11 +103,6 @@ async def test_a_stored_pair_is_judged_once_and_served_on_fifty_domains_each_wit
         catalogue.RPC_CERTIFICATE_SHOW, ShowCertificate(name=title, account=ACCOUNT)
     )
     assert (shown.domains, shown.version) == (48, 1)
-
-
-async def test_the_question_for_the_library_names_no_domain(staged: Stage) -> None:
-    submission = await store(staged, new_id())
-    assert (await staged.asked(submission)).domains == []
 
 
 async def test_a_replaced_entry_is_followed_by_every_domain_that_uses_it(staged: Stage) -> None:
@@ -310,31 +304,6 @@ async def _sealed(stage: Stage) -> list[object]:
     return found
 
 
-async def test_a_rollback_swaps_the_two_certificates_and_refuses_an_expired_one(
-    staged: Stage,
-) -> None:
-    domain = name()
-    await staged.register(domain)
-    back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    assert (
-        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
-    ).codes == ["https.not_enabled"]
-    await staged.enable(domain, name=f"{domain}-1")
-    assert (
-        await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
-    ).codes == ["certificate.no_previous"]
-    await staged.enable(domain, name=f"{domain}-2")
-    for expected in ("1", "2"):
-        settled = await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
-        assert settled.outcome is Outcome.APPLIED
-        assert staged.changed(settled.command_id).change == "rolled_back"
-        assert (await staged.bundle(domain)).pairs[0].pair_id == f"pair-{domain}-{expected}"
-    await staged.enable(domain, name=f"{domain}-old", days=-1)
-    await staged.enable(domain, name=f"{domain}-3")
-    refused = await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
-    assert refused.codes == ["certificate.expired"]
-
-
 async def test_a_name_that_a_rollback_could_bring_back_stays_taken(staged: Stage) -> None:
     first, second, title = name(), name(), f"cert-{new_id()}"
     for domain in (first, second):
@@ -400,37 +369,6 @@ async def test_own_roots_are_listed_and_reach_the_validator_when_trust_is_privat
     assert question.context.private_roots == [shown.roots[0].pem]
     library = await staged.asked(await store(staged, new_id(), account, trust="private"))
     assert library.context.private_roots == [shown.roots[0].pem]
-
-
-async def test_a_pair_judged_by_other_roots_is_not_deployed(staged: Stage) -> None:
-    family, title = name("lib"), new_id()
-    (domain,) = await hosts(staged, family, 1)
-    await stored(staged, title, wildcard(staged, family), trust="private")
-    ended = await results(staged, await deploy(staged, title, [domain]))
-    assert ended[domain].codes == ["chain.untrusted"]
-
-
-async def test_the_origin_may_change_while_https_is_off_and_the_settings_may_not(
-    staged: Stage,
-) -> None:
-    domain = name()
-    await staged.register(domain)
-    origin = Origin(scheme="http", host="other.example.com", port=8080)
-    both = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin, http2=True)
-    assert (await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, both))).codes == [
-        "https.not_enabled"
-    ]
-    alone = ChangeSettings(domain=domain, account=ACCOUNT, origin=origin)
-    assert (
-        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, alone))
-    ).outcome is Outcome.APPLIED
-    assert (await staged.bundle(domain)).origin == origin
-    inside = ChangeSettings(
-        domain=domain, account=ACCOUNT, origin=Origin(scheme="http", host="10.0.0.1", port=80)
-    )
-    assert (
-        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, inside))
-    ).codes == ["origin.forbidden"]
 
 
 async def test_a_store_that_no_verdict_comes_for_is_undecided(staged: Stage) -> None:

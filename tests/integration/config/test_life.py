@@ -8,8 +8,8 @@ import pytest
 
 from shared import catalogue
 from shared.contracts.base import SealedKey
-from shared.contracts.commands import ChangeSettings, RedirectChange, ResealPair
-from shared.contracts.domains import DomainState, Outcome, RedirectMode
+from shared.contracts.commands import ResealPair
+from shared.contracts.domains import DomainState, Outcome
 from shared.contracts.edge import BundleKind
 from shared.contracts.findings import Code
 from shared.contracts.queries import (
@@ -121,27 +121,6 @@ async def test_a_disable_leaves_nothing_of_the_pair_in_any_table(staged: Stage) 
     )
 
 
-async def test_settings_need_https_and_change_only_what_they_name(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    wanted = ChangeSettings(
-        domain=domain, account="acme", redirect=RedirectChange(mode=RedirectMode.TO_HTTPS)
-    )
-    refused = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
-    assert refused.codes == ["https.not_enabled"]
-    await staged.enable(domain)
-    applied = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
-    again = await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, wanted))
-    assert (applied.outcome, again.outcome) == (Outcome.APPLIED, Outcome.UNCHANGED)
-    assert again.revision == applied.revision
-    bundle = await staged.bundle(domain)
-    assert (bundle.settings.redirect.mode, bundle.settings.redirect.status) == (
-        RedirectMode.TO_HTTPS,
-        301,
-    )
-    assert len(bundle.pairs) == 1
-
-
 async def test_another_account_finds_no_domain_to_see_or_change(staged: Stage) -> None:
     domain = name()
     await staged.register(domain)
@@ -196,15 +175,6 @@ async def test_a_wildcard_and_the_hosts_under_it_belong_to_one_account(staged: S
     assert (await staged.register(f"www.{family}")).outcome is Outcome.APPLIED
     assert (await staged.register(f"a.www.{family}", account="mallory")).outcome is Outcome.APPLIED
     assert (await staged.register(f"*.www.{family}")).codes == ["domain.taken"]
-
-
-async def test_what_no_domain_can_be_is_refused_with_every_fault(staged: Stage) -> None:
-    bad = await staged.register("exa_mple.com")
-    assert bad.codes == ["domain.invalid"] and bad.domain == "exa_mple.com"
-    several = await staged.register(
-        name(), service_type="mining", origin={"scheme": "http", "host": "127.0.0.1", "port": 80}
-    )
-    assert several.codes == ["origin.forbidden", "domain.service_type_unsupported"]
 
 
 async def test_a_reseal_keeps_the_revision_and_raises_the_epoch_of_the_bundle(
@@ -273,12 +243,3 @@ async def test_pages_give_every_domain_once_and_the_hash_of_its_exact_bundle(sta
         answer = await staged.ask(catalogue.RPC_BUNDLE_GET, GetBundle(domain=domain), "edge_sync")
         assert answer.payload is not None
         assert sha256(answer.payload.encode()).hexdigest() == hashes[domain]
-
-
-async def test_the_same_certificate_again_changes_nothing(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    live = await staged.enable(domain, name=f"{domain}-same")
-    again = await staged.enable(domain, name=f"{domain}-same")
-    assert (again.outcome, again.revision) == (Outcome.UNCHANGED, live.revision)
-    assert not staged.said(catalogue.EVENT_DOMAIN_CHANGED, again.command_id)
