@@ -15,12 +15,9 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Generic, Protocol, TypeVar
 
-import structlog
-
 from shared.storage.pool import Connection, Pool
 from shared.storage.pool import listen as listen_to_channel
 
-log = structlog.get_logger()
 CHANNEL = "inbox"
 KEEP_DAYS = 35
 _LOOK_AHEAD = 10_000
