@@ -9,11 +9,7 @@ from typing import Any, NoReturn
 
 from services.config.settings import ConfigSettings
 from services.config.transport.command_intake import CommandIntake
-from services.config.transport.command_runner import (
-    CommandRunner,
-    delete_old_rows,
-    run_when_woken,
-)
+from services.config.transport.command_runner import CommandRunner, run_when_woken
 from services.config.transport.event_consumers import (
     EventConsumer,
     VerdictConsumer,
@@ -21,6 +17,8 @@ from services.config.transport.event_consumers import (
 )
 from services.config.transport.queries import query_router
 from services.config.transport.verdict_deadline import VerdictDeadline
+from services.config.usecases.cleanup import Cleanup
+from services.config.usecases.converged import LiveRevisions
 from services.config.usecases.decide import CommandDecider
 from services.config.usecases.expiry import ExpiryWatch
 from services.config.usecases.library import LibraryDecider
@@ -36,6 +34,7 @@ from shared.messaging.consumer import Handler
 from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.pull import Pull
+from shared.retry import every
 from shared.runtime import Runtime
 from shared.storage import inbox
 from shared.storage.idle_transactions import terminate_idle_transactions
@@ -50,6 +49,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _POOL_SIZE = 20
 _STALLED_SECONDS = 3.0
 _SUSPEND_POLL_SECONDS = 2.0
+_DELETE_SECONDS = 600
 
 
 def run() -> NoReturn:
@@ -73,7 +73,9 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
     revisions = RevisionGate(pool, client, health, settings.revision_seconds)
     units = UnitsOfWork(pool, revisions, clock)
     library = LibraryDecider(pool, units, follow=follow, wake=wake)
-    decider = CommandDecider(units, library, allow_private_origins=settings.allow_private_origins)
+    decider = CommandDecider(
+        pool, units, library, allow_private_origins=settings.allow_private_origins
+    )
     suspender = AccountSuspender(pool, units, suspend)
     expiry = ExpiryWatch(pool, clock, settings.expiry_seconds)
 
@@ -83,9 +85,9 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)
     intake = CommandIntake(client, pull, box, command_letters, health, wake)
     runner = CommandRunner(pool, decider, command_letters)
-    deadline = VerdictDeadline(pool, client, decider, settings.judging_seconds, wake)
+    deadline = VerdictDeadline(client, decider, settings.judging_seconds, wake)
     verdicts = VerdictConsumer(decider, lambda: runtime.trust().verifier("validator"), wake)
-    events = EventConsumer(pool, suspender)
+    events = EventConsumer(LiveRevisions(pool), suspender)
     _include_routers(runtime, pool, {event_source: events.handle})
     return (
         revisions.run(),
@@ -100,7 +102,7 @@ async def build(runtime: Runtime[ConfigSettings]) -> Sequence[Coroutine[Any, Any
         terminate_idle_transactions(pool, _STALLED_SECONDS),
         Lease(pool, "expiry").hold(expiry.run),
         Relay(pool, runtime.publisher, Lease(pool, "outbox"), health).run(),
-        delete_old_rows(pool, box),
+        every(_DELETE_SECONDS, Cleanup(pool, box).delete_old_rows),
     )
 
 

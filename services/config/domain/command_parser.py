@@ -138,6 +138,8 @@ def find_targets(body: CommandBody) -> list[CommandTarget]:
 
 def targets_of_key(body: CommandBody, key: str) -> list[CommandTarget]:
     """Return the targets of a command under one key; several only where the names are invalid."""
+    # A stored key is a name in normal form already. Only names that have none are found again,
+    # since several of them share a key.
     if key.startswith(INVALID_PREFIX):
         return [target for target in find_targets(body) if target.key == key]
     if key.startswith(LIBRARY_PREFIX):

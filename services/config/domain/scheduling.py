@@ -153,6 +153,7 @@ def _is_overtaken(
 
     What stands before it may have it refused (a change of the trust, and then a deployment), so
     that is tried first."""
+    # Revisions of the trial are never kept: they only have to rise above the state's.
     ahead = state
     if state is not None:
         ahead = evolve_all(machine, state, supersede_pending(state))

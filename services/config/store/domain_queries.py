@@ -37,6 +37,7 @@ select * from history
 where domain = $1 and ($2::text is null or account = $2) and ($3::bigint is null or id < $3)
 order by id desc limit $4
 """
+# The live and the previous certificate of a domain may hold the same pair: it is sealed anew once.
 _SEALED = """
 (select distinct on (p.domain, p.pair_id) p.domain as key, p.pair_id, d.account, null as name,
     p.pair

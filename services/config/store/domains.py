@@ -16,7 +16,7 @@ from services.config.domain.model import Cause, Certificate, Domain, PendingSubm
 from shared.contracts.domains import Origin, ServiceType, Settings
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
-from shared.storage.pool import Connection
+from shared.storage.pool import Connection, Pool
 
 TOMBSTONE_DAYS = 35
 _FACT_FIELDS = {
@@ -161,20 +161,20 @@ class OverdueSubmission:
     age: float
 
 
-async def load_overdue(connection: Connection, seconds: float) -> list[OverdueSubmission]:
+async def load_overdue(pool: Pool, seconds: float) -> list[OverdueSubmission]:
     """Return pending submissions whose question got its PubAck at least ``seconds`` ago."""
-    rows = await connection.fetch(_OVERDUE, seconds)
+    rows = await pool.fetch(_OVERDUE, seconds)
     return [OverdueSubmission(row["key"], row["pending_id"], row["age"]) for row in rows]
 
 
-async def record_converged(connection: Connection, domain: str, revision: int) -> None:
+async def record_converged(pool: Pool, domain: str, revision: int) -> None:
     """Record that every node serves ``revision``. One of an earlier registration does not count."""
-    await connection.execute(_RECORD_CONVERGED, domain, revision)
+    await pool.execute(_RECORD_CONVERGED, domain, revision)
 
 
-async def delete_old_tombstones(connection: Connection) -> None:
+async def delete_old_tombstones(pool: Pool) -> None:
     """Delete what is left of domains that were removed more than 35 days ago."""
-    await connection.execute(_DELETE_TOMBSTONES, TOMBSTONE_DAYS)
+    await pool.execute(_DELETE_TOMBSTONES, TOMBSTONE_DAYS)
 
 
 def encode_cause(cause: Cause) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from services.config.domain.events import DeploymentResolved, Stored
 from services.config.domain.model import (
+    LIBRARY_PREFIX,
     Cause,
     Certificate,
     CommandContext,
@@ -118,7 +119,7 @@ update inbox_targets t set state = 'ready' where t.state = 'held' and (
             (i.stream, i.incarnation, i.sequence) = (t.stream, t.incarnation, t.sequence)
             and not exists (
                 select from domains o where o.name = t.key and o.pending_id is not null))
-    or (starts_with(t.key, '@') and not exists (
+    or (starts_with(t.key, $1) and not exists (
         select from certificates c where c.key = t.key and c.pending_id is not null)))
 returning 1
 """
@@ -353,7 +354,7 @@ async def release_stuck_commands(pool: Pool) -> bool:
 
     Normally whoever ends the wait wakes the waiter. This catches the race in which it looked before
     the waiter was marked as held."""
-    released = await pool.fetch(_RELEASE_STUCK)
+    released = await pool.fetch(_RELEASE_STUCK, LIBRARY_PREFIX)
     await pool.execute(_DELETE_ENDED_DEPLOYMENTS)
     return bool(released)
 

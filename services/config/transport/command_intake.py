@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 from nats.aio.client import Client
@@ -59,11 +60,8 @@ class CommandIntake:
         letter."""
         async for batch in self._pull.batches():
             cleaned = [self._remove_keys(delivery) for delivery in batch]
-
-            async def take(batch: Sequence[Delivery] = cleaned) -> None:
-                await self._store_or_split(batch)
-
-            await retry(take, health=self._health, condition=self._condition)
+            store = partial(self._store_or_split, cleaned)
+            await retry(store, health=self._health, condition=self._condition)
 
     async def watch_gaps(self) -> None:
         """Settle sequences below the ack floor that are not stored: they will never come, and what

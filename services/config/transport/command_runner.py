@@ -1,4 +1,4 @@
-"""The loops that run stored commands and what follows from them, and that delete old rows."""
+"""The loops that run stored commands and what follows from them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from functools import partial
 
 import structlog
 
-from services.config.store import domains
 from services.config.usecases.decide import KEYS_AT_ONCE, CommandDecider
 from shared.faults import describe, is_transient
 from shared.messages import StreamPosition
 from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.delivery import Delivery
 from shared.observability.health import Health
-from shared.retry import every, retry
+from shared.retry import retry
 from shared.storage import inbox
-from shared.storage.inbox import Inbox, QueuedCommand
+from shared.storage.inbox import QueuedCommand
 from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 POLL_SECONDS = 0.5
-DELETE_SECONDS = 600
 _LONGEST_DELAY_SECONDS = 0.2
 
 
@@ -86,7 +84,7 @@ async def run_when_woken(
             work,
             health=health,
             condition=condition,
-            on_fault=lambda error: log.info("work.paused", error=describe(error)),
+            on_fault=_log_fault if health is None else None,
             longest_delay=_LONGEST_DELAY_SECONDS,
         )
         if not busy:
@@ -95,12 +93,5 @@ async def run_when_woken(
                     await wake.wait()
 
 
-async def delete_old_rows(pool: Pool, box: Inbox) -> None:
-    """Forget ids and tombstones that are over 35 days old. Never returns."""
-
-    async def delete() -> None:
-        await box.delete_old_messages()
-        async with pool.acquire() as connection:
-            await domains.delete_old_tombstones(connection)
-
-    await every(DELETE_SECONDS, delete)
+def _log_fault(error: Exception) -> None:
+    log.warning("work.paused", error=describe(error))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from services.config.domain import judging
 from services.config.domain.model import Cause
 from services.config.settings import ConfigSettings
-from services.config.store import domains
+from services.config.usecases.converged import LiveRevisions
 from services.config.usecases.decide import CommandDecider
 from services.config.usecases.suspend import AccountSuspender
 from shared import catalogue, subjects
@@ -24,7 +24,6 @@ from shared.messaging.dead_letters import DeadLetters
 from shared.messaging.delivery import Delivery
 from shared.messaging.pull import Pull
 from shared.runtime import Runtime
-from shared.storage.pool import Pool
 
 VERDICTS_AT_ONCE = 8
 CONVERGED_AT_ONCE = 4
@@ -87,8 +86,8 @@ class VerdictConsumer:
 class EventConsumer:
     """https.event.edge.converged.v1 and https.event.balance.overdue|settled.v1."""
 
-    def __init__(self, pool: Pool, suspender: AccountSuspender) -> None:
-        self._pool = pool
+    def __init__(self, revisions: LiveRevisions, suspender: AccountSuspender) -> None:
+        self._revisions = revisions
         self._suspender = suspender
 
     async def handle(self, delivery: Delivery) -> None:
@@ -100,9 +99,7 @@ class EventConsumer:
 
     async def handle_converged(self, delivery: Delivery) -> None:
         """Record which revision every node serves (rule C2)."""
-        event = parse(Converged, delivery.body)
-        async with self._pool.acquire() as connection:
-            await domains.record_converged(connection, event.domain, event.revision)
+        await self._revisions.record_converged(parse(Converged, delivery.body))
 
     async def handle_balance(self, delivery: Delivery) -> None:
         """Record that an account is overdue or settled (rule E7)."""

@@ -14,12 +14,10 @@ import structlog
 from nats.aio.client import Client
 
 from services.config.domain.uptime import JudgingTime, QuestionQueue
-from services.config.store.domains import OverdueSubmission, load_overdue
 from services.config.usecases.decide import CommandDecider
 from shared import subjects
 from shared.faults import describe, is_transient
 from shared.retry import every
-from shared.storage.pool import Pool
 
 log = structlog.get_logger()
 LOOK_SECONDS = 0.5
@@ -33,14 +31,8 @@ class VerdictDeadline:
     the verdict."""
 
     def __init__(
-        self,
-        pool: Pool,
-        client: Client,
-        decider: CommandDecider,
-        seconds: float,
-        wake: asyncio.Event,
+        self, client: Client, decider: CommandDecider, seconds: float, wake: asyncio.Event
     ) -> None:
-        self._pool = pool
         self._client = client
         self._js = client.jetstream(timeout=_BROKER_SECONDS)
         self._decider = decider
@@ -53,14 +45,18 @@ class VerdictDeadline:
         await every(min(LOOK_SECONDS, self._seconds / 4), self._look, on_fault=self._note_outage)
 
     async def _look(self) -> None:
-        async with self._pool.acquire() as connection:
-            overdue = await load_overdue(connection, self._seconds)
+        # The queue is looked at in every round, with or without overdue submissions: time that was
+        # not seen is not counted, and a submission may become overdue at any time.
+        overdue = await self._decider.find_overdue(self._seconds)
         queue = await self._load_queue()
         now = time.monotonic()
         self._judging_time.note(now, self._client.is_connected, queue)
         for submission in overdue:
-            if self._judging_time.is_over(now - submission.age, now):
-                await self._end(submission)
+            if not self._judging_time.is_over(now - submission.age, now):
+                continue
+            if await self._decider.decide_timeout(submission.submission_id):
+                log.warning("submission.undecided", key=submission.key)
+                self._wake.set()
 
     async def _load_queue(self) -> QuestionQueue | None:
         """Return the state of the validators' queue; None while the broker does not report it."""
@@ -72,11 +68,6 @@ class VerdictDeadline:
             return None
         delivered = 0 if info.delivered is None else info.delivered.consumer_seq
         return QuestionQueue(info.num_waiting or 0, delivered, info.num_ack_pending or 0)
-
-    async def _end(self, submission: OverdueSubmission) -> None:
-        if await self._decider.decide_timeout(submission.submission_id):
-            log.warning("submission.undecided", key=submission.key)
-            self._wake.set()
 
     def _note_outage(self, error: Exception) -> None:
         self._judging_time.note(time.monotonic(), False, None)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
-
 from services.config.domain import command_parser, judging, names
 from services.config.domain.commands import DomainCommand, JudgingResult, JudgingTimeout
 from services.config.domain.events import refused
 from services.config.domain.model import INVALID_PREFIX, LIBRARY_PREFIX
-from services.config.store.domains import find_pending_key
+from services.config.store.domains import OverdueSubmission, find_pending_key, load_overdue
 from services.config.usecases.library import LibraryDecider
 from services.config.usecases.unit_of_work import UnitOfWork, UnitsOfWork
 from shared.contracts.findings import Code, finding
 from shared.contracts.judging import Verdict
 from shared.errors import Malformed
 from shared.storage.inbox import QueuedCommand
+from shared.storage.pool import Pool
 
-log = structlog.get_logger()
 KEYS_AT_ONCE = 200
 
 
@@ -29,8 +27,14 @@ class CommandDecider:
     Transient faults are raised; nothing was done then."""
 
     def __init__(
-        self, units: UnitsOfWork, library: LibraryDecider, *, allow_private_origins: bool
+        self,
+        pool: Pool,
+        units: UnitsOfWork,
+        library: LibraryDecider,
+        *,
+        allow_private_origins: bool,
     ) -> None:
+        self._pool = pool
         self._units = units
         self._library = library
         self._allow_private_origins = allow_private_origins
@@ -49,6 +53,10 @@ class CommandDecider:
         False when it is not pending (any more). Malformed when it is pending for another
         account."""
         return await self._end_judging(verdict.submission_id, verdict)
+
+    async def find_overdue(self, seconds: float) -> list[OverdueSubmission]:
+        """Return pending submissions whose question got its PubAck at least ``seconds`` ago."""
+        return await load_overdue(self._pool, seconds)
 
     async def decide_timeout(self, submission_id: str) -> bool:
         """End a pending submission as undecided. False when it is not pending (any more)."""

@@ -7,8 +7,6 @@ import math
 from datetime import datetime
 from typing import Final, cast
 
-import structlog
-
 from services.config.domain.outgoing_messages import SOURCE
 from services.config.metrics import DAYS_LEFT_LEAST, DOMAINS_BY_DAYS_LEFT, EXPIRY_NOTICES
 from services.config.store import notices
@@ -23,7 +21,6 @@ from shared.retry import every
 from shared.storage import outbox
 from shared.storage.pool import Pool
 
-log = structlog.get_logger()
 NOTICES_AT_ONCE: Final = 500
 
 

@@ -85,6 +85,8 @@ class CommandPreviews:
             raise Refused([finding(Code.REQUEST_MALFORMED, str(error), field="request")]) from None
         cause = Cause(_PREVIEW_ID, question.command, _PREVIEW_ID, body.account, self._clock.now())
         effects = []
+        # One snapshot for all targets. Not read only: an account's row is locked as for real, which
+        # ends with the transaction.
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read"),

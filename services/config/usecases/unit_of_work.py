@@ -115,9 +115,9 @@ class LoadedStates(Generic[StateT]):
 #   besides, for deployments copy it under other keys, those of their domains.
 # - States are loaded after their lock, and revisions are drawn after it too: of two changes of a
 #   domain the later one has the higher revision, whichever replica makes it.
-# - Nothing is written before the end of the block. States, history, messages and what is settled in
-#   the inbox then commit together or not at all, and a command that runs again makes messages of
-#   the same ids. What was decided so far in the block is seen through ``LoadedStates``, not in
+# - Domains and entries are written at the end of the block. States, history, messages and what is
+#   settled in the inbox commit together or not at all, and a command that runs again makes messages
+#   of the same ids. What was decided so far in the block is seen through ``LoadedStates``, not in
 #   tables.
 # - Where two transactions may wait for each other after all, PostgreSQL ends one of them. A
 #   deadlock is a transient fault: it runs again.
