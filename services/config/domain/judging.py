@@ -58,8 +58,7 @@ def settle_without_pairs(pending: PendingSubmission, result: JudgingResult) -> S
 def _verify_pair(pair: JudgedPair, account: str, domains: list[str], verifier: Verifier) -> None:
     # The signature alone proves only that the validator vouched for some pair. What it signed must
     # be this pair (id, leaf, chain), for this account, and for every domain that the verdict
-    # accepts. The sealed key is not signed: a reseal replaces it, and a node that cannot open it
-    # drops it.
+    # accepts. The sealed key is not signed, so that a reseal can replace it.
     attestation = verifier.open(Purpose.ATTESTATION, pair.attestation, Attestation)
     attested = (
         attestation.account,
