@@ -13,7 +13,8 @@ import asyncpg
 from services.config.domain import names
 from services.config.domain.bundle import build_bundle
 from services.config.domain.model import Cause, Certificate, Domain, PendingSubmission
-from shared.contracts.domains import Origin, ServiceType, Settings
+from services.config.domain.views import read_origin, read_settings
+from shared.contracts.domains import ServiceType
 from shared.contracts.judging import JudgedPair
 from shared.contracts.names import covered
 from shared.storage.pool import Connection, Pool
@@ -32,8 +33,8 @@ _FACT_FIELDS = {
 # A suspension is a state of the account (rule E7): it holds for what is enabled before it reached
 # the domain's row.
 COLUMNS = """
-name, account, service_type, origin, trust, settings, removed, revision, registered_revision,
-registered_at, pending_request, pending_cause, suspended or exists (
+name, account, service_type, origin::text as origin, trust, settings::text as settings, removed,
+revision, registered_revision, registered_at, pending_request, pending_cause, suspended or exists (
     select from accounts a where a.account = domains.account and a.suspended) as suspended
 """
 PAIR_COLUMNS = "domain, slot, submission_id, source, name, entry, trust, pair"
@@ -45,8 +46,9 @@ _SAVE = """
 insert into domains (name, parent, account, service_type, origin, trust, settings, suspended,
     removed, removed_at, revision, registered_revision, registered_at, pending_id, pending_request,
     pending_cause, bundle, bundle_hash, bundle_epoch, served_until, served_source, mismatched)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, case when $9 then $10::timestamptz end, $11, $12, $13,
-    $14, $15, $16, $17, $18, $19, $20, $21, $22)
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7::text::jsonb, $8, $9,
+    case when $9 then $10::timestamptz end, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+    $22)
 on conflict (name) do update set
     account = excluded.account, service_type = excluded.service_type, origin = excluded.origin,
     trust = excluded.trust, settings = excluded.settings, suspended = excluded.suspended,
@@ -111,12 +113,12 @@ def build_domains(rows: Iterable[asyncpg.Record], pairs: Iterable[asyncpg.Record
             name,
             row["account"],
             ServiceType(row["service_type"]),
-            Origin.model_validate(row["origin"]),
+            read_origin(row["origin"]),
             row["trust"],
             row["revision"],
             row["registered_revision"],
             row["registered_at"],
-            settings=Settings.model_validate(row["settings"]),
+            settings=read_settings(row["settings"]),
             live=_build_certificate(pairs_of.get((name, "live"))),
             previous=_build_certificate(pairs_of.get((name, "previous"))),
             pending=_build_pending(row),
@@ -222,9 +224,9 @@ def _domain_row(domain: Domain, at: datetime) -> tuple[Any, ...]:
         names.parent_name(domain.name),
         domain.account,
         domain.service_type.value,
-        domain.origin.model_dump(mode="json"),
+        domain.origin.model_dump_json(),
         domain.trust,
-        domain.settings.model_dump(mode="json"),
+        domain.settings.model_dump_json(),
         domain.suspended,
         domain.removed,
         at,

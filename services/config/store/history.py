@@ -20,9 +20,9 @@ _WRITE: Final = """
 insert into history (domain, certificate, account, command_id, command, source, outcome, codes,
     findings, change, revision, received_at, settled_at)
 select domain, certificate, account, command_id, command, source, outcome,
-    string_to_array(codes, ' '), findings, change, revision, received_at, $13
+    string_to_array(codes, ' '), findings, change::jsonb, revision, received_at, $13
 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::text[], $10::jsonb[], $11::bigint[], $12::timestamptz[]) with ordinality
+    $8::text[], $9::text[], $10::text[], $11::bigint[], $12::timestamptz[]) with ordinality
     as h (domain, certificate, account, command_id, command, source, outcome, codes, findings,
         change, revision, received_at, place)
 order by place
@@ -87,9 +87,7 @@ def _history_row(
         findings = FINDINGS.dump_json(list(settled.findings)).decode()
     recorded = None
     if change is not None:
-        recorded = history_codec.encode_event(change)
-        if dropped:
-            recorded.pop("certificate", None)
+        recorded = history_codec.encode_event(change, certificate=not dropped)
     return (
         target.domain or "",
         target.certificate,

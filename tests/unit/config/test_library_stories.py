@@ -237,9 +237,7 @@ def test_what_the_history_keeps_rebuilds_the_rows_but_for_the_pairs(
 def _through_json(events: Sequence[Any]) -> list[Any]:
     """What is kept of the events, as it comes back."""
     return [
-        history_codec.decode_event(
-            json.loads(json.dumps(history_codec.encode_event(event))), event.cause
-        )
+        history_codec.decode_event(json.loads(history_codec.encode_event(event)), event.cause)
         for event in events
         if isinstance(event, history_codec.RecordedEvent)
     ]
