@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,11 +12,11 @@ from services.billing.settings import BillingSettings
 from services.billing.store import finance
 from services.billing.store.partitions import ArchiveMonths, RequestDays
 from services.billing.transport.batch_consumers import (
-    BatchConsumer,
     UsageBatchIntake,
     replay_one,
     with_dead_letters,
 )
+from services.billing.transport.consumers import batch_consumers, command_consumer
 from services.billing.transport.queries import query_router
 from services.billing.transport.stream_trimmer import StreamTrimmer
 from services.billing.usecases.hourly_jobs import HourCharging, HourlyJobs
@@ -29,10 +29,8 @@ from services.billing.usecases.reference_cache import ReferenceCache
 from services.billing.usecases.request_events import RequestIngest
 from shared import runtime as service
 from shared import subjects
-from shared.messaging.consumer import Consumer
 from shared.messaging.dead_letter_service import DeadLetterService, dead_letter_router
 from shared.messaging.dead_letters import DeadLetters
-from shared.messaging.pull import Pull
 from shared.runtime import Runtime
 from shared.storage.idle_transactions import terminate_idle_transactions
 from shared.storage.lease import Lease
@@ -95,13 +93,8 @@ async def build(runtime: Runtime[BillingSettings]) -> Sequence[Coroutine[Any, An
     }
     trimmer = StreamTrimmer(runtime.client, subjects.STREAM_USAGE, USAGE_DURABLES)
     return (
-        *_batch_consumers(runtime, handlers, quarantine),
-        Consumer(
-            _pull(runtime, subjects.STREAM_COMMANDS_BILLING, subjects.DURABLE_BILLING_COMMANDS),
-            money.handle,
-            commands,
-            runtime.health,
-        ).run(),
+        *(consumer.run() for consumer in batch_consumers(runtime, handlers, quarantine)),
+        command_consumer(runtime, money.handle, commands).run(),
         terminate_idle_transactions(pool, _STALLED_SECONDS),
         Lease(pool, "billing-hours").hold(jobs.run),
         Lease(pool, "billing-parked").hold(lambda _fencing: quarantine.retry_messages(handlers)),
@@ -109,39 +102,3 @@ async def build(runtime: Runtime[BillingSettings]) -> Sequence[Coroutine[Any, An
         Lease(pool, "billing-trim").hold(trimmer.run),
         Relay(pool, publisher, Lease(pool, "billing-outbox"), runtime.health).run(),
     )
-
-
-def _batch_consumers(
-    runtime: Runtime[BillingSettings], handlers: Mapping[str, BatchHandler], quarantine: Quarantine
-) -> Sequence[Coroutine[Any, Any, None]]:
-    """Return the consumers of what comes in batches."""
-    settings = runtime.settings
-    # Stream, durable, deliveries of a pull, batches that are handled at once. Two batches of single
-    # events: one is read while PostgreSQL writes the other. One of usage batches: they lock logs,
-    # and a node's next range would wait for the last one. One of owners: its lock keeps all others
-    # out.
-    table = (
-        (subjects.STREAM_USAGE, subjects.DURABLE_BILLING_BATCHES, settings.billing_pull_batches, 1),
-        (
-            subjects.STREAM_USAGE,
-            subjects.DURABLE_BILLING_REQUESTS,
-            settings.billing_pull_requests,
-            2,
-        ),
-        (subjects.STREAM_EVENTS, subjects.DURABLE_BILLING_OWNERS, 500, 1),
-    )
-    consumers = []
-    for stream, durable, at_most, concurrency in table:
-        consumer = BatchConsumer(
-            _pull(runtime, stream, durable, at_most),
-            handlers[durable],
-            quarantine,
-            runtime.health,
-            concurrency=concurrency,
-        )
-        consumers.append(consumer.run())
-    return consumers
-
-
-def _pull(runtime: Runtime[BillingSettings], stream: str, durable: str, batch: int = 500) -> Pull:
-    return Pull(runtime.client, stream, durable, batch=batch)
