@@ -342,7 +342,7 @@ RPC_CERTIFICATE_USAGE: Final = Query(
     "https.rpc.certificate.usage.v1",
     CONFIG,
     certificates.ShowUsage,
-    certificates.UsagePage,
+    certificates.CertificateUsagePage,
     DOMAIN_READERS,
 )
 RPC_ROOTS_SHOW: Final = Query(

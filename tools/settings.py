@@ -17,8 +17,8 @@ from clients.cli.main import command_line
 from clients.edge_node.settings import NginxSettings, NodeSettings
 from services.billing.settings import BillingSettings as Billing
 from services.config.settings import ConfigSettings as Config
-from services.edge_sync.settings import Settings as EdgeSync
-from services.validator.settings import Settings as Validator
+from services.edge_sync.settings import EdgeSyncSettings as EdgeSync
+from services.validator.settings import ValidatorSettings as Validator
 from shared.settings import ServiceSettings
 
 _PROGRAMS: Final[tuple[tuple[str, type[BaseSettings], type[BaseSettings]], ...]] = (

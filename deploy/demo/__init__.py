@@ -1,1 +1,1 @@
-"""The demo: the whole path on this machine, told as a story. Each step checks what it says."""
+"""The demo: the whole path on this machine, shown as a story. Each step checks what it says."""

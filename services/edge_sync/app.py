@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.edge_sync.domain.fleet import FleetState
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.store.bucket import KvBucket
 from services.edge_sync.store.convergences import ConvergenceStore
 from services.edge_sync.store.fleet import FleetStore
@@ -49,10 +49,10 @@ CHECK_DATABASE_SECONDS = 1.0
 
 def run() -> NoReturn:
     """Run edge_sync until SIGTERM."""
-    service.run(NAME, Settings, build)
+    service.run(NAME, EdgeSyncSettings, build)
 
 
-async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
+async def build(runtime: Runtime[EdgeSyncSettings]) -> Sequence[Coroutine[Any, Any, None]]:
     """Open the database, bind the routers, and return what runs until the end: the outbox, and the
     leader while this replica has the lease.
 
@@ -82,7 +82,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
 
 
 def _wire_leader(
-    runtime: Runtime[Settings], pool: Pool, trust: CurrentTrust, signer: Signer
+    runtime: Runtime[EdgeSyncSettings], pool: Pool, trust: CurrentTrust, signer: Signer
 ) -> Leader:
     """Connect the parts that the leader works with, and bind the routers that answer from them."""
     settings = runtime.settings

@@ -1,4 +1,4 @@
-"""Settings of edge_sync, from the environment."""
+"""EdgeSyncSettings of edge_sync, from the environment."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import Field, SecretStr
 from shared.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
-    """Settings that only edge_sync reads."""
+class EdgeSyncSettings(ServiceSettings):
+    """EdgeSyncSettings that only edge_sync reads."""
 
     edge_sync_dsn: SecretStr = Field(
         description="its database: postgresql://user:password@host/database"

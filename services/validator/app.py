@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from services.validator.sandbox.sealed_judge import WorkerSecrets
 from services.validator.sealing_epoch import CurrentEpoch
-from services.validator.settings import Settings
+from services.validator.settings import ValidatorSettings
 from services.validator.transport import query_router, submission_consumer
 from services.validator.usecases import JudgingUseCases
 from shared import runtime as service
@@ -21,10 +21,10 @@ NAME = "validator"
 
 
 def run() -> NoReturn:
-    service.run(NAME, Settings, build)
+    service.run(NAME, ValidatorSettings, build)
 
 
-async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None]]:
+async def build(runtime: Runtime[ValidatorSettings]) -> Sequence[Coroutine[Any, Any, None]]:
     """Start the workers and bind the queries; return what runs until the end.
 
     Raises SettingsError for a wrong key, and EdgetlsError when a worker does not start.
@@ -47,7 +47,7 @@ async def build(runtime: Runtime[Settings]) -> Sequence[Coroutine[Any, Any, None
     return [epoch.watch(), judging.watch_trust_roots(), consumer.run()]
 
 
-def _read_worker_secrets(runtime: Runtime[Settings]) -> WorkerSecrets:
+def _read_worker_secrets(runtime: Runtime[ValidatorSettings]) -> WorkerSecrets:
     """Read the submission key and the signing key.
 
     Raises SettingsError when the submission key is not the one of the trust document, to which

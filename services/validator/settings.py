@@ -9,7 +9,7 @@ from pydantic import Field
 from shared.settings import ServiceSettings
 
 
-class Settings(ServiceSettings):
+class ValidatorSettings(ServiceSettings):
     """The settings of the validator alone, besides those of every service."""
 
     submission_private_key_file: Path = Field(

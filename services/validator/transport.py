@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faststream.nats import NatsRouter
 
-from services.validator.settings import Settings
+from services.validator.settings import ValidatorSettings
 from services.validator.usecases import JudgingUseCases
 from shared import catalogue, subjects
 from shared.messaging.consumer import Consumer
@@ -31,7 +31,7 @@ def query_router(judging: JudgingUseCases) -> NatsRouter:
     return router
 
 
-def submission_consumer(runtime: Runtime[Settings], judging: JudgingUseCases) -> Consumer:
+def submission_consumer(runtime: Runtime[ValidatorSettings], judging: JudgingUseCases) -> Consumer:
     """Take submissions from JUDGING, many at once and in any order."""
     pull = Pull(
         runtime.client,

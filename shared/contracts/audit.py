@@ -68,7 +68,7 @@ class QueryAudit(Contract):
     end: Utc
 
 
-class Difference(Contract):
+class AuditDifference(Contract):
     """A difference of ``what`` at ``place``: the recomputed and the recorded value, as decimal
     strings."""
 
@@ -106,4 +106,4 @@ class AuditReport(Contract):
     uncharged: int
     amounts: dict[str, Amount]
     differing: int
-    differences: list[Difference]
+    differences: list[AuditDifference]

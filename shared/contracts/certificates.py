@@ -129,7 +129,7 @@ class Use(Contract):
     live: bool = True
 
 
-class UsagePage(Contract):
+class CertificateUsagePage(Contract):
     uses: list[Use]
     next: str | None
 
@@ -189,7 +189,7 @@ class PreviewCommand(Contract):
     body: Annotated[str, Field(max_length=100_000)]
 
 
-class Difference(Contract):
+class FieldChange(Contract):
     """A changed field: ``field`` is its path in the domain's view, such as ``settings.http2``.
     None: not there."""
 
@@ -205,7 +205,7 @@ class Effect(Contract):
     certificate: str | None = None
     outcome: Outcome
     findings: list[Finding]
-    changes: list[Difference]
+    changes: list[FieldChange]
 
 
 class Preview(Contract):

@@ -74,7 +74,7 @@ async def ask(
     try:
         reply = await client.request(query, question.encode(), timeout=timeout)
     except NoRespondersError:
-        raise BrokerAway(f"nobody answers {query}: is the service running?") from None
+        raise BrokerAway(f"no service answers {query}: is it running?") from None
     except (NatsError, OSError, TimeoutError) as error:
         raise BrokerAway(
             f"no answer to {query} within {timeout:g} s ({type(error).__name__})"

@@ -10,7 +10,7 @@ HANDLED = Counter(
     ["subject", "outcome"],
 )
 DEAD_LETTERS = Counter(
-    "edgetls_dead_letters_total", "Messages buried in DEAD, by source.", ["source"]
+    "edgetls_dead_letters_total", "Messages moved to DEAD, by source.", ["source"]
 )
 DEAD_LETTER_LIMIT_REACHED = Gauge(
     "edgetls_dead_letter_limit_reached",

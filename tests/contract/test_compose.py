@@ -17,8 +17,8 @@ from clients.edge_node.settings import NodeSettings
 from deploy.docker.secrets import POSTGRES, POSTGRES_CA, write_all
 from services.billing.settings import BillingSettings as Billing
 from services.config.settings import ConfigSettings as Config
-from services.edge_sync.settings import Settings as EdgeSync
-from services.validator.settings import Settings as Validator
+from services.edge_sync.settings import EdgeSyncSettings as EdgeSync
+from services.validator.settings import ValidatorSettings as Validator
 from shared.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from services.billing.domain.units import (
 )
 from services.billing.domain.usage_aggregator import AccountHour, minute_fault
 from services.billing.domain.wire_format import CellRow
-from shared.contracts.audit import Difference
+from shared.contracts.audit import AuditDifference
 from shared.money import plus
 
 MAX_SHOWN: Final = 100
@@ -48,7 +48,7 @@ class AuditDifferences:
     """The differences found. ``differing`` counts all; ``shown`` keeps the first MAX_SHOWN."""
 
     differing: int = 0
-    shown: list[Difference] = field(default_factory=list)
+    shown: list[AuditDifference] = field(default_factory=list)
 
     def add_difference(
         self, kind: DifferenceKind, place: str, recomputed: object, recorded: object
@@ -56,7 +56,7 @@ class AuditDifferences:
         self.differing += 1
         if len(self.shown) < MAX_SHOWN:
             self.shown.append(
-                Difference(
+                AuditDifference(
                     what=kind, place=place, recomputed=f"{recomputed}", recorded=f"{recorded}"
                 )
             )

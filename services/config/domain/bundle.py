@@ -12,7 +12,7 @@ from shared.contracts.edge import Bundle, BundleKind, BundlePair
 
 
 @dataclass(frozen=True)
-class DesiredBundle:
+class EncodedBundle:
     """An encoded bundle. ``hash``: SHA-256 of ``payload``, hexadecimal."""
 
     payload: bytes
@@ -20,7 +20,7 @@ class DesiredBundle:
     epoch: int
 
 
-def build_bundle(domain: Domain) -> DesiredBundle:
+def build_bundle(domain: Domain) -> EncodedBundle:
     """Encode the bundle of a domain's state.
 
     ``epoch`` is the lowest of its pairs (0 without a pair), so that it rises only when every key of
@@ -52,7 +52,7 @@ def build_bundle(domain: Domain) -> DesiredBundle:
         pairs=pairs,
     )
     payload = bundle.encode()
-    return DesiredBundle(payload, sha256(payload).hexdigest(), epoch)
+    return EncodedBundle(payload, sha256(payload).hexdigest(), epoch)
 
 
 def _bundle_kind(domain: Domain) -> BundleKind:

@@ -65,7 +65,7 @@ class OutOfStepDomain:
 
 
 @dataclass(frozen=True)
-class AccountState:
+class StoredAccountState:
     """How the account's suspensions end, and the present one."""
 
     resumption: Resumption = "automatic"
@@ -110,7 +110,7 @@ async def set_resumption(connection: Connection, account: str, resumption: Resum
     await connection.execute(_SET_RESUMPTION, account, resumption)
 
 
-async def lock_account(connection: Connection, account: str) -> AccountState:
+async def lock_account(connection: Connection, account: str) -> StoredAccountState:
     """Return the account's state, its row locked until the transaction ends."""
     row = await connection.fetchrow("select * from accounts where account = $1 for update", account)
     return _account_state(row)
@@ -151,7 +151,9 @@ async def lock_out_of_step(connection: Connection, limit: int) -> list[OutOfStep
     return found
 
 
-async def load_account(pool: Pool, account: str, at: datetime) -> tuple[AccountState, DomainCounts]:
+async def load_account(
+    pool: Pool, account: str, at: datetime
+) -> tuple[StoredAccountState, DomainCounts]:
     """Return an account's state and counts of its domains at the time ``at``."""
     row = await pool.fetchrow("select * from accounts where account = $1", account)
     counted = await pool.fetchrow(_COUNTS, account, at)
@@ -174,7 +176,9 @@ def build_suspension(row: Any) -> Suspension:
     )
 
 
-def _account_state(row: Any) -> AccountState:
+def _account_state(row: Any) -> StoredAccountState:
     if row is None:
-        return AccountState()
-    return AccountState(row["resumption"], build_suspension(row) if row["suspended"] else None)
+        return StoredAccountState()
+    return StoredAccountState(
+        row["resumption"], build_suspension(row) if row["suspended"] else None
+    )

@@ -8,6 +8,7 @@ from services.config.store import library_queries as store
 from services.config.usecases.queries import cut_page, encoded_size
 from shared.clock import Clock
 from shared.contracts.certificates import (
+    CertificateUsagePage,
     CommandView,
     ListCertificates,
     RootsView,
@@ -17,7 +18,6 @@ from shared.contracts.certificates import (
     ShowUsage,
     StoredList,
     StoredView,
-    UsagePage,
 )
 from shared.contracts.findings import Code, finding
 from shared.errors import Refused
@@ -48,13 +48,13 @@ class LibraryQueries:
         shown, more = cut_page(views, question.limit, encoded_size)
         return StoredList(certificates=shown, next=shown[-1].name if more else None)
 
-    async def show_usage(self, question: ShowUsage) -> UsagePage:
+    async def show_usage(self, question: ShowUsage) -> CertificateUsagePage:
         """Answer https.rpc.certificate.usage.v1."""
         await self.show_certificate(ShowCertificate(name=question.name, account=question.account))
         key = library_key(question.account, question.name)
         uses = await store.load_uses(self._pool, key, question.after, question.limit + 1)
         shown, more = cut_page(uses, question.limit, encoded_size)
-        return UsagePage(uses=shown, next=shown[-1].domain if more else None)
+        return CertificateUsagePage(uses=shown, next=shown[-1].domain if more else None)
 
     async def show_roots(self, question: ShowRoots) -> RootsView:
         """Answer https.rpc.roots.show.v1."""

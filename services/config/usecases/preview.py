@@ -34,8 +34,8 @@ from shared.clock import Clock
 from shared.contracts.accounts import ResumeAccount, SetResumption
 from shared.contracts.certificates import (
     DeployCertificate,
-    Difference,
     Effect,
+    FieldChange,
     Preview,
     PreviewCommand,
     RootView,
@@ -183,7 +183,7 @@ def _effect(
     for field in dict.fromkeys([*before, *after]):
         if before.get(field) != after.get(field):
             changes.append(
-                Difference(field=field, before=before.get(field), after=after.get(field))
+                FieldChange(field=field, before=before.get(field), after=after.get(field))
             )
     findings = []
     for found in settled.findings:

@@ -80,7 +80,7 @@ async def decide_account(
 
 
 def decide_outcome(
-    body: SetResumption | ResumeAccount, cause: Cause, before: accounts.AccountState
+    body: SetResumption | ResumeAccount, cause: Cause, before: accounts.StoredAccountState
 ) -> Settled:
     """Return the command's outcome, given the account's previous resumption mode and suspension."""
     suspension = before.suspension

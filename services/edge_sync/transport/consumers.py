@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from services.edge_sync.metrics import PUT_SECONDS
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.usecases.domain_changes import DomainChanges
 from services.edge_sync.usecases.fleet_commands import FleetCommands
 from shared import subjects
@@ -23,7 +23,9 @@ CHANGES_AT_ONCE = 32
 FLEET_SOURCE, CHANGES_SOURCE = subjects.DEAD_OWNERS[subjects.EDGE_SYNC]
 
 
-async def consume_domain_changes(runtime: Runtime[Settings], changes: DomainChanges) -> None:
+async def consume_domain_changes(
+    runtime: Runtime[EdgeSyncSettings], changes: DomainChanges
+) -> None:
     """Take https.event.domain.changed.v1 from EVENTS, many at once. Runs until cancelled."""
 
     async def handle(delivery: Delivery) -> None:
@@ -36,7 +38,9 @@ async def consume_domain_changes(runtime: Runtime[Settings], changes: DomainChan
     await Consumer(pull, handle, dead_letters, runtime.health, concurrency=CHANGES_AT_ONCE).run()
 
 
-async def consume_fleet_commands(runtime: Runtime[Settings], commands: FleetCommands) -> None:
+async def consume_fleet_commands(
+    runtime: Runtime[EdgeSyncSettings], commands: FleetCommands
+) -> None:
     """Take the operator's commands from FLEET, in order. Runs until cancelled."""
     pull = Pull(runtime.client, subjects.STREAM_FLEET, subjects.DURABLE_EDGE_SYNC_FLEET)
     dead_letters = DeadLetters(runtime.publisher, FLEET_SOURCE)

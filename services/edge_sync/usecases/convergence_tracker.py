@@ -25,7 +25,7 @@ from services.edge_sync.domain.convergence import (
     take_proof,
 )
 from services.edge_sync.domain.fleet import NodeRecord
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.store.fleet import LastSeen
 from shared.clock import Clock
 from shared.contracts.edge import Converged, Lagging, NodeStatus, NodeView, Progress, Proof
@@ -46,7 +46,7 @@ class ConvergenceTracker:
         self,
         nodes: Mapping[str, NodeRecord],
         get_index: Callable[[], BucketIndex],
-        settings: Settings,
+        settings: EdgeSyncSettings,
     ) -> None:
         self._nodes = nodes
         self._get_index = get_index

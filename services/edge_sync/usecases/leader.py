@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.edge_sync.metrics import LIVE_NODES, PENDING_REVISIONS
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.store.convergences import ConvergenceStore
 from services.edge_sync.usecases.bundle_writer import BundleWriter
 from services.edge_sync.usecases.checkpoints import CheckpointPublisher
@@ -48,7 +48,7 @@ class Leader:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: EdgeSyncSettings,
         health: Health,
         *,
         commands: FleetCommands,

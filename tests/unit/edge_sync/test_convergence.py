@@ -21,7 +21,7 @@ from services.edge_sync.domain.convergence import (
     take_proof,
 )
 from services.edge_sync.domain.fleet import NodeRecord
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.usecases.convergence_tracker import ConvergenceTracker
 from shared.contracts.edge import BundleKind, Converged, Lagging, NodeStatus, Proof
 
@@ -159,7 +159,7 @@ class TrackerStage:
     """A tracker with a bucket that holds what the test puts."""
 
     def __init__(self, fleet: dict[str, NodeRecord]) -> None:
-        settings = Settings.model_validate(
+        settings = EdgeSyncSettings.model_validate(
             {
                 "nats_url": "x",
                 "nats_seed_file": Path("x"),

@@ -14,7 +14,7 @@ from faststream.nats import NatsBroker, NatsMessage, TestNatsBroker
 from services.edge_sync.domain.bucket_index import BucketIndex
 from services.edge_sync.domain.bundles import StoredBundle
 from services.edge_sync.domain.fleet import EpochRecord, FleetState, NodeRecord
-from services.edge_sync.settings import Settings
+from services.edge_sync.settings import EdgeSyncSettings
 from services.edge_sync.store.convergences import LastConvergence
 from services.edge_sync.transport.queries import edge_router
 from services.edge_sync.usecases.convergence_tracker import ConvergenceTracker
@@ -75,7 +75,7 @@ class QueryStage:
         index.put(DOMAIN, StoredBundle(7, 1, BundleKind.HTTP_ONLY, frozenset(), "ab" * 32, 3))
         index.advance_to(3)
         self.root = index.root()
-        settings = Settings(
+        settings = EdgeSyncSettings(
             nats_url="x",
             nats_seed_file=Path("x"),
             operator_key_file=Path("x"),
