@@ -14,7 +14,7 @@ from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.codec import parse
-from shared.contracts.domains import DomainChanged, EdgeSyncSettings, Origin
+from shared.contracts.domains import DomainChanged, Settings, Origin
 from shared.contracts.edge import (
     Bundle,
     BundleKind,
@@ -73,7 +73,7 @@ class FakeConfig:
             revision=self.revision,
             epoch=epoch,
             kind=kind,
-            settings=EdgeSyncSettings(),
+            settings=Settings(),
             origin=Origin(scheme="http", host="origin.example", port=80),
             pairs=pairs,
         )

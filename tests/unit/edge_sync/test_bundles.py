@@ -19,7 +19,7 @@ from services.edge_sync.domain.bundles import (
     read_stored,
 )
 from shared.contracts.base import SealedKey
-from shared.contracts.domains import EdgeSyncSettings
+from shared.contracts.domains import Settings
 from shared.contracts.edge import Bundle, BundleKind, BundlePage, BundlePair
 from shared.contracts.judging import Attestation
 from shared.crypto.digest import Digest, bucket_of
@@ -57,7 +57,7 @@ def make_bundle(
         revision=7,
         epoch=1,
         kind=kind,
-        settings=EdgeSyncSettings(),
+        settings=Settings(),
         origin=None,
         pairs=[pair] if kind is BundleKind.HTTPS else [],
     )
