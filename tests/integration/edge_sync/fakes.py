@@ -14,7 +14,7 @@ from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.codec import parse
-from shared.contracts.domains import DomainChanged, Settings, Origin
+from shared.contracts.domains import DomainChanged, Origin, Settings
 from shared.contracts.edge import (
     Bundle,
     BundleKind,
