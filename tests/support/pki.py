@@ -16,12 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from deploy.embedded.dev_ca import TestCa
 
 Key = Any
 """A private key of any kind that ``cryptography`` makes."""
@@ -85,6 +87,34 @@ def pem(certificates: x509.Certificate | Iterable[x509.Certificate]) -> str:
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
+
+
+@dataclass(frozen=True)
+class CertificatePair:
+    """A chain and its private key as PEM, as a customer has them."""
+
+    chain: str = field(repr=False)
+    key: str = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the leaf, lower-case hex."""
+        leaf = x509.load_pem_x509_certificate(self.chain.encode())
+        return leaf.fingerprint(hashes.SHA256()).hex()
+
+
+def issue_pair(
+    ca: TestCa,
+    *names: str,
+    key: Literal["rsa", "ecdsa"] | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = "ecdsa",
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
+) -> CertificatePair:
+    """Issue a pair that the nodes' visitors trust, by the CA of a running platform.
+
+    Valid from an hour ago for 90 days, unless told otherwise.
+    """
+    return CertificatePair(*ca.issue(names, key, not_before, not_after))
 
 
 @dataclass(frozen=True)
