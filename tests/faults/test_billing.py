@@ -1,7 +1,6 @@
-"""A million requests while billing, the broker and PostgreSQL are killed ten times.
-
-Once the broker also loses its store. Every request is counted once and charged once, and every
-malformed one is a dead letter."""
+"""A million requests come in while billing, the broker and PostgreSQL are killed ten times and the
+broker forgets everything: each is counted once and charged once, and each malformed one is a dead
+letter."""
 
 from __future__ import annotations
 
@@ -19,7 +18,14 @@ from shared import catalogue, topology
 from shared.contracts.audit import QueryAudit, QueryGaps
 from shared.contracts.queries import DeadLetter, ListDead, QueryUsage
 from shared.messaging.rpc import ask
-from tests.faults.usage_load import ACCOUNTS, DOMAINS, NODES, Load, Senders
+from tests.faults.usage_load import (
+    ACCOUNTS,
+    DOMAINS,
+    NODES,
+    WHOLE_LOAD_SECONDS,
+    UsageLoad,
+    UsageSenders,
+)
 from tests.integration.billing.harness import Stage, stage
 from tests.support.waiting import until
 
@@ -36,8 +42,7 @@ VICTIMS = (
     "nats",
     "postgres",
 )
-STORE_LOST_AFTER = 5
-"""Kills."""
+KILLS_BEFORE_FORGETTING = 5
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +55,33 @@ async def billing(scratch: Path) -> AsyncIterator[Stage]:
         yield built
 
 
+@pytest.mark.timeout(900)
 async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_everything(
     billing: Stage,
 ) -> None:
-    load = Load.made(seed=6)
+    load = UsageLoad.generate(seed=6)
     total = load.expected.total()
     assert total == 1_000_000 and load.late > 500
-    await _own(billing, load)
+    await _register_owners(billing, load)
     began = time.monotonic()
-    senders = Senders(billing, load)
+    senders = UsageSenders(billing, load)
     async with asyncio.TaskGroup() as group:
-        group.create_task(senders.nodes())
-        group.create_task(senders.single())
-        group.create_task(_kill(billing, senders))
-    await _all_counted(billing, total)
+        group.create_task(senders.send_batches())
+        group.create_task(senders.send_single_requests())
+        group.create_task(_kill_in_turn(billing, senders))
+    await _until_all_counted(billing, total)
     print(
         f"{total} requests, {senders.sent} messages, {load.late} late: "
         f"{time.monotonic() - began:.0f} s"
     )
-    await _ready(billing)
-    assert await _usage(billing) == load.expected
-    await _charged(billing, total)
-    await _malformed_are_dead_letters(billing, load)
-    await _complete(billing, total)
+    await _until_ready(billing)
+    assert await _usage_by_domain(billing) == load.expected
+    await _assert_all_charged(billing, total)
+    await _assert_malformed_are_dead_letters(billing, load)
+    await _assert_complete(billing, total)
 
 
-async def _own(staged: Stage, load: Load) -> None:
+async def _register_owners(staged: Stage, load: UsageLoad) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=40)
     for domain in DOMAINS:
         await staged.register(domain, load.account(domain), long_ago)
@@ -85,42 +91,43 @@ async def _own(staged: Stage, load: Load) -> None:
     )
 
 
-async def _kill(staged: Stage, senders: Senders) -> None:
-    """Kill one process after the other while messages are on their way, the next one when the
-    last one runs again."""
+async def _kill_in_turn(staged: Stage, senders: UsageSenders) -> None:
+    """Kill one after the other while messages are on their way, each once it runs again."""
     supervisor = staged.backend.supervisor
     for number, victim in enumerate(VICTIMS):
-        goal = senders.messages * (number + 1) // (len(VICTIMS) + 4)
-        await until(lambda goal=goal: senders.sent >= goal, f"{goal} messages are sent", limit=60)
+        goal = senders.message_count * (number + 1) // (len(VICTIMS) + 4)
         await until(
-            lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs", limit=30
+            lambda goal=goal: senders.sent >= goal,
+            f"{goal} messages are sent",
+            limit=WHOLE_LOAD_SECONDS,
         )
+        await until(lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs")
         supervisor.kill(victim)
-        if number + 1 == STORE_LOST_AFTER:
-            await _lose_store(staged)
-            senders.lost.set()
+        if number + 1 == KILLS_BEFORE_FORGETTING:
+            await _make_broker_forget(staged)
+            senders.broker_forgot.set()
 
 
-async def _lose_store(staged: Stage) -> None:
-    """Delete the broker's whole store, and apply the topology again, as the operator does."""
+async def _make_broker_forget(staged: Stage) -> None:
+    """Take the broker's whole store away; the operator applies the topology again."""
     supervisor, admin = staged.backend.supervisor, staged.clients["topology"]
-    await until(lambda: supervisor.pid("nats") is not None, "the broker runs", limit=30)
+    await until(lambda: supervisor.pid("nats") is not None, "the broker runs")
     store = staged.backend.folder / "nats" / "store"
     store.rename(store.with_name("forgotten"))
     supervisor.kill("nats")
 
     async def applied() -> bool:
         try:
-            return bool(await topology.apply(admin.jetstream(timeout=2)))
+            return bool(await topology.apply(admin.jetstream(timeout=5)))
         except Exception:
             return False
 
-    await until(applied, "the streams are created again", limit=40, every=0.3)
+    await until(applied, "the streams are made again", every=0.3)
     for node in NODES:
         await staged.enrol(node)
 
 
-async def _all_counted(staged: Stage, total: int) -> None:
+async def _until_all_counted(staged: Stage, total: int) -> None:
     async def counted() -> bool:
         try:
             return (
@@ -130,17 +137,19 @@ async def _all_counted(staged: Stage, total: int) -> None:
         except Exception:
             return False
 
-    await until(counted, "every request is counted", limit=60, every=0.3)
+    await until(counted, "every request is counted", limit=WHOLE_LOAD_SECONDS, every=0.3)
 
 
-async def _ready(staged: Stage) -> None:
+async def _until_ready(staged: Stage) -> None:
     for name in BILLING:
         await staged.ready(name)
 
 
-async def _usage(staged: Stage) -> Counter[str]:
-    """Return usage by domain, as finance reads it."""
-    now, found, after = datetime.now(UTC), Counter[str](), None
+async def _usage_by_domain(staged: Stage) -> Counter[str]:
+    """Return the requests by domain, as finance reads them."""
+    now = datetime.now(UTC)
+    found = Counter[str]()
+    after = None
     while True:
         question = QueryUsage(
             start=now - timedelta(days=36),
@@ -157,12 +166,11 @@ async def _usage(staged: Stage) -> Counter[str]:
         after = page.next
 
 
-async def _charged(staged: Stage, total: int) -> None:
+async def _assert_all_charged(staged: Stage, total: int) -> None:
     await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
     await until(
         lambda: staged.database.fetchval("select bool_and(requests = charged) from account_hours"),
         "charged",
-        limit=30,
     )
     lines = await staged.database.fetchrow(
         "select sum(requests)::int as requests, -sum(amount) as amount from ledger"
@@ -172,8 +180,8 @@ async def _charged(staged: Stage, total: int) -> None:
     assert sum(balances) == -lines["amount"]
 
 
-async def _malformed_are_dead_letters(staged: Stage, load: Load) -> None:
-    """Check that all are there. The broker lost dead letters, so some came again."""
+async def _assert_malformed_are_dead_letters(staged: Stage, load: UsageLoad) -> None:
+    """Wait for all of them: the broker lost letters that were written, so some come again."""
     malformed = {body.decode() for body in load.malformed}
 
     async def letters() -> list[DeadLetter]:
@@ -189,11 +197,11 @@ async def _malformed_are_dead_letters(staged: Stage, load: Load) -> None:
     async def all_there() -> bool:
         return {letter.body for letter in await letters()} == malformed
 
-    await until(all_there, "every malformed event is a dead letter, and nothing else is", limit=30)
+    await until(all_there, "every malformed event is a dead letter, and nothing else is")
     assert all(letter.reason.startswith("malformed: ") for letter in await letters())
 
 
-async def _complete(staged: Stage, total: int) -> None:
+async def _assert_complete(staged: Stage, total: int) -> None:
     gaps = await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())
     assert [gap for gap in gaps.gaps if gap.node in NODES] == []
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)

@@ -1,4 +1,5 @@
-"""A million requests from fifty nodes, some late, repeated or malformed, and their senders."""
+"""A million requests from fifty nodes, with everything that goes wrong on the way, and the senders
+that repeat them until billing has them all."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -14,22 +16,30 @@ from nats.errors import Error as NatsError
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, current_minute
+from tests.integration.billing.harness import Stage, minute_now
+from tests.support.waiting import until
 
 NODES = [f"load-{number:02}" for number in range(50)]
 DOMAINS = [f"load-{number:03}.example.test" for number in range(100)]
 ACCOUNTS = 10
-BATCHES, CELLS, EACH = 40, 15, 30
-"""Batches a node, cells a batch, requests a cell: 900,000 requests."""
-SINGLE = 100_000
-LATE, MALFORMED, TWICE = 0.01, 0.001, 0.1
-_TOGETHER = 200
-_AWAY = (NatsError, OSError, TimeoutError)
+BATCHES_PER_NODE = 40
+CELLS_PER_BATCH = 15
+REQUESTS_PER_CELL = 30
+"""900,000 requests in batches."""
+SINGLE_REQUESTS = 100_000
+LATE_SHARE = 0.01
+MALFORMED_SHARE = 0.001
+REPEATED_SHARE = 0.1
+WHOLE_LOAD_SECONDS = 180.0
+"""A limit for all of it, which takes 30 s on two quiet cores."""
+_PUBLISHED_TOGETHER = 200
+_BROKER_AWAY = (NatsError, OSError, TimeoutError)
 
 
 @dataclass
-class Load:
-    """``expected``: HTTPS requests by domain, to the last one."""
+class UsageLoad:
+    """``expected``: HTTPS requests by domain, to the last one; ``late``: cells and single requests
+    that come long after their time."""
 
     chance: random.Random
     batches: dict[str, list[UsageBatch]] = field(default_factory=dict)
@@ -39,61 +49,62 @@ class Load:
     late: int = 0
 
     @classmethod
-    def made(cls, seed: int) -> Load:
+    def generate(cls, seed: int) -> UsageLoad:
         load = cls(random.Random(seed))
         for node in NODES:
-            load.batches[node] = [load._batch(node, new_id(), number) for number in range(BATCHES)]
-            log = load.batches[node][0].log
+            log = new_id()
             load.batches[node] = [
-                batch.model_copy(update={"log": log}) for batch in load.batches[node]
+                load._make_batch(node, log, number) for number in range(BATCHES_PER_NODE)
             ]
-        load.single = [load._event(number) for number in range(SINGLE)]
-        load.malformed = [
-            json.dumps({"id": f"bad-{number}", "source": "load", "time": "yesterday"}).encode()
-            for number in range(int(SINGLE * MALFORMED))
-        ]
+        load.single = [load._make_request(number) for number in range(SINGLE_REQUESTS)]
+        for number in range(int(SINGLE_REQUESTS * MALFORMED_SHARE)):
+            body = {"id": f"bad-{number}", "source": "load", "time": "yesterday"}
+            load.malformed.append(json.dumps(body).encode())
         return load
 
     def account(self, domain: str) -> str:
         return f"load-{DOMAINS.index(domain) % ACCOUNTS}"
 
-    def minutes_ago(self) -> int:
-        """Return minutes of the last hour; one of a hundred is late by up to 34 days."""
-        if self.chance.random() < LATE:
+    def all_batches(self) -> list[UsageBatch]:
+        return [batch for batches in self.batches.values() for batch in batches]
+
+    def _minutes_ago(self) -> int:
+        """Return a time of the last hour, or of the last 34 days for what is late."""
+        if self.chance.random() < LATE_SHARE:
             self.late += 1
             return self.chance.randrange(60, 34 * 1440)
         return self.chance.randrange(1, 60)
 
-    def _batch(self, node: str, log: str, number: int) -> UsageBatch:
+    def _make_batch(self, node: str, log: str, number: int) -> UsageBatch:
         cells = []
-        for _ in range(CELLS):
+        for _ in range(CELLS_PER_BATCH):
             domain = self.chance.choice(DOMAINS)
             cells.append(
                 UsageCell(
                     domain=domain,
-                    minute=current_minute() - self.minutes_ago(),
-                    https_requests=EACH,
-                    https_bytes=EACH * 100,
+                    minute=minute_now() - self._minutes_ago(),
+                    https_requests=REQUESTS_PER_CELL,
+                    https_bytes=REQUESTS_PER_CELL * 100,
                 )
             )
-            self.expected[domain] += EACH
+            self.expected[domain] += REQUESTS_PER_CELL
         return UsageBatch(
             node=node,
             log=log,
             start=number * 1000,
             end=(number + 1) * 1000,
-            read_to=BATCHES * 1000,
+            read_to=BATCHES_PER_NODE * 1000,
             cells=cells,
-            final=number == BATCHES - 1,
+            final=number == BATCHES_PER_NODE - 1,
         )
 
-    def _event(self, number: int) -> bytes:
+    def _make_request(self, number: int) -> bytes:
         domain = self.chance.choice(DOMAINS)
         self.expected[domain] += 1
         return HttpsRequest(
             id=f"{number:09}",
             source="load",
-            time=datetime.now(UTC) - timedelta(minutes=self.minutes_ago()),
+            time=datetime.now(UTC) - timedelta(minutes=self._minutes_ago()),
             domain=domain,
             bytes=100,
             status=200,
@@ -102,97 +113,108 @@ class Load:
 
 
 @dataclass
-class Senders:
-    """Send everything, some of it twice, in random order, until billing has it.
+class UsageSenders:
+    """Send everything, some of it twice, in no order, until billing has it.
 
-    ``sent``: messages stored so far."""
+    ``sent``: messages that the broker has stored so far; ``broker_forgot`` is set once the broker
+    lost its store.
+    """
 
     stage: Stage
-    load: Load
+    load: UsageLoad
     sent: int = 0
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    broker_forgot: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def messages(self) -> int:
-        return len(NODES) * BATCHES + SINGLE
+    def message_count(self) -> int:
+        """How many messages there are at least."""
+        return len(NODES) * BATCHES_PER_NODE + SINGLE_REQUESTS
 
-    async def nodes(self) -> None:
-        """Send batches as nodes do: again, until they are confirmed."""
-        waiting = [batch for batches in self.load.batches.values() for batch in batches]
-        waiting += self.load.chance.sample(waiting, int(len(waiting) * TWICE))
+    async def send_batches(self) -> None:
+        """Send as the nodes do: what is not confirmed goes again."""
+        waiting = self.load.all_batches()
+        waiting += self.load.chance.sample(waiting, int(len(waiting) * REPEATED_SHARE))
         self.load.chance.shuffle(waiting)
         while waiting:
             queue = iter(waiting)
-            await asyncio.gather(*(self._node(queue) for _ in range(16)))
-            await asyncio.sleep(1)
-            stored = await self._stored()
+            await asyncio.gather(*(self._send_from(queue) for _ in range(16)))
+            await asyncio.sleep(1)  # billing takes a moment; a node waits 5 s
+            stored_to = await self._read_positions()
             waiting = [
                 batch
-                for batches in self.load.batches.values()
-                for batch in batches
-                if batch.end > stored.get(batch.log, 0)
+                for batch in self.load.all_batches()
+                if batch.end > stored_to.get(batch.log, 0)
             ]
 
-    async def single(self) -> None:
-        """Send single events as a platform service that keeps them: when the broker lost its store,
-        it sends all of them again."""
-        sound = list(enumerate(self.load.single))
-        sound += self.load.chance.sample(sound, int(len(sound) * TWICE))
-        bodies = [body for _, body in sound] + self.load.malformed
+    async def send_single_requests(self) -> None:
+        """Send as a platform service that keeps what it sent: all of it goes again when the broker
+        lost its store."""
+        bodies = list(self.load.single)
+        bodies += self.load.chance.sample(bodies, int(len(bodies) * REPEATED_SHARE))
+        bodies += self.load.malformed
         self.load.chance.shuffle(bodies)
-        for at in range(0, len(bodies), _TOGETHER):
-            await self._together(bodies[at : at + _TOGETHER])
-        await self.lost.wait()
-        for at in range(0, len(bodies), _TOGETHER):
-            await self._together(bodies[at : at + _TOGETHER])
+        await self._send_all(bodies)
+        await self.broker_forgot.wait()
+        await self._send_all(bodies)
 
-    async def _node(self, queue: object) -> None:
-        for batch in queue:  # type: ignore[attr-defined]
-            await self._until_stored(catalogue.USAGE_BATCH.for_node(batch.node), batch.encode())
+    async def _send_from(self, queue: Iterator[UsageBatch]) -> None:
+        js = self.stage.clients["billing"].jetstream(timeout=2)
+        for batch in queue:
+            subject, body = catalogue.USAGE_BATCH.for_node(batch.node), batch.encode()
+
+            async def is_stored(subject: str = subject, body: bytes = body) -> bool:
+                try:
+                    await js.publish(subject, body)
+                except _BROKER_AWAY:
+                    return False
+                return True
+
+            await until(is_stored, "a batch is stored", every=0.1)
             self.sent += 1
 
-    async def _until_stored(self, subject: str, body: bytes) -> None:
-        js = self.stage.clients["billing"].jetstream(timeout=2)
-        while True:
-            try:
-                await js.publish(subject, body)
-                return
-            except _AWAY:
-                await asyncio.sleep(0.1)
+    async def _send_all(self, bodies: list[bytes]) -> None:
+        for start in range(0, len(bodies), _PUBLISHED_TOGETHER):
+            together = bodies[start : start + _PUBLISHED_TOGETHER]
+            await until(
+                lambda together=together: self._are_stored(together),
+                "an atomic batch of requests is stored",
+                every=0.1,
+            )
+            self.sent += len(together)
 
-    async def _together(self, bodies: list[bytes]) -> None:
+    async def _are_stored(self, bodies: list[bytes]) -> bool:
+        """Publish bodies as one atomic batch of JetStream; tell whether all were stored."""
         client = self.stage.clients["billing"]
-        while True:
-            try:
-                batch = new_id()
-                for number, body in enumerate(bodies[:-1], start=1):
-                    headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-                    await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
-                last = {
-                    "Nats-Batch-Id": batch,
-                    "Nats-Batch-Sequence": str(len(bodies)),
-                    "Nats-Batch-Commit": "1",
-                }
-                answer = json.loads(
-                    (
-                        await client.request(
-                            catalogue.USAGE_REQUEST, bodies[-1], timeout=3, headers=last
-                        )
-                    ).data
-                )
-                if answer.get("count") == len(bodies):
-                    self.sent += len(bodies)
-                    return
-            except _AWAY:
-                pass
-            await asyncio.sleep(0.1)
+        batch = new_id()
+        try:
+            for number, body in enumerate(bodies[:-1], start=1):
+                headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                await client.publish(catalogue.USAGE_REQUEST, body, headers=headers)
+            last = {
+                "Nats-Batch-Id": batch,
+                "Nats-Batch-Sequence": str(len(bodies)),
+                "Nats-Batch-Commit": "1",
+            }
+            reply = await client.request(
+                catalogue.USAGE_REQUEST, bodies[-1], timeout=3, headers=last
+            )
+        except _BROKER_AWAY:
+            return False
+        return bool(json.loads(reply.data).get("count") == len(bodies))
 
-    async def _stored(self) -> dict[str, int]:
-        while True:
+    async def _read_positions(self) -> dict[str, int]:
+        """Return how far each log is stored, once the database answers."""
+        positions: dict[str, int] = {}
+
+        async def could_be_read() -> bool:
             try:
                 rows = await self.stage.database.fetch(
                     "select log, stored_to from node_logs where node like 'load-%'"
                 )
-                return {row["log"]: row["stored_to"] for row in rows}
             except Exception:
-                await asyncio.sleep(0.2)
+                return False
+            positions.update({row["log"]: row["stored_to"] for row in rows})
+            return True
+
+        await until(could_be_read, "the stored positions can be read", every=0.2)
+        return positions
