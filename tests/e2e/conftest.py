@@ -1,33 +1,32 @@
-"""One embedded platform for all end-to-end tests, and the command line as a person runs it."""
+"""One embedded platform for all end-to-end tests; each uses domains of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pytest
 
 from clients.platform import Platform as Client
-from clients.platform import connect
-from deploy.demo.visitors.handshakes import Endpoint
-from deploy.embedded.dev_ca import DevCa
-from deploy.embedded.down import stop_platform
-from deploy.embedded.platform import EmbeddedPlatform
+from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.down import down
+from deploy.embedded.platform import Platform
 from tests.e2e.logins import Logins
+from tests.faults.broker_outage import BrokerOutage
+from tests.support.browser import NodeAddress
+from tests.support.command_line import DEFAULT_ACCOUNT, Edgetls
+from tests.support.customer import connected_customer
 
-ACCOUNT = "e2e"
-NODES = 2
+ACCOUNT: Final = DEFAULT_ACCOUNT
+NODES: Final = 2
 
 
 @pytest.fixture(scope="session", autouse=True)
-def outage_from_the_start(outage_in_the_background: None) -> None:
-    """These tests take the three minutes that it needs."""
+def outage_from_the_start(background_outage: BrokerOutage | Exception | None) -> None:
+    """The outage of the fault tests passes while these tests run."""
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +40,7 @@ async def platform(scratch: Path) -> AsyncIterator[EmbeddedPlatform]:
 @pytest.fixture
 async def customer(platform: EmbeddedPlatform) -> AsyncIterator[Client]:
     """Another platform service."""
-    run = platform.run
-    seed, key = Path(run["credentials"]["platform"]), Path(run["submission_key"])
-    async with await connect(run["nats_url"], seed, key) as client:
+    async with connected_customer(platform.run) as client:
         yield client
 
 
@@ -54,60 +51,26 @@ async def login(platform: EmbeddedPlatform) -> AsyncIterator[Logins]:
 
 
 @pytest.fixture
-def ca(platform: EmbeddedPlatform) -> DevCa:
-    return DevCa.load(Path(platform.run["trust_roots"]).parent)
+def ca(platform: Platform) -> TestCa:
+    """The CA that visitors of the nodes trust."""
+    return TestCa.load(Path(platform.run["trust_roots"]).parent)
 
 
 @pytest.fixture
-def nodes(platform: EmbeddedPlatform) -> list[Endpoint]:
-    return [Endpoint.parse(node["id"], node["https"]) for node in platform.run["nodes"]]
+def nodes(platform: Platform) -> list[NodeAddress]:
+    """Where the nodes take HTTPS."""
+    return [NodeAddress.parse(node["id"], node["https"]) for node in platform.run["nodes"]]
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command said and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Edgetls:
-    """``edgetls`` in a process of its own."""
-
-    def __init__(self, data: Path, account: str = ACCOUNT) -> None:
-        self._data = data
-        self._account = account
-
-    async def __call__(self, *words: str, limit: float = 60) -> Done:
-        account = [] if "--account" in words else ["--account", self._account]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "clients.cli.main",
-            *words,
-            "--data",
-            str(self._data),
-            *account,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), limit)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise
-        return Done(process.returncode or 0, out.decode(), err.decode())
+@pytest.fixture
+def http_nodes(platform: Platform) -> list[NodeAddress]:
+    """Where the nodes take plain HTTP."""
+    return [NodeAddress.parse(node["id"], node["http"]) for node in platform.run["nodes"]]
 
 
 @pytest.fixture
 async def other_data(scratch: Path) -> AsyncIterator[Path]:
-    """Of a platform that a test starts by itself."""
+    """The data folder of a platform that a test starts by itself."""
     folder = scratch / "other"
     yield folder
     if folder.exists():
@@ -115,5 +78,12 @@ async def other_data(scratch: Path) -> AsyncIterator[Path]:
 
 
 @pytest.fixture
-def edgetls(platform: EmbeddedPlatform) -> Edgetls:
+def edgetls(platform: Platform) -> Edgetls:
+    """The command line on the shared platform."""
     return Edgetls(platform.data)
+
+
+@pytest.fixture(scope="session")
+def trust_roots(platform: Platform) -> Path:
+    """The file of the roots that visitors of the nodes trust."""
+    return Path(platform.run["trust_roots"])

@@ -1,4 +1,4 @@
-"""Logging in as anybody: what a test does in the place of a service, a node or an operator."""
+"""Log in as any user of a running platform: a service, a node, an operator."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from deploy.embedded.platform import EmbeddedPlatform
 
 
 class Logins:
-    """Clients as any user of the platform, closed at the end."""
+    """One connection for each user that is asked for, closed with the stack."""
 
-    def __init__(self, platform: EmbeddedPlatform, stack: AsyncExitStack) -> None:
-        self._platform, self._stack = platform, stack
-        self._known: dict[str, Client] = {}
+    def __init__(self, platform: Platform, stack: AsyncExitStack) -> None:
+        self._platform = platform
+        self._stack = stack
+        self._clients: dict[str, Client] = {}
 
     async def __call__(self, user: str) -> Client:
-        if user not in self._known:
+        """Return the connection of a user of the topology or of ``node-<id>``."""
+        if user not in self._clients:
             data = self._platform.data
             node = user.removeprefix("node-")
-            seed = (
-                seed_file(data, user)
-                if node == user
-                else data / "keys" / "nodes" / node / NODE_SEED
-            )
+            if node == user:
+                seed = seed_file(data, user)
+            else:
+                seed = data / "keys" / "nodes" / node / NODE_SEED
             client = await nats.login(self._platform.run["nats_url"], user, seed)
             self._stack.push_async_callback(client.close)
-            self._known[user] = client
-        return self._known[user]
+            self._clients[user] = client
+        return self._clients[user]

@@ -1,4 +1,4 @@
-"""Bad input: it goes where it can be seen, with its reason, and nothing else is lost or touched."""
+"""Bad input goes where it can be seen, with its reason, and nothing else is lost or touched."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send_commands
 from clients.platform import Platform as Client
-from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
-from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.embedded.platform import EmbeddedPlatform
+from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.platform import Platform
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.domains import Outcome
@@ -31,11 +30,15 @@ from shared.contracts.queries import (
 from shared.contracts.usage import HttpsRequest
 from shared.messaging.rpc import ask
 from tests.e2e.logins import Logins
+from tests.support.browser import NodeAddress, served_leaves, trusting_context
+from tests.support.customer import applied, registered, settled, uploaded
+from tests.support.pki import CertificatePair, issue_pair
 from tests.support.waiting import until
 
 ACCOUNT, NODE = "bad-input", "node-1"
-GARBAGE, STRANGE = b"\x00 this is no JSON", b'{"surprise": "of another version"}'
-# Who may publish what, and under which name its dead letters are kept.
+GARBAGE = b"\x00 this is no JSON"
+STRANGE = b'{"surprise": "of another version"}'
+# User, subject that it may publish, and the beginning of the name that its dead letters have.
 MALFORMED = [
     *(
         ("config", subject, s.STREAM_COMMANDS_CONFIG)
@@ -58,39 +61,25 @@ MALFORMED = [
     (f"node-{NODE}", catalogue.USAGE_BATCH.for_node(NODE), s.STREAM_USAGE),
     ("platform", catalogue.USAGE_REQUEST, s.STREAM_USAGE),
 ]
-SEALED = {
+CARRY_SEALED_KEYS = {
     catalogue.CMD_CERTIFICATE_SUBMIT,
     catalogue.CMD_CERTIFICATE_STORE,
     catalogue.CMD_PAIR_RESEAL,
     catalogue.JUDGE_SUBMISSION,
     catalogue.VERDICT_SUBMISSION,
 }
-"""Their bodies carry sealed keys: only headers and the reason are kept."""
+"""Of these only headers and the reason are kept in a dead letter."""
 
 
 @pytest.fixture
-async def live(customer: Client, ca: DevCa) -> AsyncIterator[tuple[str, CertificatePair]]:
-    """A domain with its own name, and the pair that every node serves it with."""
+async def live_domain(customer: Client, ca: TestCa) -> AsyncIterator[tuple[str, CertificatePair]]:
+    """A domain of the test's own, and the pair that every node serves it with."""
     domain = f"www.bad-{secrets.token_hex(3)}.test"
-    await _applied(
-        customer,
-        (await customer.register(domain, ACCOUNT, "video", "http://127.0.0.1:9")).command_id,
-    )
-    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
-    await _live(customer, domain, pair)
+    await registered(customer, domain, ACCOUNT)
+    pair = issue_pair(ca, domain)
+    await uploaded(customer, domain, ACCOUNT, pair)
     yield domain, pair
-    await _applied(customer, (await customer.disable(domain, ACCOUNT)).command_id)
-
-
-async def _applied(customer: Client, command_id: str) -> int:
-    settled = await customer.settled(command_id)
-    assert settled.outcome is Outcome.APPLIED, settled
-    return settled.revision or 0
-
-
-async def _live(customer: Client, domain: str, pair: CertificatePair) -> None:
-    ordered = await customer.submit(domain, ACCOUNT, pair.chain, pair.key)
-    await customer.converged(domain, await _applied(customer, ordered.command_id), limit=20)
+    await applied(customer, await customer.disable(domain, ACCOUNT))
 
 
 async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_else_is_lost(
@@ -98,40 +87,37 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
     customer: Client,
     ca: DevCa,
     login: Logins,
-    live: tuple[str, CertificatePair],
-    nodes: list[Endpoint],
+    live_domain: tuple[str, CertificatePair],
+    nodes: list[NodeAddress],
 ) -> None:
-    domain, _ = live
+    domain, _ = live_domain
     sent: dict[str, tuple[str, str, bytes]] = {}
-    pairs = [CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(3)]
-    requests = _requests(domain, 100)
-    total, usage = len(requests), (await login("platform")).jetstream(timeout=10)
+    pairs = [issue_pair(ca, domain) for _ in range(3)]
+    requests = _make_requests(domain, 100)
+    total = len(requests)
+    usage = (await login("platform")).jetstream(timeout=30)
 
-    async def bad() -> None:
+    async def send_malformed() -> None:
         for user, subject, source in MALFORMED:
-            js = (await login(user)).jetstream(timeout=10)
+            js = (await login(user)).jetstream(timeout=30)
+            bodies = [GARBAGE, STRANGE]
             # Whoever reads EVENTS reads JSON: what is none cannot come from a service.
-            for body in (
-                (STRANGE,) if subject in catalogue.kept_by(s.STREAM_EVENTS) else (GARBAGE, STRANGE)
-            ):
+            if subject in catalogue.kept_by(s.STREAM_EVENTS):
+                bodies = [STRANGE]
+            for body in bodies:
                 identity = f"bad-{secrets.token_hex(6)}"
                 await js.publish(
                     subject, body, headers={"ce-id": identity, "ce-source": "stranger"}
                 )
                 sent[identity] = (subject, source, body)
-                request = requests.pop() if requests else None
-                if request is not None:
-                    await (
-                        (await login("platform"))
-                        .jetstream(timeout=10)
-                        .publish(catalogue.USAGE_REQUEST, request.encode())
-                    )
+                if requests:
+                    await usage.publish(catalogue.USAGE_REQUEST, requests.pop().encode())
 
-    async def good() -> None:
+    async def send_good() -> None:
         for pair in pairs:
-            await _live(customer, domain, pair)
+            await uploaded(customer, domain, ACCOUNT, pair)
 
-    await asyncio.gather(bad(), good())
+    await asyncio.gather(send_malformed(), send_good())
     for request in requests:
         await usage.publish(catalogue.USAGE_REQUEST, request.encode())
     await _label(platform, await login("operator"), {"tried": "bad input"})
@@ -139,29 +125,28 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
         await customer.credit(ACCOUNT, f"after-{secrets.token_hex(4)}", "1", "CNY")
     ).change == "credited"
 
-    letters = await _buried(await login("operator"), sent)
+    letters = await _take_dead_letters(await login("operator"), sent)
     for identity, (subject, source, body) in sent.items():
         letter = letters[identity]
         assert letter.subject == subject and source.startswith(letter.stream), letter
         assert letter.reason, f"{subject} has no reason"
         assert "surprise of" not in letter.reason and "this is no" not in letter.reason
-        assert letter.body == (None if subject in SEALED else body.decode(errors="replace"))
-    await until(lambda: _all_taken(login), "every stream is worked off to its end", limit=20)
-    served = {
-        await fetch_leaf(node, domain, verifying_context(Path(platform.run["trust_roots"])))
-        for node in nodes
-    }
-    assert served == {pairs[-1].leaf}
+        assert letter.body == (
+            None if subject in CARRY_SEALED_KEYS else body.decode(errors="replace")
+        )
+    await until(lambda: _are_all_taken(login), "every stream is worked off to its end")
+    context = trusting_context(Path(platform.run["trust_roots"]))
+    assert await served_leaves(nodes, domain, context) == {pairs[-1].fingerprint}
     await until(
-        lambda: _counted(customer, domain, total),
+        lambda: _are_counted(customer, domain, total),
         f"{total} requests among the bad ones are counted",
-        limit=20,
     )
     await _label(platform, await login("operator"), {})
 
 
-def _requests(domain: str, count: int) -> list[HttpsRequest]:
-    run, now = secrets.token_hex(4), datetime.now(UTC)
+def _make_requests(domain: str, count: int) -> list[HttpsRequest]:
+    run = secrets.token_hex(4)
+    now = datetime.now(UTC)
     return [
         HttpsRequest(
             id=f"{run}-{number}",
@@ -176,7 +161,7 @@ def _requests(domain: str, count: int) -> list[HttpsRequest]:
     ]
 
 
-async def _counted(customer: Client, domain: str, total: int) -> bool:
+async def _are_counted(customer: Client, domain: str, total: int) -> bool:
     now = datetime.now(UTC)
     rows = await customer.usage(
         now - timedelta(hours=1),
@@ -190,9 +175,10 @@ async def _counted(customer: Client, domain: str, total: int) -> bool:
     return counted == total
 
 
-async def _label(platform: EmbeddedPlatform, operator: Connection, labels: dict[str, str]) -> None:
-    """Returns when edge_sync shows them: what is ordered of the fleet still arrives."""
-    fleet, now = FleetFile.read(Path(platform.run["fleet_file"])), datetime.now(UTC)
+async def _label(platform: Platform, operator: Connection, labels: dict[str, str]) -> None:
+    """Label a node; return when edge_sync shows it: orders to the fleet still arrive."""
+    fleet = FleetFile.read(Path(platform.run["fleet_file"]))
+    now = datetime.now(UTC)
     await send_commands(operator, [commands.label_node(fleet, NODE, labels, now)], now)
 
     async def shown() -> bool:
@@ -202,8 +188,8 @@ async def _label(platform: EmbeddedPlatform, operator: Connection, labels: dict[
     await until(shown, "the node is labelled")
 
 
-async def _letters(operator: Connection) -> dict[str, list[DeadLetter]]:
-    """By service."""
+async def _read_dead_letters(operator: Connection) -> dict[str, list[DeadLetter]]:
+    """Return the dead letters by the service that keeps them."""
     pages = {
         service: await ask(operator, catalogue.RPC_DEAD_LIST[service], ListDead(limit=500))
         for service in s.DEAD_OWNERS
@@ -211,32 +197,31 @@ async def _letters(operator: Connection) -> dict[str, list[DeadLetter]]:
     return {service: page.letters for service, page in pages.items()}
 
 
-async def _buried(
+async def _take_dead_letters(
     operator: Connection, sent: dict[str, tuple[str, str, bytes]]
 ) -> dict[str, DeadLetter]:
-    """The letters of what was sent, once all are there; they are dropped by the services that hold
-    them."""
+    """Wait for the dead letters of what was sent; drop and return them, by id."""
     found: dict[str, tuple[str, DeadLetter]] = {}
 
     async def all_there() -> bool:
-        for service, letters in (await _letters(operator)).items():
+        for service, letters in (await _read_dead_letters(operator)).items():
             found.update({one.headers.get("ce-id", ""): (service, one) for one in letters})
         return sent.keys() <= found.keys()
 
     try:
-        await until(all_there, "every malformed message is a dead letter", limit=20)
+        await until(all_there, "every malformed message is a dead letter")
     except AssertionError:
         missing = [subject for identity, (subject, *_) in sent.items() if identity not in found]
         raise AssertionError(f"no dead letter of {missing}") from None
     for identity, (_, source, _) in sent.items():
         service, letter = found[identity]
-        assert source in s.DEAD_OWNERS[service], f"{letter.subject} was buried by {service}"
+        assert source in s.DEAD_OWNERS[service], f"{letter.subject} is a dead letter of {service}"
         await ask(operator, catalogue.RPC_DEAD_DROP[service], OneDead(sequence=letter.sequence))
     return {identity: found[identity][1] for identity in sent}
 
 
-async def _all_taken(login: Logins) -> bool:
-    js = (await login("topology")).jetstream(timeout=10)
+async def _are_all_taken(login: Logins) -> bool:
+    js = (await login("topology")).jetstream(timeout=30)
     for consumer in topology.CONSUMERS:
         info = await js.consumer_info(consumer.stream, consumer.durable)
         if info.num_pending or info.num_ack_pending:
@@ -252,12 +237,12 @@ async def test_a_command_that_nobody_knows_is_not_taken(login: Logins) -> None:
 
 
 async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
-    customer: Client, login: Logins, live: tuple[str, CertificatePair]
+    customer: Client, login: Logins, live_domain: tuple[str, CertificatePair]
 ) -> None:
-    domain, _ = live
-    js = (await login("platform")).jetstream(timeout=10)
+    domain, _ = live_domain
+    js = (await login("platform")).jetstream(timeout=30)
     ordered = await customer.change_settings(domain, ACCOUNT, http2=True)
-    await customer.settled(ordered.command_id)
+    await settled(customer, ordered)
     body = b'{"domain":"%s","account":"%s"}' % (domain.encode(), ACCOUNT.encode())
     nameless = await js.publish(catalogue.CMD_HTTPS_DISABLE, body)
     twice = await js.publish(
@@ -269,7 +254,7 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
     letters: dict[int, DeadLetter] = {}
 
     async def there() -> bool:
-        found = (await _letters(operator))["config"]
+        found = (await _read_dead_letters(operator))["config"]
         letters.update(
             {one.sequence: one for one in found if one.subject == catalogue.CMD_HTTPS_DISABLE}
         )
@@ -286,16 +271,17 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
 
 
 async def test_a_refused_upload_leaves_the_live_certificate_untouched(
-    platform: EmbeddedPlatform,
+    platform: Platform,
     customer: Client,
-    ca: DevCa,
-    live: tuple[str, CertificatePair],
-    nodes: list[Endpoint],
+    ca: TestCa,
+    live_domain: tuple[str, CertificatePair],
+    nodes: list[NodeAddress],
 ) -> None:
-    domain, pair = live
-    context = verifying_context(Path(platform.run["trust_roots"]))
+    domain, pair = live_domain
+    context = trusting_context(Path(platform.run["trust_roots"]))
     before = await customer.show(domain, ACCOUNT)
-    fresh, other = (CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(2))
+    fresh = issue_pair(ca, domain)
+    other = issue_pair(ca, domain)
     old = datetime.now(UTC) - timedelta(days=9)
     refused = {
         "key.mismatch": (fresh.chain, other.key),
@@ -306,8 +292,8 @@ async def test_a_refused_upload_leaves_the_live_certificate_untouched(
     }
     for code, (chain, key) in refused.items():
         ordered = await customer.submit(domain, ACCOUNT, chain, key)
-        settled = await customer.settled(ordered.command_id)
-        assert settled.outcome is Outcome.REFUSED and code in settled.codes, f"{code}: {settled}"
-        assert {await fetch_leaf(node, domain, context) for node in nodes} == {pair.leaf}, code
+        end = await settled(customer, ordered)
+        assert end.outcome is Outcome.REFUSED and code in end.codes, f"{code}: {end}"
+        assert await served_leaves(nodes, domain, context) == {pair.fingerprint}, code
     after = await customer.show(domain, ACCOUNT)
     assert (after.revision, after.certificates) == (before.revision, before.certificates)

@@ -1,5 +1,5 @@
-"""A private key is pushed through everything that can happen to one; afterwards it is in clear
-nowhere outside the submitter and nginx's memory: no log, stream, bucket, table, file, core file."""
+"""A private key goes through everything that can happen to one. Afterwards it is in clear nowhere
+but at the submitter and in nginx's memory: in no log, stream, bucket, table, file or core file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,15 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from nats.aio.msg import Msg
 
 from clients.edge_node.nginx.dataplane import DataPlane
 from clients.edge_node.nginx.entry import NginxEntry
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
-from clients.platform import connect
-from deploy.demo.visitors.handshakes import (
-    Endpoint,
-    FleetHandshakes,
-    is_refused,
-    unverified_context,
-    verifying_context,
-)
-from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.embedded.platform import EmbeddedPlatform
-from deploy.residue.residue_scan import find_residue as search
+from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.platform import Platform
+from deploy.residue.residue_scan import leftovers as search
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey
@@ -48,14 +41,24 @@ from shared.crypto.signing import Purpose
 from shared.runtime import read_signer
 from tests.e2e.logins import Logins
 from tests.support import canary
-from tests.support.waiting import until
+from tests.support.browser import (
+    HandshakeLoad,
+    NodeAddress,
+    is_refused,
+    trusting_context,
+)
+from tests.support.customer import applied, connected_customer, live, registered, settled, uploaded
+from tests.support.pki import CertificatePair, issue_pair
+from tests.support.waiting import LIMIT_SECONDS, until
 
-ACCOUNT, DOMAIN, UNLOADABLE = "canary", "www.canary.test", "www.unloadable.test"
+ACCOUNT = "canary"
+DOMAIN = "www.canary.test"
+UNLOADABLE = "www.unloadable.test"
 NODES = ["node-1", "node-2"]
 
 
 @dataclass
-class Cage:
+class KeyJourney:
     """A platform of its own, and the two keys. ``rsa`` and ``ecdsa``: pairs for DOMAIN."""
 
     platform: EmbeddedPlatform
@@ -67,29 +70,23 @@ class Cage:
     ecdsa: CertificatePair
 
     @property
-    def nodes(self) -> list[Endpoint]:
-        return [Endpoint.parse(node["id"], node["https"]) for node in self.platform.run["nodes"]]
+    def nodes(self) -> list[NodeAddress]:
+        return [NodeAddress.parse(node["id"], node["https"]) for node in self.platform.run["nodes"]]
 
-    async def submit(self, chain: str, key: str) -> tuple[Outcome, list[str], int]:
-        ordered = await self.customer.submit(DOMAIN, ACCOUNT, chain, key)
-        settled = await self.customer.settled(ordered.command_id, limit=60)
-        return settled.outcome, settled.codes, settled.revision or 0
+    async def upload(self, pair: CertificatePair) -> None:
+        await uploaded(self.customer, DOMAIN, ACCOUNT, pair)
 
-    async def live(self, pair: CertificatePair) -> None:
-        outcome, codes, revision = await self.submit(pair.chain, pair.key)
-        assert outcome is Outcome.APPLIED, codes
-        await self.customer.converged(DOMAIN, revision, limit=60)
-
-    def pids(self, name: str) -> list[int]:
-        """A process and its children."""
-        main = self.platform.pid(name)
+    async def kill_with_children(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the children of a process, which hold the key, and then to itself."""
+        main = await until(lambda: self.platform.pid(name), f"{name} runs")
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [*([main] if main else []), *map(int, children)]
+        for pid in [*map(int, reversed(children)), main]:
+            os.kill(pid, number)
 
 
 @pytest.fixture(scope="module")
-def dumping() -> Iterator[None]:
-    """Whatever does not forbid it leaves core files where it works."""
+def core_files_allowed() -> Iterator[None]:
+    """Let every process that does not forbid it leave core files where it works."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     yield
@@ -97,156 +94,153 @@ def dumping() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-async def cage(scratch: Path, dumping: None) -> AsyncIterator[Cage]:
+async def journey(scratch: Path, core_files_allowed: None) -> AsyncIterator[KeyJourney]:
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGETLS_LOG_LEVEL", "debug")
             platform = EmbeddedPlatform(scratch / "canary", nodes=len(NODES))
         stack.push_async_callback(platform.stop)
         await platform.start()
-        run = platform.run
-        customer = await stack.enter_async_context(
-            await connect(
-                run["nats_url"], Path(run["credentials"]["platform"]), Path(run["submission_key"])
-            )
-        )
-        ca = DevCa.load(Path(run["trust_roots"]).parent)
+        customer = await stack.enter_async_context(connected_customer(platform.run))
+        ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
         keys: dict[str, canary.PrivateKey] = {
             "RSA": await asyncio.to_thread(rsa.generate_private_key, 65537, 2048),
             "ECDSA": ec.generate_private_key(ec.SECP256R1()),
         }
-        pairs = [CertificatePair(*ca.issue([DOMAIN], key)) for key in keys.values()]
-        yield Cage(platform, customer, Logins(platform, stack), ca, keys, *pairs)
+        pairs = [issue_pair(ca, DOMAIN, key=key) for key in keys.values()]
+        yield KeyJourney(platform, customer, Logins(platform, stack), ca, keys, *pairs)
 
 
-async def test_a_private_key_is_in_clear_nowhere_outside_the_submitter(cage: Cage) -> None:
-    ordered = await cage.customer.register(DOMAIN, ACCOUNT, "video", "http://127.0.0.1:9")
-    assert (await cage.customer.settled(ordered.command_id)).outcome is Outcome.APPLIED
+async def test_a_private_key_is_in_clear_nowhere_outside_the_submitter(journey: KeyJourney) -> None:
+    await registered(journey.customer, DOMAIN, ACCOUNT)
     for step in STEPS:
-        await step(cage)
-    await _search_what_runs(cage)
-    await cage.platform.stop()
-    found = await asyncio.to_thread(_search_files, cage)
+        await step(journey)
+    await _search_what_runs(journey)
+    await journey.platform.stop()
+    found = await asyncio.to_thread(_search_files, journey)
     assert not found, "\n".join(found)
 
 
 # What happens to the keys
 
 
-async def _upload(cage: Cage) -> None:
-    await cage.live(cage.rsa)
+async def _upload_first(journey: KeyJourney) -> None:
+    await journey.upload(journey.rsa)
 
 
-async def _refusals(cage: Cage) -> None:
-    """In the wrong field, with the wrong certificate, with something around it; by submission and
-    by dry run."""
-    rsa_key, ec_key = cage.keys["RSA"], cage.keys["ECDSA"]
+async def _be_refused(journey: KeyJourney) -> None:
+    """Submit and check the keys in the wrong field, with the wrong certificate, with something
+    around them."""
+    rsa_key, ec_key = journey.keys["RSA"], journey.keys["ECDSA"]
     for chain, key, code in (
-        (cage.rsa.chain, cage.ecdsa.key, "key.mismatch"),
-        (cage.ecdsa.chain, cage.rsa.key, "key.mismatch"),
-        (cage.rsa.chain + cage.rsa.key, cage.rsa.key, "certificate.contains_key"),
-        (cage.ecdsa.key, cage.ecdsa.chain, "certificate.contains_key"),
-        (cage.ecdsa.chain, cage.ecdsa.key + cage.rsa.key, ""),
-        (cage.rsa.chain, cage.rsa.key.replace("PRIVATE KEY", "SECRET"), ""),
-        (cage.rsa.chain, cage.rsa.key[: len(cage.rsa.key) // 2], ""),
-        (cage.ecdsa.chain, canary.der(ec_key)["PKCS8"].hex(), ""),
-        (cage.rsa.chain, "x" * 20_000 + cage.rsa.key, ""),
-        ("x" * 70_000 + cage.rsa.key, cage.rsa.key, ""),
-        (_base64(canary.der(rsa_key)["PKCS8"]), cage.rsa.key, ""),
+        (journey.rsa.chain, journey.ecdsa.key, "key.mismatch"),
+        (journey.ecdsa.chain, journey.rsa.key, "key.mismatch"),
+        (journey.rsa.chain + journey.rsa.key, journey.rsa.key, "certificate.contains_key"),
+        (journey.ecdsa.key, journey.ecdsa.chain, "certificate.contains_key"),
+        (journey.ecdsa.chain, journey.ecdsa.key + journey.rsa.key, ""),
+        (journey.rsa.chain, journey.rsa.key.replace("PRIVATE KEY", "SECRET"), ""),
+        (journey.rsa.chain, journey.rsa.key[: len(journey.rsa.key) // 2], ""),
+        (journey.ecdsa.chain, canary.der(ec_key)["PKCS8"].hex(), ""),
+        (journey.rsa.chain, "x" * 20_000 + journey.rsa.key, ""),
+        ("x" * 70_000 + journey.rsa.key, journey.rsa.key, ""),
+        (_base64(canary.der(rsa_key)["PKCS8"]), journey.rsa.key, ""),
     ):
-        outcome, codes, _ = await cage.submit(chain, key)
-        assert outcome is Outcome.REFUSED and codes and (not code or code in codes), (
-            code,
-            outcome,
-            codes,
+        end = await settled(
+            journey.customer, await journey.customer.submit(DOMAIN, ACCOUNT, chain, key)
         )
-        report = await cage.customer.check([DOMAIN], ACCOUNT, chain, key)
+        assert end.outcome is Outcome.REFUSED and end.codes, (code, end)
+        assert not code or code in end.codes, (code, end)
+        report = await journey.customer.check([DOMAIN], ACCOUNT, chain, key)
         assert not any(report.accepted.values()) and report.findings
 
 
-async def _replace_under_load(cage: Cage) -> None:
-    async with FleetHandshakes(
-        cage.nodes, DOMAIN, verifying_context(Path(cage.platform.run["trust_roots"]))
-    ) as watches:
-        for pair in (cage.ecdsa, cage.rsa, cage.ecdsa):
-            await cage.live(pair)
-    failures = [failure for failure in watches.failures if "went back" not in failure]
-    assert watches.handshakes and not failures, failures[:3]
+async def _be_replaced_under_load(journey: KeyJourney) -> None:
+    context = trusting_context(Path(journey.platform.run["trust_roots"]))
+    async with HandshakeLoad(journey.nodes, DOMAIN, context) as load:
+        for pair in (journey.ecdsa, journey.rsa, journey.ecdsa):
+            await journey.upload(pair)
+    assert load.count and not load.failures, load.failures[:3]
 
 
-async def _unloadable(cage: Cage) -> None:
-    """A certificate with another's key: properly attested, sealed and signed, so that only the node
-    can refuse it; and then put into nginx itself, past the agent's check, and asked for."""
-    pair = CertificatePair(cage.ca.issue([UNLOADABLE], cage.keys["RSA"])[0], cage.ecdsa.key)
-    edge_sync = await cage.login("edge_sync")
-    told: list[NodeStatus] = []
+async def _be_unloadable(journey: KeyJourney) -> None:
+    """Give the nodes a certificate with another's key.
 
-    async def hear(message: object) -> None:
-        told.append(parse(NodeStatus, message.data))  # type: ignore[attr-defined]
+    It is properly attested, sealed and signed, so that only the node can refuse it. Then put it
+    into nginx itself, past the agent's check, and ask for it.
+    """
+    chain = issue_pair(journey.ca, UNLOADABLE, key=journey.keys["RSA"]).chain
+    pair = CertificatePair(chain, journey.ecdsa.key)
+    edge_sync = await journey.login("edge_sync")
+    nodes_with_fault: set[str] = set()
 
-    await edge_sync.subscribe(catalogue.EDGE_STATUS, cb=hear)
+    async def note_faults(message: Msg) -> None:
+        status = parse(NodeStatus, message.data)
+        if any(proof.domain == UNLOADABLE and proof.fault for proof in status.proofs):
+            nodes_with_fault.add(status.node)
+
+    await edge_sync.subscribe(catalogue.EDGE_STATUS, cb=note_faults)
     subject = s.kv_subject(s.BUCKET_BUNDLES, s.bundle_key(UNLOADABLE))
-    bucket = edge_sync.jetstream(timeout=5)
-    await bucket.publish(subject, _bundle(cage, pair))
-    for node in NODES:
-        await until(
-            lambda node=node: any(
-                one.node == node
-                and any(proof.domain == UNLOADABLE and proof.fault for proof in one.proofs)
-                for one in told
-            ),
-            f"{node} reports that it cannot load the pair",
-            limit=20,
-        )
-    for place in cage.nodes:
-        plane = DataPlane(cage.platform.data / "nodes" / place.node / "run")
+    bucket = edge_sync.jetstream(timeout=30)
+    await bucket.publish(subject, _bundle(journey, pair))
+    await until(
+        lambda: nodes_with_fault == set(NODES), "every node reports that it cannot load the pair"
+    )
+    for address in journey.nodes:
+        plane = DataPlane(journey.platform.data / "nodes" / address.node / "run")
         for key_type in ("rsa", "ecdsa"):
             pems = (pair.chain, pair.key, key_type)
             entry = NginxEntry(UNLOADABLE, 1, "https", (pems,))  # type: ignore[arg-type]
             assert await plane.put_many([entry]) == {}
             for _ in range(5):
-                assert await is_refused(place, UNLOADABLE, unverified_context())
+                assert await is_refused(address, UNLOADABLE)
         await plane.remove_many([UNLOADABLE])
-    # edge_sync keeps what it signed and config does not know: it is taken back as it came.
-    await bucket.publish(subject, _bundle(cage, None))
-    await cage.platform.wait_ready()
+    # edge_sync keeps what it signed though config does not know it: take it back as it came.
+    await bucket.publish(subject, _bundle(journey, None))
+    await journey.platform.wait_ready()
 
 
-async def _dead_letters(cage: Cage) -> None:
-    """A malformed submission and a malformed question, each with the sealed key in it."""
+async def _become_dead_letters(journey: KeyJourney) -> None:
+    """Send a malformed submission and a malformed question, each with the sealed key in it."""
     identity = secrets.token_hex(8)
-    key = PublicKey(Path(cage.platform.run["submission_key"]).read_text().strip())
-    box = key.seal(cage.rsa.key.encode(), submission_info(ACCOUNT, identity))
+    key = PublicKey(Path(journey.platform.run["submission_key"]).read_text().strip())
+    box = key.seal(journey.rsa.key.encode(), submission_info(ACCOUNT, identity))
     body = SubmitCertificate(
         domain=DOMAIN,
         account=ACCOUNT,
         submission_id=identity,
-        pairs=[SubmittedPair(certificate=cage.rsa.chain, sealed_key=SealedKey(epoch=0, box=box))],
+        pairs=[
+            SubmittedPair(certificate=journey.rsa.chain, sealed_key=SealedKey(epoch=0, box=box))
+        ],
     ).encode()
     malformed = body.replace(b'{"domain"', b'{"surprise":1,"domain"', 1)
     for user, subject in (
         ("platform", catalogue.CMD_CERTIFICATE_SUBMIT),
         ("config", catalogue.JUDGE_SUBMISSION),
     ):
-        js = (await cage.login(user)).jetstream(timeout=5)
+        js = (await journey.login(user)).jetstream(timeout=30)
         await js.publish(
             subject, malformed, headers={"ce-id": secrets.token_hex(8), "ce-source": "stranger"}
         )
-    topology = (await cage.login("topology")).jetstream(timeout=5)
-
-    async def buried() -> bool:
-        return (await topology.stream_info(s.STREAM_DEAD)).state.messages >= 2
-
-    await until(buried, "both are dead letters")
+    await _until_dead_letters(journey, 2)
 
 
-async def _in_clear(cage: Cage) -> None:
-    """By mistake, where a sealed key or none at all belongs, from everybody who may send a command
+async def _count_dead_letters(journey: KeyJourney) -> int:
+    js = (await journey.login("topology")).jetstream(timeout=30)
+    return int((await js.stream_info(s.STREAM_DEAD)).state.messages)
+
+
+async def _until_dead_letters(journey: KeyJourney, count: int) -> None:
+    async def are_there() -> bool:
+        return await _count_dead_letters(journey) >= count
+
+    await until(are_there, f"{count} messages are dead letters")
+
+
+async def _be_sent_in_clear(journey: KeyJourney) -> None:
+    """Send the keys where a sealed key or none at all belongs, as everybody who may send a command
     or usage."""
-    box = PublicKey(Path(cage.platform.run["submission_key"]).read_text().strip())
-    topology = (await cage.login("topology")).jetstream(timeout=5)
-    before = (await topology.stream_info(s.STREAM_DEAD)).state.messages
-    sent = 0
+    box = PublicKey(Path(journey.platform.run["submission_key"]).read_text().strip())
+    expected = await _count_dead_letters(journey)
     for user, subjects in (
         (
             "platform",
@@ -261,25 +255,21 @@ async def _in_clear(cage: Cage) -> None:
         ("operator", (catalogue.CMD_NODE_ENROL, catalogue.CMD_PRICE_BOOK_APPLY)),
         (f"node-{NODES[0]}", (catalogue.USAGE_BATCH.for_node(NODES[0]),)),
     ):
-        js = (await cage.login(user)).jetstream(timeout=5)
+        js = (await journey.login(user)).jetstream(timeout=30)
         for subject in subjects:
-            for key in cage.keys.values():
-                for body in _told_in_clear(key):
+            for key in journey.keys.values():
+                for body in _bodies_in_clear(key):
                     headers = {
                         "ce-id": secrets.token_hex(8),
                         "ce-source": canary.pem(key)["PKCS8"].replace("\n", ""),
                     }
                     await js.publish(subject, body, headers=headers)
-                    sent += 1
-
-    async def buried() -> bool:
-        return (await topology.stream_info(s.STREAM_DEAD)).state.messages >= before + sent
-
-    await until(buried, "all are dead letters", limit=30)
-    for pair in (cage.rsa, cage.ecdsa):
+                    expected += 1
+    await _until_dead_letters(journey, expected)
+    for pair in (journey.rsa, journey.ecdsa):
         identity = secrets.token_hex(8)
         sealed = box.seal(pair.key.encode(), submission_info(ACCOUNT, identity))
-        order = SubmitCertificate(
+        command = SubmitCertificate(
             domain=DOMAIN,
             account=ACCOUNT,
             submission_id=identity,
@@ -289,27 +279,26 @@ async def _in_clear(cage: Cage) -> None:
                 )
             ],
         )
-        js = (await cage.login("platform")).jetstream(timeout=5)
+        js = (await journey.login("platform")).jetstream(timeout=30)
         await js.publish(
             catalogue.CMD_CERTIFICATE_SUBMIT,
-            order.encode(),
+            command.encode(),
             headers={"ce-id": identity, "ce-source": "stranger"},
         )
-        settled = await cage.customer.settled(identity, limit=60)
-        assert settled.outcome is Outcome.REFUSED and "certificate.contains_key" in settled.codes, (
-            settled
-        )
+        end = await journey.customer.settled(identity, limit=LIMIT_SECONDS)
+        assert end.outcome is Outcome.REFUSED and "certificate.contains_key" in end.codes, end
 
 
-def _told_in_clear(key: canary.PrivateKey) -> list[bytes]:
-    """Bodies that are no contract's, with the key as people paste it, or as programs escape it."""
-    pem, der = canary.pem(key)["traditional"], canary.der(key)["PKCS8"]
-    told = json.dumps({"account": ACCOUNT, "private_key": pem})
+def _bodies_in_clear(key: canary.PrivateKey) -> list[bytes]:
+    """Return bodies of no contract, with the key as people paste it or as programs escape it."""
+    pem = canary.pem(key)["traditional"]
+    der = canary.der(key)["PKCS8"]
+    in_json = json.dumps({"account": ACCOUNT, "private_key": pem})
     escaped = "".join(f"\\u{ord(character):04x}" for character in pem)
     return [
         pem.encode(),
-        told.encode(),
-        json.dumps({"payload": told}).encode(),
+        in_json.encode(),
+        json.dumps({"payload": in_json}).encode(),
         f'{{"key": "{escaped}"}}'.encode(),
         json.dumps({"certificate": _base64(der)}).encode(),
         json.dumps({pem: der.hex()}).encode(),
@@ -317,40 +306,34 @@ def _told_in_clear(key: canary.PrivateKey) -> list[bytes]:
     ]
 
 
-async def _crashes(cage: Cage) -> None:
-    """By SIGSEGV, as a bug would, and by SIGKILL: all that has a key in memory or a sealed one,
-    while it is busy."""
+async def _survive_crashes(journey: KeyJourney) -> None:
+    """Crash every process that has a key in memory, or a sealed one, while it is busy: by SIGSEGV,
+    as a bug would, and by SIGKILL."""
     for number in (signal.SIGSEGV, signal.SIGKILL):
         for name in ("validator", "config", "edge_sync", f"{NODES[0]}-agent", f"{NODES[1]}-nginx"):
-            again = cage.ca.issue([DOMAIN], cage.keys["RSA"])
-            ordered = await cage.customer.submit(DOMAIN, ACCOUNT, *again)
-            # Children first: the workers hold the key; the last is the process itself.
-            for pid in reversed(cage.pids(name)):
-                os.kill(pid, number)
-            settled = await cage.customer.settled(ordered.command_id, limit=60)
-            assert settled.outcome is Outcome.APPLIED, settled
-            await until(lambda name=name: cage.platform.pid(name), f"{name} is started again")
-    await cage.platform.wait_ready()
-    await cage.live(cage.ecdsa)
+            pair = issue_pair(journey.ca, DOMAIN, key=journey.keys["RSA"])
+            ordered = await journey.customer.submit(DOMAIN, ACCOUNT, pair.chain, pair.key)
+            await journey.kill_with_children(name, number)
+            await applied(journey.customer, ordered)
+            await until(lambda name=name: journey.platform.pid(name), f"{name} is started again")
+    await journey.platform.wait_ready()
+    await journey.upload(journey.ecdsa)
 
 
-async def _disable(cage: Cage) -> None:
-    ordered = await cage.customer.disable(DOMAIN, ACCOUNT)
-    settled = await cage.customer.settled(ordered.command_id)
-    assert settled.outcome is Outcome.APPLIED
-    await cage.customer.converged(DOMAIN, settled.revision or 0, limit=20)
+async def _be_disabled(journey: KeyJourney) -> None:
+    await live(journey.customer, await journey.customer.disable(DOMAIN, ACCOUNT))
 
 
-Step = Callable[[Cage], Awaitable[None]]
+Step = Callable[[KeyJourney], Awaitable[None]]
 STEPS: list[Step] = [
-    _upload,
-    _refusals,
-    _replace_under_load,
-    _unloadable,
-    _dead_letters,
-    _in_clear,
-    _crashes,
-    _disable,
+    _upload_first,
+    _be_refused,
+    _be_replaced_under_load,
+    _be_unloadable,
+    _become_dead_letters,
+    _be_sent_in_clear,
+    _survive_crashes,
+    _be_disabled,
 ]
 
 
@@ -358,10 +341,11 @@ def _base64(body: bytes) -> str:
     return base64.b64encode(body).decode()
 
 
-def _bundle(cage: Cage, pair: CertificatePair | None) -> bytes:
-    """As edge_sync would publish it, made with the platform's own keys; None: a tombstone."""
-    fleet = FleetFile.read(Path(cage.platform.run["fleet_file"]))
-    edge_sync = read_signer(cage.platform.data / "keys" / "edge_sync.ed25519", "edge_sync")
+def _bundle(journey: KeyJourney, pair: CertificatePair | None) -> bytes:
+    """Return a bundle as edge_sync would publish it, signed with the platform's own keys; without a
+    pair a tombstone."""
+    fleet = FleetFile.read(Path(journey.platform.run["fleet_file"]))
+    edge_sync = read_signer(journey.platform.data / "keys" / "edge_sync.ed25519", "edge_sync")
     bundle = Bundle(
         domain=UNLOADABLE,
         account=ACCOUNT,
@@ -370,23 +354,23 @@ def _bundle(cage: Cage, pair: CertificatePair | None) -> bytes:
         settings=Settings(),
         kind=BundleKind.HTTPS if pair else BundleKind.REMOVED,
         origin=Origin(scheme="http", host="127.0.0.1", port=9) if pair else None,
-        pairs=[_bundle_pair(cage, fleet, pair)] if pair else [],
+        pairs=[_bundle_pair(journey, fleet, pair)] if pair else [],
     )
     return edge_sync.sign(Purpose.BUNDLE, bundle).encode()
 
 
-def _bundle_pair(cage: Cage, fleet: FleetFile, pair: CertificatePair) -> BundlePair:
-    validator = read_signer(cage.platform.data / "keys" / "validator.ed25519", "validator")
+def _bundle_pair(journey: KeyJourney, fleet: FleetFile, pair: CertificatePair) -> BundlePair:
+    validator = read_signer(journey.platform.data / "keys" / "validator.ed25519", "validator")
     epoch = SealingKey(fleet.epochs[fleet.newest_epoch]).public()
     pair_id = "unloadable-pair"
     attestation = Attestation(
         account=ACCOUNT,
         domains=[UNLOADABLE],
         pair_id=pair_id,
-        leaf_fingerprint=pair.leaf,
+        leaf_fingerprint=pair.fingerprint,
         chain_hash=sha256(pair.chain.encode()).hexdigest(),
     )
-    box = epoch.seal(pair.key.encode(), pair_info(ACCOUNT, pair_id, pair.leaf))
+    box = epoch.seal(pair.key.encode(), pair_info(ACCOUNT, pair_id, pair.fingerprint))
     return BundlePair(
         pair_id=pair_id,
         chain=pair.chain,
@@ -398,21 +382,21 @@ def _bundle_pair(cage: Cage, fleet: FleetFile, pair: CertificatePair) -> BundleP
 # Where they must not be
 
 
-async def _search_what_runs(cage: Cage) -> None:
-    """Every row of every table, every message of every stream and bucket, every file of the
-    nodes."""
-    platform = cage.platform
-    wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
+async def _search_what_runs(journey: KeyJourney) -> None:
+    """Search every row of every table, every message of every stream and bucket, and every file of
+    the nodes."""
+    platform = journey.platform
+    wanted = {name: canary.needles(key) for name, key in journey.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
-    found = await search(wanted, platform.run["postgres"], await cage.login("searcher"), folders)
+    found = await search(wanted, platform.run["postgres"], await journey.login("searcher"), folders)
     assert not found, "\n".join(found)
 
 
-def _search_files(cage: Cage) -> list[str]:
-    """Every file below the data folder: logs, PostgreSQL's files and WAL, JetStream's blocks, what
-    else there is."""
-    data = cage.platform.data
-    wanted = {name: canary.needles(key) for name, key in cage.keys.items()}
+def _search_files(journey: KeyJourney) -> list[str]:
+    """Search every file below the data folder: logs, PostgreSQL's files and WAL, JetStream's
+    blocks, and what else there is."""
+    data = journey.platform.data
+    wanted = {name: canary.needles(key) for name, key in journey.keys.items()}
     # By their folder: what each kind of file is known to hold, to show that they are read.
     known = {
         "postgres/data/base/": DOMAIN,
@@ -438,7 +422,7 @@ def _search_files(cage: Cage) -> list[str]:
         for name, needles in wanted.items():
             found += [f"{place}: {name} {what}" for what in canary.found_in_file(needles, path)]
         if place.startswith("postgres/data/base/"):
-            for name, key in cage.keys.items():
+            for name, key in journey.keys.items():
                 found += [
                     f"{place}: {name} {what}" for what in canary.compressed_in_file(key, path)
                 ]

@@ -1,59 +1,44 @@
-"""The certificate library from the command line, seen at the nodes and in a rotation."""
+"""The certificate library, used from the command line, is seen at the nodes and in a rotation."""
 
 from __future__ import annotations
 
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from clients.platform.connection import PlatformConnection
-from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
-from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.embedded.platform import EmbeddedPlatform
+from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.platform import Platform
 from shared import catalogue
 from shared.contracts.queries import Nothing, PageSealed
-from tests.e2e.conftest import Edgetls
+from tests.support.browser import NodeAddress, served_leaves, trusting_context
+from tests.support.command_line import Edgetls, pair_options
+from tests.support.pki import CertificatePair, issue_pair
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
 
 
-@pytest.fixture
-def files(scratch: Path) -> Path:
-    folder = scratch / "library-files"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def written(folder: Path, pair: CertificatePair) -> list[str]:
-    name = secrets.token_hex(4)
-    (folder / f"{name}.pem").write_text(pair.chain)
-    (folder / f"{name}.key").write_text(pair.key)
-    return ["--cert", str(folder / f"{name}.pem"), "--key", str(folder / f"{name}.key")]
-
-
-def _as_openssl(view: dict[str, Any]) -> str:
-    """The fingerprint in capitals, with colons."""
+def _fingerprint_as_openssl(view: dict[str, Any]) -> str:
+    """Return the fingerprint in capitals, with colons."""
     return bytes.fromhex(view["certificates"][0]["fingerprint"]).hex(":").upper()
 
 
-async def serve(
-    platform: EmbeddedPlatform, nodes: list[Endpoint], domain: str, pair: CertificatePair
+async def assert_served(
+    trust_roots: Path, nodes: list[NodeAddress], domain: str, pair: CertificatePair
 ) -> None:
-    context = verifying_context(Path(platform.run["trust_roots"]))
-    assert {await fetch_leaf(place, domain, context) for place in nodes} == {pair.leaf}
+    leaves = await served_leaves(nodes, domain, trusting_context(trust_roots))
+    assert leaves == {pair.fingerprint}
 
 
 async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted(
-    edgetls: Edgetls, platform: EmbeddedPlatform, nodes: list[Endpoint], ca: DevCa, files: Path
+    edgetls: Edgetls, trust_roots: Path, nodes: list[NodeAddress], ca: TestCa, tmp_path: Path
 ) -> None:
     domains = ["a.lib.example.test", "b.lib.example.test"]
     for domain in domains:
         assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
-    first, second = (CertificatePair(*ca.issue(["*.lib.example.test"], "ecdsa")) for _ in range(2))
-    done = await edgetls("cert", "store", "wild", *written(files, first), "--json")
+    first = issue_pair(ca, "*.lib.example.test")
+    second = issue_pair(ca, "*.lib.example.test")
+    done = await edgetls("cert", "store", "wild", *pair_options(tmp_path, first), "--json")
     assert done.code == 0 and done.json["outcome"] == "applied", done.err
     assert "BEGIN" not in done.out
     tried = await edgetls("cert", "deploy", "wild", *domains, "--dry-run", "--json")
@@ -62,25 +47,30 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
     done = await edgetls("cert", "deploy", "wild", *domains, "--wait", "--json")
     assert done.code == 0 and len(done.json["results"]) == 2, done.err
     for domain in domains:
-        await serve(platform, nodes, domain, first)
-    taken = await edgetls("cert", "store", "wild", *written(files, second), "--json")
+        await assert_served(trust_roots, nodes, domain, first)
+    taken = await edgetls("cert", "store", "wild", *pair_options(tmp_path, second), "--json")
     assert [one["code"] for one in taken.json["refusal"]] == ["certificate.name_taken"]
     done = await edgetls(
-        "cert", "store", "wild", *written(files, second), "--overwrite", "--wait", "--json"
+        "cert", "store", "wild", *pair_options(tmp_path, second), "--overwrite", "--wait", "--json"
     )
     assert {one["domain"] for one in done.json["followed"]} == set(domains), done.err
     for domain in domains:
-        await serve(platform, nodes, domain, second)
+        await assert_served(trust_roots, nodes, domain, second)
     assert (await edgetls("rollback", domains[0], "--wait")).code == 0
-    await serve(platform, nodes, domains[0], first)
+    await assert_served(trust_roots, nodes, domains[0], first)
     fits = await edgetls("cert", "fits", "wild", "--json")
     assert [view["domain"] for view in fits.json] == domains
     listed = await edgetls(
-        "domain", "list", "--all-accounts", "--served-by", _as_openssl(fits.json[1]), "--json"
+        "domain",
+        "list",
+        "--all-accounts",
+        "--served-by",
+        _fingerprint_as_openssl(fits.json[1]),
+        "--json",
     )
     assert [view["domain"] for view in listed.json] == [domains[1]]
-    told = await edgetls("account", "history", "--json")
-    assert [one["certificate"] for one in told.json["entries"]][:3] == ["wild"] * 3
+    history = await edgetls("account", "history", "--json")
+    assert [one["certificate"] for one in history.json["entries"]][:3] == ["wild"] * 3
     last = await edgetls("history", domains[0], "--limit", "1", "--json")
     again = await edgetls("history", domains[0], "--after", str(last.json["next"]), "--json")
     assert last.json["entries"][0]["command"] not in [
@@ -97,18 +87,19 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
     )
     for domain in domains:
         assert (await edgetls("disable", domain)).code == 0
-    shown, listed = await edgetls("cert", "show", "wild"), await edgetls("cert", "list")
+    shown = await edgetls("cert", "show", "wild")
+    listed = await edgetls("cert", "list")
     assert "*.lib.example.test" in shown.out and "wild" in listed.out
     assert (await edgetls("cert", "delete", "wild")).code == 0
     assert (await edgetls("cert", "show", "wild")).code == 1
 
 
 async def test_a_rotation_seals_stored_pairs_anew_too(
-    edgetls: Edgetls, platform: EmbeddedPlatform, ca: DevCa, files: Path
+    edgetls: Edgetls, platform: Platform, ca: TestCa, tmp_path: Path
 ) -> None:
-    pair = CertificatePair(*ca.issue(["*.rotated.example.test"], "ecdsa"))
-    assert (await edgetls("cert", "store", "rotated", *written(files, pair))).code == 0
-    done = await edgetls("fleet", "rotate", "--json", limit=90)
+    pair = issue_pair(ca, "*.rotated.example.test")
+    assert (await edgetls("cert", "store", "rotated", *pair_options(tmp_path, pair))).code == 0
+    done = await edgetls("fleet", "rotate", "--json")
     assert done.code == 0, done.err
     run = platform.run
     reach = await PlatformConnection.open(
@@ -126,35 +117,33 @@ async def test_a_rotation_seals_stored_pairs_anew_too(
 
 
 async def test_own_roots_make_a_private_chain_good(
-    edgetls: Edgetls, platform: EmbeddedPlatform, nodes: list[Endpoint], scratch: Path, files: Path
+    edgetls: Edgetls, nodes: list[NodeAddress], tmp_path: Path
 ) -> None:
-    own = DevCa.ensure(scratch / "own-ca", datetime.now(UTC))
+    own = TestCa.ensure(tmp_path / "own-ca", datetime.now(UTC))
     roots = own.root_file
-    pair, domain = (
-        CertificatePair(*own.issue(["private.example.test"], "ecdsa")),
-        "private.example.test",
-    )
+    domain = "private.example.test"
+    pair = issue_pair(own, domain)
     assert (await edgetls("domain", "register", domain, *ORIGIN, "--trust", "private")).code == 0
-    refused = await edgetls("submit", domain, *written(files, pair), "--json")
+    refused = await edgetls("submit", domain, *pair_options(tmp_path, pair), "--json")
     assert refused.code == 1
     assert (await edgetls("roots", "set", str(roots))).code == 0
     assert len((await edgetls("roots", "list", "--json")).json["roots"]) == 1
-    done = await edgetls("submit", domain, *written(files, pair), "--name", "private-1", "--wait")
+    done = await edgetls(
+        "submit", domain, *pair_options(tmp_path, pair), "--name", "private-1", "--wait"
+    )
     assert done.code == 0, done.err
     assert "private-1 (custom)" in (await edgetls("domain", "show", domain)).out
-    assert {await fetch_leaf(place, domain, verifying_context(roots)) for place in nodes} == {
-        pair.leaf
-    }
+    await assert_served(roots, nodes, domain, pair)
     assert (await edgetls("roots", "set", "--none")).code == 0
 
 
 async def test_settings_are_previewed_and_changed_from_the_command_line(
-    edgetls: Edgetls, platform: EmbeddedPlatform, ca: DevCa, files: Path
+    edgetls: Edgetls, ca: TestCa, tmp_path: Path
 ) -> None:
     domain = "cli-settings.example.test"
     assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
-    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
-    assert (await edgetls("submit", domain, *written(files, pair))).code == 0
+    pair = issue_pair(ca, domain)
+    assert (await edgetls("submit", domain, *pair_options(tmp_path, pair))).code == 0
     words = (
         "settings",
         domain,

@@ -1,5 +1,4 @@
-"""Every command that is refused ends with 1 and says why: one JSON value, with what was found in
-full."""
+"""Every command that is refused ends with 1 and says why: one JSON value, with all findings."""
 
 from __future__ import annotations
 
@@ -9,47 +8,41 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded.dev_ca import CertificatePair, DevCa
-from deploy.embedded.platform import EmbeddedPlatform
-from tests.e2e.conftest import Edgetls
+from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.platform import Platform
+from tests.support.command_line import Edgetls
+from tests.support.pki import issue_pair
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
-LIVE, FREE, ELSEWHERE = "live.refusals.test", "free.refusals.test", "elsewhere.other.test"
+LIVE = "live.refusals.test"
+FREE = "free.refusals.test"
+ELSEWHERE = "elsewhere.other.test"
 KEPT = "kept-for-refusals"
 
 
 @pytest.fixture(scope="module")
-def files(scratch: Path, platform: EmbeddedPlatform) -> Path:
-    """A good pair, one for another name, and texts that are neither."""
-    ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
+def files(scratch: Path, platform: Platform) -> Path:
+    """A folder with a good pair, one for another name, and files that are neither."""
+    ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
     folder = scratch / "refusals"
     folder.mkdir()
-    for name, names in (("good", ["*.refusals.test"]), ("other", ["*.unrelated.test"])):
-        pair = CertificatePair(*ca.issue(names, "ecdsa"))
+    for name, name_in_pair in (("good", "*.refusals.test"), ("other", "*.unrelated.test")):
+        pair = issue_pair(ca, name_in_pair)
         (folder / f"{name}.pem").write_text(pair.chain)
         (folder / f"{name}.key").write_text(pair.key)
     (folder / "junk").write_text("neither PEM nor a price book")
-    (folder / "prices.json").write_text(
-        json.dumps(
-            {
-                "prices": [
-                    {
-                        "id": f"list-{currency.lower()}",
-                        "currency": currency,
-                        "tiers": [{"price": "9"}],
-                    }
-                    for currency in ("CNY", "USD")
-                ]
-            }
-        )
-    )
+    prices = []
+    for currency in ("CNY", "USD"):
+        price_id = f"list-{currency.lower()}"
+        prices.append({"id": price_id, "currency": currency, "tiers": [{"price": "9"}]})
+    (folder / "prices.json").write_text(json.dumps({"prices": prices}))
     return folder
 
 
 @pytest.fixture(scope="module")
-async def lived(platform: EmbeddedPlatform, files: Path) -> None:
-    """A domain with HTTPS by a stored certificate, one without, and one that the certificate does
-    not cover."""
+async def prepared_domains(platform: Platform, files: Path) -> None:
+    """Register a domain with HTTPS by a stored certificate, one without, and one that the
+    certificate does not cover."""
     edgetls = Edgetls(platform.data)
     for domain in (LIVE, FREE, ELSEWHERE):
         assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0
@@ -65,7 +58,7 @@ def _pair(folder: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (["domain", "register", "foo_bar.refusals.test", *ORIGIN], "position 4"),
         (["domain", "register", "foo_bar.refusals.test", *ORIGIN, "--dry-run"], "position 4"),
@@ -124,22 +117,24 @@ def _pair(folder: Path, name: str) -> list[str]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("prepared_domains")
 async def test_a_refusal_is_one_value_and_ends_with_one(
-    words: list[str], told: str, edgetls: Edgetls, files: Path
+    words: list[str], reason: str, edgetls: Edgetls, files: Path
 ) -> None:
-    named = {
+    options = {
         "@good": _pair(files, "good"),
         "@other": _pair(files, "other"),
         "@junk": [str(files / "junk")],
         "@prices": [str(files / "prices.json")],
     }
-    whole = [part for word in words for part in named.get(word, [word])]
-    done = await edgetls(*whole, "--json")
-    assert done.code == 1 and done.json and told in done.out, done.out + done.err
+    arguments = []
+    for word in words:
+        arguments += options.get(word, [word])
+    done = await edgetls(*arguments, "--json")
+    assert done.code == 1 and done.json and reason in done.out, done.out + done.err
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("prepared_domains")
 async def test_a_deployment_in_part_tells_each_domain_and_ends_with_one(edgetls: Edgetls) -> None:
     done = await edgetls("cert", "deploy", KEPT, LIVE, ELSEWHERE, "--wait", "--json")
     assert done.code == 1
@@ -155,7 +150,7 @@ async def test_a_deployment_in_part_tells_each_domain_and_ends_with_one(edgetls:
     assert shown.code == 1 and ELSEWHERE in shown.err and "what to do" in shown.err
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("prepared_domains")
 async def test_a_replacement_that_a_domain_cannot_follow_ends_with_one(
     edgetls: Edgetls, files: Path
 ) -> None:
@@ -173,7 +168,7 @@ async def test_a_replacement_that_a_domain_cannot_follow_ends_with_one(
     assert done.json["followed"][0]["findings"]
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("prepared_domains")
 async def test_waiting_where_no_node_counts_tells_what_was_done(edgetls: Edgetls) -> None:
     for node in ("node-1", "node-2"):
         assert (await edgetls("fleet", "drain", node)).code == 0

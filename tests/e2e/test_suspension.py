@@ -1,4 +1,4 @@
-"""An overdue account at a real node: its HTTPS is refused, and served again when it paid."""
+"""The HTTPS of an overdue account is refused by real nodes, and served again once it has paid."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from pathlib import Path
 from typing import Literal
 
 from clients.platform import Platform as Client
-from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from deploy.embedded import nats
 from deploy.embedded.dev_ca import DevCa
 from deploy.embedded.keys import seed_file
 from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.contracts.balance import BalanceEvent
-from shared.contracts.domains import DomainState, Outcome
+from shared.contracts.domains import DomainState
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
-from tests.support.waiting import until
+from tests.support.browser import NodeAddress, is_refused, served_leaves, trusting_context
+from tests.support.customer import applied, registered, uploaded
+from tests.support.pki import issue_pair
+from tests.support.waiting import LIMIT_SECONDS, until
 
-OWNER, DOMAIN = "overdue", "www.overdue.test"
+OWNER = "overdue"
+DOMAIN = "www.overdue.test"
 
 
-async def tell(
-    platform: EmbeddedPlatform, change: Literal["overdue", "settled"], crossing: int
+async def publish_balance_event(
+    platform: Platform, change: Literal["overdue", "settled"], crossing: int
 ) -> None:
-    """As billing does."""
-    subject = (
-        catalogue.EVENT_BALANCE_OVERDUE if change == "overdue" else catalogue.EVENT_BALANCE_SETTLED
-    )
+    """Publish an event of the account's balance, as billing does."""
+    subject = catalogue.EVENT_BALANCE_SETTLED
+    if change == "overdue":
+        subject = catalogue.EVENT_BALANCE_OVERDUE
     event = BalanceEvent(
         account=OWNER,
         change=change,
@@ -52,38 +55,37 @@ async def tell(
 
 
 async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
-    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[Endpoint]
+    platform: Platform, customer: Client, ca: TestCa, nodes: list[NodeAddress]
 ) -> None:
-    await customer.settled(
-        (await customer.register(DOMAIN, OWNER, "video", "http://127.0.0.1:9")).command_id
-    )
-    settled = await customer.settled(
-        (await customer.submit(DOMAIN, OWNER, *ca.issue([DOMAIN], "ecdsa"))).command_id
-    )
-    assert settled.outcome is Outcome.APPLIED
-    await customer.converged(DOMAIN, settled.revision or 0)
-    context = verifying_context(Path(platform.run["trust_roots"]))
-    leaf = await fetch_leaf(nodes[0], DOMAIN, context)
+    pair = issue_pair(ca, DOMAIN)
+    await registered(customer, DOMAIN, OWNER)
+    upload = await uploaded(customer, DOMAIN, OWNER, pair)
+    context = trusting_context(Path(platform.run["trust_roots"]))
+    assert await served_leaves(nodes, DOMAIN, context) == {pair.fingerprint}
 
-    await tell(platform, "overdue", 1)
-    suspended = await _until_state(customer, DomainState.SUSPENDED, settled.revision or 0)
-    await customer.converged(DOMAIN, suspended)
-    assert [await is_refused(node, DOMAIN, context) for node in nodes] == [True for _ in nodes]
+    await publish_balance_event(platform, "overdue", 1)
+    suspended = await _until_state(customer, DomainState.SUSPENDED, upload.revision or 0)
+    await customer.converged(DOMAIN, suspended, limit=LIMIT_SECONDS)
+    for node in nodes:
+        assert await is_refused(node, DOMAIN, context)
     shown = await customer.account(OWNER)
     assert shown.suspension is not None and (shown.suspension.reason, shown.suspended) == (
         "overdue",
         1,
     )
 
-    await tell(platform, "settled", 2)
-    await customer.converged(DOMAIN, await _until_state(customer, DomainState.ENABLED, suspended))
-    assert [await fetch_leaf(node, DOMAIN, context) for node in nodes] == [leaf for _ in nodes]
-    await customer.settled((await customer.remove(DOMAIN, OWNER)).command_id)
+    await publish_balance_event(platform, "settled", 2)
+    resumed = await _until_state(customer, DomainState.ENABLED, suspended)
+    await customer.converged(DOMAIN, resumed, limit=LIMIT_SECONDS)
+    assert await served_leaves(nodes, DOMAIN, context) == {pair.fingerprint}
+    await applied(customer, await customer.remove(DOMAIN, OWNER))
 
 
 async def _until_state(customer: Client, state: DomainState, above: int) -> int:
-    """The revision that brought the state: an account is shown as suspended before its domains'
-    turns come."""
+    """Wait for a state; return the revision that brought it.
+
+    An account is shown as suspended before its domains' turns come, so the revision must grow.
+    """
 
     async def reached() -> int:
         shown = await customer.show(DOMAIN, OWNER)

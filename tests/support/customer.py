@@ -23,7 +23,7 @@ async def connected_customer(run: Mapping[str, Any]) -> AsyncIterator[Client]:
     seed_file = Path(run["credentials"]["platform"])
     submission_key = Path(run["submission_key"])
     async with await connect(
-        run["nats_url"], seed_file, submission_key, patience=LIMIT_SECONDS
+        run["nats_url"], seed_file, submission_key, timeout=LIMIT_SECONDS
     ) as client:
         yield client
 
