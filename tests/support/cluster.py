@@ -61,6 +61,10 @@ class LocalCluster:
         await topology.apply(topology_user.jetstream(timeout=30))
         await topology_user.close()
 
+    async def stop_broker(self) -> None:
+        """Stop the broker, until ``start_broker``; its streams are kept."""
+        await self.processes[nats.NAME].stop()
+
     async def until_broker_answers(self) -> None:
         """Wait until JetStream serves requests."""
         seed = self.keys.seed("topology")

@@ -93,6 +93,10 @@ class ServiceProcess:
         missing: dict[str, str] = json.loads(body)["missing"]
         return missing
 
+    async def is_ready(self) -> bool:
+        """Tell whether it answers that it lacks nothing."""
+        return await self.missing_conditions() == {}
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to this process alone; ProcessLookupError while it is down."""
         pid = self.pid

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from clients.fleet.keys import ensure_node
 from shared import subjects as s
 from shared.contracts.base import Signed
-from tests.integration.edge_agent.control_plane import BrokerProcess, FakeControlPlane
+from tests.integration.edge_agent.control_plane import FakeControlPlane
 from tests.integration.edge_agent.node_processes import NODE_ID, NodeProcesses
 from tests.integration.edge_agent.signers import FleetSigners
+from tests.support.cluster import LocalCluster, local_cluster
 from tests.support.pki import Authority, Leaf
 
 
@@ -25,7 +26,7 @@ class EdgeSetup:
     ``control_plane`` is another object after a restart of the broker."""
 
     signers: FleetSigners
-    broker: BrokerProcess
+    cluster: LocalCluster
     control_plane: FakeControlPlane
     node: NodeProcesses
     authority: Authority
@@ -43,18 +44,18 @@ class EdgeSetup:
 
     def sign_enrolment(self) -> Signed:
         """Return the node's keyring with all epochs of the fleet."""
-        return self.signers.sign_enrolment(NODE_ID, ensure_node(self.node.base / "keys"))
+        return self.signers.sign_enrolment(NODE_ID)
 
     async def restart_broker(self) -> None:
         """Restart the broker; the new control plane has the old one's digest and confirmed ends."""
         await self.control_plane.stop()
-        self.broker.stop()
-        await self.broker.start()
+        await self.cluster.stop_broker()
+        await self.cluster.start_broker()
         before = self.control_plane
         self.control_plane = FakeControlPlane(
             self.signers,
-            await self.broker.login("edge_sync"),
-            await self.broker.login("billing"),
+            await self.cluster.client("edge_sync"),
+            await self.cluster.client("billing"),
             digest=before.digest,
             pages=before.pages,
             confirmed_ends=before.confirmed_ends,
@@ -64,13 +65,13 @@ class EdgeSetup:
         """Stop the agent's process with SIGSTOP and restart the broker.
 
         The agent hears nothing live that is put until `wake_agent`: its connection is lost."""
-        self.node.running["agent"].send_signal(signal.SIGSTOP)
+        self.node.agent.send_signal(signal.SIGSTOP)
         await self.restart_broker()
         self.control_plane.silent = True
         await self.control_plane.start()
 
     def wake_agent(self) -> None:
-        self.node.running["agent"].send_signal(signal.SIGCONT)
+        self.node.agent.send_signal(signal.SIGCONT)
 
 
 MakeEdge = Callable[..., Awaitable[EdgeSetup]]
@@ -79,37 +80,34 @@ MakeEdge = Callable[..., Awaitable[EdgeSetup]]
 @pytest.fixture
 async def make_edge(tmp_path: Path) -> AsyncIterator[MakeEdge]:
     """Return a function that makes the setup; its node is not started."""
-    setups: list[EdgeSetup] = []
+    async with AsyncExitStack() as stack:
 
-    async def make(*, enrolled: bool = True, **settings: str) -> EdgeSetup:
-        signers = FleetSigners.create(tmp_path)
-        credentials = ensure_node(tmp_path / "keys")
-        broker = BrokerProcess.create(tmp_path, {NODE_ID: credentials.nkey})
-        await broker.start()
-        trust = signers.sign_trust().encode().decode()
-        node = NodeProcesses.create(
-            tmp_path, broker.broker.url, signers.operator_key(), trust, **settings
-        )
-        control_plane = FakeControlPlane(
-            signers, await broker.login("edge_sync"), await broker.login("billing")
-        )
-        await control_plane.start()
-        if enrolled:
-            keyring = signers.sign_enrolment(NODE_ID, credentials)
-            await control_plane.put_keyring(s.keyring_node(NODE_ID), keyring)
-        setups.append(EdgeSetup(signers, broker, control_plane, node, Authority.create()))
-        return setups[-1]
+        async def make(*, enrolled: bool = True, **settings: str) -> EdgeSetup:
+            cluster = await stack.enter_async_context(local_cluster(tmp_path, nodes=[NODE_ID]))
+            signers = FleetSigners.of(cluster.keys)
+            node = NodeProcesses.create(cluster.keys, cluster.url, **settings)
+            control_plane = FakeControlPlane(
+                signers, await cluster.client("edge_sync"), await cluster.client("billing")
+            )
+            await control_plane.start()
+            if enrolled:
+                keyring = signers.sign_enrolment(NODE_ID)
+                await control_plane.put_keyring(s.keyring_node(NODE_ID), keyring)
+            setup = EdgeSetup(signers, cluster, control_plane, node, Authority.create())
+            stack.push_async_callback(_stop_setup, setup)
+            return setup
 
-    yield make
-    for setup in setups:
-        setup.node.stop()
-        await setup.control_plane.stop()
-        setup.broker.stop()
+        yield make
+
+
+async def _stop_setup(setup: EdgeSetup) -> None:
+    await setup.node.stop()
+    await setup.control_plane.stop()
 
 
 @pytest.fixture
 async def edge(make_edge: MakeEdge) -> EdgeSetup:
     """Return a setup whose node is started."""
     setup = await make_edge()
-    setup.node.start()
+    await setup.node.start()
     return setup

@@ -7,20 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 
 from nats.aio.msg import Msg
 
-from clients.fleet.keys import ensure_nkey
-from deploy.embedded.nats import EmbeddedBroker, find_nats_server, login, serves_jetstream
-from deploy.embedded.ports import Ports
 from shared import catalogue
 from shared import subjects as s
-from shared import topology as t
 from shared.contracts.base import Signed
 from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle, BundlePage, Checkpoint, NodeStatus, Proof
@@ -28,58 +22,12 @@ from shared.contracts.queries import DigestAnswer, DigestQuestion
 from shared.contracts.usage import Confirmation, UsageBatch
 from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Purpose
-from shared.messaging.nats_client import NatsClient, as_nats_client
+from shared.messaging.nats_client import NatsClient
 from shared.messaging.pull import Pull
-from shared.nats_config import render_edge_users
 from tests.integration.edge_agent.signers import FleetSigners
-from tests.support.storekeeper import STOREKEEPER, with_storekeeper
 from tests.support.waiting import until
 
 CHECKPOINT_SECONDS = 0.1
-
-
-@dataclass
-class BrokerProcess:
-    """A nats-server with every user of the topology and the given nodes."""
-
-    broker: EmbeddedBroker
-    seeds: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @classmethod
-    def create(cls, folder: Path, nodes: dict[str, str]) -> BrokerProcess:
-        keys = {user.name: ensure_nkey(folder / f"{user.name}.nk") for user in t.USERS}
-        broker = EmbeddedBroker(
-            folder / "nats",
-            Ports(folder / "ports.json").pick("nats"),
-            with_storekeeper(keys, folder / "storekeeper.nk"),
-            (STOREKEEPER,),
-        )
-        broker.prepare()
-        broker.users_file.write_text(render_edge_users(nodes))
-        return cls(broker, folder)
-
-    async def start(self) -> None:
-        self._launch()
-        seed = self.seeds / "topology.nk"
-        await until(lambda: serves_jetstream(self.broker.url, seed), "the broker answers")
-        topology = await self.login("topology")
-        await t.apply(topology.jetstream(timeout=10))
-        await topology.close()
-
-    def _launch(self) -> None:
-        with (self.seeds / "nats.log").open("ab") as log:
-            config = str(self.broker.folder / "nats.conf")
-            self.process = subprocess.Popen([str(find_nats_server()), "-c", config], stderr=log)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
-            self.process = None
-
-    async def login(self, user: str) -> NatsClient:
-        return as_nats_client(await login(self.broker.url, user, self.seeds / f"{user}.nk"))
 
 
 @dataclass
@@ -106,14 +54,14 @@ class FakeControlPlane:
 
     async def start(self) -> None:
         found = await self.edge_sync.request(
-            s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)), b"", timeout=5
+            s.js_stream_info(s.kv_stream(s.BUCKET_BUNDLES)), b"", timeout=30
         )
         info = json.loads(found.data)
         self.incarnation = info["created"]
         self.sequence = info["state"]["last_seq"]
         await self.edge_sync.subscribe(catalogue.EDGE_STATUS, cb=self._on_status)
         await self.edge_sync.subscribe(catalogue.RPC_EDGE_DIGEST, cb=self._on_digest)
-        await self.put_keyring(s.KEYRING_TRUST, self.signers.sign_trust())
+        await self.put_keyring(s.KEYRING_TRUST, self.signers.keys.document)
         self.tasks = [
             asyncio.create_task(self._send_checkpoints()),
             asyncio.create_task(self._take_usage()),
@@ -161,7 +109,7 @@ class FakeControlPlane:
         signed = self.signers.edge_sync.sign(Purpose.CHECKPOINT, body)
         await self.edge_sync.publish(catalogue.EDGE_CHECKPOINT, signed.encode())
 
-    async def wait_for_proof(self, domain: str, revision: int, *, limit: float = 15) -> Proof:
+    async def wait_for_proof(self, domain: str, revision: int) -> Proof:
         """Return the first proof, or fault, of the revision."""
 
         def find_proof() -> Proof | None:
@@ -171,12 +119,12 @@ class FakeControlPlane:
             return None
 
         what = f"revision {revision} of {domain} is proven"
-        return await until(find_proof, what, limit=limit, every=0.005)
+        return await until(find_proof, what, every=0.005)
 
     def list_proofs(self) -> list[Proof]:
         return [proof for status in self.statuses for proof in status.proofs]
 
-    async def wait_until_in_sync(self, node: str, *, limit: float = 15) -> NodeStatus:
+    async def wait_until_in_sync(self, node: str) -> NodeStatus:
         """Return a recent status with the bucket's sequence and root."""
 
         def find_status() -> NodeStatus | None:
@@ -186,10 +134,10 @@ class FakeControlPlane:
                     return status
             return None
 
-        return await until(find_status, f"{node} is in sync", limit=limit)
+        return await until(find_status, f"{node} is in sync")
 
     async def _publish(self, subject: str, body: bytes) -> int:
-        return (await self.edge_sync.jetstream(timeout=5).publish(subject, body, timeout=5)).seq
+        return (await self.edge_sync.jetstream(timeout=30).publish(subject, body)).seq
 
     async def _send_checkpoints(self) -> None:
         while True:

@@ -2,90 +2,77 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.edge_node.nginx.handshake import get_served_leaf
-from clients.fleet.keys import NODE_KEY, NODE_SEED
+from clients.fleet.keys import NODE_KEY
 from deploy.embedded.ports import HOST, Ports
 from tests.support.pki import Leaf
+from tests.support.service_process import ServiceProcess, program_spec
+from tests.support.trust import PlatformKeys
 from tests.support.waiting import until
 
 NODE_ID = "node-1"
+PROGRAMS = ("nginx", "agent")
 
 
 @dataclass
 class NodeProcesses:
-    """The two processes of one node.
+    """The two processes of one node, by name. ``folder``: what they keep."""
 
-    ``environment`` is all that they get. Their logs are nginx.log and agent.log in ``base``."""
-
-    base: Path
-    environment: dict[str, str]
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    folder: Path
+    https_port: int
+    http_port: int
+    health_port: int
+    processes: dict[str, ServiceProcess] = field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls, base: Path, broker_url: str, operator_key: str, trust: str, **settings: str
-    ) -> NodeProcesses:
-        """Write the node's files. Its credentials are in ``base``/keys already."""
-        ports = Ports(base / "ports.json")
-        (base / "operator.pub").write_text(operator_key)
-        (base / "trust.json").write_text(trust)
-        own = {
+    def create(cls, keys: PlatformKeys, broker_url: str, **settings: str) -> NodeProcesses:
+        """Describe the node's processes; start none. Its credentials are among the keys."""
+        base, files = keys.files.data, keys.files
+        ports = Ports(base / "node-ports.json")
+        node = cls(base / "node", ports.pick("https"), ports.pick("http"), ports.pick("health"))
+        shared: dict[str, object] = {
             "NODE_ID": NODE_ID,
-            "NODE_FOLDER": base / "node",
-            "NODE_PRIVATE_KEY_FILE": base / "keys" / NODE_KEY,
-            "NATS_SEED_FILE": base / "keys" / NODE_SEED,
+            "NODE_FOLDER": node.folder,
+            "NODE_PRIVATE_KEY_FILE": files.node_folder(NODE_ID) / NODE_KEY,
+            "NATS_SEED_FILE": keys.seed(f"node-{NODE_ID}"),
             "NATS_URL": broker_url,
             "NGINX_WORKERS": 2,
-            "NODE_HTTPS": f"{HOST}:{ports.pick('https')}",
-            "NODE_HTTP": f"{HOST}:{ports.pick('http')}",
-            "OPERATOR_KEY_FILE": base / "operator.pub",
-            "TRUST_FILE": base / "trust.json",
+            "NODE_HTTPS": f"{HOST}:{node.https_port}",
+            "NODE_HTTP": f"{HOST}:{node.http_port}",
+            "OPERATOR_KEY_FILE": files.operator_public,
+            "TRUST_FILE": files.trust,
             "ALLOW_PRIVATE_ORIGINS": "true",
             "LOG_LEVEL": "info",
+            **settings,
         }
-        environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
-        for name in ("PATH", "HOME", "LANG"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
-        for name, value in {**own, **settings}.items():
-            environment[f"EDGETLS_{name}"] = str(value)
-        return cls(base, environment)
+        for program in PROGRAMS:
+            own = dict(shared)
+            if program == "agent":
+                own["HEALTH_PORT"] = node.health_port
+            spec = program_spec(program, "clients.edge_node", program, settings=own, folder=base)
+            node.processes[program] = ServiceProcess(spec, base, health_port=node.health_port)
+        return node
 
     @property
-    def folder(self) -> Path:
-        return self.base / "node"
+    def agent(self) -> ServiceProcess:
+        return self.processes["agent"]
 
-    @property
-    def https_port(self) -> int:
-        return int(self.environment["EDGETLS_NODE_HTTPS"].rpartition(":")[2])
+    async def start(self, *programs: str) -> None:
+        """Start both, or these."""
+        for program in programs or PROGRAMS:
+            await self.processes[program].start()
 
-    def start(self, *programs: str) -> None:
-        for program in programs or ("nginx", "agent"):
-            with (self.base / f"{program}.log").open("ab") as log:
-                self.running[program] = subprocess.Popen(
-                    [sys.executable, "-m", "clients.edge_node", program],
-                    env=self.environment,
-                    cwd=self.base,
-                    stdout=log,
-                    stderr=log,
-                )
-
-    def stop(self, *programs: str, number: int = signal.SIGTERM) -> None:
-        for program in programs or ("agent", "nginx"):
-            process = self.running.pop(program, None)
-            if process is not None and process.poll() is None:
-                process.send_signal(number)
-                process.wait(10)
+    async def stop(self, *programs: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop both, or these, as far as they run."""
+        for program in programs or reversed(PROGRAMS):
+            await self.processes[program].stop(number)
 
     def read_log(self, program: str) -> str:
-        return (self.base / f"{program}.log").read_text()
+        return self.processes[program].log_file.read_text()
 
     def read_files(self) -> list[bytes]:
         """Return the content of every file in the node's folder."""
@@ -102,7 +89,7 @@ class NodeProcesses:
         except OSError:
             return None
 
-    async def wait_until_served(self, name: str, leaf: Leaf | None, *, limit: float = 15) -> None:
+    async def wait_until_served(self, name: str, leaf: Leaf | None) -> None:
         """Wait until ``name`` is served with ``leaf``, or refused when that is None."""
         wanted = leaf.fingerprint if leaf else None
 
@@ -110,4 +97,4 @@ class NodeProcesses:
             return await self.served_leaf(name) == wanted
 
         what = f"{name} is served with the leaf" if leaf else f"{name} is refused"
-        await until(is_served, what, limit=limit)
+        await until(is_served, what)

@@ -90,8 +90,8 @@ async def test_a_removed_host_falls_to_its_wildcard_and_stays_removed_after_a_re
     )
     assert (await edge.control_plane.wait_for_proof("a.example.test", 3)).fault is None
     assert await edge.node.served_leaf("a.example.test") == wildcard.fingerprint
-    edge.node.stop("agent")
-    edge.node.start("agent")
+    await edge.node.stop("agent")
+    await edge.node.start("agent")
     edge.control_plane.statuses.clear()
     await edge.control_plane.wait_until_in_sync(NODE_ID)
     edge.control_plane.sequence = await edge.control_plane.put_raw("a.example.test", old)
@@ -112,8 +112,8 @@ async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_
     await edge.node.wait_until_served("a.test", back)
     await edge.control_plane.wait_until_in_sync(NODE_ID)
     for programs in (("agent",), ("nginx", "agent")):
-        edge.node.stop(*programs, number=signal.SIGKILL)
-        edge.node.start(*programs)
+        await edge.node.stop(*programs, number=signal.SIGKILL)
+        await edge.node.start(*programs)
         edge.control_plane.statuses.clear()
         await edge.control_plane.wait_until_in_sync(NODE_ID)
         await edge.node.wait_until_served("a.test", back)
@@ -133,8 +133,8 @@ async def test_a_pair_that_does_not_load_is_a_fault_and_the_old_one_is_still_ser
     assert "does not load" in proof.fault
     assert proof.served == old.fingerprint
     assert await edge.node.served_leaf("a.test") == old.fingerprint
-    edge.node.stop(number=signal.SIGKILL)
-    edge.node.start()
+    await edge.node.stop(number=signal.SIGKILL)
+    await edge.node.start()
     await edge.node.wait_until_served("a.test", old)
     needles = [other.key_pem.splitlines()[1].encode(), new.key_pem.splitlines()[1].encode()]
     logs = [

@@ -11,14 +11,13 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clients.fleet.keys import ensure_node
-from deploy.embedded.nats import find_nats_server
+from deploy.embedded.nats import find_binary
 from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.errors import BrokerAway
 from shared.messaging.direct_get import get_batch, get_last
-from tests.integration.edge_agent.node_processes import NodeProcesses
-from tests.integration.edge_agent.signers import FleetSigners
+from tests.integration.edge_agent.node_processes import NODE_ID, NodeProcesses
+from tests.support.trust import PlatformKeys
 from tests.support.waiting import until
 
 STREAM = s.kv_stream(s.BUCKET_BUNDLES)
@@ -98,19 +97,17 @@ async def test_a_forged_last_message_is_rejected(broker: Client) -> None:
 
 
 async def test_an_agent_survives_forged_answers(broker: Client, tmp_path: Path) -> None:
-    ensure_node(tmp_path / "keys")
-    signers, url = FleetSigners.create(tmp_path), broker.connected_url
+    keys = PlatformKeys.create(tmp_path, [NODE_ID])
+    url = broker.connected_url
     assert url is not None
-    node = NodeProcesses.create(
-        tmp_path, url.geturl(), signers.operator_key(), signers.sign_trust().encode().decode()
-    )
+    node = NodeProcesses.create(keys, url.geturl())
     asked = await answer_direct_gets(broker, [make_headers("x")])
-    node.start("agent")
+    await node.start("agent")
     try:
         await until(
-            lambda: len(asked) > 6 or node.running["agent"].poll() is not None,
+            lambda: len(asked) > 6 or node.agent.pid is None,
             "it asks again and again",
         )
-        assert node.running["agent"].poll() is None, node.read_log("agent")
+        assert node.agent.pid is not None, node.read_log("agent")
     finally:
-        node.stop()
+        await node.stop()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 from collections.abc import AsyncIterator
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 
-from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.contracts.edge import BundleKind, Proof
 from tests.integration.edge_agent.conftest import EdgeSetup, MakeEdge
@@ -23,7 +19,8 @@ from tests.support.waiting import until
 def limit_file_size(edge: EdgeSetup, size: int) -> None:
     """Limit the size of the files that the agent writes: beyond it a write fails, as on a full
     disk."""
-    pid = edge.node.running["agent"].pid
+    pid = edge.node.agent.pid
+    assert pid is not None
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -36,17 +33,14 @@ ALL = resource.RLIM_INFINITY
 async def edge(make_edge: MakeEdge) -> AsyncIterator[EdgeSetup]:
     """Return a setup with four served domains. The agent logs nothing: its log is on that disk."""
     setup = await make_edge(LOG_LEVEL="critical")
-    setup.node.environment["EDGETLS_HEALTH_PORT"] = str(
-        Ports(setup.node.base / "ports.json").pick("health")
-    )
-    setup.node.start()
+    await setup.node.start()
     for revision, domain in enumerate(
         ("closed.test", "removed.test", "replaced.test", "kept.test"), 1
     ):
         await setup.node.wait_until_served(domain, await setup.put_https(domain, revision))
     await setup.control_plane.wait_until_in_sync(NODE_ID)
     yield setup
-    assert setup.node.running["agent"].poll() is None, "the agent runs on"
+    assert setup.node.agent.pid is not None, "the agent runs on"
 
 
 def disk_faults(edge: EdgeSetup, domain: str) -> list[Proof]:
@@ -55,19 +49,6 @@ def disk_faults(edge: EdgeSetup, domain: str) -> list[Proof]:
         for p in edge.control_plane.list_proofs()
         if p.domain == domain and p.fault and "cannot be written" in p.fault
     ]
-
-
-def missing_conditions(edge: EdgeSetup) -> dict[str, str]:
-    """Return the conditions that the node's readiness lacks."""
-    try:
-        with urlopen(
-            f"http://{HOST}:{edge.node.environment['EDGETLS_HEALTH_PORT']}/readyz"
-        ) as answer:
-            body = answer.read()
-    except HTTPError as error:
-        body = error.read()
-    found: dict[str, str] = json.loads(body)["missing"]
-    return found
 
 
 async def test_a_domain_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash(
@@ -88,11 +69,11 @@ async def test_a_domain_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash
         await until(lambda domain=domain: disk_faults(edge, domain), f"{domain} is reported")
     for domain in ("closed.test", "removed.test"):
         await edge.node.wait_until_served(domain, None)
-    edge.node.stop("agent", number=signal.SIGKILL)
-    edge.node.stop("nginx")
+    await edge.node.stop("agent", number=signal.SIGKILL)
+    await edge.node.stop("nginx")
     await edge.control_plane.stop()
-    edge.broker.stop()
-    edge.node.start()
+    await edge.cluster.stop_broker()
+    await edge.node.start()
     await until(lambda: edge.node.served_leaf("kept.test"), "the replica is served")
     assert await edge.node.served_leaf("kept.test") == kept
     for domain in ("closed.test", "removed.test", "replaced.test"):
@@ -112,8 +93,8 @@ async def test_a_bundle_that_the_disk_refused_is_written_once_there_is_space(
     await until(lambda: disk_faults(edge, "replaced.test"), "it is reported")
     assert await edge.node.served_leaf("replaced.test") == replaced.fingerprint
     # nginx holds nothing and neither does the disk: it comes from the agent's memory.
-    edge.node.stop("nginx", number=signal.SIGKILL)
-    edge.node.start("nginx")
+    await edge.node.stop("nginx", number=signal.SIGKILL)
+    await edge.node.start("nginx")
     await edge.node.wait_until_served("replaced.test", replaced)
     limit_file_size(edge, ALL)
     await edge.control_plane.put_keyring(s.keyring_node(NODE_ID), edge.sign_enrolment())
@@ -127,13 +108,15 @@ async def test_usage_waits_for_the_disk_and_is_counted_once(edge: EdgeSetup) -> 
     limit_file_size(edge, NOTHING)
     await send_requests(edge.node, "kept.test", 5)
     await edge.control_plane.put_bundle(edge.signers.make_bundle("closed.test", 5))
-    await until(
-        lambda: "cannot be written" in missing_conditions(edge).get("disk", ""),
-        "it says that its disk is full",
-    )
+    await until(lambda: _is_disk_full(edge), "it says that its disk is full")
     before = len(edge.control_plane.statuses)
     await until(lambda: len(edge.control_plane.statuses) > before + 3, "it reports on")
     assert count_requests(edge) == 0, "a range is sent before its cut is on the disk"
     limit_file_size(edge, ALL)
     await until(lambda: count_requests(edge) == 5, "all are reported")
-    await until(lambda: missing_conditions(edge) == {}, "nothing is wrong any more")
+    await until(edge.node.agent.is_ready, "nothing is wrong any more")
+
+
+async def _is_disk_full(edge: EdgeSetup) -> bool:
+    missing = await edge.node.agent.missing_conditions()
+    return missing is not None and "cannot be written" in missing.get("disk", "")

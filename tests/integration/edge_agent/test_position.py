@@ -9,9 +9,8 @@ from urllib.request import urlopen
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from clients.fleet.keys import NODE_SEED
 from deploy.embedded.nats import login
-from deploy.embedded.ports import HOST, Ports
+from deploy.embedded.ports import HOST
 from shared import catalogue
 from shared import subjects as s
 from tests.integration.edge_agent.conftest import EdgeSetup, MakeEdge
@@ -34,7 +33,7 @@ class HostileNode:
     async def create(cls, edge: EdgeSetup) -> HostileNode:
         """Log in, and fill the other bucket up to the last sequence of the bundles."""
         client = await login(
-            edge.broker.broker.url, f"node-{NODE_ID}", edge.node.base / "keys" / NODE_SEED
+            edge.cluster.url, f"node-{NODE_ID}", edge.cluster.keys.seed(f"node-{NODE_ID}")
         )
         made = cls(edge, client)
         await client.subscribe(catalogue.EDGE_LIVE, cb=made._on_message)
@@ -107,8 +106,8 @@ async def test_a_signed_bundle_replayed_at_later_sequences_is_refuted_by_the_che
         lambda: edge.control_plane.statuses[-1].sequence == edge.control_plane.sequence + 10,
         "it is taken in",
     )
-    edge.node.stop("agent")
-    edge.node.start("agent")
+    await edge.node.stop("agent")
+    await edge.node.start("agent")
     edge.control_plane.silent = False
     edge.control_plane.statuses.clear()
     await edge.control_plane.wait_until_in_sync(NODE_ID)
@@ -139,14 +138,12 @@ async def test_unsigned_messages_in_the_bucket_are_not_repaired_for_ever(
 ) -> None:
     """They are the bucket's own markers of a deletion, and garbage."""
     edge = await make_edge()
-    port = Ports(edge.node.base / "ports.json").pick("health")
-    edge.node.environment["EDGETLS_HEALTH_PORT"] = str(port)
-    edge.node.start()
+    await edge.node.start()
     await edge.put_https("a.test", 1)
     await edge.control_plane.wait_until_in_sync(NODE_ID)
 
     def count_repairs() -> float:
-        text = urlopen(f"http://{HOST}:{port}/metrics").read().decode()
+        text = urlopen(f"http://{HOST}:{edge.node.health_port}/metrics").read().decode()
         return sum(
             float(n)
             for n in re.findall(r"^edgetls_node_repairs_total.* (\S+)$", text, re.MULTILINE)

@@ -70,9 +70,9 @@ async def test_unconfirmed_ranges_are_sent_again_over_a_restart_of_agent_and_bro
     first = sent_ranges(edge)
     edge.control_plane.batches.clear()
     await until(lambda: first <= sent_ranges(edge), "they are sent again", limit=8)
-    edge.node.stop("agent", number=signal.SIGKILL)
+    await edge.node.stop("agent", number=signal.SIGKILL)
     edge.control_plane.batches.clear()
-    edge.node.start("agent")
+    await edge.node.start("agent")
     await until(lambda: first <= sent_ranges(edge), "the same ranges come after a crash")
     assert count_requests(edge) == 7
     await edge.restart_broker()
@@ -94,13 +94,13 @@ async def test_a_node_that_lost_its_cursors_goes_on_from_the_end_that_billing_co
     await edge.node.wait_until_served("a.test", await edge.put_https("a.test", 1))
     await send_requests(edge.node, "a.test", 5)
     await until(lambda: count_requests(edge) == 5 and confirmed_end(edge) > 0, "five are confirmed")
-    edge.node.stop("agent")
+    await edge.node.stop("agent")
     (edge.node.folder / "usage.json").unlink()
     stored = dict(edge.control_plane.confirmed_ends)
     edge.control_plane.confirming = False
     await send_requests(edge.node, "a.test", 2)
     edge.control_plane.batches.clear()
-    edge.node.start("agent")
+    await edge.node.start("agent")
     batch = await until(
         lambda: next((b for b in edge.control_plane.batches if b.cells), None),
         "an overlapping range",
@@ -137,7 +137,7 @@ async def test_a_full_log_is_rotated_and_deleted_when_final_and_confirmed(
     make_edge: MakeEdge,
 ) -> None:
     edge = await make_edge(USAGE_LOG_BYTES="4096")
-    edge.node.start()
+    await edge.node.start()
     await edge.node.wait_until_served("a.test", await edge.put_https("a.test", 1))
     edge.control_plane.confirming = False
     await send_requests(edge.node, "a.test", 150)
