@@ -16,7 +16,7 @@ from shared.contracts.domains import Hsts
 from tests.support.browser import (
     ORIGIN_BODY,
     REFUSALS,
-    HttpVisitor,
+    HttpConnection,
     Negotiated,
     NodeAddress,
     OriginServer,
@@ -136,7 +136,7 @@ async def test_hsts_is_sent_while_it_is_on(
 
 async def _hsts_header(trust_roots: Path, address: NodeAddress, domain: str) -> str | None:
     context = trusting_context(trust_roots)
-    async with await HttpVisitor.connect(address.host, address.port, domain, context) as visitor:
+    async with await HttpConnection.connect(address.host, address.port, domain, context) as visitor:
         return (await visitor.get(domain)).headers.get("strict-transport-security")
 
 
@@ -156,16 +156,16 @@ async def test_a_post_survives_a_redirect_with_308(
     end = await live(customer, ordered)
     assert end.codes == ["settings.redirect_may_loop"]
     http = http_nodes[0]
-    async with await HttpVisitor.connect(http.host, http.port) as visitor:
-        redirect = await visitor.send(_post_request(domain))
+    async with await HttpConnection.connect(http.host, http.port) as visitor:
+        redirect = await visitor.send_raw(_post_request(domain))
     location = redirect.headers["location"]
     assert redirect.status == 308
     assert location.startswith(f"https://{domain}") and location.endswith("/form")
     assert origin.requests == []
     https = nodes[0]
     context = trusting_context(trust_roots)
-    async with await HttpVisitor.connect(https.host, https.port, domain, context) as visitor:
-        response = await visitor.send(_post_request(domain))
+    async with await HttpConnection.connect(https.host, https.port, domain, context) as visitor:
+        response = await visitor.send_raw(_post_request(domain))
     assert response.status == 200
     assert [(one.method, one.body) for one in origin.requests] == [("POST", b"name=value")]
 
@@ -185,7 +185,7 @@ async def test_a_new_origin_is_fetched_from_at_once_with_https_on_or_off(
     )
     await live(customer, change)
     http = http_nodes[0]
-    async with await HttpVisitor.connect(http.host, http.port) as visitor:
+    async with await HttpConnection.connect(http.host, http.port) as visitor:
         assert (await visitor.get(domain)).body == ORIGIN_BODY
 
 

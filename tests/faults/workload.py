@@ -23,7 +23,7 @@ from shared.contracts.domains import CommandSettled, Outcome
 from tests.support.browser import (
     ORIGIN_BODY,
     REFUSALS,
-    HttpVisitor,
+    HttpConnection,
     NodeAddress,
     OriginServer,
     served_leaf,
@@ -172,7 +172,7 @@ class Workload:
         context = trusting_context(Path(self.platform.run["trust_roots"]))
         while not over.is_set():
             try:
-                async with await HttpVisitor.connect(
+                async with await HttpConnection.connect(
                     node.host, node.port, domain, context
                 ) as visitor:
                     await self._request_often(visitor, node, domain, over)
@@ -184,7 +184,7 @@ class Workload:
             await asyncio.sleep(_SECONDS_BETWEEN_REQUESTS)
 
     async def _request_often(
-        self, visitor: HttpVisitor, node: NodeAddress, domain: str, over: asyncio.Event
+        self, visitor: HttpConnection, node: NodeAddress, domain: str, over: asyncio.Event
     ) -> None:
         for _ in range(_REQUESTS_PER_CONNECTION):
             response = await visitor.get(domain, "/file")

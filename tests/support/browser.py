@@ -153,7 +153,7 @@ class HttpResponse:
     size: int
 
 
-class HttpVisitor:
+class HttpConnection:
     """One kept-alive HTTP/1.1 connection to a node, plain or with TLS.
 
     Whatever it asks raises ConnectionError when the node closes the connection, and TimeoutError
@@ -167,7 +167,7 @@ class HttpVisitor:
     @classmethod
     async def connect(
         cls, host: str, port: int, name: str = "", context: ssl.SSLContext | None = None
-    ) -> HttpVisitor:
+    ) -> HttpConnection:
         """Connect with TLS for ``name`` where a ``context`` is given, else without."""
         async with asyncio.timeout(LIMIT_SECONDS):
             reader, writer = await asyncio.open_connection(
@@ -187,9 +187,9 @@ class HttpVisitor:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
         for name, value in headers.items():
             lines.append(f"{name.replace('_', '-')}: {value}")
-        return await self.send("\r\n".join([*lines, "", ""]).encode())
+        return await self.send_raw("\r\n".join([*lines, "", ""]).encode())
 
-    async def send(self, raw: bytes) -> HttpResponse:
+    async def send_raw(self, raw: bytes) -> HttpResponse:
         """Send the bytes of a request and read its answer."""
         self._writer.write(raw)
         try:
@@ -205,7 +205,7 @@ class HttpVisitor:
         status = int(first_line.split()[1])
         return HttpResponse(status, headers, body, len(head) + len(body))
 
-    async def exchange(self, raw: bytes, is_complete: Callable[[bytes], bool]) -> bytes:
+    async def exchange_bytes(self, raw: bytes, is_complete: Callable[[bytes], bool]) -> bytes:
         """Send bytes that are not HTTP/1.1; return what came once it is complete, or the end."""
         self._writer.write(raw)
         received = b""
@@ -220,7 +220,7 @@ class HttpVisitor:
     def close(self) -> None:
         self._writer.transport.abort()
 
-    async def __aenter__(self) -> HttpVisitor:
+    async def __aenter__(self) -> HttpConnection:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -233,7 +233,9 @@ async def send_requests(
     """Send ``total`` HTTPS requests, each answered by the origin with its usual body."""
     sent = 0
     while sent < total:
-        async with await HttpVisitor.connect(address.host, address.port, name, context) as visitor:
+        async with await HttpConnection.connect(
+            address.host, address.port, name, context
+        ) as visitor:
             for _ in range(min(total - sent, _REQUESTS_PER_CONNECTION)):
                 response = await visitor.get(name, f"/file-{sent}")
                 assert (response.status, response.body) == (200, ORIGIN_BODY), address.node

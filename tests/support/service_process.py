@@ -51,7 +51,7 @@ class ServiceProcess:
         """Ends that ``stop`` did not ask for."""
         self._revived = revived
         self._process: asyncio.subprocess.Process | None = None
-        self._stamp: orphans.Stamp | None = None
+        self._stamps: list[orphans.Stamp] = []
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -109,10 +109,11 @@ class ServiceProcess:
         self.send_signal(signal.SIGKILL)
 
     async def kill_and_wait(self) -> None:
-        """Send SIGKILL and return when it is dead."""
+        """Send SIGKILL and return when it is dead. Its children live on, as after a crash."""
         process = self._running()
-        process.kill()
-        await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
     async def wait_for_end(self) -> int:
         """Return its exit code once it ended by itself."""
@@ -120,9 +121,11 @@ class ServiceProcess:
         await until(lambda: process.returncode is not None, f"{self.name} ends")
         return process.returncode or 0
 
-    async def stop(self, number: signal.Signals | None = None) -> None:
-        """End it by ``number`` (its stop signal by default), and what it left behind; SIGKILL when
-        it does not end within its time. Safe to call twice."""
+    async def stop(self) -> None:
+        """End it, and what it or its predecessors left behind. Safe to call twice.
+
+        It gets its stop signal first, and SIGKILL when it does not end within its time.
+        """
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -133,13 +136,14 @@ class ServiceProcess:
             return
         if process.returncode is None:
             with suppress(ProcessLookupError):
-                process.send_signal(number or self.spec.stop_signal)
+                process.send_signal(self.spec.stop_signal)
             try:
                 await asyncio.wait_for(process.wait(), self.spec.stop_seconds)
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        self._end_session()
+        for stamp in self._stamps:
+            orphans.end_session(stamp)
 
     async def restart(self) -> None:
         """Stop it and start it again; return at once."""
@@ -168,21 +172,17 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
             )
-        self._stamp = orphans.stamp(self._process.pid)
+        stamp = orphans.stamp(self._process.pid)
+        if stamp is not None:
+            self._stamps.append(stamp)
 
     async def _watch_deaths(self) -> None:
         while True:
             await self._running().wait()
             self.deaths += 1
-            self._end_session()
             if not self._revived:
                 return
             await self._spawn()
-
-    def _end_session(self) -> None:
-        """Kill what the process left behind: the workers of nginx, the backends of PostgreSQL."""
-        if self._stamp is not None:
-            orphans.end_session(self._stamp)
 
 
 def _read_url(url: str) -> bytes:

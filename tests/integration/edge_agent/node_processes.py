@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,10 +65,15 @@ class NodeProcesses:
         for program in programs or PROGRAMS:
             await self.processes[program].start()
 
-    async def stop(self, *programs: str, number: signal.Signals = signal.SIGTERM) -> None:
+    async def stop(self, *programs: str) -> None:
         """Stop both, or these, as far as they run."""
         for program in programs or reversed(PROGRAMS):
-            await self.processes[program].stop(number)
+            await self.processes[program].stop()
+
+    async def crash(self, *programs: str) -> None:
+        """Kill both, or these; what they leave behind lives on."""
+        for program in programs or reversed(PROGRAMS):
+            await self.processes[program].kill_and_wait()
 
     def read_log(self, program: str) -> str:
         return self.processes[program].log_file.read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 
 from clients.edge_node.nginx.handshake import get_served_leaf
@@ -112,7 +111,7 @@ async def test_a_domain_that_was_removed_and_registered_again_is_served_after_a_
     await edge.node.wait_until_served("a.test", back)
     await edge.control_plane.wait_until_in_sync(NODE_ID)
     for programs in (("agent",), ("nginx", "agent")):
-        await edge.node.stop(*programs, number=signal.SIGKILL)
+        await edge.node.crash(*programs)
         await edge.node.start(*programs)
         edge.control_plane.statuses.clear()
         await edge.control_plane.wait_until_in_sync(NODE_ID)
@@ -133,7 +132,7 @@ async def test_a_pair_that_does_not_load_is_a_fault_and_the_old_one_is_still_ser
     assert "does not load" in proof.fault
     assert proof.served == old.fingerprint
     assert await edge.node.served_leaf("a.test") == old.fingerprint
-    await edge.node.stop(number=signal.SIGKILL)
+    await edge.node.crash()
     await edge.node.start()
     await edge.node.wait_until_served("a.test", old)
     needles = [other.key_pem.splitlines()[1].encode(), new.key_pem.splitlines()[1].encode()]

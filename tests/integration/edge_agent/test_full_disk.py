@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -69,7 +68,7 @@ async def test_a_domain_closed_or_replaced_on_a_full_disk_stays_so_after_a_crash
         await until(lambda domain=domain: disk_faults(edge, domain), f"{domain} is reported")
     for domain in ("closed.test", "removed.test"):
         await edge.node.wait_until_served(domain, None)
-    await edge.node.stop("agent", number=signal.SIGKILL)
+    await edge.node.crash("agent")
     await edge.node.stop("nginx")
     await edge.control_plane.stop()
     await edge.cluster.stop_broker()
@@ -93,7 +92,7 @@ async def test_a_bundle_that_the_disk_refused_is_written_once_there_is_space(
     await until(lambda: disk_faults(edge, "replaced.test"), "it is reported")
     assert await edge.node.served_leaf("replaced.test") == replaced.fingerprint
     # nginx holds nothing and neither does the disk: it comes from the agent's memory.
-    await edge.node.stop("nginx", number=signal.SIGKILL)
+    await edge.node.crash("nginx")
     await edge.node.start("nginx")
     await edge.node.wait_until_served("replaced.test", replaced)
     limit_file_size(edge, ALL)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from shared import subjects as s
 from shared import topology as t
 from tests.integration.edge_agent.conftest import EdgeSetup
@@ -98,7 +96,7 @@ async def test_without_the_broker_a_node_starts_and_serves_its_replica(edge: Edg
 async def test_an_nginx_that_was_killed_is_filled_again_at_once(edge: EdgeSetup) -> None:
     leaves = {f"d{n}.test": await edge.put_https(f"d{n}.test", n + 1) for n in range(20)}
     await edge.control_plane.wait_until_in_sync(NODE_ID)
-    await edge.node.stop("nginx", number=signal.SIGKILL)
+    await edge.node.crash("nginx")
     await edge.node.start("nginx")
     for domain, leaf in leaves.items():
         await edge.node.wait_until_served(domain, leaf)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import ssl
 
 from deploy.embedded.ports import HOST
@@ -70,7 +69,7 @@ async def test_unconfirmed_ranges_are_sent_again_over_a_restart_of_agent_and_bro
     first = sent_ranges(edge)
     edge.control_plane.batches.clear()
     await until(lambda: first <= sent_ranges(edge), "they are sent again", limit=8)
-    await edge.node.stop("agent", number=signal.SIGKILL)
+    await edge.node.crash("agent")
     edge.control_plane.batches.clear()
     await edge.node.start("agent")
     await until(lambda: first <= sent_ranges(edge), "the same ranges come after a crash")
@@ -124,11 +123,12 @@ async def test_a_confirmation_that_billing_did_not_sign_is_rejected(edge: EdgeSe
     batch = await until(
         lambda: next((b for b in edge.control_plane.batches if b.cells), None), "the range"
     )
-    edge.signers.billing, true = edge.signers.validator, edge.signers.billing
+    billing = edge.signers.billing
+    edge.signers.billing = edge.signers.keys.validator
     await edge.control_plane.send_confirmation(batch, batch.end)
     await until(lambda: "usage.rejected" in edge.node.read_log("agent"), "it is rejected")
     assert confirmed_end(edge) == 0
-    edge.signers.billing = true
+    edge.signers.billing = billing
     await edge.control_plane.send_confirmation(batch, batch.end)
     await until(lambda: confirmed_end(edge) == batch.end, "the true one counts")
 

@@ -8,15 +8,15 @@ import pytest
 from clients.edge_node.nginx.process import NginxLayout
 from deploy.embedded.ports import Ports
 from shared.private_files import private_folder
-from tests.integration.edge_node.nginx_node import CA, NginxNode, OriginServer
+from tests.integration.edge_node.nginx_node import CA, NginxNode
+from tests.support.browser import OriginServer
 
 
 @pytest.fixture
 async def origin() -> AsyncIterator[OriginServer]:
-    server = OriginServer()
-    await server.start()
-    yield server
-    await server.stop()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    async with OriginServer(answer) as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import trustme
@@ -16,26 +15,13 @@ from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
 from clients.edge_node.nginx.entry import EntryOrigin, KeyType, NginxEntry, PemPair
 from clients.edge_node.nginx_program import prepare_node
 from clients.edge_node.usage.logs import UsageLogs
+from deploy.embedded.supervisor import Spec, base_environment
+from tests.support.browser import HttpConnection, HttpResponse, OriginServer
+from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
 
 CA = trustme.CA()
 _KEY_TYPES = {"rsa": trustme.KeyType.RSA, "ecdsa": trustme.KeyType.ECDSA}
-
-
-@dataclass(frozen=True)
-class HttpResponse:
-    """A response. ``size``: bytes on the wire, head and body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    size: int
-
-
-@dataclass(frozen=True)
-class OriginRequest:
-    line: str
-    headers: dict[str, str]
 
 
 def issue_pair(*names: str, key_type: KeyType = "ecdsa", ca: trustme.CA = CA) -> PemPair:
@@ -50,94 +36,22 @@ def fingerprint_of(pair: PemPair) -> str:
     return hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
 
 
-class OriginServer:
-    """Answers every request with ``answer`` and keeps the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[OriginRequest] = []
-        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-        self.port = 0
-        self._server: asyncio.Server | None = None
-
-    async def start(self, tls: ssl.SSLContext | None = None) -> None:
-        self._server = await asyncio.start_server(self._answer_requests, "127.0.0.1", 0, ssl=tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        if self._server:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _answer_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        try:
-            while True:
-                line, headers = _parse_head(await reader.readuntil(b"\r\n\r\n"))
-                self.requests.append(OriginRequest(line, headers))
-                await reader.readexactly(int(headers.get("content-length", 0)))
-                writer.write(self.answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-
-class HttpConnection:
-    """One HTTP/1.1 connection to the node, kept alive."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def tls(self) -> ssl.SSLObject:
-        found: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
-        return found
-
-    async def get(
-        self, host: str, path: str = "/", method: str = "GET", **headers: str
-    ) -> HttpResponse:
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        return await self.send_raw("\r\n".join([*lines, "", ""]).encode())
-
-    async def send_raw(self, raw: bytes) -> HttpResponse:
-        """Send the bytes of a request and return its response."""
-        self._writer.write(raw)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        line, headers = _parse_head(head)
-        if "content-length" in headers:
-            body = await self._reader.readexactly(int(headers["content-length"]))
-        else:
-            body = await self._reader.read(-1)
-        return HttpResponse(int(line.split()[1]), headers, body, len(head) + len(body))
-
-    async def exchange_bytes(self, raw: bytes, until_seen: Callable[[bytes], bool]) -> bytes:
-        """Send bytes that are not HTTP/1.1; return what arrives until ``until_seen`` accepts it."""
-        self._writer.write(raw)
-        received = b""
-        async with asyncio.timeout(5):
-            while not until_seen(received):
-                data = await self._reader.read(65536)
-                if not data:
-                    break
-                received += data
-        return received
-
-    async def __aenter__(self) -> "HttpConnection":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.transport.abort()
-
-
-@dataclass
 class NginxNode:
     """A node's nginx with its data plane, its usage logs and an origin."""
 
-    layout: process.NginxLayout
-    origin: OriginServer
-    process: asyncio.subprocess.Process | None = field(default=None)
+    def __init__(self, layout: process.NginxLayout, origin: OriginServer) -> None:
+        self.layout = layout
+        self.origin = origin
+        command = tuple(process.nginx_command(layout))
+        self.nginx = ServiceProcess(
+            Spec("nginx", command, base_environment(), layout.folder), layout.folder
+        )
+
+    @property
+    def pid(self) -> int:
+        """The pid of nginx's master process."""
+        assert self.nginx.pid is not None, "nginx is down"
+        return self.nginx.pid
 
     @property
     def data_plane(self) -> DataPlane:
@@ -149,15 +63,10 @@ class NginxNode:
 
     async def start(self) -> None:
         await asyncio.to_thread(prepare_node, self.layout)
-        self.process = await asyncio.create_subprocess_exec(
-            *process.nginx_command(self.layout),
-            cwd=self.layout.folder,
-            stdin=asyncio.subprocess.DEVNULL,
-        )
+        await self.nginx.start()
 
         async def is_up() -> bool:
-            assert self.process is not None
-            assert self.process.returncode is None, "nginx ended at its start"
+            assert self.nginx.pid is not None, "nginx ended at its start"
             try:
                 return bool(await self.data_plane.boot_id())
             except DataPlaneError:
@@ -166,9 +75,7 @@ class NginxNode:
         await until(is_up, "nginx answers on its control socket", every=0.005)
 
     async def stop(self) -> None:
-        if self.process and self.process.returncode is None:
-            self.process.terminate()
-            await self.process.wait()
+        await self.nginx.stop()
 
     def reopen_logs(self) -> None:
         process.reopen_logs(self.layout)
@@ -190,14 +97,10 @@ class NginxNode:
 
     async def connect_https(self, sni: str, **options: Any) -> HttpConnection:
         context = client_context(**options)
-        return HttpConnection(
-            *await asyncio.open_connection(
-                "127.0.0.1", self.layout.https_port, ssl=context, server_hostname=sni
-            )
-        )
+        return await HttpConnection.connect("127.0.0.1", self.layout.https_port, sni, context)
 
     async def connect_http(self) -> HttpConnection:
-        return HttpConnection(*await asyncio.open_connection("127.0.0.1", self.layout.http_port))
+        return await HttpConnection.connect("127.0.0.1", self.layout.http_port)
 
     async def get_https(
         self, sni: str, host: str | None = None, path: str = "/", **headers: str
@@ -230,9 +133,3 @@ def client_context(
     if version is not None:
         context.maximum_version = version
     return context
-
-
-def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
-    line, *fields = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    pairs = (item.split(":", 1) for item in fields)
-    return line, {name.lower(): value.strip() for name, value in pairs}

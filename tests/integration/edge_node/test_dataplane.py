@@ -78,13 +78,11 @@ async def test_a_full_zone_refuses_new_entries_by_name_and_keeps_the_old_ones(
 async def test_the_boot_id_outlives_a_reload_and_changes_with_a_restart(node: NginxNode) -> None:
     await node.put_entries(https_entry("a.test"))
     boot = await node.data_plane.boot_id()
-    assert node.process is not None
-    before = child_pids(node.process.pid)
-    node.process.send_signal(signal.SIGHUP)
+    before = child_pids(node.pid)
+    node.nginx.send_signal(signal.SIGHUP)
 
     async def workers_are_new() -> bool:
-        assert node.process is not None
-        now = child_pids(node.process.pid)
+        now = child_pids(node.pid)
         return bool(now) and not before & now
 
     await until(workers_are_new, "the workers are new")
@@ -99,11 +97,9 @@ async def test_the_boot_id_outlives_a_reload_and_changes_with_a_restart(node: Ng
 
 
 async def test_a_killed_master_is_replaced_and_its_orphaned_workers_end(node: NginxNode) -> None:
-    assert node.process is not None
-    orphans = child_pids(node.process.pid)
+    orphans = child_pids(node.pid)
     log = node.usage_logs.current_id()
-    node.process.kill()
-    await node.process.wait()
+    await node.nginx.kill_and_wait()
     assert orphans
     await node.start()
     assert node.usage_logs.current_id() == log

@@ -25,26 +25,24 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 async def test_an_nginx_of_another_folder_is_neither_signalled_nor_taken_for_our_own(
     node: NginxNode, tmp_path: Path, signals: list[tuple[int, int]]
 ) -> None:
-    assert node.process is not None
     other = node_layout(tmp_path / "other")
     other.run_folder.mkdir(parents=True)
-    (other.run_folder / "nginx.pid").write_text(f"{node.process.pid}\n")
+    (other.run_folder / "nginx.pid").write_text(f"{node.pid}\n")
     reopen_logs(other)
     prepare_node(other)
     assert signals == []
     reopen_logs(node.layout)
-    assert signals == [(node.process.pid, signal.SIGUSR1)]
+    assert signals == [(node.pid, signal.SIGUSR1)]
 
 
 async def test_an_nginx_that_does_not_show_its_files_is_known_by_its_command_line(
     node: NginxNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A binary with capabilities is like that."""
-    assert node.process is not None
     pid_file = node.layout.run_folder / "nginx.pid"
     folder = node.layout.folder
     monkeypatch.setattr(process_scan, "_open_files", lambda _: None)
-    assert process_scan.find_master(pid_file, folder) == node.process.pid
+    assert process_scan.find_master(pid_file, folder) == node.pid
     assert process_scan.find_master(pid_file, tmp_path / "nod") is None
     assert process_scan.find_master(pid_file, tmp_path) is None
 

@@ -218,9 +218,7 @@ async def test_a_crash_of_nginx_goes_on_with_the_same_log_and_its_torn_line_spoi
     await node.get_https("a.test")
     await wait_for_totals(node, 1)
     log = node.usage_logs.current_id()
-    assert node.process is not None
-    node.process.kill()
-    await node.process.wait()
+    await node.nginx.kill_and_wait()
     with (node.layout.folder / "usage" / "current.log").open("ab") as file:
         file.write(b"1767225600.123 https a.te")
     await node.start()

@@ -19,7 +19,7 @@ from clients.edge_node.nginx.handshake import check_pair_loads
 from services.validator.checks.judge import PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from tests.integration.edge_node.conftest import node_layout
-from tests.integration.edge_node.nginx_node import NginxNode, OriginServer, https_entry
+from tests.integration.edge_node.nginx_node import NginxNode, https_entry
 from tests.integration.validator.test_openssl_agrees import (
     AT,
     DAY,
@@ -29,6 +29,7 @@ from tests.integration.validator.test_openssl_agrees import (
     ROOT,
     ROOT_KEY,
 )
+from tests.support.browser import OriginServer
 from tests.support.pki import Authority, Leaf, ec_key, pem, pkcs1, rsa_key, sec1, sign
 
 DOMAIN = "www.example.com"
@@ -108,13 +109,11 @@ def accepted(certificate: str, key: str) -> tuple[str, str, KeyType]:
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[NginxNode]:
-    origin = OriginServer()
-    await origin.start()
-    running = NginxNode(node_layout(tmp_path / "node"), origin)
-    await running.start()
-    yield running
-    await running.stop()
-    await origin.stop()
+    async with OriginServer() as origin:
+        running = NginxNode(node_layout(tmp_path / "node"), origin)
+        await running.start()
+        yield running
+        await running.stop()
 
 
 async def served(node: NginxNode, **limits: object) -> str:
