@@ -13,7 +13,6 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from nats.aio.msg import Msg
 
 from clients.edge_node.nginx.dataplane import DataPlane
 from clients.edge_node.nginx.entry import NginxEntry
-from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from deploy.embedded.dev_ca import TestCa
 from deploy.embedded.platform import Platform
@@ -32,13 +30,10 @@ from shared import subjects as s
 from shared.contracts.base import SealedKey
 from shared.contracts.codec import parse
 from shared.contracts.commands import SubmitCertificate, SubmittedPair
-from shared.contracts.domains import Origin, Outcome, Settings
-from shared.contracts.edge import Bundle, BundleKind, BundlePair, NodeStatus
-from shared.contracts.judging import Attestation
-from shared.crypto.sealing import PrivateKey as SealingKey
+from shared.contracts.domains import Outcome
+from shared.contracts.edge import BundleKind, NodeStatus
 from shared.crypto.sealing import PublicKey, pair_info, submission_info
 from shared.crypto.signing import Purpose
-from shared.runtime import read_signer
 from tests.e2e.logins import Logins
 from tests.support import canary
 from tests.support.browser import (
@@ -48,7 +43,9 @@ from tests.support.browser import (
     trusting_context,
 )
 from tests.support.customer import applied, connected_customer, live, registered, settled, uploaded
+from tests.support.factories import make_bundle, make_bundle_pair
 from tests.support.pki import CertificatePair, issue_pair
+from tests.support.trust import PlatformKeys
 from tests.support.waiting import LIMIT_SECONDS, until
 
 ACCOUNT = "canary"
@@ -78,7 +75,7 @@ class KeyJourney:
 
     async def kill_with_children(self, name: str, number: signal.Signals) -> None:
         """Send a signal to the children of a process, which hold the key, and then to itself."""
-        main = await until(lambda: self.platform.pid(name), f"{name} runs")
+        main = await until(lambda: self.platform.pid(name) or 0, f"{name} runs")
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
         for pid in [*map(int, reversed(children)), main]:
             os.kill(pid, number)
@@ -344,39 +341,25 @@ def _base64(body: bytes) -> str:
 def _bundle(journey: KeyJourney, pair: CertificatePair | None) -> bytes:
     """Return a bundle as edge_sync would publish it, signed with the platform's own keys; without a
     pair a tombstone."""
-    fleet = FleetFile.read(Path(journey.platform.run["fleet_file"]))
-    edge_sync = read_signer(journey.platform.data / "keys" / "edge_sync.ed25519", "edge_sync")
-    bundle = Bundle(
-        domain=UNLOADABLE,
-        account=ACCOUNT,
-        revision=1 if pair else 2,
-        epoch=fleet.newest_epoch,
-        settings=Settings(),
-        kind=BundleKind.HTTPS if pair else BundleKind.REMOVED,
-        origin=Origin(scheme="http", host="127.0.0.1", port=9) if pair else None,
-        pairs=[_bundle_pair(journey, fleet, pair)] if pair else [],
-    )
-    return edge_sync.sign(Purpose.BUNDLE, bundle).encode()
-
-
-def _bundle_pair(journey: KeyJourney, fleet: FleetFile, pair: CertificatePair) -> BundlePair:
-    validator = read_signer(journey.platform.data / "keys" / "validator.ed25519", "validator")
-    epoch = SealingKey(fleet.epochs[fleet.newest_epoch]).public()
-    pair_id = "unloadable-pair"
-    attestation = Attestation(
-        account=ACCOUNT,
-        domains=[UNLOADABLE],
-        pair_id=pair_id,
-        leaf_fingerprint=pair.fingerprint,
-        chain_hash=sha256(pair.chain.encode()).hexdigest(),
-    )
-    box = epoch.seal(pair.key.encode(), pair_info(ACCOUNT, pair_id, pair.fingerprint))
-    return BundlePair(
-        pair_id=pair_id,
-        chain=pair.chain,
-        sealed_key=SealedKey(epoch=fleet.newest_epoch, box=box),
-        attestation=validator.sign(Purpose.ATTESTATION, attestation),
-    )
+    keys = PlatformKeys.read(journey.platform.data)
+    epoch = keys.fleet.newest_epoch
+    if pair is None:
+        bundle = make_bundle(UNLOADABLE, 2, kind=BundleKind.REMOVED, account=ACCOUNT, epoch=epoch)
+    else:
+        pair_id = "unloadable-pair"
+        info = pair_info(ACCOUNT, pair_id, pair.fingerprint)
+        box = keys.fleet.epoch_key(epoch).public().seal(pair.key.encode(), info)
+        bundle_pair = make_bundle_pair(
+            keys.validator,
+            domain=UNLOADABLE,
+            pair_id=pair_id,
+            leaf=pair.fingerprint,
+            chain=pair.chain,
+            sealed_key=SealedKey(epoch=epoch, box=box),
+            attested={"account": ACCOUNT},
+        )
+        bundle = make_bundle(UNLOADABLE, 1, bundle_pair, account=ACCOUNT, epoch=epoch)
+    return keys.edge_sync.sign(Purpose.BUNDLE, bundle).encode()
 
 
 # Where they must not be

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from clients.platform import Ordered, connect
 from clients.platform import Platform as Client
+from clients.platform import StoredCommand, connect
 from shared.contracts.domains import CommandSettled, Outcome
 from tests.support.pki import CertificatePair
 from tests.support.waiting import LIMIT_SECONDS
@@ -28,19 +28,19 @@ async def connected_customer(run: Mapping[str, Any]) -> AsyncIterator[Client]:
         yield client
 
 
-async def settled(customer: Client, ordered: Ordered) -> CommandSettled:
+async def settled(customer: Client, ordered: StoredCommand) -> CommandSettled:
     """Wait until a command has ended, applied or not."""
     return await customer.settled(ordered.command_id, limit=LIMIT_SECONDS)
 
 
-async def applied(customer: Client, ordered: Ordered) -> CommandSettled:
+async def applied(customer: Client, ordered: StoredCommand) -> CommandSettled:
     """Wait until a command has ended; assert that it was applied."""
     end = await settled(customer, ordered)
     assert end.outcome is Outcome.APPLIED, f"{end.command} was {end.outcome}: {end.codes}"
     return end
 
 
-async def live(customer: Client, ordered: Ordered) -> CommandSettled:
+async def live(customer: Client, ordered: StoredCommand) -> CommandSettled:
     """Wait until a command was applied and every node proved that it serves the result."""
     end = await applied(customer, ordered)
     await customer.converged(end.domain or "", end.revision or 0, limit=LIMIT_SECONDS)

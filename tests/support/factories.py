@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from shared.contracts.base import SealedKey, Signed
+from shared.contracts.base import SealedKey
 from shared.contracts.domains import Origin, Settings
 from shared.contracts.edge import Bundle, BundleKind, BundlePair
 from shared.contracts.judging import Attestation
@@ -28,23 +28,6 @@ def unique_domain() -> str:
     return f"{unique_name('d')}.example.test"
 
 
-def sign_attestation(
-    validator: Signer, *, domain: str, pair_id: str, leaf: str, chain: str, **fields: Any
-) -> Signed:
-    """Sign what the validator vouches for. ``leaf``: SHA-256; ``fields`` replace any other."""
-    attestation = Attestation(
-        **{
-            "account": ACCOUNT,
-            "domains": [domain],
-            "pair_id": pair_id,
-            "leaf_fingerprint": leaf,
-            "chain_hash": sha256(chain.encode()).hexdigest(),
-            **fields,
-        }
-    )
-    return validator.sign(Purpose.ATTESTATION, attestation)
-
-
 def make_bundle_pair(
     validator: Signer,
     *,
@@ -53,14 +36,24 @@ def make_bundle_pair(
     leaf: str,
     chain: str,
     sealed_key: SealedKey,
-    **attested: Any,
+    attested: Mapping[str, object] | None = None,
 ) -> BundlePair:
-    """Return an attested pair. ``leaf``: SHA-256; ``attested`` replaces fields of the
-    attestation."""
-    attestation = sign_attestation(
-        validator, domain=domain, pair_id=pair_id, leaf=leaf, chain=chain, **attested
+    """Return an attested pair. ``leaf``: SHA-256; ``attested`` replaces fields of the attestation,
+    as a hostile or broken sender would."""
+    sound: dict[str, object] = {
+        "account": ACCOUNT,
+        "domains": [domain],
+        "pair_id": pair_id,
+        "leaf_fingerprint": leaf,
+        "chain_hash": sha256(chain.encode()).hexdigest(),
+    }
+    attestation = Attestation.model_validate({**sound, **(attested or {})})
+    return BundlePair(
+        pair_id=pair_id,
+        chain=chain,
+        sealed_key=sealed_key,
+        attestation=validator.sign(Purpose.ATTESTATION, attestation),
     )
-    return BundlePair(pair_id=pair_id, chain=chain, sealed_key=sealed_key, attestation=attestation)
 
 
 def make_bundle(

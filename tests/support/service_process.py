@@ -97,6 +97,10 @@ class ServiceProcess:
         """Tell whether it answers that it lacks nothing."""
         return await self.missing_conditions() == {}
 
+    async def is_unready(self) -> bool:
+        """Tell whether it answers that it lacks something."""
+        return bool(await self.missing_conditions())
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to this process alone; ProcessLookupError while it is down."""
         pid = self.pid

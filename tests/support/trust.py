@@ -33,10 +33,15 @@ class PlatformKeys:
         """
         files = ensure_keys(folder, folder / "nats" / "edge_users.conf", datetime.now(UTC))
         ensure_nodes(files, list(nodes))
-        return cls.read(files)
+        return cls._read(files)
 
     @classmethod
-    def read(cls, files: Keys) -> PlatformKeys:
+    def read(cls, folder: Path) -> PlatformKeys:
+        """Read the keys of a platform that runs below ``folder``."""
+        return cls._read(Keys(folder, users={}, trust_roots=folder / "test-ca" / "root.pem"))
+
+    @classmethod
+    def _read(cls, files: Keys) -> PlatformKeys:
         validator, edge_sync, billing = (
             read_signer(files.signer(service), service)
             for service in ("validator", "edge_sync", "billing")

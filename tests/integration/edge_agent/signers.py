@@ -29,9 +29,9 @@ class FleetSigners:
     billing: Signer
 
     @classmethod
-    def create(cls, folder: Path, node: str) -> FleetSigners:
-        """Make all keys below ``folder``, with the credentials of one node."""
-        return cls.of(PlatformKeys.create(folder, [node]))
+    def create(cls, folder: Path) -> FleetSigners:
+        """Make all keys below ``folder``."""
+        return cls.of(PlatformKeys.create(folder))
 
     @classmethod
     def of(cls, keys: PlatformKeys) -> FleetSigners:
@@ -40,6 +40,10 @@ class FleetSigners:
     @property
     def edge_sync(self) -> Signer:
         return self.keys.edge_sync
+
+    @property
+    def validator(self) -> Signer:
+        return self.keys.validator
 
     def sign_enrolment(self, node: str) -> Signed:
         """Return the signed keyring of a node, with all epochs of the fleet."""
@@ -59,13 +63,13 @@ class FleetSigners:
             (key_pem or leaf.key_pem).encode(), pair_info(ACCOUNT, pair_id, leaf.fingerprint)
         )
         return factories.make_bundle_pair(
-            self.keys.validator,
+            self.validator,
             domain=domain,
             pair_id=pair_id,
             leaf=leaf.fingerprint,
             chain=leaf.chain_pem,
             sealed_key=SealedKey(epoch=self.fleet.newest_epoch, box=box),
-            **attested,
+            attested=attested,
         )
 
     def make_bundle(

@@ -124,7 +124,7 @@ async def test_a_confirmation_that_billing_did_not_sign_is_rejected(edge: EdgeSe
         lambda: next((b for b in edge.control_plane.batches if b.cells), None), "the range"
     )
     billing = edge.signers.billing
-    edge.signers.billing = edge.signers.keys.validator
+    edge.signers.billing = edge.signers.validator
     await edge.control_plane.send_confirmation(batch, batch.end)
     await until(lambda: "usage.rejected" in edge.node.read_log("agent"), "it is rejected")
     assert confirmed_end(edge) == 0

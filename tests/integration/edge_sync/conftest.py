@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.edge_sync.harness import EdgeSyncStage
-from tests.integration.edge_sync.infrastructure import Infrastructure
+from tests.integration.edge_sync.harness import NODES, EdgeSyncStage
+from tests.support.cluster import LocalCluster, local_cluster
 
 
 @pytest.fixture(scope="session")
-async def infrastructure(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Infrastructure]:
-    infrastructure = await Infrastructure.start(tmp_path_factory.mktemp("edge_sync"))
-    yield infrastructure
-    await infrastructure.supervisor.stop()
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    folder = tmp_path_factory.mktemp("edge_sync")
+    async with local_cluster(folder, ["edge_sync"], NODES) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-async def stage(infrastructure: Infrastructure) -> AsyncIterator[EdgeSyncStage]:
-    stage = EdgeSyncStage(infrastructure)
+async def stage(cluster: LocalCluster) -> AsyncIterator[EdgeSyncStage]:
+    stage = EdgeSyncStage(cluster)
     await stage.start()
     yield stage
     await stage.stop()

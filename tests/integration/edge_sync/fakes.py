@@ -14,7 +14,7 @@ from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey, Signed
 from shared.contracts.codec import parse
-from shared.contracts.domains import DomainChanged, Origin, Settings
+from shared.contracts.domains import DomainChanged
 from shared.contracts.edge import (
     Bundle,
     BundleKind,
@@ -24,13 +24,13 @@ from shared.contracts.edge import (
     NodeStatus,
     Proof,
 )
-from shared.contracts.judging import Attestation
 from shared.contracts.queries import BundleAnswer, BundlesPage, GetBundle, PageBundles
 from shared.crypto.digest import Digest
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.direct_get import get_batch
 from shared.messaging.publisher import Publisher
+from tests.support.factories import ACCOUNT, make_bundle, make_bundle_pair
 from tests.support.waiting import until
 
 
@@ -58,7 +58,7 @@ class FakeConfig:
         await self._client.flush()
 
     def decide_bundle(
-        self, domain: str, kind: BundleKind, *, attested: str = "acme", epoch: int = 1
+        self, domain: str, kind: BundleKind, *, attested: str = ACCOUNT, epoch: int = 1
     ) -> Bundle:
         """Want a bundle of the next revision, without an event.
 
@@ -67,32 +67,20 @@ class FakeConfig:
         pairs = []
         if kind is BundleKind.HTTPS:
             pairs.append(self._make_pair(domain, self.revision, attested))
-        self.bundles[domain] = Bundle(
-            domain=domain,
-            account="acme",
-            revision=self.revision,
-            epoch=epoch,
-            kind=kind,
-            settings=Settings(),
-            origin=Origin(scheme="http", host="origin.example", port=80),
-            pairs=pairs,
-        )
-        return self.bundles[domain]
+        bundle = make_bundle(domain, self.revision, *pairs, kind=kind, epoch=epoch)
+        self.bundles[domain] = bundle
+        return bundle
 
     def _make_pair(self, domain: str, number: int, account: str) -> BundlePair:
         chain = f"-----BEGIN CERTIFICATE-----\n{domain} {number}\n-----END CERTIFICATE-----\n"
-        attestation = Attestation(
-            account=account,
-            domains=[domain],
+        return make_bundle_pair(
+            self._validator,
+            domain=domain,
             pair_id=f"pair-{number}",
-            leaf_fingerprint=make_fingerprint(number),
-            chain_hash=sha256(chain.encode()).hexdigest(),
-        )
-        return BundlePair(
-            pair_id=f"pair-{number}",
+            leaf=make_fingerprint(number),
             chain=chain,
             sealed_key=SealedKey(epoch=1, box="c2VhbGVk"),
-            attestation=self._validator.sign(Purpose.ATTESTATION, attestation),
+            attested={"account": account},
         )
 
     async def publish_change(self, bundle: Bundle) -> datetime:
@@ -182,7 +170,7 @@ class FakeNode:
         self._reporting.cancel()
         await self.client.close()
 
-    async def wait_for_checkpoint(self, limit: float = 10, **fields: object) -> None:
+    async def wait_for_checkpoint(self, **fields: object) -> None:
         """Wait until the last checkpoint has these fields."""
 
         def has_fields() -> bool:
@@ -191,11 +179,11 @@ class FakeNode:
             last = self.checkpoints[-1]
             return all(getattr(last, name) == value for name, value in fields.items())
 
-        await until(has_fields, f"{self.node} has a checkpoint with {fields}", limit=limit)
+        await until(has_fields, f"{self.node} has a checkpoint with {fields}")
 
-    async def wait_for_more_checkpoints(self, count: int, limit: float = 10) -> None:
+    async def wait_for_more_checkpoints(self, count: int) -> None:
         """Wait until more than ``count`` checkpoints have come."""
-        await until(lambda: len(self.checkpoints) > count, "a new checkpoint", limit=limit)
+        await until(lambda: len(self.checkpoints) > count, "a new checkpoint")
 
     async def _take_live(self, message: Msg) -> None:
         headers = message.headers or {}

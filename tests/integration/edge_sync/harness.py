@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import signal
-import sys
-import urllib.request
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 
 from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send_commands
-from deploy.embedded.launch import base_environment
-from deploy.embedded.ports import HOST
 from services.edge_sync.store.bucket import KvBucket
-from shared import catalogue
+from shared import catalogue, topology
 from shared import subjects as s
-from shared.contracts.base import Signed
-from shared.contracts.codec import parse
 from shared.contracts.edge import Bundle
 from shared.contracts.queries import FleetView, ListDead, Nothing
-from shared.crypto.signing import Purpose, Trust
+from shared.crypto.signing import Purpose
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
-from shared.runtime import read_signer
 from tests.integration.edge_sync.fakes import FakeConfig, FakeNode
-from tests.integration.edge_sync.infrastructure import Infrastructure
+from tests.support.cluster import LocalCluster
+from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
 
+NODES = ("node-1", "node-2", "node-3")
 USERS = ("config", "operator", "platform", "edge_sync", "storekeeper")
 QUICK_SETTINGS = {
     "LIVE_SECONDS": "1.5",
@@ -46,72 +41,24 @@ QUICK_SETTINGS = {
 }
 
 
-@dataclass
-class Replica:
-    """One process of edge_sync."""
-
-    name: str
-    process: asyncio.subprocess.Process
-    port: int
-    log: Path
-
-    async def find_missing(self) -> dict[str, str] | None:
-        """Return the conditions that it is not ready for, None when it does not answer."""
-
-        def read() -> bytes:
-            try:
-                with urllib.request.urlopen(
-                    f"http://{HOST}:{self.port}/readyz", timeout=2
-                ) as answer:
-                    return bytes(answer.read())
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.read()
-
-        try:
-            missing: dict[str, str] = json.loads(await asyncio.to_thread(read))["missing"]
-        except OSError:
-            return None
-        return missing
-
-    async def is_unready(self) -> bool:
-        """Return whether it answers that a condition is missing."""
-        return bool(await self.find_missing())
-
-    async def kill(self) -> None:
-        """End it with SIGKILL."""
-        self.process.kill()
-        await self.process.wait()
-
-    async def stop(self) -> None:
-        """End it with SIGTERM."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(self.process.wait(), 15)
-
-
 class EdgeSyncStage:
     """The platform of one test: replicas of edge_sync, and everything around them."""
 
-    def __init__(self, infrastructure: Infrastructure) -> None:
-        self.infrastructure = infrastructure
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
         self.clients: dict[str, Client] = {}
-        self.replicas: list[Replica] = []
+        self.replicas: list[ServiceProcess] = []
         self.nodes: list[FakeNode] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.progress: list[dict[str, Any]] = []
 
     async def start(self) -> None:
         """Log in every user, empty streams and tables, start the fake config."""
-        infrastructure = self.infrastructure
-        keys = infrastructure.keys
         for user in USERS:
-            self.clients[user] = await infrastructure.login(user)
-        await infrastructure.empty_all(self.clients["storekeeper"])
-        self.validator = read_signer(keys.signer("validator"), "validator")
-        operator_key = keys.operator_public.read_text().strip()
-        trust = parse(Signed, keys.trust.read_bytes())
-        self.trust = Trust.read(operator_key, trust, datetime.now(UTC))
+            self.clients[user] = await self.cluster.client(user)
+        await self._empty_everything()
+        self.trust = self.cluster.keys.trust()
+        self.validator = self.cluster.keys.validator
         self.config = FakeConfig(self.clients["config"], self.validator)
         await self.config.start()
         self.bucket = KvBucket(self.clients["edge_sync"], s.BUCKET_BUNDLES)
@@ -128,57 +75,27 @@ class EdgeSyncStage:
         for client in self.clients.values():
             await client.close()
 
-    async def start_replica(self, name: str = "edge_sync", **settings: str) -> Replica:
+    async def start_replica(self, name: str = "edge_sync", **settings: str) -> ServiceProcess:
         """Start a replica and wait until it is ready. ``settings``: without their prefix."""
         environment = {}
         for key, value in (QUICK_SETTINGS | settings).items():
             environment[f"EDGE_SYNC_{key}"] = value
         replica = await self.spawn_replica(name, **environment)
-        self.replicas.append(replica)
-        await self.wait_until_ready(replica)
+        await replica.until_ready()
         return replica
 
-    async def spawn_replica(self, name: str, **environment: object) -> Replica:
-        """Start a process. ``environment``: without EDGETLS_, replaces the usual settings."""
-        infrastructure = self.infrastructure
-        port = infrastructure.ports.pick(f"{name}-health")
-        settings: dict[str, object] = {
-            "NATS_URL": infrastructure.broker.url,
-            "NATS_SEED_FILE": infrastructure.keys.seed("edge_sync"),
-            "HEALTH_PORT": port,
-            "OPERATOR_KEY_FILE": infrastructure.keys.operator_public,
-            "TRUST_FILE": infrastructure.keys.trust,
-            "EDGE_SYNC_DSN": infrastructure.dsn,
-            "EDGE_SYNC_SIGNING_KEY_FILE": infrastructure.keys.signer("edge_sync"),
-        }
-        variables = base_environment()
-        for key, value in (settings | environment).items():
-            variables[f"EDGETLS_{key}"] = str(value)
-        log = infrastructure.data / f"{name}.log"
-        with log.open("ab") as file:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.edge_sync",
-                env=variables,
-                stdout=file,
-                stderr=file,
-            )
-        return Replica(name, process, port, log)
+    async def spawn_replica(self, name: str, **environment: object) -> ServiceProcess:
+        """Start a process that stays dead when it ends.
 
-    async def wait_until_ready(self, replica: Replica, limit: float = 15) -> None:
-        """Wait until no condition is missing; fail at once when the process has ended."""
-
-        async def is_ready() -> bool:
-            assert replica.process.returncode is None, replica.log.read_text()[-2000:]
-            return await replica.find_missing() == {}
-
-        await until(is_ready, f"{replica.name} is ready", limit=limit)
+        ``environment``: without EDGETLS_, replaces the usual settings."""
+        replica = await self.cluster.start_service("edge_sync", name, revived=False, **environment)
+        self.replicas.append(replica)
+        return replica
 
     async def add_node(self, name: str, **options: Any) -> FakeNode:
         """Enrol a node, start it, and wait until it is live if it reports."""
         await self.send_commands(commands.enrol_node(self.fleet, name, datetime.now(UTC)))
-        client = await self.infrastructure.login_node(name)
+        client = await self.cluster.client(f"node-{name}")
         node = FakeNode(name, client, self.trust.verifier("edge_sync"), **options)
         await node.start()
         self.nodes.append(node)
@@ -189,7 +106,7 @@ class EdgeSyncStage:
     @property
     def fleet(self) -> FleetFile:
         """Return the operator's fleet file, read anew."""
-        return FleetFile.read(self.infrastructure.keys.fleet_file)
+        return self.cluster.keys.fleet
 
     async def send_commands(self, *fleet_commands: commands.FleetCommand) -> None:
         """Send commands as the operator."""
@@ -226,15 +143,13 @@ class EdgeSyncStage:
             return None
         return self.trust.verifier("edge_sync").open_bytes(Purpose.BUNDLE, stored.body, Bundle)
 
-    async def wait_for_bundle(self, bundle: Bundle, limit: float = 10) -> None:
+    async def wait_for_bundle(self, bundle: Bundle) -> None:
         """Wait until the bucket holds ``bundle``."""
 
         async def is_stored() -> bool:
             return await self.read_bundle(bundle.domain) == bundle
 
-        await until(
-            is_stored, f"the bucket holds {bundle.domain} at {bundle.revision}", limit=limit
-        )
+        await until(is_stored, f"the bucket holds {bundle.domain} at {bundle.revision}")
 
     def find_events(self, subject: str, **fields: Any) -> list[dict[str, Any]]:
         """Return the bodies of the events on ``subject`` with these fields."""
@@ -246,19 +161,37 @@ class EdgeSyncStage:
                 found.append(body)
         return found
 
-    async def wait_for_event(
-        self, subject: str, limit: float = 10, **fields: Any
-    ) -> dict[str, Any]:
+    async def wait_for_event(self, subject: str, **fields: Any) -> dict[str, Any]:
         """Wait for an event on ``subject`` with these fields and return its body."""
         found = await until(
             lambda: self.find_events(subject, **fields),
             f"{subject} with {fields} is published",
-            limit=limit,
         )
         return found[0]
+
+    async def _empty_everything(self) -> None:
+        """Make streams, tables and the fleet file as on the first day."""
+        await recreate_streams(self.clients["storekeeper"])
+        connection = await asyncpg.connect(self.cluster.dsns["edge_sync"])
+        await connection.execute("drop schema if exists public cascade; create schema public")
+        await connection.close()
+        fleet = self.cluster.keys.fleet
+        for node in NODES:
+            fleet.mark_node(node, "made")
+        fleet.epochs = {1: fleet.epochs[1]}
+        fleet.save()
 
     async def _keep_event(self, message: Msg) -> None:
         self.events.append((message.subject, json.loads(message.data)))
 
     async def _keep_progress(self, message: Msg) -> None:
         self.progress.append(json.loads(message.data))
+
+
+async def recreate_streams(storekeeper: Client) -> None:
+    """Delete every stream and make it anew, empty."""
+    js = storekeeper.jetstream(timeout=30)
+    for stream in topology.STREAMS:
+        with contextlib.suppress(NotFoundError):
+            await js.delete_stream(stream.name)
+    await topology.apply(js)

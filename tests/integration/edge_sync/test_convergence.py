@@ -134,14 +134,15 @@ async def test_pending_revisions_survive_a_killed_replica_and_the_standby_takes_
     bundle = await stage.config.change_domain(DOMAIN)
     await stage.wait_for_bundle(bundle)
     second = await stage.start_replica("second", LIVE_SECONDS="5")
-    await first.kill()
+    await first.kill_and_wait()
     killed = time.monotonic()
     seen = len(node.checkpoints)
-    await node.wait_for_more_checkpoints(seen, limit=8)
-    assert time.monotonic() - killed < 6
+    await node.wait_for_more_checkpoints(seen)
+    # A lease lives for 3 s; the rest is for a machine that is busy.
+    assert time.monotonic() - killed < 30
     node.fault = None
     node.digest.put(DOMAIN, bundle.revision, hash_bundle(bundle))
     body = await stage.wait_for_event(catalogue.EVENT_EDGE_CONVERGED, revision=bundle.revision)
     assert body["nodes"] == 1
-    await stage.wait_until_ready(second)
+    await second.until_ready()
     await stage.wait_for_bundle(await stage.config.change_domain("other.example.test"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -23,8 +22,7 @@ from shared.crypto.signing import Signer
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
 from tests.integration.edge_sync.fakes import FakeNode, hash_bundle
-from tests.integration.edge_sync.harness import EdgeSyncStage
-from tests.integration.edge_sync.infrastructure import recreate_streams
+from tests.integration.edge_sync.harness import EdgeSyncStage, recreate_streams
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"
@@ -84,9 +82,7 @@ async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_pu
     bundle = await stage.config.change_domain(DOMAIN)
     await stage.wait_for_bundle(bundle)
     (stored,) = [message async for batch in stage.bucket.read_from(1) for message in batch]
-    blocks = list(
-        (stage.infrastructure.data / "nats" / "store").rglob("KV_edge_bundles/msgs/*.blk")
-    )
+    blocks = list((stage.cluster.folder / "nats" / "store").rglob("KV_edge_bundles/msgs/*.blk"))
     signature = bundle.pairs[0].attestation.signature.encode()
     assert any(signature in block.read_bytes() for block in blocks)
     await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN, BundleKind.HTTP_ONLY))
@@ -108,7 +104,7 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(
     await node.wait_for_more_checkpoints(0)
     quiet = stage.config.decide_bundle("quiet.example.test", BundleKind.HTTP_ONLY)
     await recreate_streams(stage.clients["storekeeper"])
-    await stage.wait_for_bundle(stage.config.bundles[DOMAIN], limit=15)
+    await stage.wait_for_bundle(stage.config.bundles[DOMAIN])
     await stage.wait_for_bundle(quiet)
     await node.wait_for_checkpoint(domains=2)
     assert node.checkpoints[-1].incarnation != node.checkpoints[0].incarnation
@@ -169,9 +165,7 @@ async def _start_anew(stage: EdgeSyncStage, _node: FakeNode) -> None:
     """Lose the bucket while no replica runs."""
     await stage.replicas[-1].stop()
     await recreate_streams(stage.clients["storekeeper"])
-    stage.replicas.append(
-        await stage.spawn_replica("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2")
-    )
+    await stage.spawn_replica("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2")
 
 
 def _wanted_root(stage: EdgeSyncStage) -> str:
@@ -206,10 +200,10 @@ async def test_no_checkpoint_is_published_of_a_bucket_that_may_lack_what_config_
             return wanted not in [row.hash for row in answer.members]
         return False
 
-    await until(is_spoilt, "edge_sync knows what became of the bucket", limit=15)
+    await until(is_spoilt, "edge_sync knows what became of the bucket")
     stage.config.answers = True
     count_spoilt = len(node.checkpoints)
-    await node.wait_for_more_checkpoints(count_spoilt, limit=15)
+    await node.wait_for_more_checkpoints(count_spoilt)
     assert {checkpoint.root for checkpoint in node.checkpoints[count_before:]} == {
         _wanted_root(stage)
     }
@@ -253,8 +247,10 @@ async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(
     stranger = Signer.generate("edge_sync-1")
     (tmp_path / "key").write_text(f"edge_sync-1 {stranger.text()}")
     replica = await stage.spawn_replica("stranger", EDGE_SYNC_SIGNING_KEY_FILE=tmp_path / "key")
-    assert await asyncio.wait_for(replica.process.wait(), 20) == 2
-    (line,) = [line for line in replica.log.read_text().splitlines() if not line.startswith("{")]
+    assert await replica.wait_for_end() == 2
+    (line,) = [
+        line for line in replica.log_file.read_text().splitlines() if not line.startswith("{")
+    ]
     assert "EDGETLS_EDGE_SYNC_SIGNING_KEY_FILE" in line
     assert stranger.text() not in line
 
@@ -262,33 +258,32 @@ async def test_a_signing_key_that_nodes_would_refuse_is_one_clear_line(
 async def test_config_away_pauses_the_live_path_and_loses_nothing(stage: EdgeSyncStage) -> None:
     replica = await stage.start_replica()
     await stage.clients["config"].close()
-    stage.clients["config"] = await stage.infrastructure.login("config")
+    stage.clients["config"] = await stage.cluster.client("config")
     stage.config.use_client(stage.clients["config"])
     bundle = await stage.config.change_domain(DOMAIN)
     await until(replica.is_unready, "a condition is missing")
     await stage.config.start()
     await stage.wait_for_bundle(bundle)
-    await stage.wait_until_ready(replica)
+    await replica.until_ready()
 
 
 async def test_a_broker_that_is_killed_costs_a_pause(stage: EdgeSyncStage) -> None:
     replica = await stage.start_replica()
     node = await stage.add_node("node-1")
-    infrastructure = stage.infrastructure
     await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
     before = time.monotonic()
-    infrastructure.supervisor.kill("nats")
-    await infrastructure.wait_for_broker()
+    stage.cluster.kill("nats")
+    await stage.cluster.until_broker_answers()
     bundle = await stage.config.change_domain(DOMAIN)
-    await until(lambda: node.bundles.get(DOMAIN) == bundle, "the node has the next", limit=20)
-    await stage.wait_until_ready(replica)
+    await until(lambda: node.bundles.get(DOMAIN) == bundle, "the node has the next")
+    await replica.until_ready()
     assert time.monotonic() - before < 20
 
 
 async def test_a_stopped_database_costs_a_pause(stage: EdgeSyncStage) -> None:
     replica = await stage.start_replica()
-    stage.infrastructure.supervisor.kill("postgres")
+    stage.cluster.kill("postgres")
     bundle = await stage.config.change_domain(DOMAIN)
-    await until(stage.infrastructure.postgres.ready, "PostgreSQL is back", limit=20)
-    await stage.wait_for_bundle(bundle, limit=20)
-    await stage.wait_until_ready(replica)
+    await until(stage.cluster.database_server.ready, "PostgreSQL is back")
+    await stage.wait_for_bundle(bundle)
+    await replica.until_ready()

@@ -19,7 +19,6 @@ from shared.contracts.commands import DrainNode, EnrolNode, EpochKey
 from shared.contracts.edge import SealingEpoch
 from shared.crypto.signing import Purpose, Signer
 from shared.errors import Unsigned
-from shared.runtime import read_signer
 from tests.integration.edge_sync.harness import EdgeSyncStage
 from tests.support.waiting import until
 
@@ -68,7 +67,7 @@ async def test_the_first_epoch_is_sealed_to_at_once_and_the_next_when_the_live_n
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await wait_for_sealing(stage, 1)
     node = await stage.add_node("node-1")
-    with FleetFile.edit(stage.infrastructure.keys.fleet_file) as fleet:
+    with FleetFile.edit(stage.cluster.keys.files.fleet_file) as fleet:
         fleet.mark_node("node-1", "enrolled")
         assert fleet.add_epoch() == 2
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
@@ -194,7 +193,7 @@ async def test_the_epoch_that_is_sealed_to_differs_from_the_newest_and_is_repeat
     node = await stage.add_node("node-1")
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await wait_for_sealing(stage, 1)
-    with FleetFile.edit(stage.infrastructure.keys.fleet_file) as fleet:
+    with FleetFile.edit(stage.cluster.keys.files.fleet_file) as fleet:
         assert fleet.add_epoch() == 2
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await node.wait_for_checkpoint(epoch=2)
@@ -226,11 +225,11 @@ async def test_a_lower_epoch_never_replaces_a_higher_one(stage: EdgeSyncStage) -
     await stage.start_replica()
     await stage.send_commands(*commands.start_epoch(stage.fleet, datetime.now(UTC)))
     await wait_for_sealing(stage, 1)
-    signer = read_signer(stage.infrastructure.keys.signer("edge_sync"), "edge_sync")
+    signer = stage.cluster.keys.edge_sync
     held = await stage.keyrings.last(s.KEYRING_SEALING)
     assert held is not None
     higher = signer.sign(Purpose.SEALING, SealingEpoch(epoch=7, at=datetime.now(UTC))).encode()
     await stage.keyrings.put(s.KEYRING_SEALING, higher, held.sequence)
-    log = stage.replicas[0].log
+    log = stage.replicas[0].log_file
     await until(lambda: "epoch.behind" in log.read_text(), "the lower epoch is held back")
     assert await read_sealing_epoch(stage) == 7
