@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clients.fleet.keys import ensure_nkey
 from deploy.embedded import nats, postgres
 from deploy.embedded.keys import SIGNING_SERVICES
 from deploy.embedded.ports import Ports
@@ -17,7 +18,7 @@ from shared.messaging.connection import connect
 from shared.messaging.nats_client import NatsClient
 from shared.settings import BrokerSettings
 from tests.support.service_process import ServiceProcess, program_spec
-from tests.support.storekeeper import STOREKEEPER, with_storekeeper
+from tests.support.storekeeper import STOREKEEPER
 from tests.support.trust import PlatformKeys
 from tests.support.waiting import until
 
@@ -125,14 +126,24 @@ class LocalCluster:
 
 @asynccontextmanager
 async def local_cluster(
-    folder: Path, databases: Sequence[str] = (), nodes: Sequence[str] = ()
+    folder: Path,
+    databases: Sequence[str] = (),
+    nodes: Sequence[str] = (),
+    *,
+    more_users: Sequence[topology.NatsUser] = (),
 ) -> AsyncIterator[LocalCluster]:
     """Start a broker with the topology and, where databases are named, PostgreSQL; stop them at the
-    end."""
+    end.
+
+    The broker knows the users of the topology, the nodes, STOREKEEPER and ``more_users``.
+    """
     keys = PlatformKeys.create(folder, nodes)
     ports = Ports(folder / "ports.json")
-    users = with_storekeeper(keys.files.users, keys.files.seed("storekeeper"))
-    broker = nats.Broker(folder / "nats", ports.pick("nats"), users, (STOREKEEPER,))
+    public_keys = dict(keys.files.users)
+    test_users = (STOREKEEPER, *more_users)
+    for user in test_users:
+        public_keys[user.name] = ensure_nkey(keys.files.seed(user.name))
+    broker = nats.Broker(folder / "nats", ports.pick("nats"), public_keys, test_users)
     cluster = LocalCluster(folder, keys, ports, broker, postgres.Postgres(folder, databases))
     try:
         await cluster.start_broker()
