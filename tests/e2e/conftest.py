@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.down import down
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.down import stop_platform
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.e2e.logins import Logins
 from tests.faults.broker_outage import BrokerOutage
 from tests.support.browser import NodeAddress
@@ -51,19 +51,19 @@ async def login(platform: EmbeddedPlatform) -> AsyncIterator[Logins]:
 
 
 @pytest.fixture
-def ca(platform: Platform) -> TestCa:
+def ca(platform: EmbeddedPlatform) -> DevCa:
     """The CA that visitors of the nodes trust."""
-    return TestCa.load(Path(platform.run["trust_roots"]).parent)
+    return DevCa.load(Path(platform.run["trust_roots"]).parent)
 
 
 @pytest.fixture
-def nodes(platform: Platform) -> list[NodeAddress]:
+def nodes(platform: EmbeddedPlatform) -> list[NodeAddress]:
     """Where the nodes take HTTPS."""
     return [NodeAddress.parse(node["id"], node["https"]) for node in platform.run["nodes"]]
 
 
 @pytest.fixture
-def http_nodes(platform: Platform) -> list[NodeAddress]:
+def http_nodes(platform: EmbeddedPlatform) -> list[NodeAddress]:
     """Where the nodes take plain HTTP."""
     return [NodeAddress.parse(node["id"], node["http"]) for node in platform.run["nodes"]]
 
@@ -78,12 +78,12 @@ async def other_data(scratch: Path) -> AsyncIterator[Path]:
 
 
 @pytest.fixture
-def edgetls(platform: Platform) -> Edgetls:
+def edgetls(platform: EmbeddedPlatform) -> Edgetls:
     """The command line on the shared platform."""
     return Edgetls(platform.data)
 
 
 @pytest.fixture(scope="session")
-def trust_roots(platform: Platform) -> Path:
+def trust_roots(platform: EmbeddedPlatform) -> Path:
     """The file of the roots that visitors of the nodes trust."""
     return Path(platform.run["trust_roots"])

@@ -15,7 +15,7 @@ from deploy.embedded.platform import EmbeddedPlatform
 class Logins:
     """One connection for each user that is asked for, closed with the stack."""
 
-    def __init__(self, platform: Platform, stack: AsyncExitStack) -> None:
+    def __init__(self, platform: EmbeddedPlatform, stack: AsyncExitStack) -> None:
         self._platform = platform
         self._stack = stack
         self._clients: dict[str, Client] = {}

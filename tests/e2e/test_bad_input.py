@@ -16,8 +16,8 @@ from clients.fleet import commands
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.publish import send_commands
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.domains import Outcome
@@ -32,7 +32,7 @@ from shared.messaging.rpc import ask
 from tests.e2e.logins import Logins
 from tests.support.browser import NodeAddress, served_leaves, trusting_context
 from tests.support.customer import applied, registered, settled, uploaded
-from tests.support.pki import CertificatePair, issue_pair
+from tests.support.pki import issue_pair
 from tests.support.waiting import until
 
 ACCOUNT, NODE = "bad-input", "node-1"
@@ -72,7 +72,7 @@ CARRY_SEALED_KEYS = {
 
 
 @pytest.fixture
-async def live_domain(customer: Client, ca: TestCa) -> AsyncIterator[tuple[str, CertificatePair]]:
+async def live_domain(customer: Client, ca: DevCa) -> AsyncIterator[tuple[str, CertificatePair]]:
     """A domain of the test's own, and the pair that every node serves it with."""
     domain = f"www.bad-{secrets.token_hex(3)}.test"
     await registered(customer, domain, ACCOUNT)
@@ -136,7 +136,7 @@ async def test_malformed_messages_of_every_kind_are_dead_letters_and_nothing_els
         )
     await until(lambda: _are_all_taken(login), "every stream is worked off to its end")
     context = trusting_context(Path(platform.run["trust_roots"]))
-    assert await served_leaves(nodes, domain, context) == {pairs[-1].fingerprint}
+    assert await served_leaves(nodes, domain, context) == {pairs[-1].leaf}
     await until(
         lambda: _are_counted(customer, domain, total),
         f"{total} requests among the bad ones are counted",
@@ -175,7 +175,7 @@ async def _are_counted(customer: Client, domain: str, total: int) -> bool:
     return counted == total
 
 
-async def _label(platform: Platform, operator: Connection, labels: dict[str, str]) -> None:
+async def _label(platform: EmbeddedPlatform, operator: Connection, labels: dict[str, str]) -> None:
     """Label a node; return when edge_sync shows it: orders to the fleet still arrive."""
     fleet = FleetFile.read(Path(platform.run["fleet_file"]))
     now = datetime.now(UTC)
@@ -271,9 +271,9 @@ async def test_a_command_without_an_id_or_with_one_used_before_is_a_dead_letter(
 
 
 async def test_a_refused_upload_leaves_the_live_certificate_untouched(
-    platform: Platform,
+    platform: EmbeddedPlatform,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     live_domain: tuple[str, CertificatePair],
     nodes: list[NodeAddress],
 ) -> None:
@@ -294,6 +294,6 @@ async def test_a_refused_upload_leaves_the_live_certificate_untouched(
         ordered = await customer.submit(domain, ACCOUNT, chain, key)
         end = await settled(customer, ordered)
         assert end.outcome is Outcome.REFUSED and code in end.codes, f"{code}: {end}"
-        assert await served_leaves(nodes, domain, context) == {pair.fingerprint}, code
+        assert await served_leaves(nodes, domain, context) == {pair.leaf}, code
     after = await customer.show(domain, ACCOUNT)
     assert (after.revision, after.certificates) == (before.revision, before.certificates)

@@ -22,9 +22,9 @@ from nats.aio.msg import Msg
 from clients.edge_node.nginx.dataplane import DataPlane
 from clients.edge_node.nginx.entry import NginxEntry
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
-from deploy.residue.residue_scan import leftovers as search
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
+from deploy.residue.residue_scan import find_residue
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.base import SealedKey
@@ -44,8 +44,8 @@ from tests.support.browser import (
 )
 from tests.support.customer import applied, connected_customer, live, registered, settled, uploaded
 from tests.support.factories import make_bundle, make_bundle_pair
-from tests.support.pki import CertificatePair, issue_pair
-from tests.support.trust import PlatformKeys
+from tests.support.pki import issue_pair
+from tests.support.trust import PlatformSigners
 from tests.support.waiting import LIMIT_SECONDS, until
 
 ACCOUNT = "canary"
@@ -99,7 +99,7 @@ async def journey(scratch: Path, core_files_allowed: None) -> AsyncIterator[KeyJ
         stack.push_async_callback(platform.stop)
         await platform.start()
         customer = await stack.enter_async_context(connected_customer(platform.run))
-        ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
+        ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
         keys: dict[str, canary.PrivateKey] = {
             "RSA": await asyncio.to_thread(rsa.generate_private_key, 65537, 2048),
             "ECDSA": ec.generate_private_key(ec.SECP256R1()),
@@ -341,19 +341,19 @@ def _base64(body: bytes) -> str:
 def _bundle(journey: KeyJourney, pair: CertificatePair | None) -> bytes:
     """Return a bundle as edge_sync would publish it, signed with the platform's own keys; without a
     pair a tombstone."""
-    keys = PlatformKeys.read(journey.platform.data)
+    keys = PlatformSigners.read(journey.platform.data)
     epoch = keys.fleet.newest_epoch
     if pair is None:
         bundle = make_bundle(UNLOADABLE, 2, kind=BundleKind.REMOVED, account=ACCOUNT, epoch=epoch)
     else:
         pair_id = "unloadable-pair"
-        info = pair_info(ACCOUNT, pair_id, pair.fingerprint)
+        info = pair_info(ACCOUNT, pair_id, pair.leaf)
         box = keys.fleet.epoch_key(epoch).public().seal(pair.key.encode(), info)
         bundle_pair = make_bundle_pair(
             keys.validator,
             domain=UNLOADABLE,
             pair_id=pair_id,
-            leaf=pair.fingerprint,
+            leaf=pair.leaf,
             chain=pair.chain,
             sealed_key=SealedKey(epoch=epoch, box=box),
             attested={"account": ACCOUNT},
@@ -371,7 +371,9 @@ async def _search_what_runs(journey: KeyJourney) -> None:
     platform = journey.platform
     wanted = {name: canary.needles(key) for name, key in journey.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
-    found = await search(wanted, platform.run["postgres"], await journey.login("searcher"), folders)
+    found = await find_residue(
+        wanted, platform.run["postgres"], await journey.login("searcher"), folders
+    )
     assert not found, "\n".join(found)
 
 

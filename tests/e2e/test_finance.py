@@ -35,7 +35,7 @@ def money(platform: EmbeddedPlatform) -> Edgetls:
 
 
 @pytest.fixture(scope="module")
-async def hour(platform: Platform, money: Edgetls) -> AsyncIterator[datetime]:
+async def hour(platform: EmbeddedPlatform, money: Edgetls) -> AsyncIterator[datetime]:
     """The hour of REQUESTS requests that are charged to MONEY, which was credited 5, and of one
     more for a domain that is not registered."""
     done = await money(

@@ -16,8 +16,8 @@ from nats.aio.client import Client as Connection
 from nats.aio.msg import Msg
 
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue, topology
 from shared import subjects as s
 from shared.contracts.base import Signed
@@ -38,7 +38,7 @@ from tests.support.browser import (
     trusting_context,
 )
 from tests.support.customer import registered, uploaded
-from tests.support.pki import CertificatePair, issue_pair
+from tests.support.pki import issue_pair
 from tests.support.waiting import until
 
 ACCOUNT = "hostile"
@@ -59,7 +59,7 @@ class AttackedNode:
     """The victim and what it serves. ``domain``: what both nodes serve, with ``pair``; ``other``: a
     domain whose bundle the hostile node has sent as the first one's."""
 
-    platform: Platform
+    platform: EmbeddedPlatform
     customer: Client
     login: Logins
     address: NodeAddress
@@ -93,7 +93,7 @@ class AttackedNode:
         """Assert that the victim serves what it served, is in sync, and counts the requests that it
         gets now to the last one."""
         leaf = await served_leaf(self.address, self.domain, self.context)
-        assert leaf == self.pair.fingerprint
+        assert leaf == self.pair.leaf
         assert await is_refused(self.address, "evil.test")
         before = await self._count_requests()
         await send_requests(self.address, self.domain, self.context, 40)
@@ -160,7 +160,7 @@ async def next_message(client: Connection, subject: str) -> bytes:
 
 @pytest.fixture
 async def victim(
-    platform: Platform, customer: Client, ca: TestCa, login: Logins, nodes: list[NodeAddress]
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, login: Logins, nodes: list[NodeAddress]
 ) -> AsyncIterator[AttackedNode]:
     tag = secrets.token_hex(3)
     domain = f"www.victim-{tag}.test"
@@ -232,7 +232,7 @@ async def test_what_a_hostile_nodes_replies_bring_to_another_node_is_dropped(
 
 
 async def test_a_hostile_nodes_replies_do_not_move_another_nodes_place_in_the_stream(
-    victim: AttackedNode, ca: TestCa
+    victim: AttackedNode, ca: DevCa
 ) -> None:
     """The replies hold what stands in another bucket at just the sequences that come next in that
     of the bundles: the trust document, and the sealing epoch where edge_sync has put it meanwhile.
@@ -304,7 +304,7 @@ async def test_a_hostile_node_speaks_on_no_subject_of_others(victim: AttackedNod
 
 
 async def test_who_holds_the_broker_makes_a_node_take_nothing(
-    victim: AttackedNode, ca: TestCa, nodes: list[NodeAddress]
+    victim: AttackedNode, ca: DevCa, nodes: list[NodeAddress]
 ) -> None:
     """With the logins of edge_sync and billing, but not their signing keys."""
     edge_sync = await victim.login("edge_sync")
@@ -355,7 +355,7 @@ async def test_who_holds_the_broker_makes_a_node_take_nothing(
             f"the victim rejects at least three: {event} {what}",
         )
     leaves = await served_leaves(nodes, victim.domain, victim.context)
-    assert leaves == {victim.pair.fingerprint}
+    assert leaves == {victim.pair.leaf}
     # The bucket holds a forgery now: what is truly signed next, at its own revision, is taken all
     # the same.
     await victim.upload(issue_pair(ca, victim.domain))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clients.platform.connection import PlatformConnection
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import CertificatePair, DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.contracts.queries import Nothing, PageSealed
 from tests.support.browser import NodeAddress, served_leaves, trusting_context
 from tests.support.command_line import Edgetls, pair_options
-from tests.support.pki import CertificatePair, issue_pair
+from tests.support.pki import issue_pair
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
 
@@ -27,11 +27,11 @@ async def assert_served(
     trust_roots: Path, nodes: list[NodeAddress], domain: str, pair: CertificatePair
 ) -> None:
     leaves = await served_leaves(nodes, domain, trusting_context(trust_roots))
-    assert leaves == {pair.fingerprint}
+    assert leaves == {pair.leaf}
 
 
 async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted(
-    edgetls: Edgetls, trust_roots: Path, nodes: list[NodeAddress], ca: TestCa, tmp_path: Path
+    edgetls: Edgetls, trust_roots: Path, nodes: list[NodeAddress], ca: DevCa, tmp_path: Path
 ) -> None:
     domains = ["a.lib.example.test", "b.lib.example.test"]
     for domain in domains:
@@ -95,7 +95,7 @@ async def test_a_stored_certificate_goes_out_is_replaced_rolled_back_and_deleted
 
 
 async def test_a_rotation_seals_stored_pairs_anew_too(
-    edgetls: Edgetls, platform: Platform, ca: TestCa, tmp_path: Path
+    edgetls: Edgetls, platform: EmbeddedPlatform, ca: DevCa, tmp_path: Path
 ) -> None:
     pair = issue_pair(ca, "*.rotated.example.test")
     assert (await edgetls("cert", "store", "rotated", *pair_options(tmp_path, pair))).code == 0
@@ -119,7 +119,7 @@ async def test_a_rotation_seals_stored_pairs_anew_too(
 async def test_own_roots_make_a_private_chain_good(
     edgetls: Edgetls, nodes: list[NodeAddress], tmp_path: Path
 ) -> None:
-    own = TestCa.ensure(tmp_path / "own-ca", datetime.now(UTC))
+    own = DevCa.ensure(tmp_path / "own-ca", datetime.now(UTC))
     roots = own.root_file
     domain = "private.example.test"
     pair = issue_pair(own, domain)
@@ -138,7 +138,7 @@ async def test_own_roots_make_a_private_chain_good(
 
 
 async def test_settings_are_previewed_and_changed_from_the_command_line(
-    edgetls: Edgetls, ca: TestCa, tmp_path: Path
+    edgetls: Edgetls, ca: DevCa, tmp_path: Path
 ) -> None:
     domain = "cli-settings.example.test"
     assert (await edgetls("domain", "register", domain, *ORIGIN)).code == 0

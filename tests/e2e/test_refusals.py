@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.support.command_line import Edgetls
 from tests.support.pki import issue_pair
 
@@ -21,9 +21,9 @@ KEPT = "kept-for-refusals"
 
 
 @pytest.fixture(scope="module")
-def files(scratch: Path, platform: Platform) -> Path:
+def files(scratch: Path, platform: EmbeddedPlatform) -> Path:
     """A folder with a good pair, one for another name, and files that are neither."""
-    ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
+    ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
     folder = scratch / "refusals"
     folder.mkdir()
     for name, name_in_pair in (("good", "*.refusals.test"), ("other", "*.unrelated.test")):
@@ -40,7 +40,7 @@ def files(scratch: Path, platform: Platform) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def prepared_domains(platform: Platform, files: Path) -> None:
+async def prepared_domains(platform: EmbeddedPlatform, files: Path) -> None:
     """Register a domain with HTTPS by a stored certificate, one without, and one that the
     certificate does not cover."""
     edgetls = Edgetls(platform.data)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared.contracts.domains import Hsts
 from tests.support.browser import (
     ORIGIN_BODY,
@@ -41,7 +41,7 @@ async def origin() -> AsyncIterator[OriginServer]:
         yield server
 
 
-async def enable_https(customer: Client, ca: TestCa, domain: str, origin_port: int = 9) -> None:
+async def enable_https(customer: Client, ca: DevCa, domain: str, origin_port: int = 9) -> None:
     """Register a domain and wait until every node serves its certificate."""
     await registered(customer, domain, ACCOUNT, origin_port)
     await uploaded(customer, domain, ACCOUNT, issue_pair(ca, domain))
@@ -63,7 +63,7 @@ async def offer_versions(
         return None
 
 
-def nginx_pids(platform: Platform) -> set[int]:
+def nginx_pids(platform: EmbeddedPlatform) -> set[int]:
     """Return the pids of the nginx processes of every node: a reload would make new ones."""
     found: set[int] = set()
     for pid_file in (platform.data / "nodes").rglob("nginx.pid"):
@@ -74,10 +74,10 @@ def nginx_pids(platform: Platform) -> set[int]:
 
 
 async def test_a_range_of_tls_versions_is_a_domains_own_and_changes_without_a_reload(
-    platform: Platform,
+    platform: EmbeddedPlatform,
     trust_roots: Path,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     nodes: list[NodeAddress],
 ) -> None:
     only12 = "only12.example.test"
@@ -104,7 +104,7 @@ async def test_a_range_of_tls_versions_is_a_domains_own_and_changes_without_a_re
 
 
 async def test_http2_is_negotiated_where_it_is_on(
-    trust_roots: Path, customer: Client, ca: TestCa, nodes: list[NodeAddress]
+    trust_roots: Path, customer: Client, ca: DevCa, nodes: list[NodeAddress]
 ) -> None:
     domain = "h2.example.test"
     await enable_https(customer, ca, domain)
@@ -118,7 +118,7 @@ async def test_http2_is_negotiated_where_it_is_on(
 async def test_hsts_is_sent_while_it_is_on(
     trust_roots: Path,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     nodes: list[NodeAddress],
     origin: OriginServer,
 ) -> None:
@@ -143,7 +143,7 @@ async def _hsts_header(trust_roots: Path, address: NodeAddress, domain: str) -> 
 async def test_a_post_survives_a_redirect_with_308(
     trust_roots: Path,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     nodes: list[NodeAddress],
     http_nodes: list[NodeAddress],
     origin: OriginServer,

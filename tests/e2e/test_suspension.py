@@ -27,7 +27,7 @@ DOMAIN = "www.overdue.test"
 
 
 async def publish_balance_event(
-    platform: Platform, change: Literal["overdue", "settled"], crossing: int
+    platform: EmbeddedPlatform, change: Literal["overdue", "settled"], crossing: int
 ) -> None:
     """Publish an event of the account's balance, as billing does."""
     subject = catalogue.EVENT_BALANCE_SETTLED
@@ -55,13 +55,13 @@ async def publish_balance_event(
 
 
 async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
-    platform: Platform, customer: Client, ca: TestCa, nodes: list[NodeAddress]
+    platform: EmbeddedPlatform, customer: Client, ca: DevCa, nodes: list[NodeAddress]
 ) -> None:
     pair = issue_pair(ca, DOMAIN)
     await registered(customer, DOMAIN, OWNER)
     upload = await uploaded(customer, DOMAIN, OWNER, pair)
     context = trusting_context(Path(platform.run["trust_roots"]))
-    assert await served_leaves(nodes, DOMAIN, context) == {pair.fingerprint}
+    assert await served_leaves(nodes, DOMAIN, context) == {pair.leaf}
 
     await publish_balance_event(platform, "overdue", 1)
     suspended = await _until_state(customer, DomainState.SUSPENDED, upload.revision or 0)
@@ -77,7 +77,7 @@ async def test_nodes_refuse_an_overdue_account_and_serve_it_again(
     await publish_balance_event(platform, "settled", 2)
     resumed = await _until_state(customer, DomainState.ENABLED, suspended)
     await customer.converged(DOMAIN, resumed, limit=LIMIT_SECONDS)
-    assert await served_leaves(nodes, DOMAIN, context) == {pair.fingerprint}
+    assert await served_leaves(nodes, DOMAIN, context) == {pair.leaf}
     await applied(customer, await customer.remove(DOMAIN, OWNER))
 
 

@@ -11,12 +11,12 @@ from typing import Literal
 import pytest
 
 from clients.platform import Platform as Client
-from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.dev_ca import CertificatePair, DevCa
 from tests.e2e.conftest import ACCOUNT
 from tests.support.browser import REFUSALS, NodeAddress, served_leaf, trusting_context
 from tests.support.command_line import Edgetls, pair_options
 from tests.support.customer import applied, registered
-from tests.support.pki import Authority, CertificatePair, issue_pair
+from tests.support.pki import Authority, issue_pair
 
 
 async def leaf_for_ciphers(
@@ -33,7 +33,7 @@ async def leaf_for_ciphers(
 async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
     edgetls: Edgetls,
     customer: Client,
-    ca: TestCa,
+    ca: DevCa,
     tmp_path: Path,
     nodes: list[NodeAddress],
     trust_roots: Path,
@@ -51,8 +51,8 @@ async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
     for node in nodes:
         rsa_leaf = await leaf_for_ciphers(node, domain, trust_roots, "aRSA")
         ecdsa_leaf = await leaf_for_ciphers(node, domain, trust_roots, "aECDSA")
-        assert rsa_leaf == pairs["rsa"].fingerprint
-        assert ecdsa_leaf == pairs["ecdsa"].fingerprint
+        assert rsa_leaf == pairs["rsa"].leaf
+        assert ecdsa_leaf == pairs["ecdsa"].leaf
     shown = (await edgetls("domain", "show", domain, "--json")).json
     assert [one["key_type"] for one in shown["certificates"]] == list(order)
     again = await edgetls("submit", domain, *both, "--json")
@@ -64,7 +64,7 @@ async def test_each_visitor_gets_the_pair_that_it_supports_from_every_node(
 
 
 async def test_two_pairs_of_one_kind_or_a_key_too_few_are_refused(
-    edgetls: Edgetls, customer: Client, ca: TestCa, tmp_path: Path
+    edgetls: Edgetls, customer: Client, ca: DevCa, tmp_path: Path
 ) -> None:
     domain = "same-kind.example.test"
     await registered(customer, domain, ACCOUNT)

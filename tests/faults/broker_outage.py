@@ -16,7 +16,7 @@ import pytest
 from deploy.embedded import nats
 from deploy.embedded.keys import ensure_keys, ensure_nodes, seed_file
 from deploy.embedded.lock import DataLock
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from deploy.embedded.ports import HOST, Ports
 from shared.private_files import private_folder
 from tests.faults.workload import Workload
@@ -35,7 +35,7 @@ class BrokerOutage:
     ``pids`` and ``processor_before`` (seconds of processor time): of each process before the cut.
     """
 
-    platform: Platform
+    platform: EmbeddedPlatform
     proxy: CuttableProxy
     workload: Workload
     pids: dict[str, int | None] = field(default_factory=dict)
@@ -70,18 +70,20 @@ class BrokerOutage:
 
 
 @asynccontextmanager
-async def platform_behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, CuttableProxy]]:
+async def platform_behind_proxy(
+    folder: Path,
+) -> AsyncIterator[tuple[EmbeddedPlatform, CuttableProxy]]:
     """Start a broker, a proxy to it, and a platform that knows the broker by the proxy alone."""
     data = folder / "data"
     ports = Ports(folder / "ports.json")
-    broker = nats.Broker(private_folder(data) / "nats", ports.pick("nats"), {})
+    broker = nats.EmbeddedBroker(private_folder(data) / "nats", ports.pick("nats"), {})
     lock = DataLock(data)
-    lock.take()
+    lock.acquire()
     keys = ensure_keys(data, broker.users_file, datetime.now(UTC))
-    spec = nats.Broker(broker.folder, broker.port, keys.users).prepare()
+    spec = nats.EmbeddedBroker(broker.folder, broker.port, keys.users).prepare()
     process = ServiceProcess(spec, folder)
     ensure_nodes(keys, _NODES)
-    lock.drop()
+    lock.release()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(process.stop)
         await process.start()
@@ -92,7 +94,7 @@ async def platform_behind_proxy(folder: Path) -> AsyncIterator[tuple[Platform, C
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGETLS_NATS_URL", f"nats://{proxy.host}:{proxy.port}")
-            platform = Platform(data, nodes=len(_NODES))
+            platform = EmbeddedPlatform(data, nodes=len(_NODES))
         stack.push_async_callback(platform.stop)
         await platform.start()
         yield platform, proxy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.conftest import CALL_FAILED
 from tests.faults.broker_outage import BrokerOutage
 from tests.faults.shared_platform import SharedPlatform
@@ -37,7 +37,7 @@ async def shared_platform(scratch: Path) -> AsyncIterator[SharedPlatform]:
 @pytest.fixture
 async def platform(
     shared_platform: SharedPlatform, request: pytest.FixtureRequest
-) -> AsyncIterator[Platform]:
+) -> AsyncIterator[EmbeddedPlatform]:
     """A healthy platform; one on which a test failed is not given to the next."""
     yield await shared_platform.healthy()
     if request.node.stash.get(CALL_FAILED, True):
@@ -45,6 +45,6 @@ async def platform(
 
 
 @pytest.fixture
-async def workload(platform: Platform) -> AsyncIterator[Workload]:
+async def workload(platform: EmbeddedPlatform) -> AsyncIterator[Workload]:
     async with Workload.prepare(platform, domain_count=3) as workload:
         yield workload

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.embedded.errors import PlatformError
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.faults.workload import count_dead_letters
 from tests.support.waiting import LIMIT_SECONDS
 
@@ -21,17 +21,17 @@ class SharedPlatform:
         self._folder = folder
         self._nodes = nodes
         self._replicas = replicas
-        self._platform: Platform | None = None
+        self._platform: EmbeddedPlatform | None = None
         self._started = 0
 
-    async def healthy(self) -> Platform:
+    async def healthy(self) -> EmbeddedPlatform:
         """Return the platform of before where it is healthy still, else a new one."""
         if self._platform is not None and not await _is_healthy(self._platform):
             await self.discard()
         if self._platform is None:
             self._started += 1
             data = self._folder / f"platform-{self._started}"
-            platform = Platform(data, nodes=self._nodes, replicas=self._replicas)
+            platform = EmbeddedPlatform(data, nodes=self._nodes, replicas=self._replicas)
             await platform.start()
             self._platform = platform
         return self._platform
@@ -43,7 +43,7 @@ class SharedPlatform:
             self._platform = None
 
 
-async def _is_healthy(platform: Platform) -> bool:
+async def _is_healthy(platform: EmbeddedPlatform) -> bool:
     try:
         await platform.wait_ready(LIMIT_SECONDS)
     except PlatformError:

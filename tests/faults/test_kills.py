@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from deploy.embedded.platform import Platform
+from deploy.embedded.platform import EmbeddedPlatform
 from tests.faults.workload import Workload
 from tests.support.waiting import until
 
@@ -28,7 +28,10 @@ VICTIMS = {
 
 @pytest.mark.parametrize("victims", VICTIMS.values(), ids=VICTIMS.keys())
 async def test_uploads_and_usage_survive_the_kills_of(
-    victims: list[str], platform: Platform, workload: Workload, request: pytest.FixtureRequest
+    victims: list[str],
+    platform: EmbeddedPlatform,
+    workload: Workload,
+    request: pytest.FixtureRequest,
 ) -> None:
     chance = random.Random(zlib.crc32(" ".join(victims).encode()))
     async with workload.running():

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, minute_now
+from tests.integration.billing.harness import Stage, current_minute
 from tests.support.waiting import until
 
 NODES = [f"load-{number:02}" for number in range(50)]
@@ -82,7 +82,7 @@ class UsageLoad:
             cells.append(
                 UsageCell(
                     domain=domain,
-                    minute=minute_now() - self._minutes_ago(),
+                    minute=current_minute() - self._minutes_ago(),
                     https_requests=REQUESTS_PER_CELL,
                     https_bytes=REQUESTS_PER_CELL * 100,
                 )

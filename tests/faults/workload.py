@@ -15,8 +15,8 @@ from typing import Final
 
 from clients.platform import Platform as Client
 from deploy.embedded import nats
-from deploy.embedded.dev_ca import TestCa
-from deploy.embedded.platform import Platform
+from deploy.embedded.dev_ca import DevCa
+from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared import subjects as s
 from shared.contracts.domains import CommandSettled, Outcome
@@ -71,11 +71,11 @@ class Workload:
     domain.
     """
 
-    platform: Platform
+    platform: EmbeddedPlatform
     customer: Client
     account: str
     domains: list[str]
-    ca: TestCa
+    ca: DevCa
     first_event: int
     uploads: list[CertificateUpload] = field(default_factory=list)
     visits: VisitCounts = field(default_factory=VisitCounts)
@@ -86,14 +86,16 @@ class Workload:
 
     @classmethod
     @asynccontextmanager
-    async def prepare(cls, platform: Platform, domain_count: int) -> AsyncIterator[Workload]:
+    async def prepare(
+        cls, platform: EmbeddedPlatform, domain_count: int
+    ) -> AsyncIterator[Workload]:
         """Register new domains and give each its first certificate."""
         tag = secrets.token_hex(4)
         domains = [f"www.{number}.{tag}.test" for number in range(domain_count)]
         async with AsyncExitStack() as stack:
             customer = await stack.enter_async_context(connected_customer(platform.run))
             origin = await stack.enter_async_context(OriginServer())
-            ca = TestCa.load(Path(platform.run["trust_roots"]).parent)
+            ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
             workload = cls(
                 platform, customer, f"faults-{tag}", domains, ca, await customer.last_event()
             )
@@ -109,7 +111,7 @@ class Workload:
     async def upload(self, domain: str) -> CertificateUpload:
         """Submit a new certificate; return when the broker has stored it."""
         pair = issue_pair(self.ca, domain)
-        upload = CertificateUpload(f"upload-{secrets.token_hex(8)}", domain, pair.fingerprint)
+        upload = CertificateUpload(f"upload-{secrets.token_hex(8)}", domain, pair.leaf)
         await self.customer.submit(
             domain, self.account, pair.chain, pair.key, command_id=upload.command_id
         )
@@ -301,13 +303,13 @@ class Workload:
         return [path for path in folder.glob("*.log") if not path.is_symlink()]
 
 
-async def assert_no_dead_letters(platform: Platform) -> None:
+async def assert_no_dead_letters(platform: EmbeddedPlatform) -> None:
     """Assert that no message of this platform was put aside as poison."""
     count = await count_dead_letters(platform)
     assert count == 0, f"{count} dead letters"
 
 
-async def count_dead_letters(platform: Platform) -> int:
+async def count_dead_letters(platform: EmbeddedPlatform) -> int:
     """Return how many messages the stream DEAD holds."""
     run = platform.run
     topology = await nats.login(run["nats_url"], "topology", Path(run["credentials"]["topology"]))

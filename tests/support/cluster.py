@@ -19,7 +19,7 @@ from shared.messaging.nats_client import NatsClient
 from shared.settings import BrokerSettings
 from tests.support.service_process import ServiceProcess, program_spec
 from tests.support.storekeeper import STOREKEEPER
-from tests.support.trust import PlatformKeys
+from tests.support.trust import PlatformSigners
 from tests.support.waiting import until
 
 
@@ -31,10 +31,10 @@ class LocalCluster:
     """
 
     folder: Path
-    keys: PlatformKeys
+    keys: PlatformSigners
     ports: Ports
-    broker: nats.Broker
-    database_server: postgres.Postgres
+    broker: nats.EmbeddedBroker
+    database_server: postgres.EmbeddedPostgres
     processes: dict[str, ServiceProcess] = field(default_factory=dict)
     dsns: dict[str, str] = field(default_factory=dict)
     _clients: list[NatsClient] = field(default_factory=list)
@@ -137,14 +137,16 @@ async def local_cluster(
 
     The broker knows the users of the topology, the nodes, STOREKEEPER and ``more_users``.
     """
-    keys = PlatformKeys.create(folder, nodes)
+    keys = PlatformSigners.create(folder, nodes)
     ports = Ports(folder / "ports.json")
     public_keys = dict(keys.files.users)
     test_users = (STOREKEEPER, *more_users)
     for user in test_users:
         public_keys[user.name] = ensure_nkey(keys.files.seed(user.name))
-    broker = nats.Broker(folder / "nats", ports.pick("nats"), public_keys, test_users)
-    cluster = LocalCluster(folder, keys, ports, broker, postgres.Postgres(folder, databases))
+    broker = nats.EmbeddedBroker(folder / "nats", ports.pick("nats"), public_keys, test_users)
+    cluster = LocalCluster(
+        folder, keys, ports, broker, postgres.EmbeddedPostgres(folder, databases)
+    )
     try:
         await cluster.start_broker()
         if databases:

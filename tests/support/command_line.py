@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.pki import CertificatePair
+from deploy.embedded.dev_ca import CertificatePair
 from tests.support.waiting import LIMIT_SECONDS
 
 DEFAULT_ACCOUNT: Final = "e2e"

@@ -12,8 +12,8 @@ from typing import Any
 
 from clients.platform import Platform as Client
 from clients.platform import StoredCommand, connect
+from deploy.embedded.dev_ca import CertificatePair
 from shared.contracts.domains import CommandSettled, Outcome
-from tests.support.pki import CertificatePair
 from tests.support.waiting import LIMIT_SECONDS
 
 

@@ -80,7 +80,7 @@ def make_bundle(
     )
 
 
-def minute_now() -> int:
+def current_minute() -> int:
     """Return the present minute since 1970, as usage cells count."""
     return int(datetime.now(UTC).timestamp()) // 60
 
@@ -90,7 +90,7 @@ def make_cell(domain: str, requests: int, minute: int | None = None) -> UsageCel
     ``minute``."""
     return UsageCell(
         domain=domain,
-        minute=minute_now() if minute is None else minute,
+        minute=current_minute() if minute is None else minute,
         https_requests=requests,
         https_bytes=requests * 100,
         http_requests=1,

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from deploy.embedded.dev_ca import TestCa
+from deploy.embedded.dev_ca import CertificatePair, DevCa
 
 Key = Any
 """A private key of any kind that ``cryptography`` makes."""
@@ -89,22 +89,8 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
-@dataclass(frozen=True)
-class CertificatePair:
-    """A chain and its private key as PEM, as a customer has them."""
-
-    chain: str = field(repr=False)
-    key: str = field(repr=False)
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the leaf, lower-case hex."""
-        leaf = x509.load_pem_x509_certificate(self.chain.encode())
-        return leaf.fingerprint(hashes.SHA256()).hex()
-
-
 def issue_pair(
-    ca: TestCa,
+    ca: DevCa,
     *names: str,
     key: Literal["rsa", "ecdsa"] | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = "ecdsa",
     not_before: datetime | None = None,

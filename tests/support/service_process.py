@@ -13,16 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy.embedded import orphans
+from deploy.embedded.launch import base_environment, python_command
 from deploy.embedded.ports import HOST
 from deploy.embedded.ready import service_fault
-from deploy.embedded.supervisor import Spec, base_environment, python
+from deploy.embedded.supervisor import ProcessSpec
 from shared.private_files import private_folder
 from tests.support.waiting import until
 
 
 def program_spec(
     name: str, module: str, *arguments: str, settings: Mapping[str, object], folder: Path
-) -> Spec:
+) -> ProcessSpec:
     """Describe a process of ``python -m module``.
 
     ``settings`` are its environment variables without the prefix ``EDGETLS_``; it inherits nothing
@@ -31,7 +32,7 @@ def program_spec(
     environment = base_environment()
     for key, value in settings.items():
         environment[f"EDGETLS_{key}"] = str(value)
-    return Spec(name, python(module, *arguments), environment, folder)
+    return ProcessSpec(name, python_command(module, *arguments), environment, folder)
 
 
 class ServiceProcess:
@@ -42,7 +43,7 @@ class ServiceProcess:
     """
 
     def __init__(
-        self, spec: Spec, folder: Path, *, health_port: int = 0, revived: bool = False
+        self, spec: ProcessSpec, folder: Path, *, health_port: int = 0, revived: bool = False
     ) -> None:
         self.spec = spec
         self.log_file = folder / "logs" / f"{spec.name}.log"
@@ -51,7 +52,7 @@ class ServiceProcess:
         """Ends that ``stop`` did not ask for."""
         self._revived = revived
         self._process: asyncio.subprocess.Process | None = None
-        self._stamps: list[orphans.Stamp] = []
+        self._stamps: list[orphans.ProcessStamp] = []
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -176,7 +177,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
             )
-        stamp = orphans.stamp(self._process.pid)
+        stamp = orphans.read_stamp(self._process.pid)
         if stamp is not None:
             self._stamps.append(stamp)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clients.fleet.fleet_file import FleetFile
 from clients.fleet.keys import NODE_SEED
-from deploy.embedded.keys import Keys, ensure_keys, ensure_nodes
+from deploy.embedded.keys import PlatformKeys, ensure_keys, ensure_nodes
 from shared.contracts.base import Signed
 from shared.contracts.codec import parse
 from shared.crypto.signing import Signer, Trust
@@ -17,16 +17,16 @@ from shared.runtime import read_signer
 
 
 @dataclass(frozen=True)
-class PlatformKeys:
+class PlatformSigners:
     """``files`` tells where each key is; the signers are read from there."""
 
-    files: Keys
+    files: PlatformKeys
     validator: Signer
     edge_sync: Signer
     billing: Signer
 
     @classmethod
-    def create(cls, folder: Path, nodes: Sequence[str] = ()) -> PlatformKeys:
+    def create(cls, folder: Path, nodes: Sequence[str] = ()) -> PlatformSigners:
         """Make every key below ``folder``, with a trust document and credentials of ``nodes``.
 
         A second call reads what the first one made.
@@ -36,12 +36,14 @@ class PlatformKeys:
         return cls._read(files)
 
     @classmethod
-    def read(cls, folder: Path) -> PlatformKeys:
+    def read(cls, folder: Path) -> PlatformSigners:
         """Read the keys of a platform that runs below ``folder``."""
-        return cls._read(Keys(folder, users={}, trust_roots=folder / "test-ca" / "root.pem"))
+        return cls._read(
+            PlatformKeys(folder, users={}, trust_roots=folder / "test-ca" / "root.pem")
+        )
 
     @classmethod
-    def _read(cls, files: Keys) -> PlatformKeys:
+    def _read(cls, files: PlatformKeys) -> PlatformSigners:
         validator, edge_sync, billing = (
             read_signer(files.signer(service), service)
             for service in ("validator", "edge_sync", "billing")

@@ -10,7 +10,7 @@ from clients.fleet.keys import NODE_KEY
 from deploy.embedded.ports import HOST, Ports
 from tests.support.pki import Leaf
 from tests.support.service_process import ServiceProcess, program_spec
-from tests.support.trust import PlatformKeys
+from tests.support.trust import PlatformSigners
 from tests.support.waiting import until
 
 NODE_ID = "node-1"
@@ -28,7 +28,7 @@ class NodeProcesses:
     processes: dict[str, ServiceProcess] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, keys: PlatformKeys, broker_url: str, **settings: str) -> NodeProcesses:
+    def create(cls, keys: PlatformSigners, broker_url: str, **settings: str) -> NodeProcesses:
         """Describe the node's processes; start none. Its credentials are among the keys."""
         base, files = keys.files.data, keys.files
         ports = Ports(base / "node-ports.json")

@@ -17,24 +17,24 @@ from shared.ids import new_id
 from tests.support import factories
 from tests.support.factories import ACCOUNT
 from tests.support.pki import Leaf
-from tests.support.trust import PlatformKeys
+from tests.support.trust import PlatformSigners
 
 
 @dataclass
 class FleetSigners:
     """The signing keys of one fleet. ``billing`` may be replaced; ``fleet`` is never saved."""
 
-    keys: PlatformKeys
+    keys: PlatformSigners
     fleet: FleetFile
     billing: Signer
 
     @classmethod
     def create(cls, folder: Path) -> FleetSigners:
         """Make all keys below ``folder``."""
-        return cls.of(PlatformKeys.create(folder))
+        return cls.of(PlatformSigners.create(folder))
 
     @classmethod
-    def of(cls, keys: PlatformKeys) -> FleetSigners:
+    def of(cls, keys: PlatformSigners) -> FleetSigners:
         return cls(keys, keys.fleet, keys.billing)
 
     @property

@@ -11,13 +11,13 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from deploy.embedded.nats import find_binary
+from deploy.embedded.nats import find_nats_server
 from deploy.embedded.ports import HOST, Ports
 from shared import subjects as s
 from shared.errors import BrokerAway
 from shared.messaging.direct_get import get_batch, get_last
 from tests.integration.edge_agent.node_processes import NODE_ID, NodeProcesses
-from tests.support.trust import PlatformKeys
+from tests.support.trust import PlatformSigners
 from tests.support.waiting import until
 
 STREAM = s.kv_stream(s.BUCKET_BUNDLES)
@@ -97,7 +97,7 @@ async def test_a_forged_last_message_is_rejected(broker: Client) -> None:
 
 
 async def test_an_agent_survives_forged_answers(broker: Client, tmp_path: Path) -> None:
-    keys = PlatformKeys.create(tmp_path, [NODE_ID])
+    keys = PlatformSigners.create(tmp_path, [NODE_ID])
     url = broker.connected_url
     assert url is not None
     node = NodeProcesses.create(keys, url.geturl())

@@ -15,7 +15,8 @@ from clients.edge_node.nginx.dataplane import DataPlane, DataPlaneError
 from clients.edge_node.nginx.entry import EntryOrigin, KeyType, NginxEntry, PemPair
 from clients.edge_node.nginx_program import prepare_node
 from clients.edge_node.usage.logs import UsageLogs
-from deploy.embedded.supervisor import Spec, base_environment
+from deploy.embedded.launch import base_environment
+from deploy.embedded.supervisor import ProcessSpec
 from tests.support.browser import HttpConnection, HttpResponse, OriginServer
 from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
@@ -44,7 +45,7 @@ class NginxNode:
         self.origin = origin
         command = tuple(process.nginx_command(layout))
         self.nginx = ServiceProcess(
-            Spec("nginx", command, base_environment(), layout.folder), layout.folder
+            ProcessSpec("nginx", command, base_environment(), layout.folder), layout.folder
         )
 
     @property
