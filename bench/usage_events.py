@@ -24,7 +24,7 @@ from shared.contracts.balance import BalanceEvent
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.streams import CONSUMERS
-from tests.integration.billing.harness import Stage
+from tests.integration.billing.harness import BillingHarness
 
 DOMAINS = 5_000
 _ATOMIC = 500
@@ -38,13 +38,13 @@ class Events:
 
     The billing processes are those that the stage has started."""
 
-    def __init__(self, stage: Stage, admin: Client) -> None:
+    def __init__(self, stage: BillingHarness, admin: Client) -> None:
         self._stage, self._admin = stage, admin
         self._js = admin.jetstream(timeout=10)
 
     @classmethod
-    async def on(cls, stage: Stage) -> Events:
-        admin = await stage.backend.client("topology")
+    async def on(cls, stage: BillingHarness) -> Events:
+        admin = await stage.cluster.client("topology")
         for statement in RAW_TABLES:
             await stage.database.execute(statement)
         return cls(stage, admin)
@@ -58,8 +58,7 @@ class Events:
         sent = [
             body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)
         ]
-        supervisor = self._stage.backend.supervisor
-        pids = [pid for name in self._stage.ports_of if (pid := supervisor.pid(name)) is not None]
+        pids = [replica.pid for replica in self._stage.replicas.values() if replica.pid]
         took = await self._emptied(sent, pids)
         stored = await self._stage.database.fetchrow(
             "select count(*), count(distinct id) from requests where source = $1", source
@@ -72,18 +71,18 @@ class Events:
 
     async def pulled(self, count: int, processes: int) -> float:
         """Return events a second of the bare pull."""
-        async with self._peers("pull", processes, self._stage.backend.url, self._seed()) as running:
+        async with self._peers("pull", processes, self._stage.cluster.url, self._seed()) as running:
             return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
 
     async def handled(self, count: int) -> float:
         """Return events a second of a plain FastStream handler, which names no group in a pull."""
-        dsn, config = self._stage.backend.dsns["billing"], _CONSUMER.config()
+        dsn, config = self._stage.cluster.dsns["billing"], _CONSUMER.config()
         await self._js.add_consumer(
             s.STREAM_USAGE, config, priority_groups=None, priority_policy=None
         )
         try:
             async with self._peers(
-                "faststream", 1, self._stage.backend.url, self._seed(), dsn
+                "faststream", 1, self._stage.cluster.url, self._seed(), dsn
             ) as running:
                 return count / await self._emptied(self.bodies(new_id(), count), _pids(running))
         finally:
@@ -91,7 +90,7 @@ class Events:
 
     async def transacted(self, count: int, processes: int) -> float:
         """Return events a second of bare transactions by some processes at once."""
-        dsn = self._stage.backend.dsns["billing"]
+        dsn = self._stage.cluster.dsns["billing"]
         share = count // processes
         async with self._peers("transactions", processes, dsn, str(share), str(DOMAINS)) as running:
             started = time.perf_counter()
@@ -192,7 +191,7 @@ class Events:
                 raise AssertionError(f"not stored: {answer}")
 
     def _seed(self) -> str:
-        return str(self._stage.backend.folder / "keys" / "billing.nk")
+        return str(self._stage.cluster.keys.seed("billing"))
 
     @asynccontextmanager
     async def _peers(

@@ -36,7 +36,7 @@ from shared.contracts.usage import UsageBatch, UsageCell
 from shared.ids import new_id
 from shared.messages import Outgoing
 from shared.observability import logs
-from tests.integration.billing.harness import NODES, Stage, stage
+from tests.integration.billing.harness import NODES, BillingHarness, billing_harness
 
 GOAL = 50_000
 CELLS = 1_000
@@ -76,14 +76,14 @@ async def measure(quick: bool) -> list[Result]:
     if "--full-size" in sys.argv:
         size = replace(size, many=100_000_000)
     with tempfile.TemporaryDirectory(prefix="edgetls-bench-") as folder:
-        async with stage(Path(folder)) as staged:
-            events = await Events.on(staged)
+        async with billing_harness(Path(folder)) as harness:
+            events = await Events.on(harness)
             beside = await _beside(events, size)
-            await staged.start()
-            await _owners(staged)
-            results = await _cell_results(staged, size)
-            results += await _event_results(staged, events, size, beside)
-            return results + await _flat_results(staged, events, size)
+            await harness.start()
+            await _owners(harness)
+            results = await _cell_results(harness, size)
+            results += await _event_results(harness, events, size, beside)
+            return results + await _flat_results(harness, events, size)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ async def _median(runs: int, measured: Callable[[], Awaitable[float]]) -> float:
     return statistics.median([await measured() for _ in range(runs)])
 
 
-async def _cell_results(staged: Stage, size: Size) -> list[Result]:
-    cells = [await _cells(staged, run, size.batches) for run in range(size.runs)]
-    raw = [await _raw(staged, run, size.batches) for run in range(size.runs)]
+async def _cell_results(harness: BillingHarness, size: Size) -> list[Result]:
+    cells = [await _cells(harness, run, size.batches) for run in range(size.runs)]
+    raw = [await _raw(harness, run, size.batches) for run in range(size.runs)]
     return [
         Result.of(
             "usage_ingest",
@@ -123,11 +123,13 @@ async def _cell_results(staged: Stage, size: Size) -> list[Result]:
     ]
 
 
-async def _event_results(staged: Stage, events: Events, size: Size, beside: Beside) -> list[Result]:
+async def _event_results(
+    harness: BillingHarness, events: Events, size: Size, beside: Beside
+) -> list[Result]:
     found = []
     for processes in (1, 2):
         if processes == 2:
-            await staged.start("billing-2")
+            await harness.start("billing-2")
         rate = await _median(size.runs, lambda: events.counted(size.events))
         found.append(
             Result.of(
@@ -162,13 +164,13 @@ async def _event_results(staged: Stage, events: Events, size: Size, beside: Besi
     return found
 
 
-async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Result]:
+async def _flat_results(harness: BillingHarness, events: Events, size: Size) -> list[Result]:
     rates = []
     for stored in (size.few, size.many):
         await events.fill(stored)
         # By itself PostgreSQL does this in the background, for minutes: a cost of the filling, not
         # of what is stored.
-        await staged.database.execute("vacuum (analyze) requests", timeout=3600)
+        await harness.database.execute("vacuum (analyze) requests", timeout=3600)
         await events.counted(size.events)
         rates.append(await _median(max(size.runs, 3), lambda: events.counted(size.events)))
     change = rates[0] / rates[1]
@@ -176,9 +178,9 @@ async def _flat_results(staged: Stage, events: Events, size: Size) -> list[Resul
     return [Result.of("usage_ingest", name, change, "times", 1, at_most=1.2)]
 
 
-async def _owners(staged: Stage) -> None:
+async def _owners(harness: BillingHarness) -> None:
     """Give every domain an owner, as the events of config would."""
-    await staged.database.execute(
+    await harness.database.execute(
         "insert into domain_facts (domain, revision, kind, account, at) select 'd' || n || "
         "'.example.test', n,"
         " 'registered', 'account-' || n % $2, now() from generate_series(0, $1 - 1) n",
@@ -220,16 +222,16 @@ def _batches(run: int, count: int) -> list[UsageBatch]:
     return made
 
 
-async def _cells(staged: Stage, run: int, count: int) -> float:
+async def _cells(harness: BillingHarness, run: int, count: int) -> float:
     """Return cells a second. AssertionError unless every cell is there once."""
     batches = _batches(run, count)
     bodies = [(catalogue.USAGE_BATCH.for_node(batch.node), batch.encode()) for batch in batches]
     sent = [body for number, body in enumerate(bodies) for _ in range(2 if number % 10 == 0 else 1)]
     files, goal = sorted({b.log for b in batches}), sum(b.end - b.start for b in batches)
     started = time.perf_counter()
-    publishing = asyncio.create_task(_publish(staged, sent, 16))
+    publishing = asyncio.create_task(_publish(harness, sent, 16))
     await _until(
-        staged.database,
+        harness.database,
         "select sum(stored_to) from node_logs where log = any($1::text[])",
         goal,
         files,
@@ -238,7 +240,7 @@ async def _cells(staged: Stage, run: int, count: int) -> float:
     await publishing
     wanted = (count * CELLS, sum(cell.https_requests for batch in batches for cell in batch.cells))
     minutes = [batch.cells[0].minute for batch in batches]
-    found = await staged.database.fetchrow(
+    found = await harness.database.fetchrow(
         "select count(*), sum(https_requests)::bigint from usage_minutes where minute between "
         "$1 and $2"
         " and domain like 'd%.example.test'",
@@ -252,7 +254,7 @@ async def _cells(staged: Stage, run: int, count: int) -> float:
     return count * CELLS / took
 
 
-async def _raw(staged: Stage, run: int, count: int) -> float:
+async def _raw(harness: BillingHarness, run: int, count: int) -> float:
     """Return cells a second for the same rows in bare transactions."""
     batches = _batches(run, count)
     rows = [
@@ -269,7 +271,7 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
         for batch in batches
         for cell in batch.cells
     ]
-    async with staged.database.acquire() as connection:
+    async with harness.database.acquire() as connection:
         await connection.execute("drop table if exists raw_minutes")
         await connection.execute("create table raw_minutes (like usage_minutes including all)")
         started = time.perf_counter()
@@ -283,10 +285,12 @@ async def _raw(staged: Stage, run: int, count: int) -> float:
         return len(rows) / (time.perf_counter() - started)
 
 
-async def _publish(staged: Stage, messages: Sequence[tuple[str, bytes]], in_flight: int) -> float:
+async def _publish(
+    harness: BillingHarness, messages: Sequence[tuple[str, bytes]], in_flight: int
+) -> float:
     """Publish, and return the seconds until the last PubAck."""
     started = time.perf_counter()
-    js = staged.clients["billing"].jetstream(timeout=30)
+    js = harness.clients["billing"].jetstream(timeout=30)
     queue = iter(messages)
 
     async def work() -> None:

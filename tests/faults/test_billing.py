@@ -26,7 +26,7 @@ from tests.faults.usage_load import (
     UsageLoad,
     UsageSenders,
 )
-from tests.integration.billing.harness import Stage, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
 from tests.support.waiting import until
 
 BILLING = ("billing", "billing-2")
@@ -46,18 +46,18 @@ KILLS_BEFORE_FORGETTING = 5
 
 
 @pytest.fixture(scope="module")
-async def billing(scratch: Path) -> AsyncIterator[Stage]:
-    async with stage(scratch / "billing") as built:
-        await asyncio.gather(*(built.start(name) for name in BILLING))
+async def billing(scratch: Path) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(scratch / "billing") as harness:
+        await asyncio.gather(*(harness.start(name) for name in BILLING))
         for node in NODES:
-            await built.enrol(node)
-        built.clients["topology"] = await built.backend.client("topology")
-        yield built
+            await harness.enrol(node)
+        harness.clients["topology"] = await harness.cluster.client("topology")
+        yield harness
 
 
 @pytest.mark.timeout(900)
 async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_everything(
-    billing: Stage,
+    billing: BillingHarness,
 ) -> None:
     load = UsageLoad.generate(seed=6)
     total = load.expected.total()
@@ -81,19 +81,19 @@ async def test_a_million_requests_survive_ten_kills_and_a_broker_that_forgets_ev
     await _assert_complete(billing, total)
 
 
-async def _register_owners(staged: Stage, load: UsageLoad) -> None:
+async def _register_owners(harness: BillingHarness, load: UsageLoad) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=40)
     for domain in DOMAINS:
-        await staged.register(domain, load.account(domain), long_ago)
+        await harness.register(domain, load.account(domain), long_ago)
     await until(
-        lambda: staged.database.fetchval("select count(*) = $1 from domain_facts", len(DOMAINS)),
+        lambda: harness.database.fetchval("select count(*) = $1 from domain_facts", len(DOMAINS)),
         "owners known",
     )
 
 
-async def _kill_in_turn(staged: Stage, senders: UsageSenders) -> None:
+async def _kill_in_turn(harness: BillingHarness, senders: UsageSenders) -> None:
     """Kill one after the other while messages are on their way, each once it runs again."""
-    supervisor = staged.backend.supervisor
+    processes = harness.cluster.processes
     for number, victim in enumerate(VICTIMS):
         goal = senders.message_count * (number + 1) // (len(VICTIMS) + 4)
         await until(
@@ -101,20 +101,21 @@ async def _kill_in_turn(staged: Stage, senders: UsageSenders) -> None:
             f"{goal} messages are sent",
             limit=WHOLE_LOAD_SECONDS,
         )
-        await until(lambda name=victim: supervisor.pid(name) is not None, f"{victim} runs")
-        supervisor.kill(victim)
+        await until(lambda name=victim: processes[name].pid, f"{victim} runs")
+        processes[victim].kill()
         if number + 1 == KILLS_BEFORE_FORGETTING:
-            await _make_broker_forget(staged)
+            await _make_broker_forget(harness)
             senders.broker_forgot.set()
 
 
-async def _make_broker_forget(staged: Stage) -> None:
+async def _make_broker_forget(harness: BillingHarness) -> None:
     """Take the broker's whole store away; the operator applies the topology again."""
-    supervisor, admin = staged.backend.supervisor, staged.clients["topology"]
-    await until(lambda: supervisor.pid("nats") is not None, "the broker runs")
-    store = staged.backend.folder / "nats" / "store"
+    broker = harness.cluster.processes["nats"]
+    admin = harness.clients["topology"]
+    await until(lambda: broker.pid, "the broker runs")
+    store = harness.cluster.folder / "nats" / "store"
     store.rename(store.with_name("forgotten"))
-    supervisor.kill("nats")
+    broker.kill()
 
     async def applied() -> bool:
         try:
@@ -124,14 +125,16 @@ async def _make_broker_forget(staged: Stage) -> None:
 
     await until(applied, "the streams are made again", every=0.3)
     for node in NODES:
-        await staged.enrol(node)
+        await harness.enrol(node)
 
 
-async def _until_all_counted(staged: Stage, total: int) -> None:
+async def _until_all_counted(harness: BillingHarness, total: int) -> None:
     async def counted() -> bool:
         try:
             return (
-                await staged.database.fetchval("select sum(https_requests)::int from usage_minutes")
+                await harness.database.fetchval(
+                    "select sum(https_requests)::int from usage_minutes"
+                )
                 == total
             )
         except Exception:
@@ -140,12 +143,12 @@ async def _until_all_counted(staged: Stage, total: int) -> None:
     await until(counted, "every request is counted", limit=WHOLE_LOAD_SECONDS, every=0.3)
 
 
-async def _until_ready(staged: Stage) -> None:
+async def _until_ready(harness: BillingHarness) -> None:
     for name in BILLING:
-        await staged.ready(name)
+        await harness.ready(name)
 
 
-async def _usage_by_domain(staged: Stage) -> Counter[str]:
+async def _usage_by_domain(harness: BillingHarness) -> Counter[str]:
     """Return the requests by domain, as finance reads them."""
     now = datetime.now(UTC)
     found = Counter[str]()
@@ -158,7 +161,7 @@ async def _usage_by_domain(staged: Stage) -> Counter[str]:
             by="domain",
             after=after,
         )
-        page = await staged.ask(catalogue.RPC_USAGE_QUERY, question)
+        page = await harness.ask(catalogue.RPC_USAGE_QUERY, question)
         for row in page.rows:
             found[row.key] += row.https_requests
         if page.next is None:
@@ -166,21 +169,21 @@ async def _usage_by_domain(staged: Stage) -> Counter[str]:
         after = page.next
 
 
-async def _assert_all_charged(staged: Stage, total: int) -> None:
-    await staged.close_hour(datetime.now(UTC) + timedelta(hours=1))
+async def _assert_all_charged(harness: BillingHarness, total: int) -> None:
+    await harness.close_hour(datetime.now(UTC) + timedelta(hours=1))
     await until(
-        lambda: staged.database.fetchval("select bool_and(requests = charged) from account_hours"),
+        lambda: harness.database.fetchval("select bool_and(requests = charged) from account_hours"),
         "charged",
     )
-    lines = await staged.database.fetchrow(
+    lines = await harness.database.fetchrow(
         "select sum(requests)::int as requests, -sum(amount) as amount from ledger"
     )
     assert lines is not None and tuple(lines) == (total, Decimal("0.000005") * total)
-    balances = [(await staged.balance(f"load-{number}")).ledger for number in range(ACCOUNTS)]
+    balances = [(await harness.balance(f"load-{number}")).ledger for number in range(ACCOUNTS)]
     assert sum(balances) == -lines["amount"]
 
 
-async def _assert_malformed_are_dead_letters(staged: Stage, load: UsageLoad) -> None:
+async def _assert_malformed_are_dead_letters(harness: BillingHarness, load: UsageLoad) -> None:
     """Wait for all of them: the broker lost letters that were written, so some come again."""
     malformed = {body.decode() for body in load.malformed}
 
@@ -188,7 +191,7 @@ async def _assert_malformed_are_dead_letters(staged: Stage, load: UsageLoad) -> 
         found, after = list[DeadLetter](), 0
         while True:
             question = ListDead(after=after, limit=500)
-            page = await staged.ask(catalogue.RPC_DEAD_LIST["billing"], question, "operator")
+            page = await harness.ask(catalogue.RPC_DEAD_LIST["billing"], question, "operator")
             found += page.letters
             if page.next is None:
                 return found
@@ -201,15 +204,15 @@ async def _assert_malformed_are_dead_letters(staged: Stage, load: UsageLoad) -> 
     assert all(letter.reason.startswith("malformed: ") for letter in await letters())
 
 
-async def _assert_complete(staged: Stage, total: int) -> None:
-    gaps = await staged.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())
+async def _assert_complete(harness: BillingHarness, total: int) -> None:
+    gaps = await harness.ask(catalogue.RPC_USAGE_GAPS, QueryGaps())
     assert [gap for gap in gaps.gaps if gap.node in NODES] == []
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     counted = 0
     for days in (36, 18):
         question = QueryAudit(start=end - timedelta(days=days), end=end - timedelta(days=days - 18))
         report = await ask(
-            staged.clients["finance"], catalogue.RPC_USAGE_AUDIT, question, timeout=60
+            harness.clients["finance"], catalogue.RPC_USAGE_AUDIT, question, timeout=60
         )
         assert report.agrees and report.complete, report.differences
         counted += report.requests

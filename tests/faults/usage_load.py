@@ -16,7 +16,8 @@ from nats.errors import Error as NatsError
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest, UsageBatch, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, current_minute
+from tests.integration.billing.harness import BillingHarness
+from tests.support.factories import current_minute
 from tests.support.waiting import until
 
 NODES = [f"load-{number:02}" for number in range(50)]
@@ -120,7 +121,7 @@ class UsageSenders:
     lost its store.
     """
 
-    stage: Stage
+    stage: BillingHarness
     load: UsageLoad
     sent: int = 0
     broker_forgot: asyncio.Event = field(default_factory=asyncio.Event)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.billing.harness import Stage, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
 
 
 @pytest.fixture(scope="package")
-async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("billing")) as built:
-        await built.start()
-        yield built
+async def harness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(tmp_path_factory.mktemp("billing")) as harness:
+        await harness.start()
+        yield harness

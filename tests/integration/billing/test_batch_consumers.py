@@ -16,19 +16,19 @@ from shared import subjects as s
 from shared.messaging.delivery import Delivery
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
-from tests.integration.billing.harness import Stage, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
 from tests.support.waiting import until
 
 
 @pytest.fixture
-async def idle(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("batches")) as built:
-        yield built
+async def idle(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(tmp_path_factory.mktemp("batches")) as harness:
+        yield harness
 
 
-async def _send(staged: Stage, count: int, unsettled: int) -> None:
+async def _send(harness: BillingHarness, count: int, unsettled: int) -> None:
     """Send messages, and wait until ``unsettled`` are delivered and not acked yet."""
-    js = staged.clients["billing"].jetstream(timeout=5)
+    js = harness.clients["billing"].jetstream(timeout=5)
     for _ in range(count):
         await js.publish(catalogue.USAGE_REQUEST, b"{}")
 
@@ -36,12 +36,12 @@ async def _send(staged: Stage, count: int, unsettled: int) -> None:
         info = await topology.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)
         return info.num_ack_pending == unsettled and not info.num_pending
 
-    topology = (await staged.backend.client("topology")).jetstream(timeout=5)
+    topology = (await harness.cluster.client("topology")).jetstream(timeout=5)
     await until(delivered, f"{unsettled} are delivered")
 
 
 async def test_a_single_message_is_handled_at_once_and_beside_another_batch_only_a_full_one(
-    idle: Stage,
+    idle: BillingHarness,
 ) -> None:
     batches: list[int] = []
     settled = asyncio.Event()
@@ -72,7 +72,7 @@ async def test_a_single_message_is_handled_at_once_and_beside_another_batch_only
 
 
 async def test_two_consumers_that_ask_are_served_one_after_the_other_not_in_turns(
-    idle: Stage, monkeypatch: pytest.MonkeyPatch
+    idle: BillingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So an event and its duplicate are mostly in one batch."""
     ranks = chain(
@@ -82,12 +82,12 @@ async def test_two_consumers_that_ask_are_served_one_after_the_other_not_in_turn
     taken: dict[str, list[int]] = {"first": [], "second": []}
 
     async def empty(name: str) -> None:
-        client = await idle.backend.client("billing")
+        client = await idle.cluster.client("billing")
         pull = Pull(client, s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS, batch=4)
         async for deliveries in pull.batches():
             taken[name] += [delivery.sequence for delivery in deliveries]
 
-    topology = (await idle.backend.client("topology")).jetstream(timeout=5)
+    topology = (await idle.cluster.client("topology")).jetstream(timeout=5)
 
     async def asked(times: int) -> bool:
         info = await topology.consumer_info(s.STREAM_USAGE, s.DURABLE_BILLING_REQUESTS)

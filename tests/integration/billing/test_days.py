@@ -11,37 +11,38 @@ import pytest
 from services.billing.store import retention
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
-from tests.integration.billing.harness import (
-    Stage,
-    cell,
+from tests.integration.billing.harness import BillingHarness, billing_harness
+from tests.support.factories import (
     current_minute,
-    domain_name,
-    name,
-    split,
-    stage,
+    make_cell,
+    split_into_batches,
+    unique_domain,
+    unique_name,
 )
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-async def timed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def timed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
     """Two processes with a clock that tests move."""
-    async with stage(tmp_path_factory.mktemp("days")) as built:
-        built.clock_file.write_text("0")
-        await built.start("billing")
-        await built.start("billing-2")
-        yield built
+    async with billing_harness(tmp_path_factory.mktemp("days")) as harness:
+        harness.clock_file.write_text("0")
+        await harness.start("billing")
+        await harness.start("billing-2")
+        yield harness
 
 
-def _shift(staged: Stage, **by: float) -> None:
-    staged.clock_file.write_text(str(timedelta(**by).total_seconds()))
+def _shift(harness: BillingHarness, **by: float) -> None:
+    harness.clock_file.write_text(str(timedelta(**by).total_seconds()))
 
 
-async def _account(staged: Stage) -> tuple[str, str]:
-    domain, account = domain_name(), name("acct")
-    await staged.register(domain, account)
+async def _account(harness: BillingHarness) -> tuple[str, str]:
+    domain, account = unique_domain(), unique_name("acct")
+    await harness.register(domain, account)
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        lambda: harness.database.fetchval(
+            "select true from domain_facts where domain = $1", domain
+        ),
         "owner known",
     )
     return domain, account
@@ -53,9 +54,9 @@ def _event(domain: str, id: str, source: str, at: datetime) -> HttpsRequest:
     )
 
 
-async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
+async def test_the_same_id_on_another_day_is_a_conflict(timed: BillingHarness) -> None:
     domain, _ = await _account(timed)
-    now, source = datetime.now(UTC), name("src")
+    now, source = datetime.now(UTC), unique_name("src")
     for number in range(20):
         await timed.request(_event(domain, f"r{number}", source, now - timedelta(days=number % 10)))
 
@@ -74,16 +75,16 @@ async def test_the_same_id_on_another_day_is_a_conflict(timed: Stage) -> None:
 
 
 async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_credit_settles_it(
-    timed: Stage,
+    timed: BillingHarness,
 ) -> None:
     domain, account = await _account(timed)
     await timed.credit(account, "0.001")
     await timed.until_balance_event(account, "credited")
-    (batch,) = split(new_id(), [[cell(domain, 1000)]])
+    (batch,) = split_into_batches(new_id(), [[make_cell(domain, 1000)]])
     await timed.batch(batch)
     await timed.until_balance_event(account, "depleted")
     _shift(timed, hours=23.9)
-    await timed.credit(name("acct"), "1")
+    await timed.credit(unique_name("acct"), "1")
     assert await timed.balance_events(account, "overdue") == []
     _shift(timed, hours=24.1)
     overdue = await timed.until_balance_event(account, "overdue")
@@ -109,10 +110,10 @@ async def test_depleted_for_24_hours_is_overdue_once_across_restarts_and_only_a_
 
 
 async def test_days_of_single_events_are_dropped_after_the_late_window_and_their_sums_are_kept(
-    timed: Stage,
+    timed: BillingHarness,
 ) -> None:
     domain, _ = await _account(timed)
-    source, old = name("src"), datetime.now(UTC) - timedelta(days=34)
+    source, old = unique_name("src"), datetime.now(UTC) - timedelta(days=34)
     for number in range(7):
         await timed.request(_event(domain, f"r{number}", source, old))
     await until(
@@ -139,14 +140,16 @@ async def test_days_of_single_events_are_dropped_after_the_late_window_and_their
     _shift(timed)
 
 
-async def _rolled(staged: Stage, hour: int) -> None:
-    await staged.database.execute("insert into touched_hours (hour) values ($1)", hour)
-    await staged.close_hour(datetime.now(UTC))
+async def _rolled(harness: BillingHarness, hour: int) -> None:
+    await harness.database.execute("insert into touched_hours (hour) values ($1)", hour)
+    await harness.close_hour(datetime.now(UTC))
     marks = "select count(*) = 0 from touched_hours where hour = $1"
-    await until(lambda: staged.database.fetchval(marks, hour), "it is rolled up")
+    await until(lambda: harness.database.fetchval(marks, hour), "it is rolled up")
 
 
-async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: Stage) -> None:
+async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(
+    timed: BillingHarness,
+) -> None:
     domain, account = await _account(timed)
     hour = current_minute() // 60 - 4100 * 24
     for offset in (3, 17):
@@ -173,9 +176,9 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(timed: S
 
 
 async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usage_of_that_hour(
-    timed: Stage,
+    timed: BillingHarness,
 ) -> None:
-    (mine, account), unknown, strange = await _account(timed), domain_name(), domain_name()
+    (mine, account), unknown, strange = await _account(timed), unique_domain(), unique_domain()
     hour = current_minute() // 60 - 4005 * 24
     for domain, who, requests in (
         (mine, account, 1_000_000),
@@ -197,7 +200,7 @@ async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usag
         await timed.database.fetchval("select count(*) from usage_minutes where domain = $1", mine)
         == 0
     )
-    finder = name("acct")
+    finder = unique_name("acct")
     await timed.register(unknown, finder)
 
     async def usage() -> list[tuple[str, str, int]]:
@@ -225,10 +228,12 @@ async def test_a_late_owner_after_the_minutes_are_forgotten_costs_no_others_usag
     assert await usage() == expected
 
 
-async def test_removing_old_usage_slowly_holds_up_no_close_and_no_decision(timed: Stage) -> None:
+async def test_removing_old_usage_slowly_holds_up_no_close_and_no_decision(
+    timed: BillingHarness,
+) -> None:
     """Another session keeps partitions from being created or dropped during the whole test."""
     domain, account = await _account(timed)
-    (batch,) = split(new_id(), [[cell(domain, 1000)]])
+    (batch,) = split_into_batches(new_id(), [[make_cell(domain, 1000)]])
     async with timed.database.acquire() as connection, connection.transaction():
         await timed.batch(batch)
         await timed.until_confirmed(batch)

@@ -20,7 +20,8 @@ from services.billing.store.partitions import (
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.storage.migrate import migrate
-from tests.integration.billing.harness import Stage, domain_name, name, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
+from tests.support.factories import unique_domain, unique_name
 from tests.support.waiting import until
 
 _NAMES = "select relname from pg_class where relname like $1 and relkind = 'r'"
@@ -34,17 +35,17 @@ OLD_DAY = int(OLD.timestamp()) // 86_400
 
 
 @pytest.fixture(scope="module")
-async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def quiet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
     """The tables without a billing process, which would drop old partitions itself."""
-    async with stage(tmp_path_factory.mktemp("partitions")) as built:
-        await migrate(built.database, MIGRATIONS)
-        yield built
+    async with billing_harness(tmp_path_factory.mktemp("partitions")) as harness:
+        await migrate(harness.database, MIGRATIONS)
+        yield harness
 
 
 @asynccontextmanager
-async def reader(staged: Stage) -> AsyncIterator[None]:
+async def reader(harness: BillingHarness) -> AsyncIterator[None]:
     """Read the tables for long, as an audit or a copy of the database does."""
-    connection = await asyncpg.connect(staged.backend.dsns["billing"])
+    connection = await asyncpg.connect(harness.cluster.dsns["billing"])
     transaction = connection.transaction(isolation="repeatable_read", readonly=True)
     await transaction.start()
     for table in ("requests", "batch_archive"):
@@ -54,11 +55,11 @@ async def reader(staged: Stage) -> AsyncIterator[None]:
     await connection.close()
 
 
-async def names(staged: Stage, like: str) -> set[str]:
-    return {row["relname"] for row in await staged.database.fetch(_NAMES, like)}
+async def names(harness: BillingHarness, like: str) -> set[str]:
+    return {row["relname"] for row in await harness.database.fetch(_NAMES, like)}
 
 
-async def test_a_month_is_made_once_and_dropped_after_thirteen(quiet: Stage) -> None:
+async def test_a_month_is_made_once_and_dropped_after_thirteen(quiet: BillingHarness) -> None:
     for month in (datetime(2023, 12, 31, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)):
         for _ in range(2):
             await ArchiveMonths(quiet.database).ensure(month)
@@ -70,25 +71,25 @@ async def test_a_month_is_made_once_and_dropped_after_thirteen(quiet: Stage) -> 
     await drop_old_months(quiet.database, datetime(2026, 3, 1, tzinfo=UTC))
 
 
-async def test_days_and_months_are_there_before_they_are_needed(staged: Stage) -> None:
+async def test_days_and_months_are_there_before_they_are_needed(harness: BillingHarness) -> None:
     now = datetime.now(UTC)
     today = int(now.timestamp()) // 86_400
     wanted = {f"requests_{today + ahead}" for ahead in range(4)}
     wanted |= {f"batch_archive_{at:%Y%m}" for at in (now, now + timedelta(days=7))}
 
     async def there() -> bool:
-        return wanted <= await names(staged, "%\\_2%") | await names(staged, "requests\\_%")
+        return wanted <= await names(harness, "%\\_2%") | await names(harness, "requests\\_%")
 
     await until(there, "all are made")
 
 
-async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) -> None:
+async def test_nothing_that_is_counted_waits_for_a_long_reader(harness: BillingHarness) -> None:
     """Not even where the partition of a day must be created first."""
-    account, domain = name("acct"), domain_name()
-    await staged.register(domain, account, datetime.now(UTC) - timedelta(days=40))
+    account, domain = unique_name("acct"), unique_domain()
+    await harness.register(domain, account, datetime.now(UTC) - timedelta(days=40))
 
     async def happen(days: int) -> None:
-        await staged.request(
+        await harness.request(
             HttpsRequest(
                 id=new_id(),
                 source="reader",
@@ -100,17 +101,19 @@ async def test_nothing_that_is_counted_waits_for_a_long_reader(staged: Stage) ->
             )
         )
 
-    async with reader(staged):
+    async with reader(harness):
         for days in (0, 17, 0, 18, 0):
             await happen(days)
 
         async def counted() -> bool:
-            return await staged.counted(account=account) == 5
+            return await harness.counted(account=account) == 5
 
         await until(counted, "all five are counted", limit=10)
 
 
-async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(quiet: Stage) -> None:
+async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(
+    quiet: BillingHarness,
+) -> None:
     database, now = quiet.database, OLD + timedelta(days=40)
     await RequestDays(database).ensure([OLD_DAY])
     await database.execute(_FILL, OLD_DAY, 30_000)
@@ -132,7 +135,7 @@ async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(qui
 
 
 async def test_a_day_that_was_half_added_up_when_the_process_died_is_added_up_once(
-    quiet: Stage, monkeypatch: pytest.MonkeyPatch
+    quiet: BillingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, day = quiet.database, OLD_DAY + 100
     monkeypatch.setattr("services.billing.store.partitions._BLOCKS", 20)

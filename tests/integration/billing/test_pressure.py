@@ -14,7 +14,8 @@ from shared import catalogue
 from shared import subjects as s
 from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, domain_name, name, split, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
+from tests.support.factories import make_cell, split_into_batches, unique_domain, unique_name
 from tests.support.waiting import until
 
 EVENTS, TOGETHER = 60_000, 500
@@ -25,20 +26,20 @@ HOLD_UP = "lock table owners_gate in exclusive mode"
 
 
 @pytest.fixture(scope="module")
-async def pressed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("pressed")) as built:
-        await built.start()
-        yield built
+async def pressed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(tmp_path_factory.mktemp("pressed")) as harness:
+        await harness.start()
+        yield harness
 
 
-def _memory(staged: Stage) -> int:
+def _memory(harness: BillingHarness) -> int:
     """Resident bytes."""
-    pid = staged.backend.supervisor.pid("billing")
+    pid = harness.replicas["billing"].pid
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-async def _events(staged: Stage, domain: str, source: str) -> None:
-    at, client = datetime.now(UTC) - timedelta(seconds=5), staged.clients["billing"]
+async def _events(harness: BillingHarness, domain: str, source: str) -> None:
+    at, client = datetime.now(UTC) - timedelta(seconds=5), harness.clients["billing"]
     for start in range(0, EVENTS, TOGETHER):
         batch = new_id()
         for place in range(1, TOGETHER + 1):
@@ -62,11 +63,11 @@ async def _events(staged: Stage, domain: str, source: str) -> None:
 
 
 async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_lost(
-    pressed: Stage,
+    pressed: BillingHarness,
 ) -> None:
-    domain, account, source = domain_name(), name("acct"), name("src")
+    domain, account, source = unique_domain(), unique_name("acct"), unique_name("src")
     await pressed.register(domain, account)
-    warm = split(new_id(), [[cell(domain, 1)]] * 5)
+    warm = split_into_batches(new_id(), [[make_cell(domain, 1)]] * 5)
     for batch in warm:
         await pressed.batch(batch)
     await pressed.until_confirmed(warm[-1])
@@ -75,7 +76,10 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
         await connection.execute(HOLD_UP)
         sending = asyncio.gather(
             _events(pressed, domain, source),
-            *(pressed.batch(b) for b in split(new_id(), [[cell(domain, 1)]] * 300)),
+            *(
+                pressed.batch(b)
+                for b in split_into_batches(new_id(), [[make_cell(domain, 1)]] * 300)
+            ),
         )
         while not sending.done():
             most = max(most, _memory(pressed))
@@ -91,9 +95,9 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
     await until(counted, "all is counted", limit=60)
 
 
-async def _waits(staged: Stage) -> bool:
+async def _waits(harness: BillingHarness) -> bool:
     return bool(
-        await staged.database.fetchval(
+        await harness.database.fetchval(
             "select count(*) > 0 from pg_locks where relation = 'owners_gate'::regclass and "
             "not granted"
         )
@@ -101,9 +105,9 @@ async def _waits(staged: Stage) -> bool:
 
 
 async def test_counted_messages_are_trimmed_from_the_stream_and_others_stay(
-    pressed: Stage,
+    pressed: BillingHarness,
 ) -> None:
-    js = (await pressed.backend.client("topology")).jetstream(timeout=5)
+    js = (await pressed.cluster.client("topology")).jetstream(timeout=5)
 
     async def left() -> int:
         return (await js.stream_info(s.STREAM_USAGE)).state.messages
@@ -112,8 +116,8 @@ async def test_counted_messages_are_trimmed_from_the_stream_and_others_stay(
         return not await left()
 
     await until(empty, "all that was counted is trimmed")
-    domain = domain_name()
-    (batch,) = split(new_id(), [[cell(domain, 1)]])
+    domain = unique_domain()
+    (batch,) = split_into_batches(new_id(), [[make_cell(domain, 1)]])
     async with pressed.database.acquire() as connection, connection.transaction():
         await connection.execute(HOLD_UP)
         await pressed.batch(batch)

@@ -8,36 +8,35 @@ from decimal import Decimal
 
 import pytest
 
-from deploy.embedded.ready import service_fault
 from shared import catalogue
 from shared.contracts.audit import QueryGaps
 from shared.contracts.usage import HttpsRequest, UsageCell
 from shared.ids import new_id
-from tests.integration.billing.harness import (
-    HOST,
-    Stage,
-    cell,
+from tests.integration.billing.harness import BillingHarness, billing_harness
+from tests.support.factories import (
     current_minute,
-    domain_name,
-    name,
-    split,
-    stage,
+    make_cell,
+    split_into_batches,
+    unique_domain,
+    unique_name,
 )
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-async def own_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("quarantine")) as built:
-        await built.start()
-        yield built
+async def own_stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(tmp_path_factory.mktemp("quarantine")) as harness:
+        await harness.start()
+        yield harness
 
 
-async def _owned(staged: Stage) -> tuple[str, str]:
-    domain, account = domain_name(), name("acct")
-    await staged.register(domain, account, datetime.now(UTC) - timedelta(days=2))
+async def _owned(harness: BillingHarness) -> tuple[str, str]:
+    domain, account = unique_domain(), unique_name("acct")
+    await harness.register(domain, account, datetime.now(UTC) - timedelta(days=2))
     await until(
-        lambda: staged.database.fetchval("select true from domain_facts where domain = $1", domain),
+        lambda: harness.database.fetchval(
+            "select true from domain_facts where domain = $1", domain
+        ),
         "owner known",
     )
     return domain, account
@@ -48,19 +47,21 @@ def _wild(domain: str) -> list[UsageCell]:
     return [UsageCell(domain=domain, minute=current_minute(), https_requests=2**53)] * 1100
 
 
-async def _counts(staged: Stage, account: str, requests: int) -> None:
+async def _counts(harness: BillingHarness, account: str, requests: int) -> None:
     async def counted() -> bool:
-        return await staged.counted(account=account) == requests
+        return await harness.counted(account=account) == requests
 
     await until(counted, f"{requests} are counted", limit=20)
 
 
 async def test_a_batch_that_cannot_be_counted_is_quarantined_and_counted_when_it_can_be(
-    own_stage: Stage,
+    own_stage: BillingHarness,
 ) -> None:
     domain, account = await _owned(own_stage)
-    wild, later = split(new_id(), [_wild(domain), [cell(domain, 7)]], node="node-2")
-    others = split(new_id(), [[cell(domain, 1)]] * 20)
+    wild, later = split_into_batches(
+        new_id(), [_wild(domain), [make_cell(domain, 7)]], node="node-2"
+    )
+    others = split_into_batches(new_id(), [[make_cell(domain, 1)]] * 20)
     for batch in (wild, later, *others):
         await own_stage.batch(batch)
     await own_stage.until_confirmed(others[-1])
@@ -78,7 +79,7 @@ async def test_a_batch_that_cannot_be_counted_is_quarantined_and_counted_when_it
         letter for letter in await own_stage.dead_letters() if wild.log in (letter.body or "")
     ]
 
-    fixed = wild.model_copy(update={"cells": [cell(domain, 3)]})
+    fixed = wild.model_copy(update={"cells": [make_cell(domain, 3)]})
     await own_stage.database.execute(
         "update parked_messages set body = $1 where log = $2", fixed.encode(), wild.log
     )
@@ -87,7 +88,9 @@ async def test_a_batch_that_cannot_be_counted_is_quarantined_and_counted_when_it
     await until(lambda: _quarantine_is_empty(own_stage), "it leaves the quarantine")
 
 
-async def test_an_event_that_cannot_be_counted_is_quarantined_alone(own_stage: Stage) -> None:
+async def test_an_event_that_cannot_be_counted_is_quarantined_alone(
+    own_stage: BillingHarness,
+) -> None:
     domain, account = await _owned(own_stage)
     other, well = await _owned(own_stage)
     hour = current_minute() // 60
@@ -123,14 +126,17 @@ async def test_an_event_that_cannot_be_counted_is_quarantined_alone(own_stage: S
     assert await own_stage.dead_letters() == []
 
 
-async def _quarantine_is_empty(staged: Stage) -> bool:
-    return bool(await staged.database.fetchval("select count(*) = 0 from parked_messages"))
+async def _quarantine_is_empty(harness: BillingHarness) -> bool:
+    return bool(await harness.database.fetchval("select count(*) = 0 from parked_messages"))
 
 
-async def test_an_account_that_cannot_be_charged_holds_up_no_other(own_stage: Stage) -> None:
+async def test_an_account_that_cannot_be_charged_holds_up_no_other(
+    own_stage: BillingHarness,
+) -> None:
     (bad_domain, bad), (good_domain, good) = await _owned(own_stage), await _owned(own_stage)
-    (batch,) = split(
-        new_id(), [[cell(bad_domain, 10_000, current_minute() - 60), cell(good_domain, 10_000)]]
+    (batch,) = split_into_batches(
+        new_id(),
+        [[make_cell(bad_domain, 10_000, current_minute() - 60), make_cell(good_domain, 10_000)]],
     )
     await own_stage.batch(batch)
     await own_stage.until_confirmed(batch)
@@ -151,7 +157,9 @@ async def test_an_account_that_cannot_be_charged_holds_up_no_other(own_stage: St
     await until(lambda: charged(bad), "it is charged when it can be")
 
 
-async def test_a_full_quarantine_pauses_the_stream_and_nothing_is_lost(own_stage: Stage) -> None:
+async def test_a_full_quarantine_pauses_the_stream_and_nothing_is_lost(
+    own_stage: BillingHarness,
+) -> None:
     await own_stage.database.execute(
         "insert into parked_messages (durable, digest, subject, reply, headers, body, reason, "
         "last_at)"
@@ -160,7 +168,7 @@ async def test_a_full_quarantine_pauses_the_stream_and_nothing_is_lost(own_stage
         " from generate_series(1, 1000) as n"
     )
     domain, _ = await _owned(own_stage)
-    (wild,) = split(new_id(), [_wild(domain)], node="node-2")
+    (wild,) = split_into_batches(new_id(), [_wild(domain)], node="node-2")
     await own_stage.batch(wild)
     await until(lambda: _pauses(own_stage), "it is not ready")
     assert (
@@ -179,5 +187,5 @@ async def test_a_full_quarantine_pauses_the_stream_and_nothing_is_lost(own_stage
     await own_stage.ready()
 
 
-async def _pauses(staged: Stage) -> bool:
-    return await service_fault(HOST, staged.ports_of["billing"]) is not None
+async def _pauses(harness: BillingHarness) -> bool:
+    return not await harness.replicas["billing"].is_ready()

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from shared import catalogue
 from shared.contracts.usage import HttpsRequest
-from tests.integration.billing.harness import Stage, domain_name, name
+from tests.integration.billing.harness import BillingHarness
+from tests.support.factories import unique_domain, unique_name
 from tests.support.waiting import until
 
 
@@ -20,48 +21,50 @@ def _event(domain: str, number: int, source: str, **other: object) -> HttpsReque
 
 
 async def test_duplicates_count_once_and_the_same_id_of_another_source_is_another_event(
-    staged: Stage,
+    harness: BillingHarness,
 ) -> None:
-    domain, account, source = domain_name(), name("acct"), name("src")
-    await staged.register(domain, account)
+    domain, account, source = unique_domain(), unique_name("acct"), unique_name("src")
+    await harness.register(domain, account)
     events = [_event(domain, n, source) for n in range(200)] + [
         _event(domain, n, f"{source}-b") for n in range(10)
     ]
-    await asyncio.gather(*(staged.request(event) for event in events * 3))
+    await asyncio.gather(*(harness.request(event) for event in events * 3))
 
     async def counted() -> bool:
-        return await staged.counted(account=account) == 210
+        return await harness.counted(account=account) == 210
 
     await until(counted, "each counted once")
-    rows = (await staged.usage(account=account)).rows
+    rows = (await harness.usage(account=account)).rows
     assert sum(row.https_bytes for row in rows) == 2_100
 
 
-async def test_the_same_id_with_another_content_is_kept_and_reported(staged: Stage) -> None:
-    domain, source = domain_name(), name("src")
+async def test_the_same_id_with_another_content_is_kept_and_reported(
+    harness: BillingHarness,
+) -> None:
+    domain, source = unique_domain(), unique_name("src")
     first = _event(domain, 1, source)
-    await staged.request(first)
-    await until(lambda: staged.counted(domain=domain), "counted")
-    await staged.request(first.model_copy(update={"bytes": 999}))
-    await staged.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
-    kept = await staged.database.fetchval(
+    await harness.request(first)
+    await until(lambda: harness.counted(domain=domain), "counted")
+    await harness.request(first.model_copy(update={"bytes": 999}))
+    await harness.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
+    kept = await harness.database.fetchval(
         "select body from request_conflicts where source = $1", source
     )
     assert json.loads(kept)["bytes"] == 999
-    assert await staged.counted(domain=domain) == 1
+    assert await harness.counted(domain=domain) == 1
 
 
 async def test_an_event_that_another_process_is_storing_is_waited_for_and_not_counted_again(
-    staged: Stage,
+    harness: BillingHarness,
 ) -> None:
     """Of two processes with the same event one is quicker. Here that is this transaction."""
-    domain, source = domain_name(), name("src")
+    domain, source = unique_domain(), unique_name("src")
     events = [_event(domain, n, source) for n in range(3)]
     first = events[1]
     at = (first.time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    await staged.request(_event(domain, 9, source))
-    await until(lambda: staged.counted(domain=domain), "the day has its partition")
-    async with staged.database.acquire() as connection, connection.transaction():
+    await harness.request(_event(domain, 9, source))
+    await until(lambda: harness.counted(domain=domain), "the day has its partition")
+    async with harness.database.acquire() as connection, connection.transaction():
         await connection.execute(
             "insert into requests values ($1, $2, $3, $4, $5, $6, $7, $8, now())",
             source,
@@ -73,19 +76,19 @@ async def test_an_event_that_another_process_is_storing_is_waited_for_and_not_co
             first.bytes,
             first.status,
         )
-        await asyncio.gather(*(staged.request(event) for event in events))
-        await until(lambda: _waits(staged), "billing waits for this transaction")
-    await until(lambda: _is(staged, domain, 3), "the other two are counted")
-    await staged.request(first.model_copy(update={"bytes": 999}))
-    await staged.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
-    assert await staged.counted(domain=domain) == 3
-    logs = [staged.backend.supervisor.log(process).read_text() for process in staged.ports_of]
+        await asyncio.gather(*(harness.request(event) for event in events))
+        await until(lambda: _waits(harness), "billing waits for this transaction")
+    await until(lambda: _is(harness, domain, 3), "the other two are counted")
+    await harness.request(first.model_copy(update={"bytes": 999}))
+    await harness.until_dead_letter(f"id_conflict: event 'r1' of '{source}'")
+    assert await harness.counted(domain=domain) == 3
+    logs = [replica.log_file.read_text() for replica in harness.replicas.values()]
     assert "batch.failed" not in "".join(logs)
 
 
-async def _waits(staged: Stage) -> bool:
+async def _waits(harness: BillingHarness) -> bool:
     return (
-        await staged.database.fetchval(
+        await harness.database.fetchval(
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query "
             "ilike 'copy%requests%'"
         )
@@ -93,24 +96,24 @@ async def _waits(staged: Stage) -> bool:
     )
 
 
-async def _is(staged: Stage, domain: str, count: int) -> bool:
-    return await staged.counted(domain=domain) == count
+async def _is(harness: BillingHarness, domain: str, count: int) -> bool:
+    return await harness.counted(domain=domain) == count
 
 
 async def test_late_early_and_malformed_events_become_dead_letters_each_alone(
-    staged: Stage,
+    harness: BillingHarness,
 ) -> None:
-    domain, source, now = domain_name(), name("src"), datetime.now(UTC)
-    await staged.request(_event(domain, 1, source, time=now - timedelta(days=36)))
-    await staged.request(_event(domain, 2, source, time=now + timedelta(minutes=10)))
-    await staged.request(_event("WWW.example.test", 3, source))
-    await staged.raw(catalogue.USAGE_REQUEST, b"[]", user="platform")
-    await staged.request(_event(domain, 4, source, time=now - timedelta(days=34)))
-    await staged.request(_event(domain, 5, source, time=now + timedelta(minutes=3)))
+    domain, source, now = unique_domain(), unique_name("src"), datetime.now(UTC)
+    await harness.request(_event(domain, 1, source, time=now - timedelta(days=36)))
+    await harness.request(_event(domain, 2, source, time=now + timedelta(minutes=10)))
+    await harness.request(_event("WWW.example.test", 3, source))
+    await harness.publish_raw("platform", catalogue.USAGE_REQUEST, b"[]")
+    await harness.request(_event(domain, 4, source, time=now - timedelta(days=34)))
+    await harness.request(_event(domain, 5, source, time=now + timedelta(minutes=3)))
     for text in ("minute_too_old", "minute_in_future", "domain_invalid", "not an HttpsRequest"):
-        await staged.until_dead_letter(text)
+        await harness.until_dead_letter(text)
 
     async def counted() -> bool:
-        return await staged.counted(domain=domain) == 2
+        return await harness.counted(domain=domain) == 2
 
     await until(counted, "the good ones count")

@@ -13,26 +13,27 @@ import pytest
 from services.billing.domain.wire_format import unpack_cells
 from shared.contracts.usage import HttpsRequest, UsageBatch
 from shared.ids import new_id
-from tests.integration.billing.harness import NODES, Stage, cell, domain_name, name, split, stage
+from tests.integration.billing.harness import NODES, BillingHarness, billing_harness
+from tests.support.factories import make_cell, split_into_batches, unique_domain, unique_name
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-async def shared_work(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def shared_work(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
     """Two processes on the same streams and database."""
-    async with stage(tmp_path_factory.mktemp("two")) as built:
-        await built.start("billing")
-        await built.start("billing-2")
-        yield built
+    async with billing_harness(tmp_path_factory.mktemp("two")) as harness:
+        await harness.start("billing")
+        await harness.start("billing-2")
+        yield harness
 
 
 def _flood(domains: list[str], logs: int, ranges: int) -> list[UsageBatch]:
     return [
         batch
         for number in range(logs)
-        for batch in split(
+        for batch in split_into_batches(
             new_id(),
-            [[cell(domain, 1 + turn % 5) for domain in domains] for turn in range(ranges)],
+            [[make_cell(domain, 1 + turn % 5) for domain in domains] for turn in range(ranges)],
             node=NODES[number % len(NODES)],
         )
     ]
@@ -42,26 +43,26 @@ def _total(batches: list[UsageBatch]) -> int:
     return sum(one.https_requests for batch in batches for one in batch.cells)
 
 
-async def _all_in(staged: Stage, batches: list[UsageBatch], account: str) -> None:
+async def _all_in(harness: BillingHarness, batches: list[UsageBatch], account: str) -> None:
     ends = {batch.log: batch.end for batch in sorted(batches, key=lambda one: one.end)}
 
     async def stored() -> bool:
-        rows = await staged.database.fetch(
+        rows = await harness.database.fetch(
             "select log, stored_to from node_logs where log = any($1::text[])", list(ends)
         )
         return {row["log"]: row["stored_to"] for row in rows} == ends
 
     await until(stored, "every byte is in", limit=60)
-    assert await staged.counted(account=account) == _total(batches)
-    assert (await staged.balance(account)).accrued == Decimal("0.000005") * _total(batches)
+    assert await harness.counted(account=account) == _total(batches)
+    assert (await harness.balance(account)).accrued == Decimal("0.000005") * _total(batches)
 
 
-async def _register(staged: Stage, count: int) -> tuple[list[str], str]:
-    account, domains = name("acct"), [domain_name() for _ in range(count)]
+async def _register(harness: BillingHarness, count: int) -> tuple[list[str], str]:
+    account, domains = unique_name("acct"), [unique_domain() for _ in range(count)]
     for domain in domains:
-        await staged.register(domain, account)
+        await harness.register(domain, account)
     await until(
-        lambda: staged.database.fetchval(
+        lambda: harness.database.fetchval(
             "select count(*) = $2 from domain_facts where account = $1", account, count
         ),
         "owners known",
@@ -70,7 +71,7 @@ async def _register(staged: Stage, count: int) -> tuple[list[str], str]:
 
 
 async def test_two_processes_share_the_work_without_deadlock_or_double_count(
-    shared_work: Stage,
+    shared_work: BillingHarness,
 ) -> None:
     domains, account = await _register(shared_work, 30)
     await shared_work.threshold(account, "1")
@@ -86,17 +87,17 @@ async def test_two_processes_share_the_work_without_deadlock_or_double_count(
     await shared_work.until_balance_event(account, "low")
     assert len(await shared_work.balance_events(account, "low")) == 1
     for process in ("billing", "billing-2"):
-        log = shared_work.backend.supervisor.log(process).read_text()
+        log = shared_work.replicas[process].log_file.read_text()
         assert "Deadlock" not in log and "batch.failed" not in log
 
 
-async def _is_charged(staged: Stage, account: str) -> bool:
-    view = await staged.balance(account)
+async def _is_charged(harness: BillingHarness, account: str) -> bool:
+    view = await harness.balance(account)
     return view.accrued == 0 and view.ledger != 0
 
 
 async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
-    shared_work: Stage,
+    shared_work: BillingHarness,
 ) -> None:
     domains, account = await _register(shared_work, 20)
     await shared_work.threshold(account, "1")
@@ -147,37 +148,35 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
     assert rows[0]["n"] == 1
 
 
-async def _feed(staged: Stage, batches: list[UsageBatch], single: list[HttpsRequest]) -> None:
+async def _feed(
+    harness: BillingHarness, batches: list[UsageBatch], single: list[HttpsRequest]
+) -> None:
     for batch in batches:
-        await staged.batch(batch)
+        await harness.batch(batch)
     for event in single:
-        await staged.request(event)
+        await harness.request(event)
 
 
-async def _kill(staged: Stage, process: str) -> None:
-    supervisor = staged.backend.supervisor
-    deaths = supervisor.deaths(process)
-    staged.kill(process)
-    await until(
-        lambda: supervisor.deaths(process) > deaths and supervisor.pid(process) is not None,
-        "it is started again",
-        limit=20,
-    )
+async def _kill(harness: BillingHarness, process: str) -> None:
+    replica = harness.replicas[process]
+    deaths = replica.deaths
+    replica.kill()
+    await until(lambda: replica.deaths > deaths and replica.pid, "it is started again")
 
 
-async def _stored(staged: Stage, account: str) -> int:
+async def _stored(harness: BillingHarness, account: str) -> int:
     """Read from the tables: no process may be there to answer."""
-    return await staged.database.fetchval(
+    return await harness.database.fetchval(
         "select coalesce(sum(https_requests), 0)::bigint from usage_minutes where account = $1",
         account,
     )
 
 
-async def _moved(staged: Stage, account: str, floor: int) -> bool:
-    return await _stored(staged, account) > floor
+async def _moved(harness: BillingHarness, account: str, floor: int) -> bool:
+    return await _stored(harness, account) > floor
 
 
-async def test_the_archive_holds_exactly_what_was_counted(shared_work: Stage) -> None:
+async def test_the_archive_holds_exactly_what_was_counted(shared_work: BillingHarness) -> None:
     rows = await shared_work.database.fetch("select cells from batch_archive")
     archived = sum(cells[2] for row in rows for cells in unpack_cells(row["cells"]))
     single = await shared_work.database.fetchval("select count(*) from requests")
@@ -188,7 +187,7 @@ async def test_the_archive_holds_exactly_what_was_counted(shared_work: Stage) ->
     assert archived + single == counted == accrued
 
 
-async def test_an_hour_is_closed_once_it_is_over(shared_work: Stage) -> None:
+async def test_an_hour_is_closed_once_it_is_over(shared_work: BillingHarness) -> None:
     domains, account = await _register(shared_work, 1)
     batches = _flood(domains, logs=1, ranges=3)
     for batch in batches:
@@ -205,12 +204,12 @@ async def test_an_hour_is_closed_once_it_is_over(shared_work: Stage) -> None:
     assert [tuple(line) for line in lines] == [("charge", _total(batches))]
 
 
-async def test_a_database_that_was_away_costs_time_not_usage(shared_work: Stage) -> None:
+async def test_a_database_that_was_away_costs_time_not_usage(shared_work: BillingHarness) -> None:
     domains, account = await _register(shared_work, 3)
     batches = _flood(domains, logs=3, ranges=10)
     for batch in batches[:15]:
         await shared_work.batch(batch)
-    shared_work.backend.kill("postgres")
+    shared_work.cluster.kill("postgres")
     for batch in batches[15:]:
         await shared_work.batch(batch)
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.billing.harness import Stage, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
 from tests.integration.finance.made_months import set_clock
 
 
 @pytest.fixture(scope="package")
-async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("finance")) as built:
-        set_clock(built)
-        await built.start()
-        yield built
+async def harness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
+    async with billing_harness(tmp_path_factory.mktemp("finance")) as harness:
+        set_clock(harness)
+        await harness.start()
+        yield harness

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from tests.integration.billing.harness import Stage, domain_name, name
+from tests.integration.billing.harness import BillingHarness
+from tests.support.factories import unique_domain, unique_name
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 15, 12, 5, tzinfo=UTC)
@@ -27,15 +28,15 @@ class Line:
     reference: str | None = None
 
 
-def set_clock(staged: Stage) -> None:
+def set_clock(harness: BillingHarness) -> None:
     """Set billing's clock to NOW, before it starts."""
-    staged.clock_file.write_text(f"{(NOW - datetime.now(UTC)).total_seconds()}\n")
+    harness.clock_file.write_text(f"{(NOW - datetime.now(UTC)).total_seconds()}\n")
 
 
-async def owner(staged: Stage, begin: datetime = BEGIN) -> tuple[str, str]:
+async def owner(harness: BillingHarness, begin: datetime = BEGIN) -> tuple[str, str]:
     """Return a new domain and a new account, which owns it from ``begin`` on."""
-    domain, account = domain_name(), name("acct")
-    await staged.database.execute(
+    domain, account = unique_domain(), unique_name("acct")
+    await harness.database.execute(
         "insert into domain_facts (domain, revision, kind, account, at) values ($1, 1, "
         "'registered', $2, $3)",
         domain,
@@ -77,8 +78,8 @@ def _charge(hour: int, posting: int, requests: int, at: datetime) -> Line:
     return Line(kind, -PRICE * requests / 10_000, at, hour, posting, requests)
 
 
-async def book(staged: Stage, account: str, wanted: list[Line]) -> None:
-    async with staged.database.acquire() as connection, connection.transaction():
+async def book(harness: BillingHarness, account: str, wanted: list[Line]) -> None:
+    async with harness.database.acquire() as connection, connection.transaction():
         await connection.execute(
             "insert into accounts (account, currency, ledger, entries) values ($1, 'CNY', $2, $3)",
             account,
@@ -108,7 +109,7 @@ async def book(staged: Stage, account: str, wanted: list[Line]) -> None:
 
 
 async def use(
-    staged: Stage,
+    harness: BillingHarness,
     domain: str,
     account: str,
     first: int,
@@ -117,7 +118,7 @@ async def use(
     node: str = "node-1",
 ) -> None:
     """Write ``count`` minutes from ``first`` on, one in ``step``, each with used() requests."""
-    await staged.database.execute(
+    await harness.database.execute(
         "insert into usage_minutes select $1, m, $3, $2, m % 97 + 1, 10 * (m % 97 + 1), 1, 2"
         " from generate_series($4::int, $4 + ($5 - 1) * $6, $6) as m",
         domain,
@@ -133,9 +134,9 @@ def used(minute: int) -> int:
     return minute % 97 + 1
 
 
-async def roll(staged: Stage, domain: str, first: int, past: int) -> None:
+async def roll(harness: BillingHarness, domain: str, first: int, past: int) -> None:
     """Roll hours up, as the close of hours does, for this domain alone."""
-    await staged.database.execute(
+    await harness.database.execute(
         "insert into usage_hours select domain, minute / 60, node, account, "
         "sum(https_requests), sum(https_bytes),"
         " sum(http_requests), sum(http_bytes) from usage_minutes where domain = $1 and minute "

@@ -17,7 +17,7 @@ from clients.platform.connection import PlatformConnection
 from clients.platform.queries import PlatformQueries
 from shared.contracts.ledger import Kind, QueryLedger, ShowStatement
 from shared.storage.pool import Connection
-from tests.integration.billing.harness import Stage, stage
+from tests.integration.billing.harness import BillingHarness, billing_harness
 from tests.integration.finance.made_months import PRICE, Line, book, set_clock
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "finance.md").read_text()
@@ -49,13 +49,13 @@ ACME = [
 
 
 @pytest.fixture(scope="module")
-async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BillingHarness]:
     """The example of the page and nothing else."""
-    async with stage(tmp_path_factory.mktemp("documentation")) as built:
-        set_clock(built)
-        await built.start()
-        await book(built, "acme", ACME)
-        await built.database.execute(
+    async with billing_harness(tmp_path_factory.mktemp("documentation")) as harness:
+        set_clock(harness)
+        await harness.start()
+        await book(harness, "acme", ACME)
+        await harness.database.execute(
             "insert into plans (account, reference, plan, requests, start_hour, end_hour, "
             "amount, currency, bought_at)"
             " values ('acme', 'order-7', 'pack-1m', 1000000, $1, $1 + 180 * 24, 4.5, 'CNY', "
@@ -64,7 +64,7 @@ async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
         )
         for one in ACME:
             if one.hour is not None:
-                await built.database.execute(
+                await harness.database.execute(
                     "insert into usage_hours values ('www.acme.example', $1, 'node-1', 'acme', "
                     "$2, 0, 0, 0)"
                     " on conflict (domain, hour, node, account) do update"
@@ -72,16 +72,16 @@ async def example(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
                     one.hour,
                     one.requests,
                 )
-        await built.database.execute(
+        await harness.database.execute(
             "insert into usage_minutes values ('new.example.com', $1, 'node-1', '', 42, 0, 0, 0)",
             int(at(2026, 5, 7).timestamp()) // 60,
         )
-        yield built
+        yield harness
 
 
 @pytest.fixture
-async def finance(example: Stage) -> AsyncIterator[Connection]:
-    dsn = (example.backend.folder / "keys" / "finance.dsn").read_text().strip()
+async def finance(example: BillingHarness) -> AsyncIterator[Connection]:
+    dsn = (example.cluster.folder / "keys" / "finance.dsn").read_text().strip()
     connection = await asyncpg.connect(dsn, timeout=5)
     yield connection
     await connection.close()
@@ -109,9 +109,11 @@ async def test_every_example_of_the_document_is_run() -> None:
     assert len(EXAMPLES) == 6
 
 
-async def test_the_statement_and_the_files_have_the_figures_of_the_document(example: Stage) -> None:
+async def test_the_statement_and_the_files_have_the_figures_of_the_document(
+    example: BillingHarness,
+) -> None:
     queries = PlatformQueries(
-        PlatformConnection(example.clients["finance"], example.backend.url, "finance", 5)
+        PlatformConnection(example.clients["finance"], example.cluster.url, "finance", 5)
     )
     found = await queries.statement(
         ShowStatement(account="acme", month="2026-05", zone="Asia/Shanghai")
@@ -141,12 +143,12 @@ async def test_the_statement_and_the_files_have_the_figures_of_the_document(exam
 
 
 async def test_the_views_agree_with_what_the_commands_show(
-    example: Stage, finance: Connection
+    example: BillingHarness, finance: Connection
 ) -> None:
     """`edgetls charges` and finance.charges: the same lines, with the same figures."""
     assert set(get_args(Kind)) - {"credit"} == {"charge", "correction", "plan", "unused"}
     queries = PlatformQueries(
-        PlatformConnection(example.clients["finance"], example.backend.url, "finance", 5)
+        PlatformConnection(example.clients["finance"], example.cluster.url, "finance", 5)
     )
     question = QueryLedger(
         account="acme",

@@ -13,8 +13,9 @@ import pytest
 from deploy.embedded.postgres import CLOSED_TO_FINANCE
 from shared.ids import new_id
 from shared.storage.pool import Connection
-from tests.integration.billing.harness import Stage, cell, domain_name, name, split
+from tests.integration.billing.harness import BillingHarness
 from tests.integration.finance.made_months import PRICE, Line, book, owner, roll, use, used
+from tests.support.factories import make_cell, split_into_batches, unique_domain, unique_name
 from tests.support.waiting import until
 
 VIEWS = {
@@ -36,8 +37,8 @@ MAY = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) // 60
 
 
 @pytest.fixture
-async def finance(staged: Stage) -> AsyncIterator[Connection]:
-    dsn = (staged.backend.folder / "keys" / "finance.dsn").read_text().strip()
+async def finance(harness: BillingHarness) -> AsyncIterator[Connection]:
+    dsn = (harness.cluster.folder / "keys" / "finance.dsn").read_text().strip()
     connection = await asyncpg.connect(dsn, timeout=5)
     yield connection
     await connection.close()
@@ -55,10 +56,12 @@ async def test_finance_reads_every_view_and_each_is_explained(finance: Connectio
         assert row["text"], f"{row['relname']} has a comment"
 
 
-async def test_finance_reads_no_table_and_no_sequence(staged: Stage, finance: Connection) -> None:
+async def test_finance_reads_no_table_and_no_sequence(
+    harness: BillingHarness, finance: Connection
+) -> None:
     names = [
         row["name"]
-        for row in await staged.database.fetch(
+        for row in await harness.database.fetch(
             "select format('%I.%I', n.nspname, c.relname) as name from pg_class c join "
             "pg_namespace n"
             " on n.oid = c.relnamespace where n.nspname not in ('pg_catalog', "
@@ -112,7 +115,7 @@ async def test_finance_changes_nothing_even_when_it_asks_to_write(
 
 
 async def test_billing_counts_on_beside_all_locks_and_reads_of_finance(
-    staged: Stage, finance: Connection
+    harness: BillingHarness, finance: Connection
 ) -> None:
     """An open transaction holds every lock that finance may take."""
     await finance.execute("begin")
@@ -120,13 +123,13 @@ async def test_billing_counts_on_beside_all_locks_and_reads_of_finance(
         await finance.execute(f"lock table finance.{view} in access share mode")
         await finance.fetch(f"select * from finance.{view} limit 1")
     await finance.execute("notify outbox")
-    batches = split(new_id(), [[cell(domain_name(), 3)]] * 3)
+    batches = split_into_batches(new_id(), [[make_cell(unique_domain(), 3)]] * 3)
     for batch in batches:
-        await staged.batch(batch)
-    await staged.until_confirmed(batches[-1])
-    account = name("acct")
-    await staged.credit(account, "1")
-    await staged.until_balance_event(account, "credited")
+        await harness.batch(batch)
+    await harness.until_confirmed(batches[-1])
+    account = unique_name("acct")
+    await harness.credit(account, "1")
+    await harness.until_balance_event(account, "credited")
 
 
 def test_the_documentation_closes_in_production_what_is_closed_here() -> None:
@@ -134,22 +137,22 @@ def test_the_documentation_closes_in_production_what_is_closed_here() -> None:
     assert CLOSED_TO_FINANCE in document
 
 
-async def test_the_other_databases_are_closed_to_it(staged: Stage) -> None:
-    dsn = (staged.backend.folder / "keys" / "finance.dsn").read_text().strip()
+async def test_the_other_databases_are_closed_to_it(harness: BillingHarness) -> None:
+    dsn = (harness.cluster.folder / "keys" / "finance.dsn").read_text().strip()
     for other in ("postgres", "template1"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await asyncpg.connect(dsn.replace("@/billing?", f"@/{other}?"), timeout=5)
 
 
 async def test_the_reconciliation_of_the_documentation_holds(
-    staged: Stage, finance: Connection
+    harness: BillingHarness, finance: Connection
 ) -> None:
     """docs/finance.md: requests of the usage of closed hours, requests charged, money charged, the
     balance."""
-    domain, account = await owner(staged)
-    await use(staged, domain, account, MAY, 48 * 12, 5)
-    await roll(staged, domain, MAY, MAY + 47 * 60)
-    await staged.database.execute("insert into touched_hours (hour) values ($1)", MAY // 60 + 47)
+    domain, account = await owner(harness)
+    await use(harness, domain, account, MAY, 48 * 12, 5)
+    await roll(harness, domain, MAY, MAY + 47 * 60)
+    await harness.database.execute("insert into touched_hours (hour) values ($1)", MAY // 60 + 47)
     by_hour = [sum(used(MAY + h * 60 + m) for m in range(0, 60, 5)) for h in range(48)]
     charges = [
         Line(
@@ -163,7 +166,7 @@ async def test_the_reconciliation_of_the_documentation_holds(
         for h, n in enumerate(by_hour)
     ]
     await book(
-        staged, account, [Line("credit", Decimal(10), charges[0].at, reference="r-1"), *charges]
+        harness, account, [Line("credit", Decimal(10), charges[0].at, reference="r-1"), *charges]
     )
     row = await finance.fetchrow(
         "select (select sum(https_requests) from finance.usage_hours where account = $1"
@@ -176,22 +179,24 @@ async def test_the_reconciliation_of_the_documentation_holds(
         " (select ledger from finance.balances where account = $1) as balance",
         account,
     )
-    await staged.database.execute("delete from touched_hours where hour = $1", MAY // 60 + 47)
+    await harness.database.execute("delete from touched_hours where hour = $1", MAY // 60 + 47)
     assert row["used"] == row["charged"] == sum(by_hour)
     assert row["cost"] == PRICE * sum(by_hour) / 10_000
     assert row["amount"] == row["balance"] == 10 - row["cost"]
 
 
-async def test_unattributed_usage_is_a_view_of_its_own(staged: Stage, finance: Connection) -> None:
-    domain = domain_name()
-    await use(staged, domain, "", MAY, 3, 1)
+async def test_unattributed_usage_is_a_view_of_its_own(
+    harness: BillingHarness, finance: Connection
+) -> None:
+    domain = unique_domain()
+    await use(harness, domain, "", MAY, 3, 1)
     rows = await finance.fetch(
         "select unix_minute, https_requests from finance.unattributed where domain = $1", domain
     )
     assert {row["unix_minute"]: row["https_requests"] for row in rows} == {
         MAY + m: used(MAY + m) for m in range(3)
     }
-    await use(staged, name("d") + ".example.test", "somebody", MAY, 1, 1)
+    await use(harness, unique_name("d") + ".example.test", "somebody", MAY, 1, 1)
     assert (
         await finance.fetchval(
             "select count(*) from finance.unattributed where domain <> $1", domain
@@ -201,14 +206,14 @@ async def test_unattributed_usage_is_a_view_of_its_own(staged: Stage, finance: C
 
 
 async def test_the_rights_are_granted_again_at_every_start(
-    staged: Stage, finance: Connection
+    harness: BillingHarness, finance: Connection
 ) -> None:
-    await staged.database.execute(
+    await harness.database.execute(
         "revoke select on all tables in schema finance from edgetls_finance"
     )
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await finance.fetch("select * from finance.ledger limit 1")
-    staged.kill("billing")
+    harness.kill("billing")
 
     async def granted() -> bool:
         return bool(
@@ -217,4 +222,4 @@ async def test_the_rights_are_granted_again_at_every_start(
 
     await until(granted, "billing has started again and granted them", limit=20)
     await finance.fetch("select * from finance.ledger limit 1")
-    await staged.ready("billing")
+    await harness.ready("billing")

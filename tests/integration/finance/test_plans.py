@@ -19,8 +19,9 @@ from shared.contracts.commands import ApplyPriceBook, PurchasePlan
 from shared.contracts.ledger import QueryLedger, ShowStatement
 from shared.contracts.prices import PriceBook
 from shared.ids import new_id
-from tests.integration.billing.harness import Stage, cell, split
+from tests.integration.billing.harness import BillingHarness
 from tests.integration.finance.made_months import NOW, owner
+from tests.support.factories import make_cell, split_into_batches
 from tests.support.focus_rules import faults
 from tests.support.waiting import until
 
@@ -38,17 +39,19 @@ HOUR = datetime.fromtimestamp(MINUTE // 60 * 3600, UTC)
 
 
 async def test_a_plan_is_billed_when_bought_and_effective_when_used(
-    staged: Stage, tmp_path: Path
+    harness: BillingHarness, tmp_path: Path
 ) -> None:
     queries = PlatformQueries(
-        PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
+        PlatformConnection(harness.clients["finance"], harness.cluster.url, "finance", 5)
     )
-    domain, account = await owner(staged)
-    await staged.send("operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK))
-    await staged.credit(account, "10", "pay-1")
-    await staged.until_balance_event(account, "credited")
+    domain, account = await owner(harness)
+    await harness.publish(
+        "operator", catalogue.CMD_PRICE_BOOK_APPLY, ApplyPriceBook(base=0, book=BOOK)
+    )
+    await harness.credit(account, "10", "pay-1")
+    await harness.until_balance_event(account, "credited")
     wanted = PurchasePlan(account=account, plan="pack-1k", reference="plan-1", currency="CNY")
-    await staged.send("platform", catalogue.CMD_PLAN_PURCHASE, wanted)
+    await harness.publish("platform", catalogue.CMD_PLAN_PURCHASE, wanted)
     question = QueryLedger(
         account=account, start=NOW - timedelta(days=1), end=NOW + timedelta(days=1)
     )
@@ -57,10 +60,10 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
         return [row.kind async for row in queries.ledger_rows(question)]
 
     await until(lambda: _has(kinds, ["credit", "plan"]), "the plan is bought")
-    (batch,) = split(new_id(), [[cell(domain, 1500, MINUTE - 1)]])
-    await staged.batch(batch)
-    await staged.until_confirmed(batch)
-    await staged.close_hour(HOUR + timedelta(hours=1))
+    (batch,) = split_into_batches(new_id(), [[make_cell(domain, 1500, MINUTE - 1)]])
+    await harness.batch(batch)
+    await harness.until_confirmed(batch)
+    await harness.close_hour(HOUR + timedelta(hours=1))
     await until(lambda: _has(kinds, ["credit", "plan", "charge", "charge"]), "the hour is charged")
 
     statement = await queries.statement(ShowStatement(account=account, month=f"{NOW:%Y-%m}"))

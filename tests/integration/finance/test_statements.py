@@ -25,8 +25,9 @@ from services.billing.domain.calendar import month_bounds
 from shared import catalogue
 from shared.contracts.ledger import LedgerRow, QueryLedger, ShowStatement, Statement
 from shared.contracts.prices import PriceBook
-from tests.integration.billing.harness import Stage, name
+from tests.integration.billing.harness import BillingHarness
 from tests.integration.finance.made_months import NOW, Line, book, lines
+from tests.support.factories import unique_name
 from tests.support.focus_rules import faults
 
 MONTHS = ("2025-12", "2026-01", "2026-02", "2026-03", "2026-04", "2026-05", "2026-06")
@@ -35,26 +36,26 @@ ALL = (datetime(2025, 12, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC))
 
 
 @pytest.fixture(scope="module")
-async def made(staged: Stage) -> tuple[str, list[Line]]:
-    account, wanted = name("acct"), lines(seed=6)
-    await book(staged, account, wanted)
+async def made(harness: BillingHarness) -> tuple[str, list[Line]]:
+    account, wanted = unique_name("acct"), lines(seed=6)
+    await book(harness, account, wanted)
     return account, wanted
 
 
 @pytest.fixture
-async def queries(staged: Stage) -> AsyncIterator[PlatformQueries]:
+async def queries(harness: BillingHarness) -> AsyncIterator[PlatformQueries]:
     """Queries as finance."""
     yield PlatformQueries(
-        PlatformConnection(staged.clients["finance"], staged.backend.url, "finance", 5)
+        PlatformConnection(harness.clients["finance"], harness.cluster.url, "finance", 5)
     )
 
 
-async def ledger(staged: Stage, **question: Any) -> list[LedgerRow]:
+async def ledger(harness: BillingHarness, **question: Any) -> list[LedgerRow]:
     found: list[LedgerRow] = []
     after: str | None = None
     while True:
         asked = QueryLedger.model_validate({**question, "after": after})
-        page = await staged.ask(catalogue.RPC_LEDGER_QUERY, asked)
+        page = await harness.ask(catalogue.RPC_LEDGER_QUERY, asked)
         found += page.rows
         if page.next is None:
             return found
@@ -62,42 +63,42 @@ async def ledger(staged: Stage, **question: Any) -> list[LedgerRow]:
 
 
 async def test_every_line_comes_once_in_order_of_booking_with_pages_of_any_size(
-    staged: Stage, made: tuple[str, list[Line]]
+    harness: BillingHarness, made: tuple[str, list[Line]]
 ) -> None:
     account, wanted = made
     for limit in (7, 500):
-        found = await ledger(staged, account=account, start=ALL[0], end=ALL[1], limit=limit)
+        found = await ledger(harness, account=account, start=ALL[0], end=ALL[1], limit=limit)
         assert [(row.booked_at, row.amount, row.reference) for row in found] == [
             (line.at, line.amount, line.reference) for line in wanted
         ]
-    kinds = await ledger(staged, account=account, start=ALL[0], end=ALL[1], kinds=["credit"])
+    kinds = await ledger(harness, account=account, start=ALL[0], end=ALL[1], kinds=["credit"])
     assert [row.reference for row in kinds] == [
         line.reference for line in wanted if line.kind == "credit"
     ]
-    everybody = await ledger(staged, start=ALL[0], end=ALL[1])
+    everybody = await ledger(harness, start=ALL[0], end=ALL[1])
     assert [row for row in everybody if row.account == account] == found
 
 
 async def test_a_period_has_its_lines_and_none_of_those_that_were_booked_in_it_for_another(
-    staged: Stage, made: tuple[str, list[Line]]
+    harness: BillingHarness, made: tuple[str, list[Line]]
 ) -> None:
     account, _ = made
-    everything = await ledger(staged, account=account, start=ALL[0], end=ALL[1])
+    everything = await ledger(harness, account=account, start=ALL[0], end=ALL[1])
     start, end = datetime(2026, 3, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC)
     wanted = [row for row in everything if start <= row.billed_at < end]
     booked = [row for row in everything if start <= row.booked_at < end]
     assert wanted and wanted != booked
     for limit in (1, 2, 500):
-        assert await ledger(staged, account=account, start=start, end=end, limit=limit) == wanted
+        assert await ledger(harness, account=account, start=start, end=end, limit=limit) == wanted
 
 
 @pytest.mark.parametrize("zone", ZONES)
 async def test_periods_that_follow_each_other_have_every_line_once_however_they_are_cut(
-    staged: Stage, made: tuple[str, list[Line]], zone: str
+    harness: BillingHarness, made: tuple[str, list[Line]], zone: str
 ) -> None:
     """Day by day, and at odd moments."""
     account, _ = made
-    everything = await ledger(staged, account=account, start=ALL[0], end=ALL[1], zone=zone)
+    everything = await ledger(harness, account=account, start=ALL[0], end=ALL[1], zone=zone)
     chance = random.Random(4)
     days = [ALL[0] + timedelta(days=n) for n in range((ALL[1] - ALL[0]).days + 1)]
     odd = sorted(ALL[0] + (ALL[1] - ALL[0]) * chance.random() for _ in range(40))
@@ -105,10 +106,10 @@ async def test_periods_that_follow_each_other_have_every_line_once_however_they_
         found = [
             row
             for start, end in pairwise(cuts)
-            for row in await ledger(staged, account=account, start=start, end=end, zone=zone)
+            for row in await ledger(harness, account=account, start=start, end=end, zone=zone)
         ]
         assert sorted(row.id for row in found) == sorted(row.id for row in everything)
-    statement = await staged.ask(
+    statement = await harness.ask(
         catalogue.RPC_STATEMENT_SHOW, ShowStatement(account=account, month="2026-02")
     )
     february = [row for row in everything if statement.start <= row.billed_at < statement.end]
@@ -121,10 +122,10 @@ async def test_periods_that_follow_each_other_have_every_line_once_however_they_
 
 @pytest.mark.parametrize("zone", ZONES)
 async def test_a_line_is_dated_by_its_hour_until_the_month_of_it_is_settled(
-    staged: Stage, made: tuple[str, list[Line]], zone: str
+    harness: BillingHarness, made: tuple[str, list[Line]], zone: str
 ) -> None:
     account, wanted = made
-    found = await ledger(staged, account=account, start=ALL[0], end=ALL[1], zone=zone)
+    found = await ledger(harness, account=account, start=ALL[0], end=ALL[1], zone=zone)
     for row, line in zip(found, wanted, strict=True):
         if line.hour is None:
             assert (row.billed_at, row.late) == (line.at, False)
@@ -188,9 +189,9 @@ async def test_a_statement_by_the_hour_has_a_line_an_hour_and_the_same_totals(
 
 
 async def test_a_month_is_final_a_day_after_it_has_ended(
-    staged: Stage, queries: PlatformQueries
+    harness: BillingHarness, queries: PlatformQueries
 ) -> None:
-    account = name("acct")
+    account = unique_name("acct")
     for days, final in ((62, True), (0, False)):
         month = f"{NOW - timedelta(days=days):%Y-%m}"
         found = await queries.statement(ShowStatement(account=account, month=month))
@@ -205,7 +206,11 @@ async def test_an_invalid_month_is_refused_by_the_client() -> None:
 
 @pytest.mark.parametrize("zone", ZONES)
 async def test_files_add_up_to_the_ledger_exactly(
-    staged: Stage, queries: PlatformQueries, made: tuple[str, list[Line]], tmp_path: Path, zone: str
+    harness: BillingHarness,
+    queries: PlatformQueries,
+    made: tuple[str, list[Line]],
+    tmp_path: Path,
+    zone: str,
 ) -> None:
     account, _ = made
     place = ZoneInfo(zone)
