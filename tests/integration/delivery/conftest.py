@@ -1,15 +1,15 @@
+"""One broker and one PostgreSQL for the folder's tests."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.backend import Backend, backend
+from tests.support.cluster import LocalCluster, local_cluster
 
 
 @pytest.fixture(scope="session")
-async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
-    folder: Path = tmp_path_factory.mktemp("delivery")
-    async with backend(folder, ("config",)) as made:
-        yield made
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    async with local_cluster(tmp_path_factory.mktemp("delivery"), ["config"]) as cluster:
+        yield cluster

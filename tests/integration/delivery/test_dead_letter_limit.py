@@ -18,7 +18,7 @@ from shared.messaging.direct_get import get_batch
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from shared.observability.health import Health
-from tests.support.backend import Backend
+from tests.support.cluster import LocalCluster
 from tests.support.waiting import until
 
 LIMIT = 3
@@ -41,12 +41,12 @@ class FaultyService:
 
 
 async def test_past_the_limit_the_consumer_stops_says_so_and_goes_on_once_it_is_mended(
-    rig: Backend,
+    cluster: LocalCluster,
 ) -> None:
     service = FaultyService()
-    client = await rig.client("billing")
-    sender = Publisher(await rig.client("operator"))
-    admin = (await rig.client("topology")).jetstream(timeout=10)
+    client = await cluster.client("billing")
+    sender = Publisher(await cluster.client("operator"))
+    admin = (await cluster.client("topology")).jetstream(timeout=30)
     dead_letters = DeadLetters(Publisher(client), SOURCE, max_unexpected=LIMIT)
     pull = Pull(client, SOURCE, subjects.DURABLE_BILLING_COMMANDS)
     consumer = Consumer(pull, service.handle, dead_letters, service.health)
@@ -63,30 +63,29 @@ async def test_past_the_limit_the_consumer_stops_says_so_and_goes_on_once_it_is_
         await until(
             lambda: "takes no more" in service.health.missing.get(CONDITION, ""),
             "readiness says that the limit is reached",
-            limit=30,
         )
         assert _metric() == 1
-        assert await _dead_ids(rig) == ids[:LIMIT]
+        assert await _dead_ids(cluster) == ids[:LIMIT]
         info = await admin.consumer_info(SOURCE, subjects.DURABLE_BILLING_COMMANDS)
         assert info.num_ack_pending + (info.num_pending or 0) == LIMIT
 
         service.fault = None
-        await until(lambda: service.handled == ids[LIMIT:], "the rest is handled", limit=30)
-        await until(lambda: not service.health.missing, "the service is ready", limit=30)
+        await until(lambda: service.handled == ids[LIMIT:], "the rest is handled")
+        await until(lambda: not service.health.missing, "the service is ready")
         assert _metric() == 0
-        assert await _dead_ids(rig) == ids[:LIMIT]
+        assert await _dead_ids(cluster) == ids[:LIMIT]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_poison_from_outside_never_reaches_the_limit(rig: Backend) -> None:
+async def test_poison_from_outside_never_reaches_the_limit(cluster: LocalCluster) -> None:
     """Otherwise any sender could stop a service with a handful of malformed messages."""
     service = FaultyService()
     service.fault = Malformed("not a command")
-    client = await rig.client("billing")
-    sender = Publisher(await rig.client("operator"))
-    before = len(await _dead_ids(rig))
+    client = await cluster.client("billing")
+    sender = Publisher(await cluster.client("operator"))
+    before = len(await _dead_ids(cluster))
     dead_letters = DeadLetters(Publisher(client), SOURCE, max_unexpected=LIMIT)
     pull = Pull(client, SOURCE, subjects.DURABLE_BILLING_COMMANDS)
     task = asyncio.create_task(Consumer(pull, service.handle, dead_letters, service.health).run())
@@ -99,9 +98,9 @@ async def test_poison_from_outside_never_reaches_the_limit(rig: Backend) -> None
             await sender.publish(message)
 
         async def all_dead() -> bool:
-            return len(await _dead_ids(rig)) == before + 3 * LIMIT
+            return len(await _dead_ids(cluster)) == before + 3 * LIMIT
 
-        await until(all_dead, "every malformed message is a dead letter", limit=30)
+        await until(all_dead, "every malformed message is a dead letter")
         assert not service.health.missing
     finally:
         task.cancel()
@@ -112,7 +111,7 @@ def _metric() -> float | None:
     return REGISTRY.get_sample_value("edgetls_dead_letter_limit_reached", {"source": SOURCE})
 
 
-async def _dead_ids(rig: Backend) -> list[str]:
-    client = await rig.client("billing")
+async def _dead_ids(cluster: LocalCluster) -> list[str]:
+    client = await cluster.client("billing")
     letters = await get_batch(client, subjects.STREAM_DEAD, 1, 500, subjects.dead(SOURCE))
     return [letter.headers["ce-id"] for letter in letters]

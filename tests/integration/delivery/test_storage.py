@@ -26,13 +26,13 @@ from shared.storage.lease import Lease
 from shared.storage.migrate import migrate
 from shared.storage.outbox import BATCH, Relay, enqueue
 from shared.storage.pool import Pool, open_pool
-from tests.support.backend import Backend
-from tests.support.waiting import until
+from tests.support.cluster import LocalCluster
+from tests.support.waiting import until, within
 
 
 @pytest.fixture
-async def pool(rig: Backend) -> AsyncIterator[Pool]:
-    pool = await open_pool(rig.dsns["config"])
+async def pool(cluster: LocalCluster) -> AsyncIterator[Pool]:
+    pool = await open_pool(cluster.dsns["config"])
     await migrate(pool)
     await pool.execute("truncate outbox, leases")
     yield pool
@@ -46,16 +46,16 @@ def _event(domain: str) -> Outgoing:
     )
 
 
-async def _published(rig: Backend) -> list[str]:
-    client = await rig.client("platform")
+async def _published(cluster: LocalCluster) -> list[str]:
+    client = await cluster.client("platform")
     found = await get_batch(client, subjects.STREAM_EVENTS, 1, 5000, catalogue.EVENT_DOMAIN_REMOVED)
     await client.close()
     return [message.headers["ce-id"] for message in found]
 
 
 @pytest.fixture
-async def relay(rig: Backend, pool: Pool) -> AsyncIterator[Relay]:
-    client = await rig.client("config")
+async def relay(cluster: LocalCluster, pool: Pool) -> AsyncIterator[Relay]:
+    client = await cluster.client("config")
     relay = Relay(pool, Publisher(client), Lease(pool, "outbox"), Health())
     task = asyncio.create_task(relay.run())
     yield relay
@@ -75,7 +75,7 @@ async def _sent(pool: Pool) -> bool:
 
 
 async def test_a_committed_effects_messages_go_out_in_order_and_a_rolled_back_ones_never(
-    rig: Backend, pool: Pool, relay: Relay
+    cluster: LocalCluster, pool: Pool, relay: Relay
 ) -> None:
     kept, lost = [_event(f"d{i}.example") for i in range(50)], _event("lost.example")
     async with pool.acquire() as connection:
@@ -86,7 +86,7 @@ async def test_a_committed_effects_messages_go_out_in_order_and_a_rolled_back_on
         await enqueue(connection, [lost])
         await transaction.rollback()
     await until(lambda: _sent(pool), "the outbox is sent")
-    ids = await _published(rig)
+    ids = await _published(cluster)
     wanted = {message.id for message in kept}
     assert [i for i in ids if i in wanted] == [message.id for message in kept]
     assert lost.id not in ids
@@ -158,7 +158,7 @@ async def test_what_no_stream_takes_is_refused_before_it_is_committed(pool: Pool
 
 
 async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
-    rig: Backend, pool: Pool, relay: Relay
+    cluster: LocalCluster, pool: Pool, relay: Relay
 ) -> None:
     def too_large(name: str, size: int) -> Outgoing:
         return replace(_event(name), body=b"x" * size)
@@ -181,7 +181,7 @@ async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
         return not await pool.fetchval(open_rows)
 
     await until(done, "the rest is sent")
-    ids = await _published(rig)
+    ids = await _published(cluster)
     wanted = [m.id for m in (rows[0], *rows[4:])]
     assert [identity for identity in ids if identity in {m.id for m in rows}] == wanted
     aside = await pool.fetch(
@@ -192,11 +192,11 @@ async def test_what_no_stream_takes_holds_back_nothing_that_comes_after_it(
 
 
 async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
-    rig: Backend, pool: Pool, relay: Relay
+    cluster: LocalCluster, pool: Pool, relay: Relay
 ) -> None:
     wanted = []
     for victim in ("nats", "postgres"):
-        rig.kill(victim)
+        cluster.kill(victim)
 
         async def commit(name: str = victim) -> bool:
             message = _event(f"{name}.example")
@@ -208,9 +208,9 @@ async def test_the_outbox_outlives_a_killed_broker_and_a_killed_database(
             wanted.append(message.id)
             return True
 
-        await until(commit, f"a commit after {victim} was killed", limit=30)
-    await until(lambda: _sent(pool), "everything is sent", limit=30)
-    ids = await _published(rig)
+        await until(commit, f"a commit after {victim} was killed")
+    await until(lambda: _sent(pool), "everything is sent")
+    ids = await _published(cluster)
     assert [ids.count(identity) for identity in wanted] == [1] * len(wanted)
 
 
@@ -243,13 +243,13 @@ async def test_work_ends_when_the_lease_was_taken_away(pool: Pool) -> None:
             ended.set()
 
     task = asyncio.create_task(Lease(pool, "y").hold(work))
-    await asyncio.wait_for(started.wait(), 10)
+    await within(started.wait(), "it has started")
     await pool.execute(
         "update leases set holder = 'other', fencing = fencing + 1, expires_at = now() + "
         "interval '1 hour'"
         " where name = 'y'"
     )
-    await asyncio.wait_for(ended.wait(), 10)
+    await within(ended.wait(), "it has ended")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -275,7 +275,9 @@ async def _goes_on(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 @pytest.mark.parametrize("stop", [_reads_no_answer, _sends_half_a_copy])
 async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
-    rig: Backend, pool: Pool, stop: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]
+    cluster: LocalCluster,
+    pool: Pool,
+    stop: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]],
 ) -> None:
     """And who is at work keeps them."""
     stopped, works = 1, 2
@@ -284,7 +286,7 @@ async def test_who_was_stopped_in_the_middle_of_a_statement_keeps_no_locks(
     async def keep(
         row: int, then: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]
     ) -> None:
-        connection = await asyncpg.connect(rig.dsns["config"])
+        connection = await asyncpg.connect(cluster.dsns["config"])
         try:
             await connection.execute("begin")
             await connection.execute("select from stalling where n = $1 for update", row)
@@ -327,14 +329,14 @@ async def test_migrations_are_applied_once_and_never_changed_behind_our_back(
 
 
 async def test_a_withdrawn_login_is_no_fault_of_a_message_and_a_value_that_does_not_fit_is(
-    rig: Backend, pool: Pool
+    cluster: LocalCluster, pool: Pool
 ) -> None:
     async def fault(work: Awaitable[object]) -> Exception:
         with pytest.raises(Exception) as error:
             await work
         return error.value
 
-    good = rig.dsns["config"]
+    good = cluster.dsns["config"]
     withdrawn = [
         await fault(asyncpg.connect(good.replace("config:", "config:x"))),
         await fault(asyncpg.connect(good.replace("/config?", "/nothing?"))),
@@ -346,8 +348,10 @@ async def test_a_withdrawn_login_is_no_fault_of_a_message_and_a_value_that_does_
     assert str(2**63) in str(unfit) and str(2**63) not in describe(unfit)
 
 
-async def test_a_refused_login_and_a_missing_database_are_one_clear_line(rig: Backend) -> None:
-    good = rig.dsns["config"]
+async def test_a_refused_login_and_a_missing_database_are_one_clear_line(
+    cluster: LocalCluster,
+) -> None:
+    good = cluster.dsns["config"]
     with pytest.raises(SettingsError, match="PostgreSQL refused config@") as error:
         await open_pool(good.replace("config:", "config:x"))
     assert good.split(":")[2].split("@")[0] not in str(error.value)
