@@ -39,8 +39,8 @@ from shared.contracts.commands import EpochKey, SubmittedPair
 from shared.contracts.judging import JudgeContext, JudgeSubmission
 from shared.crypto.sealing import PrivateKey, submission_info
 from shared.crypto.signing import Signer
-from tests.support import hostile
-from tests.support.mutations import mutated
+from tests.support import costly_submissions
+from tests.support.mutated_requests import mutate_requests
 from tests.support.pki import NOW, Authority, Leaf, ec_key
 
 DOMAIN = "www.example.com"
@@ -208,7 +208,7 @@ def _p99(found: Sequence[float]) -> float:
 class _Crowd:
     def __init__(self, submission: PrivateKey, epoch: EpochKey) -> None:
         self._public, self._epoch = submission.public(), epoch
-        authority = hostile.ROOT.intermediate("Friendly CA")
+        authority = costly_submissions.ROOT.intermediate("Friendly CA")
         made = [authority.issue([DOMAIN]) for _ in range(16)]
         self._friendly = [
             self._sealed(f"friend-{n % 8}", f"sub-{n}", leaf.chain_pem, leaf.key_pem)
@@ -216,7 +216,7 @@ class _Crowd:
         ]
         self._foes = [
             self._sealed("foe", f"foe-{n}", *make())
-            for n, make in enumerate(hostile.HOSTILE.values())
+            for n, make in enumerate(costly_submissions.COSTLY_SUBMISSIONS.values())
         ]
         self.answered = self.busy = 0
 
@@ -258,7 +258,7 @@ class _Crowd:
                     certificate=certificate[:200_000], sealed_key=SealedKey(epoch=0, box=box)
                 )
             ],
-            context=JudgeContext(private_roots=[hostile.ROOT.pem]),
+            context=JudgeContext(private_roots=[costly_submissions.ROOT.pem]),
         )
 
 
@@ -277,7 +277,7 @@ async def _paced(one: Callable[[int], Awaitable[object]], per_second: int, count
 
 def _mutations(count: int) -> Result:
     """Judge mutated lines with the offline check; none may be unjudgeable."""
-    lines, sink = b"\n".join(mutated(count)), io.StringIO()
+    lines, sink = b"\n".join(mutate_requests(count)), io.StringIO()
     began = time.perf_counter()
     offline.run(io.BytesIO(lines), sink, lambda: NOW)
     sys.stderr.write(f"offline: {count / (time.perf_counter() - began):,.0f} mutated pairs/s\n")

@@ -11,7 +11,7 @@ from shared import catalogue, subjects, topology
 from shared.catalogue_row import Direction, Subject
 from shared.messaging.cloudevents import event_type
 from shared.streams import Stream
-from tests.support.subjects import covers
+from tests.support.subject_patterns import pattern_covers
 from tools import docs, settings
 
 ALL = [
@@ -38,39 +38,45 @@ def test_a_service_has_exactly_the_right_that_the_direction_needs(
     user = next(user for user in topology.SERVICES if user.name == service)
     subject = row.address.replace("{node}", "n1").replace("{key}", "com.example")
     if row.republished:
-        assert not any(covers(right, subject) for right in user.publish)
+        assert not any(pattern_covers(right, subject) for right in user.publish)
         return
     if direction == "send":
-        assert any(covers(right, subject) for right in user.publish)
+        assert any(pattern_covers(right, subject) for right in user.publish)
         return
     taken = [consumer for consumer in topology.CONSUMERS if consumer.service == service]
     streams = {stream.name: stream.subjects for stream in topology.STREAMS}
     by_stream = any(
-        covers(pattern, subject)
+        pattern_covers(pattern, subject)
         for consumer in taken
         for pattern in (consumer.filters or streams[consumer.stream])
     )
-    assert by_stream or any(covers(right, subject) for right in user.subscribe)
+    assert by_stream or any(pattern_covers(right, subject) for right in user.subscribe)
 
 
 def test_no_service_may_publish_the_event_of_another_service() -> None:
     for row in catalogue.kept_by(subjects.STREAM_EVENTS):
-        publishers = {u.name for u in topology.USERS if any(covers(r, row) for r in u.publish)}
+        publishers = {
+            u.name for u in topology.USERS if any(pattern_covers(r, row) for r in u.publish)
+        }
         assert publishers == set(row.senders), row
 
 
 def test_a_consumer_filters_what_its_service_receives_and_nothing_else() -> None:
     for consumer in topology.CONSUMERS:
         for pattern in consumer.filters:
-            rows = [row for row in catalogue.ROWS if covers(pattern, row)]
+            rows = [row for row in catalogue.ROWS if pattern_covers(pattern, row)]
             assert rows and all(consumer.service in row.receivers for row in rows), pattern
 
 
 def test_a_node_may_publish_under_its_own_id_only() -> None:
     user = topology.node_user("a")
-    assert any(covers(right, catalogue.USAGE_BATCH.for_node("a")) for right in user.publish)
-    assert not any(covers(right, catalogue.USAGE_BATCH.for_node("b")) for right in user.publish)
-    assert not any(covers(right, catalogue.EDGE_STATUS.for_node("b")) for right in user.publish)
+    assert any(pattern_covers(right, catalogue.USAGE_BATCH.for_node("a")) for right in user.publish)
+    assert not any(
+        pattern_covers(right, catalogue.USAGE_BATCH.for_node("b")) for right in user.publish
+    )
+    assert not any(
+        pattern_covers(right, catalogue.EDGE_STATUS.for_node("b")) for right in user.publish
+    )
     assert not any("CONSUMER" in right for right in user.publish)
 
 

@@ -35,7 +35,7 @@ from shared.contracts.edge import BundleKind, NodeStatus
 from shared.crypto.sealing import PublicKey, pair_info, submission_info
 from shared.crypto.signing import Purpose
 from tests.e2e.logins import Logins
-from tests.support import canary
+from tests.support import key_search
 from tests.support.browser import (
     HandshakeLoad,
     NodeAddress,
@@ -62,7 +62,7 @@ class KeyJourney:
     customer: Client
     login: Logins
     ca: DevCa
-    keys: dict[str, canary.PrivateKey]
+    keys: dict[str, key_search.PrivateKey]
     rsa: CertificatePair
     ecdsa: CertificatePair
 
@@ -100,7 +100,7 @@ async def journey(scratch: Path, core_files_allowed: None) -> AsyncIterator[KeyJ
         await platform.start()
         customer = await stack.enter_async_context(connected_customer(platform.run))
         ca = DevCa.load(Path(platform.run["trust_roots"]).parent)
-        keys: dict[str, canary.PrivateKey] = {
+        keys: dict[str, key_search.PrivateKey] = {
             "RSA": await asyncio.to_thread(rsa.generate_private_key, 65537, 2048),
             "ECDSA": ec.generate_private_key(ec.SECP256R1()),
         }
@@ -137,10 +137,10 @@ async def _be_refused(journey: KeyJourney) -> None:
         (journey.ecdsa.chain, journey.ecdsa.key + journey.rsa.key, ""),
         (journey.rsa.chain, journey.rsa.key.replace("PRIVATE KEY", "SECRET"), ""),
         (journey.rsa.chain, journey.rsa.key[: len(journey.rsa.key) // 2], ""),
-        (journey.ecdsa.chain, canary.der(ec_key)["PKCS8"].hex(), ""),
+        (journey.ecdsa.chain, key_search.private_key_der(ec_key)["PKCS8"].hex(), ""),
         (journey.rsa.chain, "x" * 20_000 + journey.rsa.key, ""),
         ("x" * 70_000 + journey.rsa.key, journey.rsa.key, ""),
-        (_base64(canary.der(rsa_key)["PKCS8"]), journey.rsa.key, ""),
+        (_base64(key_search.private_key_der(rsa_key)["PKCS8"]), journey.rsa.key, ""),
     ):
         end = await settled(
             journey.customer, await journey.customer.submit(DOMAIN, ACCOUNT, chain, key)
@@ -258,7 +258,7 @@ async def _be_sent_in_clear(journey: KeyJourney) -> None:
                 for body in _bodies_in_clear(key):
                     headers = {
                         "ce-id": secrets.token_hex(8),
-                        "ce-source": canary.pem(key)["PKCS8"].replace("\n", ""),
+                        "ce-source": key_search.private_key_pem(key)["PKCS8"].replace("\n", ""),
                     }
                     await js.publish(subject, body, headers=headers)
                     expected += 1
@@ -286,10 +286,10 @@ async def _be_sent_in_clear(journey: KeyJourney) -> None:
         assert end.outcome is Outcome.REFUSED and "certificate.contains_key" in end.codes, end
 
 
-def _bodies_in_clear(key: canary.PrivateKey) -> list[bytes]:
+def _bodies_in_clear(key: key_search.PrivateKey) -> list[bytes]:
     """Return bodies of no contract, with the key as people paste it or as programs escape it."""
-    pem = canary.pem(key)["traditional"]
-    der = canary.der(key)["PKCS8"]
+    pem = key_search.private_key_pem(key)["traditional"]
+    der = key_search.private_key_der(key)["PKCS8"]
     in_json = json.dumps({"account": ACCOUNT, "private_key": pem})
     escaped = "".join(f"\\u{ord(character):04x}" for character in pem)
     return [
@@ -369,7 +369,7 @@ async def _search_what_runs(journey: KeyJourney) -> None:
     """Search every row of every table, every message of every stream and bucket, and every file of
     the nodes."""
     platform = journey.platform
-    wanted = {name: canary.needles(key) for name, key in journey.keys.items()}
+    wanted = {name: key_search.key_patterns(key) for name, key in journey.keys.items()}
     folders = [platform.data / "nodes" / node for node in NODES]
     found = await find_residue(
         wanted, platform.run["postgres"], await journey.login("searcher"), folders
@@ -381,7 +381,7 @@ def _search_files(journey: KeyJourney) -> list[str]:
     """Search every file below the data folder: logs, PostgreSQL's files and WAL, JetStream's
     blocks, and what else there is."""
     data = journey.platform.data
-    wanted = {name: canary.needles(key) for name, key in journey.keys.items()}
+    wanted = {name: key_search.key_patterns(key) for name, key in journey.keys.items()}
     # By their folder: what each kind of file is known to hold, to show that they are read.
     known = {
         "postgres/data/base/": DOMAIN,
@@ -405,11 +405,12 @@ def _search_files(journey: KeyJourney) -> list[str]:
         if path.name == "core" or path.name.startswith("core."):
             found.append(f"{place} is a core file")
         for name, needles in wanted.items():
-            found += [f"{place}: {name} {what}" for what in canary.found_in_file(needles, path)]
+            found += [f"{place}: {name} {what}" for what in key_search.find_in_file(needles, path)]
         if place.startswith("postgres/data/base/"):
             for name, key in journey.keys.items():
                 found += [
-                    f"{place}: {name} {what}" for what in canary.compressed_in_file(key, path)
+                    f"{place}: {name} {what}"
+                    for what in key_search.find_compressed_in_file(key, path)
                 ]
     assert seen == known.keys(), f"the search does not see the files of {known.keys() - seen}"
     return found

@@ -19,7 +19,7 @@ from shared.contracts.usage import HttpsRequest
 from shared.ids import new_id
 from shared.messaging.cloudevents import outgoing
 from tests.support.command_line import Edgetls
-from tests.support.focus_rules import faults
+from tests.support.focus_rules import rule_violations
 from tests.support.waiting import LIMIT_SECONDS, until
 
 MONEY = "finance-e2e"
@@ -156,7 +156,7 @@ async def test_files_of_every_form_have_the_whole_ledger(
         file = tmp_path / name
         rows = pq.read_table(file).to_pylist() if name.endswith("parquet") else _read_csv(file)
         assert sum(Decimal(row[column[file.stem]]) for row in rows) == COST - 5, name
-    assert list(faults(_read_csv(tmp_path / "focus.csv"))) == []
+    assert list(rule_violations(_read_csv(tmp_path / "focus.csv"))) == []
 
 
 async def test_a_statement_is_a_table_a_file_and_focus(

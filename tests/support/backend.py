@@ -21,14 +21,14 @@ from shared.messaging.nats_client import NatsClient
 from shared.nats_config import render_edge_users
 from shared.private_files import private_folder
 from shared.settings import BrokerSettings
-from tests.support.storekeeper import STOREKEEPER, with_storekeeper
+from tests.support.stream_admin import STREAM_ADMIN, with_stream_admin
 from tests.support.waiting import until
 
 
 @dataclass
 class Backend:
     """``dsns`` by database; ``settings(user)``: of any user of the topology, ``node-<id>`` or
-    ``storekeeper``."""
+    ``admin``."""
 
     folder: Path
     url: str
@@ -66,8 +66,8 @@ async def backend(
     broker = EmbeddedBroker(
         folder / "nats",
         Ports(folder / "ports.json").pick("nats"),
-        with_storekeeper(public, keys / "storekeeper.nk"),
-        (STOREKEEPER,),
+        with_stream_admin(public, keys / "stream_admin.nk"),
+        (STREAM_ADMIN,),
     )
     supervisor = Supervisor(folder)
     spec = broker.prepare()

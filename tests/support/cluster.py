@@ -18,7 +18,7 @@ from shared.messaging.connection import connect
 from shared.messaging.nats_client import NatsClient
 from shared.settings import BrokerSettings
 from tests.support.service_process import ServiceProcess, program_spec
-from tests.support.storekeeper import STOREKEEPER
+from tests.support.stream_admin import STREAM_ADMIN
 from tests.support.trust import PlatformSigners
 from tests.support.waiting import until
 
@@ -45,7 +45,7 @@ class LocalCluster:
         return self.broker.url
 
     def settings(self, user: str) -> BrokerSettings:
-        """Return the login of a user of the topology, of ``node-<id>`` or of ``storekeeper``."""
+        """Return the login of a user of the topology, of ``node-<id>`` or of ``admin``."""
         return BrokerSettings(nats_url=self.url, nats_seed_file=self.keys.seed(user))
 
     async def client(self, user: str) -> NatsClient:
@@ -135,12 +135,12 @@ async def local_cluster(
     """Start a broker with the topology and, where databases are named, PostgreSQL; stop them at the
     end.
 
-    The broker knows the users of the topology, the nodes, STOREKEEPER and ``more_users``.
+    The broker knows the users of the topology, the nodes, STREAM_ADMIN and ``more_users``.
     """
     keys = PlatformSigners.create(folder, nodes)
     ports = Ports(folder / "ports.json")
     public_keys = dict(keys.files.users)
-    test_users = (STOREKEEPER, *more_users)
+    test_users = (STREAM_ADMIN, *more_users)
     for user in test_users:
         public_keys[user.name] = ensure_nkey(keys.files.seed(user.name))
     broker = nats.EmbeddedBroker(folder / "nats", ports.pick("nats"), public_keys, test_users)

@@ -12,7 +12,7 @@ from services.validator.sandbox.worker_main import AnswerJob, main
 from shared.contracts.judging import CheckReport, Verdict
 
 
-def failing(answer: AnswerJob) -> AnswerJob:
+def fail_by_id(answer: AnswerJob) -> AnswerJob:
     def wrapped(job: WorkerJob) -> Verdict | CheckReport:
         name = job.request.submission_id
         while name.startswith("stall-"):
@@ -27,4 +27,4 @@ def failing(answer: AnswerJob) -> AnswerJob:
 
 
 if __name__ == "__main__":
-    main(failing)
+    main(fail_by_id)

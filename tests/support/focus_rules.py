@@ -259,7 +259,7 @@ RULES: Final[tuple[_Rule, ...]] = (
 )
 
 
-def unbalanced(rows: list[dict[str, str]]) -> Iterator[str]:
+def unbalanced_commitments(rows: list[dict[str, str]]) -> Iterator[str]:
     """Commitments whose effective cost is not what they were billed: of rows that have the whole of
     their term."""
     billed, effective = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal)
@@ -274,7 +274,7 @@ def unbalanced(rows: list[dict[str, str]]) -> Iterator[str]:
     )
 
 
-def faults(rows: list[dict[str, str]]) -> Iterator[str]:
+def rule_violations(rows: list[dict[str, str]]) -> Iterator[str]:
     """What the rows of a file break, each with the row's number."""
     known = {*MANDATORY, *CONDITIONAL, *RECOMMENDED, *UNSUPPORTED}
     columns = set(rows[0]) if rows else known

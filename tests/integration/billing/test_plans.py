@@ -42,7 +42,7 @@ from tests.support.factories import (
     unique_domain,
     unique_name,
 )
-from tests.support.focus_rules import faults, unbalanced
+from tests.support.focus_rules import rule_violations, unbalanced_commitments
 from tests.support.waiting import until
 
 D = Decimal
@@ -319,8 +319,8 @@ async def test_the_rest_of_a_plan_is_a_line_at_its_end_so_that_its_parts_add_up_
     async for row in queries.ledger_rows(question):
         writer.write(sheet.values(row))
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
-    assert list(faults(rows)) == []
-    assert list(unbalanced(rows)) == []
+    assert list(rule_violations(rows)) == []
+    assert list(unbalanced_commitments(rows)) == []
     assert {row["CommitmentDiscountStatus"] for row in rows} == {"", "Used", "Unused"}
     begin = datetime.fromtimestamp(within * 60, UTC).replace(minute=0) - timedelta(hours=4)
     report = await harness.ask(

@@ -98,7 +98,7 @@ async def test_a_stream_that_was_made_anew_counts_from_one_and_its_commands_run(
     staged: Stage,
 ) -> None:
     before = await staged.register(name())
-    admin = (await staged.backend.client("storekeeper")).jetstream(timeout=10)
+    admin = (await staged.backend.client("stream_admin")).jetstream(timeout=10)
     await admin.delete_stream(s.STREAM_COMMANDS_CONFIG)
     await topology.apply(admin)
     domain = name()

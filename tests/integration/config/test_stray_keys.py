@@ -19,13 +19,13 @@ from shared.contracts.findings import Code
 from shared.contracts.queries import ShowHistory
 from shared.ids import new_id
 from tests.integration.config.harness import ACCOUNT, CANARY, Stage, name
-from tests.support import canary
+from tests.support import key_search
 
 ORIGIN = Origin(scheme="http", host="origin.example.com", port=80)
 
 
 @pytest.fixture(params=["RSA", "ECDSA"])
-def key(request: pytest.FixtureRequest) -> canary.PrivateKey:
+def key(request: pytest.FixtureRequest) -> key_search.PrivateKey:
     return (
         rsa.generate_private_key(65537, 2048)
         if request.param == "RSA"
@@ -33,28 +33,29 @@ def key(request: pytest.FixtureRequest) -> canary.PrivateKey:
     )
 
 
-def _nowhere(stage: Stage, key: canary.PrivateKey) -> None:
-    folder, wanted = stage.backend.folder, canary.needles(key)
+def _nowhere(stage: Stage, key: key_search.PrivateKey) -> None:
+    folder, wanted = stage.backend.folder, key_search.key_patterns(key)
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found += [
-            f"{path.relative_to(folder)}: {what}" for what in canary.found_in_file(wanted, path)
+            f"{path.relative_to(folder)}: {what}" for what in key_search.find_in_file(wanted, path)
         ]
         if "/base/" in str(path):
             found += [
                 f"{path.relative_to(folder)}: {what}"
-                for what in canary.compressed_in_file(key, path)
+                for what in key_search.find_compressed_in_file(key, path)
             ]
     assert not found, found[:5]
 
 
 async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
-    staged: Stage, key: canary.PrivateKey
+    staged: Stage, key: key_search.PrivateKey
 ) -> None:
     domain, identity, stored = name(), new_id(), new_id()
     await staged.register(domain)
     pair = SubmittedPair(
-        certificate=canary.pem(key)["PKCS8"], sealed_key=SealedKey(epoch=0, box=CANARY)
+        certificate=key_search.private_key_pem(key)["PKCS8"],
+        sealed_key=SealedKey(epoch=0, box=CANARY),
     )
     order = SubmitCertificate(domain=domain, account=ACCOUNT, submission_id=identity, pairs=[pair])
     await staged.send(catalogue.CMD_CERTIFICATE_SUBMIT, order, id=identity)
@@ -73,9 +74,12 @@ async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
 
 
 async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
-    staged: Stage, key: canary.PrivateKey
+    staged: Stage, key: key_search.PrivateKey
 ) -> None:
-    pem, der = canary.pem(key)["traditional"], canary.der(key)["PKCS8"]
+    pem, der = (
+        key_search.private_key_pem(key)["traditional"],
+        key_search.private_key_der(key)["PKCS8"],
+    )
     register = RegisterDomain(domain=name(), account=ACCOUNT, service_type="video", origin=ORIGIN)
     roots = {"account": ACCOUNT, "roots": "", "private_key": pem}
     malformed = [

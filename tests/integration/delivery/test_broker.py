@@ -39,7 +39,7 @@ async def test_the_topology_is_what_it_says_and_a_second_apply_changes_nothing(
     cluster: LocalCluster,
 ) -> None:
     js = (await cluster.client("topology")).jetstream(timeout=30)
-    admin = (await cluster.client("storekeeper")).jetstream(timeout=30)
+    admin = (await cluster.client("stream_admin")).jetstream(timeout=30)
     assert {change.action for change in await topology.plan(js)} == {"same"}
     await admin.delete_consumer(subjects.STREAM_USAGE, subjects.DURABLE_BILLING_REQUESTS)
     found = (await js.stream_info(subjects.STREAM_EVENTS)).config
@@ -56,7 +56,7 @@ async def test_an_empty_stream_of_another_kind_is_made_anew_and_no_other_is_dele
     cluster: LocalCluster,
 ) -> None:
     js = (await cluster.client("topology")).jetstream(timeout=30)
-    admin = (await cluster.client("storekeeper")).jetstream(timeout=30)
+    admin = (await cluster.client("stream_admin")).jetstream(timeout=30)
     for name in (subjects.STREAM_USAGE, subjects.STREAM_JUDGING):
         found = (await js.stream_info(name)).config
         kinds = {

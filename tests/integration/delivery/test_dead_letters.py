@@ -22,7 +22,7 @@ from shared.messaging.delivery import Delivery
 from shared.messaging.publisher import Publisher
 from shared.messaging.pull import Pull
 from tests.integration.delivery.command_reader import CommandReader, make_command
-from tests.support import canary
+from tests.support import key_search
 from tests.support.cluster import LocalCluster
 from tests.support.waiting import until
 
@@ -151,18 +151,21 @@ async def test_a_private_key_in_clear_is_erased_where_it_came_from_and_not_kept_
     client, sender = await cluster.client("config"), Publisher(await cluster.client("platform"))
     key = ec.generate_private_key(ec.SECP256R1())
     body = json.dumps(
-        {"account": "a", "roots": "", "private_key": canary.pem(key)["PKCS8"]}
+        {"account": "a", "roots": "", "private_key": key_search.private_key_pem(key)["PKCS8"]}
     ).encode()
-    headers = {"ce-id": new_id(), "ce-source": canary.pem(key)["PKCS8"].replace("\n", "")}
+    headers = {
+        "ce-id": new_id(),
+        "ce-source": key_search.private_key_pem(key)["PKCS8"].replace("\n", ""),
+    }
     await sender.publish(Outgoing(catalogue.CMD_ROOTS_SET, body, headers))
     await sender.publish(make_command("a"))  # what is not taken yet keeps the block's file
-    wanted, store = canary.needles(key), cluster.folder / "nats" / "store"
+    wanted, store = key_search.key_patterns(key), cluster.folder / "nats" / "store"
 
     def places() -> list[Path]:
         return [
             path
             for path in store.rglob("*")
-            if path.is_file() and canary.found_in_file(wanted, path)
+            if path.is_file() and key_search.find_in_file(wanted, path)
         ]
 
     pull = Pull(client, subjects.STREAM_COMMANDS_CONFIG, subjects.DURABLE_CONFIG_COMMANDS)

@@ -40,11 +40,11 @@ async def test_a_new_bucket_is_read_from_its_start(edge: EdgeSetup) -> None:
     await edge.put_https("gone.test", 2)
     await edge.control_plane.wait_until_in_sync(NODE_ID)
     edge.control_plane.silent = True
-    storekeeper = await edge.cluster.client("storekeeper")
-    js = storekeeper.jetstream(timeout=10)
+    admin = await edge.cluster.client("stream_admin")
+    js = admin.jetstream(timeout=10)
     await js.delete_stream(s.kv_stream(s.BUCKET_BUNDLES))
     await t.apply(js)
-    await storekeeper.close()
+    await admin.close()
     edge.control_plane.forget_domain("gone.test")
     for task in edge.control_plane.tasks:
         task.cancel()

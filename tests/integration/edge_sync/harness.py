@@ -30,7 +30,7 @@ from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
 
 NODES = ("node-1", "node-2", "node-3")
-USERS = ("config", "operator", "platform", "edge_sync", "storekeeper")
+USERS = ("config", "operator", "platform", "edge_sync", "stream_admin")
 QUICK_SETTINGS = {
     "LIVE_SECONDS": "1.5",
     "LAGGING_SECONDS": "1.5",
@@ -171,7 +171,7 @@ class EdgeSyncStage:
 
     async def _empty_everything(self) -> None:
         """Make streams, tables and the fleet file as on the first day."""
-        await recreate_streams(self.clients["storekeeper"])
+        await recreate_streams(self.clients["stream_admin"])
         connection = await asyncpg.connect(self.cluster.dsns["edge_sync"])
         await connection.execute("drop schema if exists public cascade; create schema public")
         await connection.close()
@@ -188,9 +188,9 @@ class EdgeSyncStage:
         self.progress.append(json.loads(message.data))
 
 
-async def recreate_streams(storekeeper: Client) -> None:
+async def recreate_streams(admin: Client) -> None:
     """Delete every stream and make it anew, empty."""
-    js = storekeeper.jetstream(timeout=30)
+    js = admin.jetstream(timeout=30)
     for stream in topology.STREAMS:
         with contextlib.suppress(NotFoundError):
             await js.delete_stream(stream.name)

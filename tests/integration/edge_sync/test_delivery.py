@@ -86,7 +86,7 @@ async def test_disabling_erases_the_bytes_of_the_pair_before_its_successor_is_pu
     signature = bundle.pairs[0].attestation.signature.encode()
     assert any(signature in block.read_bytes() for block in blocks)
     await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN, BundleKind.HTTP_ONLY))
-    js = stage.clients["storekeeper"].jetstream()
+    js = stage.clients["stream_admin"].jetstream()
     try:
         found = await js.get_msg(s.kv_stream(s.BUCKET_BUNDLES), seq=stored.sequence)
         raise AssertionError(f"still there: {found.seq}")
@@ -103,7 +103,7 @@ async def test_an_emptied_broker_is_rebuilt_from_config_and_the_database(
     await stage.wait_for_bundle(await stage.config.change_domain(DOMAIN))
     await node.wait_for_more_checkpoints(0)
     quiet = stage.config.decide_bundle("quiet.example.test", BundleKind.HTTP_ONLY)
-    await recreate_streams(stage.clients["storekeeper"])
+    await recreate_streams(stage.clients["stream_admin"])
     await stage.wait_for_bundle(stage.config.bundles[DOMAIN])
     await stage.wait_for_bundle(quiet)
     await node.wait_for_checkpoint(domains=2)
@@ -158,13 +158,13 @@ async def _replay(stage: EdgeSyncStage, node: FakeNode) -> None:
 
 async def _lose_bucket(stage: EdgeSyncStage, _node: FakeNode) -> None:
     """Lose every stream while the replica runs."""
-    await recreate_streams(stage.clients["storekeeper"])
+    await recreate_streams(stage.clients["stream_admin"])
 
 
 async def _start_anew(stage: EdgeSyncStage, _node: FakeNode) -> None:
     """Lose the bucket while no replica runs."""
     await stage.replicas[-1].stop()
-    await recreate_streams(stage.clients["storekeeper"])
+    await recreate_streams(stage.clients["stream_admin"])
     await stage.spawn_replica("edge_sync-2", EDGE_SYNC_CHECKPOINT_SECONDS="0.2")
 
 

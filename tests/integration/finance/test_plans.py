@@ -22,7 +22,7 @@ from shared.ids import new_id
 from tests.integration.billing.harness import BillingHarness
 from tests.integration.finance.made_months import NOW, owner
 from tests.support.factories import make_cell, split_into_batches
-from tests.support.focus_rules import faults
+from tests.support.focus_rules import rule_violations
 from tests.support.waiting import until
 
 BOOK = PriceBook.model_validate(
@@ -85,7 +85,7 @@ async def test_a_plan_is_billed_when_bought_and_effective_when_used(
             writer.write(sheet.values(row))
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(faults(rows)) == []
+    assert list(rule_violations(rows)) == []
     cost = {(row["ChargeCategory"], row["CommitmentDiscountStatus"]): row for row in rows}
     assert set(cost) == {("Credit", ""), ("Purchase", ""), ("Usage", "Used"), ("Usage", "")}
     bought, used = cost["Purchase", ""], cost["Usage", "Used"]

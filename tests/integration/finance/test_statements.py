@@ -28,7 +28,7 @@ from shared.contracts.prices import PriceBook
 from tests.integration.billing.harness import BillingHarness
 from tests.integration.finance.made_months import NOW, Line, book, lines
 from tests.support.factories import unique_name
-from tests.support.focus_rules import faults
+from tests.support.focus_rules import rule_violations
 
 MONTHS = ("2025-12", "2026-01", "2026-02", "2026-03", "2026-04", "2026-05", "2026-06")
 ZONES = ("UTC", "Asia/Shanghai", "America/New_York", "Asia/Kolkata")
@@ -235,7 +235,7 @@ async def test_files_add_up_to_the_ledger_exactly(
             assert -sum(amounts(file, column)) == totals.closing - totals.opening
     with (tmp_path / "focus.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(faults(rows)) == []
+    assert list(rule_violations(rows)) == []
     assert {row["ChargeClass"] for row in rows} == {"", "Correction"}
     usage = sum(Decimal(row["BilledCost"]) for row in rows if row["ChargeCategory"] == "Usage")
     assert usage == -(totals.charges + totals.corrections)

@@ -19,7 +19,7 @@ from shared import catalogue
 from shared import subjects as s
 from shared import topology as t
 from tests.support.cluster import LocalCluster, local_cluster
-from tests.support.subjects import covers
+from tests.support.subject_patterns import pattern_covers
 from tests.support.waiting import until
 
 NODES = ("a", "b")
@@ -114,7 +114,9 @@ SUBJECTS = _list_subjects()
 
 def _allowed(rights: tuple[str, ...]) -> set[str]:
     """Return the subjects that these rights name."""
-    return {subject for subject in SUBJECTS if any(covers(right, subject) for right in rights)}
+    return {
+        subject for subject in SUBJECTS if any(pattern_covers(right, subject) for right in rights)
+    }
 
 
 @dataclass

@@ -15,17 +15,23 @@ import pytest
 from services.validator.checks.judge import PairTexts, judge_pairs
 from services.validator.sandbox.forked_child import ChildLimits, ChildLost, ForkedChild
 from services.validator.x509.trust_roots import TrustRoots
-from tests.support.hostile import DOMAIN, HOSTILE, ROOT, ROOT_KEY, cross_signed
-from tests.support.mutations import mutated
+from tests.support.costly_submissions import (
+    COSTLY_SUBMISSIONS,
+    DOMAIN,
+    ROOT,
+    ROOT_KEY,
+    cross_signed,
+)
+from tests.support.mutated_requests import mutate_requests
 from tests.support.pki import NOW, Authority, distinguished, ec_key, sign
 
 CHECK = [sys.executable, "-m", "services.validator", "check", "--jsonl"]
 ROOTS = TrustRoots.from_pem(ROOT.pem)
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("kind", COSTLY_SUBMISSIONS)
 def test_a_hostile_submission_is_answered_within_a_second(kind: str) -> None:
-    certificate, key = HOSTILE[kind]()
+    certificate, key = COSTLY_SUBMISSIONS[kind]()
     began = time.process_time()
     judged = judge_pairs([PairTexts(certificate, key)], [DOMAIN], at=NOW, roots=ROOTS)
     assert time.process_time() - began < 1.0
@@ -63,7 +69,7 @@ def test_many_cross_signed_cas_that_lead_to_the_root_are_accepted() -> None:
 
 def lines() -> bytes:
     requests = []
-    for number, make in enumerate([*HOSTILE.values(), cross_signed]):
+    for number, make in enumerate([*COSTLY_SUBMISSIONS.values(), cross_signed]):
         certificate, key = make()
         requests.append(
             {
@@ -100,7 +106,7 @@ def test_the_offline_check_answers_every_hostile_line_within_a_second() -> None:
 
 def test_two_thousand_mutated_pairs_get_two_thousand_verdicts_and_none_is_unjudgeable() -> None:
     done = subprocess.run(
-        CHECK, input=b"\n".join(mutated(2000)), capture_output=True, timeout=120, check=True
+        CHECK, input=b"\n".join(mutate_requests(2000)), capture_output=True, timeout=120, check=True
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["id"] for answer in answers] == list(range(2000))

@@ -6,8 +6,17 @@ import json
 import subprocess
 import sys
 
-from tests.support.odd import COMMON_NAME, COUNTRY, PRINTABLE, UTF8, altered, integer, name, text
 from tests.support.pki import NOW, Authority
+from tests.support.unusual_certificates import (
+    COMMON_NAME,
+    COUNTRY,
+    PRINTABLE,
+    UTF8,
+    alter_certificate,
+    encode_integer,
+    encode_name,
+    encode_pem,
+)
 
 COMMAND = [sys.executable, "-m", "services.validator"]
 
@@ -51,14 +60,14 @@ def test_unknown_arguments_print_the_usage() -> None:
 def test_oddities_of_a_certificate_print_no_warning() -> None:
     root = Authority.create()
     leaf = root.issue(["www.example.com"])
-    odd = altered(
+    odd = alter_certificate(
         leaf.certificate,
         root.key,
-        serial=integer(-5),
-        subject=name((COMMON_NAME, UTF8, "A" * 413), (COUNTRY, PRINTABLE, "USA")),
+        serial=encode_integer(-5),
+        subject=encode_name((COMMON_NAME, UTF8, "A" * 413), (COUNTRY, PRINTABLE, "USA")),
     )
     request = {
-        "certificate": text(odd),
+        "certificate": encode_pem(odd),
         "private_key": leaf.key_pem,
         "domain": "www.example.com",
         "at": NOW.isoformat(),

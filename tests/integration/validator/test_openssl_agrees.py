@@ -21,26 +21,26 @@ from hypothesis import strategies as st
 from services.validator.checks.judge import JudgementReport, PairTexts, judge_pairs
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Severity
-from tests.support.odd import (
+from tests.support.openssl_handshake import openssl_refusal
+from tests.support.pki import Authority, Leaf, der, distinguished, ec_key, key_usage, pem, sign
+from tests.support.unusual_certificates import (
     BMP,
     EMAIL,
     IA5,
     PRINTABLE,
     UTF8,
-    altered,
-    compressed,
-    explicit,
-    general,
-    integer,
-    name,
-    oid,
-    sequence,
-    text,
-    tlv,
+    alter_certificate,
+    compressed_point_spki,
+    encode_general_name,
+    encode_integer,
+    encode_name,
+    encode_oid,
+    encode_pem,
+    encode_sequence,
+    encode_tlv,
+    explicit_curve_spki,
 )
-from tests.support.odd import constraints as constraints_of
-from tests.support.openssl import refusal
-from tests.support.pki import Authority, Leaf, der, distinguished, ec_key, key_usage, pem, sign
+from tests.support.unusual_certificates import encode_constraints as constraints_of
 
 AT = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -276,7 +276,7 @@ class Upload:
 
     @property
     def text(self) -> str:
-        return text(*self.odd) if self.odd else pem(self.certificates)
+        return encode_pem(*self.odd) if self.odd else pem(self.certificates)
 
     def judged(self) -> JudgementReport:
         return judge_pairs(
@@ -291,57 +291,67 @@ ORGANISATIONS = st.sampled_from([None, "Acme", "acme", "Other"])
 
 
 def spelt_out(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, public_key=explicit(key))
+    return alter_certificate(c, signer, public_key=explicit_curve_spki(key))
 
 
 def compressed_point(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, public_key=compressed(key))
+    return alter_certificate(c, signer, public_key=compressed_point_spki(key))
 
 
 def printable_issuer(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, issuer=restrung(c.issuer, PRINTABLE, str.upper))
+    return alter_certificate(c, signer, issuer=restrung(c.issuer, PRINTABLE, str.upper))
 
 
 def bmp_subject(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, subject=restrung(c.subject, BMP, lambda text: f" {text}  "))
+    return alter_certificate(c, signer, subject=restrung(c.subject, BMP, lambda text: f" {text}  "))
 
 
 def another_issuer(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, issuer=restrung(c.issuer, PRINTABLE, lambda text: text + "x"))
+    return alter_certificate(
+        c, signer, issuer=restrung(c.issuer, PRINTABLE, lambda text: text + "x")
+    )
 
 
 def negative_serial(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, serial=integer(-4711))
+    return alter_certificate(c, signer, serial=encode_integer(-4711))
 
 
 def long_serial(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, serial=integer(1 << 200))
+    return alter_certificate(c, signer, serial=encode_integer(1 << 200))
 
 
 def generalized_time(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    days = [tlv(0x18, f"{day:%Y%m%d%H%M%S}Z".encode()) for day in (AT - DAY, AT + 60 * DAY)]
-    return altered(c, signer, validity=sequence(*days))
+    days = [encode_tlv(0x18, f"{day:%Y%m%d%H%M%S}Z".encode()) for day in (AT - DAY, AT + 60 * DAY)]
+    return alter_certificate(c, signer, validity=encode_sequence(*days))
 
 
 def utf8_mail(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, subject=name((EMAIL, UTF8, "a@example.com")))
+    return alter_certificate(c, signer, subject=encode_name((EMAIL, UTF8, "a@example.com")))
 
 
 def ascii_mail(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, subject=name((EMAIL, IA5, "a@example.com")))
+    return alter_certificate(c, signer, subject=encode_name((EMAIL, IA5, "a@example.com")))
 
 
 def no_subject(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, subject=name())
+    return alter_certificate(c, signer, subject=encode_name())
 
 
 def other_inner_algorithm(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(c, signer, signed_algorithm=sequence(oid("1.2.840.10045.4.3.3")))
+    return alter_certificate(
+        c, signer, signed_algorithm=encode_sequence(encode_oid("1.2.840.10045.4.3.3"))
+    )
 
 
 def bounded_subtree(c: x509.Certificate, key: Any, signer: Any) -> bytes:
-    return altered(
-        c, signer, more=(constraints_of([sequence(general(2, "example.com"), tlv(0x80, b"\x01"))]),)
+    return alter_certificate(
+        c,
+        signer,
+        more=(
+            constraints_of(
+                [encode_sequence(encode_general_name(2, "example.com"), encode_tlv(0x80, b"\x01"))]
+            ),
+        ),
     )
 
 
@@ -364,7 +374,7 @@ FORMS = [
 
 def restrung(found: x509.Name, tag: int, change: Callable[[str], str]) -> bytes:
     encoding = "utf-16-be" if tag == BMP else "ascii"
-    return name(
+    return encode_name(
         *((part.oid.dotted_string, tag, change(str(part.value)).encode(encoding)) for part in found)
     )
 
@@ -440,9 +450,9 @@ def test_openssl_accepts_every_accepted_pair_and_each_stricter_refusal_is_listed
 ) -> None:
     judged = upload.judged()
     if judged.pairs:
-        said = refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, upload.host)
+        said = openssl_refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, upload.host)
         assert said == "", upload.how
-    elif refusal(upload.text, upload.leaf.key_pem, ROOT.pem, upload.host) == "":
+    elif openssl_refusal(upload.text, upload.leaf.key_pem, ROOT.pem, upload.host) == "":
         found = [f"{f.code} {f.message}" for f in judged.findings if f.severity is Severity.REFUSAL]
         unlisted = [one for one in found if not any(pattern.search(one) for pattern in STRICTER)]
         assert found and not unlisted, (upload.how, unlisted)
@@ -463,4 +473,6 @@ def test_ordinary_pairs_are_accepted_by_both() -> None:
             leaf = authority.issue([DOMAIN], **times, **how)  # type: ignore[arg-type]
             judged = Upload(leaf.chain, leaf, DOMAIN, ()).judged()
             assert judged.pairs
-            assert refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, DOMAIN) == ""
+            assert (
+                openssl_refusal(judged.pairs[0].chain, judged.pairs[0].key, ROOT.pem, DOMAIN) == ""
+            )

@@ -24,8 +24,8 @@ from shared.contracts.judging import Attestation, CheckCertificate, JudgeContext
 from shared.crypto.sealing import PrivateKey, pair_info, submission_info
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import EdgetlsError
-from tests.support import hostile
-from tests.support.hostile import HOSTILE
+from tests.support import costly_submissions
+from tests.support.costly_submissions import COSTLY_SUBMISSIONS
 from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
 from tests.support.waiting import until
 
@@ -254,7 +254,7 @@ async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
 ) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main", workers=2)
     (pids, slowest) = (workers.worker_pids, 0.0)
-    for number, make in enumerate(HOSTILE.values()):
+    for number, make in enumerate(COSTLY_SUBMISSIONS.values()):
         certificate, key = make()
         box = SUBMISSION.public().seal(key.encode(), submission_info("foe", f"foe-{number}"))
         pair = SubmittedPair(
@@ -265,7 +265,7 @@ async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
             account="foe",
             domains=["www.example.com"],
             pairs=[pair],
-            context=JudgeContext(private_roots=[hostile.ROOT.pem]),
+            context=JudgeContext(private_roots=[costly_submissions.ROOT.pem]),
         )
         began = time.monotonic()
         verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)

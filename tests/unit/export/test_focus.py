@@ -19,7 +19,7 @@ from clients.export.list_prices import ListPrices
 from clients.export.writers import CsvWriter
 from shared.contracts.ledger import LedgerRow
 from shared.contracts.prices import PriceBook
-from tests.support.focus_rules import faults, unbalanced
+from tests.support.focus_rules import rule_violations, unbalanced_commitments
 
 HOUR = datetime(2026, 5, 1, 13, tzinfo=UTC)
 BOOK = PriceBook.model_validate(
@@ -118,12 +118,12 @@ def write_rows(lines: Sequence[LedgerRow], zone: str = "UTC") -> list[dict[str, 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_of_each_kind_conforms_to_the_specification(case: str) -> None:
-    assert list(faults(write_rows([CASES[case]]))) == []
+    assert list(rule_violations(write_rows([CASES[case]]))) == []
 
 
 def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
     rows = write_rows(list(CASES.values()), "Asia/Shanghai")
-    assert list(faults(rows)) == []
+    assert list(rule_violations(rows)) == []
     assert sum(Decimal(row["BilledCost"]) for row in rows) == -sum(
         case.amount for case in CASES.values()
     )
@@ -131,8 +131,8 @@ def test_a_file_of_all_kinds_conforms_and_adds_up() -> None:
 
 def test_over_its_term_a_plan_costs_what_it_was_billed() -> None:
     whole = [CASES[case] for case in ("a plan", "usage from a plan", "the rest of a plan")]
-    assert list(unbalanced(write_rows(whole))) == []
-    assert list(unbalanced(write_rows(whole[:2])))
+    assert list(unbalanced_commitments(write_rows(whole))) == []
+    assert list(unbalanced_commitments(write_rows(whole[:2])))
 
 
 def test_the_rules_notice_what_is_wrong() -> None:
@@ -145,11 +145,11 @@ def test_the_rules_notice_what_is_wrong() -> None:
         ("PricingUnit", ""),
         ("CommitmentDiscountId", "x"),
     ):
-        assert list(faults([row | {column: value}])), column
-    assert list(faults([{name: value for name, value in row.items() if name != "BilledCost"}])), (
-        "a column is missing"
-    )
-    assert list(faults([row | {"Colour": "red"}])), "an unknown column"
+        assert list(rule_violations([row | {column: value}])), column
+    assert list(
+        rule_violations([{name: value for name, value in row.items() if name != "BilledCost"}])
+    ), "a column is missing"
+    assert list(rule_violations([row | {"Colour": "red"}])), "an unknown column"
 
 
 def test_the_columns_are_in_order_and_each_there_once() -> None:

@@ -14,22 +14,22 @@ from services.validator.checks.judge import JudgementReport
 from services.validator.x509.distinguished_names import canonical_name
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
-from tests.support.odd import (
+from tests.support.pki import NOW, Authority, Leaf, ec_key, pem, rsa_key
+from tests.support.unusual_certificates import (
     BMP,
     COMMON_NAME,
     IA5,
     ORGANISATION,
     PRINTABLE,
     UTF8,
-    altered,
-    integer,
-    name,
-    oid,
-    sequence,
-    text,
-    tlv,
+    alter_certificate,
+    encode_integer,
+    encode_name,
+    encode_oid,
+    encode_pem,
+    encode_sequence,
+    encode_tlv,
 )
-from tests.support.pki import NOW, Authority, Leaf, ec_key, pem, rsa_key
 from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
@@ -43,36 +43,36 @@ from tests.unit.validator.sound_pair import (
 )
 
 DAY = timedelta(days=1)
-PLAIN = name((COMMON_NAME, UTF8, "Test Issuing CA"))
+PLAIN = encode_name((COMMON_NAME, UTF8, "Test Issuing CA"))
 
 
 @pytest.mark.parametrize(
     ("sentence", "other"),
     [
-        ("PrintableString", name((COMMON_NAME, PRINTABLE, "Test Issuing CA"))),
-        ("IA5String", name((COMMON_NAME, IA5, "Test Issuing CA"))),
-        ("BMPString", name((COMMON_NAME, BMP, "Test Issuing CA".encode("utf-16-be")))),
-        ("another case", name((COMMON_NAME, UTF8, "TEST issuing ca"))),
-        ("more white space", name((COMMON_NAME, UTF8, " Test  Issuing\tCA "))),
+        ("PrintableString", encode_name((COMMON_NAME, PRINTABLE, "Test Issuing CA"))),
+        ("IA5String", encode_name((COMMON_NAME, IA5, "Test Issuing CA"))),
+        ("BMPString", encode_name((COMMON_NAME, BMP, "Test Issuing CA".encode("utf-16-be")))),
+        ("another case", encode_name((COMMON_NAME, UTF8, "TEST issuing ca"))),
+        ("more white space", encode_name((COMMON_NAME, UTF8, " Test  Issuing\tCA "))),
     ],
 )
 def test_names_are_equal_in_any_encoding_case_and_white_space(sentence: str, other: bytes) -> None:
     assert canonical_name(other) == canonical_name(PLAIN), sentence
-    leaf = altered(LEAF.certificate, ISSUING.key, issuer=other)
-    judged = report(text(leaf, *LEAF.issuers))
+    leaf = alter_certificate(LEAF.certificate, ISSUING.key, issuer=other)
+    judged = report(encode_pem(leaf, *LEAF.issuers))
     assert (accepted(judged), codes(judged)) == (True, []), judged.findings
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        name((COMMON_NAME, UTF8, "Test Issuing C\u0410")),
-        name((ORGANISATION, UTF8, "Test Issuing CA")),
-        name((COMMON_NAME, UTF8, "Test Issuing CA"), (COMMON_NAME, UTF8, "Test Issuing CA")),
-        name(),
+        encode_name((COMMON_NAME, UTF8, "Test Issuing C\u0410")),
+        encode_name((ORGANISATION, UTF8, "Test Issuing CA")),
+        encode_name((COMMON_NAME, UTF8, "Test Issuing CA"), (COMMON_NAME, UTF8, "Test Issuing CA")),
+        encode_name(),
         b"\x30\x01",
-        name((COMMON_NAME, 0x04, "Test Issuing CA")),
-        name((COMMON_NAME, UTF8, b"Test Issuing CA\xff")),
+        encode_name((COMMON_NAME, 0x04, "Test Issuing CA")),
+        encode_name((COMMON_NAME, UTF8, b"Test Issuing CA\xff")),
     ],
 )
 def test_other_names_differ(other: bytes) -> None:
@@ -81,16 +81,18 @@ def test_other_names_differ(other: bytes) -> None:
 
 def test_a_root_is_found_by_a_name_of_another_encoding() -> None:
     ca = ROOT.intermediate("CA")
-    odd = altered(ca.certificate, ROOT.key, issuer=name((COMMON_NAME, PRINTABLE, "TEST ROOT CA")))
+    odd = alter_certificate(
+        ca.certificate, ROOT.key, issuer=encode_name((COMMON_NAME, PRINTABLE, "TEST ROOT CA"))
+    )
     leaf = ca.issue([DOMAIN])
-    assert codes(report(text(leaf.certificate, odd), leaf.key_pem)) == []
+    assert codes(report(encode_pem(leaf.certificate, odd), leaf.key_pem)) == []
 
 
 def test_a_signature_is_still_verified_where_names_differ_by_encoding() -> None:
-    leaf = altered(
-        LEAF.certificate, ec_key(), issuer=name((COMMON_NAME, PRINTABLE, "Test Issuing CA"))
+    leaf = alter_certificate(
+        LEAF.certificate, ec_key(), issuer=encode_name((COMMON_NAME, PRINTABLE, "Test Issuing CA"))
     )
-    assert refusals(report(text(leaf, *LEAF.issuers))) == [Code.CHAIN_BAD_SIGNATURE]
+    assert refusals(report(encode_pem(leaf, *LEAF.issuers))) == [Code.CHAIN_BAD_SIGNATURE]
 
 
 def test_a_ca_that_certified_its_own_new_key_does_not_count_for_path_lengths() -> None:
@@ -105,16 +107,18 @@ def test_a_ca_that_certified_its_own_new_key_does_not_count_for_path_lengths() -
 
 
 def generalized(year: int) -> bytes:
-    return sequence(tlv(0x18, b"20260101000000Z"), tlv(0x18, f"{year}0301000000Z".encode()))
+    return encode_sequence(
+        encode_tlv(0x18, b"20260101000000Z"), encode_tlv(0x18, f"{year}0301000000Z".encode())
+    )
 
 
-SHA_224 = sequence(oid("1.2.840.10045.4.3.1"))
+SHA_224 = encode_sequence(encode_oid("1.2.840.10045.4.3.1"))
 ODD_FORMS = {
-    "a negative serial number": {"serial": integer(-5)},
-    "a serial number of 26 octets": {"serial": integer(1 << 200)},
+    "a negative serial number": {"serial": encode_integer(-5)},
+    "a serial number of 26 octets": {"serial": encode_integer(1 << 200)},
     "a year before 2050 as GeneralizedTime": {"validity": generalized(2026)},
     "two signature algorithms that differ": {
-        "signed_algorithm": sequence(oid("1.2.840.10045.4.3.3"))
+        "signed_algorithm": encode_sequence(encode_oid("1.2.840.10045.4.3.3"))
     },
 }
 
@@ -131,11 +135,16 @@ def test_an_odd_form_is_reported_for_the_certificate_that_has_it(
     leaf = ca.issue([DOMAIN])
     if where == "leaf":
         judged = report(
-            text(altered(leaf.certificate, ca.key, **ODD_FORMS[said]), ca.certificate), leaf.key_pem
+            encode_pem(
+                alter_certificate(leaf.certificate, ca.key, **ODD_FORMS[said]), ca.certificate
+            ),
+            leaf.key_pem,
         )
     else:
         judged = report(
-            text(leaf.certificate, altered(ca.certificate, ROOT.key, **ODD_FORMS[said])),
+            encode_pem(
+                leaf.certificate, alter_certificate(ca.certificate, ROOT.key, **ODD_FORMS[said])
+            ),
             leaf.key_pem,
         )
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
@@ -151,18 +160,22 @@ def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None
     it."""
     named = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(ROOT.certificate.subject)], 4711)
     leaf = ISSUING.issue([DOMAIN], identifiers=False, extensions=[(named, False)])
-    issuer = altered(ISSUING.certificate, ROOT.key, serial=integer(-5))
-    assert Code.CHAIN_UNTRUSTED in refusals(report(text(leaf.certificate, issuer), leaf.key_pem))
+    issuer = alter_certificate(ISSUING.certificate, ROOT.key, serial=encode_integer(-5))
+    assert Code.CHAIN_UNTRUSTED in refusals(
+        report(encode_pem(leaf.certificate, issuer), leaf.key_pem)
+    )
 
 
 def test_the_form_of_a_root_causes_no_finding() -> None:
-    root = altered(
+    root = alter_certificate(
         ROOT.certificate,
         ROOT.key,
-        serial=integer(-5),
-        validity=sequence(tlv(0x18, b"20200101000000Z"), tlv(0x18, b"20300101000000Z")),
+        serial=encode_integer(-5),
+        validity=encode_sequence(
+            encode_tlv(0x18, b"20200101000000Z"), encode_tlv(0x18, b"20300101000000Z")
+        ),
     )
-    assert codes(report(roots=TrustRoots.from_pem(text(root)))) == []
+    assert codes(report(roots=TrustRoots.from_pem(encode_pem(root)))) == []
 
 
 def test_an_algorithm_that_is_not_accepted_is_named_with_its_block() -> None:
@@ -181,9 +194,9 @@ def test_an_algorithm_that_is_not_accepted_is_named_with_its_block() -> None:
 def test_a_leaf_signed_with_pss_and_sha_1_is_no_server() -> None:
     root = Authority.create("RSA Root", key=rsa_key(2048, 1))
     made = root.issue([DOMAIN])
-    algorithm = sequence(oid("1.2.840.113549.1.1.10"), sequence())
+    algorithm = encode_sequence(encode_oid("1.2.840.113549.1.1.10"), encode_sequence())
     judged = report(
-        text(signed_with_pss_and_sha_1(made, root.key, algorithm)),
+        encode_pem(signed_with_pss_and_sha_1(made, root.key, algorithm)),
         made.key_pem,
         roots=TrustRoots.from_pem(root.pem),
     )
@@ -193,11 +206,11 @@ def test_a_leaf_signed_with_pss_and_sha_1_is_no_server() -> None:
 
 def signed_with_pss_and_sha_1(made: Leaf, signer: rsa.RSAPrivateKey, algorithm: bytes) -> bytes:
     odd = x509.load_der_x509_certificate(
-        altered(made.certificate, signer, signed_algorithm=algorithm, algorithm=algorithm)
+        alter_certificate(made.certificate, signer, signed_algorithm=algorithm, algorithm=algorithm)
     )
     signed = odd.tbs_certificate_bytes
     signature = signer.sign(signed, padding.PSS(padding.MGF1(hashes.SHA1()), 20), hashes.SHA1())
-    return sequence(signed, algorithm, tlv(0x03, b"\0" + signature))
+    return encode_sequence(signed, algorithm, encode_tlv(0x03, b"\0" + signature))
 
 
 @pytest.mark.parametrize(
@@ -218,9 +231,11 @@ def test_a_leaf_out_of_its_period_does_not_blame_an_issuer_of_another(
 
 
 def test_a_period_that_ends_before_it_begins_is_reported_once() -> None:
-    validity = sequence(tlv(0x17, b"260301000000Z"), tlv(0x17, b"260201000000Z"))
-    leaf = altered(LEAF.certificate, ISSUING.key, validity=validity)
-    assert refusals(report(text(leaf, *LEAF.issuers))) == [Code.CERTIFICATE_NOT_YET_VALID]
+    validity = encode_sequence(
+        encode_tlv(0x17, b"260301000000Z"), encode_tlv(0x17, b"260201000000Z")
+    )
+    leaf = alter_certificate(LEAF.certificate, ISSUING.key, validity=validity)
+    assert refusals(report(encode_pem(leaf, *LEAF.issuers))) == [Code.CERTIFICATE_NOT_YET_VALID]
 
 
 def deep(organisation: str | None) -> tuple[TrustRoots, list[Authority], Leaf]:

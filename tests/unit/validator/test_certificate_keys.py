@@ -10,8 +10,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
-from tests.support.odd import NULL, altered, compressed, explicit, integer, oid, sequence, text, tlv
 from tests.support.pki import Authority, ec_key, pem, rsa_key
+from tests.support.unusual_certificates import (
+    NULL,
+    alter_certificate,
+    compressed_point_spki,
+    encode_integer,
+    encode_oid,
+    encode_pem,
+    encode_sequence,
+    encode_tlv,
+    explicit_curve_spki,
+)
 from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
@@ -28,22 +38,29 @@ EXPLICIT = "ECDSA with explicit curve parameters"
 
 def plain(key: rsa.RSAPrivateKey, parameters: bytes) -> bytes:
     numbers = key.public_key().public_numbers()
-    modulus = sequence(integer(numbers.n), integer(numbers.e))
-    return sequence(sequence(oid("1.2.840.113549.1.1.1"), parameters), tlv(3, b"\0" + modulus))
+    modulus = encode_sequence(encode_integer(numbers.n), encode_integer(numbers.e))
+    return encode_sequence(
+        encode_sequence(encode_oid("1.2.840.113549.1.1.1"), parameters),
+        encode_tlv(3, b"\0" + modulus),
+    )
 
 
 def test_a_leaf_with_explicit_curve_parameters_is_refused() -> None:
-    leaf = altered(LEAF.certificate, ISSUING.key, public_key=explicit(LEAF.key))
-    judged = report(text(leaf, *LEAF.issuers))
+    leaf = alter_certificate(
+        LEAF.certificate, ISSUING.key, public_key=explicit_curve_spki(LEAF.key)
+    )
+    judged = report(encode_pem(leaf, *LEAF.issuers))
     assert refusals(judged) == [Code.KEY_UNSUPPORTED]
     assert EXPLICIT in judged.findings[0].message
 
 
 def test_an_intermediate_with_explicit_curve_parameters_is_refused() -> None:
     judged = report(
-        text(
+        encode_pem(
             LEAF.certificate,
-            altered(ISSUING.certificate, ROOT.key, public_key=explicit(ISSUING.key)),
+            alter_certificate(
+                ISSUING.certificate, ROOT.key, public_key=explicit_curve_spki(ISSUING.key)
+            ),
         )
     )
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
@@ -51,15 +68,17 @@ def test_an_intermediate_with_explicit_curve_parameters_is_refused() -> None:
 
 
 def test_a_root_with_explicit_curve_parameters_is_refused() -> None:
-    root = altered(ROOT.certificate, ROOT.key, public_key=explicit(ROOT.key))
-    judged = report(roots=TrustRoots.from_pem(text(root)))
+    root = alter_certificate(ROOT.certificate, ROOT.key, public_key=explicit_curve_spki(ROOT.key))
+    judged = report(roots=TrustRoots.from_pem(encode_pem(root)))
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert EXPLICIT in judged.findings[0].message
 
 
 def pss(key: rsa.RSAPrivateKey) -> bytes:
     body = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
-    return sequence(sequence(oid("1.2.840.113549.1.1.10")), tlv(3, b"\0" + body))
+    return encode_sequence(
+        encode_sequence(encode_oid("1.2.840.113549.1.1.10")), encode_tlv(3, b"\0" + body)
+    )
 
 
 def public_of(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
@@ -93,15 +112,17 @@ def test_an_issuer_with_an_unsupported_key_is_refused_for_the_key_and_not_for_a_
         below = ca = ROOT.intermediate("Odd CA", key=key)
     certificate: bytes | x509.Certificate = below.certificate
     if kind == "RSASSA-PSS":
-        certificate = altered(below.certificate, ROOT.key, public_key=pss(rsa_key()))
+        certificate = alter_certificate(below.certificate, ROOT.key, public_key=pss(rsa_key()))
     elif other is not None:
         spki = other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        certificate = altered(below.certificate, ROOT.key, public_key=spki)
+        certificate = alter_certificate(below.certificate, ROOT.key, public_key=spki)
     leaf = ca.issue([DOMAIN], identifiers=False)
     if where == "root":
-        judged = report(leaf.chain_pem, leaf.key_pem, roots=TrustRoots.from_pem(text(certificate)))
+        judged = report(
+            leaf.chain_pem, leaf.key_pem, roots=TrustRoots.from_pem(encode_pem(certificate))
+        )
     else:
-        judged = report(text(leaf.certificate, certificate), leaf.key_pem)
+        judged = report(encode_pem(leaf.certificate, certificate), leaf.key_pem)
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert (
         f"has a key that is not accepted ({kind.split(' of')[0].split('a long')[0]}"
@@ -112,8 +133,10 @@ def test_an_issuer_with_an_unsupported_key_is_refused_for_the_key_and_not_for_a_
 
 
 def test_a_key_with_a_compressed_point_is_accepted() -> None:
-    leaf = altered(LEAF.certificate, ISSUING.key, public_key=compressed(LEAF.key))
-    judged = report(text(leaf, *LEAF.issuers))
+    leaf = alter_certificate(
+        LEAF.certificate, ISSUING.key, public_key=compressed_point_spki(LEAF.key)
+    )
+    judged = report(encode_pem(leaf, *LEAF.issuers))
     assert (accepted(judged), codes(judged)) == (True, [])
 
 
@@ -121,8 +144,10 @@ def test_a_key_with_a_compressed_point_is_accepted() -> None:
 def test_rsa_is_accepted_with_and_without_null_parameters(parameters: bytes) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key())
     judged = report(
-        text(
-            altered(made.certificate, ISSUING.key, public_key=plain(made.key, parameters)),
+        encode_pem(
+            alter_certificate(
+                made.certificate, ISSUING.key, public_key=plain(made.key, parameters)
+            ),
             *made.issuers,
         ),
         made.key_pem,

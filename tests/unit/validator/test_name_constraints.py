@@ -18,9 +18,19 @@ from services.validator.x509.name_constraints import (
 )
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code
-from tests.support.odd import EMAIL, IA5, UTF8, altered, constraints, general, sequence, text, tlv
-from tests.support.odd import name as raw_name
 from tests.support.pki import Authority, ec_key
+from tests.support.unusual_certificates import (
+    EMAIL,
+    IA5,
+    UTF8,
+    alter_certificate,
+    encode_constraints,
+    encode_general_name,
+    encode_pem,
+    encode_sequence,
+    encode_tlv,
+)
+from tests.support.unusual_certificates import encode_name as raw_name
 from tests.unit.validator.sound_pair import DOMAIN, ROOT, ROOTS, accepted, codes, refusals, report
 
 
@@ -293,10 +303,10 @@ def test_name_constraints_apply_to_the_cas_below_but_not_to_self_issued_ones() -
 
 def test_a_minimum_or_maximum_is_refused_and_not_ignored() -> None:
     ca = ROOT.intermediate("Constrained CA")
-    tree = sequence(general(2, "example.com"), tlv(0x81, b"\x05"))
-    odd = altered(ca.certificate, ROOT.key, more=(constraints([tree]),))
+    tree = encode_sequence(encode_general_name(2, "example.com"), encode_tlv(0x81, b"\x05"))
+    odd = alter_certificate(ca.certificate, ROOT.key, more=(encode_constraints([tree]),))
     leaf = ca.issue([DOMAIN])
-    judged = report(text(leaf.certificate, odd), leaf.key_pem, roots=ROOTS)
+    judged = report(encode_pem(leaf.certificate, odd), leaf.key_pem, roots=ROOTS)
     assert refusals(judged) == [Code.CHAIN_UNTRUSTED]
     assert "minimum or maximum" in judged.findings[0].message
 

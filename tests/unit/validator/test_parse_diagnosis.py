@@ -6,22 +6,22 @@ import pytest
 
 from services.validator.x509 import parse_diagnosis
 from shared.contracts.findings import Code
-from tests.support.odd import (
+from tests.support.pki import der, distinguished, ec_key, sign
+from tests.support.unusual_certificates import (
     COMMON_NAME,
     NULL,
     T61,
-    altered,
-    extension,
-    general,
-    integer,
-    name,
-    oid,
-    sequence,
-    subject_names,
-    text,
-    tlv,
+    alter_certificate,
+    encode_alternative_names,
+    encode_extension,
+    encode_general_name,
+    encode_integer,
+    encode_name,
+    encode_oid,
+    encode_pem,
+    encode_sequence,
+    encode_tlv,
 )
-from tests.support.pki import der, distinguished, ec_key, sign
 from tests.unit.validator.sound_pair import DOMAIN, ISSUING, LEAF, codes, report
 
 KEY = ec_key()
@@ -32,23 +32,25 @@ BARE = sign(
     ISSUING.key,
     basic_constraints=False,
 )
-OTHER_ALGORITHM = sequence(oid("1.2.840.10045.4.3.2"), NULL)
+OTHER_ALGORITHM = encode_sequence(encode_oid("1.2.840.10045.4.3.2"), NULL)
 
 EXTENSIONS = {
     "2.5.29.19 (basicConstraints)": [
-        extension("2.5.29.19", sequence(integer(0)), True),
-        extension("2.5.29.19", sequence(b"\x01\x01\x00"), True),
+        encode_extension("2.5.29.19", encode_sequence(encode_integer(0)), True),
+        encode_extension("2.5.29.19", encode_sequence(b"\x01\x01\x00"), True),
     ],
-    "1.3.6.1.5.5.7.1.1 (authorityInfoAccess)": [extension("1.3.6.1.5.5.7.1.1", b"\x30\x02\x05")],
+    "1.3.6.1.5.5.7.1.1 (authorityInfoAccess)": [
+        encode_extension("1.3.6.1.5.5.7.1.1", b"\x30\x02\x05")
+    ],
     "1.3.6.1.4.1.11129.2.4.2 (signedCertificateTimestampList)": [
-        extension("1.3.6.1.4.1.11129.2.4.2", tlv(4, b"junk"))
+        encode_extension("1.3.6.1.4.1.11129.2.4.2", encode_tlv(4, b"junk"))
     ],
     "2.5.29.17 (subjectAltName)": [
-        subject_names(general(2, DOMAIN), tlv(0xA3)),
-        subject_names(general(2, DOMAIN), general(7, b"\1\2\3")),
-        subject_names(general(2, "m\xfcnchen.de".encode("latin-1"))),
+        encode_alternative_names(encode_general_name(2, DOMAIN), encode_tlv(0xA3)),
+        encode_alternative_names(encode_general_name(2, DOMAIN), encode_general_name(7, b"\1\2\3")),
+        encode_alternative_names(encode_general_name(2, "m\xfcnchen.de".encode("latin-1"))),
     ],
-    "1.2.3.4": [extension("1.2.3.4", NULL, b"\x01\x01\x00")],
+    "1.2.3.4": [encode_extension("1.2.3.4", NULL, b"\x01\x01\x00")],
 }
 
 
@@ -56,12 +58,12 @@ EXTENSIONS = {
     ("named", "odd"), [(named, odd) for named, several in EXTENSIONS.items() for odd in several]
 )
 def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
-    leaf = altered(BARE, ISSUING.key, more=(odd,))
+    leaf = alter_certificate(BARE, ISSUING.key, more=(odd,))
     assert (
         parse_diagnosis.diagnose_unreadable(leaf)
         == f"it is an X.509 certificate, but its extension {named} cannot be read"
     )
-    judged = report(text(leaf, *LEAF.issuers), LEAF.key_pem)
+    judged = report(encode_pem(leaf, *LEAF.issuers), LEAF.key_pem)
     assert codes(judged) == [Code.CERTIFICATE_MALFORMED]
     assert (judged.findings[0].block, named in judged.findings[0].message) == (0, True)
     assert "reissued" in judged.findings[0].hint
@@ -70,11 +72,15 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
 @pytest.mark.parametrize(
     ("said", "parts"),
     [
-        ("its subject", {"subject": name((COMMON_NAME, T61, b"www\xe9"))}),
-        ("its issuer", {"issuer": name((COMMON_NAME, T61, b"www\xe9"))}),
+        ("its subject", {"subject": encode_name((COMMON_NAME, T61, b"www\xe9"))}),
+        ("its issuer", {"issuer": encode_name((COMMON_NAME, T61, b"www\xe9"))}),
         (
             "its period of validity",
-            {"validity": sequence(tlv(0x17, b"2601010000Z"), tlv(0x17, b"2701010000Z"))},
+            {
+                "validity": encode_sequence(
+                    encode_tlv(0x17, b"2601010000Z"), encode_tlv(0x17, b"2701010000Z")
+                )
+            },
         ),
         (
             "the algorithm that it is signed with",
@@ -83,7 +89,7 @@ def test_an_extension_is_named_by_its_oid(named: str, odd: bytes) -> None:
     ],
 )
 def test_an_unreadable_part_is_named(said: str, parts: dict[str, bytes]) -> None:
-    odd = altered(BARE, ISSUING.key, **parts)
+    odd = alter_certificate(BARE, ISSUING.key, **parts)
     assert (
         parse_diagnosis.diagnose_unreadable(odd)
         == f"it is an X.509 certificate, but {said} cannot be read"
@@ -91,7 +97,11 @@ def test_an_unreadable_part_is_named(said: str, parts: dict[str, bytes]) -> None
 
 
 def test_an_extension_that_stands_twice_is_named() -> None:
-    leaf = altered(LEAF.certificate, ISSUING.key, more=(subject_names(general(2, DOMAIN)),))
+    leaf = alter_certificate(
+        LEAF.certificate,
+        ISSUING.key,
+        more=(encode_alternative_names(encode_general_name(2, DOMAIN)),),
+    )
     assert (
         "the extension 2.5.29.17 (subjectAltName) more than once"
         in parse_diagnosis.diagnose_unreadable(leaf)

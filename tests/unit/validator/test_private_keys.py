@@ -22,9 +22,14 @@ from services.validator.keys.rsa import (
 from services.validator.text import pem as pem_text
 from services.validator.x509 import der
 from shared.contracts.findings import Code
-from tests.support.hostile import long_exponent, rsa_of
-from tests.support.odd import integer, sequence, tlv, whole
+from tests.support.costly_submissions import long_exponent, rsa_of
 from tests.support.pki import ec_key, pkcs8, rsa_key
+from tests.support.unusual_certificates import (
+    element_bytes,
+    encode_integer,
+    encode_sequence,
+    encode_tlv,
+)
 from tests.unit.validator.sound_pair import (
     DOMAIN,
     ISSUING,
@@ -43,7 +48,9 @@ def numbers(key: rsa_keys.RSAPrivateKey) -> RsaNumbers:
 
 
 def as_pem(key: RsaNumbers, version: int = 0) -> str:
-    return pem_text.encode_block("RSA PRIVATE KEY", sequence(*map(integer, (version, *key))))
+    return pem_text.encode_block(
+        "RSA PRIVATE KEY", encode_sequence(*map(encode_integer, (version, *key)))
+    )
 
 
 def is_prime(n: int) -> bool:
@@ -294,9 +301,11 @@ def test_a_dsa_key_after_its_parameters_is_refused_by_name() -> None:
 def test_the_second_version_of_pkcs8_with_its_public_key_is_taken(kind: str) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key() if kind == "rsa" else ec_key())
     body = pem_text.tokenise(made.key_pem).blocks[0].body
-    first, algorithm, key = (whole(body, part) for part in der.read_sequence(body)[:3])
-    assert first == integer(0)
-    newer = sequence(integer(1), algorithm, key, tlv(0x81, b"\0" + b"a public key"))
+    first, algorithm, key = (element_bytes(body, part) for part in der.read_sequence(body)[:3])
+    assert first == encode_integer(0)
+    newer = encode_sequence(
+        encode_integer(1), algorithm, key, encode_tlv(0x81, b"\0" + b"a public key")
+    )
     judged = report(made.chain_pem, pem_text.encode_block("PRIVATE KEY", newer))
     assert (accepted(judged), codes(judged)) == (True, [])
     assert judged.pairs[0].key == made.key_pem

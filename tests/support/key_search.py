@@ -27,7 +27,7 @@ _LITERALS = 8
 eight bytes."""
 
 
-def numbers(key: PrivateKey) -> dict[str, int]:
+def private_numbers(key: PrivateKey) -> dict[str, int]:
     """The private numbers by name."""
     if isinstance(key, rsa.RSAPrivateKey):
         found = key.private_numbers()
@@ -42,14 +42,14 @@ def numbers(key: PrivateKey) -> dict[str, int]:
     return {"scalar": key.private_numbers().private_value}
 
 
-def der(key: PrivateKey) -> dict[str, bytes]:
+def private_key_der(key: PrivateKey) -> dict[str, bytes]:
     return {
         name: key.private_bytes(Encoding.DER, form, NoEncryption())
         for name, form in _FORMATS.items()
     }
 
 
-def pem(key: PrivateKey) -> dict[str, str]:
+def private_key_pem(key: PrivateKey) -> dict[str, str]:
     return {
         name: key.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
         for name, form in _FORMATS.items()
@@ -59,7 +59,7 @@ def pem(key: PrivateKey) -> dict[str, str]:
 _FORMATS = {"PKCS8": PrivateFormat.PKCS8, "traditional": PrivateFormat.TraditionalOpenSSL}
 
 
-def needles(key: PrivateKey) -> ResiduePatterns:
+def key_patterns(key: PrivateKey) -> ResiduePatterns:
     """For deploy.residue.residue_scan, and for ``found_in_file``."""
     return ResiduePatterns(
         tuple(dict.fromkeys(_texts(key))), tuple(dict.fromkeys(_folded(key))), ()
@@ -67,13 +67,13 @@ def needles(key: PrivateKey) -> ResiduePatterns:
 
 
 def _texts(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
-    for name, number in numbers(key).items():
+    for name, number in private_numbers(key).items():
         for part in _parts(_big_endian(number)):
             yield f"{name} raw", part
             yield f"{name} as Python bytes", repr(part)[2:-1].encode()
             yield from ((f"{name} base64", text) for text in _base64_forms(part))
         yield f"{name} decimal", str(number)[10:50].encode()
-    for form, text in pem(key).items():
+    for form, text in private_key_pem(key).items():
         lines = _private_lines(text, key)
         yield from ((f"{form} PEM line", line.encode()) for line in lines)
         # A PEM text in base64 once more, as some stores keep secrets.
@@ -82,13 +82,13 @@ def _texts(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
 
 
 def _folded(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
-    for name, number in numbers(key).items():
+    for name, number in private_numbers(key).items():
         for part in _parts(_big_endian(number)):
             yield f"{name} hex", part.hex().encode()
             yield f"{name} hex", part.hex(":").encode()
 
 
-def found_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
+def find_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
     """By name; [] when it is clean, empty, or gone."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as hay:
@@ -100,7 +100,7 @@ def found_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
         return []
 
 
-def compressed_in_file(key: PrivateKey, path: Path) -> list[str]:
+def find_compressed_in_file(key: PrivateKey, path: Path) -> list[str]:
     """The same for a file that may hold values compressed by pglz: any eight bytes in a row out of
     fifteen."""
     try:
@@ -111,7 +111,7 @@ def compressed_in_file(key: PrivateKey, path: Path) -> list[str]:
 
 
 def _pieces(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
-    for name, number in numbers(key).items():
+    for name, number in private_numbers(key).items():
         whole = _big_endian(number)
         for form in (whole, *_base64_forms(whole)):
             run = form[8 : 8 + 2 * _LITERALS - 1]
@@ -139,7 +139,7 @@ def _private_lines(text: str, key: PrivateKey) -> list[str]:
 
 def _mostly_private(piece: bytes, key: PrivateKey) -> bool:
     """Whether ten bytes in a row of it are of a private number: unique then."""
-    private = b"|".join(_big_endian(number) for number in numbers(key).values())
+    private = b"|".join(_big_endian(number) for number in private_numbers(key).values())
     return any(piece[at : at + 10] in private for at in range(len(piece) - 9))
 
 

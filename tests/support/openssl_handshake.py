@@ -6,7 +6,7 @@ import os
 import ssl
 
 
-def refusal(chain: str, key: str, roots: str, host: str, *, partial: bool = False) -> str:
+def openssl_refusal(chain: str, key: str, roots: str, host: str, *, partial: bool = False) -> str:
     """Return why a client that trusts ``roots`` (PEM) refuses this server now; empty when it does
     not.
 

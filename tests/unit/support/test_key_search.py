@@ -11,14 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.support.canary import (
+from tests.support.key_search import (
     PrivateKey,
-    compressed_in_file,
-    der,
-    found_in_file,
-    needles,
-    numbers,
-    pem,
+    find_compressed_in_file,
+    find_in_file,
+    key_patterns,
+    private_key_der,
+    private_key_pem,
+    private_numbers,
 )
 from tests.support.pki import Authority, rsa_key
 
@@ -36,35 +36,43 @@ def pglz(data: bytes) -> bytes:
 
 
 PLANTS: dict[str, Callable[[PrivateKey], bytes]] = {
-    "a PKCS#8 PEM": lambda key: pem(key)["PKCS8"].encode(),
-    "a traditional PEM": lambda key: pem(key)["traditional"].encode(),
-    "a PEM in a JSON string": lambda key: json.dumps({"key": pem(key)["PKCS8"]}).encode(),
-    "a PEM in JSON in JSON": lambda key: json.dumps(
-        json.dumps({"key": pem(key)["PKCS8"]})
+    "a PKCS#8 PEM": lambda key: private_key_pem(key)["PKCS8"].encode(),
+    "a traditional PEM": lambda key: private_key_pem(key)["traditional"].encode(),
+    "a PEM in a JSON string": lambda key: json.dumps(
+        {"key": private_key_pem(key)["PKCS8"]}
     ).encode(),
-    "a PEM in a Python repr": lambda key: repr({"key": pem(key)["PKCS8"]}).encode(),
-    "a PKCS#8 DER": lambda key: der(key)["PKCS8"],
-    "a traditional DER": lambda key: der(key)["traditional"],
-    "a DER in a Python repr": lambda key: repr(der(key)["PKCS8"]).encode(),
-    "a DER in hex": lambda key: der(key)["PKCS8"].hex().encode(),
-    "a DER in upper-case hex with colons": lambda key: der(key)["PKCS8"].hex(":").upper().encode(),
-    "a DER in base64": lambda key: base64.b64encode(der(key)["PKCS8"]),
-    "a DER in base64, one byte later": lambda key: base64.b64encode(b"x" + der(key)["PKCS8"]),
-    "a DER in base64, two bytes later": lambda key: base64.b64encode(b"xy" + der(key)["PKCS8"]),
-    "a DER in base64 for URLs": lambda key: base64.urlsafe_b64encode(der(key)["PKCS8"]),
-    "a PEM in base64": lambda key: base64.b64encode(pem(key)["PKCS8"].encode()),
+    "a PEM in JSON in JSON": lambda key: json.dumps(
+        json.dumps({"key": private_key_pem(key)["PKCS8"]})
+    ).encode(),
+    "a PEM in a Python repr": lambda key: repr({"key": private_key_pem(key)["PKCS8"]}).encode(),
+    "a PKCS#8 DER": lambda key: private_key_der(key)["PKCS8"],
+    "a traditional DER": lambda key: private_key_der(key)["traditional"],
+    "a DER in a Python repr": lambda key: repr(private_key_der(key)["PKCS8"]).encode(),
+    "a DER in hex": lambda key: private_key_der(key)["PKCS8"].hex().encode(),
+    "a DER in upper-case hex with colons": lambda key: (
+        private_key_der(key)["PKCS8"].hex(":").upper().encode()
+    ),
+    "a DER in base64": lambda key: base64.b64encode(private_key_der(key)["PKCS8"]),
+    "a DER in base64, one byte later": lambda key: base64.b64encode(
+        b"x" + private_key_der(key)["PKCS8"]
+    ),
+    "a DER in base64, two bytes later": lambda key: base64.b64encode(
+        b"xy" + private_key_der(key)["PKCS8"]
+    ),
+    "a DER in base64 for URLs": lambda key: base64.urlsafe_b64encode(private_key_der(key)["PKCS8"]),
+    "a PEM in base64": lambda key: base64.b64encode(private_key_pem(key)["PKCS8"].encode()),
     "a PEM in base64, one byte later": lambda key: base64.b64encode(
-        b"x" + pem(key)["PKCS8"].encode()
+        b"x" + private_key_pem(key)["PKCS8"].encode()
     ),
     "a PEM in base64, two bytes later": lambda key: base64.b64encode(
-        b"xy" + pem(key)["PKCS8"].encode()
+        b"xy" + private_key_pem(key)["PKCS8"].encode()
     ),
     "one line of a PEM": lambda key: (
-        pem(key)["PKCS8"].splitlines()[20 if key is RSA else 1].encode()
+        private_key_pem(key)["PKCS8"].splitlines()[20 if key is RSA else 1].encode()
     ),
-    "a number in decimal": lambda key: str(next(iter(numbers(key).values()))).encode(),
-    "numbers in a JSON object": lambda key: json.dumps(numbers(key)).encode(),
-    "the first half of a number": lambda key: (whole := raw(max(numbers(key).values())))[
+    "a number in decimal": lambda key: str(next(iter(private_numbers(key).values()))).encode(),
+    "numbers in a JSON object": lambda key: json.dumps(private_numbers(key)).encode(),
+    "the first half of a number": lambda key: (whole := raw(max(private_numbers(key).values())))[
         : len(whole) // 2
     ],
 }
@@ -77,19 +85,19 @@ def test_a_planted_key_is_found(
 ) -> None:
     planted = FILL + plant(key) + FILL
     (tmp_path / "file").write_bytes(planted)
-    assert found_in_file(needles(key), tmp_path / "file")
-    assert needles(key).found_in(planted)
+    assert find_in_file(key_patterns(key), tmp_path / "file")
+    assert key_patterns(key).found_in(planted)
 
 
 @pytest.mark.parametrize("key", [RSA, EC], ids=["RSA", "ECDSA"])
 def test_each_private_number_is_found_raw_and_compressed(key: PrivateKey, tmp_path: Path) -> None:
-    for name, number in numbers(key).items():
+    for name, number in private_numbers(key).items():
         (tmp_path / "file").write_bytes(FILL + raw(number) + FILL)
-        assert f"{name} raw" in found_in_file(needles(key), tmp_path / "file")
+        assert f"{name} raw" in find_in_file(key_patterns(key), tmp_path / "file")
         for before in range(8):
             for form in (raw(number), base64.b64encode(b"x" * (before % 3) + raw(number))):
                 (tmp_path / "file").write_bytes(FILL + pglz(b"-" * before + form) + FILL)
-                assert compressed_in_file(key, tmp_path / "file") == [f"{name} compressed"]
+                assert find_compressed_in_file(key, tmp_path / "file") == [f"{name} compressed"]
 
 
 @pytest.mark.parametrize("key", [RSA, EC], ids=["RSA", "ECDSA"])
@@ -103,14 +111,14 @@ def test_what_is_public_is_not_taken_for_the_key(key: PrivateKey, tmp_path: Path
         + base64.b64decode("".join(public.decode().splitlines()[1:-1]))
         + FILL
     )
-    assert found_in_file(needles(key), tmp_path / "file") == []
-    assert compressed_in_file(key, tmp_path / "file") == []
+    assert find_in_file(key_patterns(key), tmp_path / "file") == []
+    assert find_compressed_in_file(key, tmp_path / "file") == []
 
 
 def test_an_empty_and_a_missing_file_are_clean(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert (
-        found_in_file(needles(EC), tmp_path / "empty")
-        == found_in_file(needles(EC), tmp_path / "none")
+        find_in_file(key_patterns(EC), tmp_path / "empty")
+        == find_in_file(key_patterns(EC), tmp_path / "none")
         == []
     )

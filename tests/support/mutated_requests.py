@@ -27,7 +27,7 @@ BITS = [
 ]
 
 
-def mutated(count: int, seed: int = 1) -> Iterator[bytes]:
+def mutate_requests(count: int, seed: int = 1) -> Iterator[bytes]:
     chance = random.Random(seed)
     sound = _sound()
     for number in range(count):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def covers(pattern: str, subject: str) -> bool:
+def pattern_covers(pattern: str, subject: str) -> bool:
     """Whether a pattern with ``*`` and ``>`` matches a subject."""
     wanted, given = pattern.split("."), subject.split(".")
     for index, token in enumerate(wanted):

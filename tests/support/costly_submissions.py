@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from services.validator.text import pem as pem_text
-from tests.support.odd import integer, sequence
 from tests.support.pki import Authority, Leaf, distinguished, ec_key, pem, pkcs8, sign
+from tests.support.unusual_certificates import encode_integer, encode_sequence
 
 PairFields = tuple[str, str]
 """The texts of the certificate field and the key field."""
@@ -25,11 +25,13 @@ _RANDOM = random.Random(4)
 
 def pkcs1_of(*numbers: int) -> str:
     """Encode any n, e, d, p, q, dP, dQ, qInv as an ``RSA PRIVATE KEY``."""
-    return pem_text.encode_block("RSA PRIVATE KEY", sequence(*map(integer, (0, *numbers))))
+    return pem_text.encode_block(
+        "RSA PRIVATE KEY", encode_sequence(*map(encode_integer, (0, *numbers)))
+    )
 
 
 @cache
-def composite(bits: int) -> tuple[int, ...]:
+def composite_numbers(bits: int) -> tuple[int, ...]:
     """Return RSA numbers that agree with each other, of factors that are not prime.
 
     They take as long to check as a real key, and are made in no time."""
@@ -56,31 +58,31 @@ def leaf_with(public: object) -> x509.Certificate:
     )
 
 
-def public_of(n: int, e: int = 65537) -> rsa.RSAPublicKey:
+def rsa_public_key(n: int, e: int = 65537) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(e, n).public_key()
 
 
 def rsa_of(bits: int) -> PairFields:
     """Return a leaf and its key, sound but for their size and factors."""
-    numbers = composite(bits)
-    return pem(leaf_with(public_of(numbers[0]))), pkcs1_of(*numbers)
+    numbers = composite_numbers(bits)
+    return pem(leaf_with(rsa_public_key(numbers[0]))), pkcs1_of(*numbers)
 
 
 def long_exponent() -> PairFields:
     """Use RSA of 8192 bits with an exponent of 8000 bits: each verification costs a hundred
     ordinary ones."""
-    n = composite(8192)[0]
-    return pem(leaf_with(public_of(n, (1 << 8000) + 1))), pkcs8(ec_key())
+    n = composite_numbers(8192)[0]
+    return pem(leaf_with(rsa_public_key(n, (1 << 8000) + 1))), pkcs8(ec_key())
 
 
 def slow_issuers() -> PairFields:
     """Add nine CAs of one name with such keys, each to be tried as the issuer."""
     key = ec_key()
-    n = composite(8192)[0]
+    n = composite_numbers(8192)[0]
     fakes = [
         sign(
             distinguished("Slow CA"),
-            public_of(n + 2 * i, (1 << 8000) + 1),
+            rsa_public_key(n + 2 * i, (1 << 8000) + 1),
             ROOT.certificate,
             ROOT_KEY,
             ca=True,
@@ -150,13 +152,13 @@ def nested_der() -> PairFields:
     """Use a SEQUENCE in a SEQUENCE, ten thousand deep, as the certificate."""
     body = b""
     for _ in range(10_000):
-        body = sequence(body)
+        body = encode_sequence(body)
     return pem_text.encode_block("CERTIFICATE", body), pem_text.encode_block(
         "PRIVATE KEY", body[-10_000:]
     )
 
 
-HOSTILE: dict[str, Callable[[], PairFields]] = {
+COSTLY_SUBMISSIONS: dict[str, Callable[[], PairFields]] = {
     "an RSA-16384 key and leaf": lambda: rsa_of(16384),
     "an RSA-8192 key of composites": lambda: rsa_of(8192),
     "an exponent of 8000 bits": long_exponent,
