@@ -30,7 +30,7 @@ _NODES: Final = ["node-1", "node-2"]
 
 @dataclass
 class BrokerOutage:
-    """An outage that has begun; whoever takes it mends ``proxy``.
+    """An outage that has begun; whoever takes it restores ``proxy``.
 
     ``pids`` and ``processor_before`` (seconds of processor time): of each process before the cut.
     """

@@ -58,7 +58,7 @@ async def test_a_broker_outage_of_three_minutes_is_outlived_by_every_process(
     )
     assert not workload.visits.broken, f"requests were broken off: {workload.visits.broken}"
 
-    await begun_outage.proxy.mend()
+    await begun_outage.proxy.restore()
     await platform.wait_ready()
     pids = {name: platform.pid(name) for name in platform.names()}
     assert pids == begun_outage.pids, "something was restarted"

@@ -1,8 +1,10 @@
-"""What FOCUS 1.2 demands of a row, written from its columns' requirements
-(focus.finops.org/focus-specification/v1-2; their ids as in the specification's conformance rules,
-e.g. ``ListCost-C-009-C``). Values are those of a CSV file: text, '' for null. Rules of columns
-whose feature is not supported here (regions, resources, reservations) are left out, but the columns
-are expected to be null."""
+"""Check rows of a charge export against FOCUS 1.2 (focus.finops.org/focus-specification/v1-2).
+
+The rules are written from the requirements of its columns and have the ids of the specification's
+conformance rules, e.g. ``ListCost-C-009-C``. Values are those of a CSV file: text, '' for null.
+Rules of columns whose feature is not supported here (regions, resources, reservations) are left
+out, but the columns are expected to be null.
+"""
 
 from __future__ import annotations
 
@@ -260,8 +262,10 @@ RULES: Final[tuple[_Rule, ...]] = (
 
 
 def unbalanced_commitments(rows: list[dict[str, str]]) -> Iterator[str]:
-    """Commitments whose effective cost is not what they were billed: of rows that have the whole of
-    their term."""
+    """Yield the commitments whose effective cost is not what they were billed.
+
+    The rows must have the whole of their term.
+    """
     billed, effective = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal)
     for row in rows:
         if row["CommitmentDiscountId"]:
@@ -275,7 +279,7 @@ def unbalanced_commitments(rows: list[dict[str, str]]) -> Iterator[str]:
 
 
 def rule_violations(rows: list[dict[str, str]]) -> Iterator[str]:
-    """What the rows of a file break, each with the row's number."""
+    """Yield the rules that the rows of a file break, each with the row's number."""
     known = {*MANDATORY, *CONDITIONAL, *RECOMMENDED, *UNSUPPORTED}
     columns = set(rows[0]) if rows else known
     yield from (

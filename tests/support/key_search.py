@@ -1,6 +1,8 @@
-"""Looks for a private key in anything: as raw numbers, DER, PEM, hex, decimal, base64 at every
-alignment, and in what PostgreSQL compresses. Only what is private is looked for: the certificate
-may be anywhere."""
+"""Search for a private key: as raw numbers, DER, PEM, hex, decimal, base64 at every alignment, and
+in what PostgreSQL compresses.
+
+Only what is private is searched for: the certificate may be anywhere.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,15 @@ from cryptography.hazmat.primitives.serialization import (
 from deploy.residue.residue_patterns import ResiduePatterns
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-_PART = 16
-"""Bytes of a number that are looked for: enough to be unique, short enough for any line."""
+_PART_BYTES = 16
+"""Bytes of a number that are searched for: enough to be unique, short enough for any line."""
 _LITERALS = 8
 """pglz puts a control byte before every eight items: text that does not repeat stands in pieces of
 eight bytes."""
 
 
 def private_numbers(key: PrivateKey) -> dict[str, int]:
-    """The private numbers by name."""
+    """Return the private numbers by name."""
     if isinstance(key, rsa.RSAPrivateKey):
         found = key.private_numbers()
         return {
@@ -60,7 +62,7 @@ _FORMATS = {"PKCS8": PrivateFormat.PKCS8, "traditional": PrivateFormat.Tradition
 
 
 def key_patterns(key: PrivateKey) -> ResiduePatterns:
-    """For deploy.residue.residue_scan, and for ``found_in_file``."""
+    """Return what ``find_in_file`` and deploy.residue.residue_scan search for."""
     return ResiduePatterns(
         tuple(dict.fromkeys(_texts(key))), tuple(dict.fromkeys(_folded(key))), ()
     )
@@ -89,7 +91,7 @@ def _folded(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
 
 
 def find_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
-    """By name; [] when it is clean, empty, or gone."""
+    """Return the names of the patterns that a file holds; none when it is empty or gone."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as hay:
             found = {what for what, needle in wanted.texts if hay.find(needle) >= 0}
@@ -101,8 +103,8 @@ def find_in_file(wanted: ResiduePatterns, path: Path) -> list[str]:
 
 
 def find_compressed_in_file(key: PrivateKey, path: Path) -> list[str]:
-    """The same for a file that may hold values compressed by pglz: any eight bytes in a row out of
-    fifteen."""
+    """Return what is found in a file that may hold values compressed by pglz: of each number any
+    eight bytes in a row out of fifteen."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as hay:
             return sorted({what for what, needle in _pieces(key) if hay.find(needle) >= 0})
@@ -120,12 +122,13 @@ def _pieces(key: PrivateKey) -> Iterator[tuple[str, bytes]]:
 
 
 def _parts(whole: bytes) -> list[bytes]:
-    """From near the beginning, the middle and near the end: a torn copy is found too."""
-    return [whole[at : at + _PART] for at in (0, len(whole) // 2 - _PART // 2, len(whole) - _PART)]
+    """Return a part of the beginning, the middle and the end: so a torn copy is found too."""
+    starts = (0, len(whole) // 2 - _PART_BYTES // 2, len(whole) - _PART_BYTES)
+    return [whole[start : start + _PART_BYTES] for start in starts]
 
 
 def _private_lines(text: str, key: PrivateKey) -> list[str]:
-    """The lines of a PEM that hold private bytes and nothing that the certificate holds too."""
+    """Return the lines of a PEM that hold private bytes and none of the certificate."""
     public = base64.b64encode(_public_bytes(key)).decode()
     raw = base64.b64decode("".join(text.splitlines()[1:-1]))
     bodies = text.splitlines()[1:-1]
@@ -138,7 +141,7 @@ def _private_lines(text: str, key: PrivateKey) -> list[str]:
 
 
 def _mostly_private(piece: bytes, key: PrivateKey) -> bool:
-    """Whether ten bytes in a row of it are of a private number: unique then."""
+    """Tell whether ten bytes in a row are of a private number, which makes them unique."""
     private = b"|".join(_big_endian(number) for number in private_numbers(key).values())
     return any(piece[at : at + 10] in private for at in range(len(piece) - 9))
 
@@ -152,8 +155,10 @@ def _big_endian(number: int) -> bytes:
 
 
 def _base64_forms(part: bytes) -> Iterator[bytes]:
-    """How ``part`` looks in base64 that begins 0, 1 or 2 bytes before it, both alphabets; mixed
-    edges are cut."""
+    """Yield ``part`` in base64 that begins 0, 1 or 2 bytes before it, in both alphabets.
+
+    Characters at the edges that encode other bytes too are cut off.
+    """
     for before in range(3):
         text = base64.b64encode(b"\0" * before + part)
         cut = text[-(-before * 8 // 6) : (before + len(part)) * 8 // 6]

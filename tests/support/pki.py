@@ -26,23 +26,22 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 
 Key = Any
-"""A private key of any kind that ``cryptography`` makes."""
+"""A private key of any kind of ``cryptography``."""
 
 Extension = tuple[x509.ExtensionType, bool]
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
-"""The moment that default validity periods surround: 30 days before to 60 days after, for
-leaves."""
+"""Leaves are valid from 30 days before to 60 days after this moment, unless told otherwise."""
 
 
 @cache
 def rsa_key(bits: int = 2048, n: int = 0) -> rsa.RSAPrivateKey:
-    """The ``n``-th RSA key of this size of this run; the same for the same arguments."""
+    """Return the ``n``-th RSA key of this size of this run: the same for the same arguments."""
     return rsa.generate_private_key(65537, bits)
 
 
 def ec_key(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
-    """A fresh ECDSA key, on P-256 by default."""
+    """Generate an ECDSA key, on P-256 by default."""
     return ec.generate_private_key(curve or ec.SECP256R1())
 
 
@@ -51,12 +50,12 @@ def pkcs8(key: Key) -> str:
 
 
 def pkcs1(key: rsa.RSAPrivateKey) -> str:
-    """``RSA PRIVATE KEY``."""
+    """Encode as ``RSA PRIVATE KEY``."""
     return _private(key, serialization.PrivateFormat.TraditionalOpenSSL)
 
 
 def sec1(key: ec.EllipticCurvePrivateKey, *, with_parameters: bool = False) -> str:
-    """``EC PRIVATE KEY``, as OpenSSL writes it with its EC PARAMETERS (P-256 only) or without."""
+    """Encode as ``EC PRIVATE KEY``, with OpenSSL's EC PARAMETERS (P-256 only) or without."""
     parameters = ""
     if with_parameters:
         body = base64.b64encode(bytes.fromhex("06082a8648ce3d030107")).decode()
@@ -65,14 +64,14 @@ def sec1(key: ec.EllipticCurvePrivateKey, *, with_parameters: bool = False) -> s
 
 
 def encrypted_pkcs8(key: Key, password: bytes = b"secret") -> str:
-    """``ENCRYPTED PRIVATE KEY``."""
+    """Encode as ``ENCRYPTED PRIVATE KEY``."""
     return _private(
         key, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(password)
     )
 
 
 def encrypted_legacy(key: Key, password: bytes = b"secret") -> str:
-    """``Proc-Type: 4,ENCRYPTED`` inside a traditional label."""
+    """Encode with ``Proc-Type: 4,ENCRYPTED`` inside a traditional label."""
     return _private(
         key,
         serialization.PrivateFormat.TraditionalOpenSSL,
@@ -105,8 +104,8 @@ def issue_pair(
 
 @dataclass(frozen=True)
 class Leaf:
-    """A server's certificate with what issued it; ``issuers``: its intermediates, nearest first,
-    without the root."""
+    """A server's certificate and key. ``issuers``: its intermediates, nearest first, without the
+    root."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
@@ -133,8 +132,8 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA; ``issuers``: its own certificate and those above it, without the root: what a leaf's
-    chain needs."""
+    """A CA. ``issuers``: its own certificate and those above it, without the root: the chain of a
+    leaf needs them."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
@@ -142,7 +141,7 @@ class Authority:
 
     @classmethod
     def create(cls, name: str = "Test Root CA", *, key: Key = None, **how: Any) -> Authority:
-        """A root that signed itself. ``how``: see ``sign``."""
+        """Create a self-signed root. ``how``: see ``sign``."""
         key = key or ec_key()
         certificate = sign(
             distinguished(name, how.pop("organisation", None)),
@@ -165,7 +164,7 @@ class Authority:
     def intermediate(
         self, name: str = "Test Issuing CA", *, key: Key = None, **how: Any
     ) -> Authority:
-        """A CA below this one. ``how``: see ``sign``."""
+        """Create a CA below this one. ``how``: see ``sign``."""
         key = key or ec_key()
         certificate = self._sign(name, key, ca=True, **how)
         return Authority(certificate, key, (certificate, *self.issuers))
@@ -179,8 +178,10 @@ class Authority:
         eku: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.SERVER_AUTH,),
         **how: Any,
     ) -> Leaf:
-        """A server's leaf for the DNS ``names``; ``eku`` None leaves the extension out. ``how``:
-        see ``sign``."""
+        """Issue a server's leaf for the DNS ``names``. ``eku`` None leaves the extension out.
+
+        ``how``: see ``sign``.
+        """
         key = key or ec_key()
         extra: list[Extension] = list(how.pop("extensions", ()))
         if names:
@@ -219,8 +220,11 @@ def sign(
     identifiers: bool = True,
     digest: hashes.HashAlgorithm | bool | None = True,
 ) -> x509.Certificate:
-    """A certificate, sound unless told otherwise. ``key_usage``: True fits the kind, None leaves it
-    out; ``digest`` True is SHA-256 (or none, for Ed25519)."""
+    """Sign a certificate, which is sound unless told otherwise.
+
+    ``key_usage``: True fits the kind, None leaves it out. ``digest``: True is SHA-256, or none for
+    Ed25519.
+    """
     start = not_before or NOW - timedelta(days=3650 if ca else 30)
     builder = (
         x509.CertificateBuilder()
@@ -253,7 +257,7 @@ def sign(
 
 
 def key_usage(*granted: str) -> x509.KeyUsage:
-    """``key_usage("digital_signature")`` grants that and nothing else."""
+    """Return a key usage that grants these and nothing else."""
     every = (
         "digital_signature",
         "content_commitment",

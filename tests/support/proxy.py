@@ -1,5 +1,4 @@
-"""A TCP proxy on loopback that can be cut: connections break, new ones are refused, until it is
-mended."""
+"""A TCP proxy on loopback that can be cut, and restored later."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ _CHUNK = 256 * 1024
 
 
 class CuttableProxy:
-    """``port`` stays the same for as long as it is open; ``target``: (host, port)."""
+    """Passes connections on to ``target`` (host, port). ``port`` stays the same after a cut."""
 
     def __init__(self, host: str, port: int, target: tuple[str, int]) -> None:
         self.host, self.port, self._target = host, port, target
@@ -19,7 +18,7 @@ class CuttableProxy:
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> CuttableProxy:
-        await self.mend()
+        await self.restore()
         return self
 
     async def __aexit__(
@@ -31,36 +30,37 @@ class CuttableProxy:
         self.cut()
 
     def cut(self) -> None:
-        """At once: nothing that is on its way arrives, nobody listens any more."""
+        """Break every connection at once and refuse new ones; bytes on their way are lost."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for writer in self._writers:
             writer.transport.abort()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
+        """Take connections again."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, self.host, self.port)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            there, thither = await asyncio.open_connection(*self._target)
+            target_reader, target_writer = await asyncio.open_connection(*self._target)
         except OSError:
             self._writers.discard(writer)
             writer.transport.abort()
             return
-        self._writers.add(thither)
+        self._writers.add(target_writer)
         try:
             await asyncio.wait(
                 {
-                    asyncio.create_task(_pump(reader, thither)),
-                    asyncio.create_task(_pump(there, writer)),
+                    asyncio.create_task(_pump(reader, target_writer)),
+                    asyncio.create_task(_pump(target_reader, writer)),
                 },
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            for end in (writer, thither):
+            for end in (writer, target_writer):
                 self._writers.discard(end)
                 end.transport.abort()
 

@@ -1,10 +1,10 @@
-"""Subjects as the broker compares them."""
+"""Compare subjects as the broker does."""
 
 from __future__ import annotations
 
 
 def pattern_covers(pattern: str, subject: str) -> bool:
-    """Whether a pattern with ``*`` and ``>`` matches a subject."""
+    """Tell whether a pattern with ``*`` and ``>`` matches a subject."""
     wanted, given = pattern.split("."), subject.split(".")
     for index, token in enumerate(wanted):
         if token == ">":
