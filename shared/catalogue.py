@@ -263,6 +263,7 @@ EVENT_PRICE_BOOK_REFUSED: Final = _event(
 EVENT_HOUR_CLOSED: Final = _event("https.event.hour.closed.v1", BILLING, ledger.HourClosed)
 
 # Usage
+# Nodes send it, each under its own id. billing may publish it again: the replay of a dead letter.
 USAGE_BATCH: Final = _message(
     "https.usage.batch.v1.{node}", usage.UsageBatch, EDGE, BILLING, STREAM_USAGE
 )

@@ -26,10 +26,10 @@ Guarantees
   (test_openssl_agrees.py).
 
 Rooms
-- checks: the rules for a pair. Read policies.py first: the rules as a list. judge.py adds up the
-  findings to a judgement.
-- text: the two text fields. pem.py splits PEM into blocks, embedded_keys.py finds a key in the
-  certificate field outside of its blocks, other_formats.py recognises DER, PKCS#12 and others.
+- checks: the rules for a pair. Read policies.py first: the rules as a list. field_checks.py finds a
+  private key in the certificate field. judge.py adds up the findings to a judgement.
+- text: the two text fields. pem.py splits PEM into blocks, embedded_keys.py helps it to find
+  a key outside of the blocks, other_formats.py recognises DER, PKCS#12 and others.
 - keys: private keys. private_key.py reads one and proves that it belongs to the leaf, rsa.py finds
   weak ones.
 - x509: certificates. certificates.py reads one, chains.py builds the chain to a trusted root,

@@ -32,7 +32,7 @@ LIMIT_SECONDS: Final = 600.0
 PUBLISH_SECONDS: Final = 30.0
 # Header of a dead letter whose message counts as done under its id: a replay would do nothing.
 SETTLED: Final = "edgetls-settled"
-# Of a dead letter's body: its headers stay within the rest.
+# The largest body that a dead letter keeps. The rest of the message is for its headers.
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES - 16 * 1024
 _KEPT_HEADERS: Final = frozenset(
     {
@@ -95,7 +95,7 @@ class DeadLetters:
             headers["edgetls-reason"] += f" (its body of {size} is not kept: {dropped})"
         letter = Outgoing(subjects.dead(self.source), body, headers)
         await self._publisher.publish(letter, timeout=PUBLISH_SECONDS)
-        # What a stream took stays in a block's file until the whole block goes.
+        # The broker frees disk by whole block files only, so a key in clear is erased by itself.
         if dropped == _CLEAR_KEY and delivery.reply and delivery.stream in ERASABLE_STREAMS:
             await self._publisher.erase(delivery.stream, delivery.sequence)
         DEAD_LETTERS.labels(source=self.source).inc()
@@ -132,8 +132,8 @@ class DeadLetters:
         self._show_limit_reached(True)
         raise DeadLetterLimitReached(
             f"{len(self._unexpected)} messages of {self.source} became dead letters for a fault"
-            f" of this service within {LIMIT_SECONDS:g} s: it takes no more. Nothing is lost."
-            " Look at the log and at 'edgetls dead list', and mend the service"
+            f" of this service within {LIMIT_SECONDS:g} s: its consumer takes no more, and no message is"
+            " lost. Read the log and 'edgetls dead list', then mend the service"
         )
 
     def message_settled(self) -> None:

@@ -27,8 +27,8 @@ _BROKER_SECONDS = 2.0
 class VerdictDeadline:
     """Ends submissions that got no verdict in time as undecided.
 
-    ``seconds``: how long a verdict may take. ``wake``: of the command runner, for what waited for
-    the verdict."""
+    ``seconds``: how long a verdict may take. ``wake`` tells the command runner to go
+    on with the commands that waited for the verdict."""
 
     def __init__(
         self, client: Client, decider: CommandDecider, seconds: float, wake: asyncio.Event

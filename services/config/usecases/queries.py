@@ -35,7 +35,8 @@ from shared.storage.pool import Pool
 # An answer stays under 512 KB, whatever its limit is: chains may be long.
 PAGE_BYTES: Final = 480_000
 _SEPARATOR: Final = " "
-# Of a listed domain without its names, and of a pair without its facts: the longest that was seen.
+# The largest encoded sizes that were seen, in bytes: a listed domain without its names, and what
+# is listed of a pair.
 _ROW_BYTES: Final = 520
 _PAIR_BYTES: Final = 130
 ItemT = TypeVar("ItemT")
@@ -170,7 +171,13 @@ def _read_after(question: ListDomains) -> tuple[datetime | None, str]:
         return datetime.fromisoformat(ends).astimezone(UTC), name
     except ValueError:
         raise Refused(
-            [finding(Code.REQUEST_MALFORMED, "after is not the next of a page.", field="request")]
+            [
+                finding(
+                    Code.REQUEST_MALFORMED,
+                    "after must be the next of an earlier page with the same order.",
+                    field="request",
+                )
+            ]
         ) from None
 
 

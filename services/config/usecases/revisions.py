@@ -96,7 +96,7 @@ class RevisionGate:
 
     def _close(self) -> None:
         if self._timeline is not None:
-            log.warning("revision.home_changed")
+            log.warning("revision.database_changed")
         self._timeline = None
         self._asked = False
         self._opened.clear()

@@ -29,8 +29,9 @@ stream takes."""
 class ClockReading(NamedTuple):
     """One moment on two clocks.
 
-    ``wall`` measures the time since a submission, which is a stream's time: it has no test's
-    offset. ``monotonic`` is in seconds and never jumps: it measures silence."""
+    ``wall`` is the real time, without the offset of a test clock, because the broker stamps
+    submissions with the real time. ``monotonic`` is in seconds and never jumps: it measures
+    silence."""
 
     wall: datetime
     monotonic: float

@@ -132,7 +132,11 @@ class KeyringWriter:
             stored = await self._bucket.last(subjects.KEYRING_SEALING)
             if stored is not None and self._read_sealing(stored.body) > epoch.epoch:
                 self._fleet.epochs = await self._store.load_epochs()
-                log.error("epoch.behind", epoch=epoch.epoch, do="edgetls fleet rotate, if it stays")
+                log.error(
+                    "epoch.behind",
+                    epoch=epoch.epoch,
+                    do="if this repeats, run: edgetls fleet rotate",
+                )
             else:
                 self.sealing_statement = self._sign_sealing(epoch)
                 await self._put(subjects.KEYRING_SEALING, self.sealing_statement.encode(), stored)
