@@ -132,8 +132,8 @@ class DeadLetters:
         self._show_limit_reached(True)
         raise DeadLetterLimitReached(
             f"{len(self._unexpected)} messages of {self.source} became dead letters for a fault"
-            f" of this service within {LIMIT_SECONDS:g} s: its consumer takes no more, and no message is"
-            " lost. Read the log and 'edgetls dead list', then mend the service"
+            f" of this service within {LIMIT_SECONDS:g} s: its consumer takes no more, and no"
+            " message is lost. Read the log and 'edgetls dead list', then mend the service"
         )
 
     def message_settled(self) -> None:
