@@ -155,6 +155,30 @@ class Code(StrEnum):
         "The certificate in block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), demands "
         "OCSP stapling (must-staple), which the nodes do not send.",
     )
+    CERTIFICATE_CLIENTS_REFUSE = (
+        "certificate.clients_refuse",
+        R,
+        "Clients refuse a certificate of the chain for its form.",
+        "Have it reissued without that.",
+        "Block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), has an RSA key whose "
+        "parameters are not NULL (RFC 3279, 2.3.1): Firefox, Chrome and Go refuse it.",
+    )
+    CERTIFICATE_CLIENT_REFUSES = (
+        "certificate.client_refuses",
+        W,
+        "One kind of client refuses a certificate of the chain for its form.",
+        "Have it reissued without that if these clients matter.",
+        "Block 0, CN=Test & Issuing CA (SHA-256 aa38eb427ecd92ea…), has a character that a "
+        "PrintableString may not hold in its subject: Chrome refuses it.",
+    )
+    CERTIFICATE_UNLOADABLE = (
+        "certificate.unloadable",
+        R,
+        "The nodes cannot load a certificate of the chain.",
+        "Have it reissued: OpenSSL does not read it, so it cannot be served.",
+        "Block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), cannot be loaded by OpenSSL, "
+        "which the nodes serve with (one of its parts cannot be decoded).",
+    )
     CERTIFICATE_UNJUDGEABLE = (
         "certificate.unjudgeable",
         R,
@@ -349,7 +373,7 @@ class Code(StrEnum):
         "A signature in the chain does not verify.",
         "Fetch the intermediates again from the CA.",
         "The signature of block 0, CN=www.example.com (SHA-256 4f196bfc40ce2fce…), does not "
-        "verify with the key of its issuer, CN=Test Issuing CA.",
+        "verify with the key of its issuer, CN=Test Issuing CA (block 1).",
     )
     CHAIN_EXPIRED = (
         "chain.expired",
@@ -367,6 +391,14 @@ class Code(StrEnum):
         "Leave it out.",
         "Block 2, CN=Test Root CA (SHA-256 5df4ddd80910530e…), is outside its validity; the chain "
         "holds without it.",
+    )
+    CHAIN_ENDS_FIRST = (
+        "chain.ends_first",
+        W,
+        "A certificate of the chain ends before the leaf does.",
+        "Clients refuse the chain from then on: append the CA's newer intermediate.",
+        "The chain ends on 2026-02-16 12:00:00 UTC with block 1, CN=Test Issuing CA (SHA-256 "
+        "aa38eb427ecd92ea…); the certificate in block 0 ends on 2026-04-16 12:00:00 UTC.",
     )
     CHAIN_ROOT_INCLUDED = (
         "chain.root_included",

@@ -32,7 +32,8 @@ class AcceptedPair:
     """A pair that passed, in canonical form: chain PEM and PKCS#8 key PEM, which ``repr`` hides.
 
     ``key_type``: rsa or ecdsa. ``leaf_fingerprint``: SHA-256 of the leaf's DER, hex.
-    ``chain_hash``: SHA-256 of ``chain``, hex. ``chain_until``: the first end of validity in it.
+    ``chain_hash``: SHA-256 of ``chain``, hex. ``chain_until``: the first end of validity on the
+    path from the leaf to its root.
     """
 
     index: int
@@ -222,5 +223,5 @@ def _accept_pair(index: int, submission: PairSubmission) -> Iterator[AcceptedPai
         key_bits=key.bits,
         not_before=leaf.not_before,
         not_after=leaf.not_after,
-        chain_until=min([certificate.not_after for certificate in chain.certificates]),
+        chain_until=chain.first_to_end.not_after,
     )

@@ -16,6 +16,7 @@ from cryptography import x509
 from services.validator.checks import field_checks, names
 from services.validator.checks.submission import PairSubmission
 from services.validator.x509.certificates import ParsedCertificate
+from services.validator.x509.clients import is_refused
 from shared.contracts.findings import Code, Finding, finding
 
 Check = Callable[[PairSubmission], Iterable[Finding]]
@@ -216,6 +217,70 @@ def chain_leads_to_a_trusted_root(submission: PairSubmission) -> Iterable[Findin
     return submission.chain.findings if submission.chain else ()
 
 
+def chain_lasts_as_long_as_the_leaf(submission: PairSubmission) -> Iterator[Finding]:
+    """D7: a chain ends with the first of its certificates, the root included."""
+    leaf = submission.leaf
+    chain = submission.chain
+    if leaf is None or chain is None or not chain.path:
+        return
+    first = chain.first_to_end
+    if first.not_after >= leaf.not_after or submission.at.replace(microsecond=0) > first.not_after:
+        return
+    place = f"block {first.block}" if first.block >= 0 else "the root"
+    yield finding(
+        Code.CHAIN_ENDS_FIRST,
+        f"The chain ends on {first.not_after:%Y-%m-%d %H:%M:%S} UTC with {place}, {first}; the "
+        f"certificate in block {leaf.block} ends on {leaf.not_after:%Y-%m-%d %H:%M:%S} UTC.",
+        field=_CERTIFICATE_FIELD,
+        block=first.block if first.block >= 0 else leaf.block,
+    )
+
+
+def nodes_load_the_certificates(submission: PairSubmission) -> Iterator[Finding]:
+    """D13: OpenSSL, and so the nginx of a node, loads every certificate that is served."""
+    if submission.chain is None:
+        return
+    for certificate in submission.chain.certificates:
+        if certificate.load_fault and not certificate.is_proxy:  # leaf_serves_tls reports that
+            yield finding(
+                Code.CERTIFICATE_UNLOADABLE,
+                f"Block {certificate.block}, {certificate}, cannot be loaded by OpenSSL, which "
+                f"the nodes serve with ({certificate.load_fault}).",
+                field=_CERTIFICATE_FIELD,
+                block=certificate.block,
+            )
+
+
+def clients_accept_the_path(submission: PairSubmission) -> Iterator[Finding]:
+    """D13: refused where two of four clients refuse, a warning where one does."""
+    if submission.chain is None:
+        return
+    found = submission.chain.find_objections()
+    objections = [objection for _, objection in found if objection.clients]
+    code = Code.CERTIFICATE_CLIENT_REFUSES
+    if is_refused(objections):
+        code = Code.CERTIFICATE_CLIENTS_REFUSE
+    for certificate, objection in found:
+        if not objection.clients:
+            continue
+        place = "The root"
+        if certificate.block >= 0:
+            place = f"Block {certificate.block},"
+        yield finding(
+            code,
+            f"{place} {certificate}, {objection.reason}: {_join(objection.clients)} "
+            f"{'refuses' if len(objection.clients) == 1 else 'refuse'} it.",
+            field=_CERTIFICATE_FIELD,
+            block=certificate.block if certificate.block >= 0 else None,
+        )
+
+
+def _join(words: Sequence[str]) -> str:
+    if len(words) == 1:
+        return words[0]
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     field_checks.certificate_is_within_limits,
     field_checks.certificate_is_pem,
@@ -238,5 +303,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     leaf_serves_tls,
     leaf_covers_every_domain,
     chain_leads_to_a_trusted_root,
+    chain_lasts_as_long_as_the_leaf,
+    nodes_load_the_certificates,
+    clients_accept_the_path,
     leaf_keeps_the_live_names,
 )

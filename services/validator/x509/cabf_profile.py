@@ -19,6 +19,8 @@ def _accepted_algorithms() -> Iterator[bytes]:
     """Yield AlgorithmIdentifiers byte for byte, each with SHA-256, SHA-384 and SHA-512."""
     for last_arc in ("0b", "0c", "0d"):  # PKCS #1 v1.5
         yield bytes.fromhex(f"06092a864886f70d0101{last_arc}0500")
+        # RFC 4055, 5 has verifiers take absent parameters too, and all clients do.
+        yield bytes.fromhex(f"06092a864886f70d0101{last_arc}")
     for last_arc in ("02", "03", "04"):  # ECDSA
         yield bytes.fromhex(f"06082a8648ce3d0403{last_arc}")
     for last_arc, salt_length in (("01", 32), ("02", 48), ("03", 64)):  # RSASSA-PSS
@@ -30,6 +32,7 @@ def _accepted_algorithms() -> Iterator[bytes]:
 
 
 ACCEPTED_ALGORITHMS = frozenset(_accepted_algorithms())
+_RSA_SHA2_START = bytes.fromhex("06092a864886f70d0101")
 
 
 def find_profile_faults(data: bytes) -> Iterator[str]:
@@ -38,7 +41,6 @@ def find_profile_faults(data: bytes) -> Iterator[str]:
         layout = read_layout(data)
         yield from _serial_faults(data[layout.serial.start : layout.serial.end])
         yield from _algorithm_faults(data, layout)
-        yield from _time_faults(data, layout)
         if layout.issuer.start == layout.issuer.end:
             yield "names no issuer"
     except NotDer:
@@ -61,13 +63,6 @@ def _algorithm_faults(data: bytes, layout: CertificateLayout) -> Iterator[str]:
         yield "names two signature algorithms that differ"
 
 
-def _time_faults(data: bytes, layout: CertificateLayout) -> Iterator[str]:
-    for time in der.read_children(data, layout.validity):
-        if time.tag == GENERALIZED_TIME and data[time.start : time.start + 4] < b"2050":
-            yield "writes a year before 2050 as GeneralizedTime"
-            return
-
-
 def has_accepted_algorithm(data: bytes) -> bool:
     """Check that clients accept the signature algorithm of a certificate as it is encoded."""
     try:
@@ -75,3 +70,19 @@ def has_accepted_algorithm(data: bytes) -> bool:
     except NotDer:
         return False
     return data[layout.algorithm.start : layout.algorithm.end] in ACCEPTED_ALGORITHMS
+
+
+def is_beyond_library(data: bytes) -> bool:
+    """Check for forms that all clients read and the path library refuses.
+
+    They are an RSA signature algorithm without its NULL, and a year before 2050 as GeneralizedTime.
+    """
+    layout = read_layout(data)
+    algorithm = data[layout.algorithm.start : layout.algorithm.end]
+    if algorithm[:-1] == _RSA_SHA2_START:
+        return True
+    times = der.read_children(data, layout.validity)
+    return any(
+        time.tag == GENERALIZED_TIME and data[time.start : time.start + 4] < b"2050"
+        for time in times
+    )

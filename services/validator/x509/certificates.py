@@ -9,27 +9,39 @@ from datetime import datetime
 from typing import TypeVar, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from cryptography.x509.verification import Store
 
 from services.validator.lazy import lazy_property
 from services.validator.text import pem
 from services.validator.x509 import algorithms, cabf_profile, parse_diagnosis
+from services.validator.x509.client_rules import find_objections
+from services.validator.x509.clients import Objection
 from services.validator.x509.der_layout import has_named_curve, read_raw_extensions
-from services.validator.x509.distinguished_names import CanonicalName, canonical_name
+from services.validator.x509.distinguished_names import (
+    CanonicalName,
+    canonical_name,
+    describe_name,
+    name_values,
+)
 from services.validator.x509.name_constraints import (
     ConstraintSubtrees,
     GeneralNames,
     UncheckableName,
     collect_names,
+    has_bounds,
     read_subtrees,
 )
+from services.validator.x509.openssl_reading import find_load_fault
+from services.validator.x509.signatures import is_signed_by
+from services.validator.x509.tolerant_reading import TolerantReading, read_tolerantly
 
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
+NOT_A_CA = "is not a CA"
 MAX_SUBJECT_LENGTH = 300
 MAX_SHOWN_OIDS = 10
 MIN_RSA_BITS = 2048
@@ -37,14 +49,24 @@ MAX_RSA_BITS = 8192
 MAX_EXPONENT_BITS = 64
 MAX_KEY_IDENTIFIER_LENGTH = 32
 
-# Critical extensions that OpenSSL and the path library both handle. A CA may also have name
-# constraints.
+# Critical extensions that at least three of the four clients know (rule D13). Of each other one at
+# least two know nothing. What one client objects to stands in client_rules.
 _KNOWN_EXTENSIONS = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
     ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     ExtensionOID.CERTIFICATE_POLICIES,
+    ExtensionOID.NAME_CONSTRAINTS,
+    ExtensionOID.POLICY_CONSTRAINTS,
+    ExtensionOID.POLICY_MAPPINGS,
+    ExtensionOID.INHIBIT_ANY_POLICY,
+}
+# Of these the path library knows none, critical or not.
+_POLICY_CONTROLS = {
+    ExtensionOID.POLICY_CONSTRAINTS,
+    ExtensionOID.POLICY_MAPPINGS,
+    ExtensionOID.INHIBIT_ANY_POLICY,
 }
 _NETSCAPE_CERT_TYPE = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
 _NETSCAPE_SERVER_BIT = 0x40
@@ -66,52 +88,75 @@ class ParsedCertificate:
     block: int
     der: bytes = field(repr=False)
     parsed: x509.Certificate = field(repr=False)
-    subject_name: x509.Name = field(repr=False)
-    issuer_name: x509.Name = field(repr=False)
     subject_der: bytes = field(repr=False)
     issuer_der: bytes = field(repr=False)
     serial: int
     not_before: datetime
     not_after: datetime
     extensions: x509.Extensions = field(repr=False)
+    tolerant_reading: TolerantReading | None = field(default=None, repr=False)
 
     @classmethod
     def from_der(cls, der: bytes, block: int = -1) -> ParsedCertificate:
         """Read a certificate.
 
         Raises UnreadableCertificate when any part that a check reads is faulty.
+        ``tolerant_reading`` is None where the library reads the whole certificate.
         """
+        # The library raises a dozen kinds of exceptions without a common base, and none of them
+        # names the faulty part.
         try:
-            with warnings.catch_warnings():
-                # The library warns of oddities that a later release will refuse.
-                warnings.simplefilter("ignore")
-                parsed = x509.load_der_x509_certificate(der)
-                subject = parsed.subject
-                issuer = parsed.issuer
-                extensions = parsed.extensions
-                serial = parsed.serial_number
-            if parsed.public_bytes(serialization.Encoding.DER) != der:
-                raise UnreadableCertificate("its encoding is not DER")
-            certificate = cls(
-                block=block,
-                der=der,
-                parsed=parsed,
-                subject_name=subject,
-                issuer_name=issuer,
-                subject_der=subject.public_bytes(),
-                issuer_der=issuer.public_bytes(),
-                serial=serial,
-                not_before=parsed.not_valid_before_utc,
-                not_after=parsed.not_valid_after_utc,
-                extensions=extensions,
-            )
-            _ = certificate.sans, certificate.version
+            return cls._from_library(der, block)
         except UnreadableCertificate:
             raise
         except Exception:
-            # The library raises a dozen kinds of exceptions without a common base, and none of
-            # them names the faulty part.
-            raise UnreadableCertificate(parse_diagnosis.diagnose_unreadable(der)) from None
+            try:
+                return cls._from_tolerant_reading(der, block)
+            except Exception:
+                raise UnreadableCertificate(parse_diagnosis.diagnose_unreadable(der)) from None
+
+    @classmethod
+    def _from_library(cls, der: bytes, block: int) -> ParsedCertificate:
+        with warnings.catch_warnings():
+            # The library warns of oddities that a later release will refuse.
+            warnings.simplefilter("ignore")
+            parsed = x509.load_der_x509_certificate(der)
+            subject = parsed.subject
+            issuer = parsed.issuer
+            extensions = parsed.extensions
+            serial = parsed.serial_number
+        if parsed.public_bytes(serialization.Encoding.DER) != der:
+            raise UnreadableCertificate("its encoding is not DER")
+        certificate = cls(
+            block=block,
+            der=der,
+            parsed=parsed,
+            subject_der=subject.public_bytes(),
+            issuer_der=issuer.public_bytes(),
+            serial=serial,
+            not_before=parsed.not_valid_before_utc,
+            not_after=parsed.not_valid_after_utc,
+            extensions=extensions,
+        )
+        _ = certificate.sans, certificate.version
+        return certificate
+
+    @classmethod
+    def _from_tolerant_reading(cls, der: bytes, block: int) -> ParsedCertificate:
+        reading = read_tolerantly(der)
+        certificate = cls(
+            block=block,
+            der=der,
+            parsed=reading.copy,
+            subject_der=reading.subject_der,
+            issuer_der=reading.issuer_der,
+            serial=reading.copy.serial_number,
+            not_before=reading.copy.not_valid_before_utc,
+            not_after=reading.copy.not_valid_after_utc,
+            extensions=reading.extensions,
+            tolerant_reading=reading,
+        )
+        _ = certificate.sans, certificate.version, certificate.has_subtree_bounds
         return certificate
 
     @property
@@ -121,12 +166,12 @@ class ParsedCertificate:
     @lazy_property
     def subject(self) -> str:
         """The subject as RFC 4514 text, for findings."""
-        return _shown_name(self.subject_name)
+        return _shown_name(describe_name(self.subject_der))
 
     @lazy_property
     def issuer(self) -> str:
         """The issuer as RFC 4514 text, for findings."""
-        return _shown_name(self.issuer_name)
+        return _shown_name(describe_name(self.issuer_der))
 
     @lazy_property
     def fingerprint(self) -> str:
@@ -242,12 +287,12 @@ class ParsedCertificate:
     @lazy_property
     def organisation(self) -> str:
         """The organisation of the subject in folded case, or an empty text."""
-        return _organisation_of(self.subject_name)
+        return _organisation_of(self.subject_der)
 
     @lazy_property
     def issuer_organisation(self) -> str:
         """The organisation of the issuer in folded case, or an empty text."""
-        return _organisation_of(self.issuer_name)
+        return _organisation_of(self.issuer_der)
 
     @lazy_property
     def is_self_signed(self) -> bool:
@@ -283,11 +328,16 @@ class ParsedCertificate:
         constraints = self.find_extension(x509.NameConstraints)
         if constraints is None:
             return None
-        raw_extensions = dict(read_raw_extensions(self.der))
-        raw = raw_extensions.get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
-        if raw != constraints.public_bytes():
+        if self.has_subtree_bounds:
             raise UncheckableName("a minimum or maximum")
         return read_subtrees(constraints)
+
+    @lazy_property
+    def has_subtree_bounds(self) -> bool:
+        """Whether its name constraints have a minimum or maximum, which no client compares."""
+        raw_extensions = dict(read_raw_extensions(self.der))
+        raw = raw_extensions.get(ExtensionOID.NAME_CONSTRAINTS.dotted_string)
+        return raw is not None and has_bounds(raw)
 
     @lazy_property
     def constrained_names(self) -> GeneralNames:
@@ -300,10 +350,32 @@ class ParsedCertificate:
         return [
             extension.oid.dotted_string
             for extension in self.extensions
-            if extension.critical
-            and extension.oid not in _KNOWN_EXTENSIONS
-            and not (self.is_ca and extension.oid == ExtensionOID.NAME_CONSTRAINTS)
+            if extension.critical and extension.oid not in _KNOWN_EXTENSIONS
         ]
+
+    @lazy_property
+    def is_beyond_library(self) -> bool:
+        """Whether the path library refuses it for a form that clients read."""
+        return (
+            self.tolerant_reading is not None
+            or any(extension.oid in _POLICY_CONTROLS for extension in self.extensions)
+            or cabf_profile.is_beyond_library(self.der)
+        )
+
+    @lazy_property
+    def objections_as_ca(self) -> tuple[Objection, ...]:
+        """What clients object to where it is a CA."""
+        return find_objections(self.der, is_leaf=False)
+
+    @lazy_property
+    def objections_as_leaf(self) -> tuple[Objection, ...]:
+        """What clients object to where it is the leaf."""
+        return find_objections(self.der, is_leaf=True)
+
+    @lazy_property
+    def load_fault(self) -> str | None:
+        """Why OpenSSL, and so a node, does not load it; None when it does."""
+        return find_load_fault(self.der)
 
     @property
     def unknown_critical_clause(self) -> str:
@@ -349,6 +421,14 @@ class ParsedCertificate:
         return authority.key_identifier[:MAX_KEY_IDENTIFIER_LENGTH].hex(":").upper()
 
     @property
+    def subject_key_identifier(self) -> str:
+        """The identifier of its own key in hex with colons; empty when it has none."""
+        own = self.find_extension(x509.SubjectKeyIdentifier)
+        if own is None:
+            return ""
+        return own.digest[:MAX_KEY_IDENTIFIER_LENGTH].hex(":").upper()
+
+    @property
     def allows_server_auth(self) -> bool:
         """Whether it has no EKU, or one with serverAuth.
 
@@ -357,6 +437,11 @@ class ParsedCertificate:
         usage = self.find_extension(x509.ExtendedKeyUsage)
         return usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage
 
+    @property
+    def is_old_root(self) -> bool:
+        """Whether its version is 1, which has no CA flag: clients take it where it is trusted."""
+        return self.version == 1 and len(self.extensions) == 0
+
     @lazy_property
     def issuer_faults(self) -> tuple[str, ...]:
         """Why it may not issue a TLS server's certificate on any path: clauses for findings."""
@@ -364,7 +449,7 @@ class ParsedCertificate:
         if self.unknown_critical_oids:
             faults.append(self.unknown_critical_clause)
         if not self.is_ca:
-            faults.append("is not a CA")
+            faults.append(NOT_A_CA)
         usage = self.find_extension(x509.KeyUsage)
         if usage is not None and not usage.key_cert_sign:
             faults.append("may not sign certificates (key usage)")
@@ -399,76 +484,14 @@ class ParsedCertificate:
         return f"{self.subject} (SHA-256 {self.fingerprint[:16]}…)"
 
 
-def is_signed_by(child: ParsedCertificate, issuer: ParsedCertificate) -> bool:
-    """Check that the names match and that the signature verifies."""
-    # Some signatures cannot be verified, or not at a fair price: the issuer's key is of a kind that
-    # is not supported, or made to cost time, or the hash is broken and the library refuses it. For
-    # those the names and the key identifiers decide. This accepts nothing: the path can be built,
-    # and is then refused for its real fault. Such a key is not supported (issuer_faults), and a
-    # broken hash is refused in every certificate but a trusted root.
-    if child.canonical_issuer != issuer.canonical_subject:
-        return False
-    if child.broken_hash or issuer.public_key is None or issuer.is_slow_to_verify:
-        return key_identifiers_agree(child, issuer)
-    return _verify_signature(child.parsed, issuer.public_key)
+def _organisation_of(name: bytes) -> str:
+    for kind, value in name_values(name):
+        if kind == NameOID.ORGANIZATION_NAME.dotted_string:
+            return value.casefold()
+    return ""
 
 
-def _verify_signature(
-    child: x509.Certificate, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-) -> bool:
-    """Verify the signature alone. The library's own check also compares names byte by byte."""
-    signature = child.signature
-    signed = child.tbs_certificate_bytes
-    try:
-        parameters = child.signature_algorithm_parameters
-        digest = child.signature_hash_algorithm
-        if (
-            isinstance(key, rsa.RSAPublicKey)
-            and isinstance(parameters, padding.PKCS1v15 | padding.PSS)
-            and digest
-        ):
-            key.verify(signature, signed, parameters, digest)
-            return True
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
-            key.verify(signature, signed, parameters)
-            return True
-    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
-        return False
-    return False
-
-
-def key_identifiers_agree(child: ParsedCertificate, issuer: ParsedCertificate) -> bool:
-    """Check that the child's authority key identifier fits its issuer.
-
-    The key identifier must be that of the issuer's key; a serial and a name must be the issuer's
-    own. What either certificate leaves out agrees. OpenSSL takes no issuer that does not fit.
-    """
-    authority = child.find_extension(x509.AuthorityKeyIdentifier)
-    if authority is None:
-        return True
-    subject_identifier = issuer.find_extension(x509.SubjectKeyIdentifier)
-    if (
-        authority.key_identifier is not None
-        and subject_identifier is not None
-        and authority.key_identifier != subject_identifier.digest
-    ):
-        return False
-    serial = authority.authority_cert_serial_number
-    if serial is not None and serial != issuer.serial:
-        return False
-    for name in authority.authority_cert_issuer or ():
-        if isinstance(name, x509.DirectoryName):
-            return canonical_name(name.value.public_bytes()) == issuer.canonical_issuer
-    return True
-
-
-def _organisation_of(name: x509.Name) -> str:
-    values = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    return str(values[0].value).casefold() if values else ""
-
-
-def _shown_name(name: x509.Name) -> str:
-    text = name.rfc4514_string()
+def _shown_name(text: str) -> str:
     if not text.isprintable():
         text = "".join(character if character.isprintable() else "?" for character in text)
     if len(text) > MAX_SUBJECT_LENGTH:

@@ -13,17 +13,18 @@ from datetime import datetime
 
 from services.validator.x509.certificates import (
     ParsedCertificate,
-    is_signed_by,
-    key_identifiers_agree,
 )
+from services.validator.x509.clients import Objection
 from services.validator.x509.paths import (
     MAX_DEPTH,
     MAX_NAME_CHECKS,
     CertificatePath,
     count_name_checks,
     find_path_faults,
+    find_path_objections,
     library_can_validate,
 )
+from services.validator.x509.signatures import is_signed_by, key_identifiers_agree
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Finding, finding
 
@@ -35,12 +36,25 @@ MAX_SIGNATURES = 200
 class CertificateChain:
     """The leaf and its intermediates in order, without roots.
 
-    It is validated where no finding refuses it. ``is_public``: browsers trust its root.
+    It is validated where no finding refuses it. ``is_public``: browsers trust its root. ``path``:
+    from the leaf to the trusted root, empty when there is none.
     """
 
     certificates: tuple[ParsedCertificate, ...]
     findings: tuple[Finding, ...]
     is_public: bool = False
+    path: CertificatePath = ()
+
+    @property
+    def first_to_end(self) -> ParsedCertificate:
+        """The certificate of the path, root included, whose period ends first."""
+        path = self.path or self.certificates
+        return min(path, key=lambda certificate: certificate.not_after)
+
+    def find_objections(self) -> list[tuple[ParsedCertificate, Objection]]:
+        """Return what single clients object to on its path, or in the leaf alone (rule D13)."""
+        path = self.path or self.certificates[:1]
+        return find_path_objections(path, root_is_public=self.is_public)
 
 
 def build_chain(
@@ -55,7 +69,7 @@ def build_chain(
     """
     root = _find_root_of_ordered_chain(leaf, others, roots, at)
     if root is not None:
-        return CertificateChain((leaf, *others), (), roots.is_public(root))
+        return CertificateChain((leaf, *others), (), roots.is_public(root), (leaf, *others, root))
     return _untangle_chain(leaf, others, roots, at)
 
 
@@ -102,6 +116,8 @@ def _untangle_chain(
     at: datetime,
 ) -> CertificateChain:
     graph = _IssuerGraph(leaf, others, roots)
+    path, faults = _find_best_path(graph, at)
+    above_root = graph.issuers_above(path[-1]) if path else []
     related = [ca for ca in others if ca in graph.depths or ca in graph.mismatches]
     kept = [ca for ca in related if not ca.is_self_signed]
     # By depth, and by fingerprint where depths are equal: the stored chain does not depend on the
@@ -112,9 +128,9 @@ def _untangle_chain(
     findings = []
     if not is_in_order:
         findings.append(_reordered_finding([leaf, *ordered]))
-    findings += _dropped_root_findings(others, related, graph, roots)
-    findings += _unrelated_findings(others, related, graph)
-    path, faults = _find_best_path(graph, at)
+    findings += _dropped_root_findings(others, [*related, *above_root], graph, roots)
+    findings += _above_root_findings([ca for ca in above_root if ca not in related], path)
+    findings += _unrelated_findings(others, [*related, *above_root], graph)
     findings += faults
     if not faults:
         findings += _spare_expired_findings(kept, path, at)
@@ -122,6 +138,7 @@ def _untangle_chain(
         certificates=(leaf, *(kept if is_in_order else ordered)),
         findings=tuple(findings),
         is_public=bool(path) and roots.is_public(path[-1]),
+        path=path,
     )
 
 
@@ -198,6 +215,27 @@ class _IssuerGraph:
         organisation = top.issuer_organisation
         return bool(organisation) and organisation in self._roots.organisations
 
+    def issuers_above(self, root: ParsedCertificate) -> list[ParsedCertificate]:
+        """Return the uploaded certificates that issued a trusted root, or issued its issuers."""
+        above: list[ParsedCertificate] = []
+        stack = [root]
+        while stack:
+            for issuer in self.issuers_of(stack.pop()):
+                if issuer not in above and issuer.der != root.der:
+                    above.append(issuer)
+                    stack.append(issuer)
+        return above
+
+    def namesakes_of_issuer(self, child: ParsedCertificate) -> list[ParsedCertificate]:
+        """Return uploaded certificates and roots that bear its issuer's name, with another key."""
+        candidates = [*self._others, *self._roots.find_by_subject(child.canonical_issuer)]
+        found = []
+        for ca in candidates:
+            has_name = ca.canonical_subject == child.canonical_issuer
+            if has_name and ca is not child and not self._signs(ca, child):
+                found.append(ca)
+        return found
+
     def has_path(self) -> bool:
         return next(self.paths(), None) is not None
 
@@ -258,24 +296,40 @@ class _IssuerGraph:
 
 
 def _find_best_path(graph: _IssuerGraph, at: datetime) -> tuple[CertificatePath, list[Finding]]:
-    """Return the first path without a fault, or the one with the fewest faults, and its faults."""
+    """Return a path without a fault, or the one with the fewest faults, and its faults.
+
+    Of the paths without a fault it is the first that lasts as long as the leaf, else the one that
+    lasts longest.
+    """
     best_path: CertificatePath = ()
     best_faults: list[Finding] | None = None
+    sound_path: CertificatePath | None = None
     name_checks = 0
     for path in graph.paths():
         name_checks += count_name_checks(path)
-        if best_faults is not None and name_checks > MAX_NAME_CHECKS:
+        if name_checks > MAX_NAME_CHECKS and (sound_path or best_faults is not None):
             break
         by_library = library_can_validate(path, at)
         faults = list(find_path_faults(path, at, by_library=by_library))
         if not faults:
-            return path, []
+            end = _end_of(path)
+            if sound_path is None or end > _end_of(sound_path):
+                sound_path = path
+            if end >= graph.leaf.not_after:
+                return path, []
+            continue
         if best_faults is None or len(faults) < len(best_faults):
             best_path = path
             best_faults = faults
+    if sound_path is not None:
+        return sound_path, []
     if best_faults is None:
         return (), list(_missing_path_findings(graph))
     return best_path, best_faults
+
+
+def _end_of(path: CertificatePath) -> datetime:
+    return min([certificate.not_after for certificate in path])
 
 
 # Findings
@@ -306,6 +360,20 @@ def _dropped_root_findings(
             )
 
 
+def _above_root_findings(
+    above_root: Iterable[ParsedCertificate], path: CertificatePath
+) -> Iterator[Finding]:
+    for certificate in above_root:
+        if not certificate.is_self_signed:
+            yield finding(
+                Code.CHAIN_ROOT_INCLUDED,
+                f"Block {certificate.block}, {certificate}, stands above the trusted root "
+                f"{path[-1]} and was dropped.",
+                field="certificate",
+                block=certificate.block,
+            )
+
+
 def _unrelated_findings(
     others: Iterable[ParsedCertificate],
     related: Sequence[ParsedCertificate],
@@ -313,8 +381,11 @@ def _unrelated_findings(
 ) -> Iterator[Finding]:
     unrelated = [certificate for certificate in others if certificate not in related]
     disconnected = graph.disconnected_cas() if unrelated else []
+    namesakes: list[ParsedCertificate] = []
+    if unrelated and not graph.has_path():
+        namesakes = graph.namesakes_of_issuer(_find_top(graph))
     for certificate in unrelated:
-        if certificate not in disconnected:
+        if certificate not in disconnected and certificate not in namesakes:
             yield finding(
                 Code.CHAIN_UNRELATED,
                 f"Block {certificate.block}, {certificate}, did not issue the leaf or its issuers.",
@@ -327,10 +398,11 @@ def _missing_path_findings(graph: _IssuerGraph) -> Iterator[Finding]:
     """Explain why there is no path: a bad signature, a missing intermediate or an unknown root."""
     if graph.mismatches:
         for child in dict.fromkeys(graph.mismatches.values()):
+            namesakes = [ca for ca, signed in graph.mismatches.items() if signed is child]
             yield finding(
                 Code.CHAIN_BAD_SIGNATURE,
                 f"The signature of block {child.block}, {child}, does not verify "
-                f"with the key of its issuer, {child.issuer}.",
+                f"with the key of its issuer, {child.issuer} ({_list_places(namesakes)}).",
                 field="certificate",
                 block=child.block,
             )
@@ -347,6 +419,8 @@ def _missing_path_findings(graph: _IssuerGraph) -> Iterator[Finding]:
             field="certificate",
             block=top.block,
         )
+    elif namesakes := graph.namesakes_of_issuer(top):
+        yield _namesake_finding(top, namesakes[0])
     elif top is graph.leaf or graph.disconnected_cas() or graph.knows_organisation_above(top):
         yield finding(
             Code.CHAIN_INCOMPLETE,
@@ -365,6 +439,36 @@ def _missing_path_findings(graph: _IssuerGraph) -> Iterator[Finding]:
             hint="Use a certificate of a public CA, or upload your private root; where an "
             "intermediate is missing between, append it.",
         )
+
+
+def _list_places(certificates: Iterable[ParsedCertificate]) -> str:
+    places = []
+    for certificate in certificates:
+        places.append(f"block {certificate.block}" if certificate.block >= 0 else "a trusted root")
+    return ", ".join(dict.fromkeys(places))
+
+
+def _namesake_finding(top: ParsedCertificate, namesake: ParsedCertificate) -> Finding:
+    """Explain a certificate that has the issuer's name, and another key: mostly an older one."""
+    place = f"block {namesake.block}" if namesake.block >= 0 else "the trusted root"
+    own = namesake.subject_key_identifier
+    own_key = f" (key identifier {own})" if own else ""
+    wanted = top.authority_key_identifier
+    if wanted and own and wanted != own:
+        compared = f"block {top.block} was signed with the key {wanted}"
+    else:
+        compared = f"the signature of block {top.block} does not verify with it"
+    return finding(
+        Code.CHAIN_INCOMPLETE,
+        f"The issuer of block {top.block}, {top.issuer}, is missing: {place}, {namesake}, has "
+        f"that name, but another key{own_key}; {compared}.",
+        field="certificate",
+        block=top.block,
+        hint="Fetch the CA's intermediate with that key, mostly its newer one, and append it in "
+        f"place of {place}."
+        if namesake.block >= 0
+        else "Append the CA's intermediate with that key, or trust the root with that key.",
+    )
 
 
 def _find_top(graph: _IssuerGraph) -> ParsedCertificate:

@@ -17,6 +17,7 @@ SEQUENCE = 0x30
 SET = 0x31
 CONTEXT_0 = 0xA0
 CONTEXT_1 = 0xA1
+MAX_OID_BYTES = 128
 
 
 class NotDer(ValueError):
@@ -90,7 +91,7 @@ def read_integer(data: bytes, element: DerElement) -> int:
 def read_oid(data: bytes, element: DerElement) -> str:
     """Read an OBJECT IDENTIFIER in dotted form; raises NotDer."""
     body = data[element.start : element.end]
-    if element.tag != OID or not 1 <= len(body) <= 32 or body[-1] & 0x80:
+    if element.tag != OID or not 1 <= len(body) <= MAX_OID_BYTES or body[-1] & 0x80:
         raise NotDer(f"not an OBJECT IDENTIFIER at byte {element.start}")
     # Seven bits a byte, the high bit set in all but the last byte of an arc. The first number
     # holds two arcs: 40 * first + second, the first at most 2 (X.690, 8.19.4).
@@ -105,9 +106,28 @@ def read_oid(data: bytes, element: DerElement) -> str:
     return ".".join(map(str, [first_arc, numbers[0] - 40 * first_arc, *numbers[1:]]))
 
 
+def copy_element(data: bytes, element: DerElement) -> bytes:
+    """Return the element with its tag and length."""
+    return encode_element(element.tag, data[element.start : element.end])
+
+
 def encode_element(tag: int, body: bytes) -> bytes:
     """Return the element with its tag and length."""
     if len(body) < 0x80:
         return bytes([tag, len(body)]) + body
     length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
     return bytes([tag, 0x80 | len(length)]) + length + body
+
+
+def encode_oid(dotted: str) -> bytes:
+    """Return the content of an OBJECT IDENTIFIER."""
+    first, second, *others = [int(arc) for arc in dotted.split(".")]
+    body = b""
+    for number in (first * 40 + second, *others):
+        digits = [number & 0x7F]
+        number >>= 7
+        while number:
+            digits.append(0x80 | number & 0x7F)
+            number >>= 7
+        body += bytes(reversed(digits))
+    return body

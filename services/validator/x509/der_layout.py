@@ -89,16 +89,38 @@ def _element_end(data: bytes, at: int) -> int:
     return start + int.from_bytes(data[at + 2 : start], "big")
 
 
+class RawExtension(NamedTuple):
+    """An extension as it is written. ``writes_default``: it says that it is not critical."""
+
+    oid: str
+    is_critical: bool
+    writes_default: bool
+    value: bytes
+
+
 def read_raw_extensions(data: bytes) -> list[tuple[str, bytes]]:
     """Read the OID and the value bytes of every extension, in order; raises NotDer."""
-    extensions = read_layout(data).extensions
-    if extensions is None:
+    extensions = read_extension_list(data, read_layout(data))
+    return [(extension.oid, extension.value) for extension in extensions]
+
+
+def read_extension_list(data: bytes, layout: CertificateLayout) -> list[RawExtension]:
+    """Read every extension of a certificate, in order; raises NotDer."""
+    if layout.extensions is None:
         return []
     found = []
-    extension_list = der.read_element(data, extensions.start, extensions.end)
-    for extension in der.read_children(data, extension_list):
-        parts = der.read_children(data, extension)
-        if len(parts) > 1:
-            value = parts[-1]
-            found.append((der.read_oid(data, parts[0]), data[value.start : value.end]))
+    extension_list = der.read_element(data, layout.extensions.start, layout.extensions.end)
+    for element in der.read_children(data, extension_list):
+        parts = der.read_children(data, element)
+        if len(parts) < 2 or parts[-1].tag != der.OCTET_STRING:
+            raise NotDer("not an extension")
+        critical = b""
+        if len(parts) == 3:
+            critical = data[parts[1].start : parts[1].end]
+        value = data[parts[-1].start : parts[-1].end]
+        found.append(
+            RawExtension(
+                der.read_oid(data, parts[0]), critical not in (b"", b"\0"), critical == b"\0", value
+            )
+        )
     return found

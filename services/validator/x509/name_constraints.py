@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 
+from services.validator.x509 import der
 from services.validator.x509.der import NotDer
 from services.validator.x509.distinguished_names import (
     EMAIL,
@@ -104,6 +105,15 @@ def read_subtrees(constraints: x509.NameConstraints) -> ConstraintSubtrees:
         permitted=GeneralNames().add_names(constraints.permitted_subtrees or ()),
         excluded=GeneralNames().add_names(constraints.excluded_subtrees or ()),
     )
+
+
+def has_bounds(value: bytes) -> bool:
+    """Check whether a subtree of the extension (DER) has a minimum or maximum; raises NotDer."""
+    for side in der.read_sequence(value):
+        for subtree in der.read_children(value, side):
+            if len(der.read_children(value, subtree)) > 1:
+                return True
+    return False
 
 
 def find_violation(constraints: ConstraintSubtrees, names: GeneralNames) -> str | None:

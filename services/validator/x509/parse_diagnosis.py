@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
 from services.validator.x509 import der
-from services.validator.x509.der import DerElement, NotDer
+from services.validator.x509.der import NotDer
 from services.validator.x509.der_layout import (
     CertificateLayout,
     read_layout,
@@ -62,14 +62,14 @@ def diagnose_unreadable(data: bytes) -> str:
 
 def _unreadable_parts(data: bytes, layout: CertificateLayout) -> Iterator[str]:
     for field, name in _PART_NAMES.items():
-        part = _copy_element(data, getattr(layout, field))
-        if not _is_readable(_build_certificate(**{field: part})):
+        part = der.copy_element(data, getattr(layout, field))
+        if not _is_readable(build_certificate(**{field: part})):
             yield name
     if layout.extensions is None:
         return
     extension_list = der.read_element(data, layout.extensions.start, layout.extensions.end)
     for element in der.read_children(data, extension_list)[:MAX_TRIED_EXTENSIONS]:
-        if not _is_readable(_build_certificate(extension=_copy_element(data, element))):
+        if not _is_readable(build_certificate(extension=der.copy_element(data, element))):
             oid = der.read_oid(data, der.read_element(data, element.start, element.end))
             yield f"its extension {_describe_oid(oid)}"
 
@@ -79,7 +79,7 @@ def _describe_oid(oid: str) -> str:
     return oid if name == "Unknown OID" else f"{oid} ({name})"
 
 
-def _build_certificate(extension: bytes = b"", **parts: bytes) -> bytes:
+def build_certificate(extension: bytes = b"", **parts: bytes) -> bytes:
     """Return a sound certificate with ``parts`` and ``extension`` in place of its own."""
     used_parts = {**_SOUND_PARTS, **parts}
     extensions = b""
@@ -101,7 +101,3 @@ def _is_readable(data: bytes) -> bool:
     except Exception:  # as in ParsedCertificate.from_der
         return False
     return True
-
-
-def _copy_element(data: bytes, element: DerElement) -> bytes:
-    return der.encode_element(element.tag, data[element.start : element.end])

@@ -6,6 +6,7 @@ It checks flags, path lengths, periods, names and name constraints. Where
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -19,11 +20,21 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from services.validator.x509.certificates import ParsedCertificate, key_identifiers_agree
+from services.validator.x509.certificate_policies import lacks_policy
+from services.validator.x509.certificates import (
+    NOT_A_CA,
+    ParsedCertificate,
+)
+from services.validator.x509.client_rules import find_signature_objections
+from services.validator.x509.clients import Client, Objection
 from services.validator.x509.name_constraints import UncheckableName, find_violation
+from services.validator.x509.signatures import key_identifiers_agree
 from shared.contracts.findings import Code, Finding, finding
 
 MAX_NAME_CHECKS = 200_000
+MAX_SHOWN_NAME = 80
+MAX_NAME_LENGTH = 253
+DNS_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 MAX_DEPTH = 10
 MAX_REMEMBERED_ISSUERS = 256
 _HINT_OTHER_ISSUER = (
@@ -45,7 +56,7 @@ def find_path_faults(path: CertificatePath, at: datetime, *, by_library: bool) -
     Without ``by_library`` the caller has verified its signatures; with it, the library verifies
     them here. Faults of the leaf itself are left to its own checks.
     """
-    findings = [*_issuer_faults(path, at), *_key_identifier_faults(path)]
+    findings = list(_issuer_faults(path, at))
     if not findings:
         findings = list(_name_constraint_faults(path))
     if not findings and by_library:
@@ -68,12 +79,20 @@ def _issuer_faults(path: CertificatePath, at: datetime) -> Iterator[Finding]:
         issuers_below = path[1 : depth + 1]
         for reason in _why_not_issuer(issuer, issuers_below, is_root=issuer is path[-1]):
             yield _untrusted(issuer, reason, _HINT_OTHER_ISSUER)
+    if lacks_policy(path):
+        yield _untrusted(
+            path[0],
+            "does not have the certificate policy that its CAs demand, so Chrome and Go refuse it",
+            _HINT_OTHER_ISSUER,
+        )
 
 
 def _why_not_issuer(
     issuer: ParsedCertificate, issuers_below: CertificatePath, *, is_root: bool
 ) -> Iterator[str]:
-    yield from issuer.issuer_faults
+    for fault in issuer.issuer_faults:
+        if not (is_root and issuer.is_old_root and fault == NOT_A_CA):
+            yield fault
     basic_constraints = issuer.find_extension(x509.BasicConstraints)
     if basic_constraints is not None and basic_constraints.path_length is not None:
         # RFC 5280, 4.2.1.9 counts the issuers below without the self-issued ones.
@@ -84,15 +103,77 @@ def _why_not_issuer(
         yield f"is signed with {issuer.broken_hash}"
 
 
-def _key_identifier_faults(path: CertificatePath) -> Iterator[Finding]:
+def find_path_objections(
+    path: CertificatePath, *, root_is_public: bool
+) -> list[tuple[ParsedCertificate, Objection]]:
+    """Return what single clients object to on a path without faults (rule D13), in its order.
+
+    A root that browsers trust is not looked at.
+    """
+    found = []
+    for certificate in path:
+        is_root = certificate is path[-1] and len(path) > 1
+        if is_root and root_is_public:
+            continue
+        if certificate is path[0]:
+            objections = certificate.objections_as_leaf
+        else:
+            objections = certificate.objections_as_ca
+        found += [(certificate, objection) for objection in objections]
+        if not is_root:
+            signature_objections = find_signature_objections(certificate.der)
+            found += [(certificate, objection) for objection in signature_objections]
     for child, issuer in pairwise(path):
-        if not key_identifiers_agree(child, issuer):
-            yield _untrusted(
-                child,
-                f"names another key than that of its issuer, {issuer}, by its authority key "
-                "identifier, so clients refuse it",
-                _HINT_REISSUE,
+        found += [(child, objection) for objection in _link_objections(child, issuer)]
+    found += [(path[0], objection) for objection in _constrained_name_objections(path)]
+    return found
+
+
+def _link_objections(child: ParsedCertificate, issuer: ParsedCertificate) -> Iterator[Objection]:
+    if child.issuer_der != issuer.subject_der:
+        yield Objection(
+            (Client.FIREFOX, Client.GO),
+            f"writes the name of its issuer, {_mention(issuer)}, in another way than that does "
+            "itself (the kind of string, case or white space)",
+        )
+    if not key_identifiers_agree(child, issuer):
+        yield Objection(
+            (Client.OPENSSL,),
+            f"names another key than that of its issuer, {_mention(issuer)}, by its authority "
+            "key identifier",
+        )
+
+
+def _constrained_name_objections(path: CertificatePath) -> Iterator[Objection]:
+    """Names that are no host names cannot be compared with constraints on DNS names."""
+    constrains_dns = False
+    for issuer in path[1:]:
+        constraints = issuer.find_extension(x509.NameConstraints)
+        if constraints is not None:
+            for name in (
+                *(constraints.permitted_subtrees or ()),
+                *(constraints.excluded_subtrees or ()),
+            ):
+                constrains_dns = constrains_dns or isinstance(name, x509.DNSName)
+    if not constrains_dns:
+        return
+    for name in path[0].sans:
+        if not _is_presented_dns_name(name):
+            yield Objection(
+                (Client.FIREFOX, Client.GO),
+                f"has a name that is no host name, {name[:MAX_SHOWN_NAME]!r}, below a CA that "
+                "constrains host names",
             )
+            return
+
+
+def _is_presented_dns_name(name: str) -> bool:
+    """Check a DNS name as clients read one: labels of letters, digits, ``-`` and ``_``."""
+    labels = name.removeprefix("*.").removesuffix(".").split(".")
+    for label in labels:
+        if not DNS_LABEL.fullmatch(label):
+            return False
+    return len(name) <= MAX_NAME_LENGTH and not labels[-1].isdigit()
 
 
 def _name_constraint_faults(path: CertificatePath) -> Iterator[Finding]:
@@ -203,6 +284,8 @@ def library_can_validate(path: CertificatePath, at: datetime) -> bool:
             return False
         if issuer.is_self_issued and issuer is not root:
             return False
+    if any(certificate.is_beyond_library for certificate in path) or root.version != 3:
+        return False
     return (
         leaf.key_is_supported
         and leaf.version == 3

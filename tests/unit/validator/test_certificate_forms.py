@@ -60,7 +60,9 @@ def test_names_are_equal_in_any_encoding_case_and_white_space(sentence: str, oth
     assert canonical_name(other) == canonical_name(PLAIN), sentence
     leaf = alter_certificate(LEAF.certificate, ISSUING.key, issuer=other)
     judged = report(encode_pem(leaf, *LEAF.issuers))
-    assert (accepted(judged), codes(judged)) == (True, []), judged.findings
+    # The chain is found, and refused for what two clients make of it: they compare bytes.
+    assert (accepted(judged), codes(judged)) == (False, [Code.CERTIFICATE_CLIENTS_REFUSE])
+    assert "Firefox and Go refuse it" in judged.findings[0].message
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_a_root_is_found_by_a_name_of_another_encoding() -> None:
         ca.certificate, ROOT.key, issuer=encode_name((COMMON_NAME, PRINTABLE, "TEST ROOT CA"))
     )
     leaf = ca.issue([DOMAIN])
-    assert codes(report(encode_pem(leaf.certificate, odd), leaf.key_pem)) == []
+    judged = report(encode_pem(leaf.certificate, odd), leaf.key_pem)
+    assert codes(judged) == [Code.CERTIFICATE_CLIENTS_REFUSE]
+    assert judged.findings[0].block == 1
 
 
 def test_a_signature_is_still_verified_where_names_differ_by_encoding() -> None:
@@ -116,7 +120,6 @@ SHA_224 = encode_sequence(encode_oid("1.2.840.10045.4.3.1"))
 ODD_FORMS = {
     "a negative serial number": {"serial": encode_integer(-5)},
     "a serial number of 26 octets": {"serial": encode_integer(1 << 200)},
-    "a year before 2050 as GeneralizedTime": {"validity": generalized(2026)},
     "two signature algorithms that differ": {
         "signed_algorithm": encode_sequence(encode_oid("1.2.840.10045.4.3.3"))
     },
@@ -153,6 +156,19 @@ def test_an_odd_form_is_reported_for_the_certificate_that_has_it(
         found.message
     )
     assert "reissued" in found.hint
+
+
+@pytest.mark.parametrize("where", ["leaf", "ca"])
+def test_a_year_before_2050_as_generalized_time_is_accepted_as_by_all_clients(where: str) -> None:
+    ca = ROOT.intermediate("CA")
+    leaf = ca.issue([DOMAIN])
+    chain = [leaf.certificate, ca.certificate]
+    if where == "leaf":
+        odd = [alter_certificate(chain[0], ca.key, validity=generalized(2026)), chain[1]]
+    else:
+        odd = [chain[0], alter_certificate(chain[1], ROOT.key, validity=generalized(2049))]
+    judged = report(encode_pem(*odd), leaf.key_pem)
+    assert accepted(judged), judged.findings
 
 
 def test_a_leaf_may_name_the_serial_of_an_issuer_whose_own_is_negative() -> None:

@@ -132,16 +132,19 @@ def test_an_issuer_with_an_unsupported_key_is_refused_for_the_key_and_not_for_a_
     assert judged.findings[0].block == (None if where == "root" else 1)
 
 
-def test_a_key_with_a_compressed_point_is_accepted() -> None:
+def test_a_key_with_a_compressed_point_is_refused_as_by_firefox_and_go() -> None:
     leaf = alter_certificate(
         LEAF.certificate, ISSUING.key, public_key=compressed_point_spki(LEAF.key)
     )
     judged = report(encode_pem(leaf, *LEAF.issuers))
-    assert (accepted(judged), codes(judged)) == (True, [])
+    assert (accepted(judged), codes(judged)) == (False, [Code.CERTIFICATE_CLIENTS_REFUSE])
+    assert "Firefox and Go" in judged.findings[0].message
 
 
-@pytest.mark.parametrize("parameters", [NULL, b""])
-def test_rsa_is_accepted_with_and_without_null_parameters(parameters: bytes) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "expected"), [(NULL, []), (b"", [Code.CERTIFICATE_CLIENTS_REFUSE])]
+)
+def test_rsa_is_accepted_with_null_parameters_only(parameters: bytes, expected: list[Code]) -> None:
     made = ISSUING.issue([DOMAIN], key=rsa_key())
     judged = report(
         encode_pem(
@@ -152,7 +155,7 @@ def test_rsa_is_accepted_with_and_without_null_parameters(parameters: bytes) -> 
         ),
         made.key_pem,
     )
-    assert (accepted(judged), codes(judged)) == (True, [])
+    assert (accepted(judged), codes(judged)) == (not expected, expected)
 
 
 @pytest.mark.parametrize("where", ["leaf", "ca"])

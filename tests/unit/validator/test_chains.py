@@ -193,7 +193,7 @@ def test_an_intermediate_outside_its_validity_is_chain_expired(
 
 
 def test_the_last_second_of_an_intermediate_still_counts() -> None:
-    assert codes(report_of(below(not_after=NOW))) == []
+    assert codes(report_of(below(not_after=NOW))) == [Code.CHAIN_ENDS_FIRST]
     assert refusals(report_of(below(not_after=NOW), at=NOW + timedelta(seconds=1))) == [
         Code.CHAIN_EXPIRED
     ]

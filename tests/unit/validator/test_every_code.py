@@ -22,7 +22,15 @@ from services.validator.checks.judge import JudgementReport, PairTexts, judge_pa
 from services.validator.x509.trust_roots import TrustRoots
 from shared.contracts.findings import Code, Severity, finding
 from tests.support.pki import NOW, Authority, ec_key, encrypted_pkcs8, pem, pkcs8, rsa_key
+from tests.support.unusual_certificates import (
+    COMMON_NAME,
+    PRINTABLE,
+    alter_certificate,
+    encode_name,
+    encode_pem,
+)
 from tests.unit.validator.sound_pair import DOMAIN, ISSUING, LEAF, ROOT, ROOTS, report
+from tests.unit.validator.test_certificate_keys import plain
 from tests.unit.validator.test_chains import OTHER, cross_signed, with_changed_signature
 from tests.unit.validator.test_upload_fields import P7_PEM
 
@@ -60,6 +68,30 @@ def of_lines_of_76(text: str) -> str:
 def below_an_expired_ca(**mode: Any) -> JudgementReport:
     made = ROOT.intermediate("Variant CA", not_after=NOW - DAY).issue([DOMAIN])
     return report(made.chain_pem, made.key_pem, **mode)
+
+
+def below_a_short_ca(**mode: Any) -> JudgementReport:
+    made = ROOT.intermediate("Test Issuing CA", not_after=NOW + DAY).issue([DOMAIN])
+    return report(made.chain_pem, made.key_pem, **mode)
+
+
+def with_altered_key(public_key: Callable[[Any], bytes], **mode: Any) -> JudgementReport:
+    made = ISSUING.issue([DOMAIN], key=rsa_key())
+    odd = alter_certificate(made.certificate, ISSUING.key, public_key=public_key(made))
+    return report(encode_pem(odd, *made.issuers), made.key_pem, **mode)
+
+
+def with_an_ampersand(**mode: Any) -> JudgementReport:
+    made = ISSUING.issue([DOMAIN])
+    subject = encode_name((COMMON_NAME, PRINTABLE, "Test & Issuing CA"))
+    odd = alter_certificate(made.certificate, ISSUING.key, subject=subject)
+    return report(encode_pem(odd, *made.issuers), made.key_pem, **mode)
+
+
+def with_a_visible_string(**mode: Any) -> JudgementReport:
+    subject = encode_name((COMMON_NAME, 0x1A, "www.example.com"))
+    odd = alter_certificate(LEAF.certificate, ISSUING.key, subject=subject)
+    return report(encode_pem(odd, *LEAF.issuers), LEAF.key_pem, **mode)
 
 
 def below_another_root(**mode: Any) -> JudgementReport:
@@ -149,6 +181,22 @@ CASES = [
         leaf_of(extensions=[(TLSFeature([TLSFeatureType.status_request]), False)]),
         (C.CERTIFICATE_MUST_STAPLE,),
     ),
+    Case(
+        "an RSA key without NULL",
+        lambda **mode: with_altered_key(lambda made: plain(made.key, b""), **mode),
+        (C.CERTIFICATE_CLIENTS_REFUSE,),
+    ),
+    Case(
+        "a PrintableString with an ampersand",
+        with_an_ampersand,
+        (C.CERTIFICATE_CLIENT_REFUSES,),
+    ),
+    Case(
+        "a subject of a string type that OpenSSL does not read",
+        with_a_visible_string,
+        (C.CERTIFICATE_UNLOADABLE,),
+    ),
+    Case("an intermediate that ends before the leaf", below_a_short_ca, (C.CHAIN_ENDS_FIRST,)),
     Case(
         "silence that is not proof",
         lambda **mode: judge_pairs(

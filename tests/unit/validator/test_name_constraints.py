@@ -268,7 +268,8 @@ def constrained(
 def test_a_technically_constrained_ca_of_the_baseline_requirements_may_issue() -> None:
     ca = constrained(["example.com", directory(O="Acme")], ["net:0.0.0.0/0", "net:::/0"])
     judged = below(ca, [DOMAIN], organisation="Acme")
-    assert (accepted(judged), codes(judged)) == (True, [])
+    assert (accepted(judged), codes(judged)) == (True, [Code.CERTIFICATE_CLIENT_REFUSES])
+    assert "Go refuses it" in judged.findings[0].message
 
 
 @pytest.mark.parametrize("critical", [True, False])

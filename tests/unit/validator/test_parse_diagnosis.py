@@ -36,21 +36,15 @@ OTHER_ALGORITHM = encode_sequence(encode_oid("1.2.840.10045.4.3.2"), NULL)
 
 EXTENSIONS = {
     "2.5.29.19 (basicConstraints)": [
-        encode_extension("2.5.29.19", encode_sequence(encode_integer(0)), True),
-        encode_extension("2.5.29.19", encode_sequence(b"\x01\x01\x00"), True),
+        encode_extension("2.5.29.19", encode_sequence(encode_tlv(4, b"x")), True),
+        encode_extension("2.5.29.19", b"\x30\x05", True),
     ],
-    "1.3.6.1.5.5.7.1.1 (authorityInfoAccess)": [
-        encode_extension("1.3.6.1.5.5.7.1.1", b"\x30\x02\x05")
-    ],
-    "1.3.6.1.4.1.11129.2.4.2 (signedCertificateTimestampList)": [
-        encode_extension("1.3.6.1.4.1.11129.2.4.2", encode_tlv(4, b"junk"))
-    ],
+    "2.5.29.15 (keyUsage)": [encode_extension("2.5.29.15", encode_integer(5), True)],
     "2.5.29.17 (subjectAltName)": [
-        encode_alternative_names(encode_general_name(2, DOMAIN), encode_tlv(0xA3)),
+        encode_alternative_names(encode_general_name(2, DOMAIN), encode_tlv(0xA9)),
         encode_alternative_names(encode_general_name(2, DOMAIN), encode_general_name(7, b"\1\2\3")),
         encode_alternative_names(encode_general_name(2, "m\xfcnchen.de".encode("latin-1"))),
     ],
-    "1.2.3.4": [encode_extension("1.2.3.4", NULL, b"\x01\x01\x00")],
 }
 
 
