@@ -375,7 +375,8 @@ class ParsedCertificate:
     @lazy_property
     def load_fault(self) -> str | None:
         """Why OpenSSL, and so a node, does not load it; None when it does."""
-        return find_load_fault(self.der)
+        is_plain = self.tolerant_reading is None and not self.objections_as_leaf
+        return find_load_fault(self.der, is_plain=is_plain)
 
     @property
     def unknown_critical_clause(self) -> str:

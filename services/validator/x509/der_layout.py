@@ -5,6 +5,7 @@ It serves what the library does not show as it is written.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from services.validator.x509 import der
@@ -30,6 +31,7 @@ class CertificateLayout(NamedTuple):
     algorithm: DerElement
 
 
+@lru_cache(maxsize=64)
 def read_layout(data: bytes) -> CertificateLayout:
     """Read the layout of a certificate; raises NotDer when a part is missing or out of order."""
     outer = der.read_sequence(data)
@@ -108,19 +110,23 @@ def read_extension_list(data: bytes, layout: CertificateLayout) -> list[RawExten
     """Read every extension of a certificate, in order; raises NotDer."""
     if layout.extensions is None:
         return []
-    found = []
     extension_list = der.read_element(data, layout.extensions.start, layout.extensions.end)
-    for element in der.read_children(data, extension_list):
-        parts = der.read_children(data, element)
-        if len(parts) < 2 or parts[-1].tag != der.OCTET_STRING:
-            raise NotDer("not an extension")
-        critical = b""
-        if len(parts) == 3:
-            critical = data[parts[1].start : parts[1].end]
-        value = data[parts[-1].start : parts[-1].end]
-        found.append(
-            RawExtension(
-                der.read_oid(data, parts[0]), critical not in (b"", b"\0"), critical == b"\0", value
-            )
-        )
-    return found
+    elements = der.read_children(data, extension_list)
+    return [_read_extension(data[element.start : element.end]) for element in elements]
+
+
+@lru_cache(maxsize=1024)
+def _read_extension(content: bytes) -> RawExtension:
+    """Read the content of one extension. Many are the same in nearly all certificates of a CA."""
+    parts = der.read_children(content, DerElement(der.SEQUENCE, 0, len(content)))
+    if len(parts) < 2 or parts[-1].tag != der.OCTET_STRING:
+        raise NotDer("not an extension")
+    critical = b""
+    if len(parts) == 3:
+        critical = content[parts[1].start : parts[1].end]
+    return RawExtension(
+        oid=der.read_oid(content, parts[0]),
+        is_critical=critical not in (b"", b"\0"),
+        writes_default=critical == b"\0",
+        value=content[parts[-1].start : parts[-1].end],
+    )
