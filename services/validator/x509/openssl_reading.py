@@ -6,6 +6,7 @@ The certificate is given to OpenSSL in memory: no file, and no key.
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache
 
 MAX_CERTIFICATES_IN_CONTEXT = 20
 
@@ -34,6 +35,8 @@ class _SharedContext:
 _shared_context = _SharedContext()
 
 
+# The same certificate often comes again: tried before it is submitted, or for another domain.
+@lru_cache(maxsize=256)
 def find_load_fault(data: bytes, *, is_plain: bool = False) -> str | None:
     """Return why OpenSSL does not load a certificate (DER), as a clause; None when it loads it.
 
