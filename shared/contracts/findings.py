@@ -254,7 +254,7 @@ class Code(StrEnum):
         R,
         "The private key cannot be read.",
         "Export the key again, unchanged.",
-        "Block 0 of the key field is not base64.",
+        "Block 0 of the key field is not base64 (its line 1 has the character U+0021).",
     )
     KEY_TOO_LARGE = (
         "key.too_large",

@@ -36,6 +36,10 @@ _Field = Literal["certificate", "private_key"]
 _CERTIFICATE_FIELD: Final = "certificate"
 _KEY_FIELD: Final = "private_key"
 _HINT_REISSUE = "Have it reissued without that, or with it in order: many clients refuse it."
+_HINT_MARKS = (
+    "Write it as -----BEGIN CERTIFICATE----- or -----END CERTIFICATE-----, with five hyphens on "
+    "each side, or export the file again: openssl x509 -in cert.pem -out plain.pem"
+)
 _CONTAINERS = (OtherFormat.PKCS7, OtherFormat.PKCS12)
 # Labels that a finding may name. Any other label is the submitter's text and is not repeated.
 _KNOWN_LABELS = {
@@ -212,6 +216,7 @@ def certificates_are_readable(submission: PairSubmission) -> Iterator[Finding]:
                 f"Block {fault.index} {fault.reason}.",
                 field=_CERTIFICATE_FIELD,
                 block=fault.index,
+                hint=_HINT_MARKS if "damaged" in fault.reason else "",
             )
     blocks = [block for block in document.blocks if is_certificate(block)]
     for block, certificate in zip(blocks, submission.certificates, strict=True):
@@ -276,6 +281,8 @@ def key_is_pem(submission: PairSubmission) -> Iterator[Finding]:
     if document is None:
         return
     for fault in document.faults:
+        if pem.CERTIFICATE in fault.label:
+            continue  # fields_are_not_mixed reports it
         yield finding(
             Code.KEY_MALFORMED,
             f"Block {fault.index} of the key field {fault.reason}.",

@@ -14,6 +14,7 @@ from services.validator.lazy import lazy_property
 from services.validator.text import embedded_keys, other_formats, pem
 from services.validator.text.other_formats import OtherFormat
 from services.validator.text.pem import PemBlock, PemDocument
+from services.validator.text.transport_damage import RepairedText, repair_text
 from services.validator.x509 import chains
 from services.validator.x509.certificates import ParsedCertificate, UnreadableCertificate
 from services.validator.x509.chains import CertificateChain
@@ -49,13 +50,22 @@ class PairSubmission:
 
     @lazy_property
     def certificate_text_fits(self) -> bool:
-        text = self.certificate_text
-        return _fits(text, MAX_CERTIFICATE_BYTES) and pem.count_blocks(text) <= MAX_BLOCKS
+        if not _fits(self.certificate_text, MAX_CERTIFICATE_BYTES):
+            return False
+        return pem.count_blocks(self.repaired_certificate.text) <= MAX_BLOCKS
+
+    @lazy_property
+    def repaired_certificate(self) -> RepairedText:
+        """The certificate field as it was before a program or form damaged it."""
+        return repair_text(self.certificate_text)
 
     @lazy_property
     def certificate_document(self) -> PemDocument | None:
         """None when the text is over its limits."""
-        return pem.tokenise(self.certificate_text) if self.certificate_text_fits else None
+        if not self.certificate_text_fits:
+            return None
+        repaired = self.repaired_certificate
+        return pem.tokenise(repaired.text, repaired.repairs)
 
     @lazy_property
     def certificate_field_formats(self) -> tuple[OtherFormat | None, ...]:
@@ -72,11 +82,19 @@ class PairSubmission:
         if document is None:
             return False
         if document.blocks or document.faults:
-            return any(map(embedded_keys.contains_key, document.outside_texts))
+            outside_texts = [*document.outside_texts, *self._outside_texts_of_damaged_certificate]
+            return any(map(embedded_keys.contains_key, outside_texts))
         found = other_formats.format_of_text(self.certificate_text)
         if found is None:
             return embedded_keys.contains_key(self.certificate_text)
         return found in embedded_keys.KEY_FORMATS
+
+    @property
+    def _outside_texts_of_damaged_certificate(self) -> tuple[str, ...]:
+        """The pieces outside of blocks as they came: a repair may make a key unrecognisable."""
+        if not self.repaired_certificate.repairs:
+            return ()
+        return pem.tokenise(self.certificate_text).outside_texts
 
     @lazy_property
     def certificates(self) -> tuple[ParsedCertificate | UnreadableCertificate, ...]:
@@ -143,14 +161,22 @@ class PairSubmission:
         text = self.key_text
         if text is None:
             return True
-        return _fits(text, MAX_KEY_BYTES) and pem.count_blocks(text) <= MAX_BLOCKS
+        if not _fits(text, MAX_KEY_BYTES):
+            return False
+        return pem.count_blocks(self.repaired_key.text) <= MAX_BLOCKS
+
+    @lazy_property
+    def repaired_key(self) -> RepairedText:
+        """The key field as it was before a program or form damaged it."""
+        return repair_text(self.key_text or "")
 
     @lazy_property
     def key_document(self) -> PemDocument | None:
         """None when there is no text or the text is over its limits."""
         if self.key_text is None or not self.key_text_fits:
             return None
-        return pem.tokenise(self.key_text)
+        repaired = self.repaired_key
+        return pem.tokenise(repaired.text, repaired.repairs)
 
     @lazy_property
     def key_field_hides_certificate(self) -> bool:
@@ -158,7 +184,10 @@ class PairSubmission:
         document = self.key_document
         if document is None:
             return False
-        return any(map(embedded_keys.contains_certificate, document.outside_texts))
+        outside_texts = list(document.outside_texts)
+        if self.key_text is not None and self.repaired_key.repairs:
+            outside_texts += pem.tokenise(self.key_text).outside_texts
+        return any(map(embedded_keys.contains_certificate, outside_texts))
 
     @lazy_property
     def key_block(self) -> PemBlock | None:

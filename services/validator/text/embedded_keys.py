@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from services.validator.text.other_formats import OtherFormat, format_of_der, format_of_text
+from services.validator.text.transport_damage import find_encoded_pem, repair_text
 
 KEY_FORMATS = (OtherFormat.KEY, OtherFormat.ENCRYPTED_KEY)
 # These patterns match text in upper case without anything but letters and digits, so damaged
@@ -34,13 +35,30 @@ _MIN_BASE64_LENGTH = 24
 
 def contains_key(text: str) -> bool:
     """Check whether a private key, or its armour, is anywhere in ``text``."""
+    return any(map(_shows_key, _readings(text)))
+
+
+def _shows_key(text: str) -> bool:
     if _KEY_ARMOUR.search(_letters_and_digits(text)) or _PLAIN_KEY.search(text):
         return True
     return any(found in KEY_FORMATS for found in _embedded_formats(text))
 
 
+def _readings(text: str) -> Iterator[str]:
+    """Yield ``text``, what it was before it was damaged, and what its base64 of PEM holds."""
+    yield text
+    repaired = repair_text(text).text
+    if repaired != text:
+        yield repaired
+    yield from find_encoded_pem(text)
+
+
 def contains_certificate(text: str) -> bool:
     """Check whether a certificate, or its armour, is anywhere in ``text``."""
+    return any(map(_shows_certificate, _readings(text)))
+
+
+def _shows_certificate(text: str) -> bool:
     if _CERTIFICATE_ARMOUR.search(_letters_and_digits(text)):
         return True
     return OtherFormat.CERTIFICATE in _embedded_formats(text)

@@ -10,14 +10,30 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 CERTIFICATE = "CERTIFICATE"
 KEY_SUFFIX = "PRIVATE KEY"
 LINE_LENGTH = 64
+DAMAGED_BEGIN = "has a damaged BEGIN line"
 
 _MARK = re.compile(r"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 #.]{0,63})-----")
+# A BEGIN or END line that is not as RFC 7468 writes it: other dashes, too few, or no label. It
+# stands on a line of its own, or between dashes.
+_DASH = r"[-\u00ad\u2010-\u2015\u2212\u2500\u2501\ufe58\ufe63\uff0d_=~]"
+# Every repetition is bounded, so the search is linear in the length of the text.
+_DAMAGED_MARK = re.compile(
+    rf"^[ \t>|]{{0,16}}(?P<a>{_DASH}{{0,12}})[ \t]{{0,4}}(?P<kind>BEGIN|END)[ \t]{{0,4}}"
+    rf"(?P<label>[A-Z0-9 .#+]{{0,64}}?)[ \t]{{0,4}}(?P<b>{_DASH}{{0,12}})[ \t]{{0,4}}$"
+    rf"|{_DASH}{{2,12}}[ \t]{{0,4}}(?P<kind2>BEGIN|END)[ \t]{{0,4}}"
+    rf"(?P<label2>[A-Z0-9 .#+]{{0,64}}?)[ \t]{{0,4}}{_DASH}{{2,12}}",
+    re.MULTILINE | re.IGNORECASE,
+)
+_KNOWN_LABEL = re.compile(r"CERTIFICATE|PRIVATE ?KEY", re.IGNORECASE)
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/=\s]")
 _CANONICAL_BODY = re.compile(r"\n(?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/=]{1,64}\n")
 _BEGIN = "-----BEGIN "
 _END = "-----END "
@@ -42,6 +58,18 @@ class PemOddity(StrEnum):
     MARK = "white space inside a BEGIN or END line"
     INSIDE = "white space inside a line"
     PADDING = "base64 whose last bits are not zero"
+    FORM_SPACES = "spaces in place of plus signs, as a form leaves them"
+    UTF16 = "UTF-16 that was read as another encoding"
+    FULL_WIDTH = "full-width characters"
+    INVISIBLE = "invisible characters, or spaces of another kind"
+    ESCAPED = "line ends or characters written as escapes (\\n as two characters)"
+    FORM = "percent encoding, as of a form"
+    ENTITIES = "HTML entities or tags"
+    ENCODED = "base64 of the PEM text"
+    HEX = "hexadecimal digits of the PEM text"
+    QUOTED_PRINTABLE = "quoted-printable encoding, as of an e-mail"
+    STRING_MARKS = "quotation marks"
+    QUOTE_PREFIX = "marks of a quotation at the beginning of lines"
     LABEL = "a label that does not fit its block"
     REPEATED = "a certificate that stands twice"
 
@@ -106,17 +134,22 @@ def encode_block(label: str, body: bytes) -> str:
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
-def tokenise(text: str) -> PemDocument:
-    """Split ``text`` into blocks, faulty blocks and oddities. Any text has a result."""
-    return _Tokeniser(text).read_document()
+def tokenise(text: str, repairs: Iterable[PemOddity] = ()) -> PemDocument:
+    """Split ``text`` into blocks, faulty blocks and oddities. Any text has a result.
+
+    ``repairs``: what was put right in the text before.
+    """
+    return _Tokeniser(text, repairs).read_document()
 
 
 class _Tokeniser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, repairs: Iterable[PemOddity]) -> None:
         self._blocks: list[PemBlock] = []
         self._faults: list[FaultyBlock] = []
         self._oddities: dict[PemOddity, int | None] = {}
         self._outside_texts: list[str] = []
+        for repair in repairs:
+            self._note_oddity(repair, None)
         self._text = self._unify_line_ends(text)
 
     def read_document(self) -> PemDocument:
@@ -135,9 +168,10 @@ class _Tokeniser:
             if mark[1] == "BEGIN":
                 if opened:
                     body = self._text[opened.end() : mark.start()]
-                    self._add_fault(index, opened, "has no END line", body)
+                    index = self._add_unended(index, opened, body)
                 else:
-                    self._check_gap(self._text[gap_start : mark.start()], index, first=index < 0)
+                    gap = self._text[gap_start : mark.start()]
+                    index = self._check_gap(gap, index, first=index < 0)
                 opened = mark
                 index += 1
             elif opened:
@@ -146,10 +180,10 @@ class _Tokeniser:
                 gap_start = mark.end()
             else:
                 body = self._text[gap_start : mark.start()]
-                self._add_fault(index + 1, mark, "has no BEGIN line", body)
+                index = self._add_unbegun(index, mark, body)
                 gap_start = mark.end()
         if opened:
-            self._add_fault(index, opened, "has no END line", self._text[opened.end() :])
+            self._add_unended(index, opened, self._text[opened.end() :])
         else:
             self._check_gap(self._text[gap_start:], index, last=True)
         return PemDocument(
@@ -162,6 +196,30 @@ class _Tokeniser:
     def _add_fault(self, index: int, mark: re.Match[str], reason: str, body: str) -> None:
         self._faults.append(FaultyBlock(index, _clean_label(mark), reason))
         self._outside_texts.append(body)
+
+    def _add_unended(self, index: int, opened: re.Match[str], body: str) -> int:
+        """Add a block whose END line is not found; return the index of the last block so far."""
+        damaged = _damaged_marks(body)
+        ends = [found for found in damaged if not found.is_begin]
+        reason = "has a damaged END line" if ends else "has no END line"
+        self._add_fault(index, opened, reason, body)
+        for found in damaged:
+            if found.is_begin:
+                index += 1
+                self._faults.append(FaultyBlock(index, found.label, DAMAGED_BEGIN))
+        return index
+
+    def _add_unbegun(self, index: int, mark: re.Match[str], body: str) -> int:
+        """Add the blocks before an END line without its BEGIN; return the last one's index."""
+        begins = [found for found in _damaged_marks(body) if found.is_begin]
+        self._outside_texts.append(body)
+        for found in begins:
+            index += 1
+            self._faults.append(FaultyBlock(index, found.label, DAMAGED_BEGIN))
+        if not begins:
+            index += 1
+            self._faults.append(FaultyBlock(index, _clean_label(mark), "has no BEGIN line"))
+        return index
 
     def _note_oddity(self, oddity: PemOddity, index: int | None) -> None:
         self._oddities.setdefault(oddity, index)
@@ -178,19 +236,28 @@ class _Tokeniser:
             text = text.replace("\r", "\n")
         return text
 
-    def _check_gap(self, gap: str, index: int, *, first: bool = False, last: bool = False) -> None:
-        """Note what stands between two blocks, before the first or after the last."""
+    def _check_gap(self, gap: str, index: int, *, first: bool = False, last: bool = False) -> int:
+        """Note what stands between two blocks, before the first or after the last.
+
+        Return the index of the last block so far: a block whose marks are damaged counts.
+        """
         place = index if index >= 0 else None
         line_ends = gap.count("\n")
         if gap.strip():
             self._outside_texts.append(gap)
-            self._note_oddity(PemOddity.TEXT, place)
+            begins = [found for found in _damaged_marks(gap) if found.is_begin]
+            for found in begins:
+                index += 1
+                self._faults.append(FaultyBlock(index, found.label, DAMAGED_BEGIN))
+            if not begins:
+                self._note_oddity(PemOddity.TEXT, place)
         elif line_ends > (0 if first else 1):
             self._note_oddity(PemOddity.BLANK_LINES, place)
         elif gap.strip("\n"):
             self._note_oddity(PemOddity.WHITE_SPACE, place)
         if not line_ends and not first and not last:
             self._note_oddity(PemOddity.ONE_LINE, place)
+        return index
 
     def _close_block(self, index: int, begin: re.Match[str], end: re.Match[str]) -> None:
         raw = self._text[begin.end() : end.start()]
@@ -204,11 +271,16 @@ class _Tokeniser:
         if "Proc-Type:" in raw or "DEK-Info:" in raw:
             self._blocks.append(PemBlock(index, label, b"", encrypted=True))
             return
+        plus_body = _decode_with_plus_signs(raw)
+        if plus_body is not None:
+            self._note_oddity(PemOddity.FORM_SPACES, index)
+            self._blocks.append(PemBlock(index, label, plus_body))
+            return
         try:
             encoded = "".join(self._read_body_lines(raw, index))
             body = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            self._add_fault(index, begin, "is not base64", raw)
+            self._add_fault(index, begin, f"is not base64{_describe_fault(raw)}", raw)
             return
         if not body:
             self._add_fault(index, begin, "is empty", raw)
@@ -256,6 +328,69 @@ class _Tokeniser:
                 self._outside_texts.append("\n".join(lines[:at]))
                 return lines[at + 1 :]
         return lines
+
+
+class _DamagedMark(NamedTuple):
+    is_begin: bool
+    label: str
+
+
+def _damaged_marks(text: str) -> list[_DamagedMark]:
+    """Return each BEGIN or END line in ``text`` that is damaged, in order."""
+    if "BEGIN" not in text.upper() and "END" not in text.upper():
+        return []
+    return list(_find_damaged_marks(text))
+
+
+def _find_damaged_marks(text: str) -> Iterator[_DamagedMark]:
+    for found in _DAMAGED_MARK.finditer(text):
+        kind = found["kind"] or found["kind2"]
+        label = found["label"] or found["label2"] or ""
+        has_dashes = found["kind2"] or len(found["a"] + found["b"]) >= 2
+        if has_dashes or (_KNOWN_LABEL.search(label) and (found["a"] or kind.isupper())):
+            yield _DamagedMark(kind.upper() == "BEGIN", " ".join(label.upper().split()))
+
+
+def _decode_with_plus_signs(raw: str) -> bytes | None:
+    """Decode a body whose plus signs a form has turned into spaces; None for any other body.
+
+    It is one only if it is whole DER with the plus signs, and is not without them.
+    """
+    if " " not in raw.strip("\n "):
+        return None
+    lines = [line for line in raw.split("\n") if line.strip()]
+    if any(":" in line for line in lines):
+        return None
+    for encoded in ("".join(raw.split()), "".join(line.replace(" ", "+") for line in lines)):
+        try:
+            body = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        if is_whole_der(body):
+            is_repaired = encoded.count("+") > raw.count("+")
+            return body if is_repaired else None
+    return None
+
+
+def is_whole_der(body: bytes) -> bool:
+    """Check that ``body`` is as long as its first element of DER says."""
+    if len(body) < 2 or body[0] != 0x30:
+        return False
+    length = body[1]
+    start = 2
+    if length > 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(body[2:start], "big")
+    return start + length == len(body)
+
+
+def _describe_fault(raw: str) -> str:
+    """Say where a body is no base64, without repeating what stands there."""
+    for number, line in enumerate(raw.strip("\n").split("\n"), start=1):
+        found = _NO_BASE64.search(line)
+        if found:
+            return f" (its line {number} has the character U+{ord(found[0]):04X})"
+    return " (characters are missing, or its padding is wrong)"
 
 
 def _has_canonical_lengths(lines: list[str]) -> bool:

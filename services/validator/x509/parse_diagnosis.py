@@ -23,6 +23,7 @@ from services.validator.x509.der_layout import (
 NOT_A_CERTIFICATE = "it is not an X.509 certificate in DER"
 FAULTY_CERTIFICATE = "it is an X.509 certificate, but"
 MAX_TRIED_EXTENSIONS = 64
+MIN_CERTIFICATE_BYTES = 64
 _VERSION_3 = bytes.fromhex("a003020102")
 # The sound parts, in the order of RFC 5280, 4.1: a P-256 key, ECDSA with SHA-256, empty names.
 _SOUND_PARTS = {
@@ -45,6 +46,9 @@ _SIGNATURE = bytes.fromhex("030200ff")
 
 def diagnose_unreadable(data: bytes) -> str:
     """Describe why the library does not read a certificate (DER), as a clause for a finding."""
+    cut = _describe_length(data)
+    if cut:
+        return cut
     try:
         layout = read_layout(data)
         extensions = read_raw_extensions(data)
@@ -58,6 +62,18 @@ def diagnose_unreadable(data: bytes) -> str:
         if count > 1:
             return f"{FAULTY_CERTIFICATE} has the extension {_describe_oid(oid)} more than once"
     return NOT_A_CERTIFICATE
+
+
+def _describe_length(data: bytes) -> str | None:
+    """Describe a certificate that was cut short, or that something follows; None for any other."""
+    if len(data) < MIN_CERTIFICATE_BYTES or data[:2] != b"\x30\x82" or data[4] != der.SEQUENCE:
+        return None
+    announced = 4 + int.from_bytes(data[2:4], "big")
+    if announced > len(data):
+        return f"it is cut short: {len(data):,} of its {announced:,} bytes are there"
+    if announced < len(data):
+        return f"{len(data) - announced:,} bytes follow the end of the certificate"
+    return None
 
 
 def _unreadable_parts(data: bytes, layout: CertificateLayout) -> Iterator[str]:

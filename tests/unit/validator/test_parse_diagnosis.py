@@ -103,7 +103,7 @@ def test_an_extension_that_stands_twice_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[:-1]]
+    "body", [b"", b"\x30\x00", b"\x30\x03\x02\x01\x01", b"hello", der(LEAF.certificate)[1:]]
 )
 def test_other_bytes_are_not_called_a_certificate(body: bytes) -> None:
     assert parse_diagnosis.diagnose_unreadable(body) == parse_diagnosis.NOT_A_CERTIFICATE

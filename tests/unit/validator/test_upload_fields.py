@@ -152,7 +152,7 @@ def test_a_der_key_is_recognised_in_either_field(how: str) -> None:
         ("prose", "please find my certificate attached", Code.CERTIFICATE_MISSING),
         (
             "a damaged BEGIN line",
-            CHAIN.replace("-----BEGIN", "----BEGIN").replace("END CERT", "EMD CERT"),
+            CHAIN.replace("-----BEGIN", "----BEGIN", 1).replace("END CERT", "EMD CERT", 1),
             Code.CERTIFICATE_MALFORMED,
         ),
         (
