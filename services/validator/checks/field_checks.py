@@ -415,7 +415,7 @@ def leaf_key_is_of_a_supported_kind(submission: PairSubmission) -> Iterator[Find
 
 
 def key_is_not_weak(submission: PairSubmission) -> Iterator[Finding]:
-    """D6: exponent, small factors, ROCA, close primes, and parts that disagree."""
+    """D6: weak numbers, patterns of a faulty generator, parts that disagree, published keys."""
     for weakness in submission.key_weaknesses:
         yield finding(
             Code.KEY_WEAK,

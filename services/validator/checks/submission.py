@@ -216,9 +216,12 @@ class PairSubmission:
     def key_weaknesses(self) -> tuple[str, ...]:
         """Clauses on a key of a supported kind and size."""
         description = self.key_description
-        if isinstance(description, private_key.KeyDescription) and description.supported:
-            return tuple(description.find_weaknesses())
-        return ()
+        if not isinstance(description, private_key.KeyDescription) or not description.supported:
+            return ()
+        weaknesses = list(description.find_weaknesses())
+        if self.key is not None:
+            weaknesses += self.key.find_weaknesses()
+        return tuple(weaknesses)
 
     @lazy_property
     def loaded_key(self) -> private_key.LoadedKey | private_key.MalformedKey | None:

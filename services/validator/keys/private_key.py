@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from services.validator.keys import rsa
+from services.validator.keys.known_keys import is_known_key
+from services.validator.keys.patterns import find_scalar_weaknesses
 from services.validator.x509 import der
 from services.validator.x509.der import DerElement, NotDer
 
@@ -29,6 +31,23 @@ _SUPPORTED_CURVES = {
     "1.2.840.10045.3.1.7": "P-256",
     "1.3.132.0.34": "P-384",
     "1.3.132.0.35": "P-521",
+}
+# The number of points of each curve (SEC 2, 2.4.2, 2.5.1 and 2.6.1).
+_ORDERS = {
+    "secp256r1": int(
+        "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551",
+        16,
+    ),
+    "secp384r1": int(
+        "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf"
+        "581a0db248b0a77aecec196accc52973",
+        16,
+    ),
+    "secp521r1": int(
+        "01fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa"
+        "51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
+        16,
+    ),
 }
 _OTHER_CURVES = {
     "1.2.156.10197.1.301": "SM2",
@@ -98,6 +117,14 @@ class LoadedKey:
     bits: int
     spki: bytes = field(repr=False)
     _key: RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False)
+
+    def find_weaknesses(self) -> Iterator[str]:
+        """Yield each weakness that does not depend on the form, as a clause for a finding."""
+        if is_known_key(self.spki):
+            yield "it is published, in an RFC, a test suite or a program"
+        elif isinstance(self._key, ec.EllipticCurvePrivateKey):
+            scalar = self._key.private_numbers().private_value
+            yield from find_scalar_weaknesses(scalar, self.bits, _ORDERS[self._key.curve.name])
 
     def to_pem(self) -> str:
         """Return the key as canonical PKCS#8 PEM."""

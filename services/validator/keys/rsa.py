@@ -7,14 +7,18 @@ agree and that signs for its leaf will serve.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import gcd, isqrt, prod
 from typing import NamedTuple
+
+from services.validator.keys.patterns import find_pattern
 
 MIN_BITS = 2048
 MAX_BITS = 8192
 MIN_EXPONENT = 65537
 FERMAT_ROUNDS = 100
+_REPEATED_BYTES = re.compile(rb"(.)\1{15}", re.DOTALL)
 
 
 class RsaNumbers(NamedTuple):
@@ -89,6 +93,23 @@ def find_weaknesses(key: RsaNumbers) -> Iterator[str]:
         yield f"its primes are so close that Fermat's method finds them in {FERMAT_ROUNDS} rounds"
     if min(key.p, key.q).bit_length() * 4 < key.n.bit_length():
         yield "one of its primes is far too short"
+        return
+    yield from _pattern_clauses(key)
+
+
+def _pattern_clauses(key: RsaNumbers) -> Iterator[str]:
+    for prime in (key.p, key.q):
+        pattern = find_pattern(prime, prime.bit_length())
+        if pattern:
+            yield f"a prime of its modulus is no random one: {pattern}"
+            return
+    if has_repeated_bytes(key.n):
+        yield "its modulus has a long run of equal bytes"
+
+
+def has_repeated_bytes(n: int) -> bool:
+    """Check for 16 equal bytes in a row, which no random modulus has."""
+    return _REPEATED_BYTES.search(n.to_bytes(n.bit_length() // 8 + 1, "big")) is not None
 
 
 def is_roca(n: int) -> bool:
