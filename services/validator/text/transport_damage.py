@@ -36,7 +36,9 @@ _TWO_HYPHENS = "\u2d2d\u2d2d"  # UTF-16 read in pairs of bytes: -- in one charac
 _LINE_SEPARATORS = re.compile("[\u0085\u2028\u2029\v\f]")
 _STRING_MARKS = re.compile(r"[\"'`](?:[ \t]*[+.,;\\](?=[ \t]*$))?", re.MULTILINE)
 _QUOTE_PREFIX = re.compile(r"^[ \t]*[>|][>| \t]*", re.MULTILINE)
-_CLEAN_UP_NEEDED = re.compile(r"[^\t\n\r -~]|[\\%&\"'`<>|]|=[0-9A-F]{2}")
+# Nearly every text is of these characters alone, and has no = but as padding.
+_CLEAN = re.compile(r"[A-Za-z0-9+/=\-\n\r\t :.,_#()*@!?;\[\]{}~^$]*")
+_NO_PADDING = re.compile(r"=[0-9A-F]{2}")
 _PEM_MARK = re.compile(r"-----(?:BEGIN|END) ")
 
 
@@ -54,7 +56,7 @@ def repair_text(text: str) -> RepairedText:
     A text comes back as it is without damage, or where no PEM comes of it: then it may be another
     format.
     """
-    if _PEM_MARK.search(text) and not _CLEAN_UP_NEEDED.search(text):
+    if _CLEAN.fullmatch(text) and not _NO_PADDING.search(text) and _PEM_MARK.search(text):
         return RepairedText(text)
     original = text
     repairs: list[PemOddity] = []
