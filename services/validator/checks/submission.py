@@ -184,6 +184,8 @@ class PairSubmission:
         document = self.key_document
         if document is None:
             return False
+        if any(pem.CERTIFICATE in fault.label for fault in document.faults):
+            return True
         outside_texts = list(document.outside_texts)
         if self.key_text is not None and self.repaired_key.repairs:
             outside_texts += pem.tokenise(self.key_text).outside_texts

@@ -294,7 +294,10 @@ def _go_reads_uri(uri: str) -> bool:
     if not rest.startswith("//"):
         return True
     host = rest[2:].partition("/")[0].rpartition("@")[2]
-    return not host or is_go_domain(host)
+    if not host:
+        return True
+    port = host.rpartition("]")[2].partition(":")[2]
+    return (not port or port.isdecimal()) and is_go_domain(host)
 
 
 def is_go_domain(name: str, *, is_constraint: bool = False) -> bool:

@@ -25,7 +25,7 @@ from services.validator.x509.certificates import (
     NOT_A_CA,
     ParsedCertificate,
 )
-from services.validator.x509.client_rules import find_signature_objections
+from services.validator.x509.client_rules import find_signature_objections, is_go_domain
 from services.validator.x509.clients import Client, Objection
 from services.validator.x509.name_constraints import UncheckableName, find_violation
 from services.validator.x509.signatures import key_identifiers_agree
@@ -34,6 +34,13 @@ from shared.contracts.findings import Code, Finding, finding
 MAX_NAME_CHECKS = 200_000
 MAX_SHOWN_NAME = 80
 MAX_NAME_LENGTH = 253
+_KINDS_OF_GO = (
+    x509.DNSName,
+    x509.IPAddress,
+    x509.RFC822Name,
+    x509.UniformResourceIdentifier,
+)
+_URI_WITH_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://(?:[^/?#@]*@)?[^/?#@:\[]")
 DNS_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 MAX_DEPTH = 10
 MAX_REMEMBERED_ISSUERS = 256
@@ -145,31 +152,45 @@ def _link_objections(child: ParsedCertificate, issuer: ParsedCertificate) -> Ite
 
 
 def _constrained_name_objections(path: CertificatePath) -> Iterator[Objection]:
-    """Names that are no host names cannot be compared with constraints on DNS names."""
-    constrains_dns = False
+    """Names that a client cannot compare with the constraints of a CA above them."""
+    constrained_kinds: set[type] = set()
     for issuer in path[1:]:
         constraints = issuer.find_extension(x509.NameConstraints)
         if constraints is not None:
-            for name in (
-                *(constraints.permitted_subtrees or ()),
-                *(constraints.excluded_subtrees or ()),
-            ):
-                constrains_dns = constrains_dns or isinstance(name, x509.DNSName)
-    if not constrains_dns:
+            names = (constraints.permitted_subtrees or [], constraints.excluded_subtrees or [])
+            constrained_kinds |= {type(name) for side in names for name in side}
+    if x509.DNSName in constrained_kinds:
+        yield from _odd_dns_names(path[0].sans)
+    san = path[0].find_extension(x509.SubjectAlternativeName)
+    if san is None or constrained_kinds.isdisjoint(_KINDS_OF_GO):
         return
-    for name in path[0].sans:
-        if not _is_presented_dns_name(name):
+    for uri in san.get_values_for_type(x509.UniformResourceIdentifier):
+        if not _URI_WITH_HOST.match(uri):
             yield Objection(
-                (Client.FIREFOX, Client.GO),
+                (Client.GO,), "has a URI without a host name, below a CA with name constraints"
+            )
+            return
+
+
+def _odd_dns_names(names: tuple[str, ...]) -> Iterator[Objection]:
+    for name in names:
+        clients = []
+        if not _is_host_name(name):
+            clients.append(Client.FIREFOX)
+        if not is_go_domain(name):
+            clients.append(Client.GO)
+        if clients:
+            yield Objection(
+                tuple(clients),
                 f"has a name that is no host name, {name[:MAX_SHOWN_NAME]!r}, below a CA that "
                 "constrains host names",
             )
             return
 
 
-def _is_presented_dns_name(name: str) -> bool:
-    """Check a DNS name as clients read one: labels of letters, digits, ``-`` and ``_``."""
-    labels = name.removeprefix("*.").removesuffix(".").split(".")
+def _is_host_name(name: str) -> bool:
+    """Check a DNS name as Firefox reads one: labels of letters, digits, ``-`` and ``_``."""
+    labels = name.removeprefix("*.").split(".")
     for label in labels:
         if not DNS_LABEL.fullmatch(label):
             return False

@@ -346,20 +346,23 @@ def test_a_name_that_openssl_cannot_load_is_refused(tag: int, value: bytes, wher
 
 
 @pytest.mark.parametrize(
-    ("san", "is_accepted"),
+    ("san", "clients"),
     [
-        (DOMAIN, True),
-        ("under_score.example.com", True),
-        ("a..example.com", False),
-        ("-a.example.com", False),
-        ("a b.example.com", False),
+        (DOMAIN, set()),
+        ("under_score.example.com", set()),
+        ("*.example.com", set()),
+        ("a..example.com", {"Firefox", "Go"}),
+        ("a.example.com.", {"Firefox", "Go"}),
+        ("a b.example.com", {"Firefox", "Go"}),
+        ("-a.example.com", {"Firefox"}),
+        ("w*.example.com", {"Firefox"}),
     ],
 )
 def test_a_name_that_is_no_host_name_counts_below_dns_constraints(
-    san: str, is_accepted: bool
+    san: str, clients: set[str]
 ) -> None:
     held = x509.NameConstraints([x509.DNSName("example.com")], None)
-    for extensions, expected in (([(held, True)], is_accepted), ([], True)):
+    for extensions, expected in (([(held, True)], clients), ([], set())):
         ca = ROOT.intermediate("CA", extensions=extensions)
         leaf = ca.issue([DOMAIN])
         names = encode_alternative_names(
@@ -368,7 +371,23 @@ def test_a_name_that_is_no_host_name_counts_below_dns_constraints(
         made = ca.issue([], key=leaf.key, common_name=DOMAIN)
         odd = alter_certificate(made.certificate, ca.key, more=(names,))
         judged = report(encode_pem(odd, ca.certificate), leaf.key_pem)
-        assert accepted(judged) is expected, (san, expected, judged.findings)
+        if san != "a.example.com.":  # which the constraint does not cover either
+            assert accepted(judged) is (len(expected) < 2), (san, judged.findings)
+        assert refusing(judged) == expected, judged.findings
+
+
+@pytest.mark.parametrize(
+    ("uri", "clients"),
+    [("urn:example", {"Go"}), ("https://www.example.com/", set()), ("https:///x", {"Go"})],
+)
+def test_a_uri_without_a_host_counts_below_constraints(uri: str, clients: set[str]) -> None:
+    held = x509.NameConstraints([x509.DNSName("example.com")], None)
+    ca = ROOT.intermediate("CA", extensions=[(held, True)])
+    made = ca.issue([], common_name=DOMAIN)
+    names = encode_alternative_names(encode_general_name(2, DOMAIN), encode_general_name(6, uri))
+    odd = alter_certificate(made.certificate, ca.key, more=(names,))
+    judged = report(encode_pem(odd, ca.certificate), made.key_pem)
+    assert (accepted(judged), refusing(judged)) == (True, clients), judged.findings
 
 
 def test_domains_are_read_as_go_reads_them() -> None:

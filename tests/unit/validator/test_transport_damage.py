@@ -148,6 +148,14 @@ def test_one_damaged_block_is_named_and_nothing_else_is_refused(
     assert "five hyphens" in found.hint
 
 
+def test_an_unfinished_certificate_in_the_key_field_is_told_as_that() -> None:
+    body = KEY.splitlines()[1]
+    broken = KEY.replace(body, body[:20] + "-----BEGIN CERTIFICATE-----\n" + body[20:])
+    judged = report(key=broken)
+    assert Code.CERTIFICATE_CONTAINS_KEY in refusals(judged)
+    assert Code.CERTIFICATE_UNJUDGEABLE not in codes(judged)
+
+
 def test_a_damaged_end_line_is_named() -> None:
     judged = report(CHAIN.replace(END, "\u2014\u2014END CERTIFICATE\u2014\u2014", 1))
     assert (judged.findings[0].block, judged.findings[0].message) == (
