@@ -1,6 +1,7 @@
 """The node's nginx: its binary, its configuration, its folder, and its command line."""
 
 import importlib
+import itertools
 import os
 import signal
 import stat
@@ -19,6 +20,15 @@ _FOLDERS = ("run", "logs", "js", "tmp", "usage")
 _MODERN_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 # TLS 1.0 and 1.1 sign with SHA-1, which OpenSSL 3 allows at security level 0 only.
 _LEGACY_CIPHERS = f"{_MODERN_CIPHERS}:ECDHE+AES:RSA+AES:@SECLEVEL=0"
+
+# Headers that an origin trusts because the node sets them, or frames a request by.
+_TRUSTED_HEADERS = (
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "CDN-Loop",
+    "Content-Length",
+    "Transfer-Encoding",
+)
 
 
 class NginxError(EdgetlsError):
@@ -79,6 +89,7 @@ def render_config(layout: NginxLayout) -> str:
         policy_zone=f"{max(1, layout.entry_zone_mb // 8)}m",
         cdn_id=layout.cdn_id,
         origin_ca_file=str(layout.origin_ca_file or certifi.where()),
+        forged_headers=_render_forged_headers(),
         policy_servers="".join(map(_render_policy_server, list_policies())),
     )
 
@@ -128,6 +139,22 @@ def listen_address(host: str, port: int) -> str:
 
 def _port_suffix(port: int, default: int) -> str:
     return "" if port == default else f":{port}"
+
+
+def _render_forged_headers() -> str:
+    """Return the lines that drop a visitor's spellings of the node's own headers.
+
+    An origin behind CGI, WSGI or FastCGI reads `X_Forwarded_For` as `X-Forwarded-For`."""
+    lines = []
+    for name in _TRUSTED_HEADERS:
+        words = name.split("-")
+        for joints in itertools.product("-_", repeat=len(words) - 1):
+            joined = words[0]
+            for joint, word in zip(joints, words[1:], strict=True):
+                joined += joint + word
+            if joined != name:
+                lines.append(f'    proxy_set_header {joined} "";')
+    return "\n".join(lines)
 
 
 def _render_policy_server(policy: TlsPolicy) -> str:

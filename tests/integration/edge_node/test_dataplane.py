@@ -31,11 +31,11 @@ from clients.edge_node.nginx_program import prepare_node
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.nginx_node import (
     NginxNode,
-    OriginServer,
     fingerprint_of,
     https_entry,
     issue_pair,
 )
+from tests.support.browser import OriginServer
 from tests.support.waiting import until
 
 ANY_PAIR = issue_pair("*.example.test", key_type="rsa")

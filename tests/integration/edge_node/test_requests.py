@@ -5,13 +5,8 @@ import ssl
 import pytest
 
 from clients.edge_node.nginx.entry import EntryKind, EntryOrigin, NginxEntry
-from tests.integration.edge_node.nginx_node import (
-    CA,
-    NginxNode,
-    OriginServer,
-    https_entry,
-    issue_pair,
-)
+from tests.integration.edge_node.nginx_node import CA, NginxNode, https_entry, issue_pair
+from tests.support.browser import OriginServer
 
 
 async def test_a_request_is_proxied_with_the_visitors_host_and_its_address(
