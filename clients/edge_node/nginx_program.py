@@ -34,20 +34,22 @@ def exec_nginx(layout: NginxLayout) -> None:
     prepare_node(layout)
     _check_port_free(layout.https_host, layout.https_port)
     _check_port_free(layout.http_host, layout.http_port)
+    _check_port_free(*layout.resolver_address, kind=socket.SOCK_DGRAM)
     _set_limits()
     os.chdir(layout.folder)
     command = nginx_command(layout)
     os.execv(command[0], command)  # noqa: S606 - becoming nginx is the purpose
 
 
-def _check_port_free(host: str, port: int) -> None:
+def _check_port_free(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     """Raise NginxError when another program has the port.
 
     nginx itself would log this six times over three seconds, without saying what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(family, kind) as probe:
         # A port whose last connections are in TIME_WAIT is free for a server: nginx sets this too.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -55,6 +57,8 @@ def _check_port_free(host: str, port: int) -> None:
             if error.errno == errno.EADDRINUSE:
                 reason = "is in use"
             address = listen_address(host, port)
+            if kind == socket.SOCK_DGRAM:
+                address += " (UDP, for nginx's resolver)"
             raise NginxError(f"{address} {reason}: free it or name another") from None
 
 

@@ -48,6 +48,26 @@ class NginxSettings(BaseSettings):
         default=None,
         description="PEM roots that verify https origins; without it, Mozilla's roots",
     )
+    origin_connect_seconds: float = Field(
+        default=5.0, gt=0, le=60, description="longest wait for a connection to an origin's address"
+    )
+    origin_read_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description=(
+            "longest wait for the first byte of an origin's answer, and between two later ones"
+        ),
+    )
+    node_resolver_port: int | None = Field(
+        default=None,
+        gt=0,
+        lt=65536,
+        description=(
+            "UDP port on 127.0.0.1 for nginx's own resolver; without it, the number of the HTTP "
+            "port: two nodes with one number on a machine need two"
+        ),
+    )
     entry_zone_mb: int = Field(
         default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair"
     )
@@ -67,6 +87,9 @@ class NginxSettings(BaseSettings):
             http_port=http_port,
             entry_zone_mb=self.entry_zone_mb,
             origin_ca_file=self.origin_ca_file,
+            origin_connect_seconds=self.origin_connect_seconds,
+            origin_read_seconds=self.origin_read_seconds,
+            resolver_port=self.node_resolver_port or 0,
             workers=self.nginx_workers,
         )
 

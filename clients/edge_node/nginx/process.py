@@ -17,6 +17,7 @@ from clients.edge_node.nginx.entry import TlsPolicy, list_policies
 from shared.errors import EdgetlsError
 
 _FOLDERS = ("run", "logs", "js", "tmp", "usage")
+_UNREACHABLE_SECONDS = 10
 _MODERN_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 # TLS 1.0 and 1.1 sign with SHA-1, which OpenSSL 3 allows at security level 0 only.
 _LEGACY_CIPHERS = f"{_MODERN_CIPHERS}:ECDHE+AES:RSA+AES:@SECLEVEL=0"
@@ -42,7 +43,10 @@ class NginxLayout:
     Several nodes share a machine by different folders and ports. ``entry_zone_mb`` bounds the
     certificates in memory (about 5 KB a pair); another size takes a restart, since a reload would
     empty the zone without a new boot id. ``cdn_id`` is the fleet's CDN-Loop id. ``origin_ca_file``
-    verifies https origins; None takes Mozilla's roots. ``workers`` 0 means one per core."""
+    verifies https origins; None takes Mozilla's roots. ``workers`` 0 means one per core.
+    ``origin_read_seconds`` is the longest wait for an origin's first byte, and between two later
+    ones. ``resolver_port`` is a UDP port on 127.0.0.1 for nginx's own resolver; 0 takes the number
+    of the HTTP port."""
 
     folder: Path
     https_host: str = "127.0.0.1"
@@ -53,6 +57,14 @@ class NginxLayout:
     cdn_id: str = "edgetls"
     origin_ca_file: Path | None = None
     workers: int = 0
+    origin_connect_seconds: float = 5.0
+    origin_read_seconds: float = 60.0
+    resolver_port: int = 0
+
+    @property
+    def resolver_address(self) -> tuple[str, int]:
+        """Return the host and the UDP port of nginx's own resolver."""
+        return "127.0.0.1", self.resolver_port or self.http_port
 
     @property
     def run_folder(self) -> Path:
@@ -89,6 +101,10 @@ def render_config(layout: NginxLayout) -> str:
         policy_zone=f"{max(1, layout.entry_zone_mb // 8)}m",
         cdn_id=layout.cdn_id,
         origin_ca_file=str(layout.origin_ca_file or certifi.where()),
+        resolver_listen=listen_address(*layout.resolver_address),
+        unreachable_seconds=str(_UNREACHABLE_SECONDS),
+        origin_connect_time=_format_seconds(layout.origin_connect_seconds),
+        origin_read_time=_format_seconds(layout.origin_read_seconds),
         forged_headers=_render_forged_headers(),
         policy_servers="".join(map(_render_policy_server, list_policies())),
     )
@@ -111,7 +127,7 @@ def prepare_folder(layout: NginxLayout) -> None:
         raise NginxError(f"nginx processes {left_over} of an earlier run do not end")
     for stale in layout.run_folder.glob("*.sock"):
         stale.unlink()
-    for script in ("edge.js", "policy.js"):
+    for script in ("edge.js", "policy.js", "resolver.js"):
         (layout.folder / "js" / script).write_text(_read_template(script))
     (layout.folder / "nginx.conf").write_text(render_config(layout))
 
@@ -135,6 +151,11 @@ def reopen_logs(layout: NginxLayout) -> None:
 def listen_address(host: str, port: int) -> str:
     """Return ``host:port``, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return a time as nginx reads it, in milliseconds."""
+    return f"{round(seconds * 1000)}ms"
 
 
 def _port_suffix(port: int, default: int) -> str:

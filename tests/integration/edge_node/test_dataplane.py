@@ -238,7 +238,9 @@ def test_an_entry_shows_no_pair_and_refuses_to_contradict_itself() -> None:
     "address", ["a.test:80", "127.0.0.1", "unix:/tmp/x", "[127.0.0.1]:80", "::1:80", "1.2.3.4:0"]
 )
 def test_an_origin_address_is_an_ip_address_and_a_port(address: str) -> None:
-    assert EntryOrigin(addresses=("192.0.2.1:80", "[2001:db8::1]:8443"))
+    assert EntryOrigin(addresses=("192.0.2.1:8443", "[2001:db8::1]:8443"))
+    with pytest.raises(ValueError, match="one port"):
+        EntryOrigin(addresses=("192.0.2.1:80", "[2001:db8::1]:8443"))
     with pytest.raises(ValueError, match="address"):
         EntryOrigin(addresses=(address,))
 

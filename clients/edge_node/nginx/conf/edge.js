@@ -4,6 +4,8 @@
 
 const PAIR_SEPARATOR = '\x1e';
 const REFUSED = '-';
+// A name has 255 bytes at most (RFC 1035 §2.3.4), a label of an IPv6 address takes 33.
+const MAX_HOSTS = 7;
 
 // Returns the entry that answers for a name, exact before one-label wildcard: {key, value}, or
 // null.
@@ -104,29 +106,80 @@ function redirect(r, settings, scheme, suffix) {
 // 8586), and one whose entry has no origin address.
 function choose_origin(r, settings) {
     const v = r.variables;
+    const origin = settings.origin;
     const loop = v.http_cdn_loop || '';
     if (loop.toLowerCase().split(',').some(part => part.split(';')[0].trim() === v.cdn_id)) {
-        return r.return(508);
+        return fail(r, 508, 'proxy_loop_detected');
     }
-    const scheme = settings.origin.scheme;
-    const urls = settings.origin.addresses.map(address => scheme + '://' + address);
-    if (!urls.length) {
-        return r.return(502);
+    if (!origin.hosts.length) {
+        return fail(r, 502, 'dns_error');
     }
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
-    v.origin = urls.splice(Math.floor(Math.random() * urls.length), 1)[0];
-    v.other_origins = urls.join(' ');
-    v.origin_name = settings.origin.name || v.host;
+    v.origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
+    v.origin_name = origin.name || v.host;
 }
 
-// The origin's address gave no answer (an answer of 502 is passed on). Tries one more address for
-// requests that may be repeated.
-function next_origin(r) {
-    const others = r.variables.other_origins;
-    if (!others || (r.method !== 'GET' && r.method !== 'HEAD')) {
-        return r.return(502);
+function fail(r, status, error) {
+    r.variables.gate_error = error;
+    r.return(status);
+}
+
+// Returns the name that conf/resolver.js resolves to the origin's addresses, without those that did
+// not take a connection lately, unless all are such. A host is [address with port, label].
+function origin_host(origin) {
+    const unreachable = ngx.shared.unreachable;
+    let hosts = origin.hosts;
+    if (hosts.length > 1 && unreachable.size()) {
+        const reachable = hosts.filter(host => !unreachable.has(host[0]));
+        hosts = reachable.length ? reachable : hosts;
     }
-    r.variables.origin = others.split(' ')[0];
+    if (hosts.length > MAX_HOSTS) {
+        const start = Math.floor(Math.random() * hosts.length);
+        hosts = hosts.slice(start).concat(hosts.slice(0, start)).slice(0, MAX_HOSTS);
+    }
+    return hosts.map(host => host[1]).join('.') + '.origin';
+}
+
+// js_set of $proxy_status: the Proxy-Status (RFC 9209) of an answer that is this node's own because
+// the origin gave none; empty otherwise. Remembers the addresses that took no connection.
+function proxy_status(r) {
+    const v = r.variables;
+    const error = v.gate_error || origin_error(v);
+    return error && v.cdn_id + '; error=' + error;
+}
+
+function origin_error(v) {
+    const connected = v.upstream_connect_time || '';
+    if (connected.indexOf('-') < 0 && (v.upstream_header_time || '').indexOf('-') < 0) {
+        return '';
+    }
+    // One item for each address that was tried.
+    const addresses = v.upstream_addr.split(', ');
+    const connect_times = connected.split(', ');
+    addresses.forEach((address, n) => {
+        if (connect_times[n] === '-') {
+            ngx.shared.unreachable.set(address, '');
+        }
+    });
+    const last = addresses.length - 1;
+    if (v.upstream_header_time.split(', ')[last] !== '-') {
+        return '';
+    }
+    const timed_out = v.upstream_status.split(', ')[last] === '504';
+    if (connect_times[last] !== '-') {
+        if (timed_out) {
+            return 'connection_read_timeout';
+        }
+        const received = v.upstream_bytes_received.split(', ')[last];
+        return received === '0' ? 'connection_terminated' : 'http_protocol_error';
+    }
+    if (timed_out) {
+        return 'connection_timeout';
+    }
+    // nginx does not tell a refused connection from a failed TLS handshake.
+    return v.origin.startsWith('https')
+        ? 'destination_unavailable; details="connection refused or TLS failed"'
+        : 'connection_refused';
 }
 
 // Returns the domain that a request is counted for, or '' (not logged). Where nginx itself answered
@@ -205,4 +258,4 @@ function read_state(r) {
     };
 }
 
-export default {load_pairs, https_gate, http_gate, next_origin, metered_domain, control};
+export default {load_pairs, https_gate, http_gate, proxy_status, metered_domain, control};
