@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import certifi
 
@@ -17,6 +18,8 @@ from clients.edge_node.nginx.entry import TlsPolicy, list_policies
 from shared.errors import EdgetlsError
 
 _FOLDERS = ("run", "logs", "js", "tmp", "usage")
+# Where a machine connects to in order to reach a server that listens on all its addresses.
+_ANY_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _UNREACHABLE_SECONDS = 10
 _MODERN_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 # TLS 1.0 and 1.1 sign with SHA-1, which OpenSSL 3 allows at security level 0 only.
@@ -36,11 +39,25 @@ class NginxError(EdgetlsError):
     """nginx cannot be started here."""
 
 
+class ListenAddress(NamedTuple):
+    """A host, an IPv6 one without brackets, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return ``host:port``, with an IPv6 host in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
 @dataclass(frozen=True)
 class NginxLayout:
     """The folder, the addresses and the limits of one node's nginx.
 
-    Several nodes share a machine by different folders and ports. ``entry_zone_mb`` bounds the
+    Several nodes share a machine by different folders and ports. Visitors reach the first addresses
+    of ``https`` and ``http`` at the public ports, which redirects name; 0 is the port listened on.
+    ``entry_zone_mb`` bounds the
     certificates in memory (about 5 KB a pair); another size takes a restart, since a reload would
     empty the zone without a new boot id. ``cdn_id`` is the fleet's CDN-Loop id. ``origin_ca_file``
     verifies https origins; None takes Mozilla's roots. ``workers`` 0 means one per core.
@@ -49,10 +66,10 @@ class NginxLayout:
     of the HTTP port."""
 
     folder: Path
-    https_host: str = "127.0.0.1"
-    https_port: int = 443
-    http_host: str = "127.0.0.1"
-    http_port: int = 80
+    https: tuple[ListenAddress, ...] = (ListenAddress("127.0.0.1", 443),)
+    http: tuple[ListenAddress, ...] = (ListenAddress("127.0.0.1", 80),)
+    public_https_port: int = 0
+    public_http_port: int = 0
     entry_zone_mb: int = 64
     cdn_id: str = "edgetls"
     origin_ca_file: Path | None = None
@@ -62,9 +79,27 @@ class NginxLayout:
     resolver_port: int = 0
 
     @property
-    def resolver_address(self) -> tuple[str, int]:
+    def https_port(self) -> int:
+        """Return the first port for HTTPS."""
+        return self.https[0].port
+
+    @property
+    def http_port(self) -> int:
+        """Return the first port for HTTP."""
+        return self.http[0].port
+
+    @property
+    def handshake_address(self) -> ListenAddress:
+        """Return an address at which this machine reaches its own HTTPS."""
+        host, port = self.https[0]
+        if host in _ANY_HOSTS:
+            host = _ANY_HOSTS[host]
+        return ListenAddress(host, port)
+
+    @property
+    def resolver_address(self) -> ListenAddress:
         """Return the host and the UDP port of nginx's own resolver."""
-        return "127.0.0.1", self.resolver_port or self.http_port
+        return ListenAddress("127.0.0.1", self.resolver_port or self.http_port)
 
     @property
     def run_folder(self) -> Path:
@@ -92,16 +127,16 @@ def render_config(layout: NginxLayout) -> str:
         "nginx.conf.template",
         user="user root root;" if os.geteuid() == 0 else "",
         workers=str(layout.workers or "auto"),
-        https_listen=listen_address(layout.https_host, layout.https_port),
-        http_listen=listen_address(layout.http_host, layout.http_port),
-        https_suffix=_port_suffix(layout.https_port, 443),
-        http_suffix=_port_suffix(layout.http_port, 80),
+        https_listen=_listen_lines(layout.https),
+        http_listen=_listen_lines(layout.http),
+        https_suffix=_port_suffix(layout.public_https_port or layout.https_port, 443),
+        http_suffix=_port_suffix(layout.public_http_port or layout.http_port, 80),
         entry_zone=f"{layout.entry_zone_mb}m",
         # A policy takes about 128 bytes where a pair takes 5 KB.
         policy_zone=f"{max(1, layout.entry_zone_mb // 8)}m",
         cdn_id=layout.cdn_id,
         origin_ca_file=str(layout.origin_ca_file or certifi.where()),
-        resolver_listen=listen_address(*layout.resolver_address),
+        resolver_listen=str(layout.resolver_address),
         unreachable_seconds=str(_UNREACHABLE_SECONDS),
         origin_connect_time=_format_seconds(layout.origin_connect_seconds),
         origin_read_time=_format_seconds(layout.origin_read_seconds),
@@ -148,9 +183,9 @@ def reopen_logs(layout: NginxLayout) -> None:
             os.kill(pid, signal.SIGUSR1)
 
 
-def listen_address(host: str, port: int) -> str:
-    """Return ``host:port``, with an IPv6 host in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _listen_lines(addresses: tuple[ListenAddress, ...]) -> str:
+    lines = [f"        listen {address};" for address in addresses]
+    return "\n".join(lines)
 
 
 def _format_seconds(seconds: float) -> str:

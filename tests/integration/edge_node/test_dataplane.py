@@ -163,10 +163,10 @@ async def test_a_program_becomes_nginx_by_exec(tmp_path: Path, origin: OriginSer
     node = NginxNode(node_layout(tmp_path), origin)
     program = (
         "import sys; from pathlib import Path; "
-        "from clients.edge_node.nginx.process import NginxLayout; "
+        "from clients.edge_node.nginx.process import ListenAddress, NginxLayout; "
         "from clients.edge_node.nginx_program import exec_nginx; "
-        "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), "
-        "http_port=int(sys.argv[3])))"
+        "https, http = (ListenAddress('127.0.0.1', int(port)) for port in sys.argv[2:]); "
+        "exec_nginx(NginxLayout(Path(sys.argv[1]), (https,), (http,)))"
     )
     ports = (str(node.layout.https_port), str(node.layout.http_port))
     process = await asyncio.create_subprocess_exec(
