@@ -86,6 +86,15 @@ class NginxSettings(BaseSettings):
             "longest wait for the first byte of an origin's answer, and between two later ones"
         ),
     )
+    origin_pools: int = Field(
+        default=128,
+        ge=0,
+        le=256,
+        description=(
+            "origins whose connections are kept and used again; those that come later get a "
+            "connection for each request, until nginx is restarted"
+        ),
+    )
     node_resolver_port: int | None = Field(
         default=None,
         gt=0,
@@ -114,6 +123,7 @@ class NginxSettings(BaseSettings):
             origin_ca_file=self.origin_ca_file,
             origin_connect_seconds=self.origin_connect_seconds,
             origin_read_seconds=self.origin_read_seconds,
+            origin_pools=self.origin_pools,
             resolver_port=self.node_resolver_port or 0,
             workers=self.nginx_workers,
         )

@@ -22,6 +22,8 @@ _ENTRIES_CHUNK_BYTES = 4 * 1024 * 1024
 # A command must fit into the socket's buffer (208 KiB, overhead included), since nginx only peeks
 # at it.
 _POLICIES_CHUNK_BYTES = 48 * 1024
+# A pool's name has up to seven addresses of 33 bytes.
+_POOL_BYTES = 320
 _NAMES_PER_REQUEST = 500
 _Item = TypeVar("_Item")
 
@@ -70,7 +72,7 @@ class DataPlane:
     async def remove_many(self, names: Iterable[str]) -> None:
         """Remove names from both dictionaries. A name that is not there is no error."""
         for chunk in _chunks(sorted(names), lambda name: len(name) + 4, _POLICIES_CHUNK_BYTES):
-            await self._send_policies({"put": {}, "remove": chunk})
+            await self._send_policies({"put": {}, "remove": chunk, "pools": {}})
             await self._post("/remove", chunk)
 
     async def names_and_revisions(self) -> dict[str, int]:
@@ -96,14 +98,21 @@ class DataPlane:
         refused: dict[str, str] = {}
         items = ((entry.name, entry.to_value()) for entry in entries)
         for chunk in _chunks(items, lambda item: len(item[1]) * 5 // 4, _ENTRIES_CHUNK_BYTES):
-            refused |= (await self._post("/put", chunk))["refused"]
+            answer = await self._post("/put", chunk)
+            refused |= answer["refused"]
+            await self._send_pools(answer["pools"])
         return refused
+
+    async def _send_pools(self, pools: dict[str, dict[str, object]]) -> None:
+        """Tell the stream side which origin a pool of kept connections was given to."""
+        for chunk in _chunks(pools.items(), lambda _: _POOL_BYTES, _POLICIES_CHUNK_BYTES):
+            await self._send_policies({"put": {}, "remove": [], "pools": dict(chunk)})
 
     async def _put_policies(self, entries: list[NginxEntry]) -> dict[str, str]:
         refused: dict[str, str] = {}
         items = ((entry.name, entry.policy) for entry in entries)
         for chunk in _chunks(items, lambda item: len(item[0]) + 32, _POLICIES_CHUNK_BYTES):
-            answer = await self._send_policies({"put": dict(chunk), "remove": []})
+            answer = await self._send_policies({"put": dict(chunk), "remove": [], "pools": {}})
             refused |= answer["refused"]
         return refused
 

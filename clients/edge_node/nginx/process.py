@@ -21,6 +21,7 @@ _FOLDERS = ("run", "logs", "js", "tmp", "usage")
 # Where a machine connects to in order to reach a server that listens on all its addresses.
 _ANY_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _UNREACHABLE_SECONDS = 10
+_POOL_ZONE_MB = 8
 _MODERN_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 # TLS 1.0 and 1.1 sign with SHA-1, which OpenSSL 3 allows at security level 0 only.
 _LEGACY_CIPHERS = f"{_MODERN_CIPHERS}:ECDHE+AES:RSA+AES:@SECLEVEL=0"
@@ -63,7 +64,7 @@ class NginxLayout:
     verifies https origins; None takes Mozilla's roots. ``workers`` 0 means one per core.
     ``origin_read_seconds`` is the longest wait for an origin's first byte, and between two later
     ones. ``resolver_port`` is a UDP port on 127.0.0.1 for nginx's own resolver; 0 takes the number
-    of the HTTP port."""
+    of the HTTP port. ``origin_pools`` is the number of origins whose connections are kept."""
 
     folder: Path
     https: tuple[ListenAddress, ...] = (ListenAddress("127.0.0.1", 443),)
@@ -77,6 +78,7 @@ class NginxLayout:
     origin_connect_seconds: float = 5.0
     origin_read_seconds: float = 60.0
     resolver_port: int = 0
+    origin_pools: int = 128
 
     @property
     def https_port(self) -> int:
@@ -140,8 +142,10 @@ def render_config(layout: NginxLayout) -> str:
         unreachable_seconds=str(_UNREACHABLE_SECONDS),
         origin_connect_time=_format_seconds(layout.origin_connect_seconds),
         origin_read_time=_format_seconds(layout.origin_read_seconds),
+        pool_count=str(layout.origin_pools),
+        pools="".join(map(_render_pool, range(layout.origin_pools))),
         forged_headers=_render_forged_headers(),
-        policy_servers="".join(map(_render_policy_server, list_policies())),
+        policy_servers="".join(_render_policy_server(policy, layout) for policy in list_policies()),
     )
 
 
@@ -197,6 +201,19 @@ def _port_suffix(port: int, default: int) -> str:
     return "" if port == default else f":{port}"
 
 
+def _render_pool(number: int) -> str:
+    """Return an upstream whose origin `conf/resolver.js` names.
+
+    A slow answer must not count against an address: the gate judges addresses by connects."""
+    return (
+        f"    upstream pool{number} {{\n"
+        f"        zone origin_pools {_POOL_ZONE_MB}m;\n"
+        f"        server pool{number} service=origin resolve max_fails=0;\n"
+        f"        keepalive 16;\n"
+        f"    }}\n"
+    )
+
+
 def _render_forged_headers() -> str:
     """Return the lines that drop a visitor's spellings of the node's own headers.
 
@@ -213,11 +230,12 @@ def _render_forged_headers() -> str:
     return "\n".join(lines)
 
 
-def _render_policy_server(policy: TlsPolicy) -> str:
+def _render_policy_server(policy: TlsPolicy, layout: NginxLayout) -> str:
     protocols = [f"TLSv{version}".removesuffix(".0") for version in policy.versions]
     return _fill_template(
         "policy_server.conf.template",
         policy=policy.name,
+        resolver_listen=str(layout.resolver_address),
         http2="on" if policy.http2 else "off",
         protocols=" ".join(protocols),
         ciphers=_LEGACY_CIPHERS if policy.versions[0] < "1.2" else _MODERN_CIPHERS,

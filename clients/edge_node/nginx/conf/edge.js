@@ -6,6 +6,8 @@ const PAIR_SEPARATOR = '\x1e';
 const REFUSED = '-';
 // A name has 255 bytes at most (RFC 1035 §2.3.4), a label of an IPv6 address takes 33.
 const MAX_HOSTS = 7;
+// Between the attempts in a variable of nginx: of one pass, and of the pass before it left a pool.
+const ATTEMPTS = /, | : /;
 
 // Returns the entry that answers for a name, exact before one-label wildcard: {key, value}, or
 // null.
@@ -115,8 +117,49 @@ function choose_origin(r, settings) {
         return fail(r, 502, 'dns_error');
     }
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
-    v.origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
+    v.direct_origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
     v.origin_name = origin.name || v.host;
+    const pool = may_use_pool(r) && find_pool(origin);
+    v.origin = pool ? origin.scheme + '://' + pool : v.direct_origin;
+}
+
+// An origin may close a kept connection while a request is under way on it. nginx then repeats the
+// request on a new connection, if it may be repeated and has no body.
+function may_use_pool(r) {
+    const v = r.variables;
+    return (r.method === 'GET' || r.method === 'HEAD' || r.method === 'OPTIONS')
+        && !v.origin_upgrade && !v.http_transfer_encoding
+        && (!v.http_content_length || v.http_content_length === '0');
+}
+
+// Returns the pool of an origin; '' without one, or while an address of it does not answer: a pool
+// would try that address again and again.
+function find_pool(origin) {
+    const unreachable = ngx.shared.unreachable;
+    const pool = ngx.shared.pools.get(pool_key(origin));
+    if (!pool || origin.hosts.length > MAX_HOSTS) {
+        return '';
+    }
+    if (unreachable.size() && origin.hosts.some(host => unreachable.has(host[0]))) {
+        return '';
+    }
+    return pool;
+}
+
+// A pool's connections were verified for one name: two names never share a pool. A pool is given to
+// one origin for as long as nginx runs: with a second one, a request could reach the first.
+function pool_key(origin) {
+    return [origin.scheme, origin.port, origin.name || origin.hosts.map(host => host[1])].join(' ');
+}
+
+// The pool has no connection and no live address, which is so for the first seconds: no request was
+// sent.
+function leave_pool(r) {
+    const v = r.variables;
+    if (v.origin === v.direct_origin || !/^[0, :]+$/.test(v.upstream_bytes_sent)) {
+        return r.return(502);
+    }
+    v.origin = v.direct_origin;
 }
 
 function fail(r, status, error) {
@@ -137,6 +180,10 @@ function origin_host(origin) {
         const start = Math.floor(Math.random() * hosts.length);
         hosts = hosts.slice(start).concat(hosts.slice(0, start)).slice(0, MAX_HOSTS);
     }
+    return address_name(hosts);
+}
+
+function address_name(hosts) {
     return hosts.map(host => host[1]).join('.') + '.origin';
 }
 
@@ -153,24 +200,24 @@ function origin_error(v) {
     if (connected.indexOf('-') < 0 && (v.upstream_header_time || '').indexOf('-') < 0) {
         return '';
     }
-    // One item for each address that was tried.
-    const addresses = v.upstream_addr.split(', ');
-    const connect_times = connected.split(', ');
+    const addresses = v.upstream_addr.split(ATTEMPTS);
+    const connect_times = connected.split(ATTEMPTS);
     addresses.forEach((address, n) => {
-        if (connect_times[n] === '-') {
+        // A pool that has no address yet stands in the list by its name, or by port 0.
+        if (connect_times[n] === '-' && /:[1-9]/.test(address)) {
             ngx.shared.unreachable.set(address, '');
         }
     });
     const last = addresses.length - 1;
-    if (v.upstream_header_time.split(', ')[last] !== '-') {
+    if (v.upstream_header_time.split(ATTEMPTS)[last] !== '-') {
         return '';
     }
-    const timed_out = v.upstream_status.split(', ')[last] === '504';
+    const timed_out = v.upstream_status.split(ATTEMPTS)[last] === '504';
     if (connect_times[last] !== '-') {
         if (timed_out) {
             return 'connection_read_timeout';
         }
-        const received = v.upstream_bytes_received.split(', ')[last];
+        const received = v.upstream_bytes_received.split(ATTEMPTS)[last];
         return received === '0' ? 'connection_terminated' : 'http_protocol_error';
     }
     if (timed_out) {
@@ -220,16 +267,47 @@ function control(r) {
     }
 }
 
+// `pools` are the pools of the entries' origins: the caller tells the stream side.
 function put_entries(r) {
     const refused = {};
+    const pools = {};
     JSON.parse(r.requestText).forEach(item => {
         try {
             ngx.shared.entries.set(item[0], item[1]);
         } catch (e) {
             refused[item[0]] = 'the entry zone is full';
+            return;
+        }
+        const origin = read_settings({value: item[1]}).origin;
+        const pool = give_pool(origin, Number(r.variables.pool_count));
+        if (pool) {
+            pools[pool] = {port: origin.port, name: address_name(origin.hosts)};
         }
     });
-    return {refused: refused};
+    return {refused: refused, pools: pools};
+}
+
+// Returns the pool of an origin, the next free one for a new origin; '' when all are given away.
+// An https origin without a name is verified for the visitor's Host, which may be any of many.
+function give_pool(origin, count) {
+    const is_fit = origin.hosts.length && origin.hosts.length <= MAX_HOSTS
+        && (origin.name || origin.scheme === 'http');
+    if (!is_fit) {
+        return '';
+    }
+    const pools = ngx.shared.pools;
+    const counter = ngx.shared.pool_counter;
+    const key = pool_key(origin);
+    try {
+        if (!pools.has(key) && (counter.get('given') || 0) < count) {
+            // Another worker may give the origin a pool just now: this one stays unused then.
+            pools.add(key, 'pool' + (counter.incr('given', 1, 0) - 1));
+        }
+    } catch (e) {
+        // The zone is full: the origin has no pool.
+    }
+    const pool = pools.get(key) || '';
+    return Number(pool.slice('pool'.length)) < count ? pool : '';
 }
 
 function remove_entries(r) {
@@ -258,4 +336,4 @@ function read_state(r) {
     };
 }
 
-export default {load_pairs, https_gate, http_gate, proxy_status, metered_domain, control};
+export default {load_pairs, https_gate, http_gate, leave_pool, proxy_status, metered_domain, control};
