@@ -119,8 +119,19 @@ function choose_origin(r, settings) {
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
     v.direct_origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
     v.origin_name = origin.name || v.host;
+    v.origin_key = pool_key(origin);
+    v.origin_connection = v.origin_upgrade ? 'upgrade' : 'close';
     const pool = may_use_pool(r) && find_pool(origin);
-    v.origin = pool ? origin.scheme + '://' + pool : v.direct_origin;
+    if (!v.origin_upgrade && ngx.shared.interim.has(v.origin_key)) {
+        v.hop_origin = v.direct_origin;
+        v.hop_name = v.origin_name;
+        v.origin = v.direct_origin = 'http://interim';
+    } else if (pool) {
+        v.origin = origin.scheme + '://' + pool;
+        v.origin_connection = '';
+    } else {
+        v.origin = v.direct_origin;
+    }
 }
 
 // An origin may close a kept connection while a request is under way on it. nginx then repeats the
@@ -160,6 +171,34 @@ function leave_pool(r) {
         return r.return(502);
     }
     v.origin = v.direct_origin;
+    v.origin_connection = 'close';
+}
+
+// An interim answer that is no 103: nginx takes it for the answer. An HTTP/1.1 visitor gets it and
+// what follows as it comes, which is right; on HTTP/2 that would end the stream, so it is a 502.
+// Later requests to this origin take the hop.
+function note_interim(r) {
+    const v = r.variables;
+    if (!is_interim(r.status) || !v.origin_key) {
+        return '';
+    }
+    ngx.shared.interim.set(v.origin_key, '');
+    if (v.server_protocol !== 'HTTP/2.0') {
+        return '';
+    }
+    r.status = 502;
+    return 'http_protocol_error';
+}
+
+// js_header_filter of the hop.
+function make_hint(r) {
+    if (is_interim(r.status)) {
+        r.status = 103;
+    }
+}
+
+function is_interim(status) {
+    return status < 200 && status !== 101;
 }
 
 function fail(r, status, error) {
@@ -191,7 +230,7 @@ function address_name(hosts) {
 // the origin gave none; empty otherwise. Remembers the addresses that took no connection.
 function proxy_status(r) {
     const v = r.variables;
-    const error = v.gate_error || origin_error(v);
+    const error = v.gate_error || note_interim(r) || origin_error(v);
     return error && v.cdn_id + '; error=' + error;
 }
 
@@ -336,4 +375,6 @@ function read_state(r) {
     };
 }
 
-export default {load_pairs, https_gate, http_gate, leave_pool, proxy_status, metered_domain, control};
+export default {
+    load_pairs, https_gate, http_gate, leave_pool, make_hint, proxy_status, metered_domain, control,
+};
