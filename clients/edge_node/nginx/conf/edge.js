@@ -4,6 +4,9 @@
 
 const PAIR_SEPARATOR = '\x1e';
 const REFUSED = '-';
+// Characters of a header's name (RFC 9110 §5.6.2). nginx passes any, and an origin may read
+// `Transfer-Encoding` with a no-break space as the name without it.
+const TOKENS = /^[!#$%&'*+.^_`|~0-9A-Za-z-]*$/;
 // A name has 255 bytes at most (RFC 1035 §2.3.4), a label of an IPv6 address takes 33.
 const MAX_HOSTS = 7;
 // Between the attempts in a variable of nginx: of one pass, and of the pass before it left a pool.
@@ -109,6 +112,9 @@ function redirect(r, settings, scheme, suffix) {
 function choose_origin(r, settings) {
     const v = r.variables;
     const origin = settings.origin;
+    if (!has_valid_names(r.rawHeadersIn)) {
+        return r.return(400);
+    }
     const loop = v.http_cdn_loop || '';
     if (loop.toLowerCase().split(',').some(part => part.split(';')[0].trim() === v.cdn_id)) {
         return fail(r, 508, 'proxy_loop_detected');
@@ -199,6 +205,14 @@ function make_hint(r) {
 
 function is_interim(status) {
     return status < 200 && status !== 101;
+}
+
+function has_valid_names(fields) {
+    let names = '';
+    for (let n = 0; n < fields.length; n++) {
+        names += fields[n][0];
+    }
+    return TOKENS.test(names);
 }
 
 function fail(r, status, error) {
