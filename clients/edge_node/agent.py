@@ -51,7 +51,7 @@ class Agent:
             data_plane,
             self._replica,
             self._trust,
-            (self._layout.https_host, self._layout.https_port),
+            self._layout.handshake_address,
             self._reporter.add_proof,
             allow_private_origins=settings.allow_private_origins,
         )

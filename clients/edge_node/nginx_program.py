@@ -8,9 +8,9 @@ import resource
 import socket
 
 from clients.edge_node.nginx.process import (
+    ListenAddress,
     NginxError,
     NginxLayout,
-    listen_address,
     nginx_command,
     prepare_folder,
 )
@@ -32,30 +32,37 @@ def exec_nginx(layout: NginxLayout) -> None:
 
     Raises NginxError when nginx cannot run here."""
     prepare_node(layout)
-    _check_port_free(layout.https_host, layout.https_port)
-    _check_port_free(layout.http_host, layout.http_port)
+    for address in (*layout.https, *layout.http):
+        _check_port_free(address)
+    _check_port_free(layout.resolver_address, socket.SOCK_DGRAM)
     _set_limits()
     os.chdir(layout.folder)
     command = nginx_command(layout)
     os.execv(command[0], command)  # noqa: S606 - becoming nginx is the purpose
 
 
-def _check_port_free(host: str, port: int) -> None:
+def _check_port_free(address: ListenAddress, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     """Raise NginxError when another program has the port.
 
     nginx itself would log this six times over three seconds, without saying what to do."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, kind) as probe:
         # A port whose last connections are in TIME_WAIT is free for a server: nginx sets this too.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Beside it, 0.0.0.0 may have the same port: nginx sets this too.
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
             reason = f"cannot be taken ({error.strerror})"
             if error.errno == errno.EADDRINUSE:
                 reason = "is in use"
-            address = listen_address(host, port)
-            raise NginxError(f"{address} {reason}: free it or name another") from None
+            what = str(address)
+            if kind == socket.SOCK_DGRAM:
+                what += " (UDP, for nginx's own resolver)"
+            raise NginxError(f"{what} {reason}: free it or name another") from None
 
 
 def _set_limits() -> None:

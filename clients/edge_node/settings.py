@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from clients.edge_node.nginx.process import NginxLayout
+from clients.edge_node.nginx.process import ListenAddress, NginxLayout
 from shared.contracts.base import NodeId
 from shared.settings import BrokerSettings, LogLevel
 
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<host>[\w.-]+)):(?P<port>\d{1,5})", re.A)
 
-def _check_host_port(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("not host:port")
+
+def _check_addresses(value: str) -> str:
+    split_addresses(value)
     return value
 
 
-def split_host_port(value: str) -> tuple[str, int]:
-    """Split ``host:port``; an IPv6 host loses its brackets."""
-    host, _, port = value.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+def split_addresses(value: str) -> tuple[ListenAddress, ...]:
+    """Split ``host:port`` or several with commas between; an IPv6 host loses its brackets.
+
+    Raises ValueError."""
+    addresses = []
+    for item in value.split(","):
+        match = _ADDRESS.fullmatch(item.strip())
+        if match is None or not 0 < int(match["port"]) < 65536:
+            raise ValueError("not host:port, or several with commas between")
+        address = ListenAddress(match["ipv6"] or match["host"], int(match["port"]))
+        if address in addresses:
+            raise ValueError(f"{address} is there twice")
+        addresses.append(address)
+    return tuple(addresses)
 
 
-HostPort = Annotated[str, AfterValidator(_check_host_port)]
+Addresses = Annotated[str, AfterValidator(_check_addresses)]
+PublicPort = Annotated[int | None, Field(gt=0, lt=65536)]
 
 
 class NginxSettings(BaseSettings):
@@ -42,11 +54,55 @@ class NginxSettings(BaseSettings):
     node_folder: Path = Field(
         description="folder of the node's replica, usage logs and nginx configuration"
     )
-    node_https: HostPort = Field(description="address on which nginx listens for HTTPS, host:port")
-    node_http: HostPort = Field(description="address on which nginx listens for HTTP, host:port")
+    node_https: Addresses = Field(
+        description=(
+            "addresses on which nginx listens for HTTPS: host:port, several with commas between "
+            "(0.0.0.0:443,[::]:443 is both families)"
+        )
+    )
+    node_http: Addresses = Field(
+        description="addresses on which nginx listens for HTTP, in the same form"
+    )
+    public_https_port: PublicPort = Field(
+        default=None,
+        description=(
+            "port at which visitors reach this node's HTTPS, which redirects name; without it, "
+            "that of the first address listened on"
+        ),
+    )
+    public_http_port: PublicPort = Field(default=None, description="the same for HTTP")
     origin_ca_file: Path | None = Field(
         default=None,
         description="PEM roots that verify https origins; without it, Mozilla's roots",
+    )
+    origin_connect_seconds: float = Field(
+        default=5.0, gt=0, le=60, description="longest wait for a connection to an origin's address"
+    )
+    origin_read_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description=(
+            "longest wait for the first byte of an origin's answer, and between two later ones"
+        ),
+    )
+    origin_pools: int = Field(
+        default=128,
+        ge=0,
+        le=256,
+        description=(
+            "origins whose connections are kept and used again; those that come later get a "
+            "connection for each request, until nginx is restarted"
+        ),
+    )
+    node_resolver_port: int | None = Field(
+        default=None,
+        gt=0,
+        lt=65536,
+        description=(
+            "UDP port on 127.0.0.1 for nginx's own resolver; without it, the number of the HTTP "
+            "port: two nodes with one number on a machine need two"
+        ),
     )
     entry_zone_mb: int = Field(
         default=64, ge=1, description="MB of memory for certificates, about 5 KB a pair"
@@ -57,16 +113,18 @@ class NginxSettings(BaseSettings):
 
     def layout(self) -> NginxLayout:
         """Return the layout of the node's nginx."""
-        https_host, https_port = split_host_port(self.node_https)
-        http_host, http_port = split_host_port(self.node_http)
         return NginxLayout(
             folder=self.node_folder,
-            https_host=https_host,
-            https_port=https_port,
-            http_host=http_host,
-            http_port=http_port,
+            https=split_addresses(self.node_https),
+            http=split_addresses(self.node_http),
+            public_https_port=self.public_https_port or 0,
+            public_http_port=self.public_http_port or 0,
             entry_zone_mb=self.entry_zone_mb,
             origin_ca_file=self.origin_ca_file,
+            origin_connect_seconds=self.origin_connect_seconds,
+            origin_read_seconds=self.origin_read_seconds,
+            origin_pools=self.origin_pools,
+            resolver_port=self.node_resolver_port or 0,
             workers=self.nginx_workers,
         )
 

@@ -22,8 +22,12 @@ _ENTRIES_CHUNK_BYTES = 4 * 1024 * 1024
 # A command must fit into the socket's buffer (208 KiB, overhead included), since nginx only peeks
 # at it.
 _POLICIES_CHUNK_BYTES = 48 * 1024
+# A pool's name has up to seven addresses of 33 bytes.
+_POOL_BYTES = 320
 _NAMES_PER_REQUEST = 500
 _Item = TypeVar("_Item")
+_Pools = dict[str, object]
+"""The origin of each pool of kept connections, as `conf/resolver.js` reads it."""
 
 
 class DataPlaneError(EdgetlsError):
@@ -59,18 +63,18 @@ class DataPlane:
             else:
                 closing.append(entry)
         # Closing: policy first, then entry. Opening: entry first, then policy, and none for an
-        # entry that was refused.
-        refused = await self._put_policies(closing)
-        refused |= await self._put_entries(closing)
-        not_put = await self._put_entries(opening)
-        refused |= not_put
-        put = [entry for entry in opening if entry.name not in not_put]
-        return refused | await self._put_policies(put)
+        # entry that was refused. The pools of their origins go with the policies.
+        refused = await self._put_policies(closing, {})
+        not_closed, pools = await self._put_entries(closing)
+        not_opened, more_pools = await self._put_entries(opening)
+        put = [entry for entry in opening if entry.name not in not_opened]
+        refused |= not_closed | not_opened
+        return refused | await self._put_policies(put, pools | more_pools)
 
     async def remove_many(self, names: Iterable[str]) -> None:
         """Remove names from both dictionaries. A name that is not there is no error."""
         for chunk in _chunks(sorted(names), lambda name: len(name) + 4, _POLICIES_CHUNK_BYTES):
-            await self._send_policies({"put": {}, "remove": chunk})
+            await self._send_policies({"put": {}, "remove": chunk, "pools": {}})
             await self._post("/remove", chunk)
 
     async def names_and_revisions(self) -> dict[str, int]:
@@ -92,18 +96,28 @@ class DataPlane:
         state = await self._post("/state", [])
         return ZoneUsage(entries=state["entries"], free_bytes=state["free"])
 
-    async def _put_entries(self, entries: list[NginxEntry]) -> dict[str, str]:
+    async def _put_entries(self, entries: list[NginxEntry]) -> tuple[dict[str, str], _Pools]:
+        """Return the refused names with the reason, and the pools of the origins."""
         refused: dict[str, str] = {}
+        pools: _Pools = {}
         items = ((entry.name, entry.to_value()) for entry in entries)
         for chunk in _chunks(items, lambda item: len(item[1]) * 5 // 4, _ENTRIES_CHUNK_BYTES):
-            refused |= (await self._post("/put", chunk))["refused"]
-        return refused
+            answer = await self._post("/put", chunk)
+            refused |= answer["refused"]
+            pools |= answer["pools"]
+        return refused, pools
 
-    async def _put_policies(self, entries: list[NginxEntry]) -> dict[str, str]:
+    async def _put_policies(self, entries: list[NginxEntry], pools: _Pools) -> dict[str, str]:
+        """Tell the stream side the policies of entries, and the origins of pools."""
+        items: list[tuple[str, str, object]] = []
+        items.extend(("put", entry.name, entry.policy) for entry in entries)
+        items.extend(("pools", pool, origin) for pool, origin in pools.items())
         refused: dict[str, str] = {}
-        items = ((entry.name, entry.policy) for entry in entries)
-        for chunk in _chunks(items, lambda item: len(item[0]) + 32, _POLICIES_CHUNK_BYTES):
-            answer = await self._send_policies({"put": dict(chunk), "remove": []})
+        for chunk in _chunks(items, _stream_item_size, _POLICIES_CHUNK_BYTES):
+            command: dict[str, dict[str, object]] = {"put": {}, "pools": {}}
+            for kind, name, value in chunk:
+                command[kind][name] = value
+            answer = await self._send_policies({**command, "remove": []})
             refused |= answer["refused"]
         return refused
 
@@ -168,6 +182,11 @@ def _decode_answer(body: bytes, request: str) -> Any:
         return json.loads(body)
     except ValueError:
         raise DataPlaneError(f"nginx gave no complete answer to {request}") from None
+
+
+def _stream_item_size(item: tuple[str, str, object]) -> int:
+    kind, name, _ = item
+    return len(name) + (_POOL_BYTES if kind == "pools" else 32)
 
 
 def _chunks(

@@ -19,19 +19,25 @@ REJECT_POLICY = "reject"
 _PAIR_SEPARATOR = "\x1e"
 
 
+def _split_address(address: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    host, _, port = address.rpartition(":")
+    return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")), int(port)
+
+
 @dataclass(frozen=True)
 class EntryOrigin:
     """The origin that nginx fetches a domain's content from.
 
-    ``addresses`` are ``ip:port`` (IPv6 in brackets), already resolved and checked. ``name`` is the
-    name that an https origin's certificate must carry; empty means the visitor's Host."""
+    ``addresses`` are ``ip:port`` (IPv6 in brackets), already resolved and checked, all with one
+    port. ``name`` is the name that an https origin's certificate must carry; empty means the
+    visitor's Host."""
 
     scheme: Literal["http", "https"] = "http"
     addresses: tuple[str, ...] = ()
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for anything but ``ip:port``.
+        """Raise ValueError for anything but ``ip:port``, and for two ports.
 
         nginx would resolve a name, and would follow ``unix:/a/path``."""
         for address in self.addresses:
@@ -41,6 +47,19 @@ class EntryOrigin:
             port_is_valid = port.isdecimal() and 0 < int(port) < 65536
             if has_brackets != (version == 6) or not port_is_valid:
                 raise ValueError(f"{address!r} is not an address and a port")
+        if len({port for _, port in map(_split_address, self.addresses)}) > 1:
+            raise ValueError("the addresses of an origin have one port")
+
+    def to_value(self) -> dict[str, object]:
+        """Return the origin as `conf/edge.js` reads it.
+
+        A host is the address as nginx writes it, and the address in hex for `conf/resolver.js`."""
+        hosts = []
+        port = 0
+        for address in self.addresses:
+            ip, port = _split_address(address)
+            hosts.append((address, ip.packed.hex()))
+        return {"scheme": self.scheme, "hosts": hosts, "port": port, "name": self.name}
 
 
 @dataclass(frozen=True)
@@ -86,11 +105,7 @@ class NginxEntry:
             "redirect_mode": self.redirect_mode,
             "redirect_status": self.redirect_status,
             "hsts": self.hsts,
-            "origin": {
-                "scheme": self.origin.scheme,
-                "addresses": self.origin.addresses,
-                "name": self.origin.name,
-            },
+            "origin": self.origin.to_value(),
         }
         pems = [f"{chain.strip()}\n{key.strip()}\n" for chain, key, _ in self.pairs]
         return f"{json.dumps(settings)}\n{_PAIR_SEPARATOR.join(pems)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.edge_node.nginx.process import NginxLayout
+from clients.edge_node.nginx.process import ListenAddress, NginxLayout
 from deploy.embedded.ports import Ports
 from shared.private_files import private_folder
 from tests.integration.edge_node.nginx_node import CA, NginxNode
@@ -33,8 +33,8 @@ def node_layout(folder: Path, **options: object) -> NginxLayout:
     ports = Ports(private_folder(folder) / "ports.json")
     return NginxLayout(
         folder,
-        https_port=ports.pick("https"),
-        http_port=ports.pick("http"),
+        https=(ListenAddress("127.0.0.1", ports.pick("https")),),
+        http=(ListenAddress("127.0.0.1", ports.pick("http")),),
         workers=2,
         **options,  # type: ignore[arg-type]
     )

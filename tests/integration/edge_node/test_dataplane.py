@@ -31,11 +31,11 @@ from clients.edge_node.nginx_program import prepare_node
 from tests.integration.edge_node.conftest import node_layout
 from tests.integration.edge_node.nginx_node import (
     NginxNode,
-    OriginServer,
     fingerprint_of,
     https_entry,
     issue_pair,
 )
+from tests.support.browser import OriginServer
 from tests.support.waiting import until
 
 ANY_PAIR = issue_pair("*.example.test", key_type="rsa")
@@ -163,10 +163,10 @@ async def test_a_program_becomes_nginx_by_exec(tmp_path: Path, origin: OriginSer
     node = NginxNode(node_layout(tmp_path), origin)
     program = (
         "import sys; from pathlib import Path; "
-        "from clients.edge_node.nginx.process import NginxLayout; "
+        "from clients.edge_node.nginx.process import ListenAddress, NginxLayout; "
         "from clients.edge_node.nginx_program import exec_nginx; "
-        "exec_nginx(NginxLayout(Path(sys.argv[1]), https_port=int(sys.argv[2]), "
-        "http_port=int(sys.argv[3])))"
+        "https, http = (ListenAddress('127.0.0.1', int(port)) for port in sys.argv[2:]); "
+        "exec_nginx(NginxLayout(Path(sys.argv[1]), (https,), (http,)))"
     )
     ports = (str(node.layout.https_port), str(node.layout.http_port))
     process = await asyncio.create_subprocess_exec(
@@ -238,7 +238,9 @@ def test_an_entry_shows_no_pair_and_refuses_to_contradict_itself() -> None:
     "address", ["a.test:80", "127.0.0.1", "unix:/tmp/x", "[127.0.0.1]:80", "::1:80", "1.2.3.4:0"]
 )
 def test_an_origin_address_is_an_ip_address_and_a_port(address: str) -> None:
-    assert EntryOrigin(addresses=("192.0.2.1:80", "[2001:db8::1]:8443"))
+    assert EntryOrigin(addresses=("192.0.2.1:8443", "[2001:db8::1]:8443"))
+    with pytest.raises(ValueError, match="one port"):
+        EntryOrigin(addresses=("192.0.2.1:80", "[2001:db8::1]:8443"))
     with pytest.raises(ValueError, match="address"):
         EntryOrigin(addresses=(address,))
 

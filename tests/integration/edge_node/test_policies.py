@@ -5,12 +5,8 @@ import ssl
 import pytest
 
 from clients.edge_node.nginx.entry import TLS_VERSIONS, KeyType, NginxEntry, list_policies
-from tests.integration.edge_node.nginx_node import (
-    HttpConnection,
-    NginxNode,
-    https_entry,
-    issue_pair,
-)
+from tests.integration.edge_node.http2_visitor import Http2Visitor
+from tests.integration.edge_node.nginx_node import NginxNode, https_entry, issue_pair
 
 VERSIONS = {"1.0": "TLSv1", "1.1": "TLSv1_1", "1.2": "TLSv1_2", "1.3": "TLSv1_3"}
 TLS_NAMES = {"1.0": "TLSv1", "1.1": "TLSv1.1", "1.2": "TLSv1.2", "1.3": "TLSv1.3"}
@@ -51,7 +47,7 @@ async def test_http2_is_spoken_where_it_is_on_and_not_elsewhere(node: NginxNode)
     await node.put_entries(https_entry("two.test", http2=True), https_entry("one.test"))
     async with await node.connect_https("two.test", alpn=("h2", "http/1.1")) as visitor:
         assert visitor.tls.selected_alpn_protocol() == "h2"
-        assert await get_http2_status(visitor, "two.test") == 200
+        assert await Http2Visitor(visitor, "two.test").get_status() == 200
     async with await node.connect_https("one.test", alpn=("h2", "http/1.1")) as visitor:
         assert visitor.tls.selected_alpn_protocol() == "http/1.1"
 
@@ -61,7 +57,7 @@ async def test_an_http2_connection_passes_the_same_gate(node: NginxNode) -> None
         https_entry("two.test", http2=True), https_entry("other.test", http2=True)
     )
     async with await node.connect_https("two.test", alpn=("h2",)) as visitor:
-        assert await get_http2_status(visitor, "other.test") == 421
+        assert await Http2Visitor(visitor, "other.test").get_status() == 421
 
 
 async def test_a_change_of_policy_takes_effect_with_the_next_handshake(node: NginxNode) -> None:
@@ -86,28 +82,3 @@ def test_there_are_ten_ranges_and_http2_only_from_tls_1_2_on() -> None:
     assert NginxEntry("a.test", 1, "http_only").policy == "reject"
     assert https_entry("a.test", tls_min="1.0", tls_max="1.1", http2=True).policy == "10-11"
     assert https_entry("a.test", http2=True).policy == "12-13-h2"
-
-
-async def get_http2_status(visitor: HttpConnection, authority: str) -> int:
-    """Send one GET in raw HTTP/2 frames (RFC 9113, RFC 7541) and return the status.
-
-    The headers are :method GET, :scheme https, :path /, :authority."""
-    block = b"\x82\x87\x84\x01" + bytes([len(authority)]) + authority.encode()
-    frames = b"\0\0\0\4\0\0\0\0\0" + len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block
-    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames
-    received = await visitor.exchange_bytes(sent, lambda data: find_headers_block(data) is not None)
-    headers = find_headers_block(received)
-    assert headers is not None
-    # 0x88 is the indexed header ":status: 200"; another status stands as three digits.
-    if headers[0] == 0x88 or headers[1:2] == b"\x88":
-        return 200
-    return int(headers[headers.index(b"\x03") + 1 :][:3])
-
-
-def find_headers_block(data: bytes) -> bytes | None:
-    while len(data) >= 9:
-        length = int.from_bytes(data[:3], "big")
-        if data[3] == 1 and len(data) >= 9 + length:
-            return data[9 : 9 + length]
-        data = data[9 + length :]
-    return None

@@ -5,13 +5,8 @@ import ssl
 import pytest
 
 from clients.edge_node.nginx.entry import EntryKind, EntryOrigin, NginxEntry
-from tests.integration.edge_node.nginx_node import (
-    CA,
-    NginxNode,
-    OriginServer,
-    https_entry,
-    issue_pair,
-)
+from tests.integration.edge_node.nginx_node import CA, NginxNode, https_entry, issue_pair
+from tests.support.browser import OriginServer
 
 
 async def test_a_request_is_proxied_with_the_visitors_host_and_its_address(
@@ -134,47 +129,6 @@ async def test_another_cdns_loop_header_is_kept_and_added_to(
     await node.put_entries(https_entry("a.test"))
     assert (await node.get_https("a.test", CDN_Loop="other; v=1, edgetls-not")).status == 200
     assert origin.requests[-1].headers["cdn-loop"] == "other; v=1, edgetls-not, edgetls"
-
-
-async def test_no_origin_address_or_one_that_does_not_answer_is_a_502(node: NginxNode) -> None:
-    refusing = EntryOrigin(addresses=("127.0.0.1:1",))
-    assert (
-        await node.data_plane.put_many(
-            [https_entry("a.test"), https_entry("b.test", origin=refusing)]
-        )
-        == {}
-    )
-    assert (await node.get_https("a.test")).status == 502
-    assert (await node.get_https("b.test")).status == 502
-
-
-async def test_another_origin_address_is_tried_for_a_request_that_may_be_repeated(
-    node: NginxNode, origin: OriginServer
-) -> None:
-    two = EntryOrigin(addresses=("127.0.0.1:1", f"127.0.0.1:{origin.port}"))
-    await node.put_entries(https_entry("a.test", origin=two, hsts="max-age=1"))
-    async with await node.connect_https("a.test") as visitor, await node.connect_http() as plain:
-        for n in range(20):
-            answer = await visitor.get("a.test", f"/{n}?q=1")
-            assert (answer.status, answer.headers["strict-transport-security"]) == (
-                200,
-                "max-age=1",
-            )
-            assert (await plain.get("a.test")).status == 200
-        posted = {
-            (await visitor.get("a.test", method="POST", Content_Length="0")).status
-            for _ in range(40)
-        }
-    assert posted == {200, 502}
-    assert [request.line for request in origin.requests if "?q" in request.line] == [
-        f"GET /{n}?q=1 HTTP/1.1" for n in range(20)
-    ]
-    seen = origin.requests[0].headers
-    assert (seen["host"], seen["cdn-loop"], seen["x-forwarded-proto"]) == (
-        "a.test",
-        "edgetls",
-        "https",
-    )
 
 
 async def test_an_answer_of_502_by_the_origin_is_passed_on(

@@ -9,19 +9,30 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from clients.edge_node.settings import NginxSettings, split_host_port
+from clients.edge_node.nginx.process import NginxLayout
+from clients.edge_node.settings import NginxSettings, split_addresses
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    ("value", "address"), [("127.0.0.1:443", ("127.0.0.1", 443)), ("[::1]:8443", ("::1", 8443))]
+    ("value", "addresses"),
+    [
+        ("127.0.0.1:443", [("127.0.0.1", 443)]),
+        ("[::1]:8443", [("::1", 8443)]),
+        ("0.0.0.0:443, [::]:443", [("0.0.0.0", 443), ("::", 443)]),
+    ],
 )
-def test_a_listen_address_is_split(value: str, address: tuple[str, int]) -> None:
-    assert split_host_port(value) == address
+def test_listen_addresses_are_split(value: str, addresses: list[tuple[str, int]]) -> None:
+    found = split_addresses(value)
+    assert list(found) == addresses
+    assert ", ".join(map(str, found)) == value
 
 
-@pytest.mark.parametrize("value", ["443", ":443", "host:", "host:0", "host:70000", "host:x"])
+@pytest.mark.parametrize(
+    "value",
+    ["443", ":443", "host:", "host:0", "host:70000", "host:x", "h:1,", "h:1,h:1", "h:1;h:2"],
+)
 def test_a_wrong_listen_address_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, setting in (
         ("ID", "n"),
@@ -30,8 +41,14 @@ def test_a_wrong_listen_address_is_refused(value: str, monkeypatch: pytest.Monke
         ("HTTPS", value),
     ):
         monkeypatch.setenv(f"EDGETLS_NODE_{name}", setting)
-    with pytest.raises(ValidationError, match="host:port"):
+    with pytest.raises(ValidationError, match=r"host:port|twice"):
         NginxSettings()  # type: ignore[call-arg]
+
+
+def test_the_own_handshake_reaches_a_node_that_listens_on_all_addresses() -> None:
+    https = split_addresses("[::]:8443,0.0.0.0:8443")
+    assert NginxLayout(ROOT, https=https).handshake_address == ("::1", 8443)
+    assert NginxLayout(ROOT, https=https[1:]).handshake_address == ("127.0.0.1", 8443)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,13 @@
 
 const PAIR_SEPARATOR = '\x1e';
 const REFUSED = '-';
+// Characters of a header's name (RFC 9110 §5.6.2). nginx passes any, and an origin may read
+// `Transfer-Encoding` with a no-break space as the name without it.
+const TOKENS = /^[!#$%&'*+.^_`|~0-9A-Za-z-]*$/;
+// A name has 255 bytes at most (RFC 1035 §2.3.4), a label of an IPv6 address takes 33.
+const MAX_HOSTS = 7;
+// Between the attempts in a variable of nginx: of one pass, and of the pass before it left a pool.
+const ATTEMPTS = /, | : /;
 
 // Returns the entry that answers for a name, exact before one-label wildcard: {key, value}, or
 // null.
@@ -104,29 +111,184 @@ function redirect(r, settings, scheme, suffix) {
 // 8586), and one whose entry has no origin address.
 function choose_origin(r, settings) {
     const v = r.variables;
+    const origin = settings.origin;
+    if (!has_valid_names(r.rawHeadersIn)) {
+        return r.return(400);
+    }
     const loop = v.http_cdn_loop || '';
     if (loop.toLowerCase().split(',').some(part => part.split(';')[0].trim() === v.cdn_id)) {
-        return r.return(508);
+        return fail(r, 508, 'proxy_loop_detected');
     }
-    const scheme = settings.origin.scheme;
-    const urls = settings.origin.addresses.map(address => scheme + '://' + address);
-    if (!urls.length) {
-        return r.return(502);
+    if (!origin.hosts.length) {
+        return fail(r, 502, 'dns_error');
     }
     v.cdn_loop = loop ? loop + ', ' + v.cdn_id : v.cdn_id;
-    v.origin = urls.splice(Math.floor(Math.random() * urls.length), 1)[0];
-    v.other_origins = urls.join(' ');
-    v.origin_name = settings.origin.name || v.host;
+    v.direct_origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
+    v.origin_name = origin.name || v.host;
+    v.origin_key = pool_key(origin);
+    v.origin_connection = v.origin_upgrade ? 'upgrade' : 'close';
+    const pool = may_use_pool(r) && find_pool(origin);
+    if (v.origin_upgrade) {
+        take_hop(v, 'upgrade-' + origin.scheme);
+        v.hop_entry = v.scheme === 'https' ? v.entry : '';
+    } else if (ngx.shared.interim.has(v.origin_key)) {
+        take_hop(v, 'interim');
+    } else if (pool) {
+        v.origin = origin.scheme + '://' + pool;
+        v.origin_connection = '';
+    } else {
+        v.origin = v.direct_origin;
+    }
 }
 
-// The origin's address gave no answer (an answer of 502 is passed on). Tries one more address for
-// requests that may be repeated.
-function next_origin(r) {
-    const others = r.variables.other_origins;
-    if (!others || (r.method !== 'GET' && r.method !== 'HEAD')) {
+// An origin may close a kept connection while a request is under way on it. nginx then repeats the
+// request on a new connection, if it may be repeated and has no body.
+function may_use_pool(r) {
+    const v = r.variables;
+    return (r.method === 'GET' || r.method === 'HEAD' || r.method === 'OPTIONS')
+        && !v.origin_upgrade && !v.http_transfer_encoding
+        && (!v.http_content_length || v.http_content_length === '0');
+}
+
+// Returns the pool of an origin; '' without one, or while an address of it does not answer: a pool
+// would try that address again and again.
+function find_pool(origin) {
+    const unreachable = ngx.shared.unreachable;
+    const pool = ngx.shared.pools.get(pool_key(origin));
+    if (!pool || origin.hosts.length > MAX_HOSTS) {
+        return '';
+    }
+    if (unreachable.size() && origin.hosts.some(host => unreachable.has(host[0]))) {
+        return '';
+    }
+    return pool;
+}
+
+// A pool's connections were verified for one name: two names never share a pool. A pool is given to
+// one origin for as long as nginx runs: with a second one, a request could reach the first.
+function pool_key(origin) {
+    return [origin.scheme, origin.port, origin.name || origin.hosts.map(host => host[1])].join(' ');
+}
+
+// The pool has no connection and no live address, which is so for the first seconds: no request was
+// sent.
+function leave_pool(r) {
+    const v = r.variables;
+    if (v.origin === v.direct_origin || !/^[0, :]+$/.test(v.upstream_bytes_sent)) {
         return r.return(502);
     }
-    r.variables.origin = others.split(' ')[0];
+    v.origin = v.direct_origin;
+    v.origin_connection = 'close';
+}
+
+// An interim answer that is no 103: nginx takes it for the answer. An HTTP/1.1 visitor gets it and
+// what follows as it comes, which is right; on HTTP/2 that would end the stream, so it is a 502.
+// Later requests to this origin take the hop.
+function note_interim(r) {
+    const v = r.variables;
+    if (!is_interim(r.status) || !v.origin_key) {
+        return '';
+    }
+    ngx.shared.interim.set(v.origin_key, '');
+    if (v.server_protocol !== 'HTTP/2.0') {
+        return '';
+    }
+    r.status = 502;
+    return 'http_protocol_error';
+}
+
+// js_header_filter of the hop.
+function make_hint(r) {
+    if (is_interim(r.status)) {
+        r.status = 103;
+    }
+}
+
+function is_interim(status) {
+    return status < 200 && status !== 101;
+}
+
+// Sends the request to another server of this nginx, which passes it on to the origin.
+function take_hop(v, hop) {
+    v.hop_origin = v.direct_origin;
+    v.hop_name = v.origin_name;
+    v.origin = 'http://' + hop;
+    v.direct_origin = v.origin;
+}
+
+function has_valid_names(fields) {
+    let names = '';
+    for (let n = 0; n < fields.length; n++) {
+        names += fields[n][0];
+    }
+    return TOKENS.test(names);
+}
+
+function fail(r, status, error) {
+    r.variables.gate_error = error;
+    r.return(status);
+}
+
+// Returns the name that conf/resolver.js resolves to the origin's addresses, without those that did
+// not take a connection lately, unless all are such. A host is [address with port, label].
+function origin_host(origin) {
+    const unreachable = ngx.shared.unreachable;
+    let hosts = origin.hosts;
+    if (hosts.length > 1 && unreachable.size()) {
+        const reachable = hosts.filter(host => !unreachable.has(host[0]));
+        hosts = reachable.length ? reachable : hosts;
+    }
+    if (hosts.length > MAX_HOSTS) {
+        const start = Math.floor(Math.random() * hosts.length);
+        hosts = hosts.slice(start).concat(hosts.slice(0, start)).slice(0, MAX_HOSTS);
+    }
+    return address_name(hosts);
+}
+
+function address_name(hosts) {
+    return hosts.map(host => host[1]).join('.') + '.origin';
+}
+
+// js_set of $proxy_status: the Proxy-Status (RFC 9209) of an answer that is this node's own because
+// the origin gave none; empty otherwise. Remembers the addresses that took no connection.
+function proxy_status(r) {
+    const v = r.variables;
+    const error = v.gate_error || note_interim(r) || origin_error(v);
+    return error && v.cdn_id + '; error=' + error;
+}
+
+function origin_error(v) {
+    const connected = v.upstream_connect_time || '';
+    if (connected.indexOf('-') < 0 && (v.upstream_header_time || '').indexOf('-') < 0) {
+        return '';
+    }
+    const addresses = v.upstream_addr.split(ATTEMPTS);
+    const connect_times = connected.split(ATTEMPTS);
+    addresses.forEach((address, n) => {
+        // A pool that has no address yet stands in the list by its name, or by port 0.
+        if (connect_times[n] === '-' && /:[1-9]/.test(address)) {
+            ngx.shared.unreachable.set(address, '');
+        }
+    });
+    const last = addresses.length - 1;
+    if (v.upstream_header_time.split(ATTEMPTS)[last] !== '-') {
+        return '';
+    }
+    const timed_out = v.upstream_status.split(ATTEMPTS)[last] === '504';
+    if (connect_times[last] !== '-') {
+        if (timed_out) {
+            return 'connection_read_timeout';
+        }
+        const received = v.upstream_bytes_received.split(ATTEMPTS)[last];
+        return received === '0' ? 'connection_terminated' : 'http_protocol_error';
+    }
+    if (timed_out) {
+        return 'connection_timeout';
+    }
+    // nginx does not tell a refused connection from a failed TLS handshake.
+    return v.origin.startsWith('https')
+        ? 'destination_unavailable; details="connection refused or TLS failed"'
+        : 'connection_refused';
 }
 
 // Returns the domain that a request is counted for, or '' (not logged). Where nginx itself answered
@@ -167,16 +329,47 @@ function control(r) {
     }
 }
 
+// `pools` are the pools of the entries' origins: the caller tells the stream side.
 function put_entries(r) {
     const refused = {};
+    const pools = {};
     JSON.parse(r.requestText).forEach(item => {
         try {
             ngx.shared.entries.set(item[0], item[1]);
         } catch (e) {
             refused[item[0]] = 'the entry zone is full';
+            return;
+        }
+        const origin = read_settings({value: item[1]}).origin;
+        const pool = give_pool(origin, Number(r.variables.pool_count));
+        if (pool) {
+            pools[pool] = {port: origin.port, name: address_name(origin.hosts)};
         }
     });
-    return {refused: refused};
+    return {refused: refused, pools: pools};
+}
+
+// Returns the pool of an origin, the next free one for a new origin; '' when all are given away.
+// An https origin without a name is verified for the visitor's Host, which may be any of many.
+function give_pool(origin, count) {
+    const is_fit = origin.hosts.length && origin.hosts.length <= MAX_HOSTS
+        && (origin.name || origin.scheme === 'http');
+    if (!is_fit) {
+        return '';
+    }
+    const pools = ngx.shared.pools;
+    const counter = ngx.shared.pool_counter;
+    const key = pool_key(origin);
+    try {
+        if (!pools.has(key) && (counter.get('given') || 0) < count) {
+            // Another worker may give the origin a pool just now: this one stays unused then.
+            pools.add(key, 'pool' + (counter.incr('given', 1, 0) - 1));
+        }
+    } catch (e) {
+        // The zone is full: the origin has no pool.
+    }
+    const pool = pools.get(key) || '';
+    return Number(pool.slice('pool'.length)) < count ? pool : '';
 }
 
 function remove_entries(r) {
@@ -205,4 +398,6 @@ function read_state(r) {
     };
 }
 
-export default {load_pairs, https_gate, http_gate, next_origin, metered_domain, control};
+export default {
+    load_pairs, https_gate, http_gate, leave_pool, make_hint, proxy_status, metered_domain, control,
+};

@@ -10,7 +10,7 @@ function choose_policy(s) {
         || 'reject';
 }
 
-// One line of JSON: {"put": {name: policy}, "remove": [name]}. Its answer goes out by
+// One line of JSON: {"put": {name: policy}, "remove": [name], "pools": {pool: origin}}. Its answer goes out by
 // `return $answer`.
 let reply = '';
 
@@ -37,6 +37,9 @@ function run_command(line) {
             }
         });
         command.remove.forEach(name => policies.delete(name));
+        Object.keys(command.pools).forEach(pool => {
+            ngx.shared.pool_origins.set(pool, JSON.stringify(command.pools[pool]));
+        });
     } catch (e) {
         return JSON.stringify({error: 'malformed command'});
     }
