@@ -11,8 +11,8 @@ from shared import catalogue
 from shared.contracts.edge import BundleKind
 from shared.contracts.queries import ConvergenceView, ShowConvergence
 from shared.messaging.rpc import ask
-from tests.integration.edge_sync.fakes import hash_bundle
 from tests.integration.edge_sync.harness import EdgeSyncStage
+from tests.support.fakes.config_and_nodes import hash_bundle
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"

@@ -21,8 +21,8 @@ from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Signer
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
-from tests.integration.edge_sync.fakes import FakeNode, hash_bundle
 from tests.integration.edge_sync.harness import EdgeSyncStage, recreate_streams
+from tests.support.fakes.config_and_nodes import FakeNode, hash_bundle
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"

@@ -11,8 +11,8 @@ import pytest
 
 from shared import catalogue
 from shared.contracts.edge import Proof
-from tests.integration.edge_sync.fakes import FakeNode
 from tests.integration.edge_sync.harness import EdgeSyncStage
+from tests.support.fakes.config_and_nodes import FakeNode
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"
