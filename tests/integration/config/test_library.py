@@ -33,44 +33,46 @@ from tests.support.waiting import until
 ACCOUNT = "acme"
 
 
-async def store(stage: ConfigHarness, title: str, account: str = ACCOUNT, **others: object) -> str:
+async def store(
+    harness: ConfigHarness, title: str, account: str = ACCOUNT, **others: object
+) -> str:
     identity = new_id()
     pair = SubmittedPair(certificate="PEM", sealed_key=SealedKey(epoch=0, box=SEALED_BOX))
     body = StoreCertificate.model_validate(
         {"name": title, "account": account, "submission_id": identity, "pairs": [pair], **others}
     )
-    return await stage.send(catalogue.CMD_CERTIFICATE_STORE, body, id=identity)
+    return await harness.send(catalogue.CMD_CERTIFICATE_STORE, body, id=identity)
 
 
 def wildcard(
-    stage: ConfigHarness, family: str, account: str = ACCOUNT, days: int = 90
+    harness: ConfigHarness, family: str, account: str = ACCOUNT, days: int = 90
 ) -> JudgedPair:
     """What the validator makes of a pair for the library: it vouches for every name of the leaf."""
-    return stage.pair(f"*.{family}", account, days=days)
+    return harness.pair(f"*.{family}", account, days=days)
 
 
-async def accept(stage: ConfigHarness, submission: str, pair: JudgedPair) -> None:
-    await stage.verdict(await stage.until_asked(submission), pairs=[pair])
+async def accept(harness: ConfigHarness, submission: str, pair: JudgedPair) -> None:
+    await harness.verdict(await harness.until_asked(submission), pairs=[pair])
 
 
 async def stored(
-    stage: ConfigHarness, title: str, pair: JudgedPair, **others: object
+    harness: ConfigHarness, title: str, pair: JudgedPair, **others: object
 ) -> CommandSettled:
-    submission = await store(stage, title, **others)
-    await accept(stage, submission, pair)
-    return await stage.settled(submission)
+    submission = await store(harness, title, **others)
+    await accept(harness, submission, pair)
+    return await harness.settled(submission)
 
 
 async def deploy(
-    stage: ConfigHarness, title: str, domains: list[str], account: str = ACCOUNT
+    harness: ConfigHarness, title: str, domains: list[str], account: str = ACCOUNT
 ) -> str:
     body = DeployCertificate(name=title, account=account, domains=domains)
-    return await stage.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
+    return await harness.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
 
 
-async def results(stage: ConfigHarness, command: str) -> dict[str | None, CommandResult]:
+async def results(harness: ConfigHarness, command: str) -> dict[str | None, CommandResult]:
     async def ended() -> CommandView | None:
-        view = await stage.ask(
+        view = await harness.ask(
             catalogue.RPC_COMMAND_SHOW,
             ShowCommand(command_id=command, account=ACCOUNT),
         )
@@ -81,10 +83,10 @@ async def results(stage: ConfigHarness, command: str) -> dict[str | None, Comman
     return {one.domain: one for one in view.results}
 
 
-async def hosts(stage: ConfigHarness, family: str, count: int) -> list[str]:
+async def hosts(harness: ConfigHarness, family: str, count: int) -> list[str]:
     found = [f"h{number}.{family}" for number in range(count)]
     for domain in found:
-        await stage.register(domain)
+        await harness.register(domain)
     return found
 
 
@@ -304,11 +306,11 @@ async def test_library_pairs_are_paged_and_sealed_anew_with_the_others(
     ]
 
 
-async def _sealed(stage: ConfigHarness) -> list[object]:
+async def _sealed(harness: ConfigHarness) -> list[object]:
     found: list[object] = []
     after: str | None = ""
     while after is not None:
-        page = await stage.ask(
+        page = await harness.ask(
             catalogue.RPC_PAIR_SEALED,
             PageSealed(below=2, after=after, limit=7),
             "operator",

@@ -34,8 +34,8 @@ def key(request: pytest.FixtureRequest) -> key_search.PrivateKey:
     )
 
 
-def _nowhere(stage: ConfigHarness, key: key_search.PrivateKey) -> None:
-    folder, wanted = stage.cluster.folder, key_search.key_patterns(key)
+def _nowhere(harness: ConfigHarness, key: key_search.PrivateKey) -> None:
+    folder, wanted = harness.cluster.folder, key_search.key_patterns(key)
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found += [

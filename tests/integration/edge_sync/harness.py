@@ -41,7 +41,7 @@ QUICK_SETTINGS = {
 }
 
 
-class EdgeSyncStage:
+class EdgeSyncHarness:
     """The platform of one test: replicas of edge_sync, and everything around them."""
 
     def __init__(self, cluster: LocalCluster) -> None:

@@ -1,4 +1,4 @@
-"""A stage of its own: these tests write to the database, past every batch, which an audit reports.
+"""A harness of its own: these tests write to the database, past every batch, which an audit reports.
 
 Billing's clock stands at NOW, so that tests can name dates that are never too old."""
 
