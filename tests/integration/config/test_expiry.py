@@ -157,7 +157,6 @@ async def test_restarts_and_replicas_tell_it_once(harness: ConfigHarness) -> Non
         await until(
             lambda domain=domain: len(days(harness, domain)) == 2,
             f"{domain} was told again",
-            limit=20,
         )
     await looked_again(harness, 12)
     assert [days(harness, domain) for domain in domains] == [[30, 14] for _ in domains]
@@ -178,4 +177,4 @@ async def test_what_is_left_is_shown_as_metrics_without_names(harness: ConfigHar
                     found += float(line.split()[-1])
         return found > 0
 
-    await until(shown, "the gauge counts them", limit=20)
+    await until(shown, "the gauge counts them")

@@ -51,7 +51,7 @@ async def test_a_message_that_was_committed_and_not_yet_published_goes_out_after
         )
         return bool((await harness.database.fetchval(f"{age} order by id limit 1") or 0) > 1)
 
-    await until(nobody_relays, "no process relays", limit=20)
+    await until(nobody_relays, "no process relays")
     command = await harness.send(catalogue.CMD_DOMAIN_REGISTER, registration(domain))
     await until(
         lambda: harness.database.fetchval("select count(*) from domains where name = $1", domain),
@@ -174,11 +174,9 @@ async def test_a_restored_database_decides_nothing_until_the_fleet_named_its_hig
     harness.kill()
     command = await harness.send(catalogue.CMD_DOMAIN_REGISTER, registration(domain_name()))
     stored = "select count(*) from inbox where message_id = $1"
-    await until(
-        lambda: harness.database.fetchval(stored, command), "the command is in the inbox", limit=20
-    )
+    await until(lambda: harness.database.fetchval(stored, command), "the command is in the inbox")
     # Longer than a database that was never elsewhere waits (revision_seconds).
-    await until(lambda: harness.silences >= 6, "edge_sync was asked again and again", limit=20)
+    await until(lambda: harness.silences >= 6, "edge_sync was asked again and again")
     assert not await harness.database.fetchval(
         "select count(*) from history where command_id = $1", command
     )

@@ -78,7 +78,7 @@ async def results(harness: ConfigHarness, command: str) -> dict[str | None, Comm
         )
         return view if view.results and not view.waiting else None
 
-    view = await until(ended, f"{command} ended everywhere", limit=20)
+    view = await until(ended, f"{command} ended everywhere")
     assert view is not None
     return {one.domain: one for one in view.results}
 

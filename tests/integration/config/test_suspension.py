@@ -151,7 +151,7 @@ async def test_a_suspension_half_done_when_config_dies_is_finished_and_done_once
     async def all_done() -> bool:
         return bool(await harness.database.fetchval(done, account) == len(domains))
 
-    await until(all_done, "every domain is suspended", limit=20)
+    await until(all_done, "every domain is suspended")
     assert await harness.database.fetchval(told, cause) == len(domains)
     await harness.ready()
     await harness.database.execute("delete from domains where account = $1", account)
