@@ -32,7 +32,8 @@ from shared.contracts.queries import DomainList, ListDomains
 from shared.messages import Outgoing
 from shared.messaging.cloudevents import outgoing
 from shared.observability import logs
-from tests.integration.config.harness import ACCOUNT, Stage, stage
+from tests.integration.config.harness import ConfigHarness, config_harness
+from tests.support.factories import ACCOUNT
 
 SHARE = 0.5
 PAGE_MS = 50
@@ -71,12 +72,12 @@ async def measure(quick: bool) -> list[Result]:
     logs.setup("bench", "error")  # on stderr: stdout is for the results
     sizes = Sizes(5, 250, 1_000, 2_000, 5) if quick else Sizes(9, 250, 2_000, 4_000, 20)
     with tempfile.TemporaryDirectory(prefix="edgetls-bench-") as folder:
-        async with stage(Path(folder)) as staged:
-            await staged.start(LOG_LEVEL="error")
-            rates = await _commands(staged, sizes)
-            await seed(staged, LISTED)
-            pages = sorted(await _pages(staged, sizes.rounds))
-            bare = statistics.median(await _bare_pages(staged, sizes.rounds))
+        async with config_harness(Path(folder)) as harness:
+            await harness.start(LOG_LEVEL="error")
+            rates = await _commands(harness, sizes)
+            await seed(harness, LISTED)
+            pages = sorted(await _pages(harness, sizes.rounds))
+            bare = statistics.median(await _bare_pages(harness, sizes.rounds))
     p99 = pages[min(len(pages) - 1, int(len(pages) * 0.99))]
     beside = f"beside bare transactions on {CONNECTIONS} connections"
     return [
@@ -131,13 +132,13 @@ class Rates:
     raw: float
 
 
-async def _commands(staged: Stage, sizes: Sizes) -> Rates:
+async def _commands(harness: ConfigHarness, sizes: Sizes) -> Rates:
     names = [f"served{n}.f{n % 50}.bench.test" for n in range(sizes.domains)]
-    await _done(staged, (await _published(staged, [_registration(name) for name in names]))[1])
-    await _enable(staged, names)
+    await _done(harness, (await _published(harness, [_registration(name) for name in names]))[1])
+    await _enable(harness, names)
     # The stage hears every event, which is none of config's work: a fresh connection hears nothing.
-    await staged.clients["platform"].close()
-    staged.clients["platform"] = await staged.backend.client("platform")
+    await harness.clients["platform"].close()
+    harness.clients["platform"] = await harness.cluster.client("platform")
     found: dict[str, list[float]] = {
         "changes": [],
         "registrations": [],
@@ -147,47 +148,47 @@ async def _commands(staged: Stage, sizes: Sizes) -> Rates:
     }
     for run in range(sizes.runs):
         changes = [_change(name, *way) for way in CHANGES * 2 for name in names]
-        published, rate = await _drained(staged, changes)
+        published, rate = await _drained(harness, changes)
         found["published"].append(published)
         found["changes"].append(rate)
         fresh = [
             _registration(f"fresh{run}-{n}.f{n % 50}.bench.test")
             for n in range(sizes.registrations)
         ]
-        found["registrations"].append((await _drained(staged, fresh))[1])
+        found["registrations"].append((await _drained(harness, fresh))[1])
         found["meanwhile"].append(
-            await _meanwhile(staged, [_change(name, *way) for way in CHANGES for name in names])
+            await _meanwhile(harness, [_change(name, *way) for way in CHANGES for name in names])
         )
-        found["raw"].append(await _raw(staged.backend.dsns["config"], CONNECTIONS, sizes.raw))
+        found["raw"].append(await _raw(harness.cluster.dsns["config"], CONNECTIONS, sizes.raw))
     return Rates(**{name: statistics.median(values) for name, values in found.items()})
 
 
-async def _drained(staged: Stage, commands: Sequence[Outgoing]) -> tuple[float, float]:
+async def _drained(harness: ConfigHarness, commands: Sequence[Outgoing]) -> tuple[float, float]:
     """Commands a second stored by the broker while config is stopped; then carried out, from the
     moment it goes on."""
-    before = await _applied(staged)
-    staged.pause("config", True)
+    before = await _applied(harness)
+    harness.suspend("config")
     try:
-        published, last = await _published(staged, commands)
+        published, last = await _published(harness, commands)
     finally:
-        staged.pause("config", False)
-    took = await _done(staged, last)
-    await _check(staged, before + len(commands))
+        harness.resume("config")
+    took = await _done(harness, last)
+    await _check(harness, before + len(commands))
     return published, len(commands) / took
 
 
-async def _meanwhile(staged: Stage, commands: Sequence[Outgoing]) -> float:
-    before, started = await _applied(staged), time.perf_counter()
-    _, last = await _published(staged, commands)
-    await _done(staged, last)
+async def _meanwhile(harness: ConfigHarness, commands: Sequence[Outgoing]) -> float:
+    before, started = await _applied(harness), time.perf_counter()
+    _, last = await _published(harness, commands)
+    await _done(harness, last)
     took = time.perf_counter() - started
-    await _check(staged, before + len(commands))
+    await _check(harness, before + len(commands))
     return len(commands) / took
 
 
-async def _published(staged: Stage, commands: Sequence[Outgoing]) -> tuple[float, int]:
+async def _published(harness: ConfigHarness, commands: Sequence[Outgoing]) -> tuple[float, int]:
     """Commands a second until the last PubAck, and the stream's last sequence."""
-    js = staged.clients["platform"].jetstream(timeout=30)
+    js = harness.clients["platform"].jetstream(timeout=30)
     queue, last = iter(commands), 0
 
     async def publish() -> None:
@@ -201,11 +202,11 @@ async def _published(staged: Stage, commands: Sequence[Outgoing]) -> tuple[float
     return len(commands) / (time.perf_counter() - started), last
 
 
-async def _done(staged: Stage, last: int) -> float:
+async def _done(harness: ConfigHarness, last: int) -> float:
     """Seconds until everything up to ``last`` was taken and decided, and every event is stored."""
     started = time.perf_counter()
     await _until(
-        staged,
+        harness,
         "select not exists (select from inbox_targets)"
         " and not exists (select from outbox where sent_at is null)"
         " and (select max(settled_to) from inbox_streams) >= $1",
@@ -214,29 +215,29 @@ async def _done(staged: Stage, last: int) -> float:
     return time.perf_counter() - started
 
 
-async def _applied(staged: Stage) -> int:
+async def _applied(harness: ConfigHarness) -> int:
     return int(
-        await staged.database.fetchval("select count(*) from history where outcome = 'applied'")
+        await harness.database.fetchval("select count(*) from history where outcome = 'applied'")
     )
 
 
-async def _check(staged: Stage, goal: int) -> None:
-    applied = await _applied(staged)
+async def _check(harness: ConfigHarness, goal: int) -> None:
+    applied = await _applied(harness)
     if applied != goal:
         raise AssertionError(f"{goal} commands should be applied by now, {applied} are")
 
 
-async def _until(staged: Stage, question: str, goal: int) -> None:
+async def _until(harness: ConfigHarness, question: str, goal: int) -> None:
     limit = time.monotonic() + 120
-    while not await staged.database.fetchval(question, goal):
+    while not await harness.database.fetchval(question, goal):
         if time.monotonic() > limit:
             raise AssertionError(f"not within two minutes: {question}")
         await asyncio.sleep(0.02)
 
 
-async def _enable(staged: Stage, names: Sequence[str]) -> None:
+async def _enable(harness: ConfigHarness, names: Sequence[str]) -> None:
     for start in range(0, len(names), 50):
-        await asyncio.gather(*(staged.enable(name) for name in names[start : start + 50]))
+        await asyncio.gather(*(harness.enable(name) for name in names[start : start + 50]))
 
 
 async def _raw(dsn: str, connections: int, count: int) -> float:
@@ -268,10 +269,10 @@ async def _raw(dsn: str, connections: int, count: int) -> float:
     return count / took
 
 
-async def seed(staged: Stage, count: int) -> None:
+async def seed(harness: ConfigHarness, count: int) -> None:
     """``count`` domains as config keeps them: half in one account, two of three with a certificate
     that ends within the next 90 days or has ended."""
-    await staged.database.execute(
+    await harness.database.execute(
         "insert into domains (name, parent, account, service_type, origin, trust, settings, "
         "suspended, removed,"
         " revision, registered_revision, registered_at, bundle, bundle_hash, bundle_epoch, "
@@ -290,7 +291,7 @@ async def seed(staged: Stage, count: int) -> None:
         '"tls_max": "1.3",'
         ' "hsts": null}',
     )
-    await staged.database.execute(
+    await harness.database.execute(
         "insert into pairs (domain, slot, position, submission_id, pair_id, epoch, "
         "fingerprint, pair, facts)"
         " select name, 'live', 0, 'submission-' || name, 'pair-' || name, 1, "
@@ -304,8 +305,8 @@ async def seed(staged: Stage, count: int) -> None:
         " served_until)::text from domains where served_until is not null"
         " and not exists (select from pairs p where p.domain = domains.name)"
     )
-    await staged.database.execute("vacuum analyze domains")
-    await staged.database.execute("vacuum analyze pairs")
+    await harness.database.execute("vacuum analyze domains")
+    await harness.database.execute("vacuum analyze pairs")
 
 
 def questions() -> list[ListDomains]:
@@ -339,7 +340,7 @@ def questions() -> list[ListDomains]:
     return [ListDomains.model_validate({"limit": 500, **one}) for one in asked]
 
 
-async def _pages(staged: Stage, rounds: int) -> list[float]:
+async def _pages(harness: ConfigHarness, rounds: int) -> list[float]:
     """Milliseconds; every answer must be a page."""
     gc.collect()
     gc.freeze()  # a full collection of this process is none of config's time
@@ -347,7 +348,7 @@ async def _pages(staged: Stage, rounds: int) -> list[float]:
     for number in range(rounds + 1):
         for question in questions():
             started = time.perf_counter()
-            reply = await staged.clients["platform"].request(
+            reply = await harness.clients["platform"].request(
                 catalogue.RPC_DOMAIN_LIST, question.encode(), timeout=30
             )
             if number:  # the first round fills caches
@@ -356,11 +357,11 @@ async def _pages(staged: Stage, rounds: int) -> list[float]:
     return took
 
 
-async def _bare_pages(staged: Stage, rounds: int) -> list[float]:
+async def _bare_pages(harness: ConfigHarness, rounds: int) -> list[float]:
     took = []
     for _ in range(rounds * 5):
         started = time.perf_counter()
-        await staged.database.fetch(
+        await harness.database.fetch(
             "select d.*, p.facts from domains d left join pairs p on p.domain = d.name where "
             "d.name > 'd05'"
             " order by d.name limit 500"

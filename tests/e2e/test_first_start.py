@@ -39,7 +39,7 @@ async def test_the_operators_commands_alone_bring_a_fleet_to_life(
     async def edge_sync_answers() -> bool:
         return started.done() or (await edgetls("fleet", "show", "--patience", "1")).code == 0
 
-    await until(edge_sync_answers, "edge_sync answers", limit=60, every=0.5)
+    await until(edge_sync_answers, "edge_sync answers", every=0.5)
     try:
         trust = await edgetls("fleet", "trust", "--json")
         assert trust.code == 0, trust.err

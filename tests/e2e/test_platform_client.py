@@ -90,10 +90,10 @@ async def test_progress_is_told_until_every_node_serves(customer: Client, ca: De
     told: list[ConvergenceProgress] = []
     ordered = await customer.submit("progress.example.test", ACCOUNT, pair.chain, pair.key)
     settled = await customer.settled(ordered.command_id)
-    live = await customer.converged(settled.domain, settled.revision or 0, told.append, limit=20)
+    live = await customer.converged(settled.domain, settled.revision or 0, told.append, limit=60)
     assert (live.nodes, live.revision) == (NODES, settled.revision)
     assert [one.proven for one in told] == sorted({one.proven for one in told})
-    again = await customer.converged(settled.domain, settled.revision or 0, limit=20)
+    again = await customer.converged(settled.domain, settled.revision or 0, limit=60)
     assert again.revision == live.revision
 
 

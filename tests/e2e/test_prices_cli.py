@@ -74,7 +74,7 @@ async def test_nothing_is_missing_and_the_audit_agrees(edgetls: Edgetls) -> None
         found = await edgetls("usage", "gaps", "--json")
         return found.code == 0 and found.json == []
 
-    await until(complete, "no gaps", limit=30)
+    await until(complete, "no gaps")
     assert "no gaps" in (await edgetls("usage", "gaps")).out
     now = datetime.now(UTC)
     done = await edgetls(

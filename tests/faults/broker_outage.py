@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ from deploy.embedded.platform import EmbeddedPlatform
 from deploy.embedded.ports import HOST, Ports
 from shared.private_files import private_folder
 from tests.faults.workload import Workload
+from tests.support.processor_time import processor_seconds
 from tests.support.proxy import CuttableProxy
 from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
@@ -59,14 +59,7 @@ class BrokerOutage:
         return spent
 
     def _processor_seconds(self) -> dict[str, float]:
-        found = {}
-        for name, pid in self.pids.items():
-            # proc(5): utime and stime are fields 14 and 15, counted from the pid; the name in
-            # brackets, which may hold any character, is left out.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks = int(fields[11]) + int(fields[12])
-            found[name] = ticks / os.sysconf("SC_CLK_TCK")
-        return found
+        return {name: processor_seconds(pid) for name, pid in self.pids.items() if pid}
 
 
 @asynccontextmanager

@@ -43,7 +43,7 @@ from shared.contracts.judging import JudgedPair, JudgeSubmission
 from shared.messages import Outgoing
 from shared.messaging.cloudevents import outgoing
 from shared.messaging.publisher import Publisher
-from tests.integration.config.harness import CANARY, Stage, stage
+from tests.integration.config.harness import SEALED_BOX, ConfigHarness, config_harness
 from tests.support.waiting import LIMIT_SECONDS, until
 
 DOMAINS, PER_DOMAIN = 200, 10
@@ -144,7 +144,7 @@ class CommandRun:
     def _store(self, title: str, version: int) -> Outgoing:
         identity = f"lib-{self.name}-{title}-{version}"
         pair = SubmittedPair(
-            certificate=f"{title}-{version}", sealed_key=SealedKey(epoch=0, box=CANARY)
+            certificate=f"{title}-{version}", sealed_key=SealedKey(epoch=0, box=SEALED_BOX)
         )
         body = StoreCertificate(
             name=title,
@@ -173,7 +173,7 @@ class CommandRun:
         return self._message(index, number, catalogue.CMD_DOMAIN_REGISTER, body)
 
     def _submit(self, index: int, number: int, certificate: str) -> Outgoing:
-        pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=CANARY))
+        pair = SubmittedPair(certificate=certificate, sealed_key=SealedKey(epoch=0, box=SEALED_BOX))
         body = SubmitCertificate(
             domain=self.domain(index),
             account=self.account,
@@ -201,82 +201,82 @@ class CommandRun:
 
 
 @pytest.fixture
-async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("replicas")) as built:
+async def harness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConfigHarness]:
+    async with config_harness(tmp_path_factory.mktemp("replicas")) as harness:
         for replica in REPLICAS:
-            await built.start(replica, JUDGING_SECONDS=120)
-        validator = asyncio.create_task(_accept_everything(built))
-        yield built
+            await harness.start(replica, JUDGING_SECONDS=120)
+        validator = asyncio.create_task(_accept_everything(harness))
+        yield harness
         validator.cancel()
         await asyncio.gather(validator, return_exceptions=True)
 
 
-async def _accept_everything(staged: Stage) -> None:
+async def _accept_everything(harness: ConfigHarness) -> None:
     """Answer every question of judging; the leaf is named after domain and certificate."""
     done: set[str] = set()
     while True:
-        for identity, question in list(staged.questions.items()):
+        for identity, question in list(harness.questions.items()):
             if identity not in done:
                 done.add(identity)
-                await staged.verdict(question, pairs=[_judged_pair(staged, question)])
+                await harness.verdict(question, pairs=[_judged_pair(harness, question)])
         await asyncio.sleep(0.01)
 
 
-def _judged_pair(staged: Stage, question: JudgeSubmission) -> JudgedPair:
+def _judged_pair(harness: ConfigHarness, question: JudgeSubmission) -> JudgedPair:
     certificate = question.pairs[0].certificate
     if not question.domains:
-        return staged.pair(
+        return harness.pair(
             f"*.{question.account.removeprefix(ACCOUNT + '-')}.example.com",
             question.account,
             name=certificate,
         )
     (domain,) = question.domains
-    return staged.pair(domain, question.account, name=f"{domain.split('.')[0]}-{certificate}")
+    return harness.pair(domain, question.account, name=f"{domain.split('.')[0]}-{certificate}")
 
 
 @pytest.mark.timeout(900)
 async def test_commands_survive_every_death_with_the_states_of_an_undisturbed_run(
-    staged: Stage,
+    harness: ConfigHarness,
 ) -> None:
     undisturbed, disturbed = CommandRun("calm"), CommandRun("hit")
-    await _carry_out_commands(staged, undisturbed)
+    await _carry_out_commands(harness, undisturbed)
     blows: list[tuple[str, datetime]] = []
-    disturbing = asyncio.create_task(_disturb(staged, disturbed, blows))
+    disturbing = asyncio.create_task(_disturb(harness, disturbed, blows))
     try:
-        await _carry_out_commands(staged, disturbed)
+        await _carry_out_commands(harness, disturbed)
     finally:
         disturbing.cancel()
         await asyncio.gather(disturbing, return_exceptions=True)
     for replica in REPLICAS:
-        await staged.ready(replica)
+        await harness.ready(replica)
     assert {victim for victim, _ in blows} == set(VICTIMS)
-    assert await _final_states(staged, disturbed) == await _final_states(staged, undisturbed)
-    await _assert_settled_once_and_in_order(staged, undisturbed)
-    await _assert_settled_once_and_in_order(staged, disturbed)
+    assert await _final_states(harness, disturbed) == await _final_states(harness, undisturbed)
+    await _assert_settled_once_and_in_order(harness, undisturbed)
+    await _assert_settled_once_and_in_order(harness, disturbed)
     kept = [(title, 2, f"pair-{title}-2") for title in WILD]
-    assert await _library_entries(staged, undisturbed) == kept
-    assert await _library_entries(staged, disturbed) == kept
-    await _assert_nothing_told_twice(staged)
-    await _assert_short_pauses(staged, disturbed, blows)
+    assert await _library_entries(harness, undisturbed) == kept
+    assert await _library_entries(harness, disturbed) == kept
+    await _assert_nothing_told_twice(harness)
+    await _assert_short_pauses(harness, disturbed, blows)
 
 
-async def _carry_out_commands(staged: Stage, run: CommandRun) -> None:
+async def _carry_out_commands(harness: ConfigHarness, run: CommandRun) -> None:
     indices = range(DOMAINS)
-    await _send(staged, [run.library_entries(), *(run.first(index) for index in indices)])
-    await _until_settled(staged, run, 2 * DOMAINS)
-    await _until_library_settled(staged, run, len(run.library_entries()))
+    await _send(harness, [run.library_entries(), *(run.first(index) for index in indices)])
+    await _until_settled(harness, run, 2 * DOMAINS)
+    await _until_library_settled(harness, run, len(run.library_entries()))
     others = [run.others(index) for index in indices]
     # Half of what is deployed follows, the other half finds what it would have followed.
-    await _send(staged, [*others[: DOMAINS // 2], run.library_changes(), *others[DOMAINS // 2 :]])
-    await _until_settled(staged, run, PER_DOMAIN * DOMAINS)
+    await _send(harness, [*others[: DOMAINS // 2], run.library_changes(), *others[DOMAINS // 2 :]])
+    await _until_settled(harness, run, PER_DOMAIN * DOMAINS)
     await _until_library_settled(
-        staged, run, len(run.library_entries()) + len(run.library_changes())
+        harness, run, len(run.library_entries()) + len(run.library_changes())
     )
 
 
-async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
+async def _send(harness: ConfigHarness, queues: Sequence[Sequence[Outgoing]]) -> None:
     """Send each queue in order, all queues at once; wait for a broker that is away."""
-    publisher = Publisher(staged.clients["platform"])
+    publisher = Publisher(harness.clients["platform"])
 
     async def send(messages: Sequence[Outgoing]) -> None:
         for message in messages:
@@ -285,11 +285,11 @@ async def _send(staged: Stage, queues: Sequence[Sequence[Outgoing]]) -> None:
     await asyncio.gather(*(send(queue) for queue in queues))
 
 
-async def _count_settled(staged: Stage, run: CommandRun) -> int:
+async def _count_settled(harness: ConfigHarness, run: CommandRun) -> int:
     """Return how many commands of domains are settled; -1 while the database is away."""
     try:
         return int(
-            await staged.database.fetchval(
+            await harness.database.fetchval(
                 "select count(*) from history where command_id like $1", f"{run.name}-%", timeout=30
             )
         )
@@ -297,9 +297,9 @@ async def _count_settled(staged: Stage, run: CommandRun) -> int:
         return -1
 
 
-async def _until_settled(staged: Stage, run: CommandRun, goal: int) -> None:
+async def _until_settled(harness: ConfigHarness, run: CommandRun, goal: int) -> None:
     async def reached() -> bool:
-        return await _count_settled(staged, run) >= goal
+        return await _count_settled(harness, run) >= goal
 
     await until(
         reached,
@@ -309,13 +309,13 @@ async def _until_settled(staged: Stage, run: CommandRun, goal: int) -> None:
     )
 
 
-async def _until_library_settled(staged: Stage, run: CommandRun, goal: int) -> None:
+async def _until_library_settled(harness: ConfigHarness, run: CommandRun, goal: int) -> None:
     """Wait until the library's commands are settled and no deployment is left to follow."""
 
     async def reached() -> bool:
         try:
             return bool(
-                await staged.database.fetchval(
+                await harness.database.fetchval(
                     "select (select count(*) from history where command_id like $1 and domain "
                     "= '') = $2 and not exists"
                     " (select from deployments)",
@@ -335,8 +335,8 @@ async def _until_library_settled(staged: Stage, run: CommandRun, goal: int) -> N
     )
 
 
-async def _library_entries(staged: Stage, run: CommandRun) -> list[tuple[str, int, str]]:
-    rows = await staged.database.fetch(
+async def _library_entries(harness: ConfigHarness, run: CommandRun) -> list[tuple[str, int, str]]:
+    rows = await harness.database.fetch(
         "select c.name, c.version, p.pair_id from certificates c join certificate_pairs p "
         "using (key)"
         " where account = $1 order by name",
@@ -345,37 +345,39 @@ async def _library_entries(staged: Stage, run: CommandRun) -> list[tuple[str, in
     return [tuple(row) for row in rows]
 
 
-async def _disturb(staged: Stage, run: CommandRun, blows: list[tuple[str, datetime]]) -> None:
+async def _disturb(
+    harness: ConfigHarness, run: CommandRun, blows: list[tuple[str, datetime]]
+) -> None:
     """Hit the next victim whenever some more commands were settled and the last one is back."""
     goal = 0
     for victim in itertools.cycle(VICTIMS):
         goal += COMMANDS_BETWEEN_BLOWS
-        await _until_settled(staged, run, goal)
-        goal = max(goal, await _count_settled(staged, run))
+        await _until_settled(harness, run, goal)
+        goal = max(goal, await _count_settled(harness, run))
         for replica in REPLICAS:
-            await staged.ready(replica)
+            await harness.ready(replica)
         blows.append((victim, datetime.now(UTC)))
         if victim == "a stopped config-2":
-            await _stop_for_a_while(staged)
+            await _stop_for_a_while(harness)
         elif victim in REPLICAS:
-            staged.kill(victim)
+            harness.kill(victim)
         else:
-            staged.backend.kill(victim)
+            harness.cluster.kill(victim)
 
 
-async def _stop_for_a_while(staged: Stage) -> None:
+async def _stop_for_a_while(harness: ConfigHarness) -> None:
     """Stop a replica until the other has settled and told something without it.
 
     The stopped one keeps its connections and whatever it had locked.
     """
-    staged.pause("config-2", True)
+    harness.suspend("config-2")
     stopped_at, began = datetime.now(UTC), time.monotonic()
 
     async def other_goes_on() -> bool:
         if time.monotonic() - began < LEAST_STOPPED_SECONDS:
             return False
         return bool(
-            await staged.database.fetchval(
+            await harness.database.fetchval(
                 "select exists (select from history where settled_at > $1)"
                 " and exists (select from outbox where sent_at > $1)",
                 stopped_at,
@@ -385,11 +387,11 @@ async def _stop_for_a_while(staged: Stage) -> None:
     try:
         await until(other_goes_on, "config goes on while config-2 is stopped", every=0.1)
     finally:
-        staged.pause("config-2", False)
+        harness.resume("config-2")
 
 
-async def _final_states(staged: Stage, run: CommandRun) -> dict[str, Any]:
-    rows = await staged.database.fetch(
+async def _final_states(harness: ConfigHarness, run: CommandRun) -> dict[str, Any]:
+    rows = await harness.database.fetch(
         "select name, removed, pending_id, bundle from domains where name like $1",
         f"%.{run.name}.example.com",
     )
@@ -407,9 +409,9 @@ async def _final_states(staged: Stage, run: CommandRun) -> dict[str, Any]:
     return states
 
 
-async def _assert_settled_once_and_in_order(staged: Stage, run: CommandRun) -> None:
+async def _assert_settled_once_and_in_order(harness: ConfigHarness, run: CommandRun) -> None:
     """What overtakes nothing is settled in the order in which it was sent."""
-    rows = await staged.database.fetch(
+    rows = await harness.database.fetch(
         "select command_id, domain, command, outcome, revision from history where command_id "
         "like $1 order by id",
         f"{run.name}-%",
@@ -424,21 +426,21 @@ async def _assert_settled_once_and_in_order(staged: Stage, run: CommandRun) -> N
     assert not [row for row in rows if row["outcome"] == "undecided"]
 
 
-async def _assert_nothing_told_twice(staged: Stage) -> None:
+async def _assert_nothing_told_twice(harness: ConfigHarness) -> None:
     """Every message of the outbox was sent, and EVENTS holds each once."""
     await until(
-        lambda: staged.database.fetchval(
+        lambda: harness.database.fetchval(
             "select not exists (select from outbox where sent_at is null)"
         ),
         "all is sent",
     )
-    doubled = await staged.database.fetch(
+    doubled = await harness.database.fetch(
         "select message_id from outbox group by message_id having count(*) > 1"
     )
     assert not doubled
-    admin = (await staged.backend.client("topology")).jetstream(timeout=30)
+    admin = (await harness.cluster.client("topology")).jetstream(timeout=30)
     for subject in (catalogue.EVENT_COMMAND_SETTLED, catalogue.EVENT_DOMAIN_CHANGED):
-        written = await staged.database.fetchval(
+        written = await harness.database.fetchval(
             "select count(*) from outbox where subject = $1", subject
         )
         info = await admin.stream_info(s.STREAM_EVENTS, subjects_filter=subject)
@@ -446,22 +448,22 @@ async def _assert_nothing_told_twice(staged: Stage) -> None:
 
 
 async def _assert_short_pauses(
-    staged: Stage, run: CommandRun, blows: Sequence[tuple[str, datetime]]
+    harness: ConfigHarness, run: CommandRun, blows: Sequence[tuple[str, datetime]]
 ) -> None:
     """Whichever replica was killed, commands went on to be settled and told soon.
 
     (``_stop_for_a_while`` has seen it of a stopped one.)
     """
-    last = await staged.database.fetchval(
+    last = await harness.database.fetchval(
         "select max(settled_at) from history where command_id like $1", f"{run.name}-%"
     )
     for victim, at in blows:
         if victim not in REPLICAS or at >= last:
             continue
-        settled = await staged.database.fetchval(
+        settled = await harness.database.fetchval(
             "select min(settled_at) from history where settled_at > $1", at
         )
-        sent = await staged.database.fetchval(
+        sent = await harness.database.fetchval(
             "select min(sent_at) from outbox where sent_at > $1", at
         )
         pause = max(settled, sent) - at

@@ -121,7 +121,7 @@ class UsageSenders:
     lost its store.
     """
 
-    stage: BillingHarness
+    harness: BillingHarness
     load: UsageLoad
     sent: int = 0
     broker_forgot: asyncio.Event = field(default_factory=asyncio.Event)
@@ -159,7 +159,7 @@ class UsageSenders:
         await self._send_all(bodies)
 
     async def _send_from(self, queue: Iterator[UsageBatch]) -> None:
-        js = self.stage.clients["billing"].jetstream(timeout=2)
+        js = self.harness.clients["billing"].jetstream(timeout=2)
         for batch in queue:
             subject, body = catalogue.USAGE_BATCH.for_node(batch.node), batch.encode()
 
@@ -185,7 +185,7 @@ class UsageSenders:
 
     async def _are_stored(self, bodies: list[bytes]) -> bool:
         """Publish bodies as one atomic batch of JetStream; tell whether all were stored."""
-        client = self.stage.clients["billing"]
+        client = self.harness.clients["billing"]
         batch = new_id()
         try:
             for number, body in enumerate(bodies[:-1], start=1):
@@ -209,7 +209,7 @@ class UsageSenders:
 
         async def could_be_read() -> bool:
             try:
-                rows = await self.stage.database.fetch(
+                rows = await self.harness.database.fetch(
                     "select log, stored_to from node_logs where node like 'load-%'"
                 )
             except Exception:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from shared.contracts.base import SealedKey
+from shared.contracts.base import SealedKey, Signed
 from shared.contracts.domains import Origin, Settings
 from shared.contracts.edge import Bundle, BundleKind, BundlePair
 from shared.contracts.judging import Attestation
@@ -28,6 +28,30 @@ def unique_domain() -> str:
     return f"{unique_name('d')}.example.test"
 
 
+def sign_attestation(
+    validator: Signer,
+    *,
+    domain: str,
+    pair_id: str,
+    leaf: str,
+    chain: str,
+    changes: Mapping[str, object] | None = None,
+) -> Signed:
+    """Sign that a pair is good for a domain. ``leaf``: SHA-256.
+
+    ``changes`` replaces fields, as a hostile or broken sender would.
+    """
+    sound: dict[str, object] = {
+        "account": ACCOUNT,
+        "domains": [domain],
+        "pair_id": pair_id,
+        "leaf_fingerprint": leaf,
+        "chain_hash": sha256(chain.encode()).hexdigest(),
+    }
+    attestation = Attestation.model_validate({**sound, **(changes or {})})
+    return validator.sign(Purpose.ATTESTATION, attestation)
+
+
 def make_bundle_pair(
     validator: Signer,
     *,
@@ -38,22 +62,11 @@ def make_bundle_pair(
     sealed_key: SealedKey,
     attested: Mapping[str, object] | None = None,
 ) -> BundlePair:
-    """Return an attested pair. ``leaf``: SHA-256; ``attested`` replaces fields of the attestation,
-    as a hostile or broken sender would."""
-    sound: dict[str, object] = {
-        "account": ACCOUNT,
-        "domains": [domain],
-        "pair_id": pair_id,
-        "leaf_fingerprint": leaf,
-        "chain_hash": sha256(chain.encode()).hexdigest(),
-    }
-    attestation = Attestation.model_validate({**sound, **(attested or {})})
-    return BundlePair(
-        pair_id=pair_id,
-        chain=chain,
-        sealed_key=sealed_key,
-        attestation=validator.sign(Purpose.ATTESTATION, attestation),
+    """Return an attested pair. ``leaf``: SHA-256; ``attested``: see ``sign_attestation``."""
+    attestation = sign_attestation(
+        validator, domain=domain, pair_id=pair_id, leaf=leaf, chain=chain, changes=attested
     )
+    return BundlePair(pair_id=pair_id, chain=chain, sealed_key=sealed_key, attestation=attestation)
 
 
 def make_bundle(

@@ -128,7 +128,6 @@ async def test_days_of_single_events_are_dropped_after_the_late_window_and_their
             "select count(*) = 0 from requests where source = $1", source
         ),
         "the day is dropped",
-        limit=20,
     )
     assert (
         await timed.database.fetchval(
@@ -166,7 +165,6 @@ async def test_usage_is_kept_by_the_hour_when_its_minutes_are_forgotten(
             "select count(*) = 0 from usage_minutes where domain = $1", domain
         ),
         "its minutes are forgotten",
-        limit=20,
     )
     kept = await timed.database.fetch(
         "select hour, account, https_requests from usage_hours where domain = $1", domain
@@ -245,5 +243,5 @@ async def test_removing_old_usage_slowly_holds_up_no_close_and_no_decision(
         async def charged() -> bool:
             return (await timed.balance(account)).ledger == Decimal("-0.005")
 
-        await until(charged, "the hour is closed", limit=20)
+        await until(charged, "the hour is closed")
     _shift(timed)

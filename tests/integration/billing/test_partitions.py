@@ -108,7 +108,7 @@ async def test_nothing_that_is_counted_waits_for_a_long_reader(harness: BillingH
         async def counted() -> bool:
             return await harness.counted(account=account) == 5
 
-        await until(counted, "all five are counted", limit=10)
+        await until(counted, "all five are counted")
 
 
 async def test_a_day_that_is_being_read_is_dropped_later_and_holds_up_nobody(

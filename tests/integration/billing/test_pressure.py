@@ -92,7 +92,7 @@ async def test_memory_stays_flat_while_the_database_stands_still_and_nothing_is_
     async def counted() -> bool:
         return await pressed.counted(account=account) == EVENTS + 305
 
-    await until(counted, "all is counted", limit=60)
+    await until(counted, "all is counted")
 
 
 async def _waits(harness: BillingHarness) -> bool:

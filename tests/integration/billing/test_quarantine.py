@@ -51,7 +51,7 @@ async def _counts(harness: BillingHarness, account: str, requests: int) -> None:
     async def counted() -> bool:
         return await harness.counted(account=account) == requests
 
-    await until(counted, f"{requests} are counted", limit=20)
+    await until(counted, f"{requests} are counted")
 
 
 async def test_a_batch_that_cannot_be_counted_is_quarantined_and_counted_when_it_can_be(

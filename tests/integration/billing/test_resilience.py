@@ -52,7 +52,7 @@ async def _all_in(harness: BillingHarness, batches: list[UsageBatch], account: s
         )
         return {row["log"]: row["stored_to"] for row in rows} == ends
 
-    await until(stored, "every byte is in", limit=60)
+    await until(stored, "every byte is in")
     assert await harness.counted(account=account) == _total(batches)
     assert (await harness.balance(account)).accrued == Decimal("0.000005") * _total(batches)
 
@@ -123,9 +123,7 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
         floor = await _stored(shared_work, account)
         wave = batches[turn * third : (turn + 1) * third], single[turn * 100 : (turn + 1) * 100]
         feeding = asyncio.create_task(_feed(shared_work, *wave))
-        await until(
-            lambda floor=floor: _moved(shared_work, account, floor), "it is counting", limit=20
-        )
+        await until(lambda floor=floor: _moved(shared_work, account, floor), "it is counting")
         await _kill(shared_work, process)
         await feeding
     for process in ("billing", "billing-2"):
@@ -135,7 +133,7 @@ async def test_kill_minus_nine_during_ingest_changes_no_total_and_flags_once(
     async def complete() -> bool:
         return await _stored(shared_work, account) == expected
 
-    await until(complete, "everything is counted", limit=60)
+    await until(complete, "everything is counted")
     assert await shared_work.counted(account=account) == expected
     assert (await shared_work.balance(account)).accrued == Decimal("0.000005") * expected
     await shared_work.until_balance_event(account, "low")
@@ -195,7 +193,7 @@ async def test_an_hour_is_closed_once_it_is_over(shared_work: BillingHarness) ->
     await _all_in(shared_work, batches, account)
     shared_work.clock_file.write_text("7800")
     try:
-        await until(lambda: _is_charged(shared_work, account), "charged by the clock", limit=20)
+        await until(lambda: _is_charged(shared_work, account), "charged by the clock")
     finally:
         shared_work.clock_file.write_text("0")
     lines = await shared_work.database.fetch(
@@ -219,5 +217,5 @@ async def test_a_database_that_was_away_costs_time_not_usage(shared_work: Billin
         except Exception:
             return False
 
-    await until(answers, "PostgreSQL is back", limit=30)
+    await until(answers, "PostgreSQL is back")
     await _all_in(shared_work, batches, account)

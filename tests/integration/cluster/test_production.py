@@ -98,7 +98,7 @@ async def cluster_with_streams(cluster: Cluster) -> AsyncIterator[Cluster]:
             await client.close()
         return True
 
-    await until(apply, "the topology is applied with three replicas", limit=60, every=0.2)
+    await until(apply, "the topology is applied with three replicas", every=0.2)
     yield cluster
 
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.config.harness import Stage, stage
+from tests.integration.config.harness import ConfigHarness, config_harness
 
 
 @pytest.fixture(scope="package")
-async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with stage(tmp_path_factory.mktemp("config")) as built:
-        await built.start()
-        yield built
+async def harness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConfigHarness]:
+    async with config_harness(tmp_path_factory.mktemp("config")) as harness:
+        await harness.start()
+        yield harness

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 
 from shared.contracts.domains import DomainState, Outcome
-from tests.integration.config.harness import JUDGING_SECONDS, Stage, name
+from tests.integration.config.harness import JUDGING_SECONDS, ConfigHarness, domain_name
 from tests.integration.config.test_library import store, wildcard
 from tests.support.waiting import until
 
 
 async def test_a_submission_waits_while_no_validator_is_there_and_its_verdict_is_applied(
-    staged: Stage,
+    harness: ConfigHarness,
 ) -> None:
-    domain, title = name(), name("title")
-    await staged.register(domain)
-    await staged.stop_validator()
+    domain, title = domain_name(), domain_name("title")
+    await harness.register(domain)
+    await harness.stop_validator()
     try:
-        submission = await staged.submit(domain)
-        stored = await store(staged, title)
+        submission = await harness.submit(domain)
+        stored = await store(harness, title)
         for waiting in (submission, stored):
             await until(
-                lambda waiting=waiting: staged.database.fetchval(
+                lambda waiting=waiting: harness.database.fetchval(
                     "select exists (select from outbox where subject like 'https.judge.%'"
                     " and headers ->> 'ce-causationid' = $1 and sent_at is not null)",
                     waiting,
@@ -29,24 +29,26 @@ async def test_a_submission_waits_while_no_validator_is_there_and_its_verdict_is
                 "the validator is asked",
             )
         await asyncio.sleep(JUDGING_SECONDS + 2)
-        assert (await staged.show(domain)).pending_submission == submission
+        assert (await harness.show(domain)).pending_submission == submission
     finally:
-        staged.start_validator()
-    await staged.verdict(await staged.asked(submission), pairs=[staged.pair(domain)])
-    assert (await staged.settled(submission)).outcome is Outcome.APPLIED
-    assert (await staged.show(domain)).state is DomainState.ENABLED
-    await staged.verdict(await staged.asked(stored), pairs=[wildcard(staged, name("lib"))])
-    assert (await staged.settled(stored)).outcome is Outcome.APPLIED
+        harness.start_validator()
+    await harness.verdict(await harness.until_asked(submission), pairs=[harness.pair(domain)])
+    assert (await harness.settled(submission)).outcome is Outcome.APPLIED
+    assert (await harness.show(domain)).state is DomainState.ENABLED
+    await harness.verdict(
+        await harness.until_asked(stored), pairs=[wildcard(harness, domain_name("lib"))]
+    )
+    assert (await harness.settled(stored)).outcome is Outcome.APPLIED
 
 
-async def test_once_a_validator_is_there_the_deadline_holds_again(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    await staged.stop_validator()
+async def test_once_a_validator_is_there_the_deadline_holds_again(harness: ConfigHarness) -> None:
+    domain = domain_name()
+    await harness.register(domain)
+    await harness.stop_validator()
     try:
-        submission = await staged.submit(domain)
+        submission = await harness.submit(domain)
         await asyncio.sleep(JUDGING_SECONDS)
     finally:
-        staged.start_validator()
-    await staged.asked(submission)
-    assert (await staged.settled(submission)).codes == ["submission.undecided"]
+        harness.start_validator()
+    await harness.until_asked(submission)
+    assert (await harness.settled(submission)).codes == ["submission.undecided"]

@@ -20,108 +20,115 @@ from shared.contracts.commands import ChangeSettings
 from shared.contracts.queries import ShowHistory, ShowSubmission
 from shared.errors import Refused
 from shared.ids import new_id
-from tests.integration.config.harness import ACCOUNT, Stage, name
+from tests.integration.config.harness import ConfigHarness, domain_name
 from tests.integration.config.test_library import results, store, stored, wildcard
+from tests.support.factories import ACCOUNT
 
 
-async def ended(staged: Stage, subject: str, body: Contract) -> CommandResult:
+async def ended(harness: ConfigHarness, subject: str, body: Contract) -> CommandResult:
     """The one end of a command, with what was found."""
-    command = await staged.send(subject, body)
-    await staged.settled(command)
-    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=command))
+    command = await harness.send(subject, body)
+    await harness.settled(command)
+    view = await harness.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=command))
     (result,) = view.results
     return result
 
 
-async def test_a_disable_drops_the_findings_before_it_and_keeps_the_codes(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
+async def test_a_disable_drops_the_findings_before_it_and_keeps_the_codes(
+    harness: ConfigHarness,
+) -> None:
+    domain = domain_name()
+    await harness.register(domain)
     body = ChangeSettings(domain=domain, account=ACCOUNT, http2=True)
-    before = await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)
+    before = await ended(harness, catalogue.CMD_SETTINGS_CHANGE, body)
     assert before.findings
-    await staged.settled(await staged.disable(domain))
-    view = await staged.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id))
+    await harness.settled(await harness.disable(domain))
+    view = await harness.ask(catalogue.RPC_COMMAND_SHOW, ShowCommand(command_id=before.command_id))
     assert (view.results[0].findings, view.results[0].codes) == ([], ["https.not_enabled"])
-    assert (await ended(staged, catalogue.CMD_SETTINGS_CHANGE, body)).findings
+    assert (await ended(harness, catalogue.CMD_SETTINGS_CHANGE, body)).findings
 
 
-async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
+async def test_a_submission_is_shown_while_it_is_judged_and_when_it_was(
+    harness: ConfigHarness,
+) -> None:
+    domain = domain_name()
+    await harness.register(domain)
     for place in ((domain, None), (None, new_id())):
         submission = (
-            await staged.submit(domain) if place[1] is None else await store(staged, place[1])
+            await harness.submit(domain) if place[1] is None else await store(harness, place[1])
         )
-        await staged.asked(submission)
-        shown = await staged.ask(
+        await harness.until_asked(submission)
+        shown = await harness.ask(
             catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission)
         )
         assert (shown.outcome, shown.domain, shown.certificate) == (None, *place)
-        await staged.settled(submission)
-        shown = await staged.ask(
+        await harness.settled(submission)
+        shown = await harness.ask(
             catalogue.RPC_SUBMISSION_SHOW, ShowSubmission(submission_id=submission)
         )
         assert [found.code.value for found in shown.findings] == ["submission.undecided"]
 
 
-async def test_results_come_in_pages(staged: Stage) -> None:
+async def test_results_come_in_pages(harness: ConfigHarness) -> None:
     domains = [f"no domain {number}" for number in range(5)]
     body = DeployCertificate(name=new_id(), account=ACCOUNT, domains=domains)
-    command = await staged.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
-    await results(staged, command)
+    command = await harness.send(catalogue.CMD_CERTIFICATE_DEPLOY, body)
+    await results(harness, command)
     told: list[str | None] = []
     after: int | None = 0
     while after is not None:
         question = ShowCommand(command_id=command, after=after, limit=2)
-        page = await staged.ask(catalogue.RPC_COMMAND_SHOW, question)
+        page = await harness.ask(catalogue.RPC_COMMAND_SHOW, question)
         told += [one.domain for one in page.results]
         after = page.next
     assert sorted(filter(None, told)) == domains
 
 
-async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(staged: Stage) -> None:
+async def test_what_was_ordered_of_an_account_as_a_whole_is_its_history(
+    harness: ConfigHarness,
+) -> None:
     account, title = f"told-{new_id()[:8]}", new_id()
-    pair = wildcard(staged, name("lib"), account)
-    await stored(staged, title, pair, account=account)
-    await ended(staged, catalogue.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
+    pair = wildcard(harness, domain_name("lib"), account)
+    await stored(harness, title, pair, account=account)
+    await ended(harness, catalogue.CMD_ROOTS_SET, SetRoots(account=account, roots="no PEM"))
     await ended(
-        staged,
+        harness,
         catalogue.CMD_ACCOUNT_RESUMPTION,
         SetResumption(account=account, resumption="by_hand"),
     )
-    await staged.register(name(), account)
-    first = await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2))
+    await harness.register(domain_name(), account)
+    first = await harness.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory(account=account, limit=2))
     assert [(one.command, one.account, one.domain) for one in first.entries] == [
         (catalogue.CMD_ACCOUNT_RESUMPTION, account, None),
         (catalogue.CMD_ROOTS_SET, account, None),
     ]
-    rest = await staged.ask(
+    rest = await harness.ask(
         catalogue.RPC_DOMAIN_HISTORY, ShowHistory(account=account, before=first.next)
     )
     assert [(one.certificate, one.outcome) for one in rest.entries] == [(title, "applied")]
     with pytest.raises(Refused, match=r"request\.malformed"):
-        await staged.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory())
+        await harness.ask(catalogue.RPC_DOMAIN_HISTORY, ShowHistory())
 
 
-async def test_no_key_of_the_inbox_is_shown_outside(staged: Stage) -> None:
+async def test_no_key_of_the_inbox_is_shown_outside(harness: ConfigHarness) -> None:
     def about(command: str) -> list[tuple[str, Any, Any]]:
         return [
             (headers["ce-subject"], body["domain"], body["certificate"])
-            for _, body, headers in staged.events
+            for _, body, headers in harness.events
             if headers["ce-causationid"] == command
         ]
 
     title = f"bad {new_id()}"
-    command = await store(staged, title)
-    await staged.settled(command)
+    command = await store(harness, title)
+    await harness.settled(command)
     assert about(command) == [(ACCOUNT, None, title)]
-    command = await staged.send(catalogue.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
-    await staged.settled(command)
+    command = await harness.send(catalogue.CMD_ROOTS_SET, SetRoots(account=ACCOUNT, roots="no PEM"))
+    await harness.settled(command)
     assert about(command) == [(ACCOUNT, None, None)]
     looks_like = f"@{ACCOUNT}/{title}"
-    settled = await staged.register(looks_like)
+    settled = await harness.register(looks_like)
     assert about(settled.command_id) == [(looks_like, looks_like, None)]
-    assert not await staged.database.fetchval(
+    assert not await harness.database.fetchval(
         "select count(*) from history where starts_with(domain, '@') and command_id <> $1",
         settled.command_id,
     )

@@ -16,14 +16,15 @@ from shared.contracts.commands import ChangeSettings, HstsChange
 from shared.contracts.domains import Outcome
 from shared.ids import new_id
 from shared.storage.pool import Pool, open_pool
-from tests.integration.config.harness import ACCOUNT, Stage, name
+from tests.integration.config.harness import ConfigHarness, domain_name
 from tests.integration.config.test_library import deploy, hosts, results, stored, wildcard
+from tests.support.factories import ACCOUNT
 
 
 @pytest.fixture
-async def pool(staged: Stage) -> AsyncIterator[Pool]:
+async def pool(harness: ConfigHarness) -> AsyncIterator[Pool]:
     """As config opens it."""
-    opened = await open_pool(staged.backend.dsns["config"], size=2)
+    opened = await open_pool(harness.cluster.dsns["config"], size=2)
     yield opened
     await opened.close()
 
@@ -51,39 +52,39 @@ def _bare(certificate: Certificate | None) -> Certificate | None:
     return None if certificate is None else replace(certificate, pairs=())
 
 
-async def changed(staged: Stage, domain: str, **wanted: object) -> None:
+async def changed(harness: ConfigHarness, domain: str, **wanted: object) -> None:
     body = ChangeSettings.model_validate({"domain": domain, "account": ACCOUNT, **wanted})
     assert (
-        await staged.settled(await staged.send(catalogue.CMD_SETTINGS_CHANGE, body))
+        await harness.settled(await harness.send(catalogue.CMD_SETTINGS_CHANGE, body))
     ).outcome is Outcome.APPLIED
 
 
-async def test_a_row_is_rebuilt_from_its_history(staged: Stage, pool: Pool) -> None:
-    family, title = name("lib"), new_id()
-    (domain,) = await hosts(staged, family, 1)
-    await stored(staged, title, wildcard(staged, family))
+async def test_a_row_is_rebuilt_from_its_history(harness: ConfigHarness, pool: Pool) -> None:
+    family, title = domain_name("lib"), new_id()
+    (domain,) = await hosts(harness, family, 1)
+    await stored(harness, title, wildcard(harness, family))
     assert await rebuilt(pool, domain) == await kept(pool, domain)
-    await staged.enable(domain)
+    await harness.enable(domain)
     await changed(
-        staged,
+        harness,
         domain,
         http2=True,
         hsts=HstsChange(max_age=60),
         origin={"scheme": "https", "host": "other.example.com", "port": 8443},
     )
-    await results(staged, await deploy(staged, title, [domain]))
+    await results(harness, await deploy(harness, title, [domain]))
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    await staged.settled(await staged.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
+    await harness.settled(await harness.send(catalogue.CMD_CERTIFICATE_ROLLBACK, back))
     state = await rebuilt(pool, domain)
     assert state == await kept(pool, domain)
     assert state is not None and state.previous is not None and state.previous.name == title
-    await staged.settled(await staged.disable(domain))
+    await harness.settled(await harness.disable(domain))
     assert await rebuilt(pool, domain) == await kept(pool, domain)
-    assert not await staged.database.fetchval(
+    assert not await harness.database.fetchval(
         "select count(*) from history where domain = $1 and change ? 'certificate'", domain
     )
-    await staged.enable(domain)
+    await harness.enable(domain)
     assert await rebuilt(pool, domain) == await kept(pool, domain)
-    await staged.settled(await staged.remove(domain))
-    await staged.register(domain, "another")
+    await harness.settled(await harness.remove(domain))
+    await harness.register(domain, "another")
     assert await rebuilt(pool, domain) == await kept(pool, domain)

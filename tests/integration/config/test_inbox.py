@@ -13,7 +13,7 @@ from shared.storage import inbox
 from shared.storage.inbox import ArrivedMessage, Inbox
 from shared.storage.migrate import migrate
 from shared.storage.pool import Pool, open_pool
-from tests.support.backend import backend
+from tests.support.cluster import local_cluster
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = FIRST + timedelta(days=1)
@@ -21,8 +21,8 @@ SECOND = FIRST + timedelta(days=1)
 
 @pytest.fixture(scope="module")
 async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pool]:
-    async with backend(tmp_path_factory.mktemp("inbox"), ("inbox",)) as made:
-        opened = await open_pool(made.dsns["inbox"], size=4)
+    async with local_cluster(tmp_path_factory.mktemp("inbox"), ["inbox"]) as cluster:
+        opened = await open_pool(cluster.dsns["inbox"], size=4)
         await migrate(opened)
         yield opened
         await opened.close()

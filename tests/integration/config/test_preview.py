@@ -16,17 +16,19 @@ from shared.contracts.certificates import (
 from shared.contracts.commands import ChangeSettings, DisableHttps
 from shared.contracts.domains import Origin, Outcome
 from shared.contracts.findings import Code
-from tests.integration.config.harness import Stage, name
+from tests.integration.config.harness import ConfigHarness, domain_name
 from tests.support.pki import Authority
 
 ACCOUNT = "acme"
 
 
-async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Stage) -> None:
-    domain = name()
-    await staged.register(domain)
-    await staged.enable(domain)
-    before = await staged.show(domain)
+async def test_a_preview_tells_what_would_change_and_changes_nothing(
+    harness: ConfigHarness,
+) -> None:
+    domain = domain_name()
+    await harness.register(domain)
+    await harness.enable(domain)
+    before = await harness.show(domain)
     body = ChangeSettings(
         domain=domain,
         account=ACCOUNT,
@@ -34,19 +36,19 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
         origin=Origin(scheme="https", host="new.example.com", port=443),
     )
     question = PreviewCommand(command=catalogue.CMD_SETTINGS_CHANGE, body=body.model_dump_json())
-    preview = await staged.ask(catalogue.RPC_COMMAND_PREVIEW, question)
+    preview = await harness.ask(catalogue.RPC_COMMAND_PREVIEW, question)
     (effect,) = preview.effects
     assert effect.outcome is Outcome.APPLIED
     changed = {one.field: (one.before, one.after) for one in effect.changes}
     assert changed["settings.http2"] == ("false", "true")
     assert changed["origin.host"] == ("origin.example.com", "new.example.com")
     back = RollbackCertificate(domain=domain, account=ACCOUNT)
-    preview = await staged.ask(
+    preview = await harness.ask(
         catalogue.RPC_COMMAND_PREVIEW,
         PreviewCommand(command=catalogue.CMD_CERTIFICATE_ROLLBACK, body=back.model_dump_json()),
     )
     assert [found.code for found in preview.effects[0].findings] == [Code.CERTIFICATE_NO_PREVIOUS]
-    assert (await staged.show(domain)) == before
+    assert (await harness.show(domain)) == before
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,10 @@ async def test_a_preview_tells_what_would_change_and_changes_nothing(staged: Sta
     ],
 )
 async def test_every_command_but_a_submission_has_a_preview(
-    staged: Stage, subject: str, body: Contract, outcome: Outcome, told: str
+    harness: ConfigHarness, subject: str, body: Contract, outcome: Outcome, told: str
 ) -> None:
     question = PreviewCommand(command=subject, body=body.model_dump_json())
-    preview = await staged.ask(catalogue.RPC_COMMAND_PREVIEW, question)
+    preview = await harness.ask(catalogue.RPC_COMMAND_PREVIEW, question)
     (effect,) = preview.effects
     assert effect.outcome is outcome and told in str(preview)
     assert "@" not in str(preview)

@@ -18,8 +18,9 @@ from shared.contracts.domains import Origin
 from shared.contracts.findings import Code
 from shared.contracts.queries import ShowHistory
 from shared.ids import new_id
-from tests.integration.config.harness import ACCOUNT, CANARY, Stage, name
+from tests.integration.config.harness import SEALED_BOX, ConfigHarness, domain_name
 from tests.support import key_search
+from tests.support.factories import ACCOUNT
 
 ORIGIN = Origin(scheme="http", host="origin.example.com", port=80)
 
@@ -33,8 +34,8 @@ def key(request: pytest.FixtureRequest) -> key_search.PrivateKey:
     )
 
 
-def _nowhere(stage: Stage, key: key_search.PrivateKey) -> None:
-    folder, wanted = stage.backend.folder, key_search.key_patterns(key)
+def _nowhere(harness: ConfigHarness, key: key_search.PrivateKey) -> None:
+    folder, wanted = harness.cluster.folder, key_search.key_patterns(key)
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found += [
@@ -49,38 +50,40 @@ def _nowhere(stage: Stage, key: key_search.PrivateKey) -> None:
 
 
 async def test_in_the_clear_certificate_of_a_submission_it_is_refused_and_gone(
-    staged: Stage, key: key_search.PrivateKey
+    harness: ConfigHarness, key: key_search.PrivateKey
 ) -> None:
-    domain, identity, stored = name(), new_id(), new_id()
-    await staged.register(domain)
+    domain, identity, stored = domain_name(), new_id(), new_id()
+    await harness.register(domain)
     pair = SubmittedPair(
         certificate=key_search.private_key_pem(key)["PKCS8"],
-        sealed_key=SealedKey(epoch=0, box=CANARY),
+        sealed_key=SealedKey(epoch=0, box=SEALED_BOX),
     )
     order = SubmitCertificate(domain=domain, account=ACCOUNT, submission_id=identity, pairs=[pair])
-    await staged.send(catalogue.CMD_CERTIFICATE_SUBMIT, order, id=identity)
-    question = await staged.asked(identity)
+    await harness.send(catalogue.CMD_CERTIFICATE_SUBMIT, order, id=identity)
+    question = await harness.until_asked(identity)
     assert question.pairs[0].certificate == EMPTY_KEY, (
         "the validator still finds that there was one"
     )
-    await staged.verdict(question, codes=(Code.CERTIFICATE_CONTAINS_KEY,))
-    assert (await staged.settled(identity)).codes == ["certificate.contains_key"]
+    await harness.verdict(question, codes=(Code.CERTIFICATE_CONTAINS_KEY,))
+    assert (await harness.settled(identity)).codes == ["certificate.contains_key"]
 
     library = StoreCertificate(name="stray", account=ACCOUNT, submission_id=stored, pairs=[pair])
-    await staged.send(catalogue.CMD_CERTIFICATE_STORE, library, id=stored)
-    await staged.verdict(await staged.asked(stored), codes=(Code.CERTIFICATE_CONTAINS_KEY,))
-    await staged.settled(stored)
-    _nowhere(staged, key)
+    await harness.send(catalogue.CMD_CERTIFICATE_STORE, library, id=stored)
+    await harness.verdict(await harness.until_asked(stored), codes=(Code.CERTIFICATE_CONTAINS_KEY,))
+    await harness.settled(stored)
+    _nowhere(harness, key)
 
 
 async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
-    staged: Stage, key: key_search.PrivateKey
+    harness: ConfigHarness, key: key_search.PrivateKey
 ) -> None:
     pem, der = (
         key_search.private_key_pem(key)["traditional"],
         key_search.private_key_der(key)["PKCS8"],
     )
-    register = RegisterDomain(domain=name(), account=ACCOUNT, service_type="video", origin=ORIGIN)
+    register = RegisterDomain(
+        domain=domain_name(), account=ACCOUNT, service_type="video", origin=ORIGIN
+    )
     roots = {"account": ACCOUNT, "roots": "", "private_key": pem}
     malformed = [
         (catalogue.CMD_ROOTS_SET, json.dumps(roots)),
@@ -94,24 +97,28 @@ async def test_in_any_other_command_it_is_gone_with_what_becomes_of_the_command(
     ]
     for subject, body in malformed:
         identity = new_id()
-        await staged.raw(
-            subject, body.encode(), {"ce-id": identity, "ce-source": pem.replace("\n", " ")[:3000]}
+        await harness.publish_raw(
+            "platform",
+            subject,
+            body.encode(),
+            {"ce-id": identity, "ce-source": pem.replace("\n", " ")[:3000]},
         )
-        letter = await staged.until_dead(identity)
+        letter = await harness.until_dead_letter(identity)
         assert letter.body is None or "?" in letter.body, letter
 
     wrong = register.model_copy(update={"domain": pem[:1000]})
-    settled = await staged.settled(await staged.send(catalogue.CMD_DOMAIN_REGISTER, wrong))
+    settled = await harness.settled(await harness.send(catalogue.CMD_DOMAIN_REGISTER, wrong))
     assert settled.codes and settled.domain == "?"
     identity = new_id()
-    await staged.raw(
+    await harness.publish_raw(
+        "platform",
         catalogue.CMD_DOMAIN_REGISTER,
         register.encode(),
         {"ce-id": identity, "ce-source": pem.replace("\n", "")},
     )
-    await staged.settled(identity)
-    history = await staged.ask(
+    await harness.settled(identity)
+    history = await harness.ask(
         catalogue.RPC_DOMAIN_HISTORY, ShowHistory(domain=register.domain, account=ACCOUNT)
     )
     assert [entry.source for entry in history.entries] == [""]
-    _nowhere(staged, key)
+    _nowhere(harness, key)

@@ -12,10 +12,10 @@ import pytest
 
 from shared import subjects as s
 from shared.contracts.base import Signed
-from tests.integration.edge_agent.control_plane import FakeControlPlane
 from tests.integration.edge_agent.node_processes import NODE_ID, NodeProcesses
-from tests.integration.edge_agent.signers import FleetSigners
 from tests.support.cluster import LocalCluster, local_cluster
+from tests.support.fakes.control_plane import FakeControlPlane
+from tests.support.fleet_signers import FleetSigners
 from tests.support.pki import Authority, Leaf
 
 

@@ -68,7 +68,7 @@ async def test_unconfirmed_ranges_are_sent_again_over_a_restart_of_agent_and_bro
         )
     first = sent_ranges(edge)
     edge.control_plane.batches.clear()
-    await until(lambda: first <= sent_ranges(edge), "they are sent again", limit=8)
+    await until(lambda: first <= sent_ranges(edge), "they are sent again")
     await edge.node.crash("agent")
     edge.control_plane.batches.clear()
     await edge.node.start("agent")
@@ -154,13 +154,12 @@ async def test_a_full_log_is_rotated_and_deleted_when_final_and_confirmed(
     edge.control_plane.confirming = True
     for batch in sorted(edge.control_plane.batches, key=lambda one: (one.log, one.start)):
         await edge.control_plane.confirm_batch(batch)
-    await until(lambda: not path.exists(), "it is deleted once confirmed", limit=12)
+    await until(lambda: not path.exists(), "it is deleted once confirmed")
     assert edge.control_plane.confirmed_ends[old] == final.end
     assert count_requests(edge) == 150
     follower = await until(
         lambda: next((b for b in edge.control_plane.batches if b.log != old and b.previous), None),
         "the next log names the end of the one before",
-        limit=12,
     )
     assert follower.previous is not None
     assert (follower.previous.log, follower.previous.length) == (old, final.end)

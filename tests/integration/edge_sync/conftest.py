@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.edge_sync.harness import NODES, EdgeSyncStage
+from tests.integration.edge_sync.harness import NODES, EdgeSyncHarness
 from tests.support.cluster import LocalCluster, local_cluster
 
 
@@ -18,8 +18,8 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
 
 
 @pytest.fixture
-async def stage(cluster: LocalCluster) -> AsyncIterator[EdgeSyncStage]:
-    stage = EdgeSyncStage(cluster)
-    await stage.start()
-    yield stage
-    await stage.stop()
+async def harness(cluster: LocalCluster) -> AsyncIterator[EdgeSyncHarness]:
+    harness = EdgeSyncHarness(cluster)
+    await harness.start()
+    yield harness
+    await harness.stop()

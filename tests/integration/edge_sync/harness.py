@@ -24,8 +24,8 @@ from shared.contracts.queries import FleetView, ListDead, Nothing
 from shared.crypto.signing import Purpose
 from shared.errors import BrokerAway
 from shared.messaging.rpc import ask
-from tests.integration.edge_sync.fakes import FakeConfig, FakeNode
 from tests.support.cluster import LocalCluster
+from tests.support.fakes.config_and_nodes import FakeConfig, FakeNode
 from tests.support.service_process import ServiceProcess
 from tests.support.waiting import until
 
@@ -41,7 +41,7 @@ QUICK_SETTINGS = {
 }
 
 
-class EdgeSyncStage:
+class EdgeSyncHarness:
     """The platform of one test: replicas of edge_sync, and everything around them."""
 
     def __init__(self, cluster: LocalCluster) -> None:

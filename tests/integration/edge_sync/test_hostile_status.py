@@ -11,8 +11,8 @@ import pytest
 
 from shared import catalogue
 from shared.contracts.edge import Proof
-from tests.integration.edge_sync.fakes import FakeNode
-from tests.integration.edge_sync.harness import EdgeSyncStage
+from tests.integration.edge_sync.harness import EdgeSyncHarness
+from tests.support.fakes.config_and_nodes import FakeNode
 from tests.support.waiting import until
 
 DOMAIN = "www.example.test"
@@ -26,28 +26,30 @@ async def _publish_forged(node: FakeNode, **changes: Any) -> None:
 
 @pytest.mark.parametrize("number", [2**63, 2**100, -(2**64)])
 async def test_a_status_with_an_impossible_number_is_dropped(
-    stage: EdgeSyncStage, number: int
+    harness: EdgeSyncHarness, number: int
 ) -> None:
-    replica = await stage.start_replica()
-    node = await stage.add_node("node-1")
+    replica = await harness.start_replica()
+    node = await harness.add_node("node-1")
     await _publish_forged(node, sequence=number)
     await _publish_forged(node, epochs=[number])
     await _publish_forged(node, epochs=list(range(100_000)))
     await _publish_forged(node, incarnation="x" * 900_000)
     await node.client.flush()
-    bundle = await stage.config.change_domain(DOMAIN)
-    await stage.wait_for_event(catalogue.EVENT_EDGE_CONVERGED, revision=bundle.revision)
-    assert len((await stage.show_fleet()).nodes[0].epochs) == 1
+    bundle = await harness.config.change_domain(DOMAIN)
+    await harness.wait_for_event(catalogue.EVENT_EDGE_CONVERGED, revision=bundle.revision)
+    assert len((await harness.show_fleet()).nodes[0].epochs) == 1
     assert replica.pid is not None
     assert str(number) not in replica.log_file.read_text()
 
 
-async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(stage: EdgeSyncStage) -> None:
-    replica = await stage.start_replica(LAGGING_SECONDS="1")
-    node = await stage.add_node("node-1", proves=False)
+async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(
+    harness: EdgeSyncHarness,
+) -> None:
+    replica = await harness.start_replica(LAGGING_SECONDS="1")
+    node = await harness.add_node("node-1", proves=False)
     node.digest.put("nothing.example", 1, "0" * 64)  # so that its digest proves nothing
-    bundle = await stage.config.change_domain(DOMAIN)
-    await stage.wait_for_bundle(bundle)
+    bundle = await harness.config.change_domain(DOMAIN)
+    await harness.wait_for_bundle(bundle)
     proof = Proof(
         domain=DOMAIN,
         revision=bundle.revision,
@@ -58,23 +60,25 @@ async def test_a_fault_of_a_megabyte_is_dropped_and_revisions_go_on(stage: EdgeS
     await node.publish_status(proof)
     huge = json.loads(proof.model_dump_json()) | {"fault": "y" * 1_000_000}
     await _publish_forged(node, proofs=[huge])
-    body = await stage.wait_for_event(catalogue.EVENT_EDGE_LAGGING, revision=bundle.revision)
+    body = await harness.wait_for_event(catalogue.EVENT_EDGE_LAGGING, revision=bundle.revision)
     assert body["faults"] == {"node-1": "x" * 500}
     node.proves, node.digest = True, type(node.digest)()
     for domain in ("a.example.test", "b.example.test"):
-        await stage.wait_for_event(
+        await harness.wait_for_event(
             catalogue.EVENT_EDGE_CONVERGED,
-            revision=(await stage.config.change_domain(domain)).revision,
+            revision=(await harness.config.change_domain(domain)).revision,
         )
     assert replica.pid is not None
 
 
-async def test_a_row_that_the_database_refuses_keeps_no_other_back(stage: EdgeSyncStage) -> None:
-    replica = await stage.start_replica()
-    connection = await asyncpg.connect(stage.cluster.dsns["edge_sync"])
+async def test_a_row_that_the_database_refuses_keeps_no_other_back(
+    harness: EdgeSyncHarness,
+) -> None:
+    replica = await harness.start_replica()
+    connection = await asyncpg.connect(harness.cluster.dsns["edge_sync"])
     await connection.execute("alter table nodes add check (node <> 'node-2' or last_seen is null)")
     for name in ("node-1", "node-2", "node-3"):
-        await stage.add_node(name)
+        await harness.add_node(name)
 
     async def others_are_saved() -> bool:
         rows = await connection.fetch("select node from nodes where last_seen is not null")

@@ -51,7 +51,7 @@ class Servers:
 
     async def start_postgres(self) -> dict[str, str]:
         await self.supervisor.start(self.postgres.prepare())
-        await until(self.postgres.ready, "PostgreSQL answers", limit=20)
+        await until(self.postgres.ready, "PostgreSQL answers")
         return await self.postgres.provision()
 
     async def kill_and_wait(self, name: str) -> None:
@@ -140,7 +140,7 @@ async def test_a_killed_postgres_comes_back_with_what_was_committed(servers: Ser
     )
     busy = await asyncpg.connect(dsns["billing"], timeout=5)
     await servers.kill_and_wait(postgres.NAME)
-    await until(servers.postgres.ready, "PostgreSQL answers again", limit=20)
+    await until(servers.postgres.ready, "PostgreSQL answers again")
     assert await fetch_value(dsns["billing"], "SELECT count(*) FROM kept") == 1000
     busy.terminate()
 

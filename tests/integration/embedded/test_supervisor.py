@@ -75,7 +75,7 @@ async def test_a_killed_child_is_started_again_at_once_and_its_children_do_not_o
     family = [pid for pid in orphans.find_orphans(tmp_path) if os.getsid(pid) == first]
     assert len(family) == 2
     supervisor.kill("one")
-    await until(lambda: supervisor.pid("one") not in (None, first), "it is started again", limit=5)
+    await until(lambda: supervisor.pid("one") not in (None, first), "it is started again")
     await until(lambda: not still_alive(family), "the first one's child is gone")
     assert supervisor.deaths("one") == 1
 
@@ -92,7 +92,7 @@ async def test_deaths_that_were_asked_for_are_not_held_against_a_child(
 ) -> None:
     await supervisor.start(child_spec(tmp_path, "one"))
     for count in range(1, 6):
-        await until(lambda: supervisor.pid("one"), "it is started again at once", limit=1)
+        await until(lambda: supervisor.pid("one"), "it is started again at once")
         supervisor.kill("one")
         await until(lambda count=count: supervisor.deaths("one") == count, "it has died")
     assert supervisor.early_deaths("one") == 1

@@ -1,6 +1,8 @@
-"""A stage of its own: these tests write to the database, past every batch, which an audit reports.
+"""A harness of their own: these tests write to the database, past every batch.
 
-Billing's clock stands at NOW, so that tests can name dates that are never too old."""
+An audit reports that. Billing's clock stands at NOW, so that tests can name dates that are never
+too old.
+"""
 
 from __future__ import annotations
 

@@ -220,6 +220,6 @@ async def test_the_rights_are_granted_again_at_every_start(
             await finance.fetchval("select has_table_privilege('finance.ledger', 'select')")
         )
 
-    await until(granted, "billing has started again and granted them", limit=20)
+    await until(granted, "billing has started again and granted them")
     await finance.fetch("select * from finance.ledger limit 1")
     await harness.ready("billing")

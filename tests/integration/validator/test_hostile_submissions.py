@@ -24,6 +24,8 @@ from tests.support.costly_submissions import (
 )
 from tests.support.mutated_requests import mutate_requests
 from tests.support.pki import NOW, Authority, distinguished, ec_key, sign
+from tests.support.processor_time import processor_seconds
+from tests.support.waiting import LIMIT_SECONDS
 
 CHECK = [sys.executable, "-m", "services.validator", "check", "--jsonl"]
 ROOTS = TrustRoots.from_pem(ROOT.pem)
@@ -85,23 +87,25 @@ def lines() -> bytes:
     return b"".join(json.dumps(request).encode() + b"\n" for request in [*requests, many_roots])
 
 
-def test_the_offline_check_answers_every_hostile_line_within_a_second() -> None:
+def test_the_offline_check_answers_every_hostile_line_in_less_than_a_second_of_a_processor() -> (
+    None
+):
     text = lines()
     with subprocess.Popen(CHECK, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
-        slowest = 0.0
+        most = 0.0
         for number, line in enumerate(text.splitlines(keepends=True)):
-            began = time.monotonic()
+            before = processor_seconds(process.pid)
             process.stdin.write(line)
             process.stdin.flush()
             verdict = json.loads(process.stdout.readline())
             assert verdict["verdict"] in ("accepted", "refused")
             assert "certificate.unjudgeable" not in [f["code"] for f in verdict["findings"]]
             if number:  # the first waits for the program to start
-                slowest = max(slowest, time.monotonic() - began)
+                most = max(most, processor_seconds(process.pid) - before)
         process.stdin.close()
-        assert process.wait(timeout=20) == 0
-    assert slowest < 1.0
+        assert process.wait(timeout=LIMIT_SECONDS) == 0
+    assert most < 1.0
 
 
 def test_two_thousand_mutated_pairs_get_two_thousand_verdicts_and_none_is_unjudgeable() -> None:

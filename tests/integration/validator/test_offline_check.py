@@ -46,12 +46,12 @@ def test_lines_are_answered_one_by_one_while_input_is_open() -> None:
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["verdict"] == expected
         process.stdin.close()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_unknown_arguments_print_the_usage() -> None:
     done = subprocess.run(
-        [*COMMAND, "check"], capture_output=True, text=True, timeout=20, check=False
+        [*COMMAND, "check"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage" in done.stderr
@@ -78,7 +78,7 @@ def test_oddities_of_a_certificate_print_no_warning() -> None:
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
     )
     assert "negative serial number" in done.stdout

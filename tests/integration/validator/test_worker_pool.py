@@ -27,6 +27,7 @@ from shared.errors import EdgetlsError
 from tests.support import costly_submissions
 from tests.support.costly_submissions import COSTLY_SUBMISSIONS
 from tests.support.pki import NOW, Authority, Leaf, pkcs8, rsa_key
+from tests.support.processor_time import processor_seconds
 from tests.support.waiting import until
 
 SUBMISSION, EPOCH, SIGNER = (
@@ -249,11 +250,12 @@ async def test_a_san_that_is_no_dns_name_is_left_out_of_the_verdict(
     assert verdict.pairs[0].sans == ["www.example.com"]
 
 
-async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
+async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_of_a_processor_each(
     make_workers: MakeWorkers,
 ) -> None:
     workers = await make_workers("services.validator.sandbox.worker_main", workers=2)
-    (pids, slowest) = (workers.worker_pids, 0.0)
+    pids = workers.worker_pids
+    most = 0.0
     for number, make in enumerate(COSTLY_SUBMISSIONS.values()):
         certificate, key = make()
         box = SUBMISSION.public().seal(key.encode(), submission_info("foe", f"foe-{number}"))
@@ -267,12 +269,12 @@ async def test_hostile_pairs_cost_no_worker_and_less_than_a_second_each(
             pairs=[pair],
             context=JudgeContext(private_roots=[costly_submissions.ROOT.pem]),
         )
-        began = time.monotonic()
+        before = sum(map(processor_seconds, pids))
         verdict = await workers.judge_sealed(asked, at=NOW, sealing=SEALING)
-        slowest = max(slowest, time.monotonic() - began)
+        most = max(most, sum(map(processor_seconds, pids)) - before)
         assert Code.CERTIFICATE_UNJUDGEABLE not in [f.code for f in verdict.findings]
     assert (workers.worker_pids, workers.lost_workers) == (pids, 0)
-    assert slowest < 1.0
+    assert most < 1.0
 
 
 @pytest.mark.parametrize("name", ["stall-1", "sleep-1", "die-1"])

@@ -25,7 +25,7 @@ from clients.edge_node.bundles.verify import (
 from shared.contracts.edge import BundleKind
 from shared.crypto.signing import Purpose, Signer, Verifier
 from shared.errors import Malformed, Poison, Unsigned
-from tests.integration.edge_agent.signers import FleetSigners
+from tests.support.fleet_signers import FleetSigners
 from tests.support.pki import Authority, pkcs1, pkcs8, rsa_key, sec1
 
 NAME = "www.example.test"

@@ -24,7 +24,7 @@ from shared.crypto.digest import Digest, bucket_of
 from shared.crypto.signing import Purpose
 from shared.messaging.nats_client import NatsClient
 from shared.messaging.pull import Pull
-from tests.integration.edge_agent.signers import FleetSigners
+from tests.support.fleet_signers import FleetSigners
 from tests.support.waiting import until
 
 CHECKPOINT_SECONDS = 0.1
