@@ -125,7 +125,7 @@ def _not_pem_finding(found: OtherFormat, block: int | None, decode_first: str = 
     )
 
 
-def fields_are_not_mixed(submission: PairSubmission) -> Iterator[Finding]:
+def no_key_in_certificate_field(submission: PairSubmission) -> Iterator[Finding]:
     """D3: no private key among the certificates, and no certificate in the key field."""
     yield from _keys_in_certificate_field(submission)
     document = submission.key_document
@@ -282,7 +282,7 @@ def key_is_pem(submission: PairSubmission) -> Iterator[Finding]:
         return
     for fault in document.faults:
         if pem.CERTIFICATE in fault.label:
-            continue  # fields_are_not_mixed reports it
+            continue  # no_key_in_certificate_field reports it
         yield finding(
             Code.KEY_MALFORMED,
             f"Block {fault.index} of the key field {fault.reason}.",

@@ -284,7 +284,7 @@ def _join(words: Sequence[str]) -> str:
 CHECKS: Final[tuple[Check, ...]] = (
     field_checks.certificate_is_within_limits,
     field_checks.certificate_is_pem,
-    field_checks.fields_are_not_mixed,
+    field_checks.no_key_in_certificate_field,
     field_checks.certificate_field_holds_certificates_only,
     field_checks.certificates_are_readable,
     field_checks.certificate_text_is_canonical,
