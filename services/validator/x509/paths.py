@@ -164,12 +164,36 @@ def _constrained_name_objections(path: CertificatePath) -> Iterator[Objection]:
     san = path[0].find_extension(x509.SubjectAlternativeName)
     if san is None or constrained_kinds.isdisjoint(_KINDS_OF_GO):
         return
+    emails = san.get_values_for_type(x509.RFC822Name)
+    for issuer in path[1:]:
+        constraints = issuer.find_extension(x509.NameConstraints)
+        excluded = (constraints.excluded_subtrees or []) if constraints is not None else []
+        hosts = [name.value for name in excluded if isinstance(name, x509.RFC822Name)]
+        if _is_below_excluded_host(emails, hosts):
+            yield Objection(
+                (Client.GO,),
+                f"has an e-mail address below a host that {_mention(issuer)} excludes by its "
+                "name constraints",
+            )
+            return
     for uri in san.get_values_for_type(x509.UniformResourceIdentifier):
         if not _URI_WITH_HOST.match(uri):
             yield Objection(
                 (Client.GO,), "has a URI without a host name, below a CA with name constraints"
             )
             return
+
+
+def _is_below_excluded_host(emails: list[str], hosts: list[str]) -> bool:
+    """Check for a host that RFC 5280 takes for itself alone and Go for all hosts below it too."""
+    excluded = {host.lower() for host in hosts if "@" not in host and not host.startswith(".")}
+    for email in emails:
+        parent = email.rpartition("@")[2].lower().partition(".")[2]
+        while parent:
+            if parent in excluded:
+                return True
+            parent = parent.partition(".")[2]
+    return False
 
 
 def _odd_dns_names(names: tuple[str, ...]) -> Iterator[Objection]:

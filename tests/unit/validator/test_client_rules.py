@@ -389,6 +389,24 @@ def test_a_uri_without_a_host_counts_below_constraints(uri: str, clients: set[st
     assert (accepted(judged), refusing(judged)) == (True, clients), judged.findings
 
 
+@pytest.mark.parametrize(
+    ("excluded", "clients"),
+    [("example.com", {"Go"}), ("mail.example.net", set()), ("b@example.com", set())],
+)
+def test_an_excluded_mail_host_covers_the_hosts_below_it_for_go(
+    excluded: str, clients: set[str]
+) -> None:
+    held = x509.NameConstraints(None, [x509.RFC822Name(excluded)])
+    ca = ROOT.intermediate("CA", extensions=[(held, True)])
+    made = ca.issue([], common_name=DOMAIN)
+    names = encode_alternative_names(
+        encode_general_name(2, DOMAIN), encode_general_name(1, "a@mail.example.com")
+    )
+    odd = alter_certificate(made.certificate, ca.key, more=(names,))
+    judged = report(encode_pem(odd, ca.certificate), made.key_pem)
+    assert (accepted(judged), refusing(judged)) == (True, clients), judged.findings
+
+
 def test_domains_are_read_as_go_reads_them() -> None:
     assert is_go_domain("www.example.com")
     assert not is_go_domain("www.example.com.")
