@@ -52,6 +52,7 @@ class ServiceProcess:
         """Ends that ``stop`` did not ask for."""
         self._revived = revived
         self._process: asyncio.subprocess.Process | None = None
+        self._killed: asyncio.subprocess.Process | None = None
         self._stamps: list[orphans.ProcessStamp] = []
         self._watch: asyncio.Task[None] | None = None
 
@@ -61,9 +62,9 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int | None:
-        """None while it is down."""
+        """None while it is down, and from a SIGKILL on, though its end may be noticed later."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None or process.returncode is not None or process is self._killed:
             return None
         return process.pid
 
@@ -112,6 +113,7 @@ class ServiceProcess:
     def kill(self) -> None:
         """Send SIGKILL; ProcessLookupError while it is down."""
         self.send_signal(signal.SIGKILL)
+        self._killed = self._process
 
     async def kill_and_wait(self) -> None:
         """Send SIGKILL and return when it is dead. Its children live on, as after a crash."""
