@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from decimal import Decimal
 from pathlib import Path
-
-import pytest
 
 from clients.fleet.fleet_file import FleetFile
 from clients.platform import Platform as Client
 from clients.platform.connection import PlatformConnection
-from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, is_refused, verifying_context
 from deploy.embedded.dev_ca import CertificatePair, DevCa
 from deploy.embedded.platform import EmbeddedPlatform
 from shared import catalogue
 from shared.errors import SettingsError
-from tests.e2e.conftest import ACCOUNT, NODES, Edgetls
+from tests.e2e.conftest import ACCOUNT, NODES
+from tests.support.browser import NodeAddress, is_refused, served_leaves, trusting_context
+from tests.support.command_line import Edgetls, pair_options
+from tests.support.pki import issue_pair
 from tests.support.waiting import until
 
 ORIGIN = ("--type", "download", "--origin", "http://127.0.0.1:9")
-
-
-def written(folder: Path, pair: CertificatePair) -> list[str]:
-    """The options that name the pair's two files."""
-    name = secrets.token_hex(4)
-    (folder / f"{name}.pem").write_text(pair.chain)
-    (folder / f"{name}.key").write_text(pair.key)
-    return ["--cert", str(folder / f"{name}.pem"), "--key", str(folder / f"{name}.key")]
-
-
-@pytest.fixture
-def files(scratch: Path) -> Path:
-    folder = scratch / "files"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 async def registered(edgetls: Edgetls, domain: str) -> str:
@@ -75,28 +59,36 @@ async def test_a_service_type_that_has_no_https_is_refused_with_its_code(edgetls
 
 
 async def test_a_pair_is_submitted_replaced_and_disabled(
-    edgetls: Edgetls, ca: DevCa, files: Path, nodes: list[Endpoint], platform: EmbeddedPlatform
+    edgetls: Edgetls,
+    ca: DevCa,
+    tmp_path: Path,
+    nodes: list[NodeAddress],
+    platform: EmbeddedPlatform,
 ) -> None:
     domain = await registered(edgetls, "pair.example.test")
-    first, second = (CertificatePair(*ca.issue([domain], "ecdsa")) for _ in range(2))
-    trusting = verifying_context(Path(platform.run["trust_roots"]))
+    first = issue_pair(ca, domain)
+    second = issue_pair(ca, domain)
+    trusting = trusting_context(Path(platform.run["trust_roots"]))
 
-    told = await edgetls("submit", domain, *written(files, first), "--wait")
+    told = await edgetls("submit", domain, *pair_options(tmp_path, first), "--wait")
     assert told.code == 0, told.err
     assert "live everywhere: revision" in told.out and f"on {NODES} nodes" in told.out
-    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {first.leaf}
+    assert await served_leaves(nodes, domain, trusting) == {first.leaf}
 
     refused = await edgetls(
-        "submit", domain, *written(files, CertificatePair(first.chain, second.key)), "--json"
+        "submit",
+        domain,
+        *pair_options(tmp_path, CertificatePair(first.chain, second.key)),
+        "--json",
     )
     assert refused.code == 1
     assert "key.mismatch" in [one["code"] for one in refused.json["refusal"]]
-    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {first.leaf}
+    assert await served_leaves(nodes, domain, trusting) == {first.leaf}
 
-    done = await edgetls("submit", domain, *written(files, second), "--wait", "--json")
+    done = await edgetls("submit", domain, *pair_options(tmp_path, second), "--wait", "--json")
     assert done.json["outcome"] == "applied" and done.json["nodes"] == NODES
     assert 0 < done.json["accepted_ms"] <= done.json["live_ms"]
-    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {second.leaf}
+    assert await served_leaves(nodes, domain, trusting) == {second.leaf}
 
     off = await edgetls("disable", domain, "--wait", "--json")
     assert off.code == 0, off.err
@@ -114,29 +106,29 @@ async def test_a_pair_is_submitted_replaced_and_disabled(
 
 
 async def test_the_dry_run_finds_what_a_submission_would_and_changes_nothing(
-    edgetls: Edgetls, ca: DevCa, files: Path
+    edgetls: Edgetls, ca: DevCa, tmp_path: Path
 ) -> None:
     domain = await registered(edgetls, "dry.example.test")
     good, other = (
-        CertificatePair(*ca.issue([domain], "ecdsa")),
-        CertificatePair(*ca.issue(["other.example.test"], "ecdsa")),
+        issue_pair(ca, domain),
+        issue_pair(ca, "other.example.test"),
     )
-    assert (await edgetls("check", domain, *written(files, good))).code == 0
-    wrong = await edgetls("check", domain, *written(files, other))
+    assert (await edgetls("check", domain, *pair_options(tmp_path, good))).code == 0
+    wrong = await edgetls("check", domain, *pair_options(tmp_path, other))
     assert wrong.code == 1
     assert "domain.mismatch" in wrong.err
     assert (await edgetls("domain", "show", domain, "--json")).json["certificates"] == []
 
 
 async def test_a_der_file_is_told_how_to_become_pem(
-    edgetls: Edgetls, ca: DevCa, files: Path
+    edgetls: Edgetls, ca: DevCa, tmp_path: Path
 ) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
     domain = await registered(edgetls, "der.example.test")
-    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
-    options = written(files, pair)
+    pair = issue_pair(ca, domain)
+    options = pair_options(tmp_path, pair)
     der = x509.load_pem_x509_certificate(pair.chain.encode()).public_bytes(Encoding.DER)
     Path(options[1]).write_bytes(der)
     done = await edgetls("check", domain, *options, "--json")
@@ -146,12 +138,12 @@ async def test_a_der_file_is_told_how_to_become_pem(
 
 
 async def test_a_redirect_needs_https_and_is_set_by_name(
-    edgetls: Edgetls, ca: DevCa, files: Path
+    edgetls: Edgetls, ca: DevCa, tmp_path: Path
 ) -> None:
     domain = await registered(edgetls, "settings.example.test")
     early = await edgetls("settings", domain, "--redirect", "to_https", "--json")
     assert [one["code"] for one in early.json["refusal"]] == ["https.not_enabled"]
-    await edgetls("submit", domain, *written(files, CertificatePair(*ca.issue([domain], "ecdsa"))))
+    await edgetls("submit", domain, *pair_options(tmp_path, issue_pair(ca, domain)))
     done = await edgetls("settings", domain, "--redirect", "to_https", "--status", "308")
     assert done.code == 0, done.err
     shown = (await edgetls("domain", "show", domain, "--json")).json
@@ -227,12 +219,16 @@ async def test_the_fleet_is_shown_and_a_node_is_drained_and_returned(edgetls: Ed
 
 
 async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
-    edgetls: Edgetls, ca: DevCa, files: Path, nodes: list[Endpoint], platform: EmbeddedPlatform
+    edgetls: Edgetls,
+    ca: DevCa,
+    tmp_path: Path,
+    nodes: list[NodeAddress],
+    platform: EmbeddedPlatform,
 ) -> None:
     domain = await registered(edgetls, "rotate.example.test")
-    pair = CertificatePair(*ca.issue([domain], "ecdsa"))
-    assert (await edgetls("submit", domain, *written(files, pair), "--wait")).code == 0
-    folder = files / "extra"
+    pair = issue_pair(ca, domain)
+    assert (await edgetls("submit", domain, *pair_options(tmp_path, pair), "--wait")).code == 0
+    folder = tmp_path / "extra"
     enrolled = await edgetls(
         "fleet", "enrol", "extra", "--folder", str(folder), "--label", "region=eu"
     )
@@ -255,11 +251,11 @@ async def test_a_removed_node_loses_its_login_and_every_pair_is_sealed_anew(
     await until(lambda: _not(may_log_in), "the removed node may no longer log in")
     view = (await edgetls("fleet", "show", "--json")).json
     assert view["epoch"] == told["epoch"]
-    trusting = verifying_context(Path(platform.run["trust_roots"]))
-    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {pair.leaf}
-    after = CertificatePair(*ca.issue([domain], "ecdsa"))
-    assert (await edgetls("submit", domain, *written(files, after), "--wait")).code == 0
-    assert {await fetch_leaf(place, domain, trusting) for place in nodes} == {after.leaf}
+    trusting = trusting_context(Path(platform.run["trust_roots"]))
+    assert await served_leaves(nodes, domain, trusting) == {pair.leaf}
+    after = issue_pair(ca, domain)
+    assert (await edgetls("submit", domain, *pair_options(tmp_path, after), "--wait")).code == 0
+    assert await served_leaves(nodes, domain, trusting) == {after.leaf}
 
 
 async def _not(holds: object) -> bool:
@@ -314,18 +310,18 @@ async def test_a_dead_letter_is_listed_shown_replayed_and_dropped(
 
 
 async def test_a_login_that_is_refused_is_one_line(
-    edgetls: Edgetls, files: Path, platform: EmbeddedPlatform
+    edgetls: Edgetls, tmp_path: Path, platform: EmbeddedPlatform
 ) -> None:
     from clients.fleet.keys import ensure_nkey
 
-    ensure_nkey(files / "stranger.nk")
+    ensure_nkey(tmp_path / "stranger.nk")
     done = await edgetls(
         "domain",
         "list",
         "--nats-url",
         platform.run["nats_url"],
         "--seed-file",
-        str(files / "stranger.nk"),
+        str(tmp_path / "stranger.nk"),
     )
     assert done.code == 2
     assert "refused the login" in done.err and "Traceback" not in done.err

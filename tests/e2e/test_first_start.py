@@ -17,7 +17,7 @@ from shared import subjects as s
 from shared.contracts.base import Signed
 from shared.contracts.codec import parse
 from shared.messaging.direct_get import get_last
-from tests.e2e.conftest import Edgetls
+from tests.support.command_line import Edgetls
 from tests.support.waiting import until
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shared.ids import new_id
-from tests.e2e.conftest import Edgetls
+from tests.support.command_line import Edgetls
 from tests.support.waiting import until
 
 BOOK = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Edgetls
+from tests.support.command_line import Edgetls
 
 
 async def start_up(data: Path) -> asyncio.subprocess.Process:

@@ -11,9 +11,8 @@ from typing import Any
 
 import nats
 
-from deploy.demo.visitors.handshakes import Endpoint, fetch_leaf, verifying_context
-from deploy.demo.visitors.http_requests import send_requests
 from deploy.embedded.dev_ca import CertificatePair, DevCa
+from tests.support.browser import NodeAddress, send_requests, served_leaf, trusting_context
 from tests.support.waiting import until
 from tests.upgrade.releases import CommandLine, Finished
 
@@ -134,21 +133,25 @@ def read_run_file(data: Path) -> dict[str, Any]:
     return run
 
 
-def https_endpoints(data: Path) -> list[Endpoint]:
+def https_addresses(data: Path) -> list[NodeAddress]:
     """Return the HTTPS endpoints of all nodes."""
-    return [Endpoint.parse(node["id"], node["https"]) for node in read_run_file(data)["nodes"]]
+    return [NodeAddress.parse(node["id"], node["https"]) for node in read_run_file(data)["nodes"]]
 
 
 async def browse(data: Path, total: int) -> None:
     """Send HTTPS requests to every domain on every node; each must be answered by the origin."""
-    tls = verifying_context(data / "test-ca" / "root.pem")
-    assert await send_requests(https_endpoints(data), DOMAINS, tls, total) == []
+    tls = trusting_context(data / "test-ca" / "root.pem")
+    routes = [(address, domain) for address in https_addresses(data) for domain in DOMAINS]
+    for index, (address, domain) in enumerate(routes):
+        # The first routes take one request more each, so that the sum is exactly ``total``.
+        share = total // len(routes) + (index < total % len(routes))
+        await send_requests(address, domain, tls, share)
 
 
 async def served_leaves(data: Path, domain: str) -> list[str]:
     """Return the SHA-256 of the leaf that each node serves, chain and name verified."""
-    tls = verifying_context(data / "test-ca" / "root.pem")
-    return [await fetch_leaf(endpoint, domain, tls) for endpoint in https_endpoints(data)]
+    tls = trusting_context(data / "test-ca" / "root.pem")
+    return [await served_leaf(address, domain, tls) for address in https_addresses(data)]
 
 
 def issue_pair(data: Path, name: str) -> CertificatePair:

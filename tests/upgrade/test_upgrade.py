@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.visitors.origin_server import DemoOrigin
 from deploy.embedded.dev_ca import CertificatePair
+from tests.support.browser import OriginServer
 from tests.upgrade.old_platform import (
     API,
     COUNTED,
@@ -68,7 +68,7 @@ async def upgrade(scratch: Path) -> AsyncIterator[Upgrade]:
     data = folder / "data"
     old = unpack_old_release(folder / "old")
     new = new_release()
-    async with DemoOrigin() as origin, new.command_line(data) as new_edgetls:
+    async with OriginServer() as origin, new.command_line(data) as new_edgetls:
         async with old.running(data, NODES) as old_up, old.command_line(data) as old_edgetls:
             customer = Customer(old_edgetls)
             pairs = await fill(customer, origin.port)
