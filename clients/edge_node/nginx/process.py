@@ -166,7 +166,7 @@ def prepare_folder(layout: NginxLayout) -> None:
         raise NginxError(f"nginx processes {left_over} of an earlier run do not end")
     for stale in layout.run_folder.glob("*.sock"):
         stale.unlink()
-    for script in ("edge.js", "policy.js", "resolver.js", "upgrade.js"):
+    for script in ("edge.js", "policy.js", "resolver.js"):
         (layout.folder / "js" / script).write_text(_read_template(script))
     (layout.folder / "nginx.conf").write_text(render_config(layout))
 

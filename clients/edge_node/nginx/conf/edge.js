@@ -128,11 +128,10 @@ function choose_origin(r, settings) {
     v.origin_key = pool_key(origin);
     v.origin_connection = v.origin_upgrade ? 'upgrade' : 'close';
     const pool = may_use_pool(r) && find_pool(origin);
-    if (v.origin_upgrade) {
-        take_hop(v, 'upgrade-' + origin.scheme);
-        v.hop_entry = v.scheme === 'https' ? v.entry : '';
-    } else if (ngx.shared.interim.has(v.origin_key)) {
-        take_hop(v, 'interim');
+    if (!v.origin_upgrade && ngx.shared.interim.has(v.origin_key)) {
+        v.hop_origin = v.direct_origin;
+        v.hop_name = v.origin_name;
+        v.origin = v.direct_origin = 'http://interim';
     } else if (pool) {
         v.origin = origin.scheme + '://' + pool;
         v.origin_connection = '';
@@ -206,14 +205,6 @@ function make_hint(r) {
 
 function is_interim(status) {
     return status < 200 && status !== 101;
-}
-
-// Sends the request to another server of this nginx, which passes it on to the origin.
-function take_hop(v, hop) {
-    v.hop_origin = v.direct_origin;
-    v.hop_name = v.origin_name;
-    v.origin = 'http://' + hop;
-    v.direct_origin = v.origin;
 }
 
 function has_valid_names(fields) {
