@@ -7,7 +7,6 @@ import pytest
 from tests.integration.edge_node.http2_visitor import Http2Visitor
 from tests.integration.edge_node.nginx_node import NginxNode, https_entry
 from tests.integration.edge_node.raw_origin import origin_at, raw_origin
-from tests.integration.edge_node.test_usage_counting import wait_for_totals
 from tests.support.browser import HttpConnection, OriginServer
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Accel-Buffering: yes\r\n\r\n"
@@ -205,47 +204,11 @@ async def test_an_origin_gives_the_node_no_orders(
     assert len(origin.requests) == 1
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_an_upgrade_passes_and_is_one_line_with_its_bytes(
-    node: NginxNode, scheme: str
+@pytest.mark.parametrize("protocol", ["websocket", "websocket, H2C"])
+async def test_no_upgrade_passes_for_it_would_outlive_a_disable(
+    node: NginxNode, origin: OriginServer, protocol: str
 ) -> None:
-    heads: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
-        )
-        while data := await reader.read(4096):
-            writer.write(data[::-1])
-
-    async with raw_origin(answer) as port:
-        await node.put_entries(https_entry("a.test", origin=origin_at(port)))
-        async with await connect(node, scheme) as visitor:
-            head = (
-                b"GET /ws HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\n"
-                b"Connection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n"
-            )
-            received = await visitor.exchange_bytes(head, lambda d: b"\r\n\r\n" in d)
-            assert received.startswith(b"HTTP/1.1 101 ")
-            for n in range(3):
-                sent = b"message %d" % n
-                back = await visitor.exchange_bytes(sent, lambda data: len(data) == 9)
-                assert back == sent[::-1]
-                received += back
-        assert b"upgrade: websocket" in heads[0].lower()
-        totals = await wait_for_totals(node, 1)
-    cell = totals["a.test"]
-    assert cell.https_requests + cell.http_requests == 1
-    assert cell.https_bytes + cell.http_bytes == len(received)
-
-
-async def test_http2_without_tls_is_no_upgrade(node: NginxNode, origin: OriginServer) -> None:
-    # The requests inside it would pass no gate.
     await node.put_entries(https_entry("a.test"))
-    answer = await node.get_https(
-        "a.test", Upgrade="websocket, H2C", Connection="Upgrade, HTTP2-Settings"
-    )
+    answer = await node.get_https("a.test", Upgrade=protocol, Connection="Upgrade")
     assert answer.status == 200
     assert "upgrade" not in origin.requests[-1].headers

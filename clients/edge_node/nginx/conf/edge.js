@@ -126,9 +126,9 @@ function choose_origin(r, settings) {
     v.direct_origin = origin.scheme + '://' + origin_host(origin) + ':' + origin.port;
     v.origin_name = origin.name || v.host;
     v.origin_key = pool_key(origin);
-    v.origin_connection = v.origin_upgrade ? 'upgrade' : 'close';
+    v.origin_connection = 'close';
     const pool = may_use_pool(r) && find_pool(origin);
-    if (!v.origin_upgrade && ngx.shared.interim.has(v.origin_key)) {
+    if (ngx.shared.interim.has(v.origin_key)) {
         v.hop_origin = v.direct_origin;
         v.hop_name = v.origin_name;
         v.origin = v.direct_origin = 'http://interim';
@@ -145,7 +145,7 @@ function choose_origin(r, settings) {
 function may_use_pool(r) {
     const v = r.variables;
     return (r.method === 'GET' || r.method === 'HEAD' || r.method === 'OPTIONS')
-        && !v.origin_upgrade && !v.http_transfer_encoding
+        && !v.http_transfer_encoding
         && (!v.http_content_length || v.http_content_length === '0');
 }
 
