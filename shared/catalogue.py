@@ -11,7 +11,7 @@ Senders and receivers are services (``config``) or NATS accounts (``PLATFORM``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from shared.catalogue_row import (
     KINDS,
@@ -477,11 +477,6 @@ def sent_by(party: str) -> tuple[Subject, ...]:
 def received_by(party: str, *kinds: Kind) -> tuple[Subject, ...]:
     """Return what a service or an account receives: of all kinds, or only of ``kinds``."""
     return tuple(row for row in ROWS if party in row.receivers and row.kind in (kinds or KINDS))
-
-
-def queries_of(service: str) -> tuple[Query[Any, Any], ...]:
-    """Return the queries that a service answers."""
-    return tuple(row for row in ROWS if isinstance(row, Query) and row.answerer == service)
 
 
 def directions_of(service: str) -> Iterator[tuple[Direction, Subject]]:

@@ -95,7 +95,8 @@ async def _ask(broker: NatsBroker, query: Query[Any, Any], body: bytes) -> Refus
 
 def _cases() -> Iterator[tuple[str, Query[Any, Any]]]:
     for service in ("validator", "config", "billing"):
-        for query in catalogue.queries_of(service):
+        for query in catalogue.received_by(service, "query"):
+            assert isinstance(query, Query)
             yield service, query
 
 
